@@ -1,0 +1,1 @@
+"""The clients' halves: what each method's client learns and says."""

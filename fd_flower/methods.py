@@ -1,0 +1,77 @@
+"""Methods by name: a method is one stem, found in the two rooms, never listed."""
+
+import pkgutil
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fd_flower import config as _config
+from fd_flower.errors import WrongInput, nearest
+
+if TYPE_CHECKING:
+    from fd_flower.strategy import Strategy
+    from fd_flower.turn import App
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method cannot work without.
+
+    Attributes
+    ----------
+    public : bool
+        Public samples that every client and the server see in the same order.
+    labels : bool
+        Their labels.
+    same_model : bool
+        One architecture for all clients.
+    features : bool
+        One feature size for all clients, and models with ``features`` and a linear ``head``.
+    single_replies : bool
+        The server must see each client's reply, so sums that hide them are out.
+    """
+
+    public: bool = False
+    labels: bool = False
+    same_model: bool = False
+    features: bool = False
+    single_replies: bool = False
+
+
+@lru_cache
+def names() -> tuple[str, ...]:
+    """Return the stems of all methods, sorted."""
+    room = import_module("fd_flower.strategies")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(room.__path__) if not m.name.startswith("_")))
+
+
+def check(stem: str) -> None:
+    """Raise WrongInput, naming the nearest, where there is no such method."""
+    if stem not in names():
+        raise WrongInput(f"there is no method '{stem}'{nearest(stem, names())}")
+
+
+def strategy(stem: str) -> "type[Strategy]":
+    """Return the Strategy class of a method."""
+    check(stem)
+    return import_module(f"fd_flower.strategies.{stem}").Method
+
+
+def client_app(stem: str) -> "App":
+    """Return the ClientApp of a method."""
+    check(stem)
+    return import_module(f"fd_flower.client_apps.{stem}").app
+
+
+def config_class(stem: str, side: str) -> type:
+    """Return the dataclass of a method's ``server`` or ``client`` section: its own, or the core's."""
+    check(stem)
+    room = {"server": "strategies", "client": "client_apps"}[side]
+    return getattr(import_module(f"fd_flower.{room}.{stem}"), "Config", _config.SECTIONS[side])
+
+
+def config(stem: str, side: str, **changes: Any) -> Any:
+    """Return the recipe's ``server`` or ``client`` values of a method, with changes."""
+    values = _config.read_recipe(stem).get(side) or {}
+    return _config.section(config_class(stem, side), side, {**values, **changes})

@@ -1,0 +1,1 @@
+"""The servers' halves: what each method makes of what it hears."""
