@@ -1,0 +1,75 @@
+"""What a distillation loss is, and the two steps that every loss shares."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from fd_flower.errors import WrongInput
+
+
+class Objective(ABC):
+    """A loss between a student's logits and a teacher's log-probabilities; its arguments are dataclass fields."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logprobs: Tensor,
+        labels: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar.
+
+        Parameters
+        ----------
+        student_logits : Tensor
+            [B, C]; the gradient flows into these alone.
+        teacher_logprobs : Tensor
+            [B, C], at temperature 1. Logits give the same loss: no loss sees a constant added to a row.
+            -inf is a class that the teacher rules out; a row of -inf alone is no prediction.
+        labels : Tensor | None
+            True classes [B], int64, for the losses that take them.
+        weight : Tensor | None
+            How much each sample counts [B], not negative, divided by its sum; if all are 0 the loss is exactly 0.
+
+        Raises
+        ------
+        WrongInput
+            If the shapes do not fit together.
+        """
+
+
+def matched(student_logits: Tensor, teacher_logprobs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both sides [B, C] in one dtype, at least float32, the teacher without a gradient.
+
+    Raises
+    ------
+    WrongInput
+        If they are not both [B, C].
+    """
+    if student_logits.dim() != 2 or student_logits.shape != teacher_logprobs.shape:
+        raise WrongInput(
+            f"the student's logits have shape {list(student_logits.shape)}, the teacher's log-probabilities"
+            f" {list(teacher_logprobs.shape)}; expected the same [samples, classes] of both"
+        )
+    dtype = torch.promote_types(student_logits.dtype, torch.float32)
+    return student_logits.to(dtype), teacher_logprobs.detach().to(dtype)
+
+
+def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """Return the mean of ``losses`` [B], each sample counting by its ``weight`` [B]; 0 where nothing counts.
+
+    Raises
+    ------
+    WrongInput
+        If the weights are not [B].
+    """
+    if weight is None:
+        return losses.mean()
+    if weight.shape != losses.shape:
+        raise WrongInput(f"the weights have shape {list(weight.shape)}; expected one a sample, {list(losses.shape)}")
+    weight = weight.to(losses.dtype)
+    total = weight.sum()
+    # The denominator is replaced, not the quotient: 0/0 would still send NaN backwards through a `where`.
+    return (losses * weight).sum() / torch.where(total == 0, torch.ones_like(total), total)
