@@ -1,0 +1,303 @@
+"""Several runs side by side: methods in rows, seeds folded into mean and standard deviation."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.table import Table
+
+from fd_flower.errors import WrongInput
+from fd_flower.results import page, plots, reproduce
+from fd_flower.results.folder import RunFolder, replace_file
+from fd_flower.results.history import History, Track, When, curve
+from fd_flower.results.page import Markup, element, megabytes, percent, picture, rounded, words
+
+# Column -> where the figure stands in summary.json.
+FIGURES = {
+    "global_final": ("accuracy", "global", "final"),
+    "global_selected": ("accuracy", "global", "selected"),
+    "personal_final": ("accuracy", "personal", "final"),
+    "personal_selected": ("accuracy", "personal", "selected"),
+    "personal_worst10": ("accuracy", "personal", "worst10"),
+    "bytes_up": ("bytes", "up"),
+    "bytes_down": ("bytes", "down"),
+    "seconds": ("seconds", "total"),
+}
+COSTS = ("bytes_up", "bytes_down", "seconds")
+PER_ROUND, PER_MEGABYTE = "accuracy-per-round.png", "accuracy-per-megabyte.png"
+HEAD = (
+    "method",
+    "global final",
+    "global selected",
+    "personal final",
+    "personal selected",
+    "worst 10 %",
+    "MB up",
+    "MB down",
+    "seconds",
+)
+
+
+@dataclass(frozen=True)
+class Course:
+    """How accuracy went in one run: by point in time, and the megabytes exchanged by then."""
+
+    accuracy: Track
+    spent: dict[When, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed: one row.
+
+    Attributes
+    ----------
+    name : str
+        The method, with the knobs that tell it from others of the same method.
+    folders : list[RunFolder]
+        One per seed.
+    """
+
+    name: str
+    folders: list[RunFolder]
+
+    @cached_property
+    def summaries(self) -> list[dict[str, Any]]:
+        """What each run's ``summary.json`` says."""
+        return [folder.summary for folder in self.folders]
+
+    @cached_property
+    def courses(self) -> "list[dict[str, Course]]":
+        """How each run's accuracy went, by scope."""
+        return [_courses(folder, summary) for folder, summary in zip(self.folders, self.summaries, strict=True)]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Their seeds."""
+        return [summary["seed"] for summary in self.summaries]
+
+    def figure(self, column: str) -> tuple[float | None, float | None]:
+        """Return a column's mean over seeds and its sample standard deviation, None for a single seed."""
+        values = [_at(summary, FIGURES[column]) for summary in self.summaries]
+        known = [value for value in values if value is not None]
+        if not known:
+            return None, None
+        return fmean(known), stdev(known) if len(known) > 1 else None
+
+    def cells(self) -> list[str]:
+        """Return the row as it is printed."""
+        accuracies = [percent(*self.figure(column)) for column in FIGURES if column not in COSTS]
+        up, down, seconds = (self.figure(column)[0] for column in COSTS)
+        return [
+            self.name,
+            *(cell or page.NOTHING for cell in (*accuracies, megabytes(up), megabytes(down), rounded(seconds, 1))),
+        ]
+
+
+def grouped(folders: Sequence[RunFolder]) -> list[Group]:
+    """Put runs that differ in nothing but the seed together, in the given order.
+
+    Raises
+    ------
+    WrongInput
+        Where there is no run.
+    """
+    if not folders:
+        raise WrongInput("there is nothing to compare: expected the folders of finished runs")
+    alike: dict[str, list[RunFolder]] = {}
+    for folder in folders:
+        alike.setdefault(repr(_knobs(folder)), []).append(folder)
+    groups = list(alike.values())
+    return [Group(_name(runs[0], [other[0] for other in groups]), runs) for runs in groups]
+
+
+def _knobs(folder: RunFolder) -> dict[str, Any]:
+    """Return what makes runs alike: everything but the section ``run``."""
+    return {key: value for key, value in reproduce.flatten(folder.config).items() if not key.startswith("run.")}
+
+
+def _name(folder: RunFolder, others: Iterable[RunFolder]) -> str:
+    """Return the method, and the knobs in which it differs from others of the same method."""
+    mine = _knobs(folder)
+    rivals = [_knobs(other) for other in others if other.config["method"] == folder.config["method"]]
+    telling = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
+    said = ", ".join(f"{key}={words(mine[key])}" for key in telling)
+    return f"{folder.config['method']} ({said})" if said else folder.config["method"]
+
+
+def table(folders: Sequence[RunFolder]) -> Table:
+    """Return the comparison for the terminal."""
+    groups = grouped(folders)
+    shown = Table(caption="\n".join(notes(groups)), caption_justify="left", caption_style="dim")
+    for column in HEAD:
+        shown.add_column(column, justify="left" if column == "method" else "right")
+    for group in groups:
+        shown.add_row(*group.cells())
+    return shown
+
+
+def markdown(folders: Sequence[RunFolder], command: str = "") -> str:
+    """Return the comparison as a Markdown table with what one must know to read it."""
+    groups = grouped(folders)
+    rows = [HEAD, ["---", *["---:"] * (len(HEAD) - 1)], *(group.cells() for group in groups)]
+    body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+    said = "\n".join(f"* {note}" for note in notes(groups))
+    return f"{body}\n\n{said}\n\n```\n{command or commands(groups)}\n```\n"
+
+
+def comma_separated(folders: Sequence[RunFolder]) -> str:
+    """Return the comparison as CSV: shares (0 to 1), bytes and seconds, each with its deviation over seeds."""
+    file = StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["method", "seeds", *(name for column in FIGURES for name in (column, f"{column}_std"))])
+    for group in grouped(folders):
+        figures = [value for column in FIGURES for value in group.figure(column)]
+        writer.writerow([group.name, " ".join(map(str, group.seeds)), *figures])
+    return file.getvalue()
+
+
+def notes(groups: Sequence[Group]) -> list[str]:
+    """Say what the figures are: units, seeds, data."""
+    first = groups[0]
+    moments = {group.name: group.summaries[0]["accuracy"]["global"]["moment"] for group in groups}
+    seeds = {group.name: words(group.seeds) for group in groups}
+    data = {group.name: words(group.summaries[0]["data"]) for group in groups}
+    several = any(len(group.folders) > 1 for group in groups)
+    spread = "; ± is the sample standard deviation over seeds" if several else ""
+    return [
+        f"Accuracies in %{spread}. Global: balanced test set. Personal: each client's own test part, mean over "
+        "clients; worst 10 %: its mean over the worst tenth of the clients, at the end.",
+        "Final: after the last round. Selected: at the best validation round.",
+        "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
+        + (", mean over seeds." if several else "."),
+        f"Global accuracy is measured: {_by_value(moments)}.",
+        f"Seeds: {_by_value(seeds)}.",
+        f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
+        f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
+        f"Data: {data[first.name] if len(set(data.values())) == 1 else _by_value(data)}.",
+    ]
+
+
+def _by_value(values: Mapping[str, str | None]) -> str:
+    """Return one value for all, or each with the names that it belongs to."""
+    if len(set(values.values())) == 1:
+        return words(next(iter(values.values())))
+    return "; ".join(
+        f"{words(value)} ({', '.join(name for name, other in values.items() if other == value)})"
+        for value in dict.fromkeys(values.values())
+    )
+
+
+def commands(groups: Sequence[Group]) -> str:
+    """Return the command line of every run."""
+    return "\n".join(
+        reproduce.command(folder.config, summary["engine"])
+        for group in groups
+        for folder, summary in zip(group.folders, group.summaries, strict=True)
+    )
+
+
+def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
+    """Return the plots by file name: accuracy per round and per megabyte."""
+    scopes = {"Global accuracy: balanced test set": "global", "Personal accuracy: own test parts": "personal"}
+    rounds = {title: _bands(groups, scope, per_megabyte=False) for title, scope in scopes.items()}
+    traffic = {title: _bands(groups, scope, per_megabyte=True) for title, scope in scopes.items()}
+    label = "MB exchanged, up and down, all clients"
+    return {
+        PER_ROUND: plots.png(plots.comparison(rounds, "round")),
+        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, log=True)),
+    }
+
+
+def _bands(groups: Sequence[Group], scope: str, *, per_megabyte: bool) -> list[plots.Band]:
+    """Return each group's line, through the points that every seed has."""
+    bands = []
+    for group in groups:
+        courses = [course[scope] for course in group.courses]
+        points = sorted(set.intersection(*(set(course.accuracy) for course in courses)))
+        if not points:
+            continue
+        values = [[course.accuracy[when] for course in courses] for when in points]
+        spread = [stdev(column) if len(column) > 1 else 0.0 for column in values]
+        if per_megabyte:
+            x = [fmean(course.spent[when] for course in courses) for when in points]
+        else:
+            x = [float(plots.place(when)) for when in points]
+        bands.append(plots.Band(group.name, x, [fmean(column) for column in values], spread))
+    return bands
+
+
+def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]:
+    """Read how a run went: ``global`` and ``personal`` accuracy over time."""
+    moments = {scope: summary["accuracy"][scope]["moment"] for scope in ("global", "personal")}
+    lines = folder.lines()
+    history = History.of(lines, moments)
+    rounds = [line for line in lines if "client" not in line and not line.get("closing")]
+    sent = {way: {line["round"]: sum(line["bytes"][way].values()) for line in rounds} for way in ("up", "down")}
+    courses = {}
+    for scope, tracks in (("global", history.shared), ("personal", history.own)):
+        accuracy = curve(tracks.get("accuracy", {}))
+        spent = {}
+        for when in accuracy:
+            round, closing = when
+            # Who has only heard has not answered yet: this round's uploads are still to come.
+            answered = round - (moments[scope] == "heard" and not closing)
+            down = sum(count for number, count in sent["down"].items() if number <= round)
+            spent[when] = (down + sum(count for number, count in sent["up"].items() if number <= answered)) / 1e6
+        courses[scope] = Course(accuracy, spent)
+    return courses
+
+
+def sections(folders: Sequence[RunFolder], command: str = "") -> list[Markup]:
+    """Return the comparison as parts of a page; ``command`` as in `write`."""
+    groups = grouped(folders)
+    return _sections(groups, pictures(groups), command)
+
+
+def _sections(groups: Sequence[Group], drawn: Mapping[str, bytes], command: str) -> list[Markup]:
+    return [
+        page.table(HEAD, (group.cells() for group in groups)),
+        *(element("p", note, "soft") for note in notes(groups)),
+        element("h2", "Accuracy per round"),
+        picture(drawn[PER_ROUND], "accuracy per round, one line a method"),
+        element("h2", "Accuracy per megabyte"),
+        picture(drawn[PER_MEGABYTE], "accuracy per megabyte exchanged, one line a method"),
+        element("h2", "To repeat this comparison"),
+        element("pre", command or commands(groups)),
+    ]
+
+
+def write(folders: Sequence[RunFolder], out: str | Path, command: str = "") -> Path:
+    """Write ``compare.md``, ``compare.csv``, both plots and ``compare.html`` into ``out``; return the page.
+
+    ``command`` is the command line that made all the runs; empty: each run's own is given.
+
+    Raises
+    ------
+    WrongInput
+        Where a run is not finished, or there is none.
+    """
+    groups = grouped(folders)
+    drawn = pictures(groups)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, png in drawn.items():
+        replace_file(out / name, png)
+    replace_file(out / "compare.md", markdown(folders, command))
+    replace_file(out / "compare.csv", comma_separated(folders))
+    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command)]
+    replace_file(out / "compare.html", page.page("Comparison · FD-Flower", parts))
+    return out / "compare.html"
+
+
+def _at(tree: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    """Return what stands at a path of keys."""
+    value: Any = tree
+    for key in path:
+        value = value[key]
+    return value

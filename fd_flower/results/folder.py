@@ -1,0 +1,175 @@
+"""The folder that a run leaves behind."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from fd_flower.config import Settings
+from fd_flower.errors import WrongInput
+from fd_flower.results.summary import summarise
+
+CONFIG, LINES, SUMMARY, CURVES, REPORT = "config.yaml", "rounds.jsonl", "summary.json", "curves.png", "report.html"
+
+
+class RunFolder:
+    """A run's ``config.yaml`` and ``rounds.jsonl`` as it goes; summary, curves and report at its end.
+
+    Made by `create` for a new run, by `open` for one that exists.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    config : dict[str, Any]
+        The merged settings as plain values.
+    run_key : str
+        The key of the clients' memory.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], run_key: str):
+        self.path = path
+        self.config = config
+        self.run_key = run_key
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Settings, run_key: str) -> "RunFolder":
+        """Begin a run in a folder of its own.
+
+        Raises
+        ------
+        WrongInput
+            Where the folder already holds a run.
+        """
+        path = Path(path)
+        if any((path / name).exists() for name in (CONFIG, LINES)):
+            raise WrongInput(f"{path} already holds a run: go on with it by run.resume={path}, or name another run.out")
+        path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, settings.tree(), run_key)
+        folder._write_config()
+        return folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> "RunFolder":
+        """Open the folder of a run, finished or not.
+
+        Raises
+        ------
+        WrongInput
+            Where the folder holds no run.
+        """
+        path = Path(path)
+        if not (path / CONFIG).is_file():
+            raise WrongInput(f"{path} holds no run (it has no {CONFIG}): expected the folder that a run left behind")
+        try:
+            config = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise WrongInput(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
+        if not isinstance(config, dict) or not {"run_key", "method"} <= config.keys():
+            raise WrongInput(f"{path / CONFIG} is no run's: expected 'method', 'run_key' and the sections of the knobs")
+        run_key = config.pop("run_key")
+        return cls(path, config, run_key)  # type: ignore[arg-type]
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The merged settings, checked against the method's knobs."""
+        return Settings.read(json.dumps(self.config, sort_keys=True))
+
+    def update(self, settings: Settings) -> None:
+        """Write the settings anew: a resumed run may have more rounds, or another device."""
+        self.config = settings.tree()
+        self.settings = settings
+        self._write_config()
+
+    def _write_config(self) -> None:
+        replace_file(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create({"run_key": self.run_key, **self.config})))
+
+    def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to ``rounds.jsonl``: one write, after which they are the system's to keep."""
+        with (self.path / LINES).open("a", encoding="utf-8") as file:
+            file.write("".join(map(_line, lines)))
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Read ``rounds.jsonl``; a last line without its end is what a killed process left and does not count.
+
+        Raises
+        ------
+        WrongInput
+            Where another line cannot be read.
+        """
+        path = self.path / LINES
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        lines = []
+        for number, line in enumerate(text.split("\n")[:-1], start=1):
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                raise WrongInput(f"{path} line {number} is not JSON: the file was changed by hand, mend it") from None
+        return lines
+
+    def cut(self, after_round: int) -> None:
+        """Drop the lines of later rounds, the closing ones and what was made at the end: the run goes on."""
+        kept = [line for line in self.lines() if line["round"] <= after_round and not line.get("closing")]
+        replace_file(self.path / LINES, "".join(map(_line, kept)))
+        for name in (SUMMARY, CURVES, REPORT):
+            (self.path / name).unlink(missing_ok=True)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run came to its end."""
+        return (self.path / SUMMARY).is_file()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What ``summary.json`` says.
+
+        Raises
+        ------
+        WrongInput
+            Where the run is not finished.
+        """
+        if not self.finished:
+            raise WrongInput(f"{self.path} has no {SUMMARY}: the run is not finished, go on by run.resume={self.path}")
+        return json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+
+    def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``curves.png``, ``report.html`` and ``summary.json``, and return the summary.
+
+        ``facts`` are those of `fd_flower.results.summary.summarise`.
+        """
+        from fd_flower.results import plots, report  # matplotlib takes half a second and clients never draw
+
+        lines = self.lines()
+        summary = _finite(summarise(lines, facts))
+        replace_file(self.path / CURVES, plots.png(plots.curves(lines, facts["moments"])))
+        replace_file(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        report.write([self], self.path)
+        return summary
+
+
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there as a whole or not at all."""
+    draft = path.with_name(f"{path.name}.draft")
+    draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    draft.replace(path)
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(values), allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Put None where a number is not finite: JSON has no word for it, and a figure that diverged is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

@@ -1,0 +1,107 @@
+"""What was measured when: the lines of a run as one track of figures per client."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from re import split
+from statistics import fmean
+from typing import Any
+
+When = tuple[int, bool]
+"""A round, and whether it is the closing measurement that follows it. Sorts by time."""
+Track = dict[When, float]
+"""One client's figures over time."""
+Tracks = dict[str, dict[str, Track]]
+"""Of each figure, by its name, every client's track."""
+
+SERVER = "server"  # whose track it is where the server has a model
+
+# What a client's model scores on data that is not its own, as its lines name it.
+ON_SHARED_DATA = {
+    "accuracy": "global",
+    "nll": "global_nll",
+    "ece": "global_ece",
+    "pooled": "pooled",
+    "validation": "pooled_validation",
+}
+ON_OWN_DATA = {key: key for key in ("accuracy", "nll", "ece", "validation")}
+
+
+@dataclass(frozen=True)
+class History:
+    """The figures of a run at the moments that its method declares.
+
+    Attributes
+    ----------
+    shared : dict[str, dict[str, Track]]
+        ``accuracy``, ``nll``, ``ece`` on the full test set, ``pooled`` and ``validation`` accuracy on all clients'
+        parts together: of the server's model where there is one (one track), else of each client's.
+    own : dict[str, dict[str, Track]]
+        ``accuracy``, ``nll``, ``ece`` and ``validation`` accuracy of each client's model on the client's own parts.
+    """
+
+    shared: Tracks
+    own: Tracks
+
+    @classmethod
+    def of(cls, lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]) -> "History":
+        """Read the lines of ``rounds.jsonl``; ``moments`` says when ``global`` and ``personal`` are measured."""
+        server: Tracks = {}
+        clients: Tracks = {}
+        own: Tracks = {}
+        for line in lines:
+            when = (line["round"], bool(line.get("closing")))
+            if "client" in line:
+                measures = line.get("measures") or {}
+                _note(clients, line["client"], when, measures.get(moments["global"]), ON_SHARED_DATA)
+                _note(own, line["client"], when, measures.get(moments["personal"]), ON_OWN_DATA)
+            else:
+                _note(server, SERVER, when, line.get("global"), {key: key for key in ON_SHARED_DATA})
+        return cls(server or clients, own)
+
+
+def _note(
+    tracks: Tracks, who: str, when: When, figures: Mapping[str, float | None] | None, names: Mapping[str, str]
+) -> None:
+    """Add figures to tracks, under our names for them; one that is missing or None was not measured."""
+    for ours, theirs in names.items():
+        figure = (figures or {}).get(theirs)
+        if figure is not None:
+            tracks.setdefault(ours, {}).setdefault(who, {})[when] = figure
+
+
+def curve(tracks: Mapping[str, Track], *, from_first: bool = False) -> Track:
+    """Return the mean over clients at every point in time, each client standing at its newest figure.
+
+    Until every client has a figure the mean is over fewer clients and cannot be compared with later ones: such
+    points are left out, unless ``from_first``.
+    """
+    newest: dict[str, float] = {}
+    means: Track = {}
+    for when in sorted({when for track in tracks.values() for when in track}):
+        newest |= {who: track[when] for who, track in tracks.items() if when in track}
+        if from_first or len(newest) == len(tracks):
+            means[when] = fmean(newest[who] for who in tracks if who in newest)
+    return means
+
+
+def last(track: Track) -> float:
+    """Return the newest figure of a track that has one."""
+    return track[max(track)]
+
+
+def at_best(score: Track, figures: Track) -> float | None:
+    """Return the figure at the point of the best score: of equal scores the earliest counts.
+
+    A point is judged by the newest score up to then. None where no point with a figure has a score.
+    """
+    newest = best = chosen = None
+    for when in sorted(score.keys() | figures.keys()):
+        newest = score.get(when, newest)
+        if when in figures and newest is not None and (best is None or newest > best):
+            best, chosen = newest, figures[when]
+    return chosen
+
+
+def in_order(clients: Iterable[str]) -> list[str]:
+    """Return client ids in natural order: 2 before 10."""
+    return sorted(clients, key=lambda client: [int(p) if i % 2 else p for i, p in enumerate(split(r"(\d+)", client))])

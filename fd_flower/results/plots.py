@@ -1,0 +1,175 @@
+"""The pictures of a run and of a comparison."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fd_flower.results.history import SERVER, History, Track, When, curve
+
+# Okabe and Ito's colours, told apart by the colour-blind too; after eight methods the dashes change.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
+DASHES = ("-", "--", ":", "-.")
+TEST, VALIDATION, TRAINING = COLOURS[0], COLOURS[1], COLOURS[2]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line over several seeds.
+
+    Attributes
+    ----------
+    name : str
+        What the line is about.
+    x, mean, std : list[float]
+        Places, means, and standard deviations over seeds (zeros for one seed).
+    """
+
+    name: str
+    x: list[float]
+    mean: list[float]
+    std: list[float]
+
+
+def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]) -> Figure:
+    """Draw accuracy on the full test set, accuracy on the clients' own data, and loss, per round."""
+    lines = list(lines)
+    history = History.of(lines, moments)
+    figure = Figure(figsize=(13, 3.9), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+
+    whose = "the server's model" if SERVER in history.shared.get("accuracy", {}) else "mean over clients' models"
+    _draw(left, curve(history.shared.get("accuracy", {}), from_first=True), "full test set", TEST, scale=100)
+    _draw(
+        left, curve(history.shared.get("pooled", {}), from_first=True), "all clients' test parts", TRAINING, scale=100
+    )
+    pooled = curve(history.shared.get("validation", {}), from_first=True)
+    _draw(left, pooled, "all clients' validation parts", VALIDATION, "--", scale=100)
+    _dress(left, f"Global accuracy, {whose}", "%", moments["global"])
+
+    tests = history.own.get("accuracy", {})
+    _spread(middle, tests)
+    _draw(middle, curve(tests, from_first=True), "own test part", TEST, scale=100)
+    own = curve(history.own.get("validation", {}), from_first=True)
+    _draw(middle, own, "own validation part", VALIDATION, "--", scale=100)
+    _dress(middle, "Personal accuracy, mean over clients", "%", moments["personal"])
+
+    _draw(right, _training_loss(lines), "training", TRAINING)
+    _draw(right, curve(history.shared.get("nll", {}), from_first=True), "full test set", TEST)
+    _draw(right, curve(history.own.get("nll", {}), from_first=True), "own test part", VALIDATION, "--")
+    _dress(right, "Loss", "nats a sample", None)
+    return figure
+
+
+def comparison(panels: Mapping[str, Sequence[Band]], xlabel: str, *, log: bool = False) -> Figure:
+    """Draw accuracies (0 to 1) of several methods, one panel per kind of accuracy.
+
+    Where places are on a logarithmic axis, a line at place 0 throughout is drawn across, at its last value.
+    """
+    names = list(dict.fromkeys(band.name for bands in panels.values() for band in bands))
+    styles = {
+        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+        for i, name in enumerate(names)
+    }
+    figure = Figure(figsize=(6 * len(panels) + 1.5, 4.4), layout="constrained")
+    for axes, (title, bands) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+        for band in bands:
+            x, mean, std = (np.array(values) for values in (band.x, band.mean, band.std))
+            if log and not x.any():
+                axes.axhline(100 * mean[-1], label=band.name, linewidth=1.2, **styles[band.name])
+                continue
+            shown = x > 0 if log else x > -1
+            x, mean, std = x[shown], 100 * mean[shown], 100 * std[shown]
+            axes.plot(x, mean, label=band.name, marker="o", markersize=2.5, linewidth=1.6, **styles[band.name])
+            axes.fill_between(x, mean - std, mean + std, color=styles[band.name]["color"], alpha=0.15, linewidth=0)
+        if log:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _frame(axes, title, "accuracy, %", xlabel)
+        if not bands:
+            _nothing(axes)
+    handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
+    if handles:
+        figure.legend(handles=list(handles.values()), loc="outside right upper", frameon=False)
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Return the picture as a PNG file's content."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
+
+
+def place(when: When) -> int:
+    """Return where on an axis of rounds a point stands: the closing one a step after the last round."""
+    round, closing = when
+    return round + closing
+
+
+def _draw(axes: Axes, track: Track, label: str, colour: str, dashes: str = "-", *, scale: float = 1) -> None:
+    """Draw a line over rounds; the closing measurement is a diamond of its own."""
+    if not track:
+        return
+    points = sorted(track)
+    axes.plot(
+        [place(when) for when in points],
+        [scale * track[when] for when in points],
+        dashes,
+        color=colour,
+        label=label,
+        linewidth=1.6,
+        marker="o" if len(points) == 1 else "",
+    )
+    if points[-1][1]:
+        axes.plot(place(points[-1]), scale * track[points[-1]], "D", color=colour, markersize=5)
+
+
+def _spread(axes: Axes, tracks: Mapping[str, Track]) -> None:
+    """Shade where the middle 80 % of the clients are."""
+    if len(tracks) < 3:
+        return
+    newest: dict[str, float] = {}
+    x, low, high = [], [], []
+    for when in sorted({when for track in tracks.values() for when in track}):
+        newest |= {who: track[when] for who, track in tracks.items() if when in track}
+        edges = np.percentile(list(newest.values()), [10, 90])
+        x.append(place(when))
+        low.append(100 * edges[0])
+        high.append(100 * edges[1])
+    axes.fill_between(x, low, high, color=TEST, alpha=0.13, linewidth=0, label="middle 80 % of clients")
+
+
+def _training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:
+    """Return the clients' mean training loss of each round."""
+    rounds = [line for line in lines if "client" not in line and not line.get("closing")]
+    losses = {(line["round"], False): (line.get("metrics") or {}).get("loss") for line in rounds}
+    return {when: loss for when, loss in losses.items() if loss is not None}
+
+
+def _dress(axes: Axes, title: str, ylabel: str, moment: str | None) -> None:
+    """Finish a panel of rounds."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _frame(axes, title if moment is None else f"{title} ({moment})", ylabel, "round")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8.5)
+    else:
+        _nothing(axes)
+
+
+def _frame(axes: Axes, title: str, ylabel: str, xlabel: str) -> None:
+    axes.set_title(title, fontsize=10.5, loc="left")
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _nothing(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color="#888888")

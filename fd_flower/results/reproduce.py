@@ -1,0 +1,53 @@
+"""The command that repeats a run."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from fd_flower import config
+from fd_flower.errors import WrongInput
+
+HERE_ALONE = ("run.out", "run.resume", "run.keep")  # say where a run lives, not what it computes
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{"data.alpha": 0.3, ...}``: every value of a tree by its dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def changes(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that differ from the method's recipe: all of them where the method is not installed here."""
+    try:
+        usual = flatten(config.settings(tree["method"]).tree())
+    except WrongInput:
+        usual = {}
+    flat = {key: value for key, value in flatten(tree).items() if key not in ("method", "task", *HERE_ALONE)}
+    return {key: value for key, value in flat.items() if key not in usual or usual[key] != value}
+
+
+def command(tree: Mapping[str, Any], engine: str = "local") -> str:
+    """Return the command line that repeats a run of these settings in this engine."""
+    words = " ".join(_word(key, value) for key, value in changes(tree).items())
+    if tree["task"]:
+        keys = {"method": tree["method"], "set": words, "task": tree["task"]}
+        pairs = " ".join(f"{key}='{value}'" for key, value in keys.items() if value)
+        return f"flwr run . --run-config {_in_double_quotes(pairs)}"
+    command = f"fd-flower run {tree['method']}"
+    command += f" --set {shlex.quote(words)}" if words else ""
+    return command if engine == "local" else f"{command} --engine flower"
+
+
+def _word(key: str, value: Any) -> str:
+    """Return ``key=value`` as `config.settings` reads it; double quotes keep blanks together."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return f'{key}="{text}"' if isinstance(value, str) and shlex.quote(text) != text else f"{key}={text}"
+
+
+def _in_double_quotes(text: str) -> str:
+    """Quote for a shell text that has single quotes of its own."""
+    return '"' + re.sub(r'([\\"$`])', r"\\\1", text) + '"'
