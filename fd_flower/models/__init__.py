@@ -1,0 +1,149 @@
+"""The model zoo: architectures and groups of them by name, small pictures first.
+
+Parameters are counted for 10 classes at 1x28x28.
+
+================  ==========  =====================================================================
+name              parameters  what it is
+================  ==========  =====================================================================
+``mlp``              101,770  one hidden layer of 128; inputs of any shape
+``lenet``             61,706  LeNet-5
+``cnn``            1,663,370  FedAvg's CNN
+``resnet8``           77,754  the CIFAR network with one block a stage
+``resnet20``         272,186  the CIFAR network with three
+``resnet18``      11,172,810  torchvision's, with a stem for small pictures; so are those that follow
+``resnet34``      21,280,970
+``mobilenet_v2``   2,236,106
+``shufflenet_v2``  1,263,422  also ``shufflenet_v2_x1_0``
+``vit``              805,130  patches of 4 pixels (of 2 in pictures under 16), 6 layers of 128
+================  ==========  =====================================================================
+
+``name:0.5`` halves every width, for all but ``resnet18``, ``resnet34`` and ``vit``; ``shufflenet_v2`` comes in 0.5,
+1, 1.5 and 2. Groups, for clients that differ: ``small4`` and ``conv3`` suit a CPU, ``widths4`` is one architecture
+in four sizes, ``resnets4`` and ``vision5`` want a GPU (``GROUPS`` has the members).
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.models.body import Body, Shape
+from fd_flower.models.classifier import Classifier
+from fd_flower.models.plain import cnn, lenet, mlp
+from fd_flower.models.residual import resnet8, resnet20
+from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
+from fd_flower.rng import seed_of
+
+__all__ = ["GROUPS", "Classifier", "architectures", "assign", "build", "groups", "names"]
+
+BODIES: dict[str, Body] = {
+    body.__name__: body
+    for body in (mlp, lenet, cnn, resnet8, resnet20, resnet18, resnet34, mobilenet_v2, shufflenet_v2, vit)
+}
+ALIASES = {"shufflenet_v2_x1_0": "shufflenet_v2"}
+GROUPS = {
+    "small4": ("mlp", "cnn", "lenet", "resnet8"),
+    "conv3": ("lenet", "cnn", "resnet8"),
+    "widths4": ("cnn:0.25", "cnn:0.5", "cnn:0.75", "cnn"),
+    "resnets4": ("resnet8", "resnet20", "resnet18", "resnet34"),
+    "vision5": ("resnet18", "resnet34", "mobilenet_v2", "shufflenet_v2", "vit"),
+}
+"""Architectures that clients take in turn; all members of a group take pictures of 8x8 and more."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all architectures, sorted."""
+    return tuple(sorted(BODIES))
+
+
+def groups() -> tuple[str, ...]:
+    """Return the names of all groups, sorted."""
+    return tuple(sorted(GROUPS))
+
+
+def architectures(name: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the architectures that ``model.name`` stands for, in the order in which clients take them.
+
+    Parameters
+    ----------
+    name : str | Sequence[str]
+        An architecture, a group, or a list of both.
+
+    Raises
+    ------
+    WrongInput
+        For an unknown name (names the nearest) or width, or an empty list.
+    """
+    if isinstance(name, str):
+        return tuple(map(_canonical, GROUPS.get(name, (name,))))
+    if not isinstance(name, Sequence) or not name or not all(isinstance(member, str) for member in name):
+        raise WrongInput(f"model.name is {name!r}; expected an architecture, a group or a list of these")
+    return tuple(architecture for member in name for architecture in architectures(member))
+
+
+def assign(name: str | Sequence[str], number: int) -> str:
+    """Return the architecture of the client with this number (from 0): they take what ``name`` stands for in turn.
+
+    Raises
+    ------
+    WrongInput
+        As ``architectures`` does.
+    """
+    cycle = architectures(name)
+    return cycle[number % len(cycle)]
+
+
+def build(name: str, shape: Shape, classes: int, features: int | None = None, *, seed: int) -> Classifier:
+    """Return a new model of an architecture, on the CPU.
+
+    Its weights are a function of the seed and the name: the same on every machine, and the body's the same for
+    any number of classes and features. No global generator moves.
+
+    Parameters
+    ----------
+    name : str
+        An architecture, with a width multiplier or without: ``cnn``, ``resnet8:0.5``.
+    shape : tuple[int, ...]
+        Of one input: (channels, height, width).
+    classes : int
+        C, the number of logits.
+    features : int | None
+        F, the feature size that the body is projected to; None: as the architecture has it.
+    seed : int
+        ``run.seed``.
+
+    Raises
+    ------
+    WrongInput
+        For an unknown name or width, or a shape that the architecture cannot take.
+    """
+    name = _canonical(name)
+    stem, width = _parse(name)
+    if classes < 1 or (features is not None and features < 1):
+        raise WrongInput(f"a model of {classes} classes and {features} features; expected at least 1 of each")
+    # Layers draw from the CPU's global generator: lend them one of ours. `torch.manual_seed` would seed GPUs too.
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed_of(seed, "model", name))
+        body, body_features = BODIES[stem](shape, width)
+        return Classifier(body, body_features, classes, features)
+
+
+def _parse(name: str) -> tuple[str, float]:
+    """Split an architecture's name into its stem and its width multiplier."""
+    stem, colon, factor = name.partition(":")
+    stem = ALIASES.get(stem, stem)
+    if stem not in BODIES:
+        raise WrongInput(f"there is no architecture or group '{stem}'{nearest(stem, (*BODIES, *ALIASES, *GROUPS))}")
+    try:
+        width = float(factor) if colon else 1.0
+    except ValueError:
+        width = 0.0
+    if not 0 < width <= 16:
+        raise WrongInput(f"'{name}' has the width '{factor}'; expected a number above 0 and at most 16: '{stem}:0.5'")
+    return stem, width
+
+
+def _canonical(name: str) -> str:
+    """Return the one name of an architecture: no alias, no width of 1."""
+    stem, width = _parse(name)
+    return stem if width == 1 else f"{stem}:{width:g}"

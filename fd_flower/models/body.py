@@ -1,0 +1,36 @@
+"""What every body shares: a body turns pictures [B, channels, height, width] into features [B, F]."""
+
+from collections.abc import Callable
+
+from torch.nn import Module
+
+from fd_flower.errors import WrongInput
+
+Shape = tuple[int, ...]
+"""Of one input: (channels, height, width); `mlp` takes any."""
+
+Body = Callable[[Shape, float], tuple[Module, int]]
+"""(shape, width multiplier) -> the module and its number of features F."""
+
+SMALLEST = 4
+"""Shortest side in pixels: two halvings leave a pixel."""
+
+
+def check_picture(name: str, shape: Shape) -> None:
+    """Raise WrongInput unless ``shape`` is a picture's that a convolution body can take."""
+    if len(shape) != 3 or min(shape[1:]) < SMALLEST:
+        raise WrongInput(
+            f"{name} cannot take inputs of shape {list(shape)}; expected [channels, height, width]"
+            f" with sides of at least {SMALLEST}: choose mlp, or bring the pictures to a size with data.size"
+        )
+
+
+def check_full_width(name: str, width: float) -> None:
+    """Raise WrongInput unless the width multiplier is 1."""
+    if width != 1:
+        raise WrongInput(f"{name} has no width multiplier, so not '{name}:{width:g}': say '{name}'")
+
+
+def scaled(channels: int, width: float) -> int:
+    """Return ``channels`` times the width multiplier, at least 1."""
+    return max(1, round(channels * width))

@@ -1,0 +1,37 @@
+"""The one shape of a model: features, then a linear head."""
+
+from typing import final
+
+from torch import Tensor, nn
+
+
+@final
+class Classifier(nn.Module):
+    """A body, a projection to a common feature size where one is asked for, and a linear head.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Inputs [B, ...] to [B, width].
+    width : int
+        What the body gives.
+    classes : int
+        C, the logits of the head.
+    features : int | None
+        F, the common feature size: adds a linear projection, so that bodies of any width can share prototypes
+        or heads. None leaves the body's own width.
+    """
+
+    def __init__(self, body: nn.Module, width: int, classes: int, features: int | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.projection = nn.Identity() if features is None else nn.Linear(width, features)
+        self.head = nn.Linear(width if features is None else features, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the head sees, [B, F]."""
+        return self.projection(self.body(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, C]."""
+        return self.head(self.features(x))
