@@ -1,0 +1,224 @@
+"""A simulated federation's data, and a device's own."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import torch
+
+from fd_flower.config import DataConfig
+from fd_flower.data import cut
+from fd_flower.data.partition import partition
+from fd_flower.data.pictures import Pictures, read
+from fd_flower.data.public import Public, elsewhere, held_out
+from fd_flower.data.source import locate
+from fd_flower.errors import WrongInput
+from fd_flower.rng import numpy_rng
+from fd_flower.task import Data, Samples
+
+TEST_SHARE = 0.2  # of a source that has no test rows of its own
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Who holds which: all clients' samples are views on one resident base.
+
+    Attributes
+    ----------
+    config : DataConfig
+        What it was made of.
+    seed : int
+        The run's seed.
+    base : Pictures
+        All training rows.
+    rows : tuple[np.ndarray, ...]
+        The rows of each client, sorted, disjoint.
+    known : Public
+        The public samples.
+    test : Samples
+        The full balanced test set.
+    """
+
+    config: DataConfig
+    seed: int
+    base: Pictures
+    rows: tuple[np.ndarray, ...]
+    known: Public
+    test: Samples
+
+    @cached_property
+    def clients(self) -> tuple[str, ...]:
+        """The clients' ids, in natural order."""
+        return tuple(str(number) for number in range(len(self.rows)))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes, in the order of their numbers."""
+        return self.base.class_names
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A picture's (channels, height, width)."""
+        return self.base.shape
+
+    @property
+    def public(self) -> Samples | None:
+        """The public samples, unlabelled; None with ``data.public=none``."""
+        return self.known.samples
+
+    @property
+    def public_labelled(self) -> Samples | None:
+        """The public samples with labels; None where their classes are not the private ones."""
+        return self.known.labelled
+
+    @property
+    def public_checksum(self) -> str:
+        """The sha256 of the public samples, in hexadecimal; empty without any."""
+        return self.known.checksum
+
+    def data(self, client: str) -> Data:
+        """Return a client's training, validation and test samples; raises WrongInput for a stranger."""
+        if client not in self.clients:
+            raise WrongInput(f"there is no client '{client}': expected '0' to '{self.clients[-1]}'")
+        return _own(self.base, self.rows[int(client)], self.config, self.seed, client)
+
+    def pooled(self, part: str) -> Samples:
+        """Return all clients' rows of one part (`train`, `validation` or `test`) together, in client order."""
+        index = [getattr(self.data(client), part).index for client in self.clients]
+        return Samples(self.base.x, self.base.y, torch.cat(index))
+
+    def test_subset(self, limit: int) -> Samples:
+        """Return at most ``limit`` test samples, equally many of each class; a smaller one lies in a larger one."""
+        if limit >= len(self.test):
+            return self.test
+        rng = numpy_rng(self.seed, "test-limit")
+        return self.test[torch.from_numpy(cut.balanced(self.test.labels.numpy(), limit, rng))]
+
+
+def federation(data: DataConfig, seed: int) -> Federation:
+    """Return who holds which; the same object for the same arguments in one process.
+
+    The order of the cuts: ``data.limit``, test (a stratified fifth of a source that has no test rows), public,
+    partition, and within each client ``data.split``.
+
+    Raises
+    ------
+    WrongInput
+        When a source cannot be read, or no such partition is found.
+    """
+    return _federation(json.dumps(asdict(data), sort_keys=True), seed)
+
+
+@lru_cache(maxsize=8)
+def _federation(text: str, seed: int) -> Federation:
+    data = DataConfig(**json.loads(text))
+    listed = not isinstance(data.source, str)
+    if listed != (data.partition == "domain"):
+        raise WrongInput(
+            f"data.source is {data.source!r} and data.partition is '{data.partition}': "
+            "a list of sources goes with data.partition=domain, one source with the others"
+        )
+    sources = data.source if listed else [data.source]
+    base, origin = _joined(sources, [read(source, data, column=data.column) for source in sources])
+    rows = np.arange(len(base.x))
+    if data.limit is not None:
+        rows = np.sort(numpy_rng(seed, "limit").permutation(rows)[: data.limit])
+    test, rows = _test(sources, base, origin, rows, data, seed)
+    if data.public == "held-out":
+        public, rows = held_out(base, rows, data, seed)
+    else:
+        public = elsewhere(data, seed, base.shape, base.class_names)
+    groups = {"column": base.groups, "domain": origin}.get(data.partition)
+    held = partition(data, base.labels[rows].numpy(), None if groups is None else groups[rows], seed)
+    return Federation(data, seed, base, tuple(rows[positions] for positions in held), public, test)
+
+
+def _joined(sources: Sequence[str], sets: Sequence[Pictures]) -> tuple[Pictures, np.ndarray]:
+    """Return the sources' rows in one set, and for each row the number of its source [N]."""
+    first = sets[0]
+    for source, other in zip(sources, sets, strict=True):
+        _check_alike(sources[0], first, source, other)
+    origin = np.repeat(np.arange(len(sets)), [len(one.x) for one in sets])
+    if len(sets) == 1:
+        return first, origin
+    x, y = (torch.cat(tensors) for tensors in ([one.x for one in sets], [one.labels for one in sets]))
+    return Pictures(x, y, first.class_names, None), origin
+
+
+def _check_alike(name: str, pictures: Pictures, other_name: str, other: Pictures) -> None:
+    if pictures.shape != other.shape:
+        channels, height, width = pictures.shape
+        raise WrongInput(
+            f"{other_name} has pictures of shape {other.shape}, {name} of {pictures.shape}: "
+            f"bring them to one size, like data.size={height}x{width}x{channels}"
+        )
+    if len(pictures.class_names) != len(other.class_names):
+        raise WrongInput(
+            f"{other_name} has {len(other.class_names)} classes, {name} has {len(pictures.class_names)}: "
+            "expected equally many"
+        )
+
+
+def _test(
+    sources: Sequence[str], base: Pictures, origin: np.ndarray, rows: np.ndarray, data: DataConfig, seed: int
+) -> tuple[Samples, np.ndarray]:
+    """Return the full test set, and the rows that are left for training."""
+    tests, left = [], np.ones(len(rows), dtype=bool)
+    for number, source in enumerate(sources):
+        if "test" in locate(source).splits():
+            own = read(source, data, "test")
+            _check_alike(f"{source} (train)", base, f"{source} (test)", own)
+            tests.append(Samples(own.x, own.labels))
+        else:
+            mine = origin[rows] == number
+            fifth = cut.stratified(base.labels[rows[mine]].numpy(), TEST_SHARE, numpy_rng(seed, "test", number))
+            left[mine] = ~fifth
+            tests.append(Samples(base.x, base.labels, torch.from_numpy(rows[mine][fifth])))
+    if len(tests) == 1:
+        return tests[0], rows[left]
+    x = [one.x if one.index is None else one.x[one.index] for one in tests]
+    return Samples(torch.cat(x), torch.cat([one.labels for one in tests])), rows[left]
+
+
+def device_data(folder: str, data: DataConfig, seed: int, client: str) -> Data:
+    """Return the samples of a device: the rows of its own folder, cut as a simulated client's rows are.
+
+    Parameters
+    ----------
+    folder : str
+        The absolute path of a folder with ``train-*.parquet``.
+    data : DataConfig
+        ``split``, ``per_client``, ``size`` and the columns' names.
+    seed : int
+        The run's seed.
+    client : str
+        The device's client id.
+
+    Raises
+    ------
+    WrongInput
+        When the folder cannot be read.
+    """
+    own = read(folder, data)
+    return _own(own, np.arange(len(own.x)), data, seed, client)
+
+
+def labelled(source: str, data: DataConfig, split: str = "test") -> Samples:
+    """Return a whole split of a set with its labels, like ``data.test`` on a device; raises WrongInput without any."""
+    pictures = read(source, data, split, own=False)
+    return Samples(pictures.x, pictures.labels)
+
+
+def _own(base: Pictures, rows: np.ndarray, data: DataConfig, seed: int, client: str) -> Data:
+    """Cut a client's rows by (seed, client id): the same cut for a partition and for a device's folder."""
+    shuffled = numpy_rng(seed, "split", client).permutation(len(rows))[: data.per_client]
+    return Data(
+        *(Samples(base.x, base.labels, torch.from_numpy(rows[part])) for part in cut.parts(shuffled, data.split))
+    )

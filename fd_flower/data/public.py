@@ -1,0 +1,100 @@
+"""Public samples: known to every client and the server, in the same order, and in nobody's private data."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from fd_flower.config import DataConfig
+from fd_flower.data.pictures import Pictures, read
+from fd_flower.data.source import locate
+from fd_flower.errors import WrongInput
+from fd_flower.rng import numpy_rng
+from fd_flower.task import Samples
+
+
+@dataclass(frozen=True)
+class Public:
+    """Public samples.
+
+    Attributes
+    ----------
+    samples : Samples | None
+        Unlabelled; None with ``data.public=none``.
+    labelled : Samples | None
+        The same rows with labels; None where their classes are not the private ones.
+    checksum : str
+        sha256 of shape and contents, in hexadecimal; empty without samples.
+    """
+
+    samples: Samples | None = None
+    labelled: Samples | None = None
+    checksum: str = ""
+
+    @classmethod
+    def of(cls, labelled: Samples) -> "Public":
+        """Make public samples of labelled ones."""
+        return cls(replace(labelled, y=None), labelled if labelled.y is not None else None, checksum(labelled))
+
+
+def checksum(samples: Samples) -> str:
+    """Return the sha256 of shape and contents, in hexadecimal."""
+    x = samples.x if samples.index is None else samples.x[samples.index]
+    return hashlib.sha256(repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes()).hexdigest()
+
+
+def held_out(base: Pictures, rows: np.ndarray, data: DataConfig, seed: int) -> tuple[Public, np.ndarray]:
+    """Cut public samples off the training rows: at most ``data.public_size`` and at most a third of them.
+
+    Returns the public samples and the rows that are left for the clients. A third, because ``digits`` has fewer rows
+    than the default asks for.
+    """
+    size = min(data.public_size, len(rows) // 3)
+    if not size:
+        raise WrongInput(f"{len(rows)} rows leave none for data.public=held-out: take more rows or data.public=noise")
+    order = numpy_rng(seed, "public").permutation(len(rows))
+    public, left = np.sort(order[:size]), np.sort(order[size:])
+    return Public.of(Samples(base.x, base.labels, torch.from_numpy(rows[public]))), rows[left]
+
+
+def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: tuple[str, ...]) -> Public:
+    """Return public samples that are nobody's rows: another set's training rows, `noise` or `none`.
+
+    The same on every machine that has the same set, so a device can make its own.
+
+    Parameters
+    ----------
+    data : DataConfig
+        ``public``, ``public_size`` and ``source``, which must be another set.
+    seed : int
+        The run's seed.
+    shape : tuple[int, ...]
+        (channels, height, width) that pictures are brought to.
+    class_names : tuple[str, ...]
+        The private classes: the samples are labelled if they have the same.
+
+    Raises
+    ------
+    WrongInput
+        When the set cannot be read, or is the private one.
+    """
+    if data.public == "none":
+        return Public()
+    if data.public == "noise":
+        pixels = numpy_rng(seed, "public").integers(0, 256, (data.public_size, *shape), dtype=np.uint8)
+        return Public.of(Samples(torch.from_numpy(pixels)))
+    if data.public == "held-out":
+        raise WrongInput(
+            "data.public=held-out cuts from simulated data: on a device name a folder, a set, noise or none"
+        )
+    sources = [data.source] if isinstance(data.source, str) else data.source
+    if locate(data.public) in [locate(source) for source in sources]:
+        raise WrongInput(
+            f"data.public is the private set {data.public}: use data.public=held-out, which does not overlap"
+        )
+    channels, height, width = shape
+    other = read(data.public, data, size=f"{height}x{width}x{channels}", own=False)
+    rows = np.sort(numpy_rng(seed, "public").permutation(len(other.x))[: data.public_size])
+    same = other.y is not None and other.class_names == class_names
+    return Public.of(Samples(other.x, other.y if same else None, torch.from_numpy(rows)))

@@ -1,0 +1,229 @@
+"""Where rows come from: the embedded digits, a folder of Parquet files, a name on the Hugging Face hub."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fd_flower.errors import WrongInput, nearest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import DatasetDict, Features
+
+# pyarrow, datasets and PIL are imported where rows are read: a process that finds them decoded never needs them.
+
+ROWS = 1000  # rows a table
+
+
+class Source(Protocol):
+    """A set of rows in splits (`train`, `test`), read in the order in which they are stored."""
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits."""
+
+    def fingerprint(self, split: str) -> list[Any]:
+        """Return plain values that differ where the rows differ, without reading a row."""
+
+    def features(self, split: str) -> "Features":
+        """Return the columns' types."""
+
+    def count(self, split: str) -> int:
+        """Return the number of rows."""
+
+    def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table | pa.RecordBatch]":
+        """Yield the rows of these columns as they are stored: pictures are still encoded."""
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's 1,797 grey 8x8 pictures; one split."""
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits."""
+        return ("train",)
+
+    def fingerprint(self, split: str) -> list[Any]:
+        """Return a constant: the rows are embedded in scikit-learn."""
+        return ["digits"]
+
+    def features(self, split: str) -> "Features":
+        """Return the columns' types."""
+        from datasets import ClassLabel, Features, Image
+
+        return Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
+
+    def count(self, split: str) -> int:
+        """Return the number of rows."""
+        return 1797
+
+    def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table]":
+        """Yield all rows, pictures as PNG with 0..16 scaled to 0..255."""
+        import pyarrow as pa
+        from PIL import Image
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        encoded = []
+        for grey in (digits.images * (255 / 16)).round().astype("uint8"):
+            file = io.BytesIO()
+            Image.fromarray(grey).save(file, "PNG")
+            encoded.append({"bytes": file.getvalue(), "path": None})
+        yield pa.table({"image": encoded, "label": digits.target}).select(columns)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of Parquet files named after their split: ``train-*.parquet``, ``test-*.parquet``."""
+
+    path: Path
+
+    def files(self, split: str) -> list[Path]:
+        """Return the files of a split, sorted by name."""
+        return sorted(self.path.glob(f"{split}-*.parquet")) + sorted(self.path.glob(f"{split}.parquet"))
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits."""
+        return tuple(split for split in ("train", "test") if self.files(split))
+
+    def fingerprint(self, split: str) -> list[Any]:
+        """Return path, size and time of change of each file."""
+        return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files(split)]
+
+    def features(self, split: str) -> "Features":
+        """Return the columns' types, of the first file."""
+        import pyarrow.parquet as pq
+        from datasets import Features
+
+        return Features.from_arrow_schema(pq.read_schema(self.files(split)[0]))
+
+    def count(self, split: str) -> int:
+        """Return the number of rows."""
+        import pyarrow.parquet as pq
+
+        return sum(pq.read_metadata(file).num_rows for file in self.files(split))
+
+    def tables(self, split: str, columns: list[str]) -> "Iterator[pa.RecordBatch]":
+        """Yield the rows of these columns, file by file."""
+        import pyarrow.parquet as pq
+
+        for path in self.files(split):
+            with pq.ParquetFile(path) as file:
+                yield from file.iter_batches(ROWS, columns=columns)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """A data set on the Hugging Face hub, downloaded and kept by ``datasets``."""
+
+    name: str
+
+    def splits(self) -> tuple[str, ...]:
+        """Return the names of the splits."""
+        return tuple(_download(self.name))
+
+    def fingerprint(self, split: str) -> list[Any]:
+        """Return path and size of the files in which ``datasets`` keeps the split; a path names its version."""
+        files = [Path(file["filename"]) for file in _download(self.name)[split].cache_files]
+        return [self.name, [[str(file), file.stat().st_size] for file in files]]
+
+    def features(self, split: str) -> "Features":
+        """Return the columns' types."""
+        return _download(self.name)[split].features
+
+    def count(self, split: str) -> int:
+        """Return the number of rows."""
+        return len(_download(self.name)[split])
+
+    def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table]":
+        """Yield the rows of these columns."""
+        return _download(self.name)[split].select_columns(columns).with_format("arrow").iter(ROWS)
+
+
+@lru_cache
+def _download(name: str) -> "DatasetDict":
+    import datasets
+
+    try:
+        return datasets.load_dataset(name)
+    except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WrongInput(
+            f"the data set '{name}' cannot be had from the Hugging Face hub ({reason}): check name and network, "
+            "or give 'digits' or the absolute path of a folder of Parquet files"
+        ) from None
+
+
+def locate(source: str) -> Source:
+    """Return what a name stands for.
+
+    Raises
+    ------
+    WrongInput
+        For a folder that does not exist or holds no split, and for a relative path: under Flower the working folder of
+        a process is not the user's.
+    """
+    if source == "digits":
+        return Digits()
+    path = Path(source)
+    if path.is_absolute():
+        if not path.is_dir():
+            raise WrongInput(f"there is no folder {source}: expected one that holds train-*.parquet")
+        folder = Folder(path.resolve())
+        if not folder.splits():
+            raise WrongInput(f"the folder {source} holds no train-*.parquet or test-*.parquet: expected these names")
+        return folder
+    if path.is_dir() or source.startswith((".", "~")) or source.count("/") > 1:
+        raise WrongInput(f"the folder '{source}' is a relative path: give an absolute one, like {path.absolute()}")
+    return Hub(source)
+
+
+def picture_column(source: str, features: "Features", named: str | None) -> str:
+    """Return the picture column: the named one, else the only one of that type.
+
+    Raises
+    ------
+    WrongInput
+        When there is none, or more than one.
+    """
+    from datasets import Image
+
+    if named is not None:
+        return check_column(source, features, "data.picture", named)
+    found = [name for name, kind in features.items() if isinstance(kind, Image)]
+    if len(found) == 1:
+        return found[0]
+    several = f"several picture columns ({', '.join(found)})" if found else f"no picture column ({_listed(features)})"
+    raise WrongInput(f"{source} has {several}: expected one of type Image, or its name in data.picture")
+
+
+def label_column(source: str, features: "Features", named: str | None) -> str | None:
+    """Return the label column: the named one, else that of type ClassLabel, the finest of several; None without one.
+
+    Raises
+    ------
+    WrongInput
+        When several are equally fine.
+    """
+    from datasets import ClassLabel
+
+    if named is not None:
+        return check_column(source, features, "data.label", named)
+    classes = {name: kind.num_classes for name, kind in features.items() if isinstance(kind, ClassLabel)}
+    finest = [name for name, number in classes.items() if number == max(classes.values())]
+    if len(finest) > 1:
+        raise WrongInput(f"{source} has several label columns ({', '.join(finest)}): name one in data.label")
+    return finest[0] if finest else None
+
+
+def check_column(source: str, features: "Features", key: str, name: str) -> str:
+    """Return ``name``; raises WrongInput where the source has no such column."""
+    if name not in features:
+        raise WrongInput(f"{key} is '{name}', but {source} has no such column{nearest(name, features)}")
+    return name
+
+
+def _listed(features: "Features") -> str:
+    return "columns: " + ", ".join(features)
