@@ -80,8 +80,8 @@ def vit(shape: Shape, width: float) -> tuple[nn.Module, int]:
     # torchvision's patches are of RGB: these are of any channels, drawn as it draws its own.
     net.conv_proj = nn.Conv2d(channels, 128, patch, patch)
     nn.init.trunc_normal_(net.conv_proj.weight, std=math.sqrt(1 / (channels * patch**2)))
-    nn.init.zeros_(net.conv_proj.bias)  # type: ignore[arg-type]
-    net.heads = nn.Identity()  # type: ignore[assignment]
+    nn.init.zeros_(net.conv_proj.bias)
+    net.heads = nn.Identity()
     return net, 128
 
 

@@ -1,11 +1,15 @@
 """What a distillation loss is, and the two steps that every loss shares."""
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
 
 from fd_flower.errors import WrongInput
+
+FLOOR = math.log(torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps)
+"""Log of the smallest float32 above 0 (-103.3): what a ruled-out class (-inf) is taken for where logs are averaged."""
 
 
 class Objective(ABC):

@@ -1,5 +1,6 @@
 """Losses that compare the student's probabilities with the teacher's."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -24,7 +25,7 @@ class KL(Objective):
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not self.temperature > 0:
+        if not 0 < self.temperature < math.inf:
             raise WrongInput(f"the temperature of kl is {self.temperature}; expected a number above 0")
 
     def __call__(

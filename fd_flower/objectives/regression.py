@@ -5,18 +5,13 @@ means over classes and batch, as in ``torch.nn.functional`` and in FedMD's code:
 ordinary learning rates diverge.
 """
 
-import math
 from dataclasses import dataclass
 from typing import final
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.objectives.base import Objective, matched, weighted_mean
-
-FLOOR = math.log(torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps)
-"""Log of the smallest float32 above 0 (-103.3): what a ruled-out class (-inf) is taken for."""
+from fd_flower.objectives.base import FLOOR, Objective, matched, weighted_mean
 
 
 @final
