@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fd_flower.errors import WrongInput
-from fd_flower.objectives.base import FLOOR
+from fd_flower.objectives.base import floored
 
 
 def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -41,8 +41,8 @@ def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None)
     """Average the voters' log-probabilities and normalise: a class that one voter doubts becomes unlikely.
 
     This is the softmax of their mean logits and, equally, the normalised geometric mean of their probabilities.
-    A ruled-out class counts as ``objectives.base.FLOOR``, else two voters who are sure of different classes would
-    leave none.
+    A ruled-out class counts as ``objectives.base.floored`` has it: else two voters who are sure of different
+    classes would leave none.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None)
         If the shapes do not fit together or a weight is negative or not finite.
     """
     shares, valid = _shares(logprobs, mask, weight)
-    votes = F.log_softmax(logprobs, dim=2).clamp(min=FLOOR).masked_fill(shares.unsqueeze(2) == 0, 0.0)
+    votes = floored(logprobs).masked_fill(shares.unsqueeze(2) == 0, 0.0)
     return _or_uniform(F.log_softmax((votes * shares.unsqueeze(2)).sum(0), dim=1), valid), valid
 
 

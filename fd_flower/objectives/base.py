@@ -1,4 +1,4 @@
-"""What a distillation loss is, and the two steps that every loss shares."""
+"""What a distillation loss is, and the steps that losses share."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,7 +9,16 @@ from torch import Tensor
 from fd_flower.errors import WrongInput
 
 FLOOR = math.log(torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps)
-"""Log of the smallest float32 above 0 (-103.3): what a ruled-out class (-inf) is taken for where logs are averaged."""
+"""Log of the smallest float32 above 0 (-103.3)."""
+
+
+def floored(logprobs: Tensor) -> Tensor:
+    """Return log-probabilities or logits [..., C] less the greatest of each row, none below ``FLOOR``.
+
+    Where logs are averaged, a ruled-out class (-inf) must be some number: it counts as the least likely that
+    float32 can tell from impossible, against the likeliest class.
+    """
+    return (logprobs - logprobs.amax(-1, keepdim=True)).clamp(min=FLOOR)
 
 
 class Objective(ABC):

@@ -11,7 +11,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.objectives.base import FLOOR, Objective, matched, weighted_mean
+from fd_flower.objectives.base import Objective, floored, matched, weighted_mean
 
 
 @final
@@ -49,7 +49,7 @@ class MAE(Objective):
 
 
 def _centred(student_logits: Tensor, teacher_logprobs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sides [B, C] less the mean of each row, ruled-out classes at ``FLOOR``."""
+    """Return both sides [B, C] less the mean of each row, the teacher without -inf."""
     student, teacher = matched(student_logits, teacher_logprobs)
-    teacher = F.log_softmax(teacher, dim=1).clamp(min=FLOOR)
+    teacher = floored(teacher)
     return student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)

@@ -1,0 +1,199 @@
+"""Losses against hand-worked numbers and independent formulas, gradients included."""
+
+import math
+
+import pytest
+import torch
+
+from fd_flower import objectives
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput
+from fd_flower.objectives import KL, MAE, MSE
+
+LOSSES = [KL(), KL(4.0), MSE(), MAE()]
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=repr)
+
+
+def draw(seed, rows=6, classes=5, spread=3.0):
+    """Return logits [rows, classes], float64."""
+    return spread * torch.randn(rows, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def gradient(loss, student, *args):
+    """Return the loss and its gradient by the student's logits."""
+    student = student.clone().requires_grad_()
+    value = loss(student, *args)
+    value.backward()
+    return value.detach(), student.grad
+
+
+def test_kl_by_hand():
+    # teacher (.75, .25), student (.5, .5): .75 log 1.5 + .25 log .5 = .30410 - .17329
+    teacher = torch.tensor([[0.75, 0.25]]).log()
+    value, slope = gradient(KL(), torch.zeros(1, 2), teacher)
+    assert value.item() == pytest.approx(0.13081, abs=1e-5)
+    torch.testing.assert_close(slope, torch.tensor([[-0.25, 0.25]]))  # q - p
+
+
+def test_kl_with_temperature_by_hand():
+    # teacher (.9, .1) at T = 2: odds sqrt(9) = 3, so (.75, .25), and the number above times 4
+    teacher = torch.tensor([[0.9, 0.1]]).log()
+    value, slope = gradient(KL(2.0), torch.zeros(1, 2), teacher)
+    assert value.item() == pytest.approx(0.52324, abs=1e-5)
+    torch.testing.assert_close(slope, torch.tensor([[-0.5, 0.5]]))  # T (q - p)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_kl_by_another_formula(temperature):
+    """Cross-entropy less the teacher's entropy, and T (q - p) / B as its gradient."""
+    student, teacher = draw(0), draw(1)
+    p, q = (teacher / temperature).softmax(1), (student / temperature).softmax(1)
+    expected = temperature**2 * ((p * p.log()).sum(1) - (p * q.log()).sum(1)).mean()
+    value, slope = gradient(KL(temperature), student, teacher)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(slope, temperature * (q - p) / len(p))
+
+
+def test_mse_and_mae_by_hand():
+    # about their means: student (-1, 0, 1), teacher (1, 0, -1): differences 2, 0, 2
+    student, teacher = torch.tensor([[4.0, 5.0, 6.0]]), torch.tensor([[1.0, 0.0, -1.0]])
+    value, slope = gradient(MSE(), student, teacher)
+    assert value.item() == pytest.approx(8 / 3)
+    torch.testing.assert_close(slope, torch.tensor([[-4 / 3, 0.0, 4 / 3]]))
+    value, slope = gradient(MAE(), student, teacher)
+    assert value.item() == pytest.approx(4 / 3)
+    torch.testing.assert_close(slope, torch.tensor([[-1 / 3, 0.0, 1 / 3]]))
+
+
+def test_mse_by_another_formula():
+    """The variance over classes of the difference of logits."""
+    student, teacher = draw(0), draw(1)
+    torch.testing.assert_close(MSE()(student, teacher), (student - teacher).var(1, correction=0).mean())
+
+
+@every_loss
+def test_gradients_are_the_slopes(loss):
+    student, teacher = draw(2).requires_grad_(), draw(3)
+    weight = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0, 1.0], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher, None, weight), (student,))
+
+
+@every_loss
+def test_logits_are_as_good_as_log_probabilities(loss):
+    student, teacher = draw(4), draw(5)
+    torch.testing.assert_close(gradient(loss, student, teacher), gradient(loss, student, teacher.log_softmax(1)))
+    torch.testing.assert_close(loss(student + 7, teacher - 3), loss(student, teacher))
+
+
+@every_loss
+def test_equal_sides_cost_nothing(loss):
+    student = draw(6)
+    value, slope = gradient(loss, student, student.log_softmax(1))
+    assert value.item() == pytest.approx(0, abs=1e-12)
+    assert slope.abs().max() < 1e-12 or loss == MAE()  # MAE has a kink there
+
+
+@every_loss
+def test_nothing_flows_into_the_teacher(loss):
+    teacher = draw(7).requires_grad_()
+    assert not loss(draw(8), teacher).requires_grad
+    assert loss(draw(8).requires_grad_(), teacher).requires_grad
+
+
+@every_loss
+def test_weights_are_shares(loss):
+    student, teacher = draw(9, rows=3), draw(10, rows=3)
+    weight = torch.tensor([1.0, 3.0, 0.0])
+    rows = torch.stack([loss(student[i : i + 1], teacher[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(loss(student, teacher), rows.mean())
+    torch.testing.assert_close(loss(student, teacher, None, weight), 0.25 * rows[0] + 0.75 * rows[1])
+    torch.testing.assert_close(loss(student, teacher, None, 100 * weight), loss(student, teacher, None, weight))
+
+
+@every_loss
+def test_no_weight_at_all_is_exactly_nothing(loss):
+    value, slope = gradient(loss, draw(11), draw(12), None, torch.zeros(6))
+    assert value.item() == 0
+    assert torch.equal(slope, torch.zeros_like(slope))
+
+
+@every_loss
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_large_logits_stay_finite(loss, classes):
+    signs = torch.ones(4, classes)
+    signs[:, ::2] = -1
+    value, slope = gradient(loss, 50 * signs, -50 * signs)
+    assert value.isfinite()
+    assert slope.isfinite().all()
+    assert value > 0
+    assert loss(50 * signs, (50 * signs).log_softmax(1)).item() == pytest.approx(0, abs=1e-4)
+
+
+@every_loss
+def test_hard_votes_stay_finite(loss):
+    teacher = torch.full((4, 3), -math.inf)
+    teacher[:, 1] = 0
+    for student in (torch.zeros(4, 3), torch.tensor([[50.0, -50.0, 0.0]]).expand(4, 3)):
+        value, slope = gradient(loss, student, teacher)
+        assert value.isfinite()
+        assert slope.isfinite().all()
+        assert (slope[:, 1] < 0).all()  # towards the voted class
+
+
+def test_kl_to_a_hard_vote_is_cross_entropy():
+    labels = torch.tensor([0, 2, 1, 4, 3, 0])
+    teacher = torch.nn.functional.one_hot(labels, 5).log()
+    expected = torch.nn.functional.cross_entropy(draw(13), labels)
+    torch.testing.assert_close(KL()(draw(13), teacher), expected)
+
+
+@every_loss
+def test_half_precision_students_are_compared_in_float32(loss):
+    student, teacher = draw(14).bfloat16(), draw(15).float()
+    value, slope = gradient(loss, student, teacher)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(student.float(), teacher))
+    assert slope.dtype == torch.bfloat16
+
+
+@every_loss
+@pytest.mark.parametrize(
+    ("student", "teacher", "weight", "said"),
+    [
+        (torch.zeros(4, 3), torch.zeros(1, 3), None, r"the teacher's log-probabilities \[1, 3\]"),
+        (torch.zeros(3), torch.zeros(3), None, r"logits have shape \[3\]"),
+        (torch.zeros(4, 3), torch.zeros(4, 3), torch.ones(4, 1), r"weights have shape \[4, 1\]"),
+    ],
+)
+def test_shapes_that_would_broadcast_are_refused(loss, student, teacher, weight, said):
+    with pytest.raises(WrongInput, match=said):
+        loss(student, teacher, None, weight)
+
+
+def test_losses_are_found_by_name():
+    assert {"kl", "mse", "mae"} <= set(objectives.names())
+    assert objectives.named("kl", temperature=2) == KL(2.0)
+    assert objectives.named("mse") == MSE()
+    assert all(type(objectives.named(name)).__name__.lower() == name for name in objectives.names())
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("kll", {}, "no objective 'kll' .did you mean 'kl'"),
+        ("kl", {"temprature": 2.0}, "temprature.*did you mean 'temperature'"),
+        ("kl", {"temperature": "hot"}, "temperature is 'hot'"),
+        ("kl", {"temperature": 0.0}, "expected a number above 0"),
+        ("kl", {"temperature": math.inf}, "expected a number above 0"),
+        ("mse", {"temperature": 2.0}, "no key 'client.objective_args.temperature'"),
+    ],
+)
+def test_unknown_losses_and_arguments_are_refused(name, args, said):
+    with pytest.raises(WrongInput, match=said) as caught:
+        objectives.named(name, **args)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_client_distils_with_the_loss_that_it_names():
+    config = ClientConfig(objective="kl", objective_args={"temperature": 3.0})
+    torch.testing.assert_close(config.distil(draw(16), draw(17)), KL(3.0)(draw(16), draw(17)))
