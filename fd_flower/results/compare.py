@@ -265,8 +265,10 @@ def _sections(groups: Sequence[Group], drawn: Mapping[str, bytes], command: str)
         *(element("p", note, "soft") for note in notes(groups)),
         element("h2", "Accuracy per round"),
         picture(drawn[PER_ROUND], "accuracy per round, one line a method"),
+        element("p", "A point after the last round is the closing measurement: the last aggregate, heard.", "soft"),
         element("h2", "Accuracy per megabyte"),
         picture(drawn[PER_MEGABYTE], "accuracy per megabyte exchanged, one line a method"),
+        element("p", "A line from edge to edge is a method that exchanges nothing.", "soft"),
         element("h2", "To repeat this comparison"),
         element("pre", command or commands(groups)),
     ]

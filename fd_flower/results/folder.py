@@ -92,8 +92,13 @@ class RunFolder:
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to ``rounds.jsonl``: one write, after which they are the system's to keep."""
-        with (self.path / LINES).open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, lines)))
+        with (self.path / LINES).open("a+b") as file:
+            end = file.tell()
+            file.seek(max(end - 1, 0))
+            if file.read(1) not in (b"\n", b""):  # what a killed process left must not run into what comes now
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write("".join(map(_line, lines)).encode())
 
     def lines(self) -> list[dict[str, Any]]:
         """Read ``rounds.jsonl``; a last line without its end is what a killed process left and does not count.

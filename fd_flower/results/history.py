@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from re import split
 from statistics import fmean
 from typing import Any
 
@@ -100,8 +99,3 @@ def at_best(score: Track, figures: Track) -> float | None:
         if when in figures and newest is not None and (best is None or newest > best):
             best, chosen = newest, figures[when]
     return chosen
-
-
-def in_order(clients: Iterable[str]) -> list[str]:
-    """Return client ids in natural order: 2 before 10."""
-    return sorted(clients, key=lambda client: [int(p) if i % 2 else p for i, p in enumerate(split(r"(\d+)", client))])

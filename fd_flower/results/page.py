@@ -12,13 +12,13 @@ body { margin: 0 auto; padding: 2.2rem 1.5rem 4rem; max-width: 1120px; color: va
   font: 15px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; padding-bottom: .25rem; border-bottom: 1px solid var(--line); }
-p { margin: .45rem 0; max-width: 80ch; }
+p { margin: .45rem 0; max-width: 105ch; }
 .soft { color: var(--soft); font-size: .92em; }
 .wide { overflow-x: auto; }
 .tall { overflow: auto; max-height: 36rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .8rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; background: var(--tint); vertical-align: bottom; }
+th { font-weight: 600; background: var(--tint); vertical-align: bottom; white-space: normal; }
 .tall th { position: sticky; top: 0; }
 td.text, th.text { text-align: left; white-space: normal; }
 td.bar { background: linear-gradient(90deg, #cfe5f3 var(--share), transparent var(--share)); min-width: 7rem; }
@@ -118,7 +118,7 @@ def percent(share: float | None, spread: float | None = None) -> str | None:
 
 def rounded(value: float | None, digits: int = 3) -> str | None:
     """Return a number with this many decimals, None for None."""
-    return None if value is None else f"{value:.{digits}f}"
+    return None if value is None else f"{value:,.{digits}f}"
 
 
 def megabytes(count: float | None) -> str | None:

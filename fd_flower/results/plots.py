@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from fd_flower.results.history import SERVER, History, Track, When, curve
 
@@ -45,9 +45,6 @@ def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]
 
     whose = "the server's model" if SERVER in history.shared.get("accuracy", {}) else "mean over clients' models"
     _draw(left, curve(history.shared.get("accuracy", {}), from_first=True), "full test set", TEST, scale=100)
-    _draw(
-        left, curve(history.shared.get("pooled", {}), from_first=True), "all clients' test parts", TRAINING, scale=100
-    )
     pooled = curve(history.shared.get("validation", {}), from_first=True)
     _draw(left, pooled, "all clients' validation parts", VALIDATION, "--", scale=100)
     _dress(left, f"Global accuracy, {whose}", "%", moments["global"])
@@ -88,9 +85,9 @@ def comparison(panels: Mapping[str, Sequence[Band]], xlabel: str, *, log: bool =
             axes.plot(x, mean, label=band.name, marker="o", markersize=2.5, linewidth=1.6, **styles[band.name])
             axes.fill_between(x, mean - std, mean + std, color=styles[band.name]["color"], alpha=0.15, linewidth=0)
         if log:
-            axes.set_xscale("log")
+            _decades(axes)
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            _whole(axes)
         _frame(axes, title, "accuracy, %", xlabel)
         if not bands:
             _nothing(axes)
@@ -155,12 +152,29 @@ def _training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:
 
 def _dress(axes: Axes, title: str, ylabel: str, moment: str | None) -> None:
     """Finish a panel of rounds."""
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _whole(axes)
     _frame(axes, title if moment is None else f"{title} ({moment})", ylabel, "round")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8.5)
     else:
         _nothing(axes)
+
+
+def _whole(axes: Axes) -> None:
+    """Put ticks at whole rounds only, room around a single one."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    low, high = axes.get_xlim()
+    if high - low < 1:
+        axes.set_xlim(low - 0.5, high + 0.5)
+
+
+def _decades(axes: Axes) -> None:
+    """Make a logarithmic axis with plain numbers, and more of them where it spans little."""
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 300 * low else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _frame(axes: Axes, title: str, ylabel: str, xlabel: str) -> None:

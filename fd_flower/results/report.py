@@ -7,9 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fd_flower.hosting import natural
 from fd_flower.results import compare, plots
-from fd_flower.results.folder import REPORT, RunFolder, replace_file
-from fd_flower.results.history import History, Track, at_best, in_order, last
+from fd_flower.results.folder import CURVES, REPORT, RunFolder, replace_file
+from fd_flower.results.history import History, Track, at_best, last
 from fd_flower.results.page import (
     Markup,
     Share,
@@ -65,9 +66,10 @@ def _run(folder: RunFolder) -> list[Markup]:
     moments = {scope: accuracy[scope]["moment"] for scope in ("global", "personal")}
     history = History.of(lines, moments)
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
-    curves = plots.png(plots.curves(lines, moments))
+    drawn = folder.path / CURVES
+    curves = drawn.read_bytes() if drawn.is_file() else plots.png(plots.curves(lines, moments))
     parts = (
-        f"{summary['clients']} clients, {summary['rounds']} rounds, seed {summary['seed']}",
+        f"{summary['clients']} clients · rounds: {summary['rounds']} · seed {summary['seed']}",
         f"model {words(summary['model'])}",
         f"engine {words(summary['engine'])}",
     )
@@ -194,7 +196,7 @@ def _failures(rounds: Sequence[Mapping[str, Any]]) -> list[Markup]:
         return [element("p", "None: every client that was asked replied.")]
     rows = [
         (client, len(reasons[client]), _ranges([round for round, _ in reasons[client]]), reasons[client][-1][1])
-        for client in in_order(reasons)
+        for client in sorted(reasons, key=natural)
     ]
     return [table(["client", "times", "in rounds", "the last reason"], rows, texts=(0, 2, 3), kind="tall")]
 
@@ -233,7 +235,7 @@ def _clients(history: History, lines: Iterable[Mapping[str, Any]], rounds: Seque
             rounded(final(own, "nll", client)),
             rounded(final(own, "ece", client)),
         )
-        for client in in_order(asked.keys() | examples.keys())
+        for client in sorted(asked.keys() | examples.keys(), key=natural)
     ]
     head = [
         "client",
@@ -247,6 +249,7 @@ def _clients(history: History, lines: Iterable[Mapping[str, Any]], rounds: Seque
         "ECE",
     ]
     kept = [i for i in range(len(head)) if i < 4 or any(row[i] is not None for row in rows)]
-    note = "Newest figures of each client. Global: its own model on the balanced test set."
+    note = "Newest figures of each client."
+    note += " Global: its own model on the balanced test set." if "global, %" in [head[i] for i in kept] else ""
     shown = [[row[i] for i in kept] for row in rows]
     return [table([head[i] for i in kept], shown, kind="tall"), element("p", note, "soft")]

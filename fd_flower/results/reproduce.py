@@ -31,15 +31,14 @@ def changes(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command(tree: Mapping[str, Any], engine: str = "local") -> str:
-    """Return the command line that repeats a run of these settings in this engine."""
+    """Return the command line that repeats a run of these settings in ``local``, ``simulation`` or ``deployment``."""
     words = " ".join(_word(key, value) for key, value in changes(tree).items())
-    if tree["task"]:
+    if tree["task"] or engine == "deployment":
         keys = {"method": tree["method"], "set": words, "task": tree["task"]}
         pairs = " ".join(f"{key}='{value}'" for key, value in keys.items() if value)
         return f"flwr run . --run-config {_in_double_quotes(pairs)}"
-    command = f"fd-flower run {tree['method']}"
-    command += f" --set {shlex.quote(words)}" if words else ""
-    return command if engine == "local" else f"{command} --engine flower"
+    parts = ["fd-flower", "run", tree["method"], *(["--set", shlex.quote(words)] if words else [])]
+    return " ".join(parts if engine == "local" else [*parts, "--engine", "flower"])
 
 
 def _word(key: str, value: Any) -> str:

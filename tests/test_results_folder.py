@@ -1,0 +1,132 @@
+"""A run folder survives being killed, cut and finished."""
+
+import json
+
+import pytest
+
+from fd_flower.config import RunConfig, ServerConfig, Settings
+from fd_flower.errors import WrongInput
+from fd_flower.results import RunFolder
+
+SETTINGS = Settings("fd", server=ServerConfig(rounds=3), run=RunConfig(seed=7))
+FACTS = {
+    "method": "fd",
+    "seed": 7,
+    "rounds": 1,
+    "clients": 1,
+    "engine": "local",
+    "model": "cnn",
+    "data": "digits",
+    "versions": {"torch": "2"},
+    "moments": {"global": "trained", "personal": "trained"},
+}
+ROUND = {
+    "round": 1,
+    "seconds": 1.5,
+    "asked": ["0"],
+    "replied": ["0"],
+    "failed": {},
+    "bytes": {"up": {"class-logits": 10}, "down": {}, "wire": 10},
+    "metrics": {"loss": 0.5},
+    "global": None,
+}
+CLIENT = {"round": 1, "client": "0", "examples": 9, "metrics": {}, "measures": {"trained": {"accuracy": 0.5}}}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder.create(tmp_path / "run", SETTINGS, "k3y")
+
+
+def test_what_was_written_is_read_back(folder):
+    folder.append([{"round": 1}, {"round": 1, "client": "0"}])
+    folder.append([{"round": 2}])
+    again = RunFolder.open(folder.path)
+    assert again.run_key == "k3y"
+    assert again.config == SETTINGS.tree()
+    assert again.lines() == [{"round": 1}, {"round": 1, "client": "0"}, {"round": 2}]
+
+
+def test_a_folder_that_holds_a_run_is_refused(folder):
+    with pytest.raises(WrongInput, match=r"already holds a run.*run\.resume=") as refused:
+        RunFolder.create(folder.path, SETTINGS, "other")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
+    with pytest.raises(WrongInput, match="holds no run"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["- 1\n", "method: fd\n", "a: [\n"])
+def test_a_config_that_is_no_run_s_is_refused(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(WrongInput, match=r"config\.yaml"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_torn_last_line_does_not_count(folder):
+    folder.append([{"round": 1}, {"round": 2}])
+    file = folder.path / "rounds.jsonl"
+    file.write_bytes(file.read_bytes()[:-1])  # even whole JSON without its end: it may be the start of a longer number
+    assert folder.lines() == [{"round": 1}]
+    folder.append([{"round": 3}])
+    assert folder.lines() == [{"round": 1}, {"round": 3}]
+
+
+def test_a_torn_only_line_does_not_count(folder):
+    (folder.path / "rounds.jsonl").write_text('{"rou')
+    assert folder.lines() == []
+    folder.append([{"round": 1}])
+    assert folder.lines() == [{"round": 1}]
+
+
+def test_a_broken_line_in_the_middle_is_named(folder):
+    (folder.path / "rounds.jsonl").write_text('{"round": 1}\n{"rou\n{"round": 2}\n')
+    with pytest.raises(WrongInput, match="line 2"):
+        folder.lines()
+
+
+def test_cut_drops_later_and_closing_lines_and_the_end(folder):
+    closing = {**CLIENT, "closing": True}
+    folder.append([ROUND, CLIENT, closing, {**ROUND, "round": 2}])
+    with (folder.path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 1, "cli')
+    folder.finish(FACTS)
+    assert folder.finished
+    folder.cut(1)
+    assert folder.lines() == [ROUND, CLIENT]
+    assert (folder.path / "rounds.jsonl").read_text().count("\n") == 2
+    assert sorted(file.name for file in folder.path.iterdir()) == ["config.yaml", "rounds.jsonl"]
+    assert not folder.finished
+
+
+def test_an_updated_run_has_the_new_settings_and_the_old_key(folder):
+    folder.update(Settings("fd", server=ServerConfig(rounds=9)))
+    again = RunFolder.open(folder.path)
+    assert again.config["server"]["rounds"] == 9
+    assert again.run_key == "k3y"
+
+
+def test_finish_leaves_everything_behind(folder):
+    folder.append([ROUND, CLIENT])
+    summary = folder.finish(FACTS)
+    assert summary["accuracy"]["personal"]["final"] == 0.5
+    assert folder.summary == summary == json.loads((folder.path / "summary.json").read_text())
+    assert (folder.path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder.path / "report.html").read_text().startswith("<!doctype html>")
+    names = {"config.yaml", "rounds.jsonl", "summary.json", "curves.png", "report.html"}
+    assert {file.name for file in folder.path.iterdir()} == names
+
+
+def test_figures_that_diverged_are_null(folder):
+    measures = {"trained": {"accuracy": 0.5, "nll": float("inf"), "ece": float("nan")}}
+    folder.append([{**ROUND, "metrics": {"loss": float("nan")}}, {**CLIENT, "measures": measures}])
+    assert "NaN" not in (folder.path / "rounds.jsonl").read_text()
+    assert folder.lines()[0]["metrics"] == {"loss": None}
+    assert folder.finish(FACTS)["calibration"]["personal"] == {"ece": None, "nll": None}
+
+
+def test_an_unfinished_run_has_no_summary(folder):
+    with pytest.raises(WrongInput, match="not finished"):
+        folder.summary  # noqa: B018 (the property raises)

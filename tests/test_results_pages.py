@@ -1,0 +1,192 @@
+"""Reports and comparisons: what they say, and that nothing in them is taken for HTML."""
+
+import csv
+import re
+from html.parser import HTMLParser
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from fd_flower.config import DataConfig, RunConfig, ServerConfig, Settings
+from fd_flower.errors import WrongInput
+from fd_flower.results import RunFolder, compare, page, plots, report, reproduce
+
+NASTY = "<script>alert('&')</script>"
+
+
+def finished(path, method="fd", seed=0, top=0.5, *, clients=2, failed=None, versions=None, alpha=0.3, sent=500_000):
+    """Leave a run of two rounds behind: accuracies of client i are ``top`` - .1 and ``top``."""
+    settings = Settings(
+        method,
+        data=DataConfig(clients=clients, alpha=alpha),
+        server=ServerConfig(rounds=2),
+        run=RunConfig(seed=seed),
+    )
+    folder = RunFolder.create(path, settings, "key")
+    ids = [str(i) for i in range(clients)]
+    for number, share in ((1, top - 0.1), (2, top)):
+        traffic = {"up": {"class-logits": sent}, "down": {"class-logits": 2 * sent}, "wire": sent}
+        line = {"round": number, "seconds": 1.0, "asked": ids, "replied": ids, "failed": failed or {}}
+        folder.append([{**line, "bytes": traffic, "metrics": {"loss": 1.0}, "global": None}])
+        figures = {"accuracy": share, "validation": share, "global": share / 2, "pooled_validation": share}
+        line = {"round": number, "examples": 30, "metrics": {}, "measures": {"trained": figures}}
+        folder.append([{**line, "client": client} for client in ids])
+    facts = {"method": method, "seed": seed, "rounds": 2, "clients": clients, "engine": "local", "model": "cnn"}
+    facts |= {"data": {"source": "digits", "copy": "abc123"}, "versions": versions or {"torch": "2"}}
+    folder.finish({**facts, "moments": {"global": "trained", "personal": "trained"}})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        finished(root / f"{method}-{seed}", method, seed, top)
+        for method, seed, top in (("fd", 0, 0.5), ("fd", 1, 0.7), ("local", 0, 0.4), ("local", 1, 0.4))
+    ]
+
+
+class Balance(HTMLParser):
+    """Collects tags that never close, and sources of what a page loads."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loaded = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def checked(text):
+    """The page, once its tags balance and it loads nothing from elsewhere."""
+    balance = Balance()
+    balance.feed(text)
+    assert balance.open == []
+    assert all(source.startswith("data:image/png;base64,") for source in balance.loaded)
+    assert "<script" not in text
+    return text
+
+
+def test_a_report_says_what_happened(tmp_path):
+    folder = finished(tmp_path / "run", clients=12, failed={"3": "class-logits has 9 classes"})
+    text = checked((folder.path / "report.html").read_text())
+    for said in (
+        "class-logits",
+        "class-logits has 9 classes",
+        "fd-flower run fd",
+        "selected",
+        "best on test",
+        "abc123",
+    ):
+        assert said in text
+    clients = re.findall(r'<tr><td class="text">(\d+)</td>', text.split("<h2>Clients</h2>")[1])
+    assert clients == [str(i) for i in range(12)]
+
+
+def test_text_is_escaped(tmp_path):
+    folder = finished(tmp_path / "run", failed={"0": NASTY, NASTY: "x"}, versions={NASTY: NASTY})
+    text = checked((folder.path / "report.html").read_text())
+    assert "&lt;script&gt;" in text
+    assert NASTY not in checked(compare.write([folder], tmp_path / "out", NASTY).read_text())
+
+
+def test_a_report_of_several_runs_compares_them(runs, tmp_path):
+    path = report.write(runs, tmp_path / "all")
+    assert path == tmp_path / "all" / "report.html"
+    text = checked(path.read_text())
+    assert "60.0 ± 14.1" in text
+    assert text.count("<details>") == 2 * len(runs)
+
+
+def test_a_row_is_a_method_with_mean_and_deviation_over_seeds(runs):
+    """Personal finals .5 and .7: mean .6, sample deviation .1414; global half of that. MB up 2 x .5, down 2 x 1."""
+    rows = [group.cells() for group in compare.grouped(runs)]
+    assert rows[0] == ["fd", "30.0 ± 7.1", "30.0 ± 7.1", *["60.0 ± 14.1"] * 3, "1.00", "2.00", "2.0"]
+    assert rows[1][:4] == ["local", "20.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0"]
+
+
+def test_rows_keep_the_given_order(runs):
+    assert [group.name for group in compare.grouped(runs[::-1])] == ["local", "fd"]
+
+
+def test_a_single_seed_has_no_deviation(runs):
+    assert "±" not in compare.markdown(runs[:1])
+    [row] = csv.DictReader(StringIO(compare.comma_separated(runs[:1])))
+    assert row["personal_final"] == "0.5"
+    assert row["personal_final_std"] == ""
+
+
+def test_csv_has_plain_numbers(runs):
+    rows = list(csv.DictReader(StringIO(compare.comma_separated(runs))))
+    assert [row["method"] for row in rows] == ["fd", "local"]
+    assert rows[0]["seeds"] == "0 1"
+    assert float(rows[0]["bytes_down"]) == 2_000_000
+    assert float(rows[0]["personal_final_std"]) == pytest.approx(0.02**0.5)
+
+
+def test_runs_of_one_method_are_told_apart_by_their_knobs(tmp_path):
+    folders = [finished(tmp_path / str(alpha), alpha=alpha) for alpha in (0.1, 1.0)]
+    assert [group.name for group in compare.grouped(folders)] == ["fd (data.alpha=0.1)", "fd (data.alpha=1.0)"]
+
+
+def test_a_comparison_states_data_seeds_and_command(runs, tmp_path):
+    written = compare.write(runs, tmp_path / "out", "fd-flower compare fd local --seeds 2")
+    names = {"compare.html", "compare.md", "compare.csv", "accuracy-per-round.png", "accuracy-per-megabyte.png"}
+    assert {file.name for file in written.parent.iterdir()} == names
+    for text in (checked(written.read_text()), (tmp_path / "out" / "compare.md").read_text()):
+        for said in ("abc123", "Seeds: 0, 1.", "fd-flower compare fd local --seeds 2"):
+            assert said in text
+
+
+def test_the_terminal_s_table_has_every_method(runs):
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(compare.table(runs))
+    text = console.export_text()
+    assert "60.0 ± 14.1" in text
+    assert "local" in text
+
+
+def test_an_unfinished_run_is_refused(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", Settings("fd"), "key")
+    with pytest.raises(WrongInput, match="not finished"):
+        compare.write([folder], tmp_path / "out")
+    with pytest.raises(WrongInput, match="nothing to compare"):
+        compare.grouped([])
+
+
+def test_megabytes_by_the_time_of_measuring(tmp_path):
+    """After round 1 .5 MB went up and 1 MB down; after round 2 twice as much."""
+    [group] = compare.grouped([finished(tmp_path / "run")])
+    assert list(group.courses[0]["personal"].spent.values()) == [1.5, 3.0]
+
+
+def test_pictures_of_nothing_are_drawn():
+    assert plots.png(plots.curves([], {"global": "trained", "personal": "trained"})).startswith(b"\x89PNG")
+    assert plots.png(plots.comparison({"global": [], "personal": []}, "round")).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(0, "0"), (880, "0.000880"), (1_234_567, "1.23"), (12_345_678, "12.3"), (123e6, "123"), (1.5e9, "1,500")],
+)
+def test_megabytes_keep_three_digits(count, said):
+    assert page.megabytes(count) == said
+
+
+def test_the_command_has_what_differs_from_the_recipe(monkeypatch):
+    usual = Settings("fd")
+    monkeypatch.setattr(reproduce.config, "settings", lambda method: usual)
+    assert reproduce.command(usual.tree()) == "fd-flower run fd"
+    changed = Settings("fd", data=DataConfig(alpha=0.1, source=["a b", "c"]), run=RunConfig(seed=3, out="here"))
+    line = 'fd-flower run fd --set \'data.source=["a b","c"] data.alpha=0.1 run.seed=3\''
+    assert reproduce.command(changed.tree()) == line
+    assert reproduce.command(changed.tree(), "simulation") == f"{line} --engine flower"
+    own = Settings("fd", data=DataConfig(source="a b"), task="mine:task")
+    said = """flwr run . --run-config "method='fd' set='data.source=\\"a b\\"' task='mine:task'\""""
+    assert reproduce.command(own.tree()) == said
