@@ -327,12 +327,39 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
         else:
             dotted.append(word)
     methods.check(method)
-    base = OmegaConf.create(read_recipe(recipe or method))
+    resumed = next((word.partition("=")[2] for word in dotted if word.startswith("run.resume=")), None)
+    base = OmegaConf.create(read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method))
     try:
         tree = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(dotted)), resolve=True)
     except OmegaConfBaseException as error:
         raise WrongInput(f"set '{' '.join(dotted)}' cannot be read: {_first_line(error)}") from None
-    return _settings(method, task, tree)  # type: ignore[arg-type]
+    if resumed:
+        task = tree.pop("task")  # type: ignore[union-attr, call-overload, arg-type]
+        tree["run"]["out"] = resumed  # type: ignore[index, call-overload]
+    return _settings(method, str(task), tree)  # type: ignore[arg-type]
+
+
+def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the run in a folder, of which only a few may be changed on resume.
+
+    Raises
+    ------
+    WrongInput
+        For a folder without a run, a run of another method, or a change of anything but `server.rounds` and
+        `run.device`.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise WrongInput(f"run.resume: {folder} holds no run; expected the folder that a run left behind")
+    tree = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(tree, dict) or tree.pop("method", None) != method:
+        raise WrongInput(f"run.resume: {folder} holds a run of another method than '{method}'")
+    tree.pop("run_key", None)
+    for word in words:
+        key = word.partition("=")[0]
+        if key not in ("run.resume", "run.out", "server.rounds", "run.device"):
+            raise WrongInput(f"{key} cannot be changed on resume; only server.rounds and run.device can")
+    return tree  # type: ignore[return-value]
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -1,0 +1,131 @@
+"""FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients share their mean output for each class."""
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.learn import supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import ClassLogits
+
+app = App()
+
+OUTPUTS, WEIGHTINGS = ("probabilities", "logits"), ("examples", "clients")
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FD's knobs."""
+
+    output: str = "probabilities"
+    """What is averaged: `probabilities` (the paper's softmax outputs) or `logits`."""
+    weighting: str = "examples"
+    """What counts the same in a class's mean: `examples`, or `clients` (the paper)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key, known in (("output", OUTPUTS), ("weighting", WEIGHTINGS)):
+            if getattr(self, key) not in known:
+                raise WrongInput(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+
+
+def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, config: ClientConfig) -> Tensor:
+    """Cross-entropy, plus ``kd_weight`` times the distance to the other clients' mean output for the sample's class.
+
+    Parameters
+    ----------
+    teacher : Tensor | None
+        [C, C]: row c is the others' log-probabilities for class c, NaN where none of them has that class: a sample
+        of it adds nothing to the second term.
+    """
+    logits = model(x)
+    loss = supervised(lambda _: logits, x, y)  # type: ignore[arg-type]
+    if teacher is None or config.kd_weight == 0:
+        return loss
+    rows = teacher[y]
+    known = ~rows.isnan().any(dim=1)
+    weight = known.to(logits.dtype)
+    distance = config.distil(logits, rows.nan_to_num(), weight=weight)
+    return loss + config.kd_weight * weight.mean() * distance
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from private data beside the others' table, and send the table of what came out while learning."""
+    turn = Turn.of(message, context)
+    table = Table(turn.classes, turn.config.output)  # type: ignore[attr-defined]
+    heard = ClassLogits.find(message.content)
+    teacher = None if heard is None else teacher_of(without_own(heard, turn), turn.config.output)  # type: ignore[attr-defined]
+    if teacher is not None:
+        teacher = teacher.to(turn.world.device)
+
+    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+        logits = model(x)
+        table.add(logits.detach(), y)
+        return objective(lambda _: logits, x, y, teacher, turn.config)  # type: ignore[arg-type]
+
+    _ = turn.model
+    loss = fit(turn, learn, turn.data.train)
+    turn.measure("trained")
+    said = table.said(turn.config.weighting)  # type: ignore[attr-defined]
+    for name, tensor in (("sums", said.sums), ("counts", said.counts), ("said", torch.tensor(turn.round))):
+        turn.remember(name, tensor)
+    return reply(message, turn, said, loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the personal model as it is."""
+    turn = Turn.of(message, context)
+    turn.model.eval()
+    turn.measure("heard")
+    return reply(message, turn)
+
+
+class Table:
+    """Sums of a model's outputs by true class, in float64."""
+
+    def __init__(self, classes: int, output: str) -> None:
+        self.sums = torch.zeros(classes, classes, dtype=torch.float64)
+        self.counts = torch.zeros(classes, dtype=torch.float64)
+        self._output = output
+
+    def add(self, logits: Tensor, y: Tensor) -> None:
+        """Add the outputs of a mini-batch: logits [B, C], classes [B]."""
+        if self.sums.device != logits.device:
+            self.sums, self.counts = self.sums.to(logits.device), self.counts.to(logits.device)
+        values = logits.double() if self._output == "logits" else logits.double().softmax(dim=1)
+        self.sums.index_add_(0, y, values)
+        self.counts.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
+
+    def said(self, weighting: str) -> ClassLogits:
+        """Return what goes up: sums over samples, or one mean a class where clients count the same."""
+        sums, counts = self.sums.cpu(), self.counts.cpu()
+        if weighting == "examples":
+            return ClassLogits(sums, counts)
+        return ClassLogits(sums / counts.clamp_min(1.0).unsqueeze(1), (counts > 0).double())
+
+
+def without_own(heard: ClassLogits, turn: Turn) -> ClassLogits:
+    """Take the client's own part out of the sums (leave-one-out), where it is in them."""
+    round, sums, counts = heard.members.get(turn.client), turn.recall("sums"), turn.recall("counts")
+    if round is None or sums is None or counts is None or turn.recall("said") != round:
+        return heard
+    return ClassLogits(heard.sums - sums, heard.counts - counts)
+
+
+def teacher_of(heard: ClassLogits, output: str) -> Tensor:
+    """Return the mean outputs as log-probabilities [C, C] float32; NaN in the rows of classes that nobody has.
+
+    A sum that is empty but for rounding is empty: counts are whole numbers.
+    """
+    counts = heard.counts.round().unsqueeze(1)
+    mean = heard.sums / counts.clamp_min(1.0)
+    logprobs = mean.log_softmax(dim=1) if output == "logits" else mean.clamp_min(1e-12).log().log_softmax(dim=1)
+    return logprobs.where(counts > 0, torch.nan).float()

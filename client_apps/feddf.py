@@ -1,0 +1,37 @@
+"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distils the clients' ensemble into one student."""
+
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.learn import supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Weights
+
+app = App()
+
+
+def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
+    """Cross-entropy on own labels [B]: the distillation is the server's."""
+    return supervised(model, x, y)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the student of the client's architecture on private data and send its weights."""
+    turn = Turn.of(message, context)
+    heard = Weights.need(message.content)
+    model = turn.shared(heard)
+    loss = fit(turn, supervised, turn.data.train)
+    turn.measure("trained")
+    return reply(message, turn, Weights(model.state_dict(), heard.model), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the student of the client's architecture."""
+    turn = Turn.of(message, context)
+    turn.shared(Weights.need(message.content))
+    turn.measure("heard")
+    return reply(message, turn)

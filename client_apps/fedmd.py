@@ -1,0 +1,47 @@
+"""FedMD (Li and Wang 2019, arXiv 1910.03581): clients of any model digest their mean logits on public samples."""
+
+from functools import partial
+
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.learn import predict, supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import PublicLogits
+
+app = App()
+
+
+def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
+    """Return the distance between the clients' mean log-probabilities [B, C] and the model, on public samples."""
+    return config.distil(model(x), teacher)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Digest the consensus, revisit the private data, then predict on the round's public samples."""
+    turn = hear(message, context)
+    loss = fit(turn, supervised, turn.data.train)
+    turn.measure("trained")
+    index = turn.next_index
+    said = PublicLogits(index, predict(turn.model, turn.public[index], precision=turn.precision))
+    return reply(message, turn, said, loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """The closing message: digest the last consensus and measure."""
+    return reply(message, hear(message, context))
+
+
+def hear(message: Message, context: Context) -> Turn:
+    """Return the client's turn after it has digested what the server says (nothing in round one)."""
+    turn = Turn.of(message, context)
+    _ = turn.model
+    said = PublicLogits.find(message.content)
+    if said is not None and turn.config.kd_weight:
+        fit(turn, partial(objective, config=turn.config), turn.public[said.index], said.values)
+    turn.measure("heard")
+    return turn

@@ -1,0 +1,34 @@
+"""Local training: every client for itself, nothing is exchanged; the baseline of every comparison."""
+
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.learn import supervised
+from fd_flower.turn import App, Turn, fit, reply
+
+app = App()
+
+
+def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
+    """Cross-entropy on own labels [B]."""
+    return supervised(model, x, y)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from private data alone."""
+    turn = Turn.of(message, context)
+    loss = fit(turn, supervised, turn.data.train)
+    turn.measure("trained")
+    return reply(message, turn, loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the personal model as it is."""
+    turn = Turn.of(message, context)
+    turn.model.eval()
+    turn.measure("heard")
+    return reply(message, turn)

@@ -1,0 +1,16 @@
+"""Flower's entry point on a client: the app of the method that the run's configuration names."""
+
+from flwr.app import Context, Message
+
+from fd_flower import methods
+from fd_flower.turn import App
+
+
+class _Chosen(App):
+    """The app of the method in the run's configuration."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        return methods.client_app(str(context.run_config["method"]))(message, context)
+
+
+app = _Chosen()

@@ -1,0 +1,415 @@
+"""The Grid that shows clients where Flower shows nodes: a node may host one client (a device) or many."""
+
+import re
+import secrets
+import tempfile
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fd_flower.config import Settings
+from fd_flower.envelope import HEADER, ROLL_CALL, fold, unfold
+from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.versions import sources
+
+REPLY_LIMIT = 64 * 2**20
+"""A node's clients are asked in several messages where the expected reply would pass this many bytes."""
+
+GUEST = "No query function registered with name 'fd_flower'"
+"""What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
+
+LOST = 3
+"""Error code of a client whose node answered without it."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client as it answered the roll call.
+
+    Attributes
+    ----------
+    id : str
+        Its id, the same for the whole run.
+    number : int
+        Its place in natural order, by which Flower's own strategies know it (as node id ``number + 1``).
+    model : str
+        Its architecture.
+    features : int
+        Its feature size F; 0 for a model without features and head.
+    classes : int
+        Number of classes C; 0 for a guest, of whom nothing is known.
+    counts : tuple[int, ...]
+        Training samples of each class [C].
+    examples : int
+        Training samples.
+    public : str
+        Checksum of its public samples.
+    """
+
+    id: str
+    number: int
+    model: str = ""
+    features: int = 0
+    classes: int = 0
+    counts: tuple[int, ...] = ()
+    examples: int = 0
+    public: str = ""
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Return the sorting key of natural order: client 2 comes before client 10."""
+    return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text) if t]
+
+
+class HostGrid(Grid):
+    """Clients instead of nodes, over any Grid of Flower's.
+
+    A node gets one message for all its clients, in which what they share is once; its reply is split into one message
+    a client. Strategies, ours and Flower's, see the client with number i as node id i + 1.
+
+    Attributes
+    ----------
+    clients : tuple[Client, ...]
+        Who answered the roll call, in natural order.
+    hosted : bool
+        Whether nodes host simulated clients.
+    engine : str
+        The class of the grid beneath.
+    guests : bool
+        Whether the nodes run an app that knows nothing of FD-Flower.
+    refused : dict[str, str]
+        Client or node -> why it takes no part.
+    absent : dict[str, str]
+        Client id -> why it was not asked in the last exchange.
+    patient : bool
+        Wait for nodes that still owe a reply, and for stragglers, as the closing message does.
+    """
+
+    def __init__(self, grid: Grid, settings: Settings, *, run_key: str = "", state: str = "") -> None:
+        self._grid = grid
+        self._settings = settings
+        run_key = run_key or secrets.token_hex(8)
+        state = state or str(Path(tempfile.gettempdir()) / f"fd-flower-{run_key}")
+        self._header = {"run-key": run_key, "settings": settings.text, "state": state}
+        self._homes: dict[str, int] = {}
+        self._nodes: set[int] = set()
+        self._queues: dict[int, deque[list[Message]]] = {}
+        self._open: dict[str, tuple[int, list[Message]]] = {}
+        self._late: dict[str, int] = {}
+        self._arrived: dict[str, Message] = {}
+        self._reply_size = 0
+        self.clients: tuple[Client, ...] = ()
+        self.guests = False
+        self.hosted = False
+        self.engine = type(grid).__name__
+        self.patient = False
+        self.refused: dict[str, str] = {}
+        self.absent: dict[str, str] = {}
+        self.bytes = Bytes()
+
+    @classmethod
+    def open(cls, grid: Grid, settings: Settings) -> "HostGrid":
+        """Call the roll for a strategy that is not ours.
+
+        >>> grid = HostGrid.open(grid, settings("fedavg", "data.clients=10"))  # doctest: +SKIP
+        >>> FedAvg().start(grid, initial_arrays=...)  # doctest: +SKIP
+        """
+        host = cls(grid, settings)
+        host.call_the_roll()
+        return host
+
+    # --- who is there
+
+    def client(self, node_id: int) -> Client:
+        """Return the client that strategies see under this node id."""
+        if not 0 < node_id <= len(self.clients):
+            raise WrongInput(f"there is no node {node_id}; this federation shows 1 to {len(self.clients)}")
+        return self.clients[node_id - 1]
+
+    def call_the_roll(self) -> tuple[Client, ...]:
+        """Wait for nodes and ask who is there.
+
+        Raises
+        ------
+        RunFailed
+            Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
+        """
+        nodes = self._wait()
+        first = self._ask(nodes[:1])
+        self.guests = GUEST in first[nodes[0]].get("refused", "")
+        if self.guests:
+            ids = sorted(map(str, nodes), key=natural)
+            self._homes = {name: int(name) for name in ids}
+            self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
+        else:
+            self._admit(first | self._ask(nodes[1:]))
+        self._nodes = set(nodes)
+        if not self.clients:
+            reasons = "; ".join(f"{who}: {why}" for who, why in self.refused.items())
+            raise RunFailed(f"no client can take part: {reasons}")
+        return self.clients
+
+    def refresh(self) -> None:
+        """Call the roll for nodes that have come since: a returning device has a new node id and its old client id."""
+        nodes = set(self._grid.get_node_ids())
+        if new := sorted(nodes - self._nodes):
+            self._nodes |= nodes
+            if not self.guests:
+                self._admit(self._ask(new), gone=set(self._homes.values()) - nodes)
+
+    def _wait(self) -> list[int]:
+        """Wait until enough nodes are there and two looks see the same ones."""
+        wanted, limit = self._settings.server.nodes, self._settings.server.wait
+        seen: set[int] = set()
+        pause, deadline = 0.05, time.monotonic() + limit
+        while True:
+            nodes = set(self._grid.get_node_ids())
+            if len(nodes) >= wanted and nodes == seen:
+                return sorted(nodes)
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{len(nodes)} of {wanted} nodes are there after {limit:g} s (server.nodes, server.wait)")
+            seen = nodes
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _ask(self, nodes: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return what each node says of itself, or ``{"refused": reason}``."""
+        content = fold({}, self._header)
+        replies = self._exchange([Message(content, node, ROLL_CALL) for node in nodes]) if nodes else []
+        answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the roll call"} for node in nodes}
+        for reply in replies:
+            answer = {"refused": reply.error.reason} if reply.has_error() else dict(reply.content[HEADER])  # type: ignore[arg-type]
+            if answer.get("sources", sources()) != sources():
+                answer = {"refused": "it runs other FD-Flower sources than the server; install the same version on both"}
+            answers[reply.metadata.src_node_id] = answer
+        return answers
+
+    def _exchange(self, messages: list[Message]) -> list[Message]:
+        return list(self._grid.send_and_receive(messages, timeout=self._settings.server.timeout))
+
+    def _admit(self, answers: dict[int, dict[str, Any]], gone: Collection[int] = ()) -> None:
+        """Take in the nodes that can take part and name the others."""
+        found = {c.id: c for c in self.clients}
+        hosts, devices = [], []
+        for node, answer in sorted(answers.items()):
+            if "refused" in answer:
+                self.refused[str(answer.get("id", f"node {node}"))] = " ".join(str(answer["refused"]).split())[:500]
+            else:
+                (hosts if answer["role"] == "host" else devices).append(node)
+        if self.clients:  # the run has begun: hosts hold their clients already
+            hosts = []
+        if hosts and devices:
+            rarer, kind = (hosts, "hosts") if len(hosts) <= len(devices) else (devices, "is one device")
+            for node in rarer:
+                self.refused[str(answers[node].get("id", f"node {node}"))] = f"it {kind}; the others do not"
+            hosts, devices = ([], devices) if rarer is hosts else (hosts, [])
+        for node in devices:
+            client = answers[node]["id"]
+            if client in self._homes and self._homes[client] not in gone:
+                self.refused[f"node {node}"] = f"client id '{client}' is taken by node {self._homes[client]}"
+                continue
+            self._homes[client] = node
+            found[client] = _client(client, answers[node])
+        if hosts:
+            self.hosted = True
+            ids = [str(i) for i in range(self._settings.data.clients)]
+            self._homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
+            found |= self._hosted(ids)
+        known = [c.id for c in self.clients]
+        order = known + sorted(found.keys() - set(known), key=natural)
+        self.clients = tuple(_numbered(found[name], i) for i, name in enumerate(order))
+
+    def _hosted(self, ids: list[str]) -> dict[str, Client]:
+        """Ask hosts for one answer a client."""
+        self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
+        content = RecordDict({"config": ConfigRecord({"server-round": 0})})
+        asked = [Message(content, c.number + 1, ROLL_CALL) for c in self.clients]
+        replies = list(self.send_and_receive(asked, timeout=self._settings.server.timeout))
+        found = {}
+        for reply in replies:
+            client = self.client(reply.metadata.src_node_id).id
+            if reply.has_error():
+                self.refused[client] = reply.error.reason
+            else:
+                found[client] = _client(client, dict(reply.content["client"]))  # type: ignore[arg-type]
+        self.clients = ()
+        self.bytes = Bytes()
+        return found
+
+    # --- Flower's Grid
+
+    def set_run(self, run: Any) -> None:
+        """Set the run, on the grid beneath."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """The run, as the grid beneath knows it."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message to the client with number ``dst_node_id - 1``."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return a node id for each client: its number + 1."""
+        return [c.number + 1 for c in self.clients]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages to clients; those whose node still owes a reply are left out and named in ``absent``."""
+        self._drop_late()
+        self.absent = {}
+        grouped: dict[int, list[Message]] = defaultdict(list)
+        for message in messages:
+            client = self.client(message.metadata.dst_node_id)
+            home = self._homes[client.id]
+            if home in self._late.values():
+                self.absent[client.id] = "its node still owes an earlier reply"
+                continue
+            # As Flower's own grids do it: the constructor leaves the id open.
+            message.metadata.__dict__["_message_id"] = str(uuid4())
+            self.bytes.count("down", message.content)
+            grouped[home].append(message)
+        for home, letters in grouped.items():
+            size = max(self._reply_size, *(_size(m.content) for m in letters), 1)
+            most = 1 if self.guests else max(1, REPLY_LIMIT // size)
+            self._queues[home] = deque(letters[i : i + most] for i in range(0, len(letters), most))
+        self._send(grouped)
+        return [m.metadata.message_id for letters in grouped.values() for m in letters]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that have come to these messages."""
+        ready = []
+        for reply in self._grid.pull_messages(list(self._open)) if self._open else ():
+            home, letters = self._open.pop(reply.metadata.reply_to_message_id)
+            for answer in self._split(reply, letters):
+                self._arrived[answer.metadata.reply_to_message_id] = answer
+            ready.append(home)
+        self._send(ready)
+        return [self._arrived.pop(name) for name in message_ids if name in self._arrived]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send, and wait until all replies, the timeout, or the grace after ``server.min_replies`` replies."""
+        server = self._settings.server
+        begin = time.monotonic()
+        deadline = float("inf") if timeout is None else begin + timeout
+        messages = list(messages)
+        while self.patient and self._late and time.monotonic() < deadline:
+            self._drop_late()
+            _pause(begin)
+        waiting = set(self.push_messages(messages))
+        replies: list[Message] = []
+        in_grace = self.patient or server.grace is None
+        while waiting and time.monotonic() < deadline:
+            came = self.pull_messages(waiting)
+            waiting -= {m.metadata.reply_to_message_id for m in came}
+            replies += came
+            if not in_grace and sum(m.has_content() for m in replies) >= server.min_replies:
+                in_grace, deadline = True, min(deadline, time.monotonic() + server.grace)  # type: ignore[operator]
+            if waiting and not came:
+                _pause(begin)
+        self._late |= {name: home for name, (home, _) in self._open.items()}
+        self._open, self._queues, self._arrived = {}, {}, {}
+        return replies
+
+    # --- one message a node
+
+    def _send(self, homes: Iterable[int]) -> None:
+        """Send each of these nodes the next of its messages."""
+        letters = {}
+        for home in homes:
+            if self._queues.get(home):
+                letters[home] = self._queues[home].popleft()
+        outer = []
+        for home, inner in letters.items():
+            kind, group = inner[0].metadata.message_type, inner[0].metadata.group_id
+            if self.guests:
+                content = inner[0].content
+            else:
+                content = fold({self.client(m.metadata.dst_node_id).id: m.content for m in inner}, self._header)
+            self.bytes.wire += _size(content)
+            outer.append(Message(content, home, kind, group_id=group))
+        self._grid.push_messages(outer)
+        for message in outer:  # a message that was refused has no id: grids skip it silently
+            if message.metadata.message_id:
+                home = message.metadata.dst_node_id
+                self._open[message.metadata.message_id] = home, letters[home]
+
+    def _split(self, reply: Message, letters: list[Message]) -> list[Message]:
+        """Turn a node's reply into one reply a client."""
+        if reply.has_error():
+            return [Message(reply.error, reply_to=m) for m in letters]
+        self.bytes.wire += _size(reply.content)
+        if self.guests:
+            answers: dict[str, RecordDict | Error] = {self.client(letters[0].metadata.dst_node_id).id: reply.content}
+        else:
+            answers = unfold(reply.content)
+        split = []
+        for letter in letters:
+            lost = Error(LOST, "its node answered without it")
+            answer = answers.get(self.client(letter.metadata.dst_node_id).id, lost)
+            if isinstance(answer, RecordDict):
+                self.bytes.count("up", answer)
+                self._reply_size = max(self._reply_size, _size(answer))
+            split.append(Message(answer, reply_to=letter))
+        return split
+
+    def _drop_late(self) -> None:
+        """Take replies that came too late out of Flower's store and forget them."""
+        if self._late:
+            gone = set(self._late.values()) - set(self._grid.get_node_ids())
+            for reply in self._grid.pull_messages(list(self._late)):
+                self._late.pop(reply.metadata.reply_to_message_id, None)
+            self._late = {name: home for name, home in self._late.items() if home not in gone}
+
+
+class Bytes:
+    """What a round costs: bytes of encoded knowledge by kind and direction, as if each client were a device.
+
+    Attributes
+    ----------
+    up, down : dict[str, int]
+        Kind -> bytes, over all clients.
+    wire : int
+        What crossed the wire, where clients on one node share records.
+    """
+
+    def __init__(self) -> None:
+        self.up: dict[str, int] = {}
+        self.down: dict[str, int] = {}
+        self.wire = 0
+
+    def count(self, direction: str, content: RecordDict) -> None:
+        """Count a client's message."""
+        table = self.up if direction == "up" else self.down
+        for name, record in content.array_records.items():
+            kind = name.partition(".")[0]
+            table[kind] = table.get(kind, 0) + record.count_bytes()
+
+
+def _size(content: RecordDict) -> int:
+    return sum(record.count_bytes() for record in content.values())
+
+
+def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait a little: never more than 2 % of the time already waited, nor than a second."""
+    sleep(max(0.01, min(1.0, 0.02 * (time.monotonic() - begin))))
+
+
+def _client(name: str, answer: dict[str, Any]) -> Client:
+    counts = tuple(int(n) for n in answer["counts"])
+    whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
+    return Client(name, 0, str(answer["model"]), counts=counts, public=str(answer["public"]), **whole)
+
+
+def _numbered(client: Client, number: int) -> Client:
+    return Client(**{**vars(client), "number": number})

@@ -1,0 +1,67 @@
+"""A client's state between rounds: memory-mapped files, written atomically, the same in every engine."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fd_flower.errors import WrongInput
+
+
+class Memory:
+    """The files ``<folder>/<round>-<exchange>.safetensors`` of one client in one run.
+
+    A turn reads the newest file of an earlier turn and keeps its own beside it, so a round that is played again
+    after a crash starts from what it started from the first time.
+
+    Parameters
+    ----------
+    state : Path
+        Folder of all clients' state.
+    run_key : str
+        The run's own key.
+    client : str
+        The client's id.
+    """
+
+    def __init__(self, state: Path, run_key: str, client: str) -> None:
+        self.folder = state / run_key / re.sub(r"[^\w.-]", lambda m: f"%{ord(m[0]):x}", client)
+
+    def read(self, moment: tuple[int, int] | None) -> dict[str, Tensor]:
+        """Return the newest tensors from before ``moment`` (round, place of the exchange), mapped from disk; empty for a newcomer.
+
+        With ``moment=None`` the newest of all. Writing to these tensors leaves the file as it is.
+        """
+        earlier = [m for m in self._moments() if moment is None or m < moment]
+        if not earlier:
+            return {}
+        path = self._path(earlier[-1])
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WrongInput(f"the memory {path} cannot be read ({error}); delete it to start as a newcomer") from None
+
+    def write(self, moment: tuple[int, int], tensors: Mapping[str, Tensor]) -> None:
+        """Keep these tensors as those of ``moment``, atomically; a turn that comes too late writes nothing."""
+        known = self._moments()
+        if known and known[-1] > moment:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(moment)
+        unfinished = path.with_suffix(f".{os.getpid()}")
+        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, unfinished)
+        unfinished.replace(path)
+        earlier_rounds = [m for m in known if m[0] < moment[0]]
+        for old in earlier_rounds[:-1]:
+            self._path(old).unlink(missing_ok=True)
+
+    def _moments(self) -> list[tuple[int, int]]:
+        names = self.folder.glob("*.safetensors") if self.folder.is_dir() else ()
+        return sorted((int(r), int(e)) for r, _, e in (p.stem.partition("-") for p in names))
+
+    def _path(self, moment: tuple[int, int]) -> Path:
+        return self.folder / f"{moment[0]}-{moment[1]}.safetensors"

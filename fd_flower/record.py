@@ -1,0 +1,183 @@
+"""What a run writes down as it goes: its folder, its lines, its checkpoint."""
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import MetricRecord
+
+from fd_flower.checkpoint import Checkpoint
+from fd_flower.config import Settings
+from fd_flower.errors import WrongInput
+from fd_flower.hosting import Bytes, HostGrid
+from fd_flower.learn import predict
+from fd_flower.results import RunFolder
+from fd_flower.results.metrics import measure
+from fd_flower.versions import versions
+from fd_flower.wire import Weights
+from fd_flower.world import World
+
+if TYPE_CHECKING:
+    from fd_flower.strategy import Reply, Strategy
+
+ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
+"""Flower's grids, by what runs beneath them; any other is in this process."""
+
+
+class Record:
+    """A run's folder, and the lines of the round under way.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run; ``run.out`` None writes nothing.
+    on_line : Callable | None
+        Hears every line as it is written.
+    """
+
+    def __init__(self, settings: Settings, on_line: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.settings = settings
+        self.failed: dict[str, str] = {}
+        self.closing = False
+        self._on_line = on_line
+        self._lines: list[dict[str, Any]] = []
+        self._global: dict[str, float] | None = None
+        run = settings.run
+        if run.resume:
+            self.folder: RunFolder | None = RunFolder.open(run.resume)
+            self.run_key = self.folder.run_key
+        else:
+            self.run_key = secrets.token_hex(8)
+            self.folder = RunFolder.create(run.out, settings, self.run_key) if run.out else None
+        where = self.folder.path / "clients" if self.folder else Path(tempfile.gettempdir()) / "fd-flower-clients"
+        self.state = str(where)
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return what the resumed run knew, its later lines cut off; None for a new run.
+
+        Raises
+        ------
+        WrongInput
+            Where the run is at its end and its clients' memory is gone.
+        """
+        if not self.settings.run.resume or self.folder is None:
+            return None
+        found = Checkpoint.read(self.folder.path, self.settings.method)
+        done = found.round if found else 0
+        if self.folder.finished and done < self.settings.server.rounds and not Path(self.state).is_dir():
+            raise WrongInput(
+                f"{self.folder.path} is finished and its clients' memory is gone; "
+                "a run that is to go on after its end needs run.keep=true"
+            )
+        if done < self.settings.server.rounds:
+            self.folder.cut(done)
+        self.folder.update(self.settings)
+        return found
+
+    def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
+        """Begin a round."""
+        self._number, self._asked, self._host = number, list(asked), host
+        self.closing, self.failed, self._global = False, {}, None
+        host.bytes = Bytes()
+        self._clock = time.monotonic()
+
+    def close(self, number: int) -> None:
+        """Begin the closing message."""
+        self.begin(number, [c.id for c in self._host.clients], self._host)
+        self.closing = True
+
+    def end(self, replies: "Sequence[Reply]", metrics: MetricRecord) -> None:
+        """Keep the lines of a round, or of the closing message, until it is measured."""
+        said, mark = self._host.bytes, {"closing": True} if self.closing else {}
+        failed = {**self._host.absent, **self.failed}
+        silent = set(self._asked) - {r.client.id for r in replies} - failed.keys()
+        figures = [_figures(reply) for reply in replies]
+        self._lines.append(
+            {
+                "round": self._number,
+                **mark,
+                "seconds": time.monotonic() - self._clock,
+                "asked": self._asked,
+                "replied": [r.client.id for r in replies],
+                "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
+                "bytes": {"up": said.up, "down": said.down, "wire": said.wire},
+                "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
+                "global": None,
+            }
+        )
+        for reply, (plain, measures) in zip(replies, figures, strict=True):
+            line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
+            self._lines.append({**line, "metrics": plain, "measures": measures})
+
+    def judge(self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]) -> MetricRecord:
+        """Measure the server's model, or the mean over several students, and keep the figures for the round's line."""
+        test = world.test_part(limit)
+        sets = {"accuracy": test, "pooled": world.pooled.get("test"), "validation": world.pooled.get("validation")}
+        totals: dict[str, float] = {}
+        for student in students:
+            model = world.load(names[student.model], student.values)
+            for key, samples in sets.items():
+                if samples is None or not len(samples):
+                    continue
+                got = measure(predict(model, samples, precision=self.settings.run.precision), samples.labels.cpu())
+                figures = {key: got["accuracy"]}
+                if key == "accuracy":
+                    figures |= {"nll": got["nll"], "ece": got["ece"]}
+                for name, value in figures.items():
+                    totals[name] = totals.get(name, 0.0) + value / len(students)
+        pictures = {"pictures": len(test)} if test is not None else {}
+        self._global = {"moment": "aggregated", **totals, **pictures}  # type: ignore[dict-item]
+        return MetricRecord(totals)
+
+    def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> None:
+        """Write the round's lines, then its checkpoint: a crash between them plays the round again."""
+        if self._lines:
+            self._lines[0]["global"] = self._global
+        if self.folder is not None:
+            self.folder.append(self._lines)
+            if checkpoint is not None:
+                checkpoint.write(self.folder.path, self.settings.method)
+        for line in self._lines:
+            if self._on_line:
+                self._on_line(line)
+        self._lines = []
+
+    def finish(self, strategy: "Strategy") -> None:
+        """Write the summary, and remove the hosted clients' memory unless it is to be kept."""
+        settings = self.settings
+        if self.folder is not None:
+            self.folder.finish(
+                {
+                    "method": settings.method,
+                    "seed": settings.run.seed,
+                    "rounds": settings.server.rounds,
+                    "clients": len(strategy.clients),
+                    "engine": ENGINES.get(strategy.engine, "local"),
+                    "model": settings.model.name,
+                    "data": {k: v for k, v in settings.tree()["data"].items() if v is not None},
+                    "versions": versions(),
+                    "moments": {
+                        "global": strategy.measured,
+                        "personal": "trained" if strategy.measured == "aggregated" else strategy.measured,
+                    },
+                }
+            )
+        if not settings.run.keep:
+            shutil.rmtree(Path(self.state) if self.folder else Path(self.state) / self.run_key, ignore_errors=True)
+
+
+def _figures(reply: "Reply") -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Split a reply's metrics into plain ones and those measured at a moment (``trained/accuracy``)."""
+    plain: dict[str, float] = {}
+    measures: dict[str, dict[str, float]] = {}
+    for key, value in (reply.metrics or {}).items():
+        moment, slash, name = key.partition("/")
+        if slash:
+            measures.setdefault(moment, {})[name] = float(value)  # type: ignore[arg-type]
+        elif key != "num-examples":
+            plain[key] = value  # type: ignore[assignment]
+    return plain, measures

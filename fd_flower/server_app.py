@@ -1,0 +1,30 @@
+"""Flower's entry point on the server: builds the method's strategy from the run's configuration and starts it."""
+
+import os
+import time
+from dataclasses import replace
+from logging import INFO
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.common.logger import log
+from flwr.serverapp import Grid, ServerApp
+
+from fd_flower.config import settings
+from fd_flower.strategy import Strategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run ``method`` with ``set`` and ``task`` of the run's configuration."""
+    config = context.run_config
+    chosen = settings(str(config["method"]), str(config.get("set", "")), task=str(config.get("task", "")))
+    if chosen.run.out is None:
+        # Under plain `flwr run` the working directory is not the user's, so the home is where a run is found again.
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{chosen.method}-{os.getpid()}"
+        out = Path.home() / ".fd-flower" / "runs" / name
+        chosen = replace(chosen, run=replace(chosen.run, out=str(out)))
+    Strategy.for_method(chosen).start(grid)
+    log(INFO, "%s", chosen.run.resume or chosen.run.out)

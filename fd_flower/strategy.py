@@ -1,0 +1,493 @@
+"""The abstract Strategy: Flower's hooks done once, so that a method fills in three of its own."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from logging import INFO, WARNING
+from typing import Any, ClassVar
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+from flwr.serverapp.strategy import Strategy as FlowerStrategy
+
+from fd_flower import methods
+from fd_flower.checkpoint import Checkpoint
+from fd_flower.config import ClientConfig, DataConfig, ModelConfig, RunConfig, ServerConfig, Settings
+from fd_flower.config import settings as merged
+from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.hosting import Client, HostGrid, natural
+from fd_flower.learn import one_thread
+from fd_flower.methods import Needs
+from fd_flower.record import Record
+from fd_flower.rng import numpy_rng, torch_rng
+from fd_flower.task import Task, share
+from fd_flower.wire import Bounds, Knowledge, Payload, Private, Weights, pack, unpack
+from fd_flower.world import World, described, load_task
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a client said in a round, checked.
+
+    Attributes
+    ----------
+    client : Client
+        Who said it.
+    content : RecordDict
+        What was said; ``Kind.need(reply.content)`` reads it.
+    examples : int
+        Training samples behind it.
+    metrics : Mapping[str, float]
+        Figures of the turn.
+    """
+
+    client: Client
+    content: RecordDict
+    examples: int = 0
+    metrics: MetricRecord | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a strategy is run in somebody's own project.
+
+    Attributes
+    ----------
+    seed : int
+        Every random number is a function of it.
+    clients : int
+        Number of hosted clients; devices all take part.
+    client : ClientConfig | None
+        The clients' knobs, sent with every message; None: the recipe's.
+    out : str | None
+        Folder of the run; None: nothing is written and there is no checkpoint.
+    resume : str | None
+        Folder of a run to go on with.
+    keep : bool
+        Keep the hosted clients' memory after the end.
+    device, precision : str
+        As ``run.device`` and ``run.precision``.
+    """
+
+    seed: int = 0
+    clients: int = 10
+    client: ClientConfig | None = None
+    out: str | None = None
+    resume: str | None = None
+    keep: bool = False
+    device: str = "auto"
+    precision: str = "fp32"
+
+
+class Strategy(FlowerStrategy, ABC):
+    """A federated distillation method's server half.
+
+    A method is final and fills in ``aggregate``, and where it needs to ``initial_knowledge`` and ``knowledge_for``.
+
+    Parameters
+    ----------
+    config : ServerConfig | None
+        The method's knobs; None means the recipe's values.
+    task : Task | None
+        The user's task; the server uses its model, public samples and test set.
+    run : Run
+        Seed, clients, folder and device of the run.
+    """
+
+    needs: ClassVar[Needs] = Needs()
+    """What the method cannot work without."""
+
+    measured: ClassVar[str] = "trained"
+    """The moment of its accuracy: ``heard``, ``trained``, or ``aggregated`` for a method with a server model."""
+
+    exchanges: ClassVar[tuple[str, ...]] = ("train",)
+    """Message types of a round, in order; the last is ``train``."""
+
+    summable: ClassVar[tuple[type[Payload], ...]] = ()
+    """Kinds of which the method only ever takes a weighted mean."""
+
+    def __init__(self, config: ServerConfig | None = None, task: Task | None = None, run: Run | None = None) -> None:
+        run = run or Run()
+        stem = type(self).__module__.rpartition(".")[2]
+        if run.resume:
+            base = merged(stem, [f"run.resume={run.resume}", f"run.device={run.device}"])
+            server = replace(base.server, rounds=config.rounds) if config else base.server
+            self._take(replace(base, server=server), task)
+            return
+        chosen = RunConfig(run.seed, run.out, None, run.keep, run.device, run.precision)
+        self._take(
+            Settings(
+                stem,
+                DataConfig(clients=run.clients),
+                ModelConfig(name=""),
+                config or methods.config(stem, "server"),
+                run.client or methods.config(stem, "client"),
+                chosen,
+            ),
+            task or Task(_no_model),
+        )
+
+    @staticmethod
+    def for_method(settings: Settings, task: Task | None = None) -> "Strategy":
+        """Return the strategy that merged settings describe; without a task, it is what the settings describe."""
+        cls = methods.strategy(settings.method)
+        strategy = cls.__new__(cls)
+        strategy._take(settings, task or (load_task(settings.task) if settings.task else described(settings)))
+        return strategy
+
+    def _take(self, settings: Settings, task: Task) -> None:
+        self.settings = settings
+        self.config = settings.server
+        self.knowledge = Knowledge()
+        self.clients: tuple[Client, ...] = ()
+        self.on_line: Callable[[dict[str, Any]], None] | None = None
+        self._task = task
+        self._shown: ArrayRecord | None = None
+        self._started = False
+
+    @cached_property
+    def world(self) -> World:
+        """The server's view of the task: model, public samples, test set."""
+        return World(self.settings, self._task, hosted=self.hosted)
+
+    @property
+    def hosted(self) -> bool:
+        """Whether the clients are hosted (a simulation), so that the experimenter sees all of their data."""
+        return self._host.hosted
+
+    @property
+    def engine(self) -> str:
+        """The kind of Flower's Grid beneath."""
+        return self._host.engine
+
+    # --- what a method fills in
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
+        """Return what the server knows before round one, given who answered the roll call."""
+        return ()
+
+    @abstractmethod
+    def aggregate(
+        self, replies: Sequence[Reply], knowledge: Knowledge, round: int
+    ) -> Sequence[Payload | Private]:
+        """Return what the server knows after a round, from the usable replies (sorted by client) and what it knew."""
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return what one client hears: by default everything public, and its own architecture's weights alone."""
+        own = Weights.all(knowledge)
+        return [p for p in knowledge.public if len(own) < 2 or not isinstance(p, Weights) or p.model == client.model]
+
+    def between(
+        self, exchange: str, replies: Sequence[Reply], knowledge: Knowledge, round: int
+    ) -> Sequence[Payload | Private]:
+        """Return what the server knows after an exchange that is not the round's last."""
+        return [*knowledge.public, *map(Private, knowledge.private)]
+
+    def rng(self, purpose: str, round: int = 0) -> torch.Generator:
+        """Return the server's random numbers for a purpose in a round."""
+        return torch_rng(self.settings.run.seed, purpose, "server", round)
+
+    # --- the run
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: EvaluateFn | None = None,
+    ) -> Result:
+        """Run the federation; parameters are Flower's, None means the recipe's value.
+
+        Raises
+        ------
+        WrongInput
+            Where the method cannot work with these clients, models or data, before round one.
+        RunFailed
+            Where no node comes, or a round has no usable reply (each failure is named).
+        """
+        if num_rounds is not None:
+            self.config = replace(self.config, rounds=num_rounds)
+        self._timeout = self.config.timeout if timeout is None else timeout
+        self.settings = replace(self.settings, server=self.config)
+        self._record = Record(self.settings, self.on_line)
+        self._host = HostGrid(grid, self.settings, run_key=self._record.run_key, state=self._record.state)
+        self.clients = self._host.call_the_roll()
+        for who, why in self._host.refused.items():
+            log(WARNING, "%s takes no part: %s", who, why)
+        self._check()
+        done = self._begin(initial_arrays)
+        self._offset, self._started = done, True
+        try:
+            result = super().start(
+                self._host,
+                self._show(),
+                self.config.rounds - done,
+                self._timeout,
+                train_config,
+                evaluate_config,
+                self._end_of_round(evaluate_fn),
+            )
+        finally:
+            self._started = False
+        if done >= self.config.rounds:
+            result.arrays = self._show()
+        for table in (result.train_metrics_clientapp, result.evaluate_metrics_clientapp, result.evaluate_metrics_serverapp):
+            shifted = {number + done if number else number: record for number, record in table.items()}
+            table.clear()
+            table.update(shifted)
+        self._record.finish(self)
+        return result
+
+    def summary(self) -> None:
+        """Log who takes part; refuse wrappers that run a ``start`` of their own."""
+        if not self._started:
+            raise WrongInput(
+                f"{type(self).__name__} is wrapped in a strategy that runs its own start; "
+                "for differential privacy use Flower's mods on the client app"
+            )
+        log(INFO, "\t├──> %s clients, %s", len(self.clients), self.settings.method)
+
+    def _begin(self, initial_arrays: ArrayRecord | None) -> int:
+        """Take the checkpoint, or what the method knows before round one; return the rounds that are done."""
+        checkpoint = self._record.checkpoint()
+        if checkpoint is not None:
+            self.knowledge = checkpoint.knowledge
+            return checkpoint.round
+        with one_thread():
+            self.knowledge = Knowledge(self.initial_knowledge(self.clients))
+        if initial_arrays is not None:
+            kept = [p for p in self.knowledge.public if not isinstance(p, Weights)]
+            values = {key: torch.from_numpy(array.numpy()) for key, array in initial_arrays.items()}
+            self.knowledge = Knowledge([Weights(values), *kept, *map(Private, self.knowledge.private)])
+        return 0
+
+    def _show(self) -> ArrayRecord:
+        self._shown = self.knowledge.shown()
+        return self._shown
+
+    def _check(self) -> None:
+        """Refuse, before round one, what the method cannot work with."""
+        name, needs, clients = self.settings.method, self.needs, self.clients
+        if self._host.guests:
+            if not self._speaks_weights():
+                raise WrongInput(
+                    f"the nodes run an app without FD-Flower's turn, and {name} exchanges more than weights: "
+                    f"use fd_flower.client_apps.{name}:app, or add its objective to an App of yours"
+                )
+        else:
+            for what, values in (("classes", {c.classes for c in clients}),):
+                if len(values) > 1:
+                    raise WrongInput(f"the clients' models have {sorted(values)} {what}; expected one number")
+            names = sorted({c.model for c in clients})
+            if needs.same_model and len(names) > 1:
+                raise WrongInput(f"{name} needs one architecture for all clients; got {', '.join(names)}")
+            sizes = {c.model: c.features for c in clients}
+            if needs.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
+                told = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
+                raise WrongInput(f"{name} needs one feature size for all models; got {told}: set model.features")
+        if needs.public:
+            if self.world.public is None:
+                raise WrongInput(f"{name} needs public samples: give data.public (held-out, a name, a folder or noise)")
+            if needs.labels and self.world.public.y is None:
+                raise WrongInput(f"{name} needs labelled public samples; these have no labels")
+            for client in clients:
+                if client.public and client.public != self.world.public_checksum:
+                    raise WrongInput(f"client {client.id} has other public samples than the server (checksums differ)")
+
+    def _speaks_weights(self) -> bool:
+        return self.measured == "aggregated"
+
+    # --- Flower's hooks
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Choose clients and tell each what it hears."""
+        number = server_round + self._offset
+        if arrays is not self._shown:  # somebody between the hooks changed what was shown
+            self.knowledge = self.knowledge.overlaid(arrays)
+        self._host.refresh()
+        self.clients = self._host.clients
+        asked = self._sample(number)
+        self._record.begin(number, [c.id for c in asked], self._host)
+        for place, exchange in enumerate(self.exchanges[:-1]):
+            letters = self._letters(asked, number, place, exchange, config)
+            replies = self._usable(self._host.send_and_receive(letters, timeout=self._timeout), number)
+            with one_thread():
+                self.knowledge = Knowledge(self.between(exchange, replies, self.knowledge, number))
+        return self._letters(asked, number, len(self.exchanges) - 1, self.exchanges[-1], config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
+        number = server_round + self._offset
+        usable = self._usable(replies, number)
+        with one_thread():
+            self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
+        metrics = _mean_metrics(usable)
+        self._record.end(usable, metrics)
+        return self._show(), metrics
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """After the last round, let clients learn from the last knowledge and measure; otherwise ask nobody."""
+        number = server_round + self._offset
+        if number < self.config.rounds or "heard" not in self._moments or self._host.guests:
+            return []
+        self._host.patient = True
+        self._record.close(number)
+        return self._letters(self.clients, number, 0, "evaluate", config, closing=True)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Record what the closing message measured."""
+        if not self._record.closing:
+            return None
+        replies = self._read(replies, server_round + self._offset)
+        metrics = _mean_metrics(replies)
+        self._record.end(replies, metrics)
+        return metrics
+
+    def _end_of_round(self, theirs: EvaluateFn | None) -> EvaluateFn:
+        """Wrap an ``evaluate_fn`` (theirs, or ours): the round's figures and checkpoint are written after it."""
+
+        def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+            number = server_round + self._offset
+            if server_round == 0:
+                return theirs(0, arrays) if theirs and not self._offset else None
+            with one_thread():
+                metrics = theirs(number, arrays) if theirs else self._evaluate(number)
+            self._record.write(metrics, None if self._record.folder is None else Checkpoint(number, self.knowledge))
+            return metrics
+
+        return evaluate
+
+    # --- the parts
+
+    @property
+    def _moments(self) -> tuple[str, ...]:
+        """The moments at which clients measure."""
+        own = "trained" if self.measured == "aggregated" else self.measured
+        return tuple(m for m in self.config.moments or (own,) if m != "aggregated")
+
+    def _due(self, number: int) -> bool:
+        """Whether this round is measured."""
+        every = self.config.evaluate_every
+        return number >= self.config.rounds or bool(every and number % every == 0)
+
+    def _limit(self, number: int) -> int:
+        """Return the test pictures to use: all of them after the last round."""
+        return 0 if number >= self.config.rounds else self.settings.data.test_limit or 0
+
+    def _sample(self, number: int) -> list[Client]:
+        """Draw a round's clients, seeded, from those in natural order."""
+        count = share(len(self.clients), self.config.fraction)
+        rng = numpy_rng(self.settings.run.seed, "sample", "server", number)
+        return [self.clients[i] for i in sorted(rng.permutation(len(self.clients))[:count])]
+
+    def _letters(
+        self, clients: Sequence[Client], number: int, place: int, kind: str, config: ConfigRecord, *, closing: bool = False
+    ) -> list[Message]:
+        """Build a message for each client, sharing what is the same for all."""
+        moments = ("heard",) if closing else self._moments
+        told = ConfigRecord(
+            {
+                **config,
+                "server-round": number,
+                "exchange": place,
+                "closing": closing,
+                "measure": ",".join(moments) if self._due(number) else "",
+                "global": self.measured != "aggregated",
+                "test-limit": self._limit(number),
+            }
+        )
+        letters = []
+        for client in clients:
+            content = pack(*self.knowledge_for(client, self.knowledge))
+            content["config"] = told
+            letters.append(Message(content, client.number + 1, kind))
+        return letters
+
+    def _usable(self, replies: Iterable[Message], number: int) -> list[Reply]:
+        """Return the replies that can be used, sorted by client; without any the round is an error."""
+        usable = self._read(replies, number)
+        if not usable:
+            reasons = "; ".join(f"client {c}: {why}" for c, why in self._record.failed.items()) or "nobody answered"
+            raise RunFailed(f"round {number} has no usable reply: {reasons}")
+        return usable
+
+    def _read(self, replies: Iterable[Message], number: int) -> list[Reply]:
+        """Check every reply; those with errors are named, recorded and left out."""
+        usable = []
+        for message in replies:
+            client = self._host.client(message.metadata.src_node_id)
+            try:
+                if message.has_error():
+                    raise WrongInput(message.error.reason or f"error {message.error.code}")
+                usable.append(self._checked(client, message.content, number))
+            except WrongInput as error:
+                log(WARNING, "round %s: client %s is left out: %s", number, client.id, error)
+                self._record.failed[client.id] = str(error)
+        return sorted(usable, key=lambda r: natural(r.client.id))
+
+    def _checked(self, client: Client, content: RecordDict, number: int) -> Reply:
+        """Refuse a reply that cannot be used, with the reason."""
+        metrics = next(iter(content.metric_records.values()), MetricRecord())
+        examples = metrics.get("num-examples", 0)
+        if not isinstance(examples, int | float) or not 0 <= examples < float("inf"):
+            raise WrongInput(f"num-examples is {examples!r}; expected a number of samples")
+        own = {w.model: w.values for w in Weights.all(self.knowledge)}
+        payloads: list[Payload]
+        if self._host.guests:  # their records have any name
+            record = next(iter(content.array_records.values()), None)
+            if record is None:
+                raise WrongInput("the reply has no arrays")
+            content = RecordDict({"arrays": record, "metrics": metrics})
+            payloads = unpack(content)
+        else:
+            payloads = unpack(content)
+        index = self.world.public_index(number) if self.needs.public else None
+        bounds = Bounds(client.classes or None, index, client.features or None, own)
+        for payload in payloads:
+            payload.check(bounds)
+        return Reply(client, content, int(examples), metrics)
+
+    def _evaluate(self, number: int) -> MetricRecord | None:
+        """Measure the server's model, or the mean over one a architecture, where the method has one."""
+        students = Weights.all(self.knowledge)
+        if self.measured != "aggregated" or not students or not self._due(number) or self._host.guests:
+            return None
+        if "aggregated" not in (self.config.moments or ("aggregated",)):
+            return None
+        return self._record.judge(self.world, students, self._limit(number), self._names())
+
+    def _names(self) -> dict[str, str]:
+        """Return architecture as the wire has it ("" where there is one) -> its name."""
+        return {"": self.clients[0].model} | {c.model: c.model for c in self.clients}
+
+
+def _mean_metrics(replies: Sequence[Reply]) -> MetricRecord:
+    """Average the scalar metrics that all replies have, weighted by their examples."""
+    records = [(r.metrics or MetricRecord(), max(r.examples, 0)) for r in replies]
+    total = sum(weight for _, weight in records)
+    shared = set.intersection(*(set(m) for m, _ in records)) - {"num-examples"} if records else set()
+    mean = {}
+    for key in sorted(shared):
+        values = [(m[key], w if total else 1) for m, w in records]
+        if all(isinstance(v, int | float) for v, _ in values):
+            mean[key] = float(sum(v * w for v, w in values) / sum(w for _, w in values))  # type: ignore[operator, misc]
+    return MetricRecord({"num-examples": total, **mean})
+
+
+def _no_model(name: str) -> torch.nn.Module:
+    raise WrongInput("this strategy needs a model on the server: give task=Task(model=...)")

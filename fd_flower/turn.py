@@ -1,0 +1,360 @@
+"""A client's turn: what it has while it learns, and the ClientApp that puts the turn around each message."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig, Settings
+from fd_flower.envelope import HEADER, ROLL_CALL, fold, unfold
+from fd_flower.errors import WrongInput
+from fd_flower.learn import Objective, Plan, one_thread, predict, supervised, train
+from fd_flower.memory import Memory
+from fd_flower.results.metrics import measure
+from fd_flower.rng import seed_of, torch_rng
+from fd_flower.task import Data, Samples
+from fd_flower.versions import sources, versions
+from fd_flower.wire import Payload, Weights, pack
+from fd_flower.world import World, world
+
+RAISED = 2
+"""Flower's error code for a client that raised."""
+
+DEVICE_KEYS = ("client-id", "data-path", "state-dir")
+"""With one of these in its node-config a node is a device, and all must be there."""
+
+_current: ContextVar["Turn"] = ContextVar("turn")
+
+
+class Turn:
+    """What a client has during one message: model, data, public samples, memory, round and knobs.
+
+    Attributes
+    ----------
+    client : str
+        The client's id.
+    round : int
+        The round, counted from 1 over the whole run.
+    config : ClientConfig
+        The method's client knobs.
+    closing : bool
+        Whether this is the message after the last round: learn from what is heard and measure, no more.
+    """
+
+    def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
+        said = content.config_records.get("config", ConfigRecord())
+        self.world = here
+        self.client = client
+        self.architecture = model
+        self.config: ClientConfig = here.settings.client
+        self.round = int(said.get("server-round", 1))  # type: ignore[arg-type]
+        self.closing = bool(said.get("closing", False))
+        self.measures: dict[str, float] = {}
+        self._said = said
+        self._moment = (self.round, int(said.get("exchange", 0)))  # type: ignore[arg-type]
+        self._memory = memory
+        self._personal = False
+        self._asked = False
+        self._module: Module | None = None
+
+    @staticmethod
+    def of(message: Message, context: Context) -> "Turn":
+        """Return the turn that the App put around this message."""
+        turn = _current.get(None)
+        if turn is None:
+            raise WrongInput("there is no turn around this message: make the app with fd_flower.turn.App()")
+        return turn
+
+    # --- what the client has
+
+    @cached_property
+    def data(self) -> Data:
+        """The client's own samples."""
+        return self.world.data(self.client)
+
+    @property
+    def public(self) -> Samples:
+        """The public samples."""
+        if self.world.public is None:
+            raise WrongInput(f"{self.world.settings.method} needs public samples; data.public is none")
+        return self.world.public
+
+    @property
+    def next_index(self) -> Tensor:
+        """The public samples to predict on now, int64 [N]."""
+        return self.world.public_index(self.round)
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return self.world.classes(self.architecture)
+
+    @property
+    def model(self) -> Module:
+        """The client's personal model, as it was at the end of its last turn; it is kept after this one."""
+        if not self._personal:
+            self._personal = True
+            own = {k.removeprefix("model/"): t for k, t in self._tensors.items() if k.startswith("model/")}
+            self._module = (
+                self.world.load(self.architecture, own, copy=False)
+                if own
+                else self.world.load(self.architecture, self.world.initial(self.architecture))
+            )
+        return self._module  # type: ignore[return-value]
+
+    def shared(self, weights: Weights | None) -> Module:
+        """Return a model with these weights (None: those that every client starts from); it is not kept."""
+        values = self.world.initial(self.architecture) if weights is None else weights.values
+        self._module = self.world.load(self.architecture, values)
+        return self._module
+
+    def recall(self, name: str) -> Tensor | None:
+        """Return what the client remembers under this name, or None."""
+        return self._tensors.get(name)
+
+    def remember(self, name: str, tensor: Tensor) -> None:
+        """Keep a tensor for the client's next turn."""
+        self._tensors[name] = tensor
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        self._asked = True
+        return self._memory.read(None if self.closing else self._moment)
+
+    @property
+    def newcomer(self) -> bool:
+        """Whether this is the client's first turn (round one, for a method that keeps nothing at the client)."""
+        if self._personal or self._asked:
+            return not self._memory.folder.is_dir() or not any(k.startswith("model/") for k in self._tensors)
+        return self.round == 1
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """Return the client's random numbers for a purpose in this round."""
+        return torch_rng(self.world.settings.run.seed, purpose, self.client, self.round)
+
+    @property
+    def precision(self) -> str:
+        """`run.precision`."""
+        return self.world.settings.run.precision
+
+    # --- what is measured
+
+    def measure(self, moment: str, model: Module | None = None) -> None:
+        """Measure the turn's model (or the one given), where this moment is asked for in this round."""
+        model = model or self._module
+        if model is None or moment not in str(self._said.get("measure", "")).split(","):
+            return
+        figures = self._figures(model)
+        self.measures |= {f"{moment}/{name}": value for name, value in figures.items()}
+
+    def _figures(self, model: Module) -> dict[str, float]:
+        """Measure on own parts, and on everybody's where the method has no server model that stands for all."""
+        everybody = bool(self._said.get("global", False))
+        seen = {}
+        for part, name in (("validation", "validation"), ("test", "accuracy")):
+            whole, own = self.world.pooled if everybody else {}, getattr(self.data, part)
+            if part in whole:
+                rows = self.world.pooled_rows(self.client, part)
+                pooled = self._predict(model, whole[part])
+                seen[name] = (pooled[rows], own.labels)
+                seen["pooled" if part == "test" else "pooled_validation"] = (pooled, whole[part].labels)
+            else:
+                seen[name] = (self._predict(model, own), own.labels)
+        if everybody and (test := self.world.test_part(int(self._said.get("test-limit", 0)))) is not None:  # type: ignore[arg-type]
+            seen["global"] = (self._predict(model, test), test.labels)
+        figures = {}
+        for name, (logprobs, labels) in seen.items():
+            if len(labels) == 0:
+                continue
+            got = measure(logprobs, labels.cpu())
+            figures[name] = got["accuracy"]
+            if name in ("accuracy", "global"):
+                prefix = "" if name == "accuracy" else "global_"
+                figures |= {f"{prefix}{k}": got[k] for k in ("nll", "ece")}
+        return figures
+
+    def _predict(self, model: Module, samples: Samples) -> Tensor:
+        return predict(model, samples, precision=self.precision)
+
+    # --- what is kept
+
+    def close(self) -> None:
+        """Write the memory, where the turn asked for it."""
+        if not self._asked or self.closing:
+            return
+        if self._personal:
+            self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
+        self._memory.write(self._moment, self._tensors)
+
+
+def fit(turn: Turn, objective: Objective, samples: Samples, teacher: Tensor | None = None) -> float:
+    """Train the turn's model by the client's knobs and return the mean loss.
+
+    Without a teacher these are the knobs of private training (``client.epochs``, ``client.batch``, ...); with one,
+    a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...).
+    A newcomer's first private training begins with ``client.warmup`` steps on its labels alone.
+    """
+    config, rounds = turn.config, turn.world.settings.server.rounds
+    model = turn.model if turn._module is None else turn._module
+    plan = Plan(
+        config.batch,
+        config.lr_at(turn.round, rounds),
+        epochs=config.epochs,
+        steps=config.steps,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        precision=turn.precision,
+    )
+    if teacher is not None:
+        plan = replace(plan, batch=config.public_batch, epochs=config.public_epochs, steps=config.public_steps)
+        return train(model, objective, samples, teacher.to(samples.x.device), plan=plan, rng=turn.rng("public"))
+    if config.warmup and turn.newcomer:
+        train(model, supervised, samples, plan=replace(plan, steps=config.warmup), rng=turn.rng("warmup"))
+    return train(model, objective, samples, plan=plan, rng=turn.rng("private"))
+
+
+def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
+    """Return a client's answer: what it says, its example count, its metrics and what it measured."""
+    content = pack(*payloads)
+    counted = {"num-examples": len(turn.data.train)}
+    content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.measures})
+    return Message(content, reply_to=message)
+
+
+class App(ClientApp):
+    """A ClientApp that answers the roll call and puts a client's turn around each message.
+
+    One node may host many clients: the message that comes names them, and each has its turn after the other on
+    resident models and data. A client that raises costs its own reply alone.
+    """
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Run every client that the message names, and answer for all of them in one message."""
+        header = message.content.config_records.get(HEADER)
+        if header is None:
+            raise WrongInput(
+                "this app hears FD-Flower's messages; to drive it with another strategy, hand that strategy "
+                "fd_flower.hosting.HostGrid.open(grid, ...) as its grid"
+            )
+        node = Node(header, context)
+        contents = unfold(message.content)
+        if message.metadata.message_type == ROLL_CALL and not contents:
+            return Message(RecordDict({HEADER: node.introduction()}), reply_to=message)
+        with one_thread():
+            answers = {client: self._answer(client, content, node, message) for client, content in contents.items()}
+        return Message(fold(answers, {}), reply_to=message)
+
+    def _answer(self, client: str, content: RecordDict | Error, node: "Node", message: Message) -> RecordDict | Error:
+        """Run one client's turn and return what it says, or its error."""
+        try:
+            if isinstance(content, Error):
+                return content
+            if message.metadata.message_type == ROLL_CALL:
+                return RecordDict({"client": node.capabilities(client)})
+            inner = copy.copy(message)
+            inner.__dict__ = dict(message.__dict__)
+            inner.content = content
+            turn = node.turn(client, content)
+            with _around(turn):
+                answer = super().__call__(inner, node.context_of(client))
+            if answer.has_error():
+                return answer.error
+            turn.close()
+            return answer.content
+        except Exception as error:
+            # A client's failure is that client's alone, whatever it is; the server names it and goes on.
+            return Error(RAISED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+
+class Node:
+    """The node that a message reached: a host of simulated clients, or one device."""
+
+    def __init__(self, header: ConfigRecord, context: Context) -> None:
+        self.context = context
+        self.header = header
+        self.settings = Settings.read(str(header["settings"]))
+        config = context.node_config
+        named = [key for key in DEVICE_KEYS if key in config]
+        if named and len(named) < len(DEVICE_KEYS):
+            lacking = [key for key in DEVICE_KEYS if key not in config]
+            raise WrongInput(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
+        self.client = str(config["client-id"]) if named else None
+        self.folder = str(config["data-path"]) if named else None
+        state = str(config["state-dir"]) if named else str(header["state"])
+        for key, path in (("data-path", self.folder), ("state-dir", state)):
+            if path is not None and not Path(path).is_absolute():
+                raise WrongInput(f"{key} is the relative path '{path}' on a node; give an absolute one")
+        self.state = Path(state)
+
+    @cached_property
+    def world(self) -> World:
+        """This process's world of the run."""
+        task = self.settings.task or str(self.context.run_config.get("task", ""))
+        return world(self.settings.text, task, self.folder, self.client or "")
+
+    def architecture(self, client: str) -> str:
+        """Return a client's architecture: its node's own, or the one that its number gives."""
+        named = self.context.node_config.get("model")
+        return str(named) if named else self.world.architecture(int(client) if self.client is None else 0)
+
+    def turn(self, client: str, content: RecordDict) -> Turn:
+        """Begin a client's turn."""
+        memory = Memory(self.state, str(self.header["run-key"]), client)
+        return Turn(self.world, client, self.architecture(client), content, memory)
+
+    def introduction(self) -> ConfigRecord:
+        """Answer the roll call for the node: what it is and what it runs."""
+        role = {"role": "host"} if self.client is None else {"role": "device", "id": self.client}
+        answer = ConfigRecord({**role, "sources": sources(), **versions()})
+        if self.client is not None:
+            try:
+                with one_thread():
+                    answer.update(self.capabilities(self.client))
+            except WrongInput as error:
+                answer["refused"] = str(error)
+        return answer
+
+    def capabilities(self, client: str) -> ConfigRecord:
+        """Answer the roll call for a client: what it has."""
+        here, name = self.world, self.architecture(client)
+        labels, classes = here.data(client).train.labels, here.classes(name)
+        if len(labels) and int(labels.max()) >= classes:
+            raise WrongInput(f"client {client} has the label {int(labels.max())}; its model '{name}' has {classes} classes")
+        return ConfigRecord(
+            {
+                "model": name,
+                "features": here.features(name),
+                "classes": classes,
+                "counts": torch.bincount(labels.cpu(), minlength=classes).tolist(),
+                "examples": len(labels),
+                "public": here.public_checksum,
+            }
+        )
+
+    def context_of(self, client: str) -> Context:
+        """Return a client's own Flower context."""
+        config = {**self.context.node_config, "client-id": client}
+        return Context(self.context.run_id, self.context.node_id, config, RecordDict(), self.context.run_config)
+
+
+@contextmanager
+def _around(turn: Turn) -> Iterator[None]:
+    """Make a turn the current one, with global random numbers (dropout) that are a function of it."""
+    token = _current.set(turn)
+    devices = [turn.world.device] if turn.world.device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed_of(turn.world.settings.run.seed, "turn", turn.client, turn.round))
+            yield
+    finally:
+        _current.reset(token)

@@ -1,0 +1,392 @@
+"""What clients and servers say to each other: a few typed kinds of knowledge, each one record of a message.
+
+Predictions are log-probabilities at temperature 1, in both directions. ``Weights`` travel as Flower's ordinary
+``arrays`` record with plain state-dict keys, so that they work with anybody's app.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import ClassVar, Self
+
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from torch import Tensor
+
+from fd_flower.errors import WrongInput
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a well-formed payload can look like in this run; None where that is not known.
+
+    Attributes
+    ----------
+    classes : int | None
+        Number of classes C.
+    index : Tensor | None
+        The public samples that the round is about, int64 [N].
+    features : int | None
+        Feature size F.
+    weights : Mapping[str, Mapping[str, Tensor]]
+        Architecture -> its state dict, as the server knows it.
+    """
+
+    classes: int | None = None
+    index: Tensor | None = None
+    features: int | None = None
+    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+
+class _Memo:
+    """A record's decoded payload, kept beside the record in this process alone: it is not pickled with it."""
+
+    def __init__(self, payload: "Payload | None" = None) -> None:
+        self.payload = payload
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Memo, ()
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """A kind of knowledge: fields are tensors, or mappings from names to tensors.
+
+    A payload keeps the record that it came from or went into, so nothing is encoded twice.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """The record's name in a message."""
+        return self.kind
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by its key in the record: ``field`` or ``field/name``."""
+        flat: dict[str, Tensor] = {}
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Mapping):
+                flat |= {f"{f.name}/{name}": tensor for name, tensor in value.items()}
+            elif value is not None:
+                flat[f.name] = value
+        return flat
+
+    @classmethod
+    def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
+        """Build the payload that ``tensors`` came from."""
+        parts: dict[str, Tensor | dict[str, Tensor]] = {}
+        for key, tensor in flat.items():
+            head, slash, tail = key.partition("/")
+            if slash:
+                parts.setdefault(head, {})[tail] = tensor  # type: ignore[index]
+            else:
+                parts[head] = tensor
+        try:
+            return cls(**parts)  # type: ignore[arg-type]
+        except TypeError:
+            expected = ", ".join(f.name for f in fields(cls))
+            raise WrongInput(f"{cls.kind} has the fields {sorted(parts)}; expected {expected}") from None
+
+    @property
+    def record(self) -> ArrayRecord:
+        """The payload as an encoded record, made once."""
+        known = self.__dict__.get("_record")
+        if known is None:
+            known = ArrayRecord({k: t.detach().cpu().contiguous() for k, t in self.tensors().items()})
+            self._keep(known)
+        return known
+
+    def _keep(self, record: ArrayRecord) -> None:
+        """Remember that this payload and this record are the same."""
+        self.__dict__["_record"] = record
+        record.__dict__["_memo"] = _Memo(self)
+
+    @classmethod
+    def _decoded(cls, name: str, record: ArrayRecord) -> Self:
+        """Decode a record once: whoever asks again gets the same payload."""
+        memo = record.__dict__.get("_memo")
+        known = memo.payload if memo else None
+        if not isinstance(known, cls):
+            try:
+                known = cls.of(name, {key: torch.from_numpy(array.numpy()) for key, array in record.items()})
+            except (TypeError, ValueError, EOFError, OSError) as error:
+                raise WrongInput(f"{name} on the wire cannot be decoded: {error}") from None
+            known._keep(record)
+        return known
+
+    @classmethod
+    def _is(cls, name: str) -> bool:
+        return name == cls.kind
+
+    @classmethod
+    def all(cls, content: "RecordDict | Knowledge") -> "list[Self]":
+        """Return every payload of this kind in a message or in what the server knows."""
+        if isinstance(content, Knowledge):
+            return [p for p in content if isinstance(p, cls)]
+        return [cls._decoded(name, r) for name, r in content.array_records.items() if cls._is(name)]
+
+    @classmethod
+    def find(cls, content: "RecordDict | Knowledge") -> "Self | None":
+        """Return the payload of this kind, or None."""
+        found = cls.all(content)
+        return found[0] if found else None
+
+    @classmethod
+    def need(cls, content: "RecordDict | Knowledge") -> Self:
+        """Return the payload of this kind; WrongInput, naming what came instead, where there is none."""
+        found = cls.find(content)
+        if found is None:
+            names = [p.name for p in content] if isinstance(content, Knowledge) else list(content.array_records)
+            raise WrongInput(f"expected {cls.kind} on the wire, got {', '.join(names) or 'nothing'}")
+        return found
+
+    def check(self, bounds: Bounds) -> None:
+        """Raise WrongInput, naming what came and what was expected, for a payload that cannot be used."""
+        for key, tensor in self.tensors().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise WrongInput(f"{self.name} has values in '{key}' that are not finite")
+
+    def _shape(self, key: str, tensor: Tensor, *sizes: int | None) -> None:
+        """Refuse a tensor whose shape is not these sizes (None: any)."""
+        fits = tensor.dim() == len(sizes) and all(s is None or s == n for s, n in zip(sizes, tensor.shape, strict=True))
+        if not fits:
+            wanted = ", ".join("any" if s is None else str(s) for s in sizes)
+            raise WrongInput(f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected [{wanted}]")
+
+    def _integers(self, key: str, tensor: Tensor, below: int | None = None) -> None:
+        """Refuse anything but integers in [0, below)."""
+        if tensor.is_floating_point() or tensor.dtype is torch.bool:
+            raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected integers")
+        if tensor.numel() and (int(tensor.min()) < 0 or (below is not None and int(tensor.max()) >= below)):
+            raise WrongInput(f"{self.name} has '{key}' outside 0 to {'any' if below is None else below - 1}")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights(Payload):
+    """A model's state dict, by plain keys.
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        The state dict.
+    model : str
+        The architecture, where there are several; it is in the record's name, ``arrays.<model>``.
+    """
+
+    kind: ClassVar[str] = "arrays"
+    values: Mapping[str, Tensor]
+    model: str = ""
+
+    @property
+    def name(self) -> str:
+        """``arrays``, or ``arrays.<model>``."""
+        return f"{self.kind}.{self.model}" if self.model else self.kind
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state dict."""
+        return dict(self.values)
+
+    @classmethod
+    def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
+        """Build from a record's name and its tensors."""
+        return cls(dict(flat), name.partition(".")[2])
+
+    @classmethod
+    def _is(cls, name: str) -> bool:
+        return name == cls.kind or name.startswith(f"{cls.kind}.")
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse values that are not finite, and keys or shapes that differ from the server's own."""
+        super().check(bounds)
+        known = bounds.weights.get(self.model)
+        if known is None:
+            if bounds.weights:
+                raise WrongInput(f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}")
+            return
+        if self.values.keys() != known.keys():
+            odd = sorted(self.values.keys() ^ known.keys())
+            raise WrongInput(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
+        for key, tensor in self.values.items():
+            self._shape(key, tensor, *known[key].shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassLogits(Payload):
+    """Sums of logits by true class, and how many they are sums of.
+
+    Attributes
+    ----------
+    sums : Tensor
+        [C, C] float64: row c is the sum of the logits of samples of class c.
+    counts : Tensor
+        [C] float64: how many logits are in each row.
+    members : Mapping[str, Tensor]
+        Client id -> round of its reply that is in these sums; empty in a reply.
+    """
+
+    kind: ClassVar[str] = "class-logits"
+    sums: Tensor
+    counts: Tensor
+    members: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of classes, values that are not finite and negative counts."""
+        self._shape("counts", self.counts, bounds.classes)
+        classes = len(self.counts)
+        self._shape("sums", self.sums, classes, classes)
+        super().check(bounds)
+        if bool((self.counts < 0).any()):
+            raise WrongInput(f"{self.name} has counts below 0")
+
+
+@dataclass(frozen=True, eq=False)
+class PublicLogits(Payload):
+    """Log-probabilities on public samples.
+
+    Attributes
+    ----------
+    index : Tensor
+        [N] int64: which public samples.
+    values : Tensor
+        [N, C] float32: log-probabilities at temperature 1.
+    mask : Tensor | None
+        [N] bool: which rows say something; None: all.
+    """
+
+    kind: ClassVar[str] = "public-logits"
+    index: Tensor
+    values: Tensor
+    mask: Tensor | None = None
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of classes or rows, unknown samples and values that are not finite."""
+        self._shape("index", self.index, None if bounds.index is None else len(bounds.index))
+        if bounds.index is not None and not torch.equal(self.index, bounds.index):
+            raise WrongInput(f"{self.name} is about other public samples than the round's")
+        self._shape("values", self.values, len(self.index), bounds.classes)
+        if self.mask is not None:
+            self._shape("mask", self.mask, len(self.index))
+        super().check(bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class Prototypes(Payload):
+    """Mean features of each class, and how many samples they are the mean of.
+
+    Attributes
+    ----------
+    values : Tensor
+        [C, F] float32: mean feature of a class; zeros where there is no sample.
+    counts : Tensor
+        [C] int64: samples of each class.
+    """
+
+    kind: ClassVar[str] = "prototypes"
+    values: Tensor
+    counts: Tensor
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of classes or features, values that are not finite and negative counts."""
+        self._shape("counts", self.counts, bounds.classes)
+        self._shape("values", self.values, len(self.counts), bounds.features)
+        self._integers("counts", self.counts)
+        super().check(bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class Private:
+    """Knowledge that the server keeps: it is in the checkpoint and is never sent."""
+
+    payload: Payload
+
+
+class Knowledge(Sequence[Payload]):
+    """What the server knows after a round; ``Kind.find``, ``need`` and ``all`` read it like a message.
+
+    Parameters
+    ----------
+    payloads : Iterable[Payload | Private]
+        What the server knows; what is wrapped in ``Private`` is never sent.
+    """
+
+    def __init__(self, payloads: Iterable[Payload | Private] = ()) -> None:
+        items = list(payloads)
+        self.public = [p for p in items if isinstance(p, Payload)]
+        self.private = [p.payload for p in items if isinstance(p, Private)]
+
+    def __iter__(self) -> Iterator[Payload]:
+        return iter([*self.public, *self.private])
+
+    def __len__(self) -> int:
+        return len(self.public) + len(self.private)
+
+    def __getitem__(self, i: int) -> Payload:  # type: ignore[override]
+        return [*self.public, *self.private][i]
+
+    def flat(self, *, private: bool = True) -> dict[str, Tensor]:
+        """Return everything as ``name/field[/name]`` -> tensor, private payloads under ``private/``."""
+        flat = {f"{p.name}/{k}": t for p in self.public for k, t in p.tensors().items()}
+        if private:
+            flat |= {f"private/{p.name}/{k}": t for p in self.private for k, t in p.tensors().items()}
+        return flat
+
+    @classmethod
+    def of(cls, flat: Mapping[str, Tensor]) -> "Knowledge":
+        """Build from what ``flat`` returned."""
+        groups: dict[tuple[bool, str], dict[str, Tensor]] = {}
+        for key, tensor in flat.items():
+            private = key.startswith("private/")
+            name, _, rest = key.removeprefix("private/").partition("/")
+            groups.setdefault((private, name), {})[rest] = tensor
+        payloads: list[Payload | Private] = []
+        for (private, name), tensors in groups.items():
+            payload = kind_of(name).of(name, tensors)
+            payloads.append(Private(payload) if private else payload)
+        return cls(payloads)
+
+    def shown(self) -> ArrayRecord:
+        """Return the record that stands for it between Flower's hooks: plain weights, else all public kinds."""
+        weights = [p for p in self.public if isinstance(p, Weights)]
+        if len(weights) == 1:
+            return weights[0].record
+        return ArrayRecord({k: t.detach().cpu().contiguous() for k, t in self.flat(private=False).items()})
+
+    def overlaid(self, record: ArrayRecord) -> "Knowledge":
+        """Return this knowledge with what a shown record says laid over it."""
+        flat = {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
+        weights = [p for p in self.public if isinstance(p, Weights)]
+        if len(weights) > 1 or any(key.partition("/")[0] in KINDS for key in flat):
+            new = Knowledge.of(flat).public
+        else:
+            new = [Weights(flat, weights[0].model if weights else "")] if flat else []
+        names = {p.name for p in new}
+        kept = [p for p in self.public if p.name not in names]
+        return Knowledge([*new, *kept, *map(Private, self.private)])
+
+
+KINDS: dict[str, type[Payload]] = {k.kind: k for k in Payload.__subclasses__()}
+
+
+def kind_of(name: str) -> type[Payload]:
+    """Return the kind of a record by its name in a message."""
+    kind = KINDS.get(name.partition(".")[0])
+    if kind is None:
+        raise WrongInput(f"there is no kind '{name}' on the wire; known: {', '.join(KINDS)}")
+    return kind
+
+
+def stack(said: Sequence[PublicLogits]) -> tuple[Tensor, Tensor]:
+    """Return several clients' log-probabilities on the same samples as [U, N, C], and their masks as [U, N]."""
+    masks = [torch.ones(len(p.index), dtype=torch.bool) if p.mask is None else p.mask.bool() for p in said]
+    return torch.stack([p.values for p in said]), torch.stack(masks)
+
+
+def pack(*payloads: Payload) -> RecordDict:
+    """Return a message's content with these payloads, one record each."""
+    return RecordDict({p.name: p.record for p in payloads})
+
+
+def unpack(content: RecordDict) -> list[Payload]:
+    """Return every payload in a message's content; WrongInput for a record of no known kind."""
+    return [kind_of(name)._decoded(name, record) for name, record in content.array_records.items()]

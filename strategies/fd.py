@@ -1,0 +1,26 @@
+"""FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients share their mean output for each class."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import ClassLogits, Knowledge, Payload
+
+
+@final
+class FD(Strategy):
+    """The server adds up the clients' tables and says whose are in them; each client takes its own out again."""
+
+    summable = (ClassLogits,)
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Add the tables of sums [C, C] and counts [C] (algorithm 1, lines 9 to 15, but for the leaving out)."""
+        heard = [ClassLogits.need(reply.content) for reply in replies]
+        members = {reply.client.id: torch.tensor(round) for reply in replies if reply.client is not None}
+        sums, counts = (torch.stack([getattr(t, part) for t in heard]).sum(0) for part in ("sums", "counts"))
+        return [ClassLogits(sums, counts, members)]
+
+
+Method = FD

@@ -1,0 +1,126 @@
+"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distils the clients' ensemble into one student."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble import mean_of_logits
+from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.errors import WrongInput
+from fd_flower.hosting import Client
+from fd_flower.learn import Plan, predict, train
+from fd_flower.methods import Needs
+from fd_flower.objectives import KL
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Weights
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FedDF's knobs."""
+
+    distil_steps: int = 10000
+    """Mini-batches of distillation in a round, at most; 0 is FedAvg."""
+    distil_batch: int = 128
+    """Public samples a mini-batch."""
+    distil_lr: float = 0.001
+    """Learning rate of Adam, cosine to 0 over the steps."""
+    patience: int = 1000
+    """Stop after this many steps without a gain on the public samples that were held back."""
+    check_every: int = 100
+    """Steps between two looks at these."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key, least in (("distil_steps", 0), ("distil_batch", 1), ("patience", 1), ("check_every", 1)):
+            if getattr(self, key) < least:
+                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected at least {least}")
+        if self.distil_lr <= 0:
+            raise WrongInput(f"server.distil_lr is {self.distil_lr}; expected a number above 0")
+
+
+@final
+class FedDF(Strategy):
+    """One student an architecture: the mean of its clients, then distilled from all clients' mean logits."""
+
+    needs, measured = Needs(public=True, single_replies=True), "aggregated"
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the weights that every client of an architecture starts from."""
+        names = list(dict.fromkeys(c.model for c in clients))
+        return [Weights(self.world.initial(n), n if len(names) > 1 else "") for n in names]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average each architecture by examples, then distil the ensemble of all of them into it (algorithm 3)."""
+        heard = [Weights.need(reply.content) for reply in replies]
+        before = {w.model: w for w in Weights.all(knowledge)}
+        means = {}
+        for model in dict.fromkeys(w.model for w in heard):
+            group = [(w.values, r.examples) for w, r in zip(heard, replies, strict=True) if w.model == model]
+            means[model] = Weights(mean_of_parameters(*map(list, zip(*group, strict=True))), model)
+        students = {**before, **means}
+        if self.config.distil_steps and self.world.public is not None:  # type: ignore[attr-defined]
+            teacher = self._teacher(heard, replies)
+            students |= {name: self._distilled(mean, replies, teacher, round) for name, mean in means.items()}
+        return list(students.values())
+
+    def _teacher(self, heard: Sequence[Weights], replies: Sequence[Reply]) -> Tensor:
+        """Return the softmax of the clients' mean logits on all public samples: log-probabilities [N, C]."""
+        world = self.world
+        predictions = [
+            predict(world.load(reply.client.model, w.values), world.public, precision=self.settings.run.precision)  # type: ignore[arg-type]
+            for w, reply in zip(heard, replies, strict=True)
+        ]
+        stacked = torch.stack(predictions)
+        mean, _ = mean_of_logits(stacked, torch.ones(stacked.shape[:2], dtype=torch.bool))
+        return mean
+
+    def _distilled(self, mean: Weights, replies: Sequence[Reply], teacher: Tensor, round: int) -> Weights:
+        """Distil into one student; the best on the held-back tenth of the public samples is returned."""
+        config: Config = self.config  # type: ignore[assignment]
+        world = self.world
+        assert world.public is not None
+        name = mean.model or replies[0].client.model
+        model = world.load(name, mean.values)
+        rng = self.rng(f"distil {mean.model}", round)
+        order = torch.randperm(len(teacher), generator=rng)
+        held, used = order[: len(order) // 10].to(world.device), order[len(order) // 10 :].to(world.device)
+        teacher = teacher.to(world.device)
+        loss = KL()
+
+        def distil(model: Module, x: Tensor, _: Tensor | None, target: Tensor) -> Tensor:
+            return loss(model(x), target)
+
+        best, kept = float("inf"), dict(mean.values)
+        gained = 0
+
+        def look(step: int) -> bool:
+            nonlocal best, kept, gained
+            if step % config.check_every and step < config.distil_steps:
+                return False
+            far = float(loss(predict(model, world.public[held]), teacher[held].cpu()))
+            if far < best:
+                best, gained = far, step
+                kept = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+            return step - gained >= config.patience
+
+        plan = Plan(
+            config.distil_batch,
+            config.distil_lr,
+            steps=config.distil_steps,
+            optimizer="adam",
+            precision=self.settings.run.precision,
+            cosine=True,
+            clip=5.0,
+        )
+        train(model, distil, world.public[used], teacher[used], plan=plan, rng=rng, watch=look)
+        return Weights(kept, mean.model)
+
+
+Method = FedDF

@@ -1,0 +1,25 @@
+"""FedMD (Li and Wang 2019, arXiv 1910.03581): clients of any model digest their mean logits on public samples."""
+
+from collections.abc import Sequence
+from typing import final
+
+from fd_flower.ensemble import mean_of_logits
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
+
+
+@final
+class FedMD(Strategy):
+    """The mean of the clients' logits on the round's public samples."""
+
+    needs, measured, summable = Needs(public=True), "heard", (PublicLogits,)
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate")."""
+        heard = [PublicLogits.need(reply.content) for reply in replies]
+        mean, _ = mean_of_logits(*stack(heard))
+        return [PublicLogits(heard[0].index, mean)]
+
+
+Method = FedMD

@@ -1,0 +1,56 @@
+"""FedProto (Tan et al. 2022, arXiv 2105.00243): clients share the mean feature of each class and pull theirs to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from fd_flower.config import ServerConfig
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Prototypes
+
+WEIGHTINGS = ("examples", "clients")
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FedProto's knobs."""
+
+    weighting: str = "examples"
+    """What counts the same in a prototype: `examples`, or `clients` (the authors' code)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.weighting not in WEIGHTINGS:
+            raise WrongInput(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
+
+
+@final
+class FedProto(Strategy):
+    """The mean of the clients' prototypes, class by class."""
+
+    needs, summable = Needs(features=True), (Prototypes,)
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average the prototypes [C, F] by samples of the class, without equation 6's further 1 / holders.
+
+        A class that nobody has this round keeps its prototype of before.
+        """
+        heard = [Prototypes.need(reply.content) for reply in replies]
+        counts = torch.stack([p.counts for p in heard])  # [U, C]
+        weights = counts.double() if self.config.weighting == "examples" else (counts > 0).double()  # type: ignore[attr-defined]
+        values = torch.stack([p.values for p in heard]).double()  # [U, C, F]
+        mean = (weights.unsqueeze(2) * values).sum(0) / weights.sum(0).clamp_min(1.0).unsqueeze(1)
+        total = counts.sum(0)
+        if before := Prototypes.find(knowledge):
+            absent = total == 0
+            mean = mean.where(~absent.unsqueeze(1), before.values.double())
+            total = total.where(~absent, before.counts)
+        return [Prototypes(mean.float(), total)]
+
+
+Method = FedProto
