@@ -21,7 +21,7 @@ from fd_flower.task import Data, Samples
 TEST_SHARE = 0.2  # of a source that has no test rows of its own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Federation:
     """Who holds which: all clients' samples are views on one resident base.
 
@@ -134,6 +134,10 @@ def _federation(text: str, seed: int) -> Federation:
     if data.public == "held-out":
         public, rows = held_out(base, rows, data, seed)
     else:
+        if data.public not in ("noise", "none") and locate(data.public) in map(locate, sources):
+            raise WrongInput(
+                f"data.public is data.source, {data.public}: use data.public=held-out, which does not overlap"
+            )
         public = elsewhere(data, seed, base.shape, base.class_names)
     groups = {"column": base.groups, "domain": origin}.get(data.partition)
     held = partition(data, base.labels[rows].numpy(), None if groups is None else groups[rows], seed)

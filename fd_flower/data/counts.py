@@ -87,7 +87,7 @@ def plot_holdings(federation: Federation, path: Path) -> None:
     # The square root keeps small counts visible beside large ones; a class that a client lacks stays white.
     counts = np.ma.masked_equal(held.counts.T.numpy(), 0)
     norm = PowerNorm(0.5, vmin=0, vmax=held.counts.max().item())
-    image = field.imshow(counts, aspect="auto", cmap="viridis_r", norm=norm, interpolation="nearest")
+    image = field.imshow(counts, aspect="auto", cmap="YlGnBu", norm=norm, interpolation="nearest")
     figure.colorbar(image, ax=field, label="rows of a class", pad=0.01)
     field.set_xlabel("client")
     field.set_ylabel("class")

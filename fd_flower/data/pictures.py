@@ -26,7 +26,7 @@ LAYOUT = 1  # of the cached files: raise it when they change
 GREY, RGB = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  # the 8-bit modes of PIL
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pictures:
     """A split of a source.
 

@@ -8,13 +8,12 @@ import torch
 
 from fd_flower.config import DataConfig
 from fd_flower.data.pictures import Pictures, read
-from fd_flower.data.source import locate
 from fd_flower.errors import WrongInput
 from fd_flower.rng import numpy_rng
 from fd_flower.task import Samples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Public:
     """Public samples.
 
@@ -66,7 +65,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     Parameters
     ----------
     data : DataConfig
-        ``public``, ``public_size`` and ``source``, which must be another set.
+        ``public`` and ``public_size``.
     seed : int
         The run's seed.
     shape : tuple[int, ...]
@@ -77,7 +76,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     Raises
     ------
     WrongInput
-        When the set cannot be read, or is the private one.
+        When the set cannot be read, and for `held-out`, which only a simulation has.
     """
     if data.public == "none":
         return Public()
@@ -87,11 +86,6 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     if data.public == "held-out":
         raise WrongInput(
             "data.public=held-out cuts from simulated data: on a device name a folder, a set, noise or none"
-        )
-    sources = [data.source] if isinstance(data.source, str) else data.source
-    if locate(data.public) in [locate(source) for source in sources]:
-        raise WrongInput(
-            f"data.public is the private set {data.public}: use data.public=held-out, which does not overlap"
         )
     channels, height, width = shape
     other = read(data.public, data, size=f"{height}x{width}x{channels}", own=False)

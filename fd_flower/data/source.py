@@ -11,6 +11,7 @@ from fd_flower.errors import WrongInput, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
     from datasets import DatasetDict, Features
 
 # pyarrow, datasets and PIL are imported where rows are read: a process that finds them decoded never needs them.
@@ -94,24 +95,34 @@ class Folder:
 
     def features(self, split: str) -> "Features":
         """Return the columns' types, of the first file."""
-        import pyarrow.parquet as pq
         from datasets import Features
 
-        return Features.from_arrow_schema(pq.read_schema(self.files(split)[0]))
+        with _parquet(self.files(split)[0]) as file:
+            return Features.from_arrow_schema(file.schema_arrow)
 
     def count(self, split: str) -> int:
         """Return the number of rows."""
-        import pyarrow.parquet as pq
-
-        return sum(pq.read_metadata(file).num_rows for file in self.files(split))
+        count = 0
+        for path in self.files(split):
+            with _parquet(path) as file:
+                count += file.metadata.num_rows
+        return count
 
     def tables(self, split: str, columns: list[str]) -> "Iterator[pa.RecordBatch]":
         """Yield the rows of these columns, file by file."""
-        import pyarrow.parquet as pq
-
         for path in self.files(split):
-            with pq.ParquetFile(path) as file:
+            with _parquet(path) as file:
                 yield from file.iter_batches(ROWS, columns=columns)
+
+
+def _parquet(path: Path) -> "pq.ParquetFile":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise WrongInput(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,68 @@
+"""What several test files need."""
+
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fd_flower.data import clients, pictures
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """Return the folder of a real data set by its name; skip the test where there is none."""
+    root = Path(os.environ.get("FD_FLOWER_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+    def find(name: str) -> Path:
+        if not (root / name).is_dir():
+            pytest.skip(f"needs the data set {name} in {root} (or in $FD_FLOWER_DATA)")
+        return (root / name).resolve()
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decode and partition anew, whatever earlier versions of the code left in the user's cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FD_FLOWER_CACHE", str(folder))
+        clients._federation.cache_clear()
+        pictures._load.cache_clear()
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def write_parquet() -> Callable[..., Path]:
+    """Write pictures [N, height, width(, 3)] and labels as Parquet in the hub's manner."""
+    from datasets import ClassLabel, Dataset, Features, Image, Value
+    from PIL import Image as Pil
+
+    def write(
+        folder: Path,
+        images: np.ndarray | list[np.ndarray],
+        labels: list[int] | np.ndarray,
+        *,
+        split: str = "train",
+        classes: int = 10,
+        picture: str = "image",
+        writer: list[str] | None = None,
+    ) -> Path:
+        files = []
+        for image in images:
+            file = io.BytesIO()
+            Pil.fromarray(image).save(file, "PNG")
+            files.append({"bytes": file.getvalue(), "path": None})
+        columns: dict[str, object] = {picture: files, "label": [int(label) for label in labels]}
+        features = {picture: Image(), "label": ClassLabel(names=[str(number) for number in range(classes)])}
+        if writer is not None:
+            columns["writer"], features["writer"] = writer, Value("string")
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = Dataset.from_dict(columns, features=Features(features))
+        rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        return folder
+
+    return write

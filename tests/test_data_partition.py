@@ -1,0 +1,138 @@
+"""Who holds which rows: each rule does what it says, always the same for a seed, or says what would work."""
+
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+from fd_flower.config import DataConfig
+from fd_flower.data.partition import partition
+from fd_flower.errors import WrongInput
+
+pytestmark = pytest.mark.usefixtures("fresh_cache")
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
+RULES = {
+    "iid": {},
+    "dirichlet": {"alpha": 0.5},
+    "classes": {"classes": 3},
+    "quantity": {"alpha": 0.3},
+    "column": {"column": "writer"},
+    "domain": {},
+}
+
+
+def deal(rule, clients=8, seed=0, labels=LABELS, groups=None, **knobs):
+    config = DataConfig(partition=rule, clients=clients, **{**RULES[rule], **knobs})
+    if groups is None:
+        groups = {"column": np.array([f"w{i % 12}" for i in range(1000)]), "domain": np.arange(1000) % 3}.get(rule)
+    return partition(config, labels, groups, seed)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_deals_disjoint_rows(rule):
+    held = deal(rule)
+    rows = np.concatenate(held)
+    assert len(held) == 8
+    assert len(np.unique(rows)) == len(rows)
+    assert len(rows) == (1000 if rule != "column" else pytest.approx(8 * 1000 / 12, abs=8))
+    assert all(len(own) >= 10 and (np.diff(own) > 0).all() for own in held)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_is_a_function_of_the_seed(rule, tmp_path, monkeypatch):
+    held = deal(rule, seed=3)
+    other = deal(rule, seed=4)
+    monkeypatch.setenv("FD_FLOWER_CACHE", str(tmp_path))  # dealt anew, not read
+    again = deal(rule, seed=3)
+    assert all(np.array_equal(a, b) for a, b in zip(held, again, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(held, other, strict=True))
+
+
+def test_iid_is_even():
+    assert {len(own) for own in deal("iid")} == {125}
+    assert all(len(np.unique(LABELS[own])) == 10 for own in deal("iid"))
+
+
+def test_a_small_alpha_skews_labels():
+    def classes(alpha):
+        return np.mean([len(np.unique(LABELS[own])) for own in deal("dirichlet", alpha=alpha)])
+
+    assert classes(0.1) < classes(1.0) < classes(100.0) == 10
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(5, 2), (7, 2), (10, 1), (4, 3), (8, 7), (30, 3), (3, 10)])
+def test_with_classes_every_class_is_held_evenly(clients, classes):
+    held = deal("classes", clients=clients, classes=classes, min_rows=1)
+    assert [len(np.unique(LABELS[own])) for own in held] == [classes] * clients
+    holders = np.bincount(np.concatenate([np.unique(LABELS[own]) for own in held]), minlength=10)
+    assert holders.min() >= 1
+    assert holders.max() - holders.min() <= 1
+    assert sum(map(len, held)) == 1000
+
+
+def test_quantity_skews_sizes_alone():
+    held = deal("quantity", alpha=0.2, min_rows=20)
+    sizes = [len(own) for own in held]
+    assert min(sizes) >= 20
+    assert max(sizes) > 4 * min(sizes)
+    assert len(np.unique(LABELS[max(held, key=len)])) == 10
+
+
+def test_a_column_says_who_is_the_client():
+    groups = np.array(["anna"] * 300 + ["bo"] * 5 + ["cy"] * 695)
+    held = deal("column", clients=2, groups=groups)
+    assert [set(groups[own]) for own in held] == [{"anna"}, {"cy"}]  # bo has less than data.min_rows
+    with pytest.raises(WrongInput, match=r"has 2 values with at least 10 rows .*: take at most 2 clients"):
+        deal("column", clients=3, groups=groups)
+
+
+def test_a_domain_is_shared_by_neighbours():
+    groups = np.repeat([0, 1], 500)
+    assert [set(groups[own]) for own in deal("domain", clients=5, groups=groups)] == [{0}, {0}, {0}, {1}, {1}]
+    with pytest.raises(WrongInput, match=r"data.clients is 1, but data.source lists 2 sources"):
+        deal("domain", clients=1, groups=groups)
+
+
+def refusal(*args, **kwargs):
+    """Return the one line, after a look that nothing else was said."""
+    with warnings.catch_warnings(action="error"), pytest.raises(WrongInput) as raised:
+        deal(*args, **kwargs)
+    assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 300
+    return str(raised.value)
+
+
+def test_more_clients_than_rows_are_refused():
+    assert refusal("iid", clients=2000) == "2000 clients are more than the 1000 private rows: take at most 100 clients"
+    assert "need 1200 private rows, there are 1000: take at most 100 clients or data.min_rows=8" in refusal(
+        "dirichlet", clients=120
+    )
+
+
+def test_an_impossible_dirichlet_names_an_alpha_that_works(capfd):
+    line = refusal("dirichlet", clients=40, alpha=0.05)
+    works = float(re.search(r"take data.alpha=([\d.]+), fewer clients", line)[1])
+    assert min(map(len, deal("dirichlet", clients=40, alpha=works))) >= 10
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_hopeless_dirichlet_still_ends():
+    assert refusal("dirichlet", clients=100, alpha=0.3).endswith("take fewer clients or a smaller data.min_rows")
+    assert "take data.alpha=0.1, fewer clients" in refusal("dirichlet", alpha=1e-6, min_rows=1)  # one holder a class
+
+
+def test_impossible_classes_are_refused():
+    assert "leave some of 10 classes to nobody: take data.classes=3 or at least 5 clients" in refusal(
+        "classes", clients=4, classes=2
+    )
+    assert refusal("classes", classes=11) == "data.classes is 11, but the private rows have 10 classes"
+
+
+def test_the_smallest_client_keeps_min_rows():
+    rare = np.repeat([0, 1], [900, 100])  # ten of twenty clients share the rare class
+    assert min(map(len, deal("classes", clients=20, classes=1, min_rows=10, labels=rare))) == 10
+    assert (
+        "leaves a client with 10 rows, data.min_rows is 11: take fewer than 20 clients or data.min_rows=10"
+        in refusal("classes", clients=20, classes=1, min_rows=11, labels=rare)
+    )
