@@ -10,10 +10,10 @@ name              parameters  what it is
 ``cnn``            1,663,370  FedAvg's CNN
 ``resnet8``           77,754  the CIFAR network with one block a stage
 ``resnet20``         272,186  the CIFAR network with three
-``resnet18``      11,172,810  torchvision's, with a stem for small pictures; so are those that follow
-``resnet34``      21,280,970
-``mobilenet_v2``   2,236,106
-``shufflenet_v2``  1,263,422  also ``shufflenet_v2_x1_0``
+``resnet18``      11,172,810  torchvision's with a stem for small pictures, like all that follow
+``resnet34``      21,280,970  its deeper sister
+``mobilenet_v2``   2,236,106  inverted residuals
+``shufflenet_v2``  1,263,422  shuffled groups of channels; also ``shufflenet_v2_x1_0``
 ``vit``              805,130  patches of 4 pixels (of 2 in pictures under 16), 6 layers of 128
 ================  ==========  =====================================================================
 
@@ -132,6 +132,8 @@ def _parse(name: str) -> tuple[str, float]:
     """Split an architecture's name into its stem and its width multiplier."""
     stem, colon, factor = name.partition(":")
     stem = ALIASES.get(stem, stem)
+    if stem in GROUPS:
+        raise WrongInput(f"'{name}' is of a group; expected one architecture: {', '.join(GROUPS[stem])}")
     if stem not in BODIES:
         raise WrongInput(f"there is no architecture or group '{stem}'{nearest(stem, (*BODIES, *ALIASES, *GROUPS))}")
     try:
