@@ -2,12 +2,14 @@
 
 import csv
 import re
+import shlex
 from html.parser import HTMLParser
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
+from fd_flower import config
 from fd_flower.config import DataConfig, RunConfig, ServerConfig, Settings
 from fd_flower.errors import WrongInput
 from fd_flower.results import RunFolder, compare, page, plots, report, reproduce
@@ -177,6 +179,14 @@ def test_pictures_of_nothing_are_drawn():
 )
 def test_megabytes_keep_three_digits(count, said):
     assert page.megabytes(count) == said
+
+
+def test_the_command_says_the_settings_again():
+    said = ["data.alpha=0.1", 'data.source=["a b",c]', "data.partition=domain", "client.lr=1e-05", "data.limit=200"]
+    wanted = config.settings("fd", said)
+    words = shlex.split(reproduce.command(wanted.tree()))
+    assert words[:4] == ["fd-flower", "run", "fd", "--set"]
+    assert config.settings("fd", words[4]) == wanted
 
 
 def test_the_command_has_what_differs_from_the_recipe(monkeypatch):

@@ -241,7 +241,7 @@ def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]
     sent = {way: {line["round"]: sum(line["bytes"][way].values()) for line in rounds} for way in ("up", "down")}
     courses = {}
     for scope, tracks in (("global", history.shared), ("personal", history.own)):
-        accuracy = curve(tracks.get("accuracy", {}))
+        accuracy = curve(tracks.get("accuracy", {}), from_first=True)
         spent = {}
         for when in accuracy:
             round, closing = when
@@ -265,13 +265,21 @@ def _sections(groups: Sequence[Group], drawn: Mapping[str, bytes], command: str)
         *(element("p", note, "soft") for note in notes(groups)),
         element("h2", "Accuracy per round"),
         picture(drawn[PER_ROUND], "accuracy per round, one line a method"),
-        element("p", "A point after the last round is the closing measurement: the last aggregate, heard.", "soft"),
+        element("p", " ".join(_legend(groups)), "soft"),
         element("h2", "Accuracy per megabyte"),
         picture(drawn[PER_MEGABYTE], "accuracy per megabyte exchanged, one line a method"),
         element("p", "A line from edge to edge is a method that exchanges nothing.", "soft"),
         element("h2", "To repeat this comparison"),
         element("pre", command or commands(groups)),
     ]
+
+
+def _legend(groups: Sequence[Group]) -> list[str]:
+    """Say what in the curves does not explain itself."""
+    said = ["A point after the last round is the closing measurement: the last aggregate, heard."]
+    if any(folder.config["server"]["fraction"] < 1 for group in groups for folder in group.folders):
+        said.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
+    return said
 
 
 def write(folders: Sequence[RunFolder], out: str | Path, command: str = "") -> Path:

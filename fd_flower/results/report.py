@@ -249,7 +249,7 @@ def _clients(history: History, lines: Iterable[Mapping[str, Any]], rounds: Seque
         "ECE",
     ]
     kept = [i for i in range(len(head)) if i < 4 or any(row[i] is not None for row in rows)]
-    note = "Newest figures of each client."
+    note = f"Newest figures of each of the {len(rows)} clients."
     note += " Global: its own model on the balanced test set." if "global, %" in [head[i] for i in kept] else ""
     shown = [[row[i] for i in kept] for row in rows]
     return [table([head[i] for i in kept], shown, kind="tall"), element("p", note, "soft")]
