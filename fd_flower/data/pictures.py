@@ -4,7 +4,6 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -152,22 +151,21 @@ def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Pat
     labels: list[Any] = []
     groups: list[str] = []
     start = 0
-    with ThreadPoolExecutor() as pool:
-        for table in found.tables(split, columns):
-            rows = list(pool.map(partial(_picture, source, wanted.size), table[picture].to_pylist()))
-            if pictures is None:
-                shape = (count, *rows[0].shape)
-                pictures = np.lib.format.open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
-            for row in rows:
-                if row.shape != pictures.shape[1:]:
-                    both = f"{_text(pictures.shape[1:])} and {_text(row.shape)}"
-                    raise WrongInput(f"{source} has pictures of {both}: bring them to one size, like data.size=32x32x3")
-            pictures[start : start + len(rows)] = rows
-            start += len(rows)
-            if label is not None:
-                labels += table[label].to_pylist()
-            if wanted.column is not None:
-                groups += map(str, table[wanted.column].to_pylist())
+    for table in found.tables(split, columns):
+        rows = [_picture(source, wanted.size, encoded) for encoded in table[picture].to_pylist()]
+        if pictures is None:
+            shape = (count, *rows[0].shape)
+            pictures = np.lib.format.open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
+        for row in rows:
+            if row.shape != pictures.shape[1:]:
+                both = f"{_text(pictures.shape[1:])} and {_text(row.shape)}"
+                raise WrongInput(f"{source} has pictures of {both}: bring them to one size, like data.size=32x32x3")
+        pictures[start : start + len(rows)] = rows
+        start += len(rows)
+        if label is not None:
+            labels += table[label].to_pylist()
+        if wanted.column is not None:
+            groups += map(str, table[wanted.column].to_pylist())
     names: Sequence[str] = ()
     if label is not None:
         names = _class_names(source, label, features, labels)
