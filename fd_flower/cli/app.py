@@ -1,0 +1,183 @@
+"""The commands and their options, and how an error is told."""
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from fd_flower.cli.voice import Interrupted, Voice, console
+from fd_flower.errors import WrongInput
+
+app = typer.Typer(
+    name="fd-flower",
+    help="Federated distillation for Flower: run methods, compare them, see what they left behind.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Engine(StrEnum):
+    """Where rounds happen."""
+
+    local = "local"
+    flower = "flower"
+
+
+Method = Annotated[str, typer.Argument(metavar="METHOD")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A knob, or several in quotes; `describe METHOD` lists them."),
+]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another recipe than the method's own.")]
+InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
+Task = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Your own task, found from your directory.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write.")]
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    method: Method,
+    set: Set = None,
+    recipe: Recipe = None,
+    engine: InEngine = Engine.local,
+    out: Out = None,
+    task: Task = "",
+) -> None:
+    """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
+    from fd_flower.cli import run as runs
+
+    voice: Voice = context.obj
+    order = runs.order(method, set or [], recipe, engine.value, out, task)
+    with voice.board() as board:
+        folder = runs.execute(order, board, method)
+        board.say(runs.outcome(folder.summary))
+    typer.echo(folder.path)
+
+
+@app.command()
+def compare(
+    context: typer.Context,
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...")],
+    set: Set = None,
+    recipe: Recipe = None,
+    engine: InEngine = Engine.local,
+    out: Out = None,
+    task: Task = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, from run.seed on.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")] = 1,
+) -> None:
+    """Compare methods on the same data, models and seeds: a table, CSV, plots and a page."""
+    from fd_flower.cli import compare as comparing
+
+    voice: Voice = context.obj
+    comparison = comparing.ordered(methods, set or [], recipe, engine.value, out, task, seeds)
+    with voice.board() as board:
+        for remark in comparing.remarks(comparison):
+            board.say(remark)
+        comparing.carry_out(comparison, jobs, board, voice)
+    comparing.write(comparison, console())
+    typer.echo(comparison.path)
+    if comparison.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods: what each does, needs and exchanges."""
+    from fd_flower.cli import describe as describing
+
+    console().print(describing.methods_table())
+
+
+@app.command()
+def describe(method: Method, set: Set = None, recipe: Recipe = None) -> None:
+    """Describe METHOD: what it needs, when it is measured, and every knob with its value."""
+    from fd_flower.cli import describe as describing
+    from fd_flower.cli.run import words_of
+
+    for part in describing.described(method, words_of(set or [], recipe)):
+        console().print(part)
+
+
+@app.command()
+def data(
+    method: Annotated[str, typer.Argument(metavar="[METHOD]")] = "fd",
+    set: Set = None,
+    recipe: Recipe = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the picture.")] = None,
+) -> None:
+    """Show who holds what: samples of each class at each client, as a run of METHOD (or `fd`) deals them out."""
+    from fd_flower.cli import data as showing
+
+    showing.show(method, set or [], recipe, out, console())
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine, and say which `--federation-config` fits it."""
+    from fd_flower.cli import doctor as checking
+
+    if not checking.check(console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...")],
+    out: Out = None,
+) -> None:
+    """Write a report of finished runs, by their folders: one page that needs nothing else."""
+    from fd_flower.cli.paths import absolute
+    from fd_flower.results import RunFolder
+    from fd_flower.results import report as page
+
+    folders = [RunFolder.open(absolute(path, Path.cwd())) for path in runs]
+    if out is None and len(folders) > 1:
+        raise WrongInput(f"{len(folders)} runs make one report: say where by --out DIR")
+    typer.echo(page.write(folders, absolute(out, Path.cwd()) if out else folders[0].path))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
+    voice = Voice()
+    command = typer.main.get_command(app)
+    for each in (command, *command.commands.values()):  # type: ignore[attr-defined]
+        each.params += _switches(voice)
+    try:
+        return command.main(arguments, prog_name="fd-flower", standalone_mode=False, obj=voice) or 0
+    except (Interrupted, click.Abort) as error:
+        return _tell(voice.reason(error) if isinstance(error, Interrupted) else "interrupted", 130)
+    except click.UsageError as error:
+        # Typer and click both suggest the nearest command: once is enough.
+        return _tell(" ".join(dict.fromkeys(re.split(r"(?<=[.?]) ", error.format_message()))), 2)
+    except WrongInput as error:
+        return _tell(voice.reason(error), 2)
+    except Exception as error:
+        return _tell(voice.reason(error), 1)
+
+
+def _switches(voice: Voice) -> list[click.Parameter]:
+    """Return ``--quiet`` and ``--debug``, which stand before or after a command's name."""
+
+    def remember(context: click.Context, option: click.Parameter, given: bool) -> None:
+        if given:
+            setattr(voice, str(option.name), True)
+
+    helps = {"quiet": "Results alone, no progress.", "debug": "A traceback with every error."}
+    return [
+        typer.core.TyperOption(
+            param_decls=[f"--{name}"], is_flag=True, default=False, expose_value=False, callback=remember, help=text
+        )
+        for name, text in helps.items()
+    ]
+
+
+def _tell(text: str, status: int) -> int:
+    typer.echo(f"fd-flower: {' '.join(text.split())}", err=True)
+    return status

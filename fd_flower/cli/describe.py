@@ -1,0 +1,159 @@
+"""``fd-flower methods`` and ``describe``: what a method is, needs and exchanges, and every knob with its value."""
+
+import ast
+import inspect
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fd_flower import methods
+from fd_flower.cli import paths
+from fd_flower.config import SECTIONS, read_recipe, settings
+from fd_flower.methods import Needs
+from fd_flower.results.page import words
+from fd_flower.results.reproduce import flatten
+from fd_flower.wire import Payload
+
+NEEDS = {
+    "public": "public samples",
+    "labels": "their labels",
+    "same_model": "one architecture",
+    "features": "one feature size",
+    "single_replies": "every single reply",
+}
+"""What a method cannot work without, in words."""
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One key: its type, its value, where that comes from, and what its docstring says."""
+
+    key: str
+    type: str
+    value: Any
+    source: str
+    meaning: str
+
+
+def methods_table() -> Table:
+    """Return all methods: what each does, needs and exchanges."""
+    table = _table("method", "what it does", "needs", "exchanges")
+    for stem in methods.names():
+        table.add_row(stem, Text(idea(stem)), needed(methods.strategy(stem).needs), exchanged(stem))
+    return table
+
+
+def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
+    """Yield what there is to know of a method: its idea, a few facts, then the knobs, section by section.
+
+    Raises
+    ------
+    WrongInput
+        For an unknown method, key or value.
+    """
+    sections = knobs(stem, changes)
+    strategy = methods.strategy(stem)
+    yield Text(idea(stem))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("needs", needed(strategy.needs))
+    facts.add_row("exchanges", exchanged(stem))
+    facts.add_row("measured", strategy.measured)
+    yield facts
+    for values in sections.values():
+        table = _table("key", "value", "from", "meaning")
+        for knob in values:
+            meaning = Text.assemble(knob.meaning, " ", (f"({knob.type})", "dim"))
+            # Text, not strings: brackets are part of values, not markup.
+            table.add_row(knob.key, Text(words(knob.value)), knob.source, meaning)
+        yield table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def idea(stem: str) -> str:
+    """Return the first line of a method's docstring."""
+    return (inspect.getdoc(sys.modules[methods.strategy(stem).__module__]) or "").partition("\n")[0]
+
+
+def needed(needs: Needs) -> str:
+    """Return what a method cannot work without, in words."""
+    return ", ".join(NEEDS[f.name] for f in fields(needs) if getattr(needs, f.name)) or "nothing"
+
+
+def exchanged(stem: str) -> str:
+    """Return the kinds of payload that a method's client says or hears: those that its file imports."""
+    module = import_module(f"fd_flower.client_apps.{stem}")
+    kinds = {found.kind for found in vars(module).values() if _is_kind(found)}
+    return ", ".join(sorted(kinds)) or "nothing"
+
+
+def _is_kind(found: Any) -> bool:
+    return inspect.isclass(found) and issubclass(found, Payload) and found is not Payload
+
+
+def knobs(stem: str, changes: Sequence[str]) -> dict[str, list[Knob]]:
+    """Return every knob of a method by its section, under ``changes`` (``key=value`` words, ``recipe`` among them)."""
+    chosen = settings(stem, changes)
+    recipe = paths.value_of(changes, "recipe") or stem
+    known = {"set": [word.partition("=")[0] for word in changes], "recipe": flatten(read_recipe(recipe))}
+
+    def knob(section: str, name: str, kind: Any, meaning: str) -> Knob:
+        key = f"{section}.{name}"
+        source = next((source for source, keys in known.items() if _speaks_of(keys, key)), "default")
+        return Knob(key, type_words(kind), getattr(getattr(chosen, section), name), source, meaning)
+
+    return {
+        section: [
+            knob(section, f.name, f.type, docstrings(type(getattr(chosen, section))).get(f.name, ""))
+            for f in fields(getattr(chosen, section))
+        ]
+        for section in SECTIONS
+    }
+
+
+def _speaks_of(keys: Iterable[str], key: str) -> bool:
+    """Whether one of dotted keys is ``key``, or lies in it (``client.objective_args.temperature``)."""
+    return any(other == key or other.startswith(f"{key}.") for other in keys)
+
+
+def type_words(kind: Any) -> str:
+    """Return a field's type as its author wrote it."""
+    if kind is Any:
+        return "any"
+    if isinstance(kind, str):
+        return kind
+    return kind.__name__ if type(kind) is type else str(kind).replace("typing.", "")
+
+
+def docstrings(cls: type) -> dict[str, str]:
+    """Return the docstrings below a dataclass's fields, on one line each; a subclass's come first."""
+    found: dict[str, str] = {}
+    for parent in reversed([c for c in cls.__mro__ if c is not object]):
+        body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0].body  # type: ignore[attr-defined]
+        for statement, below in pairwise(body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and _is_text(below):
+                found[statement.target.id] = " ".join(below.value.value.split())
+    return found
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )

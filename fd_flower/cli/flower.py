@@ -1,0 +1,168 @@
+"""A run through Flower's own simulation: a SuperLink of our own, ``flwr run``, and the truth about its outcome."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import fd_flower
+from fd_flower.cli import machine
+from fd_flower.cli.progress import Hear, Tail
+from fd_flower.cli.run import Order
+from fd_flower.cli.superlink import ended_in_order, superlink
+from fd_flower.errors import RunFailed, WrongInput
+
+LOG = "flower.log"
+REFUSAL = re.compile(r"^(?:fd-flower: |(?:[\w.]*\.)?WrongInput: )(.+)$", re.MULTILINE)
+FAILURE = "Simulation failed with exception: "  # before the exception's text, in what `flwr list` says
+
+PROJECT = """\
+[project]
+name = "fd-flower-run"
+version = "{version}"
+description = "One run of FD-Flower"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fd-flower"
+
+[tool.flwr.app.components]
+serverapp = "fd_flower.server_app:app"
+clientapp = "fd_flower.client_app:app"
+
+[tool.flwr.app.config]
+method = {method}
+set = {set}
+task = {task}
+"""
+
+
+def run(order: Order, hear: Hear) -> None:
+    """Run an order through ``flwr run`` in a folder with nothing but a ``pyproject.toml``.
+
+    What Flower says is kept in the run's folder, as ``flower.log``.
+
+    Raises
+    ------
+    WrongInput
+        Where the server refuses what was ordered.
+    RunFailed
+        Where Flower does not come up, or the run ends in any way but well.
+    """
+    order.out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="fd-flower-", ignore_cleanup_errors=True) as folder, ended_in_order():
+        project = Path(folder, "fd-flower")
+        project.mkdir()
+        (project / "pyproject.toml").write_text(pyproject(order), encoding="utf-8")
+        environment = _environment(Path(folder, "home"), order.task)
+        with superlink(program("flower-superlink"), environment, project):
+            _submit_and_follow(order, hear, project, environment)
+
+
+def pyproject(order: Order) -> str:
+    """Return a Flower project without code: the installed package's two entry points, and the order."""
+    texts = {"method": order.method, "set": shlex.join(order.words), "task": order.task}
+    # A JSON string without escapes for what ASCII lacks is a TOML string.
+    quoted = {key: json.dumps(text, ensure_ascii=False) for key, text in texts.items()}
+    return PROJECT.format(version=fd_flower.__version__, **quoted)
+
+
+def program(name: str) -> str:
+    """Return the path of one of Flower's commands, those beside this interpreter first.
+
+    Raises
+    ------
+    RunFailed
+        Where there is none.
+    """
+    found = shutil.which(name, path=_programs())
+    if found is None:
+        raise RunFailed(f"the command {name} is not there: pip install 'flwr[simulation]>=1.41,<2'")
+    return found
+
+
+def _programs() -> str:
+    places = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return os.pathsep.join(places)
+
+
+def _environment(home: Path, task: str) -> dict[str, str]:
+    """Return what Flower's processes see: a home of their own, nothing installed, nothing reported."""
+    package = Path(fd_flower.__file__).parents[1]
+    folders = [str(Path.cwd())] if task else []  # the user's task lies there
+    if package != Path(sysconfig.get_path("purelib")):
+        folders.append(str(package))  # a checkout, installed or not
+    known = [os.environ[key] for key in ("PYTHONPATH",) if os.environ.get(key)]
+    return {
+        **os.environ,
+        "PATH": _programs(),
+        "PYTHONPATH": os.pathsep.join([*folders, *known]),
+        "FLWR_HOME": str(home),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns on every start
+        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1"))),
+    }
+
+
+def _federation(order: Order) -> str:
+    gpus = [] if order.settings.run.device == "cpu" else machine.gpus()
+    return machine.federation_config(order.settings.data.clients, machine.cores(), gpus)
+
+
+def _submit_and_follow(order: Order, hear: Hear, project: Path, environment: dict[str, str]) -> None:
+    lines = Tail(order.out / "rounds.jsonl")
+    log = order.out / LOG
+    command = [program("flwr"), "run", str(project), "--stream", "--federation-config", _federation(order)]
+    with log.open("wb") as output:
+        submitted = subprocess.Popen(
+            command, cwd=project, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            while submitted.poll() is None:
+                time.sleep(0.2)
+                for line in lines.new():
+                    hear(line)
+        finally:
+            submitted.kill()
+            submitted.wait()
+    _judge(log, _outcome(project, environment), submitted.returncode)
+
+
+def _outcome(project: Path, environment: dict[str, str]) -> dict[str, str]:
+    """Return what ``flwr list`` says of the run; the exit status of ``flwr run`` tells only of its submission."""
+    command = [program("flwr"), "list", "--format", "json"]
+    listed = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    try:
+        return json.loads(listed.stdout)["runs"][0]
+    except (json.JSONDecodeError, LookupError):
+        return {}
+
+
+def _judge(log: Path, outcome: dict[str, str], submitted: int) -> None:
+    """Raise what went wrong, if anything."""
+    if outcome.get("status") == "finished:completed":
+        return
+    text = log.read_text(encoding="utf-8", errors="replace")
+    refusals = REFUSAL.findall(text)
+    if refusals:
+        raise WrongInput(refusals[-1])
+    details = outcome.get("status-details", "").removeprefix(FAILURE)
+    if not outcome:
+        details = f"flwr run refused it (exit status {submitted}): {_last_words(text)}"
+    raise RunFailed(f"{details or outcome['status']} (Flower's log: {log})")
+
+
+def _last_words(text: str) -> str:
+    lines = [line.strip(" │╭╰─╮╯") for line in text.splitlines()]
+    return next((line for line in reversed(lines) if line), "it said nothing")

@@ -1,0 +1,76 @@
+"""Paths among ``key=value`` words: made absolute, since a run's processes work in other folders."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SOURCES = ("data.source", "data.public", "data.test")
+FOLDERS = ("run.out", "run.resume")
+NO_PATHS = ("digits", "held-out", "noise", "none")  # words of their own, whatever lies in the user's directory
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+PLAIN = re.compile(r"[\w/.+@~-]+")
+
+
+def absolute_words(words: Sequence[str], folder: Path) -> list[str]:
+    """Return ``key=value`` words whose relative paths start from ``folder``.
+
+    A source, or one of a list of sources, is a path where such a file exists or where it looks like one: it starts
+    with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub.
+    """
+    return [_absolute_word(word, folder) for word in words]
+
+
+def absolute(path: str | Path, folder: Path) -> Path:
+    """Return a path that starts from ``folder`` where it is relative; ``~`` is the user's home."""
+    return Path(os.path.normpath(folder / Path(path).expanduser()))
+
+
+def path_word(key: str, path: str | Path) -> str:
+    """Return ``key=path``, quoted where YAML would read something else than the path."""
+    return f"{key}={_quoted(str(path))}"
+
+
+def value_of(words: Sequence[str], key: str) -> str | None:
+    """Return the last value that words give to a key; None where they give none."""
+    texts = [text for name, _, text in (word.partition("=") for word in words) if name == key]
+    value = _value(texts[-1]) if texts else None
+    return None if value is None else str(value)
+
+
+def _absolute_word(word: str, folder: Path) -> str:
+    key, _, text = word.partition("=")
+    if key == "recipe" and text.endswith((".yaml", ".yml")):
+        return f"{key}={absolute(text, folder)}"
+    if key not in (*SOURCES, *FOLDERS):
+        return word
+    value = _value(text)
+    if isinstance(value, str) and key in FOLDERS:
+        return path_word(key, absolute(value, folder))
+    if isinstance(value, str):
+        return path_word(key, _source(value, folder))
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return f"{key}=[{','.join(_quoted(_source(name, folder)) for name in value)}]"
+    return word
+
+
+def _value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return None  # whoever merges the words says what is wrong with this one
+
+
+def _source(name: str, folder: Path) -> str:
+    if not name or name in NO_PATHS:
+        return name
+    looks = name.startswith((".", "~", "/")) or ("/" in name and not HUB_NAME.fullmatch(name))
+    path = absolute(name, folder)
+    return str(path) if looks or path.exists() else name
+
+
+def _quoted(text: str) -> str:
+    return text if PLAIN.fullmatch(text) else "'" + text.replace("'", "''") + "'"

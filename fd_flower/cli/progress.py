@@ -1,0 +1,222 @@
+"""How a run is coming on, on a terminal or in a log."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+
+Line = Mapping[str, Any]
+"""A line of ``rounds.jsonl``."""
+Hear = Callable[[Line], None]
+
+
+class Standing:
+    """What the lines so far say of a run: its round, its newest accuracy, the time that is left."""
+
+    def __init__(self, rounds: int):
+        self.rounds = rounds
+        self.round = 0
+        self._lines: list[Line] = []
+        self._seconds: list[float] = []
+        self._accuracy = ""
+
+    def hear(self, line: Line) -> None:
+        """Take one more line in."""
+        if line["round"] != self.round:
+            self.round, self._lines = line["round"], []
+        self._lines.append(line)
+        if "client" not in line and not line.get("closing"):
+            self._seconds.append(line.get("seconds") or 0.0)
+        self._accuracy = self._newest() or self._accuracy
+
+    @property
+    def accuracy(self) -> str:
+        """The server's model's where there is one, else the mean over clients; empty before either is known."""
+        return self._accuracy
+
+    def _newest(self) -> str:
+        models = [line["global"]["accuracy"] for line in self._lines if line.get("global")]
+        if models:
+            return f"global {models[-1]:.1%}"
+        clients = {line["client"]: _last_accuracy(line) for line in self._lines if "client" in line}
+        figures = [figure for figure in clients.values() if figure is not None]
+        return f"personal {fmean(figures):.1%}" if figures else ""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the round's own line and one of every client that replied are in."""
+        said = {line["client"] for line in self._lines if "client" in line}
+        own = [line for line in self._lines if "client" not in line]
+        return bool(own) and said >= set(own[0].get("replied") or ())
+
+    @property
+    def left_out(self) -> str:
+        """The clients whose replies could not be used in this round."""
+        failed = [client for line in self._lines for client in line.get("failed") or ()]
+        return f"left out: {', '.join(failed)}" if failed else ""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the last round took."""
+        return self._seconds[-1] if self._seconds else None
+
+    @property
+    def left(self) -> float | None:
+        """The seconds that the remaining rounds take if they are like the usual one so far."""
+        return median(self._seconds) * (self.rounds - self.round) if self._seconds else None
+
+
+def _last_accuracy(line: Line) -> float | None:
+    """Return a client's accuracy at the last of the moments that its line has."""
+    figures = [figures["accuracy"] for figures in (line.get("measures") or {}).values() if "accuracy" in figures]
+    return figures[-1] if figures else None
+
+
+class Board(Protocol):
+    """Where runs show how they are coming on."""
+
+    def run(self, title: str, rounds: int) -> AbstractContextManager[Hear]:
+        """Show one more run: what is given hears its lines."""
+
+    def say(self, text: str) -> None:
+        """Say something beside the runs."""
+
+
+class SilentBoard:
+    """Shows nothing."""
+
+    @contextmanager
+    def run(self, title: str, rounds: int) -> Iterator[Hear]:
+        """Hear and forget."""
+        yield lambda line: None
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+class PlainBoard:
+    """One line a round, for logs and pipes."""
+
+    def __init__(self, console: Console):
+        self._console = console
+
+    @contextmanager
+    def run(self, title: str, rounds: int) -> Iterator[Hear]:
+        """Write a line when a round is complete."""
+        standing, written = Standing(rounds), 0
+
+        def hear(line: Line) -> None:
+            nonlocal written
+            standing.hear(line)
+            if standing.complete and standing.round > written:
+                written = standing.round
+                self.say("  ".join(filter(None, (title, *_words(standing)))))
+
+        yield hear
+
+    def say(self, text: str) -> None:
+        """Write a line as it is: a log is no place to wrap."""
+        self._console.out(text, highlight=False)
+
+
+def _words(standing: Standing) -> Iterator[str]:
+    yield f"round {standing.round:>{len(str(standing.rounds))}}/{standing.rounds}"
+    if standing.seconds is not None:
+        yield f"{standing.seconds:6.2f} s"
+    yield standing.accuracy
+    if standing.left:
+        yield f"{clock(standing.left)} left"
+    yield standing.left_out
+
+
+class LiveBoard:
+    """A bar a run, for terminals. Used as a context: the bars go when it ends."""
+
+    def __init__(self, console: Console):
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[accuracy]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False, style="dim"),
+            console=console,
+            transient=True,
+            refresh_per_second=4,
+        )
+
+    def __enter__(self) -> "LiveBoard":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def run(self, title: str, rounds: int) -> Iterator[Hear]:
+        """Show a bar of rounds with live accuracy and the time that is left."""
+        standing = Standing(rounds)
+        bar = self._bars.add_task(title, total=rounds, accuracy="", left="starting")
+
+        def hear(line: Line) -> None:
+            standing.hear(line)
+            left = "" if standing.left is None else f"{clock(standing.left)} left"
+            self._bars.update(bar, completed=standing.round, accuracy=standing.accuracy, left=left)
+
+        try:
+            yield hear
+        finally:
+            self._bars.remove_task(bar)
+
+    def say(self, text: str) -> None:
+        """Write a line above the bars."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def board(console: Console, quiet: bool) -> Iterator[Board]:
+    """Return the board that suits: silent when asked for, bars on a terminal, lines elsewhere."""
+    if quiet:
+        yield SilentBoard()
+    elif console.is_terminal:
+        with LiveBoard(console) as live:
+            yield live
+    else:
+        yield PlainBoard(console)
+
+
+class Tail:
+    """The lines of a file that another process writes."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._read = 0
+
+    def new(self) -> list[Line]:
+        """Return the complete lines since the last look; a file that was cut is read anew."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            if file.seek(0, 2) < self._read:
+                self._read = 0
+            file.seek(self._read)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._read += len(whole)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as people say it: ``12 s``, ``3:05 min``, ``1:02 h``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02} h"

@@ -1,0 +1,164 @@
+"""``fd-flower run``: one method, in this process or through Flower."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fd_flower.cli import paths
+from fd_flower.cli.progress import Board, Hear, clock
+from fd_flower.cli.voice import Interrupted
+from fd_flower.config import Settings, settings
+from fd_flower.errors import WrongInput
+from fd_flower.results.folder import CONFIG, RunFolder
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run as the user asks for it.
+
+    Attributes
+    ----------
+    method : str
+        The method's name.
+    words : tuple[str, ...]
+        ``key=value``, every path absolute, ``run.out`` or ``run.resume`` among them: what Flower's key ``set`` says.
+    out : Path
+        The folder that the run leaves behind, absolute.
+    task : str
+        ``package.module:name`` of the user's own task, or nothing.
+    engine : str
+        ``local`` or ``flower``.
+    """
+
+    method: str
+    words: tuple[str, ...]
+    out: Path
+    task: str = ""
+    engine: str = "local"
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The merged knobs."""
+        return settings(self.method, self.words, task=self.task)
+
+    @property
+    def to_go_on(self) -> str:
+        """The command that goes on with this run."""
+        change = shlex.quote(paths.path_word("run.resume", self.out))
+        task = ["--task", self.task] if self.task else []
+        return " ".join(["fd-flower", "run", self.method, "--set", change, *task])
+
+
+def order(method: str, changes: Sequence[str], recipe: str | None, engine: str, out: Path | None, task: str) -> Order:
+    """Return the run that a user asks for, checked.
+
+    Parameters
+    ----------
+    method, engine, task : str
+        As in an `Order`.
+    changes : Sequence[str]
+        Every ``--set``.
+    recipe : str | None
+        Another recipe than the method's own.
+    out : Path | None
+        The folder; None: ``run.out``, or a new one under ``runs`` in the user's directory.
+
+    Raises
+    ------
+    WrongInput
+        For anything that no run can be made of.
+    """
+    words, here = words_of(changes, recipe), Path.cwd()
+    if resumed := paths.value_of(words, "run.resume"):
+        if out is not None:
+            raise WrongInput(f"a run goes on in its own folder: leave out --out {out}, or run.resume={resumed}")
+        asked = Order(method, words, Path(resumed), task, engine)
+    else:
+        said = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
+        folder = Path(said) if said else new_folder(method, here)
+        asked = Order(method, (*words, paths.path_word("run.out", folder)), folder, task, engine)
+    asked.settings  # noqa: B018 (refuses what cannot be merged, before anything is written)
+    return asked
+
+
+def words_of(changes: Sequence[str], recipe: str | None) -> tuple[str, ...]:
+    """Return the words of all ``--set`` and of ``--recipe``, with paths that start from the user's directory.
+
+    Raises
+    ------
+    WrongInput
+        For a quote that is not closed.
+    """
+    words = [] if recipe is None else [f"recipe={recipe}"]
+    for change in changes:
+        try:
+            words += shlex.split(change)
+        except ValueError as error:
+            raise WrongInput(f"--set {change!r} cannot be read: {str(error).lower()}") from None
+    return tuple(paths.absolute_words(words, Path.cwd()))
+
+
+def new_folder(name: str, folder: Path) -> Path:
+    """Return ``runs/<time>-<name>`` in ``folder``, one that does not exist."""
+    base = folder / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
+    others = (base.with_name(f"{base.name}-{i}") for i in range(2, sys.maxsize))
+    return base if not base.exists() else next(other for other in others if not other.exists())
+
+
+def execute(order: Order, board: Board, title: str) -> RunFolder:
+    """Run what is ordered and return its folder.
+
+    Raises
+    ------
+    WrongInput
+        Where it cannot be run.
+    RunFailed
+        Where it could not go on.
+    Interrupted
+        Where the user broke it off.
+    """
+    engine = {"local": _in_process, "flower": _through_flower}[order.engine]
+    try:
+        with board.run(title, order.settings.server.rounds) as hear:
+            engine(order, hear)
+    except KeyboardInterrupt:
+        raise Interrupted(_how_it_goes_on(order)) from None
+    return RunFolder.open(order.out)
+
+
+def _in_process(order: Order, hear: Hear) -> None:
+    from fd_flower import engine
+
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    if order.task:
+        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`: the user's task lies there
+    engine.run(order.settings, out=order.out, on_line=hear)
+
+
+def _through_flower(order: Order, hear: Hear) -> None:
+    from fd_flower.cli import flower
+
+    flower.run(order, hear)
+
+
+def _how_it_goes_on(order: Order) -> str:
+    if not (order.out / CONFIG).is_file():
+        return "interrupted before the run began"
+    return f"interrupted; {order.out} holds the rounds so far, go on with: {order.to_go_on}"
+
+
+def outcome(summary: Mapping[str, Any]) -> str:
+    """Return what a run came to, in one line."""
+    words = []
+    for scope in ("global", "personal"):
+        final, selected = (summary["accuracy"][scope][key] for key in ("final", "selected"))
+        if final is not None:
+            words.append(f"{scope} {final:.1%}" + ("" if selected is None else f" (selected {selected:.1%})"))
+    up, down = (summary["bytes"][way] / 1e6 for way in ("up", "down"))
+    return ", ".join([*words, f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])])

@@ -1,0 +1,146 @@
+"""A SuperLink of our own: started on free ports, ended with all that it started."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from fd_flower.errors import RunFailed
+
+START_LIMIT = 60.0  # seconds to begin to listen: it imports much, and the machine may be busy
+END_LIMIT = 15.0  # seconds for processes to end by themselves
+CONNECTION = """\
+[superlink]
+default = "own"
+
+[superlink.own]
+address = "127.0.0.1:{port}"
+insecure = true
+"""
+
+
+@contextmanager
+def superlink(program: str, environment: Mapping[str, str], folder: Path) -> Iterator[None]:
+    """Start a simulating SuperLink that works in ``folder``, and name it in the ``FLWR_HOME`` of ``environment``.
+
+    Flower would start one by itself and leave it running; as it is our own child, we know what to end.
+
+    Raises
+    ------
+    RunFailed
+        Where it does not come up.
+    """
+    port = _free_port()
+    home = Path(environment["FLWR_HOME"])
+    home.mkdir()
+    (home / "config.toml").write_text(CONNECTION.format(port=port), encoding="utf-8")
+    command = [program, "--insecure", "--simulation", "--isolation", "subprocess"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    log = folder.with_name("superlink.log")
+    with log.open("wb") as output:
+        link = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    groups: set[int] = set()
+    try:
+        _wait_until_it_listens(link, port, log)
+        groups |= _groups_below(link.pid)
+        yield
+    finally:
+        with _undisturbed():
+            _end(link, groups | _groups_below(link.pid))
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """Let a request to end, or a closed terminal, unwind this process, so that what it started ends with it."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let no second Ctrl-C come between us and what is to be ended."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+def _wait_until_it_listens(link: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    limit = time.monotonic() + START_LIMIT
+    while time.monotonic() < limit and link.poll() is None:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.1)
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    how = f"did not listen within {START_LIMIT:.0f} s" if link.poll() is None else f"ended with {link.returncode}"
+    raise RunFailed(f"Flower's SuperLink {how}: {last}")
+
+
+def _end(link: subprocess.Popen[bytes], groups: set[int]) -> None:
+    """End the SuperLink, then the simulation that it started, which outlives it when a run is broken off."""
+    link.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        link.wait(END_LIMIT)
+    link.kill()
+    link.wait()
+    for number, patience in ((signal.SIGTERM, END_LIMIT), (signal.SIGKILL, 1.0)):
+        groups = _living(groups)
+        for group in groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, number)
+        limit = time.monotonic() + patience
+        while time.monotonic() < limit and _living(groups):
+            time.sleep(0.2)
+
+
+def _groups_below(ancestor: int) -> set[int]:
+    """Return the process groups of all descendants, but not those of the ancestor and of this process."""
+    below = {ancestor}
+    processes = _processes()
+    while more := {p for p, (parent, _) in processes.items() if parent in below} - below:
+        below |= more
+    return {processes[p][1] for p in below if p in processes} - {os.getpgrp(), ancestor}
+
+
+def _living(groups: set[int]) -> set[int]:
+    return groups & {group for _, group in _processes().values()}
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """Return the parent and the group of every process that is not dead already."""
+    rows = map(str.split, _process_table())
+    return {int(pid): (int(parent), int(group)) for pid, state, parent, group in rows if not state.startswith("Z")}
+
+
+def _process_table() -> Iterator[str]:
+    """Yield ``pid state parent group`` of every process."""
+    if not Path("/proc/self/stat").exists():
+        table = ["ps", "-A", "-o", "pid=", "-o", "stat=", "-o", "ppid=", "-o", "pgid="]
+        yield from subprocess.run(table, capture_output=True, text=True, check=True).stdout.splitlines()
+        return
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it may end while we look
+            rest = stat.read_text(errors="replace").rpartition(")")[2]  # a name may hold blanks and brackets
+            yield " ".join([stat.parent.name, *rest.split()[:3]])

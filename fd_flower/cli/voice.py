@@ -1,0 +1,52 @@
+"""How the command speaks: quietly or not, and one line for an error."""
+
+import os
+import sys
+import traceback
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from fd_flower.cli.progress import Board, board
+from fd_flower.errors import RunFailed, WrongInput
+
+WIDTH = 160  # of a log or a pipe, where nobody says
+
+
+class Interrupted(Exception):  # noqa: N818 (what happened, not a kind of error)
+    """The user broke off what was going on: the message says how it goes on."""
+
+
+@dataclass
+class Voice:
+    """How the user wants to be spoken to.
+
+    Attributes
+    ----------
+    quiet : bool
+        Results alone, no progress.
+    debug : bool
+        A traceback with every error.
+    """
+
+    quiet: bool = False
+    debug: bool = False
+
+    def board(self) -> AbstractContextManager[Board]:
+        """Return where runs show how they are coming on."""
+        return board(console(), self.quiet)
+
+    def reason(self, error: BaseException) -> str:
+        """Return an error as one line; its traceback goes to standard error where the user wants it."""
+        if self.debug:
+            traceback.print_exception(error, file=sys.stderr)
+        told = isinstance(error, WrongInput | RunFailed | Interrupted)
+        text = str(error) if told else f"{type(error).__name__}: {error}"
+        return " ".join(text.split()) or type(error).__name__
+
+
+def console() -> Console:
+    """Return standard output: as wide as the terminal or as ``COLUMNS`` says, else wide enough for a table."""
+    out = Console()
+    return out if out.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH)

@@ -1,0 +1,82 @@
+"""Several runs at once, each in a process of its own."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import IO
+
+from fd_flower.cli.progress import Board, Hear, Tail
+from fd_flower.cli.run import Order
+from fd_flower.cli.superlink import ended_in_order
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+@dataclass
+class _Worker:
+    """A run in a process of its own, and where it shows how it is coming on."""
+
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+    lines: Tail
+    hear: Hear
+    shown: ExitStack
+
+    @property
+    def ended(self) -> bool:
+        """Pass the new lines on; whether there will be no more."""
+        ended = self.process.poll() is not None
+        for line in self.lines.new():
+            self.hear(line)
+        return ended
+
+    def close(self) -> str | None:
+        """Return why the run failed, in one line; None where it did not."""
+        self.shown.close()
+        self.errors.seek(0)
+        said = self.errors.read().decode(errors="replace").strip().splitlines()
+        self.errors.close()
+        if self.process.returncode == 0:
+            return None
+        return said[-1].removeprefix("fd-flower: ") if said else f"it ended with status {self.process.returncode}"
+
+
+def at_once(orders: Mapping[str, Order], jobs: int, board: Board) -> Iterator[tuple[str, str | None]]:
+    """Run orders, ``jobs`` at a time; give the name of each that ends, and why it failed, if it did."""
+    waiting = list(orders)
+    working: dict[str, _Worker] = {}
+    with ended_in_order():
+        try:
+            while waiting or working:
+                while waiting and len(working) < jobs:
+                    name = waiting.pop(0)
+                    working[name] = _begin(name, orders[name], board)
+                for name in [name for name, worker in working.items() if worker.ended]:
+                    yield name, working.pop(name).close()
+                time.sleep(0.1)
+        finally:
+            for worker in working.values():
+                worker.process.send_signal(signal.SIGINT)
+            for worker in working.values():
+                worker.process.wait()
+                worker.close()
+
+
+def _begin(name: str, order: Order, board: Board) -> _Worker:
+    command = [sys.executable, "-m", "fd_flower.cli", "run", order.method, "--quiet", "--set", shlex.join(order.words)]
+    command += ["--engine", order.engine, "--task", order.task]
+    errors = TemporaryFile()  # noqa: SIM115 (closed with the worker)
+    # A session of its own: Ctrl-C comes to it once, from us.
+    process = subprocess.Popen(
+        command, env=os.environ | ONE_THREAD, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+    )
+    shown = ExitStack()
+    hear = shown.enter_context(board.run(name, order.settings.server.rounds))
+    return _Worker(process, errors, Tail(order.out / "rounds.jsonl"), hear, shown)
