@@ -70,7 +70,6 @@ def train(message: Message, context: Context) -> Message:
         table.add(logits.detach(), y)
         return objective(lambda _: logits, x, y, teacher, turn.config)  # type: ignore[arg-type]
 
-    _ = turn.model
     loss = fit(turn, learn, turn.data.train)
     turn.measure("trained")
     said = table.said(turn.config.weighting)  # type: ignore[attr-defined]
@@ -83,7 +82,6 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model as it is."""
     turn = Turn.of(message, context)
-    turn.model.eval()
     turn.measure("heard")
     return reply(message, turn)
 

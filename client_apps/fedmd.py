@@ -32,14 +32,13 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """The closing message: digest the last consensus and measure."""
+    """Digest the last consensus and measure: the closing message."""
     return reply(message, hear(message, context))
 
 
 def hear(message: Message, context: Context) -> Turn:
     """Return the client's turn after it has digested what the server says (nothing in round one)."""
     turn = Turn.of(message, context)
-    _ = turn.model
     said = PublicLogits.find(message.content)
     if said is not None and turn.config.kd_weight:
         fit(turn, partial(objective, config=turn.config), turn.public[said.index], said.values)

@@ -104,7 +104,6 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model with what it hears."""
     turn = Turn.of(message, context)
-    turn.model.eval()
     measure(turn, "heard", hear(message, turn))
     return reply(message, turn)
 

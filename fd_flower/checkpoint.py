@@ -1,6 +1,5 @@
 """What the server knows after a round, on disk: one file, replaced atomically."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +26,7 @@ class Checkpoint:
         draft = path.with_suffix(".draft")
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.knowledge.flat().items()}
         save_file(tensors, draft, metadata={"round": str(self.round), "method": method})
-        os.replace(draft, path)
+        draft.replace(path)
 
     @classmethod
     def read(cls, folder: Path, method: str) -> "Checkpoint | None":

@@ -137,4 +137,6 @@ def _identify() -> None:
             if vars(TaskIdentity)[name] is None:
                 setattr(TaskIdentity, name, 1)
     except (ImportError, KeyError) as error:
-        raise RunFailed(f"the in-process engine does not know this version of Flower ({error}); use flwr 1.41") from None
+        raise RunFailed(
+            f"the in-process engine does not know this version of Flower ({error}); use flwr 1.41"
+        ) from None

@@ -174,7 +174,9 @@ class HostGrid(Grid):
             if len(nodes) >= wanted and nodes == seen:
                 return sorted(nodes)
             if time.monotonic() > deadline:
-                raise RunFailed(f"{len(nodes)} of {wanted} nodes are there after {limit:g} s (server.nodes, server.wait)")
+                raise RunFailed(
+                    f"{len(nodes)} of {wanted} nodes are there after {limit:g} s (server.nodes, server.wait)"
+                )
             seen = nodes
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
@@ -185,9 +187,14 @@ class HostGrid(Grid):
         replies = self._exchange([Message(content, node, ROLL_CALL) for node in nodes]) if nodes else []
         answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the roll call"} for node in nodes}
         for reply in replies:
-            answer = {"refused": reply.error.reason} if reply.has_error() else dict(reply.content[HEADER])  # type: ignore[arg-type]
+            answer: dict[str, Any]
+            answer = (
+                {"refused": reply.error.reason} if reply.has_error() else dict(reply.content.config_records[HEADER])
+            )
             if answer.get("sources", sources()) != sources():
-                answer = {"refused": "it runs other FD-Flower sources than the server; install the same version on both"}
+                answer = {
+                    "refused": "it runs other FD-Flower sources than the server; install the same version on both"
+                }
             answers[reply.metadata.src_node_id] = answer
         return answers
 
@@ -197,7 +204,8 @@ class HostGrid(Grid):
     def _admit(self, answers: dict[int, dict[str, Any]], gone: Collection[int] = ()) -> None:
         """Take in the nodes that can take part and name the others."""
         found = {c.id: c for c in self.clients}
-        hosts, devices = [], []
+        hosts: list[int] = []
+        devices: list[int] = []
         for node, answer in sorted(answers.items()):
             if "refused" in answer:
                 self.refused[str(answer.get("id", f"node {node}"))] = " ".join(str(answer["refused"]).split())[:500]
@@ -236,9 +244,9 @@ class HostGrid(Grid):
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
             if reply.has_error():
-                self.refused[client] = reply.error.reason
+                self.refused[client] = reply.error.reason or "an error without a reason"
             else:
-                found[client] = _client(client, dict(reply.content["client"]))  # type: ignore[arg-type]
+                found[client] = _client(client, dict(reply.content.config_records["client"]))
         self.clients = ()
         self.bytes = Bytes()
         return found

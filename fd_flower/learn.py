@@ -132,9 +132,7 @@ def batches(count: int, plan: Plan, rng: torch.Generator) -> Iterator[Tensor]:
 def _optimizer(model: Module, plan: Plan) -> torch.optim.Optimizer:
     params = [p for p in model.parameters() if p.requires_grad]
     if plan.optimizer == "sgd":
-        return torch.optim.SGD(
-            params, plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True
-        )
+        return torch.optim.SGD(params, plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True)
     kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
     return kind(params, plan.lr, weight_decay=plan.weight_decay, fused=True)
 

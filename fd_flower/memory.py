@@ -32,9 +32,9 @@ class Memory:
         self.folder = state / run_key / re.sub(r"[^\w.-]", lambda m: f"%{ord(m[0]):x}", client)
 
     def read(self, moment: tuple[int, int] | None) -> dict[str, Tensor]:
-        """Return the newest tensors from before ``moment`` (round, place of the exchange), mapped from disk; empty for a newcomer.
+        """Return the newest tensors from before ``moment`` (round, place of the exchange); empty for a newcomer.
 
-        With ``moment=None`` the newest of all. Writing to these tensors leaves the file as it is.
+        With ``moment=None`` the newest of all. They are mapped from disk; writing to them leaves the file as it is.
         """
         earlier = [m for m in self._moments() if moment is None or m < moment]
         if not earlier:

@@ -45,8 +45,13 @@ class Record:
         self.closing = False
         self._on_line = on_line
         self._lines: list[dict[str, Any]] = []
-        self._global: dict[str, float] | None = None
+        self._global: dict[str, Any] | None = None
         run = settings.run
+        for key, path in (("run.out", run.out), ("run.resume", run.resume)):
+            if path is not None and not Path(path).is_absolute():
+                raise WrongInput(
+                    f"{key} is the relative path '{path}'; give an absolute one: a ServerApp's directory is not yours"
+                )
         if run.resume:
             self.folder: RunFolder | None = RunFolder.open(run.resume)
             self.run_key = self.folder.run_key
@@ -113,7 +118,9 @@ class Record:
             line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
             self._lines.append({**line, "metrics": plain, "measures": measures})
 
-    def judge(self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]) -> MetricRecord:
+    def judge(
+        self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
+    ) -> MetricRecord | None:
         """Measure the server's model, or the mean over several students, and keep the figures for the round's line."""
         test = world.test_part(limit)
         sets = {"accuracy": test, "pooled": world.pooled.get("test"), "validation": world.pooled.get("validation")}
@@ -129,9 +136,10 @@ class Record:
                     figures |= {"nll": got["nll"], "ece": got["ece"]}
                 for name, value in figures.items():
                     totals[name] = totals.get(name, 0.0) + value / len(students)
-        pictures = {"pictures": len(test)} if test is not None else {}
-        self._global = {"moment": "aggregated", **totals, **pictures}  # type: ignore[dict-item]
-        return MetricRecord(totals)
+        if totals:
+            pictures = {} if test is None else {"pictures": len(test)}
+            self._global = {"moment": "aggregated", **totals, **pictures}
+        return MetricRecord({**totals}) if totals else None
 
     def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> None:
         """Write the round's lines, then its checkpoint: a crash between them plays the round again."""

@@ -118,7 +118,7 @@ class Strategy(FlowerStrategy, ABC):
         if run.resume:
             base = merged(stem, [f"run.resume={run.resume}", f"run.device={run.device}"])
             server = replace(base.server, rounds=config.rounds) if config else base.server
-            self._take(replace(base, server=server), task)
+            self._take(replace(base, server=server), task or Task(_no_model))
             return
         chosen = RunConfig(run.seed, run.out, None, run.keep, run.device, run.precision)
         self._take(
@@ -148,6 +148,7 @@ class Strategy(FlowerStrategy, ABC):
         self.clients: tuple[Client, ...] = ()
         self.on_line: Callable[[dict[str, Any]], None] | None = None
         self._task = task
+        self._given: dict[str, torch.Tensor] | None = None
         self._shown: ArrayRecord | None = None
         self._started = False
 
@@ -173,9 +174,7 @@ class Strategy(FlowerStrategy, ABC):
         return ()
 
     @abstractmethod
-    def aggregate(
-        self, replies: Sequence[Reply], knowledge: Knowledge, round: int
-    ) -> Sequence[Payload | Private]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Return what the server knows after a round, from the usable replies (sorted by client) and what it knew."""
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
@@ -188,6 +187,10 @@ class Strategy(FlowerStrategy, ABC):
     ) -> Sequence[Payload | Private]:
         """Return what the server knows after an exchange that is not the round's last."""
         return [*knowledge.public, *map(Private, knowledge.private)]
+
+    def first_weights(self, model: str, name: str = "") -> Weights:
+        """Return the weights of an architecture before round one: the user's ``initial_arrays``, or the seeded ones."""
+        return Weights(self.world.initial(model) if self._given is None else self._given, name)
 
     def rng(self, purpose: str, round: int = 0) -> torch.Generator:
         """Return the server's random numbers for a purpose in a round."""
@@ -240,7 +243,11 @@ class Strategy(FlowerStrategy, ABC):
             self._started = False
         if done >= self.config.rounds:
             result.arrays = self._show()
-        for table in (result.train_metrics_clientapp, result.evaluate_metrics_clientapp, result.evaluate_metrics_serverapp):
+        for table in (
+            result.train_metrics_clientapp,
+            result.evaluate_metrics_clientapp,
+            result.evaluate_metrics_serverapp,
+        ):
             shifted = {number + done if number else number: record for number, record in table.items()}
             table.clear()
             table.update(shifted)
@@ -262,12 +269,10 @@ class Strategy(FlowerStrategy, ABC):
         if checkpoint is not None:
             self.knowledge = checkpoint.knowledge
             return checkpoint.round
+        if initial_arrays:
+            self._given = {key: torch.from_numpy(array.numpy()) for key, array in initial_arrays.items()}
         with one_thread():
             self.knowledge = Knowledge(self.initial_knowledge(self.clients))
-        if initial_arrays is not None:
-            kept = [p for p in self.knowledge.public if not isinstance(p, Weights)]
-            values = {key: torch.from_numpy(array.numpy()) for key, array in initial_arrays.items()}
-            self.knowledge = Knowledge([Weights(values), *kept, *map(Private, self.knowledge.private)])
         return 0
 
     def _show(self) -> ArrayRecord:
@@ -284,9 +289,8 @@ class Strategy(FlowerStrategy, ABC):
                     f"use fd_flower.client_apps.{name}:app, or add its objective to an App of yours"
                 )
         else:
-            for what, values in (("classes", {c.classes for c in clients}),):
-                if len(values) > 1:
-                    raise WrongInput(f"the clients' models have {sorted(values)} {what}; expected one number")
+            if len(classes := {c.classes for c in clients}) > 1:
+                raise WrongInput(f"the clients' models tell {sorted(classes)} classes apart; expected one number")
             names = sorted({c.model for c in clients})
             if needs.same_model and len(names) > 1:
                 raise WrongInput(f"{name} needs one architecture for all clients; got {', '.join(names)}")
@@ -353,9 +357,9 @@ class Strategy(FlowerStrategy, ABC):
         """Record what the closing message measured."""
         if not self._record.closing:
             return None
-        replies = self._read(replies, server_round + self._offset)
-        metrics = _mean_metrics(replies)
-        self._record.end(replies, metrics)
+        usable = self._read(replies, server_round + self._offset)
+        metrics = _mean_metrics(usable)
+        self._record.end(usable, metrics)
         return metrics
 
     def _end_of_round(self, theirs: EvaluateFn | None) -> EvaluateFn:
@@ -396,7 +400,14 @@ class Strategy(FlowerStrategy, ABC):
         return [self.clients[i] for i in sorted(rng.permutation(len(self.clients))[:count])]
 
     def _letters(
-        self, clients: Sequence[Client], number: int, place: int, kind: str, config: ConfigRecord, *, closing: bool = False
+        self,
+        clients: Sequence[Client],
+        number: int,
+        place: int,
+        kind: str,
+        config: ConfigRecord,
+        *,
+        closing: bool = False,
     ) -> list[Message]:
         """Build a message for each client, sharing what is the same for all."""
         moments = ("heard",) if closing else self._moments
@@ -465,7 +476,7 @@ class Strategy(FlowerStrategy, ABC):
     def _evaluate(self, number: int) -> MetricRecord | None:
         """Measure the server's model, or the mean over one a architecture, where the method has one."""
         students = Weights.all(self.knowledge)
-        if self.measured != "aggregated" or not students or not self._due(number) or self._host.guests:
+        if self.measured != "aggregated" or not students or not self._due(number):
             return None
         if "aggregated" not in (self.config.moments or ("aggregated",)):
             return None

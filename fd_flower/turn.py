@@ -133,9 +133,7 @@ class Turn:
     @property
     def newcomer(self) -> bool:
         """Whether this is the client's first turn (round one, for a method that keeps nothing at the client)."""
-        if self._personal or self._asked:
-            return not self._memory.folder.is_dir() or not any(k.startswith("model/") for k in self._tensors)
-        return self.round == 1
+        return not any(k.startswith("model/") for k in self._tensors) if self._personal else self.round == 1
 
     def rng(self, purpose: str) -> torch.Generator:
         """Return the client's random numbers for a purpose in this round."""
@@ -150,10 +148,9 @@ class Turn:
 
     def measure(self, moment: str, model: Module | None = None) -> None:
         """Measure the turn's model (or the one given), where this moment is asked for in this round."""
-        model = model or self._module
-        if model is None or moment not in str(self._said.get("measure", "")).split(","):
+        if moment not in str(self._said.get("measure", "")).split(","):
             return
-        figures = self._figures(model)
+        figures = self._figures(model or self._module or self.model)
         self.measures |= {f"{moment}/{name}": value for name, value in figures.items()}
 
     def _figures(self, model: Module) -> dict[str, float]:
@@ -246,10 +243,10 @@ class App(ClientApp):
                 "this app hears FD-Flower's messages; to drive it with another strategy, hand that strategy "
                 "fd_flower.hosting.HostGrid.open(grid, ...) as its grid"
             )
-        node = Node(header, context)
         contents = unfold(message.content)
         if message.metadata.message_type == ROLL_CALL and not contents:
-            return Message(RecordDict({HEADER: node.introduction()}), reply_to=message)
+            return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)
+        node = Node(header, context)
         with one_thread():
             answers = {client: self._answer(client, content, node, message) for client, content in contents.items()}
         return Message(fold(answers, {}), reply_to=message)
@@ -298,7 +295,7 @@ class Node:
 
     @cached_property
     def world(self) -> World:
-        """This process's world of the run."""
+        """The run as this process sees it."""
         task = self.settings.task or str(self.context.run_config.get("task", ""))
         return world(self.settings.text, task, self.folder, self.client or "")
 
@@ -312,24 +309,14 @@ class Node:
         memory = Memory(self.state, str(self.header["run-key"]), client)
         return Turn(self.world, client, self.architecture(client), content, memory)
 
-    def introduction(self) -> ConfigRecord:
-        """Answer the roll call for the node: what it is and what it runs."""
-        role = {"role": "host"} if self.client is None else {"role": "device", "id": self.client}
-        answer = ConfigRecord({**role, "sources": sources(), **versions()})
-        if self.client is not None:
-            try:
-                with one_thread():
-                    answer.update(self.capabilities(self.client))
-            except WrongInput as error:
-                answer["refused"] = str(error)
-        return answer
-
     def capabilities(self, client: str) -> ConfigRecord:
         """Answer the roll call for a client: what it has."""
         here, name = self.world, self.architecture(client)
         labels, classes = here.data(client).train.labels, here.classes(name)
         if len(labels) and int(labels.max()) >= classes:
-            raise WrongInput(f"client {client} has the label {int(labels.max())}; its model '{name}' has {classes} classes")
+            raise WrongInput(
+                f"client {client} has the label {int(labels.max())}; its model '{name}' has {classes} classes"
+            )
         return ConfigRecord(
             {
                 "model": name,
@@ -345,6 +332,20 @@ class Node:
         """Return a client's own Flower context."""
         config = {**self.context.node_config, "client-id": client}
         return Context(self.context.run_id, self.context.node_id, config, RecordDict(), self.context.run_config)
+
+
+def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
+    """Answer the roll call for a node: what it is, what it runs, and what keeps it from taking part."""
+    answer = ConfigRecord({"role": "host", "sources": sources(), **versions()})
+    try:
+        node = Node(header, context)
+        if node.client is not None:
+            answer.update({"role": "device", "id": node.client})
+            with one_thread():
+                answer.update(node.capabilities(node.client))
+    except WrongInput as error:
+        answer["refused"] = str(error)
+    return answer
 
 
 @contextmanager

@@ -202,7 +202,9 @@ class Weights(Payload):
         known = bounds.weights.get(self.model)
         if known is None:
             if bounds.weights:
-                raise WrongInput(f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}")
+                raise WrongInput(
+                    f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
+                )
             return
         if self.values.keys() != known.keys():
             odd = sorted(self.values.keys() ^ known.keys())

@@ -236,9 +236,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
         raise WrongInput(f"{settings.method} needs public labels and data.public={settings.data.public} has none")
 
     def model(name: str) -> Module:
-        return models.build(
-            name, whole.shape, whole.classes, settings.model.features, seed=settings.run.seed
-        )
+        return models.build(name, whole.shape, whole.classes, settings.model.features, seed=settings.run.seed)
 
     def own(_: str) -> Data:
         return data.device_data(folder, settings.data, settings.run.seed, client)  # type: ignore[arg-type]

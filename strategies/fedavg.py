@@ -18,7 +18,7 @@ class FedAvg(Strategy):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of the architecture starts from."""
-        return [Weights(self.world.initial(clients[0].model))]
+        return [self.first_weights(clients[0].model)]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the weights, each client's by its number of examples."""

@@ -17,6 +17,7 @@ from fd_flower.learn import Plan, predict, train
 from fd_flower.methods import Needs
 from fd_flower.objectives import KL
 from fd_flower.strategy import Reply, Strategy
+from fd_flower.task import Samples
 from fd_flower.wire import Knowledge, Payload, Weights
 
 
@@ -54,7 +55,7 @@ class FedDF(Strategy):
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of an architecture starts from."""
         names = list(dict.fromkeys(c.model for c in clients))
-        return [Weights(self.world.initial(n), n if len(names) > 1 else "") for n in names]
+        return [self.first_weights(n, n if len(names) > 1 else "") for n in names]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average each architecture by examples, then distil the ensemble of all of them into it (algorithm 3)."""
@@ -65,16 +66,22 @@ class FedDF(Strategy):
             group = [(w.values, r.examples) for w, r in zip(heard, replies, strict=True) if w.model == model]
             means[model] = Weights(mean_of_parameters(*map(list, zip(*group, strict=True))), model)
         students = {**before, **means}
-        if self.config.distil_steps and self.world.public is not None:  # type: ignore[attr-defined]
+        if self.config.distil_steps:  # type: ignore[attr-defined]
             teacher = self._teacher(heard, replies)
             students |= {name: self._distilled(mean, replies, teacher, round) for name, mean in means.items()}
         return list(students.values())
+
+    def _public(self) -> Samples:
+        """Return the public samples; without any, the run was refused before round one."""
+        if self.world.public is None:
+            raise WrongInput("feddf needs public samples")
+        return self.world.public
 
     def _teacher(self, heard: Sequence[Weights], replies: Sequence[Reply]) -> Tensor:
         """Return the softmax of the clients' mean logits on all public samples: log-probabilities [N, C]."""
         world = self.world
         predictions = [
-            predict(world.load(reply.client.model, w.values), world.public, precision=self.settings.run.precision)  # type: ignore[arg-type]
+            predict(world.load(reply.client.model, w.values), self._public(), precision=self.settings.run.precision)
             for w, reply in zip(heard, replies, strict=True)
         ]
         stacked = torch.stack(predictions)
@@ -84,8 +91,7 @@ class FedDF(Strategy):
     def _distilled(self, mean: Weights, replies: Sequence[Reply], teacher: Tensor, round: int) -> Weights:
         """Distil into one student; the best on the held-back tenth of the public samples is returned."""
         config: Config = self.config  # type: ignore[assignment]
-        world = self.world
-        assert world.public is not None
+        world, public = self.world, self._public()
         name = mean.model or replies[0].client.model
         model = world.load(name, mean.values)
         rng = self.rng(f"distil {mean.model}", round)
@@ -104,7 +110,7 @@ class FedDF(Strategy):
             nonlocal best, kept, gained
             if step % config.check_every and step < config.distil_steps:
                 return False
-            far = float(loss(predict(model, world.public[held]), teacher[held].cpu()))
+            far = float(loss(predict(model, public[held]), teacher[held].cpu()))
             if far < best:
                 best, gained = far, step
                 kept = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
@@ -119,7 +125,7 @@ class FedDF(Strategy):
             cosine=True,
             clip=5.0,
         )
-        train(model, distil, world.public[used], teacher[used], plan=plan, rng=rng, watch=look)
+        train(model, distil, public[used], teacher[used], plan=plan, rng=rng, watch=look)
         return Weights(kept, mean.model)
 
 
