@@ -405,7 +405,12 @@ class Bytes:
 
 
 def _size(content: RecordDict) -> int:
-    return sum(record.count_bytes() for record in content.values())
+    # ConfigRecord.count_bytes (flwr 1.41) refuses an empty string, so words are counted here.
+    words = sum(
+        len(key) + len(str(value)) for record in content.config_records.values() for key, value in record.items()
+    )
+    numbers = (*content.array_records.values(), *content.metric_records.values())
+    return words + sum(record.count_bytes() for record in numbers)
 
 
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:
