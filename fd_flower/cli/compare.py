@@ -115,7 +115,10 @@ def remarks(comparison: Comparison) -> list[str]:
     for order in comparison.orders.values():
         trees.setdefault(order.method, flatten(order.settings.tree()))
     said = []
+    by_steps = all(tree["client.steps"] is not None for tree in trees.values())
     for key in BUDGET:
+        if key == "client.epochs" and by_steps:
+            continue  # steps win: epochs say nothing
         values = {method: tree.get(key) for method, tree in trees.items()}
         if len(set(map(str, values.values()))) > 1:
             each = ", ".join(f"{method} {'none' if v is None else v}" for method, v in values.items())

@@ -1,6 +1,7 @@
 """How a run is coming on, on a terminal or in a log."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -40,8 +41,8 @@ class Standing:
         return self._accuracy
 
     def _newest(self) -> str:
-        models = [line["global"]["accuracy"] for line in self._lines if line.get("global")]
-        if models:
+        models = [line["global"].get("accuracy") for line in self._lines if line.get("global")]
+        if models and models[-1] is not None:  # a task without a test set has none
             return f"global {models[-1]:.1%}"
         clients = {line["client"]: _last_accuracy(line) for line in self._lines if "client" in line}
         figures = [figure for figure in clients.values() if figure is not None]
@@ -73,8 +74,8 @@ class Standing:
 
 def _last_accuracy(line: Line) -> float | None:
     """Return a client's accuracy at the last of the moments that its line has."""
-    figures = [figures["accuracy"] for figures in (line.get("measures") or {}).values() if "accuracy" in figures]
-    return figures[-1] if figures else None
+    figures = [figures.get("accuracy") for figures in (line.get("measures") or {}).values()]
+    return next((figure for figure in reversed(figures) if figure is not None), None)
 
 
 class Board(Protocol):
@@ -192,24 +193,29 @@ def board(console: Console, quiet: bool) -> Iterator[Board]:
 
 
 class Tail:
-    """The lines of a file that another process writes."""
+    """The lines that another process adds to a file; rounds that are there already are old."""
 
     def __init__(self, path: Path):
         self._path = path
+        self._file = 0
         self._read = 0
+        self._old = 0
+        self._old = max((line["round"] for line in self.new()), default=0)
 
     def new(self) -> list[Line]:
-        """Return the complete lines since the last look; a file that was cut is read anew."""
+        """Return the complete lines since the last look; a file in its place is read from its start."""
         if not self._path.exists():
             return []
         with self._path.open("rb") as file:
-            if file.seek(0, 2) < self._read:
-                self._read = 0
+            number = os.fstat(file.fileno()).st_ino
+            if number != self._file:
+                self._file, self._read = number, 0
             file.seek(self._read)
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
         self._read += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        lines = (json.loads(line) for line in whole.splitlines())
+        return [line for line in lines if line["round"] > self._old]
 
 
 def clock(seconds: float) -> str:
