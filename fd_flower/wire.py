@@ -6,7 +6,8 @@ Predictions are log-probabilities at temperature 1, in both directions. ``Weight
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import ClassVar, Self
+from typing import ClassVar, Self, get_origin
+from urllib.parse import quote, unquote
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
@@ -40,8 +41,15 @@ class Bounds:
 class _Memo:
     """A record's decoded payload, kept beside the record in this process alone: it is not pickled with it."""
 
-    def __init__(self, payload: "Payload | None" = None) -> None:
-        self.payload = payload
+    def __init__(self, payload: "Payload | None" = None, arrays: Iterable[object] = ()) -> None:
+        self._payload = payload
+        self._arrays = list(arrays)
+
+    def payload_of(self, record: ArrayRecord) -> "Payload | None":
+        """Return the payload, unless somebody (a mod of Flower's, say) has replaced arrays in the record since."""
+        now = list(record.values())
+        unchanged = len(now) == len(self._arrays) and all(a is b for a, b in zip(now, self._arrays, strict=True))
+        return self._payload if unchanged else None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Memo, ()
@@ -75,13 +83,14 @@ class Payload:
     @classmethod
     def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
         """Build the payload that ``tensors`` came from."""
+        mappings = {f.name for f in fields(cls) if get_origin(f.type) is Mapping}
         parts: dict[str, Tensor | dict[str, Tensor]] = {}
         for key, tensor in flat.items():
-            head, slash, tail = key.partition("/")
-            if slash:
-                parts.setdefault(head, {})[tail] = tensor  # type: ignore[index]
+            head, _, name = key.partition("/")
+            if head in mappings:
+                parts.setdefault(head, {})[name] = tensor  # type: ignore[index]
             else:
-                parts[head] = tensor
+                parts[key] = tensor
         try:
             return cls(**parts)  # type: ignore[arg-type]
         except TypeError:
@@ -100,17 +109,19 @@ class Payload:
     def _keep(self, record: ArrayRecord) -> None:
         """Remember that this payload and this record are the same."""
         self.__dict__["_record"] = record
-        record.__dict__["_memo"] = _Memo(self)
+        record.__dict__["_memo"] = _Memo(self, record.values())
 
     @classmethod
     def _decoded(cls, name: str, record: ArrayRecord) -> Self:
         """Decode a record once: whoever asks again gets the same payload."""
         memo = record.__dict__.get("_memo")
-        known = memo.payload if memo else None
+        known = memo.payload_of(record) if memo else None
         if not isinstance(known, cls):
             try:
                 known = cls.of(name, {key: torch.from_numpy(array.numpy()) for key, array in record.items()})
-            except (TypeError, ValueError, EOFError, OSError) as error:
+            except WrongInput:
+                raise
+            except Exception as error:  # what a stranger's bytes make numpy raise has no end
                 raise WrongInput(f"{name} on the wire cannot be decoded: {error}") from None
             known._keep(record)
         return known
@@ -153,6 +164,11 @@ class Payload:
         if not fits:
             wanted = ", ".join("any" if s is None else str(s) for s in sizes)
             raise WrongInput(f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected [{wanted}]")
+
+    def _floats(self, key: str, tensor: Tensor) -> None:
+        """Refuse anything but floating-point numbers."""
+        if not tensor.is_floating_point():
+            raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected floating-point numbers")
 
     def _integers(self, key: str, tensor: Tensor, below: int | None = None) -> None:
         """Refuse anything but integers in [0, below)."""
@@ -197,7 +213,7 @@ class Weights(Payload):
         return name == cls.kind or name.startswith(f"{cls.kind}.")
 
     def check(self, bounds: Bounds) -> None:
-        """Refuse values that are not finite, and keys or shapes that differ from the server's own."""
+        """Refuse values that are not finite, and keys, shapes or types that differ from the server's own."""
         super().check(bounds)
         known = bounds.weights.get(self.model)
         if known is None:
@@ -211,6 +227,8 @@ class Weights(Payload):
             raise WrongInput(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
         for key, tensor in self.values.items():
             self._shape(key, tensor, *known[key].shape)
+            if tensor.dtype is not known[key].dtype:
+                raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +255,8 @@ class ClassLogits(Payload):
         self._shape("counts", self.counts, bounds.classes)
         classes = len(self.counts)
         self._shape("sums", self.sums, classes, classes)
+        self._floats("counts", self.counts)
+        self._floats("sums", self.sums)
         super().check(bounds)
         if bool((self.counts < 0).any()):
             raise WrongInput(f"{self.name} has counts below 0")
@@ -263,12 +283,16 @@ class PublicLogits(Payload):
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes or rows, unknown samples and values that are not finite."""
+        self._integers("index", self.index)
         self._shape("index", self.index, None if bounds.index is None else len(bounds.index))
         if bounds.index is not None and not torch.equal(self.index, bounds.index):
             raise WrongInput(f"{self.name} is about other public samples than the round's")
         self._shape("values", self.values, len(self.index), bounds.classes)
+        self._floats("values", self.values)
         if self.mask is not None:
             self._shape("mask", self.mask, len(self.index))
+            if self.mask.dtype is not torch.bool:
+                raise WrongInput(f"{self.name} has 'mask' of {self.mask.dtype}; expected torch.bool")
         super().check(bounds)
 
 
@@ -292,6 +316,7 @@ class Prototypes(Payload):
         """Refuse another number of classes or features, values that are not finite and negative counts."""
         self._shape("counts", self.counts, bounds.classes)
         self._shape("values", self.values, len(self.counts), bounds.features)
+        self._floats("values", self.values)
         self._integers("counts", self.counts)
         super().check(bounds)
 
@@ -327,10 +352,14 @@ class Knowledge(Sequence[Payload]):
         return [*self.public, *self.private][i]
 
     def flat(self, *, private: bool = True) -> dict[str, Tensor]:
-        """Return everything as ``name/field[/name]`` -> tensor, private payloads under ``private/``."""
-        flat = {f"{p.name}/{k}": t for p in self.public for k, t in p.tensors().items()}
+        """Return everything as ``name/field[/name]`` -> tensor, private payloads under ``private/``.
+
+        A slash in a name (an architecture called ``organisation/model``) is quoted.
+        """
+        flat = {f"{quote(p.name, safe=':')}/{k}": t for p in self.public for k, t in p.tensors().items()}
         if private:
-            flat |= {f"private/{p.name}/{k}": t for p in self.private for k, t in p.tensors().items()}
+            hidden = Knowledge(self.private).flat(private=False)
+            flat |= {f"private/{key}": tensor for key, tensor in hidden.items()}
         return flat
 
     @classmethod
@@ -343,7 +372,7 @@ class Knowledge(Sequence[Payload]):
             groups.setdefault((private, name), {})[rest] = tensor
         payloads: list[Payload | Private] = []
         for (private, name), tensors in groups.items():
-            payload = kind_of(name).of(name, tensors)
+            payload = kind_of(name).of(unquote(name), tensors)
             payloads.append(Private(payload) if private else payload)
         return cls(payloads)
 
