@@ -1,0 +1,241 @@
+"""What clients and servers say to each other arrives as it was said, or is refused in words."""
+
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, RecordDict
+from torch import Tensor
+
+from fd_flower.errors import WrongInput
+from fd_flower.wire import (
+    KINDS,
+    Bounds,
+    ClassLogits,
+    Knowledge,
+    Payload,
+    Private,
+    Prototypes,
+    PublicLogits,
+    Weights,
+    pack,
+    stack,
+    unpack,
+)
+
+
+def npy(array: np.ndarray) -> bytes:
+    """Return an array's bytes as Flower sends them, pickled objects too."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+INDEX = torch.tensor([1, 4])
+WEIGHTS = {"body.weight": torch.ones(2, 3), "norm.running": torch.zeros(3), "norm.seen": torch.tensor(7)}
+
+SAID: dict[str, Payload] = {
+    "weights": Weights(WEIGHTS),
+    "weights of one of several": Weights(WEIGHTS, "resnet8:0.5"),
+    "class logits": ClassLogits(torch.rand(3, 3, dtype=torch.float64), torch.tensor([1.0, 0.0, 2.0]).double()),
+    "class logits of members": ClassLogits(
+        torch.zeros(3, 3).double(), torch.ones(3).double(), {"0": torch.tensor(1), "lab/7": torch.tensor(2)}
+    ),
+    "public logits": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1)),
+    "masked public logits": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1), torch.tensor([True, False])),
+    "prototypes": Prototypes(torch.rand(3, 4), torch.tensor([5, 0, 1])),
+}
+
+
+def sent(*payloads: Payload) -> RecordDict:
+    """Return a message's content after a trip between processes."""
+    return pickle.loads(pickle.dumps(pack(*payloads)))
+
+
+def same(one: Payload, other: Payload) -> bool:
+    a, b = one.tensors(), other.tensors()
+    alike = type(one) is type(other) and one.name == other.name and a.keys() == b.keys()
+    return alike and all(torch.equal(a[k], b[k]) and a[k].dtype is b[k].dtype for k in a)
+
+
+@pytest.mark.parametrize("payload", SAID.values(), ids=SAID)
+def test_every_kind_arrives_as_it_was_said(payload: Payload):
+    content = sent(payload)
+    assert same(type(payload).need(content), payload)
+    assert [same(p, payload) for p in unpack(content)] == [True]
+
+
+def test_every_kind_is_tried_above():
+    assert {type(p) for p in SAID.values()} == set(KINDS.values())
+
+
+def test_weights_travel_as_flowers_plain_arrays():
+    record = pack(Weights(WEIGHTS))["arrays"]
+    assert record.to_torch_state_dict().keys() == WEIGHTS.keys()
+    anybodys = RecordDict({"arrays": ArrayRecord(WEIGHTS)})
+    assert same(Weights.need(anybodys), Weights(WEIGHTS))
+
+
+def test_a_missing_kind_is_named_with_what_came_instead():
+    with pytest.raises(WrongInput, match="expected class-logits on the wire, got prototypes"):
+        ClassLogits.need(pack(SAID["prototypes"]))
+    with pytest.raises(WrongInput, match="expected arrays on the wire, got nothing"):
+        Weights.need(Knowledge())
+    assert ClassLogits.find(pack(SAID["prototypes"])) is None
+
+
+def test_a_record_of_no_kind_is_refused():
+    with pytest.raises(WrongInput, match="no kind 'logitz' on the wire; known: arrays, class-logits"):
+        unpack(RecordDict({"logitz": ArrayRecord({"x": torch.zeros(1)})}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"sums": torch.zeros(3, 3)}, "has the fields .'sums'.; expected sums, counts, members"),
+        ({"sums": torch.zeros(3, 3), "counts": torch.ones(3), "more": torch.ones(1)}, "has the fields"),
+        ({"sums/a": torch.zeros(3, 3), "counts": torch.ones(3)}, "'sums/a'"),
+        ({"sums": torch.zeros(3, 3), "sums/a": torch.ones(3), "counts": torch.ones(3)}, "'sums/a'"),
+    ],
+)
+def test_a_record_with_other_fields_is_refused(fields: dict[str, Tensor], words: str):
+    with pytest.raises(WrongInput, match=words):
+        ClassLogits.need(RecordDict({"class-logits": ArrayRecord(fields)}))
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"PK\x03\x04nonsense", npy(np.array([{}], dtype=object))])
+def test_bytes_that_are_no_array_are_refused(data: bytes):
+    array = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=data)
+    with pytest.raises(WrongInput, match="class-logits on the wire cannot be decoded"):
+        ClassLogits.need(RecordDict({"class-logits": ArrayRecord({"sums": array})}))
+
+
+# --- checked before use
+
+BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS})
+
+
+def weights(**changes: Tensor) -> Weights:
+    return Weights({**WEIGHTS, **{k.replace("_", "."): t for k, t in changes.items()}})
+
+
+@pytest.mark.parametrize("name", [name for name in SAID if name != "weights of one of several"])
+def test_what_is_well_formed_passes(name: str):
+    SAID[name].check(BOUNDS)
+
+
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (ClassLogits(torch.zeros(4, 4).double(), torch.ones(4).double()), r"'counts' of shape \[4\]; expected \[3\]"),
+        (ClassLogits(torch.zeros(3, 4).double(), torch.ones(3).double()), r"'sums' of shape \[3, 4\]; expected"),
+        (ClassLogits(torch.full((3, 3), torch.nan).double(), torch.ones(3).double()), "'sums' that are not finite"),
+        (ClassLogits(torch.zeros(3, 3).double(), -torch.ones(3).double()), "counts below 0"),
+        (ClassLogits(torch.zeros(3, 3).long(), torch.ones(3).double()), "'sums' of torch.int64; expected"),
+        (ClassLogits(torch.zeros(3, 3).double(), torch.ones(3).bool()), "'counts' of torch.bool; expected"),
+        (PublicLogits(INDEX + 1, torch.zeros(2, 3)), "other public samples than the round's"),
+        (PublicLogits(INDEX.float(), torch.zeros(2, 3)), "'index' of torch.float32; expected integers"),
+        (PublicLogits(INDEX[:1], torch.zeros(1, 3)), r"'index' of shape \[1\]; expected \[2\]"),
+        (PublicLogits(INDEX, torch.zeros(2, 5)), r"'values' of shape \[2, 5\]; expected \[2, 3\]"),
+        (PublicLogits(INDEX, torch.full((2, 3), torch.inf)), "'values' that are not finite"),
+        (PublicLogits(INDEX, torch.zeros(2, 3).int()), "'values' of torch.int32; expected"),
+        (PublicLogits(INDEX, torch.zeros(2, 3), torch.ones(3).bool()), r"'mask' of shape \[3\]; expected \[2\]"),
+        (PublicLogits(INDEX, torch.zeros(2, 3), torch.ones(2)), "'mask' of torch.float32; expected"),
+        (Prototypes(torch.zeros(3, 5), torch.ones(3).long()), r"'values' of shape \[3, 5\]; expected \[3, 4\]"),
+        (Prototypes(torch.zeros(3, 4), torch.ones(3)), "'counts' of torch.float32; expected integers"),
+        (Prototypes(torch.zeros(3, 4), torch.tensor([-1, 0, 1])), "'counts' outside 0 to any"),
+        (Prototypes(torch.full((3, 4), -torch.inf), torch.ones(3).long()), "'values' that are not finite"),
+        (Prototypes(torch.zeros(3, 4).long(), torch.ones(3).long()), "'values' of torch.int64; expected"),
+        (Weights({"body.weight": torch.ones(2, 3)}), "other keys than the server's model: norm.running, norm.seen"),
+        (weights(body_weight=torch.ones(3, 2)), r"'body.weight' of shape \[3, 2\]; expected \[2, 3\]"),
+        (weights(body_weight=torch.full((2, 3), torch.nan)), "'body.weight' that are not finite"),
+        (weights(body_weight=torch.ones(2, 3).double()), "'body.weight' of torch.float64; expected torch.float32"),
+        (Weights(WEIGHTS, "other"), "arrays.other is of no architecture here"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Payload) else None,
+)
+def test_what_cannot_be_used_is_refused_in_words(payload: Payload, words: str):
+    with pytest.raises(WrongInput, match=words):
+        payload.check(BOUNDS)
+
+
+# --- what the server knows
+
+
+def known() -> Knowledge:
+    return Knowledge(
+        [
+            Weights(WEIGHTS, "cnn"),
+            Weights(WEIGHTS, "org/model"),
+            SAID["class logits of members"],
+            Private(SAID["prototypes"]),
+            Private(Weights({"moment": torch.ones(2)}, "generator")),
+        ]
+    )
+
+
+def test_knowledge_survives_flattening():
+    before = known()
+    after = Knowledge.of(before.flat())
+    assert list(map(same, before.public, after.public)) == [True] * 3
+    assert list(map(same, before.private, after.private)) == [True] * 2
+
+
+def test_private_knowledge_is_read_like_the_rest_and_never_shown():
+    assert same(Prototypes.need(known()), SAID["prototypes"])
+    assert len(known()) == 5
+    assert not [key for key in known().shown() if "prototypes" in key or "moment" in key]
+
+
+def test_weights_alone_are_shown_as_any_flower_user_expects_them():
+    shown = Knowledge([Weights(WEIGHTS), Private(SAID["prototypes"])]).shown()
+    assert shown.to_torch_state_dict().keys() == WEIGHTS.keys()
+
+
+@pytest.mark.parametrize(
+    "knowledge", [Knowledge([Weights(WEIGHTS), SAID["prototypes"], Private(SAID["class logits"])]), known()]
+)
+@pytest.mark.parametrize("factor", [1, 2])
+def test_what_comes_back_between_the_hooks_is_laid_over_the_knowledge(knowledge: Knowledge, factor: int):
+    """Doubling what is shown doubles the public knowledge that is shown, and leaves the rest as it was."""
+    shown = knowledge.shown()
+    changed = ArrayRecord({k: torch.as_tensor(a.numpy() * factor) for k, a in shown.items()})
+    after = knowledge.overlaid(changed)
+    assert {p.name for p in after.public} == {p.name for p in knowledge.public}
+    assert list(map(same, after.private, knowledge.private)) == [True] * len(knowledge.private)
+    before = {k.removeprefix("arrays/"): t for k, t in knowledge.flat().items()}
+    flat = {k.removeprefix("arrays/"): t for k, t in after.flat().items()}
+    for key, tensor in flat.items():
+        assert torch.equal(tensor, before[key] * (factor if key in shown else 1))
+
+
+# --- nothing is encoded twice
+
+
+def test_a_payload_has_one_record_and_a_record_one_payload():
+    payload = ClassLogits(torch.zeros(2, 2).double(), torch.ones(2).double())
+    assert pack(payload)["class-logits"] is pack(payload)["class-logits"] is payload.record
+    content = sent(payload)
+    assert ClassLogits.need(content) is ClassLogits.need(content)
+    assert ClassLogits.need(content).record is content["class-logits"]
+
+
+def test_what_a_record_remembers_is_not_pickled_with_it():
+    payload = Weights({"w": torch.zeros(10_000)})
+    bare = len(pickle.dumps(ArrayRecord({"w": torch.zeros(10_000)})))
+    assert len(pickle.dumps(payload.record)) < bare + 200
+
+
+def test_a_record_that_was_changed_is_decoded_anew():
+    """A mod of Flower's may replace arrays inside the reply's record."""
+    payload = Weights({"w": torch.zeros(2)})
+    payload.record["w"] = ArrayRecord({"w": torch.ones(2)})["w"]
+    assert Weights.need(pack(payload)).values["w"].tolist() == [1, 1]
+
+
+def test_replies_on_the_same_samples_are_stacked():
+    values, mask = stack([SAID["public logits"], SAID["masked public logits"]])
+    assert values.shape == (2, 2, 3)
+    assert mask.tolist() == [[True, True], [True, False]]

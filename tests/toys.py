@@ -1,0 +1,222 @@
+"""Small things that tests of the core play with: a task of eight numbers, grids that misbehave, clients that fail."""
+
+import copy
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor
+from torch.nn import Linear, Module
+
+from fd_flower import config, engine, methods
+from fd_flower.engine import InProcessGrid
+from fd_flower.envelope import ROLL_CALL, fold, unfold
+from fd_flower.hosting import Client
+from fd_flower.rng import torch_rng
+from fd_flower.strategy import Reply
+from fd_flower.task import Data, Samples, Task
+from fd_flower.wire import Payload, pack
+
+CLASSES, INPUTS, FEATURES = 3, 8, 4
+
+TINY = {
+    "data.clients": 3,
+    "data.public_size": 100,
+    "data.public_batch": 32,
+    "model.name": "mlp",
+    "server.rounds": 2,
+    "client.steps": 2,
+    "client.epochs": 1,
+}
+
+
+def tiny(method: str, changes: str = "", *, task: str = "") -> config.Settings:
+    """Return settings under which a run takes a tenth of a second; ``changes`` win."""
+    words = {**TINY, **({"server.distil_steps": 2} if method == "feddf" else {})}
+    return config.settings(method, " ".join(f"{k}={v}" for k, v in words.items()) + " " + changes, task=task)
+
+
+def toy(method: str, changes: str = "") -> config.Settings:
+    """Return tiny settings on the toy task."""
+    return tiny(method, f"model.name=small {changes}", task="toys:task")
+
+
+def play(settings: config.Settings, **also: Any) -> list[dict[str, Any]]:
+    """Run in this process and return the lines of ``rounds.jsonl``."""
+    lines: list[dict[str, Any]] = []
+    engine.run(settings, on_line=lines.append, **also)
+    return lines
+
+
+def rounds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines about whole rounds."""
+    return [line for line in lines if "asked" in line and not line.get("closing")]
+
+
+def figures(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return lines without what depends on the clock or on how many nodes there are."""
+    kept = [{k: v for k, v in line.items() if k != "seconds"} for line in copy.deepcopy(list(lines))]
+    for line in kept:
+        line.get("bytes", {}).pop("wire", None)
+    return kept
+
+
+# --- a task
+
+
+class Small(Module):
+    """Eight numbers, one hidden layer, three classes."""
+
+    def __init__(self, size: int = FEATURES, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.body = Linear(INPUTS, size)
+        self.head = Linear(size, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        return self.body(x).relu()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))
+
+
+def samples(name: str, number: int, *, labels: bool = True) -> Samples:
+    """Return points around the class's own corner, a function of the name."""
+    rng = torch_rng("toys", name)
+    y = torch.randint(CLASSES, (number,), generator=rng)
+    x = torch.randn(number, INPUTS, generator=rng) + 2.0 * torch.nn.functional.one_hot(y, INPUTS)
+    return Samples(x, y if labels else None)
+
+
+def model(name: str) -> Module:
+    """Return an architecture: ``wide`` has other features, ``fourth`` another class, ``plain`` no features at all."""
+    if name == "plain":
+        return Linear(INPUTS, CLASSES)
+    return Small(6 if name == "wide" else FEATURES, CLASSES + (name == "fourth"))
+
+
+def own(client: str) -> Data:
+    return Data(samples(f"{client} train", 20), samples(f"{client} validation", 6), samples(f"{client} test", 9))
+
+
+def task() -> Task:
+    """Return the toy task, as a user would name it in the run's configuration."""
+    return Task(model, own, lambda: samples("public", 40, labels=False), samples("test", 30))
+
+
+# --- replies by hand
+
+
+def client(name: str, **about: Any) -> Client:
+    return Client(name, int(name), **about)
+
+
+def said(name: str, *payloads: Payload, examples: int = 1) -> Reply:
+    """Return a reply as ``aggregate`` gets it."""
+    return Reply(client(name), pack(*payloads), examples)
+
+
+# --- grids
+
+
+def hosts(method: str, nodes: int = 1) -> InProcessGrid:
+    """Return a grid whose nodes host clients of a method."""
+    return InProcessGrid(methods.client_app(method), nodes)
+
+
+def devices(method: str, folder: str, *names: str, **about: Any) -> InProcessGrid:
+    """Return a grid with one device a name, whose samples are the toy task's; ``about`` is more of their configs."""
+    own = [{"client-id": n, "data-path": "/toys", "state-dir": f"{folder}/{n}", **about} for n in names]
+    return InProcessGrid(methods.client_app(method), node_configs=own, run_config={"task": "toys:task"})
+
+
+class Noted(InProcessGrid):
+    """A grid that notes what it carries; messages and replies are pickled on their way, as between processes."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.sent: list[Message] = []
+        self.replies: list[Message] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        messages = list(messages)
+        self.sent += messages
+        return super().push_messages(messages)
+
+    def _reply(self, message: Message) -> Message:
+        answer = pickle.loads(pickle.dumps(super()._reply(pickle.loads(pickle.dumps(message)))))
+        self.replies.append(answer)
+        return answer
+
+
+class Moody(InProcessGrid):
+    """A grid whose nodes can be gone (messages to them are refused silently) or slow (replies after so many looks).
+
+    Attributes
+    ----------
+    gone : set[int]
+        Nodes that are not there.
+    slow : dict[int, int]
+        Node -> how often its reply to a message is looked for before it is there; the roll call is always answered.
+    late : list[Message]
+        Replies that came after the first look.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.gone: set[int] = set()
+        self.slow: dict[int, int] = {}
+        self.late: list[Message] = []
+        self._looks: dict[str, int] = {}
+
+    def get_node_ids(self) -> list[int]:
+        return [node for node in super().get_node_ids() if node not in self.gone]
+
+    def add(self, node: int, node_config: dict[str, Any]) -> None:
+        """Let a node come."""
+        like = next(iter(self._contexts.values()))
+        self._contexts[node] = Context(1, node, node_config, RecordDict(), like.run_config)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        there = [m for m in messages if m.metadata.dst_node_id not in self.gone]
+        ids = super().push_messages(there)
+        for message in there:
+            asked = message.metadata.message_type != ROLL_CALL
+            self._looks[message.metadata.message_id] = self.slow.get(message.metadata.dst_node_id, 0) if asked else 0
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        ready = []
+        for name in [n for n in message_ids if n in self._looks]:
+            self._looks[name] -= 1
+            if self._looks[name] < 0:
+                ready.append(name)
+                del self._looks[name]
+        return super().pull_messages(ready)
+
+
+class Spoilt(ClientApp):
+    """An app with clients that fail: ``spoil(client, round, content)`` says what each sends instead."""
+
+    def __init__(self, app: ClientApp, spoil: Callable[[str, int, RecordDict], RecordDict | Error]) -> None:
+        super().__init__()
+        self._app = app
+        self._spoil = spoil
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        answer = self._app(message, context)
+        if message.metadata.message_type == ROLL_CALL:
+            return answer
+        asked = unfold(message.content)
+        spoilt = {
+            name: self._spoil(name, int(asked[name]["config"]["server-round"]), content)  # type: ignore[index, arg-type]
+            for name, content in unfold(answer.content).items()
+        }
+        return Message(fold(spoilt, {}), reply_to=message)
+
+
+def with_record(content: RecordDict, name: str, record: ArrayRecord) -> RecordDict:
+    """Return the content with one record replaced."""
+    return RecordDict({**content, name: record})
