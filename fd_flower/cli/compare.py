@@ -91,12 +91,19 @@ def ordered(
     words = (*_same_for_all(methods, words), *words)
     comparison = Comparison(path, {})
     for method in dict.fromkeys(methods):
-        first = Order(method, words, path, task, engine).settings.run.seed
+        words_here = _for(method, words, methods)
+        first = Order(method, words_here, path, task, engine).settings.run.seed
         for seed in range(first, first + seeds):
             folder = path / f"{method}-seed{seed}"
-            own = (*words, f"run.seed={seed}", paths.path_word("run.out", folder))
+            own = (*words_here, f"run.seed={seed}", paths.path_word("run.out", folder))
             comparison.orders[folder.name] = Order(method, own, folder, task, engine)
     return comparison
+
+
+def _for(method: str, words: Sequence[str], methods: Sequence[str]) -> tuple[str, ...]:
+    """Return the words for one method: ``feddf.server.distil_steps=100`` is for feddf alone, over what is for all."""
+    own = [word.removeprefix(f"{method}.") for word in words if word.startswith(f"{method}.")]
+    return (*(word for word in words if word.partition(".")[0] not in methods), *own)
 
 
 def _same_for_all(methods: Sequence[str], words: Sequence[str]) -> list[str]:
