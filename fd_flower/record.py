@@ -19,7 +19,7 @@ from fd_flower.results import RunFolder
 from fd_flower.results.metrics import measure
 from fd_flower.versions import versions
 from fd_flower.wire import Weights
-from fd_flower.world import World
+from fd_flower.world import World, checksum
 
 if TYPE_CHECKING:
     from fd_flower.strategy import Reply, Strategy
@@ -78,7 +78,7 @@ class Record:
                 f"{self.folder.path} is finished and its clients' memory is gone; "
                 "a run that is to go on after its end needs run.keep=true"
             )
-        if done < self.settings.server.rounds:
+        if done < self.settings.server.rounds or not self.folder.finished:
             self.folder.cut(done)
         self.folder.update(self.settings)
         return found
@@ -166,7 +166,7 @@ class Record:
                     "clients": len(strategy.clients),
                     "engine": ENGINES.get(strategy.engine, "local"),
                     "model": settings.model.name,
-                    "data": {k: v for k, v in settings.tree()["data"].items() if v is not None},
+                    "data": _described(settings, strategy.world),
                     "versions": versions(),
                     "moments": {
                         "global": strategy.measured,
@@ -176,6 +176,12 @@ class Record:
             )
         if not settings.run.keep:
             shutil.rmtree(Path(self.state) if self.folder else Path(self.state) / self.run_key, ignore_errors=True)
+
+
+def _described(settings: Settings, world: World) -> dict[str, Any]:
+    """Say which data a run is about, and which copy of it: the start of its test set's SHA-256."""
+    said = {key: value for key, value in settings.tree()["data"].items() if value is not None}
+    return said if world.test is None else {**said, "copy": checksum(world.test)[:12]}
 
 
 def _figures(reply: "Reply") -> tuple[dict[str, float], dict[str, dict[str, float]]]:
