@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
 from torch import Tensor
+from yaml import YAMLError
 
 from fd_flower.errors import WrongInput, nearest
 
@@ -316,7 +317,10 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     """
     from fd_flower import methods
 
-    words = shlex.split(changes) if isinstance(changes, str) else list(changes)
+    try:
+        words = shlex.split(changes) if isinstance(changes, str) else list(changes)
+    except ValueError as error:
+        raise WrongInput(f"set '{changes}' cannot be read: {error}") from None
     dotted = []
     for word in words:
         key, equals, value = word.partition("=")
@@ -328,10 +332,17 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
             dotted.append(word)
     methods.check(method)
     resumed = next((word.partition("=")[2] for word in dotted if word.startswith("run.resume=")), None)
+    if resumed and recipe:
+        raise WrongInput("recipe cannot be changed on resume; only server.rounds and run.device can")
     base = OmegaConf.create(read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method))
     try:
-        tree = OmegaConf.to_container(OmegaConf.merge(base, OmegaConf.from_dotlist(dotted)), resolve=True)
-    except OmegaConfBaseException as error:
+        chosen = OmegaConf.from_dotlist(dotted)
+        loss = OmegaConf.select(chosen, "client.objective")
+        if loss is not None and loss != OmegaConf.select(base, "client.objective"):
+            # The recipe's arguments are another loss's.
+            OmegaConf.update(base, "client.objective_args", {}, merge=False, force_add=True)
+        tree = OmegaConf.to_container(OmegaConf.merge(base, chosen), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
         raise WrongInput(f"set '{' '.join(dotted)}' cannot be read: {_first_line(error)}") from None
     if resumed:
         task = tree.pop("task")  # type: ignore[union-attr, call-overload, arg-type]
@@ -388,8 +399,8 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
     OmegaConf.set_readonly(node, False)
     for key, value in values.items():
         try:
-            node[key] = value
-        except ConfigKeyError:
+            OmegaConf.update(node, key, value)
+        except (ConfigAttributeError, ConfigKeyError):
             raise WrongInput(f"there is no key '{name}.{key}'{nearest(key, known)}") from None
         except ValidationError as error:
             raise WrongInput(f"{name}.{key} is {value!r}: {_first_line(error)}") from None
