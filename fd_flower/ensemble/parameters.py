@@ -31,7 +31,8 @@ def mean_of_parameters(states: Sequence[Mapping[str, Tensor]], examples: Sequenc
         if first.is_floating_point():
             total = torch.zeros(first.shape, dtype=torch.float64)
             for weight, state in zip(weights, states, strict=True):
-                total += weight * state[key]
+                # `double` matters: a weight has no dimension, so the product would be taken in the state's own type.
+                total += weight * state[key].double()
             mean[key] = total.to(first.dtype)
         else:
             mean[key] = torch.stack([state[key] for state in states]).amax(0)
