@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from fd_flower.errors import WrongInput
+from fd_flower.memory import save
 from fd_flower.wire import Knowledge
 
 FILE = "checkpoint/knowledge.safetensors"
@@ -21,12 +21,7 @@ class Checkpoint:
 
     def write(self, folder: Path, method: str) -> None:
         """Replace the checkpoint of the run in this folder."""
-        path = folder / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.knowledge.flat().items()}
-        save_file(tensors, draft, metadata={"round": str(self.round), "method": method})
-        draft.replace(path)
+        save(folder / FILE, self.knowledge.flat(), {"round": str(self.round), "method": method})
 
     @classmethod
     def read(cls, folder: Path, method: str) -> "Checkpoint | None":

@@ -29,7 +29,7 @@ class Memory:
     """
 
     def __init__(self, state: Path, run_key: str, client: str) -> None:
-        self.folder = state / run_key / re.sub(r"[^\w.-]", lambda m: f"%{ord(m[0]):x}", client)
+        self.folder = state / run_key / re.sub(r"[^\w-]", lambda m: f"%{ord(m[0]):x}", client)
 
     def read(self, moment: tuple[int, int] | None) -> dict[str, Tensor]:
         """Return the newest tensors from before ``moment`` (round, place of the exchange); empty for a newcomer.
@@ -50,11 +50,7 @@ class Memory:
         known = self._moments()
         if known and known[-1] > moment:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(moment)
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, unfinished)
-        unfinished.replace(path)
+        save(self._path(moment), tensors)
         earlier_rounds = [m for m in known if m[0] < moment[0]]
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)
@@ -65,3 +61,18 @@ class Memory:
 
     def _path(self, moment: tuple[int, int]) -> Path:
         return self.folder / f"{moment[0]}-{moment[1]}.safetensors"
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+    """Write tensors, and words about them, to a file that is there as a whole or not at all."""
+    apart: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        place = plain.untyped_storage().data_ptr()
+        apart[name] = plain.clone() if place in places else plain  # safetensors refuses tied weights
+        places.add(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}")
+    save_file(apart, draft, about)
+    draft.replace(path)
