@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from fd_flower.config import ClientConfig
 from fd_flower.errors import WrongInput, nearest
-from fd_flower.learn import supervised
+from fd_flower.learn import PREDICTION_BATCH, supervised
 from fd_flower.turn import App, Turn, fit, reply
 from fd_flower.wire import Prototypes
 
@@ -60,44 +60,18 @@ class Nearest(Module):
         return (-distance).where(self._prototypes.counts > 0, -1e9)
 
 
-class Watched(Module):
-    """A model that adds up the features it sees by class while it is trained."""
-
-    def __init__(self, model: Module, classes: int, size: int, device: torch.device) -> None:
-        super().__init__()
-        self.head = model.head
-        self._model = model
-        self._sums = torch.zeros(classes, size, dtype=torch.float64, device=device)
-        self._counts = torch.zeros(classes, dtype=torch.int64, device=device)
-        self.y: Tensor | None = None
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return features [B, F], and count them for the classes in ``y``."""
-        features = self._model.features(x)  # type: ignore[operator]
-        self._sums.index_add_(0, self.y, features.detach().double())  # type: ignore[arg-type]
-        self._counts.index_add_(0, self.y, torch.ones_like(self.y))  # type: ignore[arg-type]
-        return features
-
-    def prototypes(self) -> Prototypes:
-        """Return the mean feature of each class."""
-        mean = self._sums / self._counts.clamp_min(1).unsqueeze(1)
-        return Prototypes(mean.float().cpu(), self._counts.cpu())
-
-
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Learn from private data with features near the prototypes, and send the mean features seen while learning."""
+    """Learn from private data with features near the prototypes, and send the mean features of what was learnt."""
     turn = Turn.of(message, context)
-    model, heard = turn.model, hear(message, turn)
-    watched = Watched(model, turn.classes, turn.world.features(turn.architecture), turn.world.device)
+    heard = hear(message, turn)
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
-        watched.y = y
-        return objective(watched, x, y, heard, turn.config)
+        return objective(model, x, y, heard, turn.config)
 
     loss = fit(turn, learn, turn.data.train)
     measure(turn, "trained", heard)
-    return reply(message, turn, watched.prototypes(), loss=loss)
+    return reply(message, turn, prototypes(turn), loss=loss)
 
 
 @app.evaluate()
@@ -106,6 +80,28 @@ def evaluate(message: Message, context: Context) -> Message:
     turn = Turn.of(message, context)
     measure(turn, "heard", hear(message, turn))
     return reply(message, turn)
+
+
+@torch.no_grad()
+def prototypes(turn: Turn) -> Prototypes:
+    """Return the mean feature of each class over the private training data, as the trained model has it (equation 3).
+
+    The authors' code averages what went by in the last local epoch instead, of a model that was still moving: that
+    costs no pass, but with ``client.steps`` it misses classes, and with batch normalisation or dropout these are not
+    the features that are compared when the nearest prototype predicts.
+    """
+    model, samples = turn.model, turn.data.train
+    sums = torch.zeros(turn.classes, turn.world.features(turn.architecture), dtype=torch.float64)
+    counts = torch.zeros(turn.classes, dtype=torch.int64)
+    model.eval()
+    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
+        x, y = samples.batch(rows)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
+            features = model.features(x)  # type: ignore[operator]
+        y = y.cpu()  # type: ignore[union-attr]
+        sums.index_add_(0, y, features.double().cpu())
+        counts.index_add_(0, y, torch.ones_like(y))
+    return Prototypes((sums / counts.clamp_min(1).unsqueeze(1)).float(), counts)
 
 
 def hear(message: Message, turn: Turn) -> Prototypes | None:
