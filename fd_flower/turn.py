@@ -20,7 +20,7 @@ from fd_flower.errors import WrongInput
 from fd_flower.learn import Objective, Plan, one_thread, predict, supervised, train
 from fd_flower.memory import Memory
 from fd_flower.results.metrics import measure
-from fd_flower.rng import seed_of, torch_rng
+from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples
 from fd_flower.versions import sources, versions
 from fd_flower.wire import Payload, Weights, pack
@@ -352,10 +352,9 @@ def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
 def _around(turn: Turn) -> Iterator[None]:
     """Make a turn the current one, with global random numbers (dropout) that are a function of it."""
     token = _current.set(turn)
-    devices = [turn.world.device] if turn.world.device.type == "cuda" else []
+    seed = seed_of(turn.world.settings.run.seed, "turn", turn.client, turn.round)
     try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed_of(turn.world.settings.run.seed, "turn", turn.client, turn.round))
+        with seeded(seed, turn.world.device):
             yield
     finally:
         _current.reset(token)

@@ -13,7 +13,7 @@ from torch.nn import Linear, Module
 from fd_flower import data, methods, models
 from fd_flower.config import Settings
 from fd_flower.errors import WrongInput
-from fd_flower.rng import seed_of, torch_rng
+from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples, Task
 
 
@@ -126,8 +126,7 @@ class World:
     def module(self, name: str) -> Module:
         """Return the one resident module of an architecture."""
         if name not in self._modules:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_of(self.settings.run.seed, "model", name))
+            with seeded(seed_of(self.settings.run.seed, "model", name), self.device):
                 module = self.task.model(name).to(self.device)
             self._modules[name] = module
             self._initial[name] = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
