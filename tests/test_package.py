@@ -1,0 +1,184 @@
+"""What is shipped: one import name everywhere, the wheel, the app that Flower builds, the README's table of methods."""
+
+import ast
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+import pytest
+
+import fd_flower
+from fd_flower import methods
+from fd_flower.cli import describe
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("strategies", "client_apps")
+MOST_FILES, MOST_BYTES_A_FILE, MOST_BYTES, DEEPEST = 1000, 1_000_000, 10_000_000, 10  # what Flower's hub takes
+
+in_checkout = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="looks at the checkout")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy what a checkout holds into a folder whose name Flower accepts."""
+    folder = tmp_path_factory.mktemp("copy") / "fd-flower"
+    shutil.copytree(
+        ROOT, folder, ignore=shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "runs", "dist", "*.fab")
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wheel(copy: Path) -> zipfile.ZipFile:
+    _succeed([sys.executable, "-m", "hatchling", "build", "-t", "wheel"], copy)
+    return zipfile.ZipFile(*(copy / "dist").glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def fab(copy: Path) -> zipfile.ZipFile:
+    out = copy.with_name("fab")
+    out.mkdir()
+    quiet = {"FLWR_HOME": str(out / "home"), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    _succeed([sys.executable, "-c", "from flwr.cli.app import app; app()", "build", "--app", str(copy)], out, **quiet)
+    return zipfile.ZipFile(*out.glob("*.fab"))
+
+
+def _succeed(command: list[str], folder: Path, **environment: str) -> str:
+    done = subprocess.run(
+        command, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _files(folder: Path, *patterns: str) -> set[str]:
+    return {path.relative_to(ROOT).as_posix() for pattern in patterns for path in folder.rglob(pattern)}
+
+
+def _sources() -> set[str]:
+    """Return every file that the package needs, as it lies in a checkout."""
+    rooms = [_files(ROOT / room, "*.py") for room in ROOMS]
+    return _files(ROOT / "fd_flower", "*.py", "*.yaml").union(*rooms)
+
+
+# --- one name
+
+
+def test_a_method_has_one_name():
+    for stem in methods.names():
+        assert methods.strategy(stem).__module__ == f"fd_flower.strategies.{stem}"
+        assert methods.client_app(stem) is sys.modules[f"fd_flower.client_apps.{stem}"].app
+
+
+def test_importing_the_package_loads_nothing_heavy(tmp_path: Path):
+    code = "import sys, fd_flower; print(*({'torch', 'flwr', 'ray', 'datasets'} & set(sys.modules)))"
+    assert _succeed([sys.executable, "-c", code], tmp_path).strip() == ""
+
+
+@in_checkout
+@pytest.mark.parametrize("kind", ["wheel", "fab"])
+def test_what_is_unpacked_is_the_checkout_under_the_same_names(
+    kind: str, copy: Path, request: pytest.FixtureRequest, tmp_path: Path
+):
+    request.getfixturevalue(kind).extractall(tmp_path)
+    code = (
+        "import json; from importlib.util import find_spec; from fd_flower import versions;"
+        f"homes = [find_spec('fd_flower.' + room + '.fd').origin for room in {ROOMS}];"
+        "print(json.dumps([versions.sources(), versions.__file__, *homes]))"
+    )
+    unpacked, checkout = (json.loads(_succeed([sys.executable, "-c", code], place)) for place in (tmp_path, copy))
+    assert all(Path(file).is_relative_to(tmp_path) for file in unpacked[1:]), "found elsewhere"
+    assert unpacked[0] == checkout[0], "the hash of the sources depends on where they lie"
+
+
+# --- what is in it
+
+
+@in_checkout
+def test_a_wheel_installs_the_package_alone_with_the_rooms_inside(wheel: zipfile.ZipFile):
+    expected = {f"fd_flower/{name}" if name.startswith(ROOMS) else name for name in _sources()}
+    info = f"fd_flower-{fd_flower.__version__}.dist-info/"
+    assert {name for name in wheel.namelist() if not name.startswith(info)} == expected
+    assert f"{info}licenses/LICENSE" in wheel.namelist()
+    assert "fd-flower = fd_flower.cli:main" in wheel.read(f"{info}entry_points.txt").decode()
+
+
+@in_checkout
+def test_the_app_that_flower_builds_has_the_sources_and_nothing_else(fab: zipfile.ZipFile):
+    beside = {"pyproject.toml", "LICENSE", "README.md", ".info/CONTENT"}
+    assert _sources() <= set(fab.namelist()) <= _sources() | beside
+    assert re.search(r"fab-format-version = 1\b", fab.read("pyproject.toml").decode())
+
+
+@in_checkout
+def test_the_app_that_flower_builds_is_within_the_hubs_limits(fab: zipfile.ZipFile):
+    files = fab.infolist()
+    assert len(files) <= MOST_FILES
+    assert max(file.file_size for file in files) <= MOST_BYTES_A_FILE
+    assert Path(str(fab.filename)).stat().st_size <= MOST_BYTES
+    assert max(file.filename.count("/") for file in files) < DEEPEST
+    for file in files:
+        fab.read(file).decode("utf-8")
+
+
+def test_what_is_imported_is_declared():
+    rooms = [Path(import_module(f"fd_flower.{room}").__path__[0]) for room in ROOMS]
+    files = [file for folder in (Path(fd_flower.__file__).parent, *rooms) for file in folder.rglob("*.py")]
+    imported = set().union(*(_imported(ast.parse(file.read_text(encoding="utf-8"))) for file in files))
+    needed = [line for line in requires("fd-flower") or () if "extra ==" not in line]
+    declared = {_plain(re.split(r"[^\w.-]", line)[0]) for line in needed}
+    homes = packages_distributions()
+    outside = imported - sys.stdlib_module_names - {"fd_flower"}
+    missing = [name for name in outside if not declared & {_plain(home) for home in homes.get(name, [name])}]
+    assert not missing, f"imported and not in [project.dependencies]: {', '.join(sorted(missing))}"
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """Return the top-level names that a file imports."""
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# --- the README
+
+
+@in_checkout
+def test_the_readme_has_the_current_table_of_methods():
+    begin, end = "<!-- methods: begin -->", "<!-- methods: end -->"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = text.partition(begin)[2].partition(end)[0].strip()
+    assert found == methods_table(), f"put this between the marks in README.md:\n\n{methods_table()}\n"
+
+
+def methods_table() -> str:
+    """Return the table of methods in Markdown: their docstrings' first lines, and what the classes declare."""
+    rows = ["| method | what it does | needs | exchanges | measured |", "| --- | --- | --- | --- | --- |"]
+    for stem in methods.names():
+        strategy = methods.strategy(stem)
+        cells = describe.idea(stem), describe.needed(strategy.needs), describe.exchanged(stem), strategy.measured
+        rows.append(f"| [`{stem}`](docs/methods/{stem}.md) | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+@in_checkout
+def test_the_links_of_the_pages_lead_somewhere():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
