@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from flwr.app import ConfigRecord, Error, RecordDict
 
+from fd_flower.errors import WrongInput
+
 HEADER = "fd-flower"
 """Name of the ConfigRecord that says what the server tells the node, not the client."""
 
@@ -36,11 +38,20 @@ def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | 
 
 
 def unfold(folded: RecordDict) -> dict[str, RecordDict | Error]:
-    """Return the contents by client id; records that were shared are still one object."""
-    layout = json.loads(str(folded.config_records[HEADER]["layout"]))
-    return {
-        client: Error(*names)
-        if isinstance(names, list)
-        else RecordDict({name: folded[place] for name, place in names.items()})
-        for client, names in layout.items()
-    }
+    """Return the contents by client id; records that were shared are still one object.
+
+    Raises
+    ------
+    WrongInput
+        For what ``fold`` did not make.
+    """
+    try:
+        layout = json.loads(str(folded.config_records[HEADER]["layout"]))
+        return {
+            client: Error(*names)
+            if isinstance(names, list)
+            else RecordDict({name: folded[place] for name, place in names.items()})
+            for client, names in layout.items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WrongInput(f"the message is not one for clients: {type(error).__name__} {error}") from None

@@ -7,6 +7,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -156,13 +157,16 @@ class HostGrid(Grid):
             raise RunFailed(f"no client can take part: {reasons}")
         return self.clients
 
-    def refresh(self) -> None:
-        """Call the roll for nodes that have come since: a returning device has a new node id and its old client id."""
+    def refresh(self, check: Callable[[Sequence[Client]], None] = lambda clients: None) -> None:
+        """Call the roll for nodes that have come since: a returning device has a new node id and its old client id.
+
+        A device with which the clients would not pass ``check`` (it raises WrongInput) is refused.
+        """
         nodes = set(self._grid.get_node_ids())
         if new := sorted(nodes - self._nodes):
             self._nodes |= nodes
             if not self.guests:
-                self._admit(self._ask(new), gone=set(self._homes.values()) - nodes)
+                self._admit(self._ask(new), gone=set(self._homes.values()) - nodes, check=check)
 
     def _wait(self) -> list[int]:
         """Wait until enough nodes are there and two looks see the same ones."""
@@ -187,10 +191,11 @@ class HostGrid(Grid):
         replies = self._exchange([Message(content, node, ROLL_CALL) for node in nodes]) if nodes else []
         answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the roll call"} for node in nodes}
         for reply in replies:
-            answer: dict[str, Any]
-            answer = (
-                {"refused": reply.error.reason} if reply.has_error() else dict(reply.content.config_records[HEADER])
-            )
+            answer: dict[str, Any] = {"refused": "it runs another app than FD-Flower's"}
+            if reply.has_error():
+                answer = {"refused": reply.error.reason}
+            elif HEADER in reply.content.config_records:
+                answer = dict(reply.content.config_records[HEADER])
             if answer.get("sources", sources()) != sources():
                 answer = {
                     "refused": "it runs other FD-Flower sources than the server; install the same version on both"
@@ -201,7 +206,12 @@ class HostGrid(Grid):
     def _exchange(self, messages: list[Message]) -> list[Message]:
         return list(self._grid.send_and_receive(messages, timeout=self._settings.server.timeout))
 
-    def _admit(self, answers: dict[int, dict[str, Any]], gone: Collection[int] = ()) -> None:
+    def _admit(
+        self,
+        answers: dict[int, dict[str, Any]],
+        gone: Collection[int] = (),
+        check: Callable[[Sequence[Client]], None] = lambda clients: None,
+    ) -> None:
         """Take in the nodes that can take part and name the others."""
         found = {c.id: c for c in self.clients}
         hosts: list[int] = []
@@ -211,20 +221,27 @@ class HostGrid(Grid):
                 self.refused[str(answer.get("id", f"node {node}"))] = " ".join(str(answer["refused"]).split())[:500]
             else:
                 (hosts if answer["role"] == "host" else devices).append(node)
-        if self.clients:  # the run has begun: hosts hold their clients already
-            hosts = []
-        if hosts and devices:
-            rarer, kind = (hosts, "hosts") if len(hosts) <= len(devices) else (devices, "is one device")
-            for node in rarer:
-                self.refused[str(answers[node].get("id", f"node {node}"))] = f"it {kind}; the others do not"
-            hosts, devices = ([], devices) if rarer is hosts else (hosts, [])
+        begun = bool(self.clients)
+        for_devices = not self.hosted if begun else len(devices) >= len(hosts)
+        if begun or (hosts and devices):  # a federation has devices or hosts, not both
+            why = "it hosts; the others do not" if for_devices else "it is one device; the others host"
+            self.refused |= {f"node {node}": why for node in (hosts if for_devices else devices)}
+        hosts = [] if for_devices or begun else hosts  # once a run has begun, its hosts hold all clients
+        devices = devices if for_devices else []
         for node in devices:
             client = answers[node]["id"]
             if client in self._homes and self._homes[client] not in gone:
                 self.refused[f"node {node}"] = f"client id '{client}' is taken by node {self._homes[client]}"
                 continue
+            came = _client(client, answers[node])
+            try:
+                check([*(c for c in self.clients if c.id != client), came])
+            except WrongInput as error:
+                self.refused[client] = str(error)
+                continue
             self._homes[client] = node
-            found[client] = _client(client, answers[node])
+            found[client] = came
+            self.refused.pop(client, None)
         if hosts:
             self.hosted = True
             ids = [str(i) for i in range(self._settings.data.clients)]
@@ -239,10 +256,14 @@ class HostGrid(Grid):
         self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
         asked = [Message(content, c.number + 1, ROLL_CALL) for c in self.clients]
+        self.patient = True
         replies = list(self.send_and_receive(asked, timeout=self._settings.server.timeout))
+        self.patient = False
+        self.refused |= dict.fromkeys(ids, "no answer to the roll call")
         found = {}
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
+            del self.refused[client]
             if reply.has_error():
                 self.refused[client] = reply.error.reason or "an error without a reason"
             else:
@@ -346,11 +367,15 @@ class HostGrid(Grid):
                 content = fold({self.client(m.metadata.dst_node_id).id: m.content for m in inner}, self._header)
             self.bytes.wire += _size(content)
             outer.append(Message(content, home, kind, group_id=group))
-        self._grid.push_messages(outer)
-        for message in outer:  # a message that was refused has no id: grids skip it silently
-            if message.metadata.message_id:
-                home = message.metadata.dst_node_id
+        sent = set(self._grid.push_messages(outer))
+        for message in outer:
+            home = message.metadata.dst_node_id
+            if message.metadata.message_id in sent:
                 self._open[message.metadata.message_id] = home, letters[home]
+            else:  # grids skip what they refuse silently
+                for letter in chain(letters[home], *self._queues.pop(home)):
+                    lost = Message(Error(LOST, "its node is gone, or the message is too large"), reply_to=letter)
+                    self._arrived[letter.metadata.message_id] = lost
 
     def _split(self, reply: Message, letters: list[Message]) -> list[Message]:
         """Turn a node's reply into one reply a client."""
@@ -360,7 +385,10 @@ class HostGrid(Grid):
         if self.guests:
             answers: dict[str, RecordDict | Error] = {self.client(letters[0].metadata.dst_node_id).id: reply.content}
         else:
-            answers = unfold(reply.content)
+            try:
+                answers = unfold(reply.content)
+            except WrongInput as error:
+                return [Message(Error(LOST, str(error)), reply_to=m) for m in letters]
         split = []
         for letter in letters:
             lost = Error(LOST, "its node answered without it")

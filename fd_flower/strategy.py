@@ -226,7 +226,7 @@ class Strategy(FlowerStrategy, ABC):
         self.clients = self._host.call_the_roll()
         for who, why in self._host.refused.items():
             log(WARNING, "%s takes no part: %s", who, why)
-        self._check()
+        self._check(self.clients)
         done = self._begin(initial_arrays)
         self._offset, self._started = done, True
         try:
@@ -279,9 +279,9 @@ class Strategy(FlowerStrategy, ABC):
         self._shown = self.knowledge.shown()
         return self._shown
 
-    def _check(self) -> None:
-        """Refuse, before round one, what the method cannot work with."""
-        name, needs, clients = self.settings.method, self.needs, self.clients
+    def _check(self, clients: Sequence[Client]) -> None:
+        """Refuse, before round one and when a device comes later, what the method cannot work with."""
+        name, needs = self.settings.method, self.needs
         if self._host.guests:
             if not self._speaks_weights():
                 raise WrongInput(
@@ -319,7 +319,7 @@ class Strategy(FlowerStrategy, ABC):
         number = server_round + self._offset
         if arrays is not self._shown:  # somebody between the hooks changed what was shown
             self.knowledge = self.knowledge.overlaid(arrays)
-        self._host.refresh()
+        self._host.refresh(self._check)
         self.clients = self._host.clients
         asked = self._sample(number)
         self._record.begin(number, [c.id for c in asked], self._host)
@@ -433,7 +433,8 @@ class Strategy(FlowerStrategy, ABC):
         """Return the replies that can be used, sorted by client; without any the round is an error."""
         usable = self._read(replies, number)
         if not usable:
-            reasons = "; ".join(f"client {c}: {why}" for c, why in self._record.failed.items()) or "nobody answered"
+            named = {**self._host.absent, **self._record.failed}
+            reasons = "; ".join(f"client {c}: {why}" for c, why in named.items()) or "nobody answered"
             raise RunFailed(f"round {number} has no usable reply: {reasons}")
         return usable
 

@@ -287,6 +287,8 @@ class Node:
             raise WrongInput(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
         self.client = str(config["client-id"]) if named else None
         self.folder = str(config["data-path"]) if named else None
+        if self.client == "":
+            raise WrongInput("the node's client-id is empty; give it a name of its own")
         state = str(config["state-dir"]) if named else str(header["state"])
         for key, path in (("data-path", self.folder), ("state-dir", state)):
             if path is not None and not Path(path).is_absolute():
