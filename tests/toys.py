@@ -198,7 +198,7 @@ class Moody(InProcessGrid):
 
 
 class Spoilt(ClientApp):
-    """An app with clients that fail: ``spoil(client, round, content)`` says what each sends instead."""
+    """An app with clients that fail: ``spoil(client, round, content)`` is sent instead (round 0: who it is)."""
 
     def __init__(self, app: ClientApp, spoil: Callable[[str, int, RecordDict], RecordDict | Error]) -> None:
         super().__init__()
@@ -207,9 +207,9 @@ class Spoilt(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         answer = self._app(message, context)
-        if message.metadata.message_type == ROLL_CALL:
-            return answer
         asked = unfold(message.content)
+        if not asked:  # the node is asked who it is
+            return answer
         spoilt = {
             name: self._spoil(name, int(asked[name]["config"]["server-round"]), content)  # type: ignore[index, arg-type]
             for name, content in unfold(answer.content).items()
