@@ -132,12 +132,12 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="DIR...")],
     out: Out = None,
 ) -> None:
-    """Write a report of finished runs, by their folders: one page that needs nothing else."""
+    """Write a report of finished runs, by their folders or that of a comparison: one page that needs nothing else."""
     from fd_flower.cli.paths import absolute
-    from fd_flower.results import RunFolder
+    from fd_flower.cli.run import runs_in
     from fd_flower.results import report as page
 
-    folders = [RunFolder.open(absolute(path, Path.cwd())) for path in runs]
+    folders = [folder for path in runs for folder in runs_in(absolute(path, Path.cwd()))]
     if out is None and len(folders) > 1:
         raise WrongInput(f"{len(folders)} runs make one report: say where by --out DIR")
     typer.echo(page.write(folders, absolute(out, Path.cwd()) if out else folders[0].path))

@@ -164,10 +164,11 @@ def carry_out(comparison: Comparison, jobs: int, board: Board, voice: Voice) -> 
         for name, reason in _one_by_one(pending, board, voice) if jobs == 1 else at_once(pending, jobs, board):
             if reason is None:
                 comparison.folders[name] = RunFolder.open(pending[name].out)
-                board.say(f"{name}: {outcome(comparison.folders[name].summary)}")
+                reason = outcome(comparison.folders[name].summary)
             else:
                 comparison.failures[name] = reason
-                board.say(f"{name}: {reason}")
+            ended = len(comparison.folders) + len(comparison.failures)
+            board.say(f"{ended}/{len(comparison.orders)} {name}: {reason}")
     except (KeyboardInterrupt, Interrupted):
         go_on = f"go on with the same command and --out {shlex.quote(str(comparison.path))}"
         raise Interrupted(

@@ -112,18 +112,16 @@ def knobs(stem: str, changes: Sequence[str]) -> dict[str, list[Knob]]:
     recipe = paths.value_of(changes, "recipe") or stem
     known = {"set": [word.partition("=")[0] for word in changes], "recipe": flatten(read_recipe(recipe))}
 
-    def knob(section: str, name: str, kind: Any, meaning: str) -> Knob:
-        key = f"{section}.{name}"
-        source = next((source for source, keys in known.items() if _speaks_of(keys, key)), "default")
-        return Knob(key, type_words(kind), getattr(getattr(chosen, section), name), source, meaning)
-
-    return {
-        section: [
-            knob(section, f.name, f.type, docstrings(type(getattr(chosen, section))).get(f.name, ""))
-            for f in fields(getattr(chosen, section))
-        ]
-        for section in SECTIONS
-    }
+    found: dict[str, list[Knob]] = {}
+    for section in SECTIONS:
+        values = getattr(chosen, section)
+        meanings = docstrings(type(values))
+        for f in fields(values):
+            key = f"{section}.{f.name}"
+            source = next((source for source, keys in known.items() if _speaks_of(keys, key)), "default")
+            knob = Knob(key, type_words(f.type), getattr(values, f.name), source, meanings.get(f.name, ""))
+            found.setdefault(section, []).append(knob)
+    return found
 
 
 def _speaks_of(keys: Iterable[str], key: str) -> bool:

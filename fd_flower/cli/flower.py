@@ -18,6 +18,7 @@ from fd_flower.cli.progress import Hear, Tail
 from fd_flower.cli.run import Order
 from fd_flower.cli.superlink import ended_in_order, superlink
 from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.results.folder import LINES
 
 LOG = "flower.log"
 REFUSAL = re.compile(r"^(?:fd-flower: |(?:[\w.]*\.)?WrongInput: )(.+)$", re.MULTILINE)
@@ -57,7 +58,6 @@ def run(order: Order, hear: Hear) -> None:
     RunFailed
         Where Flower does not come up, or the run ends in any way but well.
     """
-    order.out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix="fd-flower-", ignore_cleanup_errors=True) as folder, ended_in_order():
         project = Path(folder, "fd-flower")
         project.mkdir()
@@ -110,7 +110,6 @@ def _environment(home: Path, task: str) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without it Ray warns on every start
         "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1"))),
     }
 
@@ -121,8 +120,8 @@ def _federation(order: Order) -> str:
 
 
 def _submit_and_follow(order: Order, hear: Hear, project: Path, environment: dict[str, str]) -> None:
-    lines = Tail(order.out / "rounds.jsonl")
-    log = order.out / LOG
+    order.out.mkdir(parents=True, exist_ok=True)
+    lines, log = Tail(order.out / LINES), order.out / LOG
     command = [program("flwr"), "run", str(project), "--stream", "--federation-config", _federation(order)]
     with log.open("wb") as output:
         submitted = subprocess.Popen(
@@ -159,7 +158,7 @@ def _judge(log: Path, outcome: dict[str, str], submitted: int) -> None:
         raise WrongInput(refusals[-1])
     details = outcome.get("status-details", "").removeprefix(FAILURE)
     if not outcome:
-        details = f"flwr run refused it (exit status {submitted}): {_last_words(text)}"
+        details = f"flwr run ended with {submitted}: {_last_words(text)}"
     raise RunFailed(f"{details or outcome['status']} (Flower's log: {log})")
 
 

@@ -22,54 +22,51 @@ class Standing:
     def __init__(self, rounds: int):
         self.rounds = rounds
         self.round = 0
-        self._lines: list[Line] = []
+        self.left_out: list[str] = []
         self._seconds: list[float] = []
-        self._accuracy = ""
+        self._awaited: set[str] | None = None
+        self._server: float | None = None
+        self._clients: dict[str, float] = {}
+        self._measured = 0
 
-    def hear(self, line: Line) -> None:
-        """Take one more line in."""
-        if line["round"] != self.round:
-            self.round, self._lines = line["round"], []
-        self._lines.append(line)
-        if "client" not in line and not line.get("closing"):
-            self._seconds.append(line.get("seconds") or 0.0)
-        self._accuracy = self._newest() or self._accuracy
+    def hear(self, line: Line) -> bool:
+        """Take one more line in; whether the round is complete: its own line and one of every client that replied."""
+        self.round = line["round"]
+        if "client" in line:
+            self._hear_client(line)
+        else:
+            self._awaited = set(line.get("replied") or ())
+            self.left_out = list(line.get("failed") or ())
+            self._server = (line.get("global") or {}).get("accuracy", self._server)
+            if not line.get("closing"):
+                self._seconds.append(line.get("seconds") or 0.0)
+        return self._awaited == set()
+
+    def _hear_client(self, line: Line) -> None:
+        if self._awaited:
+            self._awaited.discard(line["client"])
+        figure = _last_accuracy(line)
+        if figure is not None:
+            if line["round"] != self._measured:
+                self._measured, self._clients = line["round"], {}
+            self._clients[line["client"]] = figure
 
     @property
     def accuracy(self) -> str:
         """The server's model's where there is one, else the mean over clients; empty before either is known."""
-        return self._accuracy
-
-    def _newest(self) -> str:
-        models = [line["global"].get("accuracy") for line in self._lines if line.get("global")]
-        if models and models[-1] is not None:  # a task without a test set has none
-            return f"global {models[-1]:.1%}"
-        clients = {line["client"]: _last_accuracy(line) for line in self._lines if "client" in line}
-        figures = [figure for figure in clients.values() if figure is not None]
-        return f"personal {fmean(figures):.1%}" if figures else ""
+        if self._server is not None:
+            return f"global {self._server:.1%}"
+        return f"personal {fmean(self._clients.values()):.1%}" if self._clients else ""
 
     @property
-    def complete(self) -> bool:
-        """Whether the round's own line and one of every client that replied are in."""
-        said = {line["client"] for line in self._lines if "client" in line}
-        own = [line for line in self._lines if "client" not in line]
-        return bool(own) and said >= set(own[0].get("replied") or ())
-
-    @property
-    def left_out(self) -> str:
-        """The clients whose replies could not be used in this round."""
-        failed = [client for line in self._lines for client in line.get("failed") or ()]
-        return f"left out: {', '.join(failed)}" if failed else ""
-
-    @property
-    def seconds(self) -> float | None:
+    def seconds(self) -> float:
         """How long the last round took."""
-        return self._seconds[-1] if self._seconds else None
+        return self._seconds[-1] if self._seconds else 0.0
 
     @property
-    def left(self) -> float | None:
+    def left(self) -> float:
         """The seconds that the remaining rounds take if they are like the usual one so far."""
-        return median(self._seconds) * (self.rounds - self.round) if self._seconds else None
+        return median(self._seconds) * (self.rounds - self.round) if self._seconds else 0.0
 
 
 def _last_accuracy(line: Line) -> float | None:
@@ -109,13 +106,10 @@ class PlainBoard:
     @contextmanager
     def run(self, title: str, rounds: int) -> Iterator[Hear]:
         """Write a line when a round is complete."""
-        standing, written = Standing(rounds), 0
+        standing = Standing(rounds)
 
         def hear(line: Line) -> None:
-            nonlocal written
-            standing.hear(line)
-            if standing.complete and standing.round > written:
-                written = standing.round
+            if standing.hear(line) and not line.get("closing"):
                 self.say("  ".join(filter(None, (title, *_words(standing)))))
 
         yield hear
@@ -127,12 +121,12 @@ class PlainBoard:
 
 def _words(standing: Standing) -> Iterator[str]:
     yield f"round {standing.round:>{len(str(standing.rounds))}}/{standing.rounds}"
-    if standing.seconds is not None:
-        yield f"{standing.seconds:6.2f} s"
+    yield f"{standing.seconds:6.2f} s"
     yield standing.accuracy
     if standing.left:
         yield f"{clock(standing.left)} left"
-    yield standing.left_out
+    if standing.left_out:
+        yield f"left out: {', '.join(standing.left_out)}"
 
 
 class LiveBoard:
@@ -166,9 +160,9 @@ class LiveBoard:
         bar = self._bars.add_task(title, total=rounds, accuracy="", left="starting")
 
         def hear(line: Line) -> None:
-            standing.hear(line)
-            left = "" if standing.left is None else f"{clock(standing.left)} left"
-            self._bars.update(bar, completed=standing.round, accuracy=standing.accuracy, left=left)
+            if standing.hear(line):
+                left = f"{clock(standing.left)} left" if standing.left else "finishing"
+                self._bars.update(bar, completed=standing.round, accuracy=standing.accuracy, left=left)
 
         try:
             yield hear

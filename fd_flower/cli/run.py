@@ -176,3 +176,15 @@ def outcome(summary: Mapping[str, Any]) -> str:
             words.append(f"{scope} {final:.1%}" + ("" if selected is None else f" (selected {selected:.1%})"))
     up, down = (summary["bytes"][way] / 1e6 for way in ("up", "down"))
     return ", ".join([*words, f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])])
+
+
+def runs_in(path: Path) -> list[RunFolder]:
+    """Return the run that a folder holds, or those in the folders of a comparison.
+
+    Raises
+    ------
+    WrongInput
+        Where there is none.
+    """
+    inner = [] if (path / CONFIG).is_file() else sorted(config.parent for config in path.glob(f"*/{CONFIG}"))
+    return [RunFolder.open(folder) for folder in inner or [path]]

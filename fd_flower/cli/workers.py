@@ -15,6 +15,7 @@ from typing import IO
 from fd_flower.cli.progress import Board, Hear, Tail
 from fd_flower.cli.run import Order
 from fd_flower.cli.superlink import ended_in_order
+from fd_flower.results.folder import LINES
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
@@ -79,4 +80,4 @@ def _begin(name: str, order: Order, board: Board) -> _Worker:
     )
     shown = ExitStack()
     hear = shown.enter_context(board.run(name, order.settings.server.rounds))
-    return _Worker(process, errors, Tail(order.out / "rounds.jsonl"), hear, shown)
+    return _Worker(process, errors, Tail(order.out / LINES), hear, shown)
