@@ -437,8 +437,8 @@ def _size(content: RecordDict) -> int:
     words = sum(
         len(key) + len(str(value)) for record in content.config_records.values() for key, value in record.items()
     )
-    numbers = (*content.array_records.values(), *content.metric_records.values())
-    return words + sum(record.count_bytes() for record in numbers)
+    arrays = sum(record.count_bytes() for record in content.array_records.values())
+    return words + arrays + sum(record.count_bytes() for record in content.metric_records.values())
 
 
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:

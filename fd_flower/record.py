@@ -12,6 +12,7 @@ from flwr.app import MetricRecord
 
 from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import Settings
+from fd_flower.data.public import checksum
 from fd_flower.errors import WrongInput
 from fd_flower.hosting import Bytes, HostGrid
 from fd_flower.learn import predict
@@ -19,7 +20,7 @@ from fd_flower.results import RunFolder
 from fd_flower.results.metrics import measure
 from fd_flower.versions import versions
 from fd_flower.wire import Weights
-from fd_flower.world import World, checksum
+from fd_flower.world import World
 
 if TYPE_CHECKING:
     from fd_flower.strategy import Reply, Strategy

@@ -26,7 +26,7 @@ from fd_flower.record import Record
 from fd_flower.rng import numpy_rng, torch_rng
 from fd_flower.task import Task, share
 from fd_flower.wire import Bounds, Knowledge, Payload, Private, Weights, pack, unpack
-from fd_flower.world import World, described, load_task
+from fd_flower.world import World, described, for_devices, load_task
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -139,6 +139,7 @@ class Strategy(FlowerStrategy, ABC):
         cls = methods.strategy(settings.method)
         strategy = cls.__new__(cls)
         strategy._take(settings, task or (load_task(settings.task) if settings.task else described(settings)))
+        strategy._described = task is None and not settings.task
         return strategy
 
     def _take(self, settings: Settings, task: Task) -> None:
@@ -151,11 +152,14 @@ class Strategy(FlowerStrategy, ABC):
         self._given: dict[str, torch.Tensor] | None = None
         self._shown: ArrayRecord | None = None
         self._started = False
+        self._described = False
 
     @cached_property
     def world(self) -> World:
         """The server's view of the task: model, public samples, test set."""
-        return World(self.settings, self._task, hosted=self.hosted)
+        theirs = self.hosted or not self._described
+        task = self._task if theirs else for_devices(self._task, self.settings)
+        return World(self.settings, task, hosted=self.hosted)
 
     @property
     def hosted(self) -> bool:

@@ -1,9 +1,9 @@
 """What one process holds of a run: its task's samples, resident on its device, and one module an architecture."""
 
-import hashlib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,6 +12,7 @@ from torch.nn import Linear, Module
 
 from fd_flower import data, methods, models
 from fd_flower.config import Settings
+from fd_flower.data.public import checksum
 from fd_flower.errors import WrongInput
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples, Task
@@ -218,32 +219,44 @@ def join(parts: Sequence[Samples]) -> Samples:
     return Samples(torch.cat([x for x, _ in picked]), torch.cat(labels) if len(labels) == len(picked) else None)
 
 
-def checksum(samples: Samples) -> str:
-    """Return the SHA-256 of the inputs' values, types and shape."""
-    x = samples.x if samples.index is None else samples.x[samples.index]
-    digest = hashlib.sha256(f"{x.dtype}{tuple(x.shape)}".encode())
-    digest.update(x.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
-    """Return the task that ``data.*`` and ``model.*`` describe, with a device's own folder where there is one."""
-    whole = data.federation(settings.data, settings.run.seed)
+    """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
+    config, seed = settings.data, settings.run.seed
     labels = methods.strategy(settings.method).needs.labels
-    public = whole.public_labelled if labels else whole.public
-    if labels and public is None and settings.data.public != "none":
-        raise WrongInput(f"{settings.method} needs public labels and data.public={settings.data.public} has none")
+    if folder is None or config.public == "held-out":
+        whole = data.federation(config, seed)
+        public = whole.public_labelled if labels else whole.public
+    if folder is None:
+        shape, classes = whole.shape, whole.classes
+        own: Callable[[str], Data] = whole.data
+        test: Samples | None = whole.test
+    else:
+        pictures = data.read(folder, config)
+        shape, classes = pictures.shape, len(pictures.class_names)
+        own, test = partial(_of_device, folder, settings, client), _named_test(settings)
+        if config.public != "held-out":
+            outside = data.elsewhere(config, seed, shape, pictures.class_names)
+            public = outside.labelled if labels else outside.samples
+    if labels and public is None and config.public != "none":
+        raise WrongInput(f"{settings.method} needs public labels and data.public={config.public} has none")
 
     def model(name: str) -> Module:
-        return models.build(name, whole.shape, whole.classes, settings.model.features, seed=settings.run.seed)
+        return models.build(name, shape, classes, settings.model.features, seed=seed)
 
-    def own(_: str) -> Data:
-        return data.device_data(folder, settings.data, settings.run.seed, client)  # type: ignore[arg-type]
+    return Task(model, own, None if public is None else lambda: public, test)
 
-    test = whole.test if folder is None else None
-    if folder is not None and settings.data.test:
-        test = data.labelled(settings.data.test, settings.data)
-    return Task(model, whole.data if folder is None else own, None if public is None else lambda: public, test)
+
+def for_devices(task: Task, settings: Settings) -> Task:
+    """Return the task of a server whose clients are devices: its test set is the one that ``data.test`` names."""
+    return replace(task, test=_named_test(settings))
+
+
+def _of_device(folder: str, settings: Settings, client: str, _: str) -> Data:
+    return data.device_data(folder, settings.data, settings.run.seed, client)
+
+
+def _named_test(settings: Settings) -> Samples | None:
+    return data.labelled(settings.data.test, settings.data) if settings.data.test else None
 
 
 @lru_cache(maxsize=4)

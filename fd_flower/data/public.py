@@ -40,7 +40,7 @@ class Public:
 def checksum(samples: Samples) -> str:
     """Return the sha256 of shape and contents, in hexadecimal."""
     x = samples.x if samples.index is None else samples.x[samples.index]
-    return hashlib.sha256(repr(tuple(x.shape)).encode() + x.contiguous().numpy().tobytes()).hexdigest()
+    return hashlib.sha256(repr(tuple(x.shape)).encode() + x.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def held_out(base: Pictures, rows: np.ndarray, data: DataConfig, seed: int) -> tuple[Public, np.ndarray]:
