@@ -15,8 +15,8 @@ app = App()
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
-    """Return the distance between the clients' mean log-probabilities [B, C] and the model, on public samples."""
-    return config.distil(model(x), teacher)
+    """Return ``kd_weight`` times the distance between the clients' mean log-probabilities [B, C] and the model."""
+    return config.kd_weight * config.distil(model(x), teacher)
 
 
 @app.train()
