@@ -16,6 +16,7 @@ from fd_flower.hosting import Client
 from fd_flower.learn import Plan, predict, train
 from fd_flower.methods import Needs
 from fd_flower.objectives import KL
+from fd_flower.rng import seeded
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.task import Samples
 from fd_flower.wire import Knowledge, Payload, Weights
@@ -73,9 +74,13 @@ class FedDF(Strategy):
 
     def _public(self) -> Samples:
         """Return the public samples; without any, the run was refused before round one."""
-        if self.world.public is None:
-            raise WrongInput("feddf needs public samples")
-        return self.world.public
+        public = self.world.public
+        if public is None or len(public) < 2:
+            raise WrongInput(
+                f"feddf has {0 if public is None else len(public)} public samples; expected at least 2, one to learn "
+                "from and one to stop by: raise data.public_size"
+            )
+        return public
 
     def _teacher(self, heard: Sequence[Weights], replies: Sequence[Reply]) -> Tensor:
         """Return the softmax of the clients' mean logits on all public samples: log-probabilities [N, C]."""
@@ -96,7 +101,7 @@ class FedDF(Strategy):
         model = world.load(name, mean.values)
         rng = self.rng(f"distil {mean.model}", round)
         order = torch.randperm(len(teacher), generator=rng)
-        held, used = order[: len(order) // 10].to(world.device), order[len(order) // 10 :].to(world.device)
+        held, used = order.to(world.device).tensor_split([max(1, len(order) // 10)])
         teacher = teacher.to(world.device)
         loss = KL()
 
@@ -125,7 +130,8 @@ class FedDF(Strategy):
             cosine=True,
             clip=5.0,
         )
-        train(model, distil, public[used], teacher[used], plan=plan, rng=rng, watch=look)
+        with seeded(rng.initial_seed(), world.device):  # dropout draws from the global generator
+            train(model, distil, public[used], teacher[used], plan=plan, rng=rng, watch=look)
         return Weights(kept, mean.model)
 
 
