@@ -74,7 +74,7 @@ class Record:
             return None
         found = Checkpoint.read(self.folder.path, self.settings.method)
         done = found.round if found else 0
-        if self.folder.finished and done < self.settings.server.rounds and not Path(self.state).is_dir():
+        if self.folder.finished and done < self.settings.server.rounds and not self.settings.run.keep:
             raise WrongInput(
                 f"{self.folder.path} is finished and its clients' memory is gone; "
                 "a run that is to go on after its end needs run.keep=true"
@@ -124,13 +124,12 @@ class Record:
     ) -> MetricRecord | None:
         """Measure the server's model, or the mean over several students, and keep the figures for the round's line."""
         test = world.test_part(limit)
-        sets = {"accuracy": test, "pooled": world.pooled.get("test"), "validation": world.pooled.get("validation")}
+        parts = {"accuracy": test, "pooled": world.pooled.get("test"), "validation": world.pooled.get("validation")}
+        sets = {key: samples for key, samples in parts.items() if samples}
         totals: dict[str, float] = {}
-        for student in students:
-            model = world.load(names[student.model], student.values)
+        for student in students if sets else ():  # a server that has nothing to measure on needs no model
+            model = world.load(names.get(student.model, student.model), student.values)
             for key, samples in sets.items():
-                if samples is None or not len(samples):
-                    continue
                 got = measure(predict(model, samples, precision=self.settings.run.precision), samples.labels.cpu())
                 figures = {key: got["accuracy"]}
                 if key == "accuracy":
@@ -191,8 +190,8 @@ def _figures(reply: "Reply") -> tuple[dict[str, float], dict[str, dict[str, floa
     measures: dict[str, dict[str, float]] = {}
     for key, value in (reply.metrics or {}).items():
         moment, slash, name = key.partition("/")
-        if slash:
-            measures.setdefault(moment, {})[name] = float(value)  # type: ignore[arg-type]
+        if slash and isinstance(value, int | float):
+            measures.setdefault(moment, {})[name] = float(value)
         elif key != "num-examples":
             plain[key] = value  # type: ignore[assignment]
     return plain, measures
