@@ -3,7 +3,6 @@
 import json
 import os
 import stat
-import subprocess
 import sys
 import time
 import tomllib
@@ -124,11 +123,6 @@ def test_what_outlives_the_link_is_ended_too(tmp_path, program):
     assert not alive(child)
 
 
-def has(pid: int, word: str) -> bool:
-    command = subprocess.run(["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return word in command.stdout
-
-
 def test_a_link_that_does_not_come_up_says_its_last_line(tmp_path):
     broken = tmp_path / "broken"
     broken.write_text("#!/bin/sh\necho starting\necho no database >&2\nexit 3\n")
@@ -150,15 +144,16 @@ def test_a_program_that_is_missing_says_what_to_install():
 @pytest.mark.slow
 def test_flower_gives_the_numbers_of_the_local_engine(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    before = set(superlink._processes())
+    groups, found = set(), superlink._groups_below
+    monkeypatch.setattr(superlink, "_groups_below", lambda ancestor: groups.update(found(ancestor)) or found(ancestor))
     assert main(["run", "fd", "--set", TINY, "--engine", "flower", "--out", "flower dir"]) == 0
     assert "round 2/2" in capsys.readouterr().out
     assert main(["run", "fd", "--set", TINY, "--out", "local"]) == 0
     there, here = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("flower dir", "local"))
     assert there["accuracy"] == here["accuracy"]
     assert there["bytes"]["up"] == here["bytes"]["up"]
-    left = [pid for pid in set(superlink._processes()) - before if has(pid, "flower") or has(pid, "ray::")]
-    assert left == []
+    assert groups
+    assert not superlink._living(groups)
 
 
 @pytest.mark.slow
