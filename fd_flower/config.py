@@ -54,7 +54,7 @@ class DataConfig:
     public: str = "held-out"
     """`held-out`, a Hugging Face name, a folder, `noise` or `none`."""
     public_size: int = 2000
-    """Public samples, at most."""
+    """Public samples, at most; `held-out` takes at most a third of the training rows."""
     public_batch: int = 512
     """Public samples that a round is about: a fresh seeded subset each."""
     limit: int | None = None

@@ -9,6 +9,7 @@ import torch
 
 from fd_flower.config import DataConfig
 from fd_flower.data import clients, cut, device_data, elsewhere, federation, holdings, labelled, plot_holdings
+from fd_flower.data.public import checksum
 from fd_flower.errors import WrongInput
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
@@ -49,7 +50,6 @@ def test_calls_in_another_order_give_the_same():
     assert second is not first
     assert {client: own_rows(second, client) for client in reversed(second.clients)} == forwards
     assert rows(second.public) == rows(first.public)
-    assert rows(second.test_subset(50)) == rows(first.test_subset(50))
     assert rows(federation(config, seed=6).public) != rows(first.public)
 
 
@@ -96,28 +96,13 @@ def test_limits_hold():
     assert sum(map(len, fed.rows)) == 500 - 60 - len(fed.test)
 
 
-def test_pooled_rows_are_in_client_order():
-    fed = federation(DataConfig(), 0)
-    expected = [row for client in fed.clients for row in rows(fed.data(client).validation)]
-    assert rows(fed.pooled("validation")) == expected
-
-
-def test_a_test_subset_is_balanced_and_nested():
-    fed = federation(DataConfig(), 0)
-    small, large = fed.test_subset(30), fed.test_subset(100)
-    assert torch.bincount(small.labels).tolist() == [3] * 10
-    assert torch.bincount(large.labels).tolist() == [10] * 10
-    assert set(rows(small)) < set(rows(large)) < set(rows(fed.test))
-    assert fed.test_subset(10_000) is fed.test
-
-
 def test_public_samples_hide_their_labels():
     fed = federation(DataConfig(public_size=100), 0)
     assert fed.public.y is None
     assert rows(fed.public_labelled) == rows(fed.public)
     assert len(fed.public_labelled.labels) == 100
-    assert fed.public_checksum == federation(DataConfig(public_size=100, clients=3), 0).public_checksum
-    assert fed.public_checksum != federation(DataConfig(public_size=100), 1).public_checksum
+    same, other = federation(DataConfig(public_size=100, clients=3), 0), federation(DataConfig(public_size=100), 1)
+    assert checksum(same.public) == checksum(fed.public) != checksum(other.public)
 
 
 def test_noise_and_no_public_samples():
@@ -126,7 +111,7 @@ def test_noise_and_no_public_samples():
     assert noise.public.x.double().mean().item() == pytest.approx(127.5, abs=3)
     assert noise.public_labelled is None
     none = federation(DataConfig(public="none"), 0)
-    assert (none.public, none.public_labelled, none.public_checksum) == (None, None, "")
+    assert (none.public, none.public_labelled) == (None, None)
     assert sum(map(len, none.rows)) + len(none.test) == 1797
 
 
@@ -136,7 +121,7 @@ def test_another_set_as_public_samples(shared_data):
     assert fed.public.x.shape[1:] == (1, 8, 8)  # brought to the private shape
     assert len(fed.public) == len(fed.public_labelled) == 300  # USPS has the same classes
     alone = elsewhere(DataConfig(public=usps, public_size=300), 0, fed.shape, fed.class_names)
-    assert alone.checksum == fed.public_checksum  # as a device makes it
+    assert checksum(alone.samples) == checksum(fed.public)  # as a device makes it
     assert elsewhere(DataConfig(public=usps), 0, fed.shape, ("cat", "dog")).labelled is None
 
 

@@ -78,28 +78,11 @@ class Federation:
         """The public samples with labels; None where their classes are not the private ones."""
         return self.known.labelled
 
-    @property
-    def public_checksum(self) -> str:
-        """The sha256 of the public samples, in hexadecimal; empty without any."""
-        return self.known.checksum
-
     def data(self, client: str) -> Data:
         """Return a client's training, validation and test samples; raises WrongInput for a stranger."""
         if client not in self.clients:
             raise WrongInput(f"there is no client '{client}': expected '0' to '{self.clients[-1]}'")
         return _own(self.base, self.rows[int(client)], self.config, self.seed, client)
-
-    def pooled(self, part: str) -> Samples:
-        """Return all clients' rows of one part (`train`, `validation` or `test`) together, in client order."""
-        index = [getattr(self.data(client), part).index for client in self.clients]
-        return Samples(self.base.x, self.base.y, torch.cat(index))
-
-    def test_subset(self, limit: int) -> Samples:
-        """Return at most ``limit`` test samples, equally many of each class; a smaller one lies in a larger one."""
-        if limit >= len(self.test):
-            return self.test
-        rng = numpy_rng(self.seed, "test-limit")
-        return self.test[torch.from_numpy(cut.balanced(self.test.labels.numpy(), limit, rng))]
 
 
 def federation(data: DataConfig, seed: int) -> Federation:

@@ -1,4 +1,4 @@
-"""Cuts of row numbers: balanced subsets, the held-out fifth, a client's parts."""
+"""Cuts of row numbers: the held-out fifth, a client's parts."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,6 @@ def ranks(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     places = np.empty(len(labels), dtype=np.int64)
     places[order] = np.arange(len(labels)) - np.repeat(starts, counts)
     return places
-
-
-def balanced(labels: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Return at most ``limit`` rows, sorted, with equally many of each class as far as there are."""
-    return np.sort(np.lexsort((labels, ranks(labels, rng)))[:limit])
 
 
 def stratified(labels: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -23,18 +23,15 @@ class Public:
         Unlabelled; None with ``data.public=none``.
     labelled : Samples | None
         The same rows with labels; None where their classes are not the private ones.
-    checksum : str
-        sha256 of shape and contents, in hexadecimal; empty without samples.
     """
 
     samples: Samples | None = None
     labelled: Samples | None = None
-    checksum: str = ""
 
     @classmethod
     def of(cls, labelled: Samples) -> "Public":
         """Make public samples of labelled ones."""
-        return cls(replace(labelled, y=None), labelled if labelled.y is not None else None, checksum(labelled))
+        return cls(replace(labelled, y=None), labelled if labelled.y is not None else None)
 
 
 def checksum(samples: Samples) -> str:
