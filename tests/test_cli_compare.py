@@ -154,6 +154,17 @@ def test_a_key_that_one_method_lacks_is_refused_before_anything_runs():
         ordered("fd", "local", words="client.weighting=examples")
 
 
+def test_a_key_with_a_methods_name_is_for_that_method_alone():
+    orders = ordered("fd", "local", words="client.lr=0.3 fd.client.lr=0.7 fd.client.weighting=examples").orders
+    assert {name: order.settings.client.lr for name, order in orders.items()} == {"fd-seed0": 0.7, "local-seed0": 0.3}
+
+
+@pytest.mark.parametrize("word", ["fd.data.alpha=0.1", "fd.run.seed=3"])
+def test_data_and_seeds_are_never_for_one_method_alone(word):
+    with pytest.raises(WrongInput, match="same data and seeds"):
+        ordered("fd", "local", words=word)
+
+
 @pytest.mark.slow
 def test_two_at_once_give_what_one_by_one_gives(capsys, tmp_path):
     """In processes of their own; the one that refuses is named in the words that it would have told."""

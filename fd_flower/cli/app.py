@@ -72,7 +72,10 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, from run.seed on.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")] = 1,
 ) -> None:
-    """Compare methods on the same data, models and seeds: a table, CSV, plots and a page."""
+    """Compare methods on the same data, models and seeds: a table, CSV, plots and a page.
+
+    A knob with a method's name before it is for that method alone: --set fd.client.kd_weight=0.5
+    """
     from fd_flower.cli import compare as comparing
 
     voice: Voice = context.obj

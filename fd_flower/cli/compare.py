@@ -101,8 +101,17 @@ def ordered(
 
 
 def _for(method: str, words: Sequence[str], methods: Sequence[str]) -> tuple[str, ...]:
-    """Return the words for one method: ``feddf.server.distil_steps=100`` is for feddf alone, over what is for all."""
+    """Return the words for one method: ``feddf.server.distil_steps=100`` is for feddf alone, over what is for all.
+
+    Raises
+    ------
+    WrongInput
+        For data or a seed of its own: what is compared then is not the method.
+    """
     own = [word.removeprefix(f"{method}.") for word in words if word.startswith(f"{method}.")]
+    for word in own:
+        if word.startswith(("data.", "run.seed=")):
+            raise WrongInput(f"{method}.{word}: all methods that are compared have the same data and seeds")
     return (*(word for word in words if word.partition(".")[0] not in methods), *own)
 
 

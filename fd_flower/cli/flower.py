@@ -21,7 +21,7 @@ from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.results.folder import LINES
 
 LOG = "flower.log"
-REFUSAL = re.compile(r"^(?:fd-flower: |(?:[\w.]*\.)?WrongInput: )(.+)$", re.MULTILINE)
+REFUSAL = re.compile(r"^(?:[\w.]*\.)?WrongInput: (.+)$", re.MULTILINE)  # the last line of a traceback
 FAILURE = "Simulation failed with exception: "  # before the exception's text, in what `flwr list` says
 
 PROJECT = """\
@@ -94,23 +94,29 @@ def _programs() -> str:
     return os.pathsep.join(places)
 
 
-def _environment(home: Path, task: str) -> dict[str, str]:
-    """Return what Flower's processes see: a home of their own, nothing installed, nothing reported."""
+def python_path(task: str = "") -> str:
+    """Return a ``PYTHONPATH`` under which other processes import this very package, and the user's task."""
     package = Path(fd_flower.__file__).parents[1]
     folders = [str(Path.cwd())] if task else []  # the user's task lies there
     if package != Path(sysconfig.get_path("purelib")):
         folders.append(str(package))  # a checkout, installed or not
-    known = [os.environ[key] for key in ("PYTHONPATH",) if os.environ.get(key)]
+    return os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _environment(home: Path, task: str) -> dict[str, str]:
+    """Return what Flower's processes see: a home of their own, nothing installed, nothing reported."""
+    direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1"]))
     return {
         **os.environ,
         "PATH": _programs(),
-        "PYTHONPATH": os.pathsep.join([*folders, *known]),
+        "PYTHONPATH": python_path(task),
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_TELEMETRY_ENABLED": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "NO_PROXY": ",".join(filter(None, (os.environ.get("NO_PROXY"), "127.0.0.1"))),
+        "NO_PROXY": direct,
+        "no_proxy": direct,
     }
 
 
@@ -153,12 +159,11 @@ def _judge(log: Path, outcome: dict[str, str], submitted: int) -> None:
     if outcome.get("status") == "finished:completed":
         return
     text = log.read_text(encoding="utf-8", errors="replace")
-    refusals = REFUSAL.findall(text)
-    if refusals:
-        raise WrongInput(refusals[-1])
-    details = outcome.get("status-details", "").removeprefix(FAILURE)
     if not outcome:
-        details = f"flwr run ended with {submitted}: {_last_words(text)}"
+        raise RunFailed(f"flwr run ended with {submitted}: {_last_words(text)} (Flower's log: {log})")
+    details = outcome.get("status-details", "").removeprefix(FAILURE)
+    if details in REFUSAL.findall(text):
+        raise WrongInput(details)
     raise RunFailed(f"{details or outcome['status']} (Flower's log: {log})")
 
 

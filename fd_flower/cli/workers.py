@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO
 
+from fd_flower.cli.flower import python_path
 from fd_flower.cli.progress import Board, Hear, Tail
 from fd_flower.cli.run import Order
 from fd_flower.cli.superlink import ended_in_order
@@ -71,12 +72,14 @@ def at_once(orders: Mapping[str, Order], jobs: int, board: Board) -> Iterator[tu
 
 
 def _begin(name: str, order: Order, board: Board) -> _Worker:
-    command = [sys.executable, "-m", "fd_flower.cli", "run", order.method, "--quiet", "--set", shlex.join(order.words)]
-    command += ["--engine", order.engine, "--task", order.task]
+    # -P: the package is found where this process found it, whatever lies in the user's directory.
+    command = [sys.executable, "-P", "-m", "fd_flower.cli", "run", order.method, "--quiet"]
+    command += ["--set", shlex.join(order.words), "--engine", order.engine, "--task", order.task]
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": python_path()}
     errors = TemporaryFile()  # noqa: SIM115 (closed with the worker)
     # A session of its own: Ctrl-C comes to it once, from us.
     process = subprocess.Popen(
-        command, env=os.environ | ONE_THREAD, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
     )
     shown = ExitStack()
     hear = shown.enter_context(board.run(name, order.settings.server.rounds))
