@@ -2,15 +2,14 @@
 
     python benchmarks/hosting.py --source FOLDER [--clients 1000] [--rounds 3] [--model cnn] [--engines local 2 1000]
 
-`local` is the in-process engine; a number is Flower's simulation (`fd-flower run --engine flower`'s way) with that many
-SuperNodes on two actors. Wall seconds of each round but the first come from the run's own `rounds.jsonl`, so start-up
+`local` is the in-process engine; a number is Flower's simulation (`fd-flower run --engine flower`) with that many
+SuperNodes, on as many actors as there are cores. Wall seconds of each round but the first come from the run's own `rounds.jsonl`, so start-up
 is left out; the largest resident memory of the process that runs strategy and simulation is sampled from /proc.
 """
 
 import argparse
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,10 +22,9 @@ from pathlib import Path
 def run(words: str, engine: str, out: Path) -> tuple[list[float], float]:
     """Run FD once and return the seconds of its rounds and its driver's largest resident memory in MB."""
     command = [sys.executable, "-m", "fd_flower.cli", "run", "fd", "--quiet", "--out", str(out), "--set", words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if engine != "local":
-        command += ["--engine", "flower", "--nodes", engine]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        command += ["--set", f"server.nodes={engine}", "--engine", "flower"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     largest = [0.0]
     watcher = threading.Thread(target=_watch, args=(process.pid, engine != "local", largest), daemon=True)
     watcher.start()

@@ -121,8 +121,9 @@ def _environment(home: Path, task: str) -> dict[str, str]:
 
 
 def _federation(order: Order) -> str:
-    gpus = [] if order.settings.run.device == "cpu" else machine.gpus()
-    return machine.federation_config(order.settings.data.clients, machine.cores(), gpus)
+    chosen = order.settings
+    gpus = [] if chosen.run.device == "cpu" else machine.gpus()
+    return machine.federation_config(chosen.data.clients, machine.cores(), gpus, chosen.server.nodes)
 
 
 def _submit_and_follow(order: Order, hear: Hear, project: Path, environment: dict[str, str]) -> None:

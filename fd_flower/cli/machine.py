@@ -45,11 +45,11 @@ def gpus() -> list[Gpu]:
     return [Gpu(gpu.name, gpu.total_memory) for gpu in found]
 
 
-def federation_config(clients: int, cores: int, gpus: list[Gpu]) -> str:
+def federation_config(clients: int, cores: int, gpus: list[Gpu], nodes: int = 1) -> str:
     """Return what ``flwr run --federation-config`` needs to host ``clients`` on this machine.
 
     One worker to a core, as many as there are clients. On GPUs several workers share one, each with a share of it
-    that leaves room for `WORKER_BYTES`.
+    that leaves room for `WORKER_BYTES`. A node is a worker, or more of them where the run waits for more (`nodes`).
     """
     workers = min(cores, clients)
     words = []
@@ -59,6 +59,6 @@ def federation_config(clients: int, cores: int, gpus: list[Gpu]) -> str:
         workers = min(workers, per_gpu * len(gpus))
         # Rounded down: shares that add up to more than one GPU would leave the last worker without a place.
         words = [f"client-resources-num-gpus={math.floor(1000 / per_gpu) / 1000:g}"]
-    words = [f"num-supernodes={workers}", "client-resources-num-cpus=1", *words]
+    words = [f"num-supernodes={max(workers, nodes)}", "client-resources-num-cpus=1", *words]
     # Flower starts as many workers as Ray counts cores, wanted or not.
     return " ".join([*words, f"init-args-num-cpus={workers}"] if workers < cores else words)
