@@ -263,10 +263,10 @@ class HostGrid(Grid):
         found = {}
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
-            del self.refused[client]
             if reply.has_error():
                 self.refused[client] = reply.error.reason or "an error without a reason"
             else:
+                del self.refused[client]
                 found[client] = _client(client, dict(reply.content.config_records["client"]))
         self.clients = ()
         self.bytes = Bytes()

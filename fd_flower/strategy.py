@@ -109,6 +109,9 @@ class Strategy(FlowerStrategy, ABC):
     exchanges: ClassVar[tuple[str, ...]] = ("train",)
     """Message types of a round, in order; the last is ``train``."""
 
+    hears: ClassVar[tuple[type[Payload], ...]] = ()
+    """Kinds without which a client's reply cannot be used, beside those of ``summable``."""
+
     summable: ClassVar[tuple[type[Payload], ...]] = ()
     """Kinds of which the method only ever takes a weighted mean."""
 
@@ -339,7 +342,7 @@ class Strategy(FlowerStrategy, ABC):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         number = server_round + self._offset
-        usable = self._usable(replies, number)
+        usable = self._usable(replies, number, (*self.hears, *self.summable))
         with one_thread():
             self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
         metrics = _mean_metrics(usable)
@@ -433,28 +436,31 @@ class Strategy(FlowerStrategy, ABC):
             letters.append(Message(content, client.number + 1, kind))
         return letters
 
-    def _usable(self, replies: Iterable[Message], number: int) -> list[Reply]:
+    def _usable(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
         """Return the replies that can be used, sorted by client; without any the round is an error."""
-        usable = self._read(replies, number)
+        usable = self._read(replies, number, kinds)
         if not usable:
             named = {**self._host.absent, **self._record.failed}
             reasons = "; ".join(f"client {c}: {why}" for c, why in named.items()) or "nobody answered"
             raise RunFailed(f"round {number} has no usable reply: {reasons}")
         return usable
 
-    def _read(self, replies: Iterable[Message], number: int) -> list[Reply]:
-        """Check every reply; those with errors are named, recorded and left out."""
+    def _read(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
+        """Check every reply; those with errors, or without these kinds, are named, recorded and left out."""
         usable = []
-        for message in replies:
-            client = self._host.client(message.metadata.src_node_id)
+        said = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
+        for client, message in sorted(said, key=lambda pair: natural(pair[0].id)):
             try:
                 if message.has_error():
                     raise WrongInput(message.error.reason or f"error {message.error.code}")
-                usable.append(self._checked(client, message.content, number))
+                reply = self._checked(client, message.content, number)
+                for kind in kinds:
+                    kind.need(reply.content)
+                usable.append(reply)
             except WrongInput as error:
                 log(WARNING, "round %s: client %s is left out: %s", number, client.id, error)
                 self._record.failed[client.id] = str(error)
-        return sorted(usable, key=lambda r: natural(r.client.id))
+        return usable
 
     def _checked(self, client: Client, content: RecordDict, number: int) -> Reply:
         """Refuse a reply that cannot be used, with the reason."""

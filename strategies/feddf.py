@@ -51,7 +51,7 @@ class Config(ServerConfig):
 class FedDF(Strategy):
     """One student an architecture: the mean of its clients, then distilled from all clients' mean logits."""
 
-    needs, measured = Needs(public=True, single_replies=True), "aggregated"
+    needs, measured, hears = Needs(public=True, single_replies=True), "aggregated", (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of an architecture starts from."""
