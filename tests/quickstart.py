@@ -1,7 +1,7 @@
 """A Flower app as Flower's quickstart has them: it knows nothing of FD-Flower."""
 
-import toys
 import torch
+import toys
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 

@@ -5,15 +5,15 @@ from pathlib import Path
 import pytest
 import quickstart
 import torch
+from fd_flower.strategies.fd import FD
+from fd_flower.strategies.fedavg import FedAvg
+from fd_flower.strategies.feddf import Config, FedDF
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
 from toys import model, task
 
 from fd_flower.engine import InProcessGrid
 from fd_flower.errors import WrongInput
-from fd_flower.strategies.fd import FD
-from fd_flower.strategies.fedavg import FedAvg
-from fd_flower.strategies.feddf import Config, FedDF
 from fd_flower.strategy import Run
 
 CONFIG = ConfigRecord({"lr": 0.5})

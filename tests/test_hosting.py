@@ -23,10 +23,7 @@ from fd_flower.world import World
 
 def run(grid: InProcessGrid, method: str = "fd", changes: str = "") -> tuple[Strategy, list[dict[str, Any]]]:
     """Run a method on a grid; return its strategy and the lines."""
-    lines: list[dict[str, Any]] = []
-    strategy = Strategy.for_method(toy(method, changes))
-    strategy.on_line = lines.append
-    strategy.start(grid)
+    strategy, _, lines = toys.run(method, changes, grid)
     return strategy, lines
 
 

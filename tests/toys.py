@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.serverapp.strategy import Result
 from torch import Tensor
 from torch.nn import Linear, Module
 
@@ -16,7 +17,7 @@ from fd_flower.engine import InProcessGrid
 from fd_flower.envelope import ROLL_CALL, fold, unfold
 from fd_flower.hosting import Client
 from fd_flower.rng import torch_rng
-from fd_flower.strategy import Reply
+from fd_flower.strategy import Reply, Strategy
 from fd_flower.task import Data, Samples, Task
 from fd_flower.wire import Payload, pack
 
@@ -49,6 +50,23 @@ def play(settings: config.Settings, **also: Any) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     engine.run(settings, on_line=lines.append, **also)
     return lines
+
+
+def run(
+    method: str, changes: str = "", grid: InProcessGrid | None = None, **start: Any
+) -> tuple[Strategy, Result, list[dict[str, Any]]]:
+    """Run a method on the toy task, on hosts if nothing else; return the strategy, Flower's result and the lines."""
+    return begin(toy(method, changes), grid or hosts(method), **start)
+
+
+def begin(
+    settings: config.Settings, grid: InProcessGrid, **start: Any
+) -> tuple[Strategy, Result, list[dict[str, Any]]]:
+    """Run settings on a grid."""
+    lines: list[dict[str, Any]] = []
+    strategy = Strategy.for_method(settings)
+    strategy.on_line = lines.append
+    return strategy, strategy.start(grid, **start), lines
 
 
 def rounds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -215,8 +233,3 @@ class Spoilt(ClientApp):
             for name, content in unfold(answer.content).items()
         }
         return Message(fold(spoilt, {}), reply_to=message)
-
-
-def with_record(content: RecordDict, name: str, record: ArrayRecord) -> RecordDict:
-    """Return the content with one record replaced."""
-    return RecordDict({**content, name: record})

@@ -1,0 +1,44 @@
+"""Relay, a toy: clients count their samples, hear the total, and answer with what they heard."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+
+from fd_flower.hosting import Client
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Private, Prototypes, Weights
+
+
+@final
+class Relay(Strategy):
+    """Two exchanges a round: the total of the first is heard in the second, beside each client's own number."""
+
+    exchanges = ("query.count", "train")
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
+        """Keep a secret."""
+        return [Private(Weights({"secret": torch.zeros(1)}, "secret"))]
+
+    def between(
+        self, exchange: str, replies: Sequence[Reply], knowledge: Knowledge, round: int
+    ) -> Sequence[Payload | Private]:
+        """Add up the counts, and count in secret how often."""
+        total = torch.stack([Prototypes.need(reply.content).counts for reply in replies]).sum(0)
+        times = Weights.need(knowledge).values["secret"] + 1
+        return [_table(total), Private(Weights({"secret": times}, "secret"))]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
+        """Forget the total, keep the secret."""
+        return list(map(Private, knowledge.private))
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Tell each client its own number."""
+        return [*knowledge.public, Weights({"number": torch.tensor([client.number])})]
+
+
+def _table(counts: torch.Tensor) -> Prototypes:
+    return Prototypes(torch.zeros(len(counts), 1), counts)
+
+
+Method = Relay

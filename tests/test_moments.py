@@ -1,0 +1,104 @@
+"""Every figure names its moment, and is there as often as it was asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Error, RecordDict
+from toys import Spoilt, rounds, run
+
+from fd_flower import methods
+from fd_flower.engine import InProcessGrid
+
+Lines = list[dict[str, Any]]
+
+
+def measured(lines: Lines) -> dict[int, set[str]]:
+    return {
+        number: {m for line in lines if line.get("client") and line["round"] == number for m in line["measures"]}
+        for number in sorted({line["round"] for line in lines})
+    }
+
+
+@pytest.mark.parametrize(("every", "rounds_measured"), [(1, {1, 2, 3, 4, 5}), (2, {2, 4, 5}), (0, {5}), (7, {5})])
+def test_rounds_are_measured_as_often_as_asked_and_always_at_the_end(every: int, rounds_measured: set[int]):
+    changes = f"server.rounds=5 server.evaluate_every={every}"
+    by_client = measured(run("fd", changes)[2])
+    assert {number for number, moments in by_client.items() if moments} == rounds_measured
+    lines = run("fedavg", changes)[2]
+    assert {line["round"] for line in rounds(lines) if line["global"]} == rounds_measured
+
+
+def test_test_pictures_are_limited_in_between_and_never_at_the_end():
+    lines = run("fedavg", "data.test_limit=9 server.rounds=3")[2]
+    assert [line["global"]["pictures"] for line in rounds(lines)] == [9, 9, 30]
+
+
+def test_each_method_is_measured_at_its_moment():
+    assert measured(run("fd", "server.rounds=1")[2]) == {1: {"trained"}}
+    assert measured(run("fedavg", "server.rounds=1")[2]) == {1: {"trained"}}
+    assert measured(run("fedmd", "server.rounds=1")[2]) == {1: {"heard"}}
+
+
+def test_moments_can_be_asked_for():
+    assert measured(run("fedmd", "server.rounds=1 server.evaluate=heard,trained")[2]) == {1: {"heard", "trained"}}
+    lines = run("fedavg", "server.evaluate=trained")[2]
+    assert [line["global"] for line in rounds(lines)] == [None, None]
+
+
+def test_figures_are_of_own_and_of_everybodys_samples():
+    line = next(line for line in run("fd")[2] if line.get("client"))
+    own = {"accuracy", "nll", "ece", "validation"}
+    shared = {"global", "global_nll", "global_ece", "pooled", "pooled_validation"}
+    assert set(line["measures"]["trained"]) == own | shared
+    personal = next(line for line in run("fedavg")[2] if line.get("client"))
+    assert set(personal["measures"]["trained"]) == own  # the server's model is measured once, by the server
+
+
+def closing(lines: Lines) -> Lines:
+    return [line for line in lines if line.get("closing")]
+
+
+def test_the_closing_message_measures_what_the_last_knowledge_taught():
+    """Every client hears the last consensus; without the closing message the last aggregate would never be used."""
+    _, _, lines = run("fedmd")
+    assert [line.get("client", "all") for line in closing(lines)] == ["all", "0", "1", "2"]
+    assert {line["round"] for line in closing(lines)} == {2}
+    for line in closing(lines)[1:]:
+        assert set(line["measures"]) == {"heard"}
+    assert closing(run("fd")[2]) == []
+
+
+def test_the_closing_message_trains_on_no_private_data_and_writes_no_memory(tmp_path: Path):
+    """Without a step of digestion the closing figures are those of the models that the last round left."""
+    changes = f"client.public_steps=0 server.evaluate=heard,trained run.keep=true run.out={tmp_path}/run"
+    _, _, lines = run("fedmd", changes)
+    trained = {line["client"]: line["measures"]["trained"] for line in lines if "trained" in line.get("measures", {})}
+    assert {line["client"]: line["measures"]["heard"] for line in closing(lines)[1:]} == trained
+    (of_the_run,) = (tmp_path / "run" / "clients").iterdir()
+    assert sorted(path.name for path in (of_the_run / "0").iterdir()) == ["1-0.safetensors", "2-0.safetensors"]
+
+
+def test_a_closing_message_that_fails_is_named_and_the_run_ends_well():
+    class Closed(Spoilt):
+        def __call__(self, message: Any, context: Any) -> Any:
+            self.kind = message.metadata.message_type
+            return super().__call__(message, context)
+
+    def spoil(client: str, round: int, content: RecordDict) -> RecordDict | Error:
+        return Error(2, "gone home") if app.kind == "evaluate" and client != "2" else content
+
+    app = Closed(methods.client_app("fedmd"), spoil)
+    _, _, lines = run("fedmd", grid=InProcessGrid(app))
+    assert closing(lines)[0]["failed"] == {"0": "gone home", "1": "gone home"}
+    assert closing(lines)[0]["replied"] == ["2"]
+
+
+def test_rounds_count_their_own_bytes_alone():
+    """Public logits of 32 samples and 3 classes go up from three clients; down, nothing in round one."""
+    _, _, lines = run("fedmd")
+    first, second = rounds(lines)
+    assert first["bytes"]["down"] == {}
+    assert second["bytes"]["down"].keys() == {"public-logits"}
+    assert first["bytes"]["up"] == second["bytes"]["up"]
+    assert 3 * (32 * 3 * 4 + 32 * 8) < first["bytes"]["up"]["public-logits"] < 3 * (32 * 3 * 4 + 32 * 8 + 600)
