@@ -9,6 +9,7 @@ measured on test data, and the run is left before its last round, which always w
 
 import argparse
 import contextlib
+import itertools
 import logging
 import statistics
 import tempfile
@@ -92,7 +93,7 @@ def in_process(chosen: Settings) -> tuple[list[float], list[float]]:
 
     with tempfile.TemporaryDirectory() as out, contextlib.suppress(Enough):
         engine.run(chosen, out=f"{out}/run", on_line=hear)
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)], losses
+    return [after - before for before, after in itertools.pairwise(marks)], losses
 
 
 def main() -> None:
@@ -120,7 +121,8 @@ def main() -> None:
     print(f"loss a round: {[round(x, 4) for x in losses]} (loop and engine agree)")
     print(f"hand-written loop: {[round(s, 2) for s in by_hand]} CPU s a round")
     print(f"in-process engine: {[round(s, 2) for s in engines]} CPU s a round (first with start-up)")
-    print(f"ratio of the medians from round 2 on: {statistics.median(engines[1:]) / statistics.median(by_hand[1:]):.3f}")
+    ratio = statistics.median(engines[1:]) / statistics.median(by_hand[1:])
+    print(f"ratio of the medians from round 2 on: {ratio:.3f}")
 
 
 if __name__ == "__main__":

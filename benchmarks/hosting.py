@@ -3,8 +3,9 @@
     python benchmarks/hosting.py --source FOLDER [--clients 1000] [--rounds 3] [--model cnn] [--engines local 2 1000]
 
 `local` is the in-process engine; a number is Flower's simulation (`fd-flower run --engine flower`) with that many
-SuperNodes, on as many actors as there are cores. Wall seconds of each round but the first come from the run's own `rounds.jsonl`, so start-up
-is left out; the largest resident memory of the process that runs strategy and simulation is sampled from /proc.
+SuperNodes, on as many actors as there are cores. Wall seconds of each round but the first come from the run's own
+`rounds.jsonl`, so start-up is left out; the anonymous memory of the process that runs strategy and simulation is
+sampled from /proc.
 """
 
 import argparse
