@@ -20,8 +20,9 @@ class Samples:
     Attributes
     ----------
     x : Tensor
-        Inputs [N, ...]. Pictures of bytes [N, channels, height, width] are brought to [-1, 1] batch by batch,
-        so that all processes can share one memory-mapped copy.
+        Inputs [N, ...]. Pictures of bytes [N, channels, height, width] are brought to [-1, 1] batch by batch, in
+        channels_last memory, so that all processes can share one memory-mapped copy. Other inputs stay as they are:
+        a user's model may ask for contiguous ones (``x.view(...)`` behind a convolution does).
     y : Tensor | None
         Class labels [N], int64; None for unlabelled samples.
     index : Tensor | None
@@ -43,14 +44,11 @@ class Samples:
         """Copy these rows (int64 [n]) out: inputs as the model takes them [n, ...] and labels [n] or None."""
         rows = rows if self.index is None else self.index[rows]
         x = self.x[rows]
-        kind = torch.float32 if x.dtype == torch.uint8 else x.dtype
-        if x.dim() == 4:
+        if x.dtype == torch.uint8:
             # One memory format everywhere, since another changes the last bits of a convolution. `contiguous` would
             # leave the strides of grey pictures as they are, and convolutions on them a fifth slower.
-            values = torch.empty(x.shape, dtype=kind, device=x.device, memory_format=torch.channels_last).copy_(x)
-        else:
-            values = x.to(kind)
-        x = values.div_(127.5).sub_(1.0) if x.dtype == torch.uint8 else values
+            memory = torch.channels_last if x.dim() == 4 else torch.contiguous_format
+            x = torch.empty(x.shape, device=x.device, memory_format=memory).copy_(x).div_(127.5).sub_(1.0)
         return x, None if self.y is None else self.y[rows]
 
     @property
