@@ -15,7 +15,6 @@ from fd_flower.config import Settings
 from fd_flower.errors import RunFailed
 from fd_flower.results import RunFolder
 from fd_flower.strategy import Strategy
-from fd_flower.task import Task
 from fd_flower.turn import RAISED
 
 
@@ -98,7 +97,6 @@ def run(
     *,
     out: str | Path | None = None,
     on_line: Callable[[dict[str, Any]], None] | None = None,
-    task: Task | None = None,
 ) -> RunFolder | None:
     """Run a method in this process.
 
@@ -110,8 +108,6 @@ def run(
         Folder of the run; None: ``run.out``, and where that is None nothing is written.
     on_line : Callable | None
         Hears every line of ``rounds.jsonl`` as it is written.
-    task : Task | None
-        None: what ``data.*``, ``model.*`` or ``settings.task`` describe.
 
     Returns
     -------
@@ -120,7 +116,7 @@ def run(
     """
     if out is not None and not settings.run.resume:
         settings = replace(settings, run=replace(settings.run, out=str(Path(out).absolute())))
-    strategy = Strategy.for_method(settings, task)
+    strategy = Strategy.for_method(settings)
     strategy.on_line = on_line
     grid = InProcessGrid(methods.client_app(settings.method), run_config={"task": settings.task})
     strategy.start(grid)

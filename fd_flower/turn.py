@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ClientConfig, Settings
-from fd_flower.envelope import HEADER, ROLL_CALL, fold, unfold
+from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import WrongInput
 from fd_flower.learn import Objective, Plan, one_thread, predict, supervised, train
 from fd_flower.memory import Memory
@@ -51,7 +51,7 @@ class Turn:
     """
 
     def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
-        said = content.config_records.get("config", ConfigRecord())
+        said = records(content, ConfigRecord).get("config", ConfigRecord())
         self.world = here
         self.client = client
         self.architecture = model
@@ -102,6 +102,7 @@ class Turn:
     def model(self) -> Module:
         """The client's personal model, as it was at the end of its last turn; it is kept after this one."""
         if not self._personal:
+            self._claim(self._module is None)
             self._personal = True
             own = {k.removeprefix("model/"): t for k, t in self._tensors.items() if k.startswith("model/")}
             self._module = (
@@ -113,9 +114,15 @@ class Turn:
 
     def shared(self, weights: Weights | None) -> Module:
         """Return a model with these weights (None: those that every client starts from); it is not kept."""
+        self._claim(not self._personal)
         values = self.world.initial(self.architecture) if weights is None else weights.values
         self._module = self.world.load(self.architecture, values)
         return self._module
+
+    def _claim(self, free: bool) -> None:
+        """Refuse a second use of the one resident module, which would be kept, or trained, as the first."""
+        if not free:
+            raise WrongInput("a turn has one module of an architecture: for the personal model or for shared weights")
 
     def recall(self, name: str) -> Tensor | None:
         """Return what the client remembers under this name, or None."""
@@ -237,7 +244,7 @@ class App(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Run every client that the message names, and answer for all of them in one message."""
-        header = message.content.config_records.get(HEADER)
+        header = records(message.content, ConfigRecord).get(HEADER)
         if header is None:
             raise WrongInput(
                 "this app hears FD-Flower's messages; to drive it with another strategy, hand that strategy "

@@ -288,7 +288,7 @@ def load_task(name: str) -> Task:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise WrongInput(f"task '{name}' cannot be loaded: {error}") from None
-    found = found if isinstance(found, Task) else found()
+    found = found() if callable(found) else found
     if not isinstance(found, Task):
         raise WrongInput(f"task '{name}' is {type(found).__name__}; expected fd_flower.task.Task")
     return found
