@@ -10,7 +10,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import Result
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import BatchNorm1d, Dropout, Linear, Module, Sequential
 
 from fd_flower import config, engine, methods
 from fd_flower.engine import InProcessGrid
@@ -88,9 +88,9 @@ def figures(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 class Small(Module):
     """Eight numbers, one hidden layer, three classes."""
 
-    def __init__(self, size: int = FEATURES, classes: int = CLASSES) -> None:
+    def __init__(self, size: int = FEATURES, classes: int = CLASSES, dropout: float = 0.0) -> None:
         super().__init__()
-        self.body = Linear(INPUTS, size)
+        self.body = Sequential(Linear(INPUTS, size), Dropout(dropout))
         self.head = Linear(size, classes)
 
     def features(self, x: Tensor) -> Tensor:
@@ -109,10 +109,16 @@ def samples(name: str, number: int, *, labels: bool = True) -> Samples:
 
 
 def model(name: str) -> Module:
-    """Return an architecture: ``wide`` has other features, ``fourth`` another class, ``plain`` no features at all."""
+    """Return an architecture: ``wide`` has other features, ``fourth`` another class, ``plain`` no features at all.
+
+    ``forgetful`` drops out, and ``normal`` normalises batches.
+    """
     if name == "plain":
         return Linear(INPUTS, CLASSES)
-    return Small(6 if name == "wide" else FEATURES, CLASSES + (name == "fourth"))
+    if name == "normal":
+        return Sequential(Linear(INPUTS, FEATURES), BatchNorm1d(FEATURES), Linear(FEATURES, CLASSES))
+    dropout = 0.5 if name == "forgetful" else 0.0
+    return Small(6 if name == "wide" else FEATURES, CLASSES + (name == "fourth"), dropout)
 
 
 def own(client: str) -> Data:

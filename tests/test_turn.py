@@ -1,0 +1,239 @@
+"""A client's turn has the client's model, samples, memory and random numbers, and nobody else's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toys
+from fd_flower.client_apps import fedavg
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp.typing import ClientAppCallable
+from toys import hosts, own, rounds, run, toy
+
+from fd_flower import learn, methods, turn
+from fd_flower.engine import InProcessGrid
+from fd_flower.envelope import HEADER
+from fd_flower.errors import WrongInput
+from fd_flower.learn import Plan, supervised
+from fd_flower.memory import Memory
+from fd_flower.turn import App, Turn, fit
+from fd_flower.wire import Weights
+from fd_flower.world import World
+
+
+@pytest.fixture
+def world() -> World:
+    return World(toy("fd", "client.epochs=3 client.batch=5"), toys.task())
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """Note how turns train."""
+    seen: list[Plan] = []
+
+    def train(*args: Any, plan: Plan, **more: Any) -> float:
+        seen.append(plan)
+        return learn.train(*args, plan=plan, **more)
+
+    monkeypatch.setattr(turn, "train", train)
+    return seen
+
+
+def of(world: World, folder: Path, client: str = "0", number: int = 1, **said: Any) -> Turn:
+    config = ConfigRecord({"server-round": number, **said})
+    return Turn(world, client, "small", RecordDict({"config": config}), Memory(folder, "key", client))
+
+
+def test_without_a_turn_around_it_a_message_says_what_to_do():
+    with pytest.raises(WrongInput, match=r"make the app with fd_flower.turn.App\(\)"):
+        Turn.of(None, None)  # type: ignore[arg-type]
+
+
+def test_a_personal_model_is_found_again_as_it_was_left(world: World, tmp_path: Path):
+    first = of(world, tmp_path)
+    fit(first, supervised, first.data.train) if first.model else None
+    left = {key: value.clone() for key, value in first.model.state_dict().items()}
+    first.close()
+    other = of(world, tmp_path, "1")
+    assert torch.equal(other.model.state_dict()["head.bias"], world.initial("small")["head.bias"])
+    other.close()
+    again = of(world, tmp_path, number=2).model.state_dict()
+    assert all(torch.equal(again[key], left[key]) for key in left)
+
+
+def test_only_a_turn_that_asked_for_memory_writes_it(world: World, tmp_path: Path):
+    shared = of(world, tmp_path)
+    shared.shared(None)
+    shared.close()
+    assert not list(tmp_path.rglob("*.safetensors"))
+    asked = of(world, tmp_path)
+    asked.remember("note", torch.ones(1))
+    asked.close()
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    assert of(world, tmp_path, number=2).recall("note") == 1
+    assert of(world, tmp_path, number=2).recall("nothing") is None
+
+
+def test_shared_weights_are_not_the_servers_own_tensors(world: World, tmp_path: Path):
+    """In one process the server's knowledge and the message hold the same tensors; training must not reach them."""
+    weights = Weights({key: value.clone() for key, value in world.initial("small").items()})
+    here = of(world, tmp_path)
+    here.shared(weights)
+    fit(here, supervised, here.data.train)
+    assert torch.equal(weights.values["head.bias"], world.initial("small")["head.bias"])
+
+
+def test_a_turn_has_a_personal_model_or_a_shared_one(world: World, tmp_path: Path):
+    """Both would be the one resident module: the shared weights would be kept as the personal model."""
+    first = of(world, tmp_path)
+    assert first.model is not None
+    with pytest.raises(WrongInput, match="one module of an architecture"):
+        first.shared(None)
+    second = of(world, tmp_path)
+    second.shared(None)
+    with pytest.raises(WrongInput, match="one module of an architecture"):
+        _ = second.model
+
+
+def test_random_numbers_are_a_function_of_seed_purpose_client_and_round(world: World, tmp_path: Path):
+    def draw(purpose: str, client: str, number: int) -> int:
+        return int(torch.randint(2**40, (), generator=of(world, tmp_path, client, number).rng(purpose)))
+
+    assert draw("a", "0", 1) == draw("a", "0", 1)
+    assert len({draw("a", "0", 1), draw("b", "0", 1), draw("a", "1", 1), draw("a", "0", 2)}) == 4
+
+
+# --- learning
+
+
+def test_private_training_follows_its_knobs(plans: list[Plan]):
+    run("local", "client.steps=null client.epochs=3 client.batch=7 client.momentum=0.5 client.optimizer=adam")
+    assert {(p.batch, p.epochs, p.steps, p.momentum, p.optimizer) for p in plans} == {(7, 3, None, 0.5, "adam")}
+
+
+def test_distillation_follows_its_own_knobs(plans: list[Plan]):
+    """Three clients digest in round two and at the closing message."""
+    run("fedmd", "client.public_steps=5 client.public_batch=9 client.batch=7")
+    assert [(p.batch, p.steps) for p in plans if p.steps == 5] == [(9, 5)] * 6
+
+
+def test_the_learning_rate_follows_the_schedule(plans: list[Plan]):
+    run("local", "data.clients=1 server.rounds=3 client.lr=1.0 client.schedule=exponential client.decay=0.5")
+    assert [p.lr for p in plans] == [1.0, 0.5, 0.25]
+
+
+def test_a_clients_first_training_begins_with_a_warm_up(plans: list[Plan]):
+    run("fd", "data.clients=1 server.rounds=3 client.warmup=4")
+    assert [p.steps for p in plans] == [4, 2, 2, 2]
+
+
+@pytest.mark.parametrize("method", ["fd", "fedavg"])
+def test_a_client_that_is_first_asked_later_warms_up_later_where_it_keeps_its_model(method: str, plans: list[Plan]):
+    """One of three is asked in each round. A method with a shared model warms it up in round one, once for all."""
+    lines = run(method, "server.fraction=0.34 server.rounds=6 client.warmup=4")[2]
+    asked = [line["asked"][0] for line in rounds(lines)]
+    assert len(set(asked)) > 1
+    assert [p.steps for p in plans].count(4) == (len(set(asked)) if method == "fd" else 1)
+
+
+# --- what is said
+
+
+def test_a_figure_is_measured_where_its_moment_is_asked_for(world: World, tmp_path: Path):
+    here = of(world, tmp_path, measure="trained,heard", **{"global": False})
+    here.measure("heard")
+    here.measure("elsewhere")
+    assert {name.partition("/")[0] for name in here.measures} == {"heard"}
+    silent = of(world, tmp_path, measure="")
+    silent.measure("heard")
+    assert silent.measures == {}
+
+
+def test_figures_are_right(world: World, tmp_path: Path):
+    """The share of own test samples whose likeliest class is theirs, by hand."""
+    here = of(world, tmp_path, measure="trained", **{"global": True})
+    here.measure("trained")
+    mine = own("0").test
+    by_hand = (here.model(mine.x).argmax(1) == mine.labels).float().mean().item()
+    assert here.measures["trained/accuracy"] == pytest.approx(by_hand)
+    everybody = [own(c).test for c in world.clients]
+    right = sum(int((here.model(s.x).argmax(1) == s.labels).sum()) for s in everybody)
+    assert here.measures["trained/pooled"] == pytest.approx(right / sum(map(len, everybody)))
+
+
+# --- the app
+
+
+def test_a_mod_goes_around_each_clients_turn():
+    heard: list[tuple[str, str, bool]] = []
+
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        heard.append((message.metadata.message_type, str(context.node_config["client-id"]), HEADER in message.content))
+        return call_next(message, context)
+
+    app = App(mods=[mod])
+    app.train()(fedavg.train)
+    run("fedavg", "server.rounds=1", InProcessGrid(app, 1))
+    assert heard == [("train", "0", False), ("train", "1", False), ("train", "2", False)]
+
+
+def test_what_a_mod_does_to_a_reply_is_what_the_server_hears():
+    def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        reply = call_next(message, context)
+        for key, array in reply.content.array_records["arrays"].items():
+            reply.content.array_records["arrays"][key] = type(array)(0 * array.numpy())
+        return reply
+
+    app = App(mods=[mod])
+    app.train()(fedavg.train)
+    _, result, _ = run("fedavg", "server.rounds=1", InProcessGrid(app, 1))
+    assert float(sum(t.abs().sum() for t in result.arrays.to_torch_state_dict().values())) == 0
+
+
+def test_a_client_sees_its_own_context_alone():
+    contexts: list[Context] = []
+    app = App()
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        contexts.append(context)
+        return turn.reply(message, Turn.of(message, context))
+
+    run("local", "server.rounds=1", InProcessGrid(app, 2))
+    assert sorted(str(c.node_config["client-id"]) for c in contexts) == ["0", "1", "2"]
+    assert len({id(c.state) for c in contexts}) == 3
+
+
+def test_an_app_without_the_function_says_so():
+    app = App()
+    with pytest.raises(Exception, match="No train function registered"):
+        run("local", "", InProcessGrid(app, 1))
+
+
+def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none():
+    grid = InProcessGrid(methods.client_app("local"), 1, run_config={"task": "toys:task"})
+    strategy = methods.strategy("local")()
+    strategy.start(grid, num_rounds=1)
+    assert [c.classes for c in strategy.clients] == [toys.CLASSES] * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("toys", "expected package.module:name"),
+        ("nowhere:task", "No module named 'nowhere'"),
+        ("toys:tusk", "has no attribute 'tusk'"),
+        ("toys:CLASSES", "'toys:CLASSES' is int; expected fd_flower.task.Task"),
+    ],
+)
+def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
+    from fd_flower.world import load_task
+
+    with pytest.raises(WrongInput, match=words):
+        load_task(name)
+
+
+def test_hosts_keep_nothing_for_methods_that_keep_nothing(tmp_path: Path):
+    run("fedavg", f"run.keep=true run.out={tmp_path}/run", hosts("fedavg"))
+    assert not (tmp_path / "run" / "clients").exists()
