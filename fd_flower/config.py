@@ -331,7 +331,7 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
         else:
             dotted.append(word)
     methods.check(method)
-    resumed = next((word.partition("=")[2] for word in dotted if word.startswith("run.resume=")), None)
+    resumed = next((_value(word) for word in dotted if word.startswith("run.resume=")), None)
     if resumed and recipe:
         raise WrongInput("recipe cannot be changed on resume; only server.rounds and run.device can")
     base = OmegaConf.create(read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method))
@@ -348,6 +348,11 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
         task = tree.pop("task")  # type: ignore[union-attr, call-overload, arg-type]
         tree["run"]["out"] = resumed  # type: ignore[index, call-overload]
     return _settings(method, str(task), tree)  # type: ignore[arg-type]
+
+
+def _value(word: str) -> str:
+    """Return what ``key=value`` says, its YAML quotes taken off."""
+    return str(next(iter(OmegaConf.to_container(OmegaConf.from_dotlist([f"x={word.partition('=')[2]}"])).values())))  # type: ignore[union-attr]
 
 
 def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, Any]:

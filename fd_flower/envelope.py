@@ -6,16 +6,28 @@ back. A device is a node that hosts one client.
 
 import json
 from collections.abc import Mapping
+from typing import TypeVar
 
-from flwr.app import ConfigRecord, Error, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
 from fd_flower.errors import WrongInput
+
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 HEADER = "fd-flower"
 """Name of the ConfigRecord that says what the server tells the node, not the client."""
 
 ROLL_CALL = "query.fd_flower"
 """Message type of the roll call: never plain ``query``, since a user's app may have one."""
+
+
+def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return the records of one kind by name.
+
+    Flower's own ``content.array_records`` ties the content into a cycle, which keeps a round's models until Python's
+    collector comes by.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
 def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool]) -> RecordDict:
@@ -46,7 +58,7 @@ def unfold(folded: RecordDict) -> dict[str, RecordDict | Error]:
         For what ``fold`` did not make.
     """
     try:
-        layout = json.loads(str(folded.config_records[HEADER]["layout"]))
+        layout = json.loads(str(records(folded, ConfigRecord)[HEADER]["layout"]))
         return {
             client: Error(*names)
             if isinstance(names, list)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from fd_flower.config import Settings
-from fd_flower.envelope import HEADER, ROLL_CALL, fold, unfold
+from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.versions import sources
 
@@ -194,8 +194,8 @@ class HostGrid(Grid):
             answer: dict[str, Any] = {"refused": "it runs another app than FD-Flower's"}
             if reply.has_error():
                 answer = {"refused": reply.error.reason}
-            elif HEADER in reply.content.config_records:
-                answer = dict(reply.content.config_records[HEADER])
+            elif said := records(reply.content, ConfigRecord).get(HEADER):
+                answer = dict(said)
             if answer.get("sources", sources()) != sources():
                 answer = {
                     "refused": "it runs other FD-Flower sources than the server; install the same version on both"
@@ -267,7 +267,7 @@ class HostGrid(Grid):
                 self.refused[client] = reply.error.reason or "an error without a reason"
             else:
                 del self.refused[client]
-                found[client] = _client(client, dict(reply.content.config_records["client"]))
+                found[client] = _client(client, dict(records(reply.content, ConfigRecord)["client"]))
         self.clients = ()
         self.bytes = Bytes()
         return found
@@ -427,7 +427,7 @@ class Bytes:
     def count(self, direction: str, content: RecordDict) -> None:
         """Count a client's message."""
         table = self.up if direction == "up" else self.down
-        for name, record in content.array_records.items():
+        for name, record in records(content, ArrayRecord).items():
             kind = name.partition(".")[0]
             table[kind] = table.get(kind, 0) + record.count_bytes()
 
@@ -435,10 +435,12 @@ class Bytes:
 def _size(content: RecordDict) -> int:
     # ConfigRecord.count_bytes (flwr 1.41) refuses an empty string, so words are counted here.
     words = sum(
-        len(key) + len(str(value)) for record in content.config_records.values() for key, value in record.items()
+        len(key) + len(str(value))
+        for record in records(content, ConfigRecord).values()
+        for key, value in record.items()
     )
-    arrays = sum(record.count_bytes() for record in content.array_records.values())
-    return words + arrays + sum(record.count_bytes() for record in content.metric_records.values())
+    arrays = sum(record.count_bytes() for record in records(content, ArrayRecord).values())
+    return words + arrays + sum(record.count_bytes() for record in records(content, MetricRecord).values())
 
 
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -18,6 +18,7 @@ from fd_flower import methods
 from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import ClientConfig, DataConfig, ModelConfig, RunConfig, ServerConfig, Settings
 from fd_flower.config import settings as merged
+from fd_flower.envelope import records
 from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.hosting import Client, HostGrid, natural
 from fd_flower.learn import one_thread
@@ -464,14 +465,14 @@ class Strategy(FlowerStrategy, ABC):
 
     def _checked(self, client: Client, content: RecordDict, number: int) -> Reply:
         """Refuse a reply that cannot be used, with the reason."""
-        metrics = next(iter(content.metric_records.values()), MetricRecord())
+        metrics = next(iter(records(content, MetricRecord).values()), MetricRecord())
         examples = metrics.get("num-examples", 0)
         if not isinstance(examples, int | float) or not 0 <= examples < float("inf"):
             raise WrongInput(f"num-examples is {examples!r}; expected a number of samples")
         own = {w.model: w.values for w in Weights.all(self.knowledge)}
         payloads: list[Payload]
         if self._host.guests:  # their records have any name
-            record = next(iter(content.array_records.values()), None)
+            record = next(iter(records(content, ArrayRecord).values()), None)
             if record is None:
                 raise WrongInput("the reply has no arrays")
             content = RecordDict({"arrays": record, "metrics": metrics})

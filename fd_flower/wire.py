@@ -4,7 +4,8 @@ Predictions are log-probabilities at temperature 1, in both directions. ``Weight
 ``arrays`` record with plain state-dict keys, so that they work with anybody's app.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import ClassVar, Self, get_origin
 from urllib.parse import quote, unquote
@@ -13,6 +14,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
+from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
 
 
@@ -39,9 +41,9 @@ class Bounds:
 
 
 class _Memo:
-    """A record's decoded payload, kept beside the record in this process alone: it is not pickled with it."""
+    """A record's payload, kept beside the record in this process alone: it is not pickled with it."""
 
-    def __init__(self, payload: "Payload | None" = None, arrays: Iterable[object] = ()) -> None:
+    def __init__(self, payload: "Callable[[], Payload | None]" = lambda: None, arrays: Iterable[object] = ()) -> None:
         self._payload = payload
         self._arrays = list(arrays)
 
@@ -49,7 +51,7 @@ class _Memo:
         """Return the payload, unless somebody (a mod of Flower's, say) has replaced arrays in the record since."""
         now = list(record.values())
         unchanged = len(now) == len(self._arrays) and all(a is b for a, b in zip(now, self._arrays, strict=True))
-        return self._payload if unchanged else None
+        return self._payload() if unchanged else None
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Memo, ()
@@ -59,7 +61,7 @@ class _Memo:
 class Payload:
     """A kind of knowledge: fields are tensors, or mappings from names to tensors.
 
-    A payload keeps the record that it came from or went into, so nothing is encoded twice.
+    A payload knows the record that it came from or went into, so nothing is encoded twice.
     """
 
     kind: ClassVar[str]
@@ -100,16 +102,20 @@ class Payload:
     @property
     def record(self) -> ArrayRecord:
         """The payload as an encoded record, made once."""
-        known = self.__dict__.get("_record")
+        known = self.__dict__.get("_record", lambda: None)()
         if known is None:
             known = ArrayRecord({k: t.detach().cpu().contiguous() for k, t in self.tensors().items()})
-            self._keep(known)
+            self._belongs(known, made=True)
         return known
 
-    def _keep(self, record: ArrayRecord) -> None:
-        """Remember that this payload and this record are the same."""
-        self.__dict__["_record"] = record
-        record.__dict__["_memo"] = _Memo(self, record.values())
+    def _belongs(self, record: ArrayRecord, *, made: bool) -> None:
+        """Remember that this payload and this record are the same.
+
+        The one that was made of the other is held weakly: a cycle would keep every round's models until Python's
+        collector comes by, which counts objects and not bytes.
+        """
+        self.__dict__["_record"] = (lambda: record) if made else weakref.ref(record)
+        record.__dict__["_memo"] = _Memo(weakref.ref(self) if made else lambda: self, record.values())
 
     @classmethod
     def _decoded(cls, name: str, record: ArrayRecord) -> Self:
@@ -123,7 +129,7 @@ class Payload:
                 raise
             except Exception as error:  # what a stranger's bytes make numpy raise has no end
                 raise WrongInput(f"{name} on the wire cannot be decoded: {error}") from None
-            known._keep(record)
+            known._belongs(record, made=False)
         return known
 
     @classmethod
@@ -135,7 +141,7 @@ class Payload:
         """Return every payload of this kind in a message or in what the server knows."""
         if isinstance(content, Knowledge):
             return [p for p in content if isinstance(p, cls)]
-        return [cls._decoded(name, r) for name, r in content.array_records.items() if cls._is(name)]
+        return [cls._decoded(name, r) for name, r in records(content, ArrayRecord).items() if cls._is(name)]
 
     @classmethod
     def find(cls, content: "RecordDict | Knowledge") -> "Self | None":
@@ -148,7 +154,7 @@ class Payload:
         """Return the payload of this kind; WrongInput, naming what came instead, where there is none."""
         found = cls.find(content)
         if found is None:
-            names = [p.name for p in content] if isinstance(content, Knowledge) else list(content.array_records)
+            names = [p.name for p in content] if isinstance(content, Knowledge) else list(records(content, ArrayRecord))
             raise WrongInput(f"expected {cls.kind} on the wire, got {', '.join(names) or 'nothing'}")
         return found
 
@@ -420,4 +426,4 @@ def pack(*payloads: Payload) -> RecordDict:
 
 def unpack(content: RecordDict) -> list[Payload]:
     """Return every payload in a message's content; WrongInput for a record of no known kind."""
-    return [kind_of(name)._decoded(name, record) for name, record in content.array_records.items()]
+    return [kind_of(name)._decoded(name, record) for name, record in records(content, ArrayRecord).items()]

@@ -1,7 +1,9 @@
 """What clients and servers say to each other arrives as it was said, or is refused in words."""
 
+import gc
 import io
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -239,3 +241,20 @@ def test_replies_on_the_same_samples_are_stacked():
     values, mask = stack([SAID["public logits"], SAID["masked public logits"]])
     assert values.shape == (2, 2, 3)
     assert mask.tolist() == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_payload_and_its_record_go_without_the_collector(made):
+    """Models of every round would pile up until Python's collector comes by, which counts objects and not bytes."""
+    gc.disable()
+    try:
+        payload = Weights({"weight": torch.ones(3)})
+        record = payload.record if made else pickle.loads(pickle.dumps(payload.record))
+        payload = payload if made else Weights.need(RecordDict({"arrays": record}))
+        assert Weights.need(RecordDict({"arrays": record})) is payload
+        assert payload.record is record
+        gone = [weakref.ref(payload), weakref.ref(record)]
+        del payload, record
+        assert [ref() for ref in gone] == [None, None]
+    finally:
+        gc.enable()
