@@ -80,7 +80,7 @@ class Record:
                 "a run that is to go on after its end needs run.keep=true"
             )
         if done < self.settings.server.rounds or not self.folder.finished:
-            self.folder.cut(done)
+            self.folder.cut(done, ended=done >= self.settings.server.rounds)
         self.folder.update(self.settings)
         return found
 

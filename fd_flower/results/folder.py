@@ -118,9 +118,9 @@ class RunFolder:
                 raise WrongInput(f"{path} line {number} is not JSON: the file was changed by hand, mend it") from None
         return lines
 
-    def cut(self, after_round: int) -> None:
-        """Drop the lines of later rounds, the closing ones and what was made at the end: the run goes on."""
-        kept = [line for line in self.lines() if line["round"] <= after_round and not line.get("closing")]
+    def cut(self, after_round: int, *, ended: bool = False) -> None:
+        """Drop the lines of later rounds and what was made at the end; closing lines too, unless the run has ended."""
+        kept = [line for line in self.lines() if line["round"] <= after_round and (ended or not line.get("closing"))]
         replace_file(self.path / LINES, "".join(map(_line, kept)))
         for name in (SUMMARY, CURVES, REPORT):
             (self.path / name).unlink(missing_ok=True)
