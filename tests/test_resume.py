@@ -1,0 +1,205 @@
+"""A run that was killed and goes on ends as one that was not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from safetensors.torch import load_file
+from toys import Spoilt, begin, figures, hosts, rounds, task, toy
+
+from fd_flower import methods
+from fd_flower.checkpoint import FILE, Checkpoint
+from fd_flower.config import ServerConfig, settings
+from fd_flower.engine import InProcessGrid
+from fd_flower.errors import WrongInput
+from fd_flower.results import RunFolder
+from fd_flower.strategy import Run, Strategy
+
+
+class Killed(BaseException):
+    """What ends a process, which no ``except Exception`` holds up."""
+
+
+def started(method: str, folder: Path, rounds: int, changes: str = "") -> Any:
+    few = "server.distil_steps=2" if method == "feddf" else ""
+    return toy(method, f"run.out={folder} server.rounds={rounds} {few} {changes}")
+
+
+def again(method: str, folder: Path, changes: str = "") -> Any:
+    return settings(method, f"run.resume={folder} {changes}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a run of four rounds that nobody disturbed."""
+    folders: dict[str, Path] = {}
+
+    def run(method: str) -> Path:
+        if method not in folders:
+            folders[method] = tmp_path_factory.mktemp(method) / "run"
+            begin(started(method, folders[method], 4), hosts(method))
+        return folders[method]
+
+    return run
+
+
+def outcome(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor]]:
+    """Return a run's figures, what its summary says of them, and its checkpoint."""
+    run = RunFolder.open(folder)
+    summary = {key: run.summary[key] for key in ("accuracy", "calibration", "bytes") if key in run.summary}
+    summary["bytes"].pop("wire", None)
+    return figures(run.lines()), summary, load_file(folder / FILE)
+
+
+def assert_same(folder: Path, other: Path) -> None:
+    lines, summary, knowledge = outcome(folder)
+    lines_of_other, summary_of_other, knowledge_of_other = outcome(other)
+    assert lines == lines_of_other
+    assert summary == summary_of_other
+    assert knowledge.keys() == knowledge_of_other.keys()
+    assert all(torch.equal(knowledge[key], knowledge_of_other[key]) for key in knowledge)
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_a_run_killed_in_mid_round_goes_on_on_another_number_of_nodes(
+    method: str, tmp_path: Path, whole: Callable[[str], Path]
+):
+    """Client 1 is killed in round three, when client 0 has had its turn already; the round is played again."""
+
+    def kill(client: str, round: int, content: RecordDict) -> RecordDict:
+        if (client, round) == ("1", 3):
+            raise Killed
+        return content
+
+    with pytest.raises(Killed):
+        begin(started(method, tmp_path, 4), InProcessGrid(Spoilt(methods.client_app(method), kill)))
+    assert [line["round"] for line in rounds(RunFolder.open(tmp_path).lines())] == [1, 2]
+    _, _, heard = begin(again(method, tmp_path), hosts(method, 2))
+    assert [line["round"] for line in rounds(heard)] == [3, 4]
+    assert_same(tmp_path, whole(method))
+
+
+def test_a_run_killed_between_the_lines_and_the_checkpoint_plays_the_round_again(
+    tmp_path: Path, whole: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+):
+    def kill(checkpoint: Checkpoint, *where: Any) -> None:
+        if checkpoint.round == 3:
+            raise Killed
+        write(checkpoint, *where)
+
+    write = Checkpoint.write
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "write", kill)
+        with pytest.raises(Killed):
+            begin(started("fd", tmp_path, 4), hosts("fd"))
+    assert [line["round"] for line in rounds(RunFolder.open(tmp_path).lines())] == [1, 2, 3]
+    begin(again("fd", tmp_path), hosts("fd"))
+    assert_same(tmp_path, whole("fd"))
+
+
+def test_a_run_killed_after_its_last_round_only_finishes(tmp_path: Path, whole: Callable[[str], Path]):
+    strategy = Strategy.for_method(started("fedmd", tmp_path, 4))
+
+    def kill(line: dict[str, Any]) -> None:
+        if line["round"] == 4:
+            raise Killed
+
+    strategy.on_line = kill
+    with pytest.raises(Killed):
+        strategy.start(hosts("fedmd"))
+    _, result, heard = begin(again("fedmd", tmp_path), hosts("fedmd"))
+    assert rounds(heard) == []
+    assert set(result.arrays) == {"public-logits/index", "public-logits/values"}
+    assert_same(tmp_path, whole("fedmd"))
+
+
+def test_a_run_killed_in_round_one_begins_again(tmp_path: Path, whole: Callable[[str], Path]):
+    def kill(client: str, round: int, content: RecordDict) -> RecordDict:
+        if (client, round) == ("2", 1):
+            raise Killed
+        return content
+
+    with pytest.raises(Killed):
+        begin(started("fd", tmp_path, 4), InProcessGrid(Spoilt(methods.client_app("fd"), kill)))
+    begin(again("fd", tmp_path), hosts("fd"))
+    assert_same(tmp_path, whole("fd"))
+
+
+def test_a_torn_last_line_does_not_count(tmp_path: Path, whole: Callable[[str], Path]):
+    begin(started("fd", tmp_path, 2, "run.keep=true"), hosts("fd"))
+    (tmp_path / "summary.json").unlink()
+    with (tmp_path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 3, "asked": ["0"')
+    begin(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
+    assert_same(tmp_path, whole("fd"))
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_a_finished_run_that_was_kept_can_have_more_rounds(method: str, tmp_path: Path, whole: Callable[[str], Path]):
+    """The first run's closing figures are dropped: they are not the last round's any more."""
+    begin(started(method, tmp_path, 2, "run.keep=true"), hosts(method))
+    begin(again(method, tmp_path, "server.rounds=4"), hosts(method))
+    assert_same(tmp_path, whole(method))
+    assert RunFolder.open(tmp_path).settings.server.rounds == 4
+
+
+def test_a_finished_run_that_was_not_kept_says_why_it_cannot_go_on(tmp_path: Path):
+    begin(started("fd", tmp_path, 2), hosts("fd"))
+    before = (tmp_path / "rounds.jsonl").read_bytes()
+    with pytest.raises(WrongInput, match=r"is finished and its clients' memory is gone; .* needs run.keep=true"):
+        begin(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
+    assert (tmp_path / "rounds.jsonl").read_bytes() == before
+    assert RunFolder.open(tmp_path).finished
+
+
+def test_a_finished_run_stays_as_it_is(tmp_path: Path):
+    begin(started("fedmd", tmp_path, 2), hosts("fedmd"))
+    before = outcome(tmp_path)
+    _, result, heard = begin(again("fedmd", tmp_path), hosts("fedmd"))
+    after = outcome(tmp_path)
+    assert heard == []
+    assert before[:2] == after[:2]
+    assert "public-logits/values" in result.arrays
+
+
+def test_a_run_is_not_begun_where_another_lies(tmp_path: Path):
+    begin(started("local", tmp_path, 1), hosts("local"))
+    with pytest.raises(WrongInput, match=r"already holds a run: go on with it by run\.resume"):
+        begin(started("local", tmp_path, 1), hosts("local"))
+
+
+def test_a_torn_checkpoint_is_named(tmp_path: Path):
+    begin(started("fedavg", tmp_path, 2, "run.keep=true"), hosts("fedavg"))
+    (tmp_path / FILE).write_bytes(b"torn")
+    with pytest.raises(WrongInput, match=r"the checkpoint .*knowledge.safetensors cannot be read"):
+        begin(again("fedavg", tmp_path, "server.rounds=3"), hosts("fedavg"))
+
+
+def test_a_strategy_in_somebodys_project_goes_on_too(tmp_path: Path):
+    """Rounds count on in what Flower returns, and its evaluate_fn is not asked again about the round before."""
+
+    def grid() -> InProcessGrid:
+        return InProcessGrid(methods.client_app("fedavg"), run_config={"task": "toys:task"})
+
+    asked: list[int] = []
+
+    def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord:
+        asked.append(number)
+        return MetricRecord({"round": number})
+
+    cls = methods.strategy("fedavg")
+    first = cls(ServerConfig(rounds=2), task=task(), run=Run(clients=3, out=str(tmp_path / "run"), keep=True))
+    first.start(grid(), evaluate_fn=evaluate)
+    assert asked == [0, 1, 2]
+    asked.clear()
+    second = cls(ServerConfig(rounds=4), task=task(), run=Run(resume=str(tmp_path / "run")))
+    result = second.start(grid(), evaluate_fn=evaluate)
+    assert asked == [3, 4]
+    assert list(result.train_metrics_clientapp) == [3, 4]
+    assert [m["round"] for m in result.evaluate_metrics_serverapp.values()] == [3, 4]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in rounds(lines)] == [1, 2, 3, 4]
