@@ -38,6 +38,7 @@ class Samples:
 
     def __getitem__(self, rows: Tensor) -> "Samples":
         """Return these rows (int64 [n]), without copying a sample."""
+        rows = rows.to(self.x.device)
         return replace(self, index=rows if self.index is None else self.index[rows])
 
     def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
