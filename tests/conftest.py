@@ -66,3 +66,11 @@ def write_parquet() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out a run's pictures and its report, which take longer than a tiny run."""
+    monkeypatch.setattr("fd_flower.results.plots.curves", lambda *about: None)
+    monkeypatch.setattr("fd_flower.results.plots.png", lambda figure: b"")
+    monkeypatch.setattr("fd_flower.results.report.write", lambda *about: None)

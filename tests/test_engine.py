@@ -16,6 +16,8 @@ from fd_flower import engine, methods
 from fd_flower.checkpoint import FILE
 from fd_flower.engine import InProcessGrid
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_two_runs_are_equal_to_the_last_bit(tmp_path: Path):
     lines = [figures(play(tiny("fedavg", f"run.out={tmp_path}/{name}"))) for name in ("one", "two")]
@@ -41,9 +43,8 @@ def test_numbers_do_not_depend_on_how_many_nodes_host_the_clients(method: str, a
 @pytest.mark.parametrize("method", methods.names())
 def test_numbers_do_not_depend_on_what_one_process_shares(method: str):
     """Messages that are pickled on their way, as between processes, change nothing."""
-    changes = "server.rounds=3 server.distil_steps=2" if method == "feddf" else "server.rounds=3"
-    apart = run(method, changes, Noted(methods.client_app(method), 2))[2]
-    assert figures(apart) == figures(run(method, changes)[2])
+    apart = run(method, "server.rounds=3", Noted(methods.client_app(method), 2))[2]
+    assert figures(apart) == figures(run(method, "server.rounds=3")[2])
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -14,6 +14,8 @@ from fd_flower.engine import InProcessGrid
 from fd_flower.envelope import unfold
 from fd_flower.wire import Weights
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Lines = list[dict[str, Any]]
 
 

@@ -10,6 +10,8 @@ from toys import Spoilt, rounds, run
 from fd_flower import methods
 from fd_flower.engine import InProcessGrid
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 Lines = list[dict[str, Any]]
 
 

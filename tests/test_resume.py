@@ -19,14 +19,15 @@ from fd_flower.errors import WrongInput
 from fd_flower.results import RunFolder
 from fd_flower.strategy import Run, Strategy
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class Killed(BaseException):
     """What ends a process, which no ``except Exception`` holds up."""
 
 
 def started(method: str, folder: Path, rounds: int, changes: str = "") -> Any:
-    few = "server.distil_steps=2" if method == "feddf" else ""
-    return toy(method, f"run.out={folder} server.rounds={rounds} {few} {changes}")
+    return toy(method, f"run.out={folder} server.rounds={rounds} {changes}")
 
 
 def again(method: str, folder: Path, changes: str = "") -> Any:

@@ -21,6 +21,8 @@ from fd_flower.turn import App, Turn, fit
 from fd_flower.wire import Weights
 from fd_flower.world import World
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 @pytest.fixture
 def world() -> World:
