@@ -8,7 +8,7 @@ from logging import INFO, WARNING
 from typing import Any, ClassVar
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
@@ -18,40 +18,19 @@ from fd_flower import methods
 from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import ClientConfig, DataConfig, ModelConfig, RunConfig, ServerConfig, Settings
 from fd_flower.config import settings as merged
-from fd_flower.envelope import records
 from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.hosting import Client, HostGrid, natural
 from fd_flower.learn import one_thread
 from fd_flower.methods import Needs
 from fd_flower.record import Record
+from fd_flower.replies import Reply, checked, mean_metrics
+from fd_flower.requirements import check_clients, check_guests, check_public
 from fd_flower.rng import numpy_rng, torch_rng
 from fd_flower.task import Task, share
-from fd_flower.wire import Bounds, Knowledge, Payload, Private, Weights, pack, unpack
+from fd_flower.wire import Bounds, Knowledge, Payload, Private, Weights, pack
 from fd_flower.world import World, described, for_devices, load_task
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What a client said in a round, checked.
-
-    Attributes
-    ----------
-    client : Client
-        Who said it.
-    content : RecordDict
-        What was said; ``Kind.need(reply.content)`` reads it.
-    examples : int
-        Training samples behind it.
-    metrics : Mapping[str, float]
-        Figures of the turn.
-    """
-
-    client: Client
-    content: RecordDict
-    examples: int = 0
-    metrics: MetricRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -291,32 +270,11 @@ class Strategy(FlowerStrategy, ABC):
         """Refuse, before round one and when a device comes later, what the method cannot work with."""
         name, needs = self.settings.method, self.needs
         if self._host.guests:
-            if not self._speaks_weights():
-                raise WrongInput(
-                    f"the nodes run an app without FD-Flower's turn, and {name} exchanges more than weights: "
-                    f"use fd_flower.client_apps.{name}:app, or add its objective to an App of yours"
-                )
+            check_guests(name, weights_alone=self.measured == "aggregated")
         else:
-            if len(classes := {c.classes for c in clients}) > 1:
-                raise WrongInput(f"the clients' models tell {sorted(classes)} classes apart; expected one number")
-            names = sorted({c.model for c in clients})
-            if needs.same_model and len(names) > 1:
-                raise WrongInput(f"{name} needs one architecture for all clients; got {', '.join(names)}")
-            sizes = {c.model: c.features for c in clients}
-            if needs.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
-                told = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
-                raise WrongInput(f"{name} needs one feature size for all models; got {told}: set model.features")
+            check_clients(name, needs, clients)
         if needs.public:
-            if self.world.public is None:
-                raise WrongInput(f"{name} needs public samples: give data.public (held-out, a name, a folder or noise)")
-            if needs.labels and self.world.public.y is None:
-                raise WrongInput(f"{name} needs labelled public samples; these have no labels")
-            for client in clients:
-                if client.public and client.public != self.world.public_checksum:
-                    raise WrongInput(f"client {client.id} has other public samples than the server (checksums differ)")
-
-    def _speaks_weights(self) -> bool:
-        return self.measured == "aggregated"
+            check_public(name, needs, self.world.public, self.world.public_checksum, clients)
 
     # --- Flower's hooks
 
@@ -346,7 +304,7 @@ class Strategy(FlowerStrategy, ABC):
         usable = self._usable(replies, number, (*self.hears, *self.summable))
         with one_thread():
             self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
-        metrics = _mean_metrics(usable)
+        metrics = mean_metrics(usable)
         self._record.end(usable, metrics)
         return self._show(), metrics
 
@@ -366,7 +324,7 @@ class Strategy(FlowerStrategy, ABC):
         if not self._record.closing:
             return None
         usable = self._read(replies, server_round + self._offset)
-        metrics = _mean_metrics(usable)
+        metrics = mean_metrics(usable)
         self._record.end(usable, metrics)
         return metrics
 
@@ -448,13 +406,16 @@ class Strategy(FlowerStrategy, ABC):
 
     def _read(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
         """Check every reply; those with errors, or without these kinds, are named, recorded and left out."""
+        index = self.world.public_index(number) if self.needs.public else None
+        bounds = Bounds(index=index, weights={w.model: w.values for w in Weights.all(self.knowledge)})
         usable = []
         said = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
         for client, message in sorted(said, key=lambda pair: natural(pair[0].id)):
             try:
                 if message.has_error():
                     raise WrongInput(message.error.reason or f"error {message.error.code}")
-                reply = self._checked(client, message.content, number)
+                bounds = replace(bounds, classes=client.classes or None, features=client.features or None)
+                reply = checked(client, message.content, bounds, guest=self._host.guests)
                 for kind in kinds:
                     kind.need(reply.content)
                 usable.append(reply)
@@ -462,28 +423,6 @@ class Strategy(FlowerStrategy, ABC):
                 log(WARNING, "round %s: client %s is left out: %s", number, client.id, error)
                 self._record.failed[client.id] = str(error)
         return usable
-
-    def _checked(self, client: Client, content: RecordDict, number: int) -> Reply:
-        """Refuse a reply that cannot be used, with the reason."""
-        metrics = next(iter(records(content, MetricRecord).values()), MetricRecord())
-        examples = metrics.get("num-examples", 0)
-        if not isinstance(examples, int | float) or not 0 <= examples < float("inf"):
-            raise WrongInput(f"num-examples is {examples!r}; expected a number of samples")
-        own = {w.model: w.values for w in Weights.all(self.knowledge)}
-        payloads: list[Payload]
-        if self._host.guests:  # their records have any name
-            record = next(iter(records(content, ArrayRecord).values()), None)
-            if record is None:
-                raise WrongInput("the reply has no arrays")
-            content = RecordDict({"arrays": record, "metrics": metrics})
-            payloads = unpack(content)
-        else:
-            payloads = unpack(content)
-        index = self.world.public_index(number) if self.needs.public else None
-        bounds = Bounds(client.classes or None, index, client.features or None, own)
-        for payload in payloads:
-            payload.check(bounds)
-        return Reply(client, content, int(examples), metrics)
 
     def _evaluate(self, number: int) -> MetricRecord | None:
         """Measure the server's model, or the mean over one a architecture, where the method has one."""
@@ -497,19 +436,6 @@ class Strategy(FlowerStrategy, ABC):
     def _names(self) -> dict[str, str]:
         """Return architecture as the wire has it ("" where there is one) -> its name."""
         return {"": self.clients[0].model} | {c.model: c.model for c in self.clients}
-
-
-def _mean_metrics(replies: Sequence[Reply]) -> MetricRecord:
-    """Average the scalar metrics that all replies have, weighted by their examples."""
-    records = [(r.metrics or MetricRecord(), max(r.examples, 0)) for r in replies]
-    total = sum(weight for _, weight in records)
-    shared = set.intersection(*(set(m) for m, _ in records)) - {"num-examples"} if records else set()
-    mean = {}
-    for key in sorted(shared):
-        values = [(m[key], w if total else 1) for m, w in records]
-        if all(isinstance(v, int | float) for v, _ in values):
-            mean[key] = float(sum(v * w for v, w in values) / sum(w for _, w in values))  # type: ignore[operator, misc]
-    return MetricRecord({"num-examples": total, **mean})
 
 
 def _no_model(name: str) -> torch.nn.Module:

@@ -1,0 +1,69 @@
+"""What clients answer, checked before it touches what the server knows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, MetricRecord, RecordDict
+
+from fd_flower.envelope import records
+from fd_flower.errors import WrongInput
+from fd_flower.hosting import Client
+from fd_flower.payload import Bounds
+from fd_flower.wire import unpack
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a client said in a round, checked.
+
+    Attributes
+    ----------
+    client : Client
+        Who said it.
+    content : RecordDict
+        What was said; ``Kind.need(reply.content)`` reads it.
+    examples : int
+        Training samples behind it.
+    metrics : Mapping[str, float]
+        Figures of the turn.
+    """
+
+    client: Client
+    content: RecordDict
+    examples: int = 0
+    metrics: MetricRecord | None = None
+
+
+def checked(client: Client, content: RecordDict, bounds: Bounds, *, guest: bool) -> Reply:
+    """Return a client's reply.
+
+    Raises
+    ------
+    WrongInput
+        For a reply that cannot be used: records of no known kind, payloads out of bounds, a senseless example count.
+    """
+    metrics = next(iter(records(content, MetricRecord).values()), MetricRecord())
+    examples = metrics.get("num-examples", 0)
+    if not isinstance(examples, int | float) or not 0 <= examples < float("inf"):
+        raise WrongInput(f"num-examples is {examples!r}; expected a number of samples")
+    if guest:  # its records have any name
+        arrays = next(iter(records(content, ArrayRecord).values()), None)
+        if arrays is None:
+            raise WrongInput("the reply has no arrays")
+        content = RecordDict({"arrays": arrays, "metrics": metrics})
+    for payload in unpack(content):
+        payload.check(bounds)
+    return Reply(client, content, int(examples), metrics)
+
+
+def mean_metrics(replies: Sequence[Reply]) -> MetricRecord:
+    """Average the scalar metrics that all replies have, weighted by their examples."""
+    told = [(r.metrics or MetricRecord(), max(r.examples, 0)) for r in replies]
+    total = sum(weight for _, weight in told)
+    shared = set.intersection(*(set(m) for m, _ in told)) - {"num-examples"} if told else set()
+    mean = {}
+    for key in sorted(shared):
+        values = [(m[key], w if total else 1) for m, w in told]
+        if all(isinstance(v, int | float) for v, _ in values):
+            mean[key] = float(sum(v * w for v, w in values) / sum(w for _, w in values))  # type: ignore[operator, misc]
+    return MetricRecord({"num-examples": total, **mean})
