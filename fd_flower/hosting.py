@@ -1,20 +1,20 @@
 """The Grid that shows clients where Flower shows nodes: a node may host one client (a device) or many."""
 
-import re
 import secrets
 import tempfile
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fd_flower.clients import Bytes, Client, answered, natural, size_of
 from fd_flower.config import Settings
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import RunFailed, WrongInput
@@ -28,45 +28,6 @@ GUEST = "No query function registered with name 'fd_flower'"
 
 LOST = 3
 """Error code of a client whose node answered without it."""
-
-
-@dataclass(frozen=True)
-class Client:
-    """A client as it answered the roll call.
-
-    Attributes
-    ----------
-    id : str
-        Its id, the same for the whole run.
-    number : int
-        Its place in natural order, by which Flower's own strategies know it (as node id ``number + 1``).
-    model : str
-        Its architecture.
-    features : int
-        Its feature size F; 0 for a model without features and head.
-    classes : int
-        Number of classes C; 0 for a guest, of whom nothing is known.
-    counts : tuple[int, ...]
-        Training samples of each class [C].
-    examples : int
-        Training samples.
-    public : str
-        Checksum of its public samples.
-    """
-
-    id: str
-    number: int
-    model: str = ""
-    features: int = 0
-    classes: int = 0
-    counts: tuple[int, ...] = ()
-    examples: int = 0
-    public: str = ""
-
-
-def natural(text: str) -> list[tuple[int, int, str]]:
-    """Return the sorting key of natural order: client 2 comes before client 10."""
-    return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text) if t]
 
 
 class HostGrid(Grid):
@@ -233,7 +194,7 @@ class HostGrid(Grid):
             if client in self._homes and self._homes[client] not in gone:
                 self.refused[f"node {node}"] = f"client id '{client}' is taken by node {self._homes[client]}"
                 continue
-            came = _client(client, answers[node])
+            came = answered(client, answers[node])
             try:
                 check([*(c for c in self.clients if c.id != client), came])
             except WrongInput as error:
@@ -249,7 +210,7 @@ class HostGrid(Grid):
             found |= self._hosted(ids)
         known = [c.id for c in self.clients]
         order = known + sorted(found.keys() - set(known), key=natural)
-        self.clients = tuple(_numbered(found[name], i) for i, name in enumerate(order))
+        self.clients = tuple(replace(found[name], number=i) for i, name in enumerate(order))
 
     def _hosted(self, ids: list[str]) -> dict[str, Client]:
         """Ask hosts for one answer a client."""
@@ -267,7 +228,7 @@ class HostGrid(Grid):
                 self.refused[client] = reply.error.reason or "an error without a reason"
             else:
                 del self.refused[client]
-                found[client] = _client(client, dict(records(reply.content, ConfigRecord)["client"]))
+                found[client] = answered(client, dict(records(reply.content, ConfigRecord)["client"]))
         self.clients = ()
         self.bytes = Bytes()
         return found
@@ -309,7 +270,7 @@ class HostGrid(Grid):
             self.bytes.count("down", message.content)
             grouped[home].append(message)
         for home, letters in grouped.items():
-            size = max(self._reply_size, *(_size(m.content) for m in letters), 1)
+            size = max(self._reply_size, *(size_of(m.content) for m in letters), 1)
             most = 1 if self.guests else max(1, REPLY_LIMIT // size)
             self._queues[home] = deque(letters[i : i + most] for i in range(0, len(letters), most))
         self._send(grouped)
@@ -365,7 +326,7 @@ class HostGrid(Grid):
                 content = inner[0].content
             else:
                 content = fold({self.client(m.metadata.dst_node_id).id: m.content for m in inner}, self._header)
-            self.bytes.wire += _size(content)
+            self.bytes.wire += size_of(content)
             outer.append(Message(content, home, kind, group_id=group))
         sent = set(self._grid.push_messages(outer))
         for message in outer:
@@ -381,7 +342,7 @@ class HostGrid(Grid):
         """Turn a node's reply into one reply a client."""
         if reply.has_error():
             return [Message(reply.error, reply_to=m) for m in letters]
-        self.bytes.wire += _size(reply.content)
+        self.bytes.wire += size_of(reply.content)
         if self.guests:
             answers: dict[str, RecordDict | Error] = {self.client(letters[0].metadata.dst_node_id).id: reply.content}
         else:
@@ -395,7 +356,7 @@ class HostGrid(Grid):
             answer = answers.get(self.client(letter.metadata.dst_node_id).id, lost)
             if isinstance(answer, RecordDict):
                 self.bytes.count("up", answer)
-                self._reply_size = max(self._reply_size, _size(answer))
+                self._reply_size = max(self._reply_size, size_of(answer))
             split.append(Message(answer, reply_to=letter))
         return split
 
@@ -408,51 +369,6 @@ class HostGrid(Grid):
             self._late = {name: home for name, home in self._late.items() if home not in gone}
 
 
-class Bytes:
-    """What a round costs: bytes of encoded knowledge by kind and direction, as if each client were a device.
-
-    Attributes
-    ----------
-    up, down : dict[str, int]
-        Kind -> bytes, over all clients.
-    wire : int
-        What crossed the wire, where clients on one node share records.
-    """
-
-    def __init__(self) -> None:
-        self.up: dict[str, int] = {}
-        self.down: dict[str, int] = {}
-        self.wire = 0
-
-    def count(self, direction: str, content: RecordDict) -> None:
-        """Count a client's message."""
-        table = self.up if direction == "up" else self.down
-        for name, record in records(content, ArrayRecord).items():
-            kind = name.partition(".")[0]
-            table[kind] = table.get(kind, 0) + record.count_bytes()
-
-
-def _size(content: RecordDict) -> int:
-    # ConfigRecord.count_bytes (flwr 1.41) refuses an empty string, so words are counted here.
-    words = sum(
-        len(key) + len(str(value))
-        for record in records(content, ConfigRecord).values()
-        for key, value in record.items()
-    )
-    arrays = sum(record.count_bytes() for record in records(content, ArrayRecord).values())
-    return words + arrays + sum(record.count_bytes() for record in records(content, MetricRecord).values())
-
-
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:
     """Wait a little: never more than 2 % of the time already waited, nor than a second."""
     sleep(max(0.01, min(1.0, 0.02 * (time.monotonic() - begin))))
-
-
-def _client(name: str, answer: dict[str, Any]) -> Client:
-    counts = tuple(int(n) for n in answer["counts"])
-    whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
-    return Client(name, 0, str(answer["model"]), counts=counts, public=str(answer["public"]), **whole)
-
-
-def _numbered(client: Client, number: int) -> Client:
-    return Client(**{**vars(client), "number": number})

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import MetricRecord
 
 from fd_flower.checkpoint import Checkpoint
+from fd_flower.clients import Bytes
 from fd_flower.config import Settings
 from fd_flower.data.public import checksum
 from fd_flower.errors import WrongInput
-from fd_flower.hosting import Bytes, HostGrid
+from fd_flower.hosting import HostGrid
 from fd_flower.learn import predict
 from fd_flower.results import RunFolder
 from fd_flower.results.metrics import measure

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 
+from fd_flower.clients import Client
 from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
-from fd_flower.hosting import Client
 from fd_flower.payload import Bounds
 from fd_flower.wire import unpack
 

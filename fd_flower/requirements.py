@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from fd_flower.clients import Client
 from fd_flower.errors import WrongInput
-from fd_flower.hosting import Client
 from fd_flower.methods import Needs
 from fd_flower.task import Samples
 

@@ -16,10 +16,11 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fd_flower import methods
 from fd_flower.checkpoint import Checkpoint
+from fd_flower.clients import Client, natural
 from fd_flower.config import ClientConfig, DataConfig, ModelConfig, RunConfig, ServerConfig, Settings
 from fd_flower.config import settings as merged
 from fd_flower.errors import RunFailed, WrongInput
-from fd_flower.hosting import Client, HostGrid, natural
+from fd_flower.hosting import HostGrid
 from fd_flower.learn import one_thread
 from fd_flower.methods import Needs
 from fd_flower.record import Record

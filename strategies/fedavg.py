@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import final
 
+from fd_flower.clients import Client
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.hosting import Client
 from fd_flower.methods import Needs
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
 from fd_flower.ensemble import mean_of_logits
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.errors import WrongInput
-from fd_flower.hosting import Client
 from fd_flower.learn import Plan, predict, train
 from fd_flower.methods import Needs
 from fd_flower.objectives import KL

@@ -12,8 +12,8 @@ from tiny import STILL, TINY, said, strategy
 from torch import Tensor
 
 from fd_flower import methods
+from fd_flower.clients import Client
 from fd_flower.errors import WrongInput
-from fd_flower.hosting import Client
 from fd_flower.strategy import Reply
 from fd_flower.wire import ClassLogits, Knowledge, pack
 

@@ -13,10 +13,11 @@ from flwr.serverapp.strategy import FedAvg
 from toys import Moody, Noted, Spoilt, devices, figures, hosts, model, play, rounds, toy
 
 from fd_flower import hosting, methods
+from fd_flower.clients import natural
 from fd_flower.engine import InProcessGrid
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, unfold
 from fd_flower.errors import RunFailed, WrongInput
-from fd_flower.hosting import HostGrid, natural
+from fd_flower.hosting import HostGrid
 from fd_flower.strategy import Strategy
 from fd_flower.world import World
 

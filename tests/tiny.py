@@ -9,8 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fd_flower import engine, methods
+from fd_flower.clients import Client
 from fd_flower.config import settings
-from fd_flower.hosting import Client
 from fd_flower.strategy import Reply, Run, Strategy
 from fd_flower.task import Data, Samples, Task
 from fd_flower.wire import Payload, pack

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fd_flower.hosting import natural
+from fd_flower.clients import natural
 from fd_flower.results import compare, plots
 from fd_flower.results.folder import CURVES, REPORT, RunFolder, replace_file
 from fd_flower.results.history import History, Track, at_best, last

@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 
-from fd_flower.hosting import Client
+from fd_flower.clients import Client
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.wire import Knowledge, Payload, Private, Prototypes, Weights
 
