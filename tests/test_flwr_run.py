@@ -1,0 +1,80 @@
+"""`flwr run` on the checkout, through Ray, gives the numbers of the in-process engine."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from toys import figures, short
+
+from fd_flower import engine, methods
+from fd_flower.cli.flower import program
+from fd_flower.cli.superlink import superlink
+from fd_flower.config import settings
+
+ROOT = Path(__file__).parents[1]
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (ROOT / "strategies").is_dir(), reason="looks at the checkout"),
+]
+Flwr = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def flwr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flwr]:
+    """Return `flwr`, called in an empty folder, with a SuperLink of its own that sees the packed app alone."""
+    root = tmp_path_factory.mktemp("flower")
+    empty = root / "empty"
+    empty.mkdir()
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(program('flwr')).parent}{os.pathsep}{os.environ['PATH']}",
+        "FLWR_HOME": str(root / "home"),
+        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [program("flwr"), *words]
+        return subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
+
+    with superlink(program("flower-superlink"), environment, empty):
+        yield run
+    assert not list(empty.iterdir())
+
+
+def outcome(flwr: Flwr) -> dict[str, str]:
+    """Return what Flower says of the newest run: the exit status of `flwr run` tells of its submission alone."""
+    return json.loads(flwr("list", "--format", "json").stdout)["runs"][0]
+
+
+def submit(flwr: Flwr, method: str, changes: str) -> str:
+    nodes = "num-supernodes=2 client-resources-num-cpus=1"
+    ordered = f"method='{method}' set='{changes}'"
+    said = flwr("run", str(ROOT), "--stream", "--federation-config", nodes, "--run-config", ordered)
+    return said.stdout + said.stderr
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_two_supernodes_give_the_numbers_of_one_process(method: str, flwr: Flwr, tmp_path: Path):
+    words = f"{short(method)} data.clients=10 data.alpha=0.3"
+    said = submit(flwr, method, f"{words} server.nodes=2 run.out={tmp_path}/there")
+    assert outcome(flwr)["status"] == "finished:completed", said
+    folder = engine.run(settings(method, words), out=tmp_path / "here")
+    assert folder is not None
+    there = [json.loads(line) for line in (tmp_path / "there" / "rounds.jsonl").read_text().splitlines()]
+    assert figures(there) == figures(folder.lines())
+    summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("here", "there")]
+    assert [s["engine"] for s in summaries] == ["local", "simulation"]
+    assert summaries[0]["accuracy"] == summaries[1]["accuracy"]
+
+
+def test_what_the_server_refuses_fails_the_run(flwr: Flwr):
+    said = submit(flwr, "fedavg", "model.name=[mlp,cnn] data.clients=2")
+    assert outcome(flwr)["status"] == "finished:failed"
+    assert "fedavg needs one architecture for all clients; got cnn, mlp" in said
