@@ -15,6 +15,9 @@ from fd_flower.strategy import Reply, Run, Strategy
 from fd_flower.task import Data, Samples, Task
 from fd_flower.wire import Payload, pack
 
+torch.set_num_threads(1)
+"""As in every turn: on models this small, waiting for a second thread costs a thousand times the work."""
+
 TINY = (
     "model.name=mlp data.clients=3 data.public_size=60 data.public_batch=20 server.rounds=2 "
     "client.steps=3 client.batch=16 client.lr=0.1 client.optimizer=sgd client.momentum=0.0 client.public_steps=2 "
