@@ -15,8 +15,7 @@ from fd_flower.strategy import Reply, Run, Strategy
 from fd_flower.task import Data, Samples, Task
 from fd_flower.wire import Payload, pack
 
-torch.set_num_threads(1)
-"""As in every turn: on models this small, waiting for a second thread costs a thousand times the work."""
+torch.set_num_threads(1)  # as in every turn: on models this small, waiting for a second thread costs most of the time
 
 TINY = (
     "model.name=mlp data.clients=3 data.public_size=60 data.public_batch=20 server.rounds=2 "
