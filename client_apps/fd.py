@@ -112,7 +112,7 @@ class Table:
 
 def without_own(heard: ClassLogits, turn: Turn) -> ClassLogits:
     """Take the client's own part out of the sums (leave-one-out), where it is in them."""
-    round, sums, counts = heard.members.get(turn.client), turn.recall("sums"), turn.recall("counts")
+    round, sums, counts = heard.rounds.get(turn.client), turn.recall("sums"), turn.recall("counts")
     if round is None or sums is None or counts is None or turn.recall("said") != round:
         return heard
     return ClassLogits(heard.sums - sums, heard.counts - counts)

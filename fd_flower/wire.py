@@ -4,8 +4,9 @@ Predictions are log-probabilities at temperature 1, in both directions. ``Weight
 ``arrays`` record with plain state-dict keys, so that they work with anybody's app.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Self
 from urllib.parse import quote, unquote
 
@@ -81,14 +82,25 @@ class ClassLogits(Payload):
         [C, C] float64: row c is the sum of the logits of samples of class c.
     counts : Tensor
         [C] float64: how many logits are in each row.
-    members : Mapping[str, Tensor]
-        Client id -> round of its reply that is in these sums; empty in a reply.
+    members : Tensor | None
+        uint8 text, JSON: client id -> round of its reply that is in these sums; None in a reply.
     """
 
     kind: ClassVar[str] = "class-logits"
     sums: Tensor
     counts: Tensor
-    members: Mapping[str, Tensor] = field(default_factory=dict)
+    members: Tensor | None = None
+
+    @classmethod
+    def joined(cls, sums: Tensor, counts: Tensor, rounds: Mapping[str, int]) -> Self:
+        """Return sums that say whose replies, of which round, are in them."""
+        text = json.dumps(dict(rounds), separators=(",", ":")).encode()
+        return cls(sums, counts, torch.frombuffer(bytearray(text), dtype=torch.uint8))
+
+    @property
+    def rounds(self) -> dict[str, int]:
+        """Client id -> round of its reply that is in these sums."""
+        return {} if self.members is None else json.loads(self.members.numpy().tobytes())
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes, values that are not finite and negative counts."""

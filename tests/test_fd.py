@@ -21,8 +21,10 @@ LN2, LN3 = math.log(2), math.log(3)
 
 
 def table(sums: list[list[float]], counts: list[float], **members: int) -> ClassLogits:
-    values = (torch.tensor(v, dtype=torch.float64) for v in (sums, counts))
-    return ClassLogits(*values, {name.removeprefix("c"): torch.tensor(n) for name, n in members.items()})
+    values = [torch.tensor(v, dtype=torch.float64) for v in (sums, counts)]
+    if not members:
+        return ClassLogits(*values)
+    return ClassLogits.joined(*values, {name.removeprefix("c"): number for name, number in members.items()})
 
 
 def changed(**changes):
@@ -41,7 +43,7 @@ def test_tables_are_added():
     (total,) = strategy("fd").aggregate(heard, Knowledge(), round=4)
     torch.testing.assert_close(total.sums, torch.tensor([[2.1, 0.9], [0.3, 0.7]], dtype=torch.float64))
     assert total.counts.tolist() == [3, 1]
-    assert {name: int(number) for name, number in total.members.items()} == {"0": 4, "1": 4}
+    assert total.rounds == {"0": 4, "1": 4}
 
 
 def test_the_server_does_not_freeze():
@@ -50,13 +52,13 @@ def test_the_server_does_not_freeze():
     new = table([[0.5, 0.5], [0.2, 0.8]], [1, 1])
     (total,) = strategy("fd").aggregate([said("1", new)], before, round=2)
     assert torch.equal(total.sums, new.sums)
-    assert list(total.members) == ["1"]
+    assert list(total.rounds) == ["1"]
 
 
 def test_a_reply_of_nobody_is_in_the_sums_and_not_among_the_members():
     hidden = Reply(None, pack(table([[1.0, 0.0], [0.0, 1.0]], [1, 1])))
     (total,) = strategy("fd").aggregate([hidden], Knowledge(), round=1)
-    assert total.members == {}
+    assert total.rounds == {}
 
 
 # --- the client's table

@@ -42,8 +42,8 @@ SAID: dict[str, Payload] = {
     "weights": Weights(WEIGHTS),
     "weights of one of several": Weights(WEIGHTS, "resnet8:0.5"),
     "class logits": ClassLogits(torch.rand(3, 3, dtype=torch.float64), torch.tensor([1.0, 0.0, 2.0]).double()),
-    "class logits of members": ClassLogits(
-        torch.zeros(3, 3).double(), torch.ones(3).double(), {"0": torch.tensor(1), "lab/7": torch.tensor(2)}
+    "class logits of members": ClassLogits.joined(
+        torch.zeros(3, 3).double(), torch.ones(3).double(), {"0": 1, "lab/7": 2}
     ),
     "public logits": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1)),
     "masked public logits": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1), torch.tensor([True, False])),
