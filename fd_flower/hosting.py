@@ -1,13 +1,14 @@
 """The Grid that shows clients where Flower shows nodes: a node may host one client (a device) or many."""
 
+import atexit
 import secrets
+import shutil
 import tempfile
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -58,7 +59,9 @@ class HostGrid(Grid):
         self._grid = grid
         self._settings = settings
         run_key = run_key or secrets.token_hex(8)
-        state = state or str(Path(tempfile.gettempdir()) / f"fd-flower-{run_key}")
+        if not state:
+            state = tempfile.mkdtemp(prefix="fd-flower-")
+            atexit.register(shutil.rmtree, state, ignore_errors=True)
         self._header = {"run-key": run_key, "settings": settings.text, "state": state}
         self._homes: dict[str, int] = {}
         self._nodes: set[int] = set()

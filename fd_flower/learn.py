@@ -119,7 +119,7 @@ def batches(count: int, plan: Plan, rng: torch.Generator) -> Iterator[Tensor]:
     A last batch of one sample is left out where there are others, since batch normalisation cannot use it.
     """
     sizes = [min(plan.batch, count - start) for start in range(0, count, plan.batch)]
-    if len(sizes) > 1 and sizes[-1] == 1:
+    if len(sizes) > 1 and sizes[-1] == 1 < plan.batch:
         sizes.pop()
     left = plan.epochs * len(sizes) if plan.steps is None else plan.steps
     while left > 0 and sizes:

@@ -54,24 +54,26 @@ class Record:
                 raise WrongInput(
                     f"{key} is the relative path '{path}'; give an absolute one: a ServerApp's directory is not yours"
                 )
-        if run.resume:
-            self.folder: RunFolder | None = RunFolder.open(run.resume)
-            self.run_key = self.folder.run_key
-        else:
-            self.run_key = secrets.token_hex(8)
-            self.folder = RunFolder.create(run.out, settings, self.run_key) if run.out else None
-        where = self.folder.path / "clients" if self.folder else Path(tempfile.gettempdir()) / "fd-flower-clients"
-        self.state = str(where)
+        self.folder = RunFolder.open(run.resume) if run.resume else None
+        self.run_key = self.folder.run_key if self.folder else secrets.token_hex(8)
+        where = run.resume or run.out
+        self.state = str(
+            Path(where) / "clients" if where else Path(tempfile.gettempdir()) / f"fd-flower-{self.run_key}"
+        )
 
-    def checkpoint(self) -> Checkpoint | None:
-        """Return what the resumed run knew, its later lines cut off; None for a new run.
+    def open(self) -> Checkpoint | None:
+        """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
+
+        Called once the run has been found possible, so that a refused one leaves no folder behind.
 
         Raises
         ------
         WrongInput
-            Where the run is at its end and its clients' memory is gone.
+            Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone.
         """
-        if not self.settings.run.resume or self.folder is None:
+        if self.folder is None:
+            out = self.settings.run.out
+            self.folder = RunFolder.create(out, self.settings, self.run_key) if out else None
             return None
         found = Checkpoint.read(self.folder.path, self.settings.method)
         done = found.round if found else 0
@@ -155,8 +157,13 @@ class Record:
                 self._on_line(line)
         self._lines = []
 
+    def forget(self) -> None:
+        """Remove the hosted clients' memory, unless it is to be kept."""
+        if not self.settings.run.keep:
+            shutil.rmtree(self.state, ignore_errors=True)
+
     def finish(self, strategy: "Strategy") -> None:
-        """Write the summary, and remove the hosted clients' memory unless it is to be kept."""
+        """Write the summary."""
         settings = self.settings
         if self.folder is not None:
             self.folder.finish(
@@ -175,8 +182,6 @@ class Record:
                     },
                 }
             )
-        if not settings.run.keep:
-            shutil.rmtree(Path(self.state) if self.folder else Path(self.state) / self.run_key, ignore_errors=True)
 
 
 def _described(settings: Settings, world: World) -> dict[str, Any]:

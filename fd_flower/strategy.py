@@ -26,10 +26,10 @@ from fd_flower.methods import Needs
 from fd_flower.record import Record
 from fd_flower.replies import Reply, checked, mean_metrics
 from fd_flower.requirements import check_clients, check_guests, check_public
-from fd_flower.rng import numpy_rng, torch_rng
+from fd_flower.rng import numpy_rng, seed_of, seeded, torch_rng
 from fd_flower.task import Task, share
 from fd_flower.wire import Bounds, Knowledge, Payload, Private, Weights, pack
-from fd_flower.world import World, described, for_devices, load_task
+from fd_flower.world import World, described, device, for_devices, load_task
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
@@ -229,6 +229,8 @@ class Strategy(FlowerStrategy, ABC):
             )
         finally:
             self._started = False
+            if self._record.folder is None:  # nobody can go on with it
+                self._record.forget()
         if done >= self.config.rounds:
             result.arrays = self._show()
         for table in (
@@ -240,6 +242,7 @@ class Strategy(FlowerStrategy, ABC):
             table.clear()
             table.update(shifted)
         self._record.finish(self)
+        self._record.forget()
         return result
 
     def summary(self) -> None:
@@ -253,7 +256,7 @@ class Strategy(FlowerStrategy, ABC):
 
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:
         """Take the checkpoint, or what the method knows before round one; return the rounds that are done."""
-        checkpoint = self._record.checkpoint()
+        checkpoint = self._record.open()
         if checkpoint is not None:
             self.knowledge = checkpoint.knowledge
             return checkpoint.round
@@ -303,7 +306,8 @@ class Strategy(FlowerStrategy, ABC):
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         number = server_round + self._offset
         usable = self._usable(replies, number, (*self.hears, *self.summable))
-        with one_thread():
+        seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
+        with one_thread(), seeded(seed, device(self.settings.run.device)):
             self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
         metrics = mean_metrics(usable)
         self._record.end(usable, metrics)

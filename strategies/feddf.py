@@ -16,7 +16,6 @@ from fd_flower.errors import WrongInput
 from fd_flower.learn import Plan, predict, train
 from fd_flower.methods import Needs
 from fd_flower.objectives import KL
-from fd_flower.rng import seeded
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.task import Samples
 from fd_flower.wire import Knowledge, Payload, Weights
@@ -130,8 +129,7 @@ class FedDF(Strategy):
             cosine=True,
             clip=5.0,
         )
-        with seeded(rng.initial_seed(), world.device):  # dropout draws from the global generator
-            train(model, distil, public[used], teacher[used], plan=plan, rng=rng, watch=look)
+        train(model, distil, public[used], teacher[used], plan=plan, rng=rng, watch=look)
         return Weights(kept, mean.model)
 
 

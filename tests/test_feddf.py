@@ -222,19 +222,6 @@ def test_the_student_comes_nearer_to_the_ensemble():
     assert far[300] < 0.2 * far[0]
 
 
-def test_dropout_is_seeded_and_leaves_the_global_generator_alone():
-    strategy = server(Dropping)
-    replies = [said("0", Weights(strategy.world.initial("any")), model="any")]
-    results = []
-    for disturbance in (1, 2):
-        torch.manual_seed(disturbance)
-        before = torch.get_rng_state()
-        (student,) = strategy.aggregate(replies, NOTHING, round=1)
-        assert torch.equal(before, torch.get_rng_state())
-        results.append({0: dict(student.values)})
-    tiny.assert_same_bits(*results)
-
-
 def test_one_public_sample_is_not_enough():
     strategy = server(Linear)
     strategy.world.__dict__["public"] = Samples(PUBLIC[:1])

@@ -107,7 +107,7 @@ def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large
 
 def test_the_reply_limit_learns_from_replies(monkeypatch: pytest.MonkeyPatch):
     """Round one of fd sends nothing down, so its small messages say little about the replies: two learns it."""
-    monkeypatch.setattr(hosting, "REPLY_LIMIT", 1500)
+    monkeypatch.setattr(hosting, "REPLY_LIMIT", 1000)
     grid = Noted(methods.client_app("fd"), 1)
     run(grid, "fd", "data.clients=4")
     trained = [len(unfold(m.content)) for m in grid.sent if m.metadata.message_type == "train"]

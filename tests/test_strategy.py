@@ -169,3 +169,22 @@ def test_what_a_subclass_of_flowers_hooks_would_change_is_taken_over():
     strategy.start(grid)
     first = next(unfold(m.content)["0"] for m in grid.sent if m.metadata.message_type == "train")
     assert float(Weights.need(first).values["head.bias"].abs().sum()) == 0  # type: ignore[arg-type]
+
+
+def test_a_method_that_draws_from_the_global_generator_draws_the_same_in_every_run(monkeypatch: pytest.MonkeyPatch):
+    """Dropout in a model that the server trains does."""
+    method, draws = methods.strategy("fd"), []
+    original = method.aggregate
+
+    def aggregate(self: Strategy, *heard: Any, **also: Any) -> Any:
+        draws.append(torch.rand(1).item())
+        return original(self, *heard, **also)
+
+    monkeypatch.setattr(method, "aggregate", aggregate)
+    for disturbance in (1, 2):
+        torch.manual_seed(disturbance)
+        before = torch.get_rng_state()
+        run("fd", "server.rounds=2")
+        assert torch.equal(before, torch.get_rng_state())
+    assert draws[:2] == draws[2:]
+    assert draws[0] != draws[1]
