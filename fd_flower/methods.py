@@ -4,10 +4,14 @@ import pkgutil
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fd_flower import config as _config
+from omegaconf import OmegaConf
+
 from fd_flower.errors import WrongInput, nearest
+from fd_flower.knobs import SECTIONS
+from fd_flower.typed import section
 
 if TYPE_CHECKING:
     from fd_flower.strategy import Strategy
@@ -68,10 +72,23 @@ def config_class(stem: str, side: str) -> type:
     """Return the dataclass of a method's ``server`` or ``client`` section: its own, or the core's."""
     check(stem)
     room = {"server": "strategies", "client": "client_apps"}[side]
-    return getattr(import_module(f"fd_flower.{room}.{stem}"), "Config", _config.SECTIONS[side])
+    return getattr(import_module(f"fd_flower.{room}.{stem}"), "Config", SECTIONS[side])
 
 
 def config(stem: str, side: str, **changes: Any) -> Any:
     """Return the recipe's ``server`` or ``client`` values of a method, with changes."""
-    values = _config.read_recipe(stem).get(side) or {}
-    return _config.section(config_class(stem, side), side, {**values, **changes})
+    values = read_recipe(stem).get(side) or {}
+    return section(config_class(stem, side), side, {**values, **changes})
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """Return a recipe's values: a stem in ``fd_flower/recipes`` or a YAML file."""
+    folder = Path(__file__).with_name("recipes")
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = nearest(name, (p.stem for p in folder.glob("*.yaml")))
+        raise WrongInput(f"there is no recipe '{name}'{known}")
+    tree = OmegaConf.to_container(OmegaConf.load(path)) or {}
+    if not isinstance(tree, dict):
+        raise WrongInput(f"{path} holds {type(tree).__name__}; expected sections like 'client:' and 'server:'")
+    return tree  # type: ignore[return-value]

@@ -1,9 +1,9 @@
 """What every kind of knowledge on the wire can do: become a record, come back from one, and be checked."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, ClassVar, Self, get_origin
+from typing import ClassVar, Self, get_origin
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
-
-if TYPE_CHECKING:
-    from fd_flower.wire import Knowledge
 
 
 @dataclass(frozen=True)
@@ -135,20 +132,20 @@ class Payload:
         return name == cls.kind
 
     @classmethod
-    def all(cls, content: "RecordDict | Knowledge") -> "list[Self]":
+    def all(cls, content: "RecordDict | Sequence[Payload]") -> "list[Self]":
         """Return every payload of this kind in a message or in what the server knows."""
         if not isinstance(content, RecordDict):
             return [p for p in content if isinstance(p, cls)]
         return [cls._decoded(name, r) for name, r in records(content, ArrayRecord).items() if cls._is(name)]
 
     @classmethod
-    def find(cls, content: "RecordDict | Knowledge") -> "Self | None":
+    def find(cls, content: "RecordDict | Sequence[Payload]") -> "Self | None":
         """Return the payload of this kind, or None."""
         found = cls.all(content)
         return found[0] if found else None
 
     @classmethod
-    def need(cls, content: "RecordDict | Knowledge") -> Self:
+    def need(cls, content: "RecordDict | Sequence[Payload]") -> Self:
         """Return the payload of this kind; WrongInput, naming what came instead, where there is none."""
         found = cls.find(content)
         if found is None:

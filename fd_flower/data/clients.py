@@ -8,13 +8,13 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 
-from fd_flower.config import DataConfig
 from fd_flower.data import cut
 from fd_flower.data.partition import partition
 from fd_flower.data.pictures import Pictures, read
 from fd_flower.data.public import Public, elsewhere, held_out
 from fd_flower.data.source import locate
 from fd_flower.errors import WrongInput
+from fd_flower.knobs import DataConfig
 from fd_flower.rng import numpy_rng
 from fd_flower.task import Data, Samples
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fd_flower.config import DataConfig
 from fd_flower.data.cache import stored
 from fd_flower.errors import WrongInput
+from fd_flower.knobs import DataConfig
 from fd_flower.rng import numpy_rng, seed_of
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fd_flower.config import DataConfig
 from fd_flower.data.cache import stored
 from fd_flower.data.source import Source, check_column, label_column, locate, picture_column
 from fd_flower.errors import WrongInput
+from fd_flower.knobs import DataConfig
 
 if TYPE_CHECKING:
     from datasets import Features

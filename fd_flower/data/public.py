@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fd_flower.config import DataConfig
 from fd_flower.data.pictures import Pictures, read
 from fd_flower.errors import WrongInput
+from fd_flower.knobs import DataConfig
 from fd_flower.rng import numpy_rng
 from fd_flower.task import Samples
 

@@ -9,11 +9,11 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from fd_flower.config import section
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.objectives.base import Objective
 from fd_flower.objectives.divergence import KL
 from fd_flower.objectives.regression import MAE, MSE
+from fd_flower.typed import section
 
 __all__ = ["KL", "MAE", "MSE", "Objective", "named", "names"]
 

@@ -1,0 +1,255 @@
+"""The knobs that every method has, section by section, with their defaults and ranges."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+from fd_flower import objectives
+from fd_flower.errors import WrongInput, nearest
+
+
+def _need(holds: bool, key: str, value: object, expected: str) -> None:
+    """Refuse a value outside its range."""
+    if not holds:
+        raise WrongInput(f"{key} is {value!r}; expected {expected}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from and who holds which (section ``data``)."""
+
+    source: Any = "digits"
+    """`digits`, a Hugging Face name, a folder of Parquet files, or a list of these with `data.partition=domain`."""
+    clients: int = 10
+    """Number of hosted clients; on devices all that answer the roll call take part."""
+    split: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
+    """Shares of a client's rows for training, validation and test."""
+    test_limit: int | None = None
+    """Test pictures used between the first and the last evaluation (class-balanced); None: all."""
+    size: str | None = None
+    """Bring pictures to this size, grey or RGB: `28x28x1`."""
+    picture: str | None = None
+    """The picture column; None: found by its type."""
+    label: str | None = None
+    """The label column; None: found by its type."""
+    column: str | None = None
+    """With `data.partition=column`: the column that says who is the client."""
+    partition: str = "dirichlet"
+    """`iid`, `dirichlet`, `classes`, `quantity`, `column` or `domain`."""
+    alpha: float = 0.3
+    """Concentration of `dirichlet` (over labels) and `quantity` (over sizes)."""
+    classes: int = 2
+    """With `data.partition=classes`: classes a client holds."""
+    public: str = "held-out"
+    """`held-out`, a Hugging Face name, a folder, `noise` or `none`."""
+    public_size: int = 2000
+    """Public samples, at most; `held-out` takes at most a third of the training rows."""
+    public_batch: int = 512
+    """Public samples that a round is about: a fresh seeded subset each."""
+    limit: int | None = None
+    """Use at most this many training rows in all."""
+    per_client: int | None = None
+    """Use at most this many rows of each client."""
+    min_rows: int = 10
+    """The smallest client."""
+    test: str | None = None
+    """On devices: the balanced test set (a name or folder); without it `global` figures are null."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _need(self.clients >= 1, "data.clients", self.clients, "at least 1")
+        shares = self.split
+        right = len(shares) == 3 and all(s >= 0 for s in shares) and shares[0] > 0 and math.isclose(sum(shares), 1)
+        _need(right, "data.split", list(shares), "three shares (train, validation, test) that add up to 1")
+        kinds = ("iid", "dirichlet", "classes", "quantity", "column", "domain")
+        if self.partition not in kinds:
+            raise WrongInput(f"data.partition is '{self.partition}'{nearest(self.partition, kinds)}")
+        _need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
+        _need(self.classes >= 1, "data.classes", self.classes, "at least 1")
+        for key in ("test_limit", "limit", "per_client"):
+            value = getattr(self, key)
+            _need(value is None or value >= 1, f"data.{key}", value, "at least 1, or nothing for all")
+        for key in ("public_size", "public_batch", "min_rows"):
+            _need(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
+        _need(self.partition != "column" or bool(self.column), "data.column", self.column, "a column's name")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which architecture a client has (section ``model``)."""
+
+    name: Any = "cnn"
+    """One architecture (`resnet8:0.5` for half the width), a named group or a list, cycled over the clients."""
+    features: int | None = None
+    """A common feature size, by projection; None: as the architecture has it."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _need(self.features is None or self.features >= 1, "model.features", self.features, "at least 1")
+
+
+MOMENTS = ("heard", "trained", "aggregated")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """The round (section ``server``)."""
+
+    rounds: int = 10
+    """Rounds in all."""
+    fraction: float = 1.0
+    """Share of the clients that a round asks."""
+    min_replies: int = 1
+    """With this many replies the round goes on after `server.grace` seconds."""
+    grace: float | None = None
+    """Seconds to wait for stragglers once `server.min_replies` have come; None: until `server.timeout`."""
+    timeout: float = 3600.0
+    """Seconds after which a round goes on with the replies that have come."""
+    evaluate_every: int = 1
+    """Measure after every n-th round, and always after the last; 0: after the last alone."""
+    evaluate: str | None = None
+    """Moments to measure, of `heard`, `trained`, `aggregated`, with commas between; None: the method's own."""
+    nodes: int = 1
+    """Start once this many nodes are there."""
+    wait: float = 120.0
+    """Give up when the nodes are not there after this many seconds."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _need(self.rounds >= 1, "server.rounds", self.rounds, "at least 1")
+        _need(0 < self.fraction <= 1, "server.fraction", self.fraction, "a share above 0 and at most 1")
+        _need(self.min_replies >= 1, "server.min_replies", self.min_replies, "at least 1")
+        _need(self.grace is None or self.grace >= 0, "server.grace", self.grace, "seconds, 0 or more")
+        _need(self.timeout > 0, "server.timeout", self.timeout, "seconds above 0")
+        _need(self.evaluate_every >= 0, "server.evaluate_every", self.evaluate_every, "0 or more")
+        _need(self.nodes >= 1, "server.nodes", self.nodes, "at least 1")
+        _need(self.wait > 0, "server.wait", self.wait, "seconds above 0")
+        for moment in self.moments or ():
+            if moment not in MOMENTS:
+                raise WrongInput(f"server.evaluate has '{moment}'{nearest(moment, MOMENTS)}")
+
+    @property
+    def moments(self) -> tuple[str, ...] | None:
+        """`server.evaluate` as moments; None: the method's own."""
+        return None if self.evaluate is None else tuple(m.strip() for m in self.evaluate.split(",") if m.strip())
+
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "exponential", "cosine")
+
+
+@dataclass(frozen=True)
+class ClientConfig:
+    """A client's learning (section ``client``)."""
+
+    epochs: int = 1
+    """Passes over the private data in a round."""
+    steps: int | None = None
+    """Mini-batches in a round instead; wins over `client.epochs`."""
+    batch: int = 32
+    """Samples a mini-batch."""
+    lr: float = 0.01
+    """Learning rate."""
+    optimizer: str = "sgd"
+    """`sgd`, `adam` or `adamw`."""
+    momentum: float = 0.0
+    """Momentum of `sgd`."""
+    weight_decay: float = 0.0
+    """Weight decay."""
+    schedule: str = "constant"
+    """Of the learning rate over rounds: `constant`, `exponential` (times `client.decay` a round), `cosine`."""
+    decay: float = 0.99
+    """Factor a round of the `exponential` schedule."""
+    warmup: int = 0
+    """Steps on private data before round one."""
+    public_epochs: int = 1
+    """Passes over the round's public samples when learning from what the server says."""
+    public_steps: int | None = None
+    """Mini-batches instead; wins over `client.public_epochs`."""
+    public_batch: int = 64
+    """Public samples a mini-batch."""
+    objective: str = "kl"
+    """The distillation loss, by name."""
+    objective_args: dict[str, Any] = field(default_factory=dict)
+    """Its arguments."""
+    kd_weight: float = 1.0
+    """Weight of the distilling term; 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for key in ("epochs", "public_epochs", "warmup", "momentum", "weight_decay", "kd_weight"):
+            _need(getattr(self, key) >= 0, f"client.{key}", getattr(self, key), "0 or more")
+        for key in ("steps", "public_steps"):
+            value = getattr(self, key)
+            _need(value is None or value >= 0, f"client.{key}", value, "0 or more, or nothing")
+        for key in ("batch", "public_batch"):
+            _need(getattr(self, key) >= 1, f"client.{key}", getattr(self, key), "at least 1")
+        _need(self.lr > 0, "client.lr", self.lr, "a number above 0")
+        _need(0 < self.decay <= 1, "client.decay", self.decay, "a factor above 0 and at most 1")
+        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+            if getattr(self, key) not in known:
+                raise WrongInput(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+        objectives.named(self.objective, **self.objective_args)  # refuses unknown names and arguments
+
+    @cached_property
+    def _distil(self) -> Any:
+        return objectives.named(self.objective, **self.objective_args)
+
+    def distil(
+        self,
+        student_logits: Tensor,
+        teacher_logprobs: Tensor,
+        labels: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss that `client.objective` names, a scalar: student and teacher [B, C], weight [B]."""
+        return self._distil(student_logits, teacher_logprobs, labels, weight)
+
+    def lr_at(self, round: int, rounds: int) -> float:
+        """Return the learning rate of a round, counted from 1."""
+        if self.schedule == "exponential":
+            return self.lr * self.decay ** (round - 1)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * (round - 1) / max(rounds, 1)))
+        return self.lr
+
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run (section ``run``)."""
+
+    seed: int = 0
+    """Every random number is a function of it."""
+    out: str | None = None
+    """The folder that the run leaves behind."""
+    resume: str | None = None
+    """The folder of a run to go on with."""
+    keep: bool = False
+    """Keep the hosted clients' memory after the end."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
+    precision: str = "fp32"
+    """`fp32`, or `bf16` (autocast)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.device.split(":")[0] not in DEVICES:
+            raise WrongInput(f"run.device is '{self.device}'{nearest(self.device, DEVICES)}")
+        if self.precision not in PRECISIONS:
+            raise WrongInput(f"run.precision is '{self.precision}'{nearest(self.precision, PRECISIONS)}")
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "server": ServerConfig,
+    "client": ClientConfig,
+    "run": RunConfig,
+}
