@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flwr.app import MetricRecord
 
@@ -17,14 +17,12 @@ from fd_flower.data.public import checksum
 from fd_flower.errors import WrongInput
 from fd_flower.hosting import HostGrid
 from fd_flower.learn import predict
+from fd_flower.replies import Reply
 from fd_flower.results import RunFolder
 from fd_flower.results.metrics import measure
 from fd_flower.versions import versions
 from fd_flower.wire import Weights
 from fd_flower.world import World
-
-if TYPE_CHECKING:
-    from fd_flower.strategy import Reply, Strategy
 
 ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
 """Flower's grids, by what runs beneath them; any other is in this process."""
@@ -99,7 +97,7 @@ class Record:
         self.begin(number, [c.id for c in self._host.clients], self._host)
         self.closing = True
 
-    def end(self, replies: "Sequence[Reply]", metrics: MetricRecord) -> None:
+    def end(self, replies: Sequence[Reply], metrics: MetricRecord) -> None:
         """Keep the lines of a round, or of the closing message, until it is measured."""
         said, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
@@ -162,8 +160,8 @@ class Record:
         if not self.settings.run.keep:
             shutil.rmtree(self.state, ignore_errors=True)
 
-    def finish(self, strategy: "Strategy") -> None:
-        """Write the summary."""
+    def finish(self, *, clients: int, engine: str, measured: str, world: World) -> None:
+        """Write the summary of a run with so many clients, on a kind of Flower's Grid, and the method's moment."""
         settings = self.settings
         if self.folder is not None:
             self.folder.finish(
@@ -171,14 +169,14 @@ class Record:
                     "method": settings.method,
                     "seed": settings.run.seed,
                     "rounds": settings.server.rounds,
-                    "clients": len(strategy.clients),
-                    "engine": ENGINES.get(strategy.engine, "local"),
+                    "clients": clients,
+                    "engine": ENGINES.get(engine, "local"),
                     "model": settings.model.name,
-                    "data": _described(settings, strategy.world),
+                    "data": _described(settings, world),
                     "versions": versions(),
                     "moments": {
-                        "global": strategy.measured,
-                        "personal": "trained" if strategy.measured == "aggregated" else strategy.measured,
+                        "global": measured,
+                        "personal": "trained" if measured == "aggregated" else measured,
                     },
                 }
             )
@@ -190,7 +188,7 @@ def _described(settings: Settings, world: World) -> dict[str, Any]:
     return said if world.test is None else {**said, "copy": checksum(world.test)[:12]}
 
 
-def _figures(reply: "Reply") -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def _figures(reply: Reply) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Split a reply's metrics into plain ones and those measured at a moment (``trained/accuracy``)."""
     plain: dict[str, float] = {}
     measures: dict[str, dict[str, float]] = {}

@@ -150,11 +150,6 @@ class Strategy(FlowerStrategy, ABC):
         """Whether the clients are hosted (a simulation), so that the experimenter sees all of their data."""
         return self._host.hosted
 
-    @property
-    def engine(self) -> str:
-        """The kind of Flower's Grid beneath."""
-        return self._host.engine
-
     # --- what a method fills in
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
@@ -241,7 +236,8 @@ class Strategy(FlowerStrategy, ABC):
             shifted = {number + done if number else number: record for number, record in table.items()}
             table.clear()
             table.update(shifted)
-        self._record.finish(self)
+        clients, engine = len(self.clients), self._host.engine
+        self._record.finish(clients=clients, engine=engine, measured=self.measured, world=self.world)
         self._record.forget()
         return result
 

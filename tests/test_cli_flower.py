@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fd_flower.cli import flower, main, superlink
+from fd_flower.cli.order import Order
 from fd_flower.cli.paths import path_word
-from fd_flower.cli.run import Order
 from fd_flower.config import settings
 from fd_flower.errors import RunFailed, WrongInput
 

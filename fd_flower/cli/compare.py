@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from fd_flower.cli import paths
+from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board
-from fd_flower.cli.run import Order, execute, new_folder, outcome, words_of
+from fd_flower.cli.run import execute, new_folder, outcome, words_of
 from fd_flower.cli.voice import Interrupted, Voice
 from fd_flower.cli.workers import at_once
 from fd_flower.config import DataConfig, ModelConfig, read_recipe

@@ -5,55 +5,16 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fd_flower.cli import paths
+from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Hear, clock
 from fd_flower.cli.voice import Interrupted
-from fd_flower.config import Settings, settings
 from fd_flower.errors import WrongInput
 from fd_flower.results.folder import CONFIG, LINES, RunFolder
-
-
-@dataclass(frozen=True)
-class Order:
-    """One run as the user asks for it.
-
-    Attributes
-    ----------
-    method : str
-        The method's name.
-    words : tuple[str, ...]
-        ``key=value``, every path absolute, ``run.out`` or ``run.resume`` among them: what Flower's key ``set`` says.
-    out : Path
-        The folder that the run leaves behind, absolute.
-    task : str
-        ``package.module:name`` of the user's own task, or nothing.
-    engine : str
-        ``local`` or ``flower``.
-    """
-
-    method: str
-    words: tuple[str, ...]
-    out: Path
-    task: str = ""
-    engine: str = "local"
-
-    @cached_property
-    def settings(self) -> Settings:
-        """The merged knobs."""
-        return settings(self.method, self.words, task=self.task)
-
-    @property
-    def to_go_on(self) -> str:
-        """The command that goes on with this run."""
-        change = shlex.quote(paths.path_word("run.resume", self.out))
-        task = ["--task", self.task] if self.task else []
-        return " ".join(["fd-flower", "run", self.method, "--set", change, *task])
 
 
 def order(method: str, changes: Sequence[str], recipe: str | None, engine: str, out: Path | None, task: str) -> Order:

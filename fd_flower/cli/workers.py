@@ -13,8 +13,8 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from fd_flower.cli.flower import python_path
+from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Hear, Tail
-from fd_flower.cli.run import Order
 from fd_flower.cli.superlink import ended_in_order
 from fd_flower.results.folder import LINES
 

@@ -1,0 +1,46 @@
+"""A run as the user asks for it."""
+
+import shlex
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from fd_flower.cli import paths
+from fd_flower.config import Settings, settings
+
+
+@dataclass(frozen=True)
+class Order:
+    """One run as the user asks for it.
+
+    Attributes
+    ----------
+    method : str
+        The method's name.
+    words : tuple[str, ...]
+        ``key=value``, every path absolute, ``run.out`` or ``run.resume`` among them: what Flower's key ``set`` says.
+    out : Path
+        The folder that the run leaves behind, absolute.
+    task : str
+        ``package.module:name`` of the user's own task, or nothing.
+    engine : str
+        ``local`` or ``flower``.
+    """
+
+    method: str
+    words: tuple[str, ...]
+    out: Path
+    task: str = ""
+    engine: str = "local"
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The merged knobs."""
+        return settings(self.method, self.words, task=self.task)
+
+    @property
+    def to_go_on(self) -> str:
+        """The command that goes on with this run."""
+        change = shlex.quote(paths.path_word("run.resume", self.out))
+        task = ["--task", self.task] if self.task else []
+        return " ".join(["fd-flower", "run", self.method, "--set", change, *task])
