@@ -4,7 +4,6 @@ import logging
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Hear, clock
 from fd_flower.cli.voice import Interrupted
 from fd_flower.errors import WrongInput
-from fd_flower.results.folder import CONFIG, LINES, RunFolder
+from fd_flower.results.folder import CONFIG, RunFolder
 
 
 def order(method: str, changes: Sequence[str], recipe: str | None, engine: str, out: Path | None, task: str) -> Order:
@@ -86,25 +85,12 @@ def execute(order: Order, board: Board, title: str) -> RunFolder:
         Where the user broke it off.
     """
     engine = {"local": _in_process, "flower": _through_flower}[order.engine]
-    is_new = not (order.out / CONFIG).exists()
     try:
         with board.run(title, order.settings.server.rounds) as hear:
             engine(order, hear)
     except KeyboardInterrupt:
         raise Interrupted(_how_it_goes_on(order)) from None
-    except WrongInput:
-        if is_new:
-            _take_back(order.out)
-        raise
     return RunFolder.open(order.out)
-
-
-def _take_back(out: Path) -> None:
-    """Remove the folder of a run that was refused before its first round."""
-    if not (out / LINES).exists():
-        (out / CONFIG).unlink(missing_ok=True)
-        with suppress(OSError):  # something else lies there: it is not ours
-            out.rmdir()
 
 
 def _in_process(order: Order, hear: Hear) -> None:
