@@ -138,7 +138,10 @@ def test_runs_of_one_method_are_told_apart_by_their_knobs(tmp_path):
 
 
 def test_a_comparison_states_data_seeds_and_command(runs, tmp_path):
-    written = compare.write(runs, tmp_path / "out", "fd-flower compare fd local --seeds 2")
+    remark = "fedavg-seed0 is missing: it needs one architecture"
+    written = compare.write(runs, tmp_path / "out", "fd-flower compare fd local --seeds 2", [remark])
+    assert remark in written.read_text()
+    assert remark in (tmp_path / "out" / "compare.md").read_text()
     names = {"compare.html", "compare.md", "compare.csv", "accuracy-per-round.png", "accuracy-per-megabyte.png"}
     assert {file.name for file in written.parent.iterdir()} == names
     for text in (checked(written.read_text()), (tmp_path / "out" / "compare.md").read_text()):

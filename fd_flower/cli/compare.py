@@ -213,9 +213,7 @@ def write(comparison: Comparison, console: Console) -> None:
     """Show the table, and write it with its plots as Markdown, CSV and a page."""
     if comparison.finished:
         command = shlex.join(["fd-flower", *sys.argv[1:]])
-        compare.write(comparison.finished, comparison.path, command)
-        with (comparison.path / "compare.md").open("a", encoding="utf-8") as file:
-            file.writelines(f"\n* {note}\n" for note in comparison.notes)
+        compare.write(comparison.finished, comparison.path, command, comparison.notes)
         console.print(compare.table(comparison.finished))
     for note in comparison.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

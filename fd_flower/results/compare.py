@@ -141,12 +141,12 @@ def table(folders: Sequence[RunFolder]) -> Table:
     return shown
 
 
-def markdown(folders: Sequence[RunFolder], command: str = "") -> str:
-    """Return the comparison as a Markdown table with what one must know to read it."""
+def markdown(folders: Sequence[RunFolder], command: str = "", remarks: Sequence[str] = ()) -> str:
+    """Return the comparison as a Markdown table with what one must know to read it; arguments as in `write`."""
     groups = grouped(folders)
     rows = [HEAD, ["---", *["---:"] * (len(HEAD) - 1)], *(group.cells() for group in groups)]
     body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    said = "\n".join(f"* {note}" for note in notes(groups))
+    said = "\n".join(f"* {note}" for note in [*notes(groups), *remarks])
     return f"{body}\n\n{said}\n\n```\n{command or commands(groups)}\n```\n"
 
 
@@ -253,16 +253,18 @@ def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]
     return courses
 
 
-def sections(folders: Sequence[RunFolder], command: str = "") -> list[Markup]:
-    """Return the comparison as parts of a page; ``command`` as in `write`."""
+def sections(folders: Sequence[RunFolder]) -> list[Markup]:
+    """Return the comparison as parts of a page."""
     groups = grouped(folders)
-    return _sections(groups, pictures(groups), command)
+    return _sections(groups, pictures(groups), "", ())
 
 
-def _sections(groups: Sequence[Group], drawn: Mapping[str, bytes], command: str) -> list[Markup]:
+def _sections(
+    groups: Sequence[Group], drawn: Mapping[str, bytes], command: str, remarks: Sequence[str]
+) -> list[Markup]:
     return [
         page.table(HEAD, (group.cells() for group in groups)),
-        *(element("p", note, "soft") for note in notes(groups)),
+        *(element("p", note, "soft") for note in [*notes(groups), *remarks]),
         element("h2", "Accuracy per round"),
         picture(drawn[PER_ROUND], "accuracy per round, one line a method"),
         element("p", " ".join(_legend(groups)), "soft"),
@@ -282,10 +284,11 @@ def _legend(groups: Sequence[Group]) -> list[str]:
     return said
 
 
-def write(folders: Sequence[RunFolder], out: str | Path, command: str = "") -> Path:
+def write(folders: Sequence[RunFolder], out: str | Path, command: str = "", remarks: Sequence[str] = ()) -> Path:
     """Write ``compare.md``, ``compare.csv``, both plots and ``compare.html`` into ``out``; return the page.
 
-    ``command`` is the command line that made all the runs; empty: each run's own is given.
+    ``command`` is the command line that made all the runs; empty: each run's own is given. ``remarks`` are what the
+    runs themselves cannot say: which others are missing, and why.
 
     Raises
     ------
@@ -298,9 +301,9 @@ def write(folders: Sequence[RunFolder], out: str | Path, command: str = "") -> P
     out.mkdir(parents=True, exist_ok=True)
     for name, png in drawn.items():
         replace_file(out / name, png)
-    replace_file(out / "compare.md", markdown(folders, command))
+    replace_file(out / "compare.md", markdown(folders, command, remarks))
     replace_file(out / "compare.csv", comma_separated(folders))
-    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command)]
+    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks)]
     replace_file(out / "compare.html", page.page("Comparison · FD-Flower", parts))
     return out / "compare.html"
 
