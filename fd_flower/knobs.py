@@ -49,6 +49,8 @@ class DataConfig:
     """Public samples, at most; `held-out` takes at most a third of the training rows."""
     public_batch: int = 512
     """Public samples that a round is about: a fresh seeded subset each."""
+    encoder: str = "pixels"
+    """What votes see: `pixels`, a torchvision weight's name, `/path.safetensors`, or `train:<source>`: a resnet8."""
     limit: int | None = None
     """Use at most this many training rows in all."""
     per_client: int | None = None
@@ -74,6 +76,8 @@ class DataConfig:
             _need(value is None or value >= 1, f"data.{key}", value, "at least 1, or nothing for all")
         for key in ("public_size", "public_batch", "min_rows"):
             _need(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
+        seen = self.encoder == "pixels" or self.encoder.startswith("train:") or "." in self.encoder
+        _need(seen, "data.encoder", self.encoder, "pixels, train:<source>, a torchvision weight or /path.safetensors")
         _need(self.partition != "column" or bool(self.column), "data.column", self.column, "a column's name")
 
 

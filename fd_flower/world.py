@@ -13,6 +13,7 @@ from torch.nn import Linear, Module
 from fd_flower import data, methods, models
 from fd_flower.config import Settings
 from fd_flower.data.public import checksum
+from fd_flower.encoder import encoder
 from fd_flower.errors import WrongInput
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples, Task
@@ -106,6 +107,13 @@ class World:
         sizes = [len(getattr(self.data(c), part)) for c in self.clients]
         place = self.clients.index(client)
         return slice(sum(sizes[:place]), sum(sizes[: place + 1]))
+
+    @cached_property
+    def encoded(self) -> Callable[[Samples], Tensor]:
+        """What votes see of samples (`data.encoder`): Samples -> [N, D] float64 on the CPU, public ones made once."""
+        if self.public is None:
+            raise WrongInput(f"{self.settings.method} needs public samples; data.public is none")
+        return encoder(self.settings.data, self.public)
 
     @cached_property
     def public_checksum(self) -> str:
