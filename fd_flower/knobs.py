@@ -38,11 +38,15 @@ class DataConfig:
     column: str | None = None
     """With `data.partition=column`: the column that says who is the client."""
     partition: str = "dirichlet"
-    """`iid`, `dirichlet`, `classes`, `quantity`, `column` or `domain`."""
+    """`iid`, `dirichlet`, `classes`, `primary`, `quantity`, `column` or `domain`."""
     alpha: float = 0.3
     """Concentration of `dirichlet` (over labels) and `quantity` (over sizes)."""
     classes: int = 2
     """With `data.partition=classes`: classes a client holds."""
+    skew: float = 100.0
+    """With `data.partition=primary`: a row is 1 + skew times as likely with a primary client of its class; 0: IID."""
+    primaries: int = 1
+    """With `data.partition=primary`: primary clients of a class."""
     public: str = "held-out"
     """`held-out`, a Hugging Face name, a folder, `noise` or `none`."""
     public_size: int = 2000
@@ -66,11 +70,13 @@ class DataConfig:
         shares = self.split
         right = len(shares) == 3 and all(s >= 0 for s in shares) and shares[0] > 0 and math.isclose(sum(shares), 1)
         _need(right, "data.split", list(shares), "three shares (train, validation, test) that add up to 1")
-        kinds = ("iid", "dirichlet", "classes", "quantity", "column", "domain")
+        kinds = ("iid", "dirichlet", "classes", "primary", "quantity", "column", "domain")
         if self.partition not in kinds:
             raise WrongInput(f"data.partition is '{self.partition}'{nearest(self.partition, kinds)}")
         _need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
         _need(self.classes >= 1, "data.classes", self.classes, "at least 1")
+        _need(0 <= self.skew < math.inf, "data.skew", self.skew, "a number, 0 or more")
+        _need(self.primaries >= 1, "data.primaries", self.primaries, "at least 1")
         for key in ("test_limit", "limit", "per_client"):
             value = getattr(self, key)
             _need(value is None or value >= 1, f"data.{key}", value, "at least 1, or nothing for all")

@@ -16,6 +16,7 @@ RULES = {
     "iid": {},
     "dirichlet": {"alpha": 0.5},
     "classes": {"classes": 3},
+    "primary": {"skew": 20.0, "primaries": 2},
     "quantity": {"alpha": 0.3},
     "column": {"column": "writer"},
     "domain": {},
@@ -69,6 +70,41 @@ def test_with_classes_every_class_is_held_evenly(clients, classes):
     assert holders.min() >= 1
     assert holders.max() - holders.min() <= 1
     assert sum(map(len, held)) == 1000
+
+
+MANY = np.random.default_rng(1).permutation(np.repeat(np.arange(5), 20_000))
+
+
+def shares(held, labels):
+    """Return the share of each class [classes] that each client holds [clients]: [clients, classes]."""
+    counts = np.stack([np.bincount(labels[own], minlength=labels.max() + 1) for own in held])
+    return counts / counts.sum(0)
+
+
+@pytest.mark.parametrize(("skew", "primaries"), [(4.0, 1), (100.0, 3)])
+def test_primary_clients_have_the_formulas_share(skew, primaries):
+    """Of K clients P are primary for a class, with (1 + s) / (K + P s) of its rows each; the others have 1 / (K + P s).
+
+    A share over 20,000 rows has a standard deviation of at most 0.0036.
+    """
+    got = shares(deal("primary", labels=MANY, skew=skew, primaries=primaries), MANY)
+    total = 8 + primaries * skew
+    is_primary = got > 2 / total
+    assert is_primary.sum(0).tolist() == [primaries] * 5
+    np.testing.assert_allclose(got, np.where(is_primary, (1 + skew) / total, 1 / total), atol=0.015)
+
+
+def test_clients_are_primary_for_equally_many_classes():
+    got = shares(deal("primary", clients=4, skew=1000.0, primaries=2), LABELS)
+    assert (got > 0.25).sum(1).tolist() == [5, 5, 5, 5]  # ten classes with two primary clients each
+    uneven = shares(deal("primary", clients=4, skew=1000.0, primaries=1, labels=MANY), MANY)
+    assert sorted((uneven > 0.5).sum(1)) == [1, 1, 1, 2]
+
+
+def test_without_skew_nobody_is_primary():
+    """Binomial shares of 1/8: a standard deviation of 0.0023."""
+    got = shares(deal("primary", labels=MANY, skew=0.0), MANY)
+    np.testing.assert_allclose(got, 1 / 8, atol=0.01)
 
 
 def test_quantity_skews_sizes_alone():
@@ -127,6 +163,20 @@ def test_impossible_classes_are_refused():
         "classes", clients=4, classes=2
     )
     assert refusal("classes", classes=11) == "data.classes is 11, but the private rows have 10 classes"
+
+
+def test_more_primary_clients_than_clients_are_refused():
+    assert refusal("primary", primaries=9) == "data.primaries is 9, but data.clients is 8: take at most 8"
+    for knob in ({"skew": -1.0}, {"skew": float("inf")}, {"primaries": 0}):
+        with pytest.raises(WrongInput, match=f"data.{next(iter(knob))} is"):
+            deal("primary", **knob)
+
+
+def test_a_client_that_is_primary_for_nothing_is_left_too_few_rows():
+    """Ten of twenty clients share 1 / (20 + 10,000) of each class."""
+    assert "data.partition=primary leaves a client with 0 rows, data.min_rows is 10" in refusal(
+        "primary", clients=20, skew=10_000.0, primaries=1
+    )
 
 
 def test_the_smallest_client_keeps_min_rows():

@@ -1,4 +1,4 @@
-"""Who holds which rows: the partitioners of flwr-datasets, and two rules of our own."""
+"""Who holds which rows: the partitioners of flwr-datasets, and rules that it lacks."""
 
 import contextlib
 import hashlib
@@ -51,7 +51,7 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     _check(data, len(labels))
     parts = [labels.tobytes(), b"" if groups is None else groups.tobytes()]
     digests = [hashlib.sha256(part).hexdigest() for part in parts]
-    knobs = [data.partition, data.clients, data.min_rows, data.alpha, data.classes, seed]
+    knobs = [data.partition, data.clients, data.min_rows, data.alpha, data.classes, data.skew, data.primaries, seed]
     # Kept on disk: importing the partitioners takes longer than all else that a client's process does to get its rows.
     folder = stored(
         "partitions", [*digests, *knobs, version("flwr-datasets")], partial(_save, data, labels, groups, seed)
@@ -151,23 +151,51 @@ def _classes(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, se
             f"or at least {-(-len(present) // data.classes)} clients"
         )
     rng = numpy_rng(seed, "partition")
-    holders: dict[int, list[int]] = {label: [] for label in present.tolist()}
-    pack: deque[int] = deque()
-    for client in range(data.clients):
-        hand: list[int] = []
-        while len(hand) < data.classes:
-            if all(label in hand for label in pack):  # dealt out but for what this client has: open a new pack
-                pack.extend(rng.permutation(present).tolist())
-            label = next(label for label in pack if label not in hand)
-            pack.remove(label)
-            hand.append(label)
-            holders[label].append(client)
+    hands = _dealt(data.clients, data.classes, present, rng)
+    holders = {label: [client for client, hand in enumerate(hands) if label in hand] for label in present.tolist()}
     held: list[list[np.ndarray]] = [[] for _ in range(data.clients)]
     for label, clients in holders.items():
         rows = rng.permutation(np.flatnonzero(labels == label))
         for client, share in zip(clients, np.array_split(rows, len(clients)), strict=True):
             held[client].append(share)
     return [np.concatenate(shares) for shares in held]
+
+
+def _primary(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+    """Each class has primary clients, to which a row of it is 1 + ``data.skew`` times as likely to go as to another.
+
+    The rule of multi-headed distillation's experiments (Zhmoginov et al. 2023, arXiv 2211.15774), as far as recalled;
+    that primary clients are dealt out evenly is ours.
+    """
+    if data.primaries > data.clients:
+        raise WrongInput(
+            f"data.primaries is {data.primaries}, but data.clients is {data.clients}: take at most {data.clients}"
+        )
+    rng = numpy_rng(seed, "partition")
+    present = np.unique(labels)
+    owner = np.empty(len(labels), dtype=np.int64)
+    for label, primary in zip(present, _dealt(len(present), data.primaries, np.arange(data.clients), rng), strict=True):
+        weight = np.ones(data.clients)
+        weight[primary] += data.skew
+        rows = np.flatnonzero(labels == label)
+        owner[rows] = rng.choice(data.clients, len(rows), p=weight / weight.sum())
+    return [np.flatnonzero(owner == client) for client in range(data.clients)]
+
+
+def _dealt(hands: int, size: int, cards: np.ndarray, rng: np.random.Generator) -> list[list[int]]:
+    """Deal ``size`` different cards to each hand from shuffled packs: every card is dealt out equally often, or +-1."""
+    dealt: list[list[int]] = []
+    pack: deque[int] = deque()
+    for _ in range(hands):
+        hand: list[int] = []
+        while len(hand) < size:
+            if all(card in hand for card in pack):  # dealt out but for what this hand has: open a new pack
+                pack.extend(rng.permutation(cards).tolist())
+            card = next(card for card in pack if card not in hand)
+            pack.remove(card)
+            hand.append(card)
+        dealt.append(hand)
+    return dealt
 
 
 def _column(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
@@ -206,6 +234,7 @@ _RULES: dict[str, Callable[[DataConfig, np.ndarray, np.ndarray | None, int], Row
     "iid": _iid,
     "dirichlet": _dirichlet,
     "classes": _classes,
+    "primary": _primary,
     "quantity": _quantity,
     "column": _column,
     "domain": _domain,
