@@ -2,16 +2,17 @@
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.ensemble.base import or_uniform, shared_out
 from fd_flower.objectives.base import floored
 
 
 def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Average the voters' probabilities: a class that one voter is sure of stays likely.
+
+    With weights by class, each class is averaged by its own, and the row is normalised again.
 
     Parameters
     ----------
@@ -20,7 +21,7 @@ def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None 
     mask : Tensor
         Who voted on which sample, bool [U, N].
     weight : Tensor | None
-        How much a vote counts, [U] or [U, N], not negative; None: equally.
+        How much a vote counts, [U] or [U, N], or by class, [U, 1, C] or [U, N, C]; not negative; None: equally.
 
     Returns
     -------
@@ -30,11 +31,15 @@ def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None 
     Raises
     ------
     WrongInput
-        If the shapes do not fit together or a weight is negative or not finite.
+        If the shapes do not fit together or a vote's weight is negative or not finite.
     """
-    shares, valid = _shares(logprobs, mask, weight)
-    votes = logprobs.masked_fill(shares.unsqueeze(2) == 0, -math.inf)
-    return _or_uniform((votes + shares.log().unsqueeze(2)).logsumexp(0), valid), valid
+    shares = shared_out(logprobs, mask, weight, classwise=True).to(logprobs.dtype)
+    shares = shares if shares.dim() == 3 else shares.unsqueeze(2)
+    votes = logprobs.masked_fill(shares == 0, -math.inf)
+    mean = (votes + shares.log()).logsumexp(0)
+    mass = mean.logsumexp(1, keepdim=True)
+    valid = mass.squeeze(1) > -math.inf
+    return or_uniform(mean - mass if weight is not None and weight.dim() == 3 else mean, valid), valid
 
 
 def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -61,35 +66,9 @@ def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None)
     Raises
     ------
     WrongInput
-        If the shapes do not fit together or a weight is negative or not finite.
+        If the shapes do not fit together or a vote's weight is negative or not finite.
     """
-    shares, valid = _shares(logprobs, mask, weight)
-    votes = floored(logprobs).masked_fill(shares.unsqueeze(2) == 0, 0.0)
-    return _or_uniform(F.log_softmax((votes * shares.unsqueeze(2)).sum(0), dim=1), valid), valid
-
-
-def _shares(logprobs: Tensor, mask: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return each vote's share of its sample [U, N] (0 where there is no vote), and who has any vote [N]."""
-    if logprobs.dim() != 3 or mask.shape != logprobs.shape[:2]:
-        raise WrongInput(
-            f"the votes have shape {list(logprobs.shape)} and their mask {list(mask.shape)};"
-            " expected [voters, samples, classes] and [voters, samples]"
-        )
-    counts = mask.to(logprobs.dtype)
-    if weight is not None:
-        if weight.shape not in (mask.shape, mask.shape[:1]):
-            raise WrongInput(
-                f"the weights have shape {list(weight.shape)}; expected {list(mask.shape[:1])} or {list(mask.shape)}"
-            )
-        if not bool(((weight >= 0) & weight.isfinite()).all()):
-            raise WrongInput("a voter's weight is negative or not finite; expected 0 or more")
-        weight = weight.to(counts)
-        counts = counts * (weight.unsqueeze(1) if weight.dim() == 1 else weight)
-    total = counts.sum(0)
-    valid = total > 0
-    return counts / torch.where(valid, total, torch.ones_like(total)), valid
-
-
-def _or_uniform(logprobs: Tensor, valid: Tensor) -> Tensor:
-    """Return ``logprobs`` [N, C] with every row that is not valid [N] made uniform."""
-    return torch.where(valid.unsqueeze(1), logprobs, -math.log(logprobs.shape[1]))
+    shares = shared_out(logprobs, mask, weight).to(logprobs.dtype).unsqueeze(2)
+    valid = (shares > 0).any(0).squeeze(1)
+    votes = floored(logprobs).masked_fill(shares == 0, 0.0)
+    return or_uniform(F.log_softmax((votes * shares).sum(0), dim=1), valid), valid

@@ -1,0 +1,91 @@
+"""What an ensembling rule is, and the steps that rules share."""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fd_flower.errors import WrongInput
+
+
+class Rule(Protocol):
+    """Makes one prediction of many voters', sample by sample."""
+
+    def __call__(self, logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return log-probabilities [N, C] and validity [N].
+
+        Parameters
+        ----------
+        logprobs : Tensor
+            [U, N, C], normalised; -inf is a class that the voter rules out.
+        mask : Tensor
+            Who voted on which sample, bool [U, N].
+        weight : Tensor | None
+            How much a vote counts, [U] or [U, N], not negative; None: equally.
+
+        Raises
+        ------
+        WrongInput
+            If the shapes do not fit together or a vote's weight is negative or not finite.
+        """
+
+
+def shared_out(logprobs: Tensor, mask: Tensor, weight: Tensor | None, *, classwise: bool = False) -> Tensor:
+    """Return each vote's share of its sample, float64 [U, N], or [U, N, C] for weights by class.
+
+    The shares of a sample (and class) add up to 1, or are all 0 where nobody's vote counts. They are taken in float64
+    so that equal weights of any size give, rounded to float32, the very shares that no weights give.
+
+    Parameters
+    ----------
+    logprobs, mask, weight : Tensor
+        As a rule has them; what the weights are where there is no vote is never looked at.
+    classwise : bool
+        Whether the rule can take weights by class, [U, 1, C] or [U, N, C].
+
+    Raises
+    ------
+    WrongInput
+        If the shapes do not fit together or a vote's weight is negative or not finite.
+    """
+    if logprobs.dim() != 3 or mask.shape != logprobs.shape[:2]:
+        raise WrongInput(
+            f"the votes have shape {list(logprobs.shape)} and their mask {list(mask.shape)};"
+            " expected [voters, samples, classes] and [voters, samples]"
+        )
+    voted = mask.bool()
+    if weight is None:
+        counts = voted.double()
+    else:
+        weight = _fitting(weight, logprobs.shape, classwise=classwise)
+        voted = voted.unsqueeze(2) if weight.dim() == 3 else voted
+        counts = weight.double().masked_fill(~voted, 0.0)
+        if not bool(((counts >= 0) & counts.isfinite()).all()):
+            raise WrongInput("a voter's weight is negative or not finite; expected 0 or more")
+    total = counts.sum(0)
+    return counts / torch.where(total > 0, total, 1.0)
+
+
+def _fitting(weight: Tensor, votes: torch.Size, *, classwise: bool) -> Tensor:
+    """Return weights as [U, N], or [U, N, C] for those by class."""
+    voters, samples, classes = votes
+    if weight.shape == votes[:1]:
+        return weight.unsqueeze(1).expand(voters, samples)
+    if weight.shape == votes[:2]:
+        return weight
+    if weight.dim() == 3 and not classwise:
+        raise WrongInput(
+            f"the weights have shape {list(weight.shape)}, by class; mean_of_probabilities alone can take these,"
+            " this rule takes one a voter or a vote"
+        )
+    if weight.shape in (votes, (voters, 1, classes)):
+        return weight.expand(votes)
+    fitting = [list(votes[:1]), list(votes[:2])] + ([[voters, 1, classes], list(votes)] if classwise else [])
+    expected = " or ".join(map(str, fitting))
+    raise WrongInput(f"the weights have shape {list(weight.shape)}; expected {expected}")
+
+
+def or_uniform(logprobs: Tensor, valid: Tensor) -> Tensor:
+    """Return ``logprobs`` [N, C] with every row that is not valid [N] made uniform."""
+    return torch.where(valid.unsqueeze(1), logprobs, -math.log(logprobs.shape[1]))
