@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ClientConfig
-from fd_flower.learn import predict, supervised
+from fd_flower.learn import supervised
 from fd_flower.turn import App, Turn, fit, reply
 from fd_flower.wire import PublicLogits
 
@@ -26,8 +26,7 @@ def train(message: Message, context: Context) -> Message:
     loss = fit(turn, supervised, turn.data.train)
     turn.measure("trained")
     index = turn.next_index
-    said = PublicLogits(index, predict(turn.model, turn.public[index], precision=turn.precision))
-    return reply(message, turn, said, loss=loss)
+    return reply(message, turn, PublicLogits(index, turn.predict(turn.public[index])), loss=loss)
 
 
 @app.evaluate()
@@ -39,8 +38,6 @@ def evaluate(message: Message, context: Context) -> Message:
 def hear(message: Message, context: Context) -> Turn:
     """Return the client's turn after it has digested what the server says (nothing in round one)."""
     turn = Turn.of(message, context)
-    said = PublicLogits.find(message.content)
-    if said is not None and turn.config.kd_weight:
-        fit(turn, partial(objective, config=turn.config), turn.public[said.index], said.values)
+    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
     turn.measure("heard")
     return turn

@@ -27,12 +27,15 @@ class Bounds:
         Feature size F.
     weights : Mapping[str, Mapping[str, Tensor]]
         Architecture -> its state dict, as the server knows it.
+    public : int | None
+        Number of public samples.
     """
 
     classes: int | None = None
     index: Tensor | None = None
     features: int | None = None
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    public: int | None = None
 
 
 class _Memo:
@@ -61,15 +64,25 @@ class Payload:
 
     kind: ClassVar[str]
 
+    named_by: ClassVar[str] = ""
+    """The text field that is in the record's name, ``<kind>.<text>``, where a message may hold several of a kind."""
+
     @property
     def name(self) -> str:
         """The record's name in a message."""
-        return self.kind
+        label = self._label
+        return f"{self.kind}.{label}" if label else self.kind
+
+    @property
+    def _label(self) -> str:
+        return str(getattr(self, self.named_by)) if self.named_by else ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor by its key in the record: ``field`` or ``field/name``."""
         flat: dict[str, Tensor] = {}
         for f in fields(self):
+            if f.name == self.named_by:
+                continue
             value = getattr(self, f.name)
             if isinstance(value, Mapping):
                 flat |= {f"{f.name}/{name}": tensor for name, tensor in value.items()}
@@ -81,7 +94,9 @@ class Payload:
     def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
         """Build the payload that ``tensors`` came from."""
         mappings = {f.name for f in fields(cls) if get_origin(f.type) is Mapping}
-        parts: dict[str, Tensor | dict[str, Tensor]] = {}
+        parts: dict[str, str | Tensor | dict[str, Tensor]] = {}
+        if cls.named_by:
+            parts[cls.named_by] = name.partition(".")[2]
         for key, tensor in flat.items():
             head, _, name = key.partition("/")
             if head in mappings:
@@ -91,8 +106,9 @@ class Payload:
         try:
             return cls(**parts)  # type: ignore[arg-type]
         except TypeError:
-            expected = ", ".join(f.name for f in fields(cls))
-            raise WrongInput(f"{cls.kind} has the fields {sorted(parts)}; expected {expected}") from None
+            expected = ", ".join(f.name for f in fields(cls) if f.name != cls.named_by)
+            got = sorted(parts.keys() - {cls.named_by})
+            raise WrongInput(f"{cls.kind} has the fields {got}; expected {expected}") from None
 
     @property
     def record(self) -> ArrayRecord:
@@ -129,7 +145,7 @@ class Payload:
 
     @classmethod
     def _is(cls, name: str) -> bool:
-        return name == cls.kind
+        return name == cls.kind or (bool(cls.named_by) and name.startswith(f"{cls.kind}."))
 
     @classmethod
     def all(cls, content: "RecordDict | Sequence[Payload]") -> "list[Self]":

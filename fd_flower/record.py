@@ -21,6 +21,7 @@ from fd_flower.replies import Reply
 from fd_flower.results import RunFolder
 from fd_flower.results.metrics import measure
 from fd_flower.versions import versions
+from fd_flower.votes import Figure
 from fd_flower.wire import Weights
 from fd_flower.world import World
 
@@ -97,8 +98,8 @@ class Record:
         self.begin(number, [c.id for c in self._host.clients], self._host)
         self.closing = True
 
-    def end(self, replies: Sequence[Reply], metrics: MetricRecord) -> None:
-        """Keep the lines of a round, or of the closing message, until it is measured."""
+    def end(self, replies: Sequence[Reply], metrics: MetricRecord, notes: Mapping[str, Mapping[str, Figure]]) -> None:
+        """Keep the lines of a round, or of the closing message, until it is measured; notes by client ("": all)."""
         said, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
         silent = set(self._asked) - {r.client.id for r in replies} - failed.keys()
@@ -114,11 +115,13 @@ class Record:
                 "bytes": {"up": said.up, "down": said.down, "wire": said.wire},
                 "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
                 "global": None,
+                **_diagnostics(notes, ""),
             }
         )
         for reply, (plain, measures) in zip(replies, figures, strict=True):
             line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
-            self._lines.append({**line, "metrics": plain, "measures": measures})
+            told = _diagnostics(notes, reply.client.id)
+            self._lines.append({**line, "metrics": plain, "measures": measures, **told})
 
     def judge(
         self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
@@ -186,6 +189,10 @@ def _described(settings: Settings, world: World) -> dict[str, Any]:
     """Say which data a run is about, and which copy of it: the start of its test set's SHA-256."""
     said = {key: value for key, value in settings.tree()["data"].items() if value is not None}
     return said if world.test is None else {**said, "copy": checksum(world.test)[:12]}
+
+
+def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:
+    return {"diagnostics": dict(notes[who])} if who in notes else {}
 
 
 def _figures(reply: Reply) -> tuple[dict[str, float], dict[str, dict[str, float]]]:

@@ -1,7 +1,7 @@
 """The abstract Strategy: Flower's hooks done once, so that a method fills in three of its own."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from logging import INFO, WARNING
@@ -28,7 +28,8 @@ from fd_flower.replies import Reply, checked, mean_metrics
 from fd_flower.requirements import check_clients, check_guests, check_public
 from fd_flower.rng import numpy_rng, seed_of, seeded, torch_rng
 from fd_flower.task import Task, share
-from fd_flower.wire import Bounds, Knowledge, Payload, Private, Weights, pack
+from fd_flower.votes import Figure, tally
+from fd_flower.wire import Bounds, Knowledge, Payload, Private, PublicIndex, Weights, pack
 from fd_flower.world import World, described, device, for_devices, load_task
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -96,6 +97,9 @@ class Strategy(FlowerStrategy, ABC):
     summable: ClassVar[tuple[type[Payload], ...]] = ()
     """Kinds of which the method only ever takes a weighted mean."""
 
+    predicts: ClassVar[bool] = False
+    """Whether clients predict on public samples, which a round's message then names."""
+
     def __init__(self, config: ServerConfig | None = None, task: Task | None = None, run: Run | None = None) -> None:
         run = run or Run()
         stem = type(self).__module__.rpartition(".")[2]
@@ -137,6 +141,9 @@ class Strategy(FlowerStrategy, ABC):
         self._shown: ArrayRecord | None = None
         self._started = False
         self._described = False
+        self._notes: dict[str, dict[str, Figure]] = {}
+        self._votes: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self.round_index = torch.empty(0, dtype=torch.int64)
 
     @cached_property
     def world(self) -> World:
@@ -170,6 +177,23 @@ class Strategy(FlowerStrategy, ABC):
     ) -> Sequence[Payload | Private]:
         """Return what the server knows after an exchange that is not the round's last."""
         return [*knowledge.public, *map(Private, knowledge.private)]
+
+    def public_index(self, round: int) -> torch.Tensor:
+        """Return which public samples a round is about, int64 [N], rising: by default a fresh seeded subset."""
+        return self.world.public_index(round)
+
+    def note(self, figures: Mapping[str, Figure], client: str = "") -> None:
+        """Write figures into the round's line, or into a client's: what the method saw, which changes nothing."""
+        self._notes.setdefault(client, {}).update(figures)
+
+    def note_votes(
+        self, logprobs: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor
+    ) -> None:
+        """Note who was trusted where: the replies' votes [U, N, C] and mask [U, N], the teacher [N, C] and validity [N].
+
+        What is written is ``fd_flower.votes.tally`` of them, by true class where the experimenter knows the classes.
+        """
+        self._votes = (logprobs, mask, teacher, valid)
 
     def first_weights(self, model: str, name: str = "") -> Weights:
         """Return the weights of an architecture before round one: the user's ``initial_arrays``, or the seeded ones."""
@@ -289,6 +313,9 @@ class Strategy(FlowerStrategy, ABC):
         self.clients = self._host.clients
         asked = self._sample(number)
         self._record.begin(number, [c.id for c in asked], self._host)
+        self._notes, self._votes = {}, None
+        if self.predicts:
+            self.round_index = self.public_index(number)
         for place, exchange in enumerate(self.exchanges[:-1]):
             letters = self._letters(asked, number, place, exchange, config)
             replies = self._usable(self._host.send_and_receive(letters, timeout=self._timeout), number)
@@ -305,8 +332,9 @@ class Strategy(FlowerStrategy, ABC):
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)):
             self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
+        self._count_votes(usable)
         metrics = mean_metrics(usable)
-        self._record.end(usable, metrics)
+        self._record.end(usable, metrics, self._notes)
         return self._show(), metrics
 
     def configure_evaluate(
@@ -326,7 +354,7 @@ class Strategy(FlowerStrategy, ABC):
             return None
         usable = self._read(replies, server_round + self._offset)
         metrics = mean_metrics(usable)
-        self._record.end(usable, metrics)
+        self._record.end(usable, metrics, {})
         return metrics
 
     def _end_of_round(self, theirs: EvaluateFn | None) -> EvaluateFn:
@@ -390,8 +418,9 @@ class Strategy(FlowerStrategy, ABC):
             }
         )
         letters = []
+        announced = [PublicIndex(self.round_index)] if self.predicts and not closing else []
         for client in clients:
-            content = pack(*self.knowledge_for(client, self.knowledge))
+            content = pack(*self.knowledge_for(client, self.knowledge), *announced)
             content["config"] = told
             letters.append(Message(content, client.number + 1, kind))
         return letters
@@ -407,8 +436,11 @@ class Strategy(FlowerStrategy, ABC):
 
     def _read(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
         """Check every reply; those with errors, or without these kinds, are named, recorded and left out."""
-        index = self.world.public_index(number) if self.needs.public else None
-        bounds = Bounds(index=index, weights={w.model: w.values for w in Weights.all(self.knowledge)})
+        bounds = Bounds(
+            index=self.round_index if self.predicts else None,
+            weights={w.model: w.values for w in Weights.all(self.knowledge)},
+            public=len(self.world.public or ()) if self.needs.public else None,
+        )
         usable = []
         said = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
         for client, message in sorted(said, key=lambda pair: natural(pair[0].id)):
@@ -424,6 +456,16 @@ class Strategy(FlowerStrategy, ABC):
                 log(WARNING, "round %s: client %s is left out: %s", number, client.id, error)
                 self._record.failed[client.id] = str(error)
         return usable
+
+    def _count_votes(self, replies: Sequence[Reply]) -> None:
+        if self._votes is None:
+            return
+        labels = self.world.public_labels
+        known = None if labels is None else labels[self.round_index]
+        whole, own = tally(*self._votes, known, torch.tensor([reply.client.counts for reply in replies]) > 0)
+        self.note(whole)
+        for reply, figures in zip(replies, own, strict=True):
+            self.note(figures, reply.client.id)
 
     def _evaluate(self, number: int) -> MetricRecord | None:
         """Measure the server's model, or the mean over one a architecture, where the method has one."""

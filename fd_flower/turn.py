@@ -1,7 +1,7 @@
 """A client's turn: what it has while it learns, and the ClientApp that puts the turn around each message."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -23,7 +23,7 @@ from fd_flower.results.metrics import measure
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples
 from fd_flower.versions import sources, versions
-from fd_flower.wire import Payload, Weights, pack
+from fd_flower.wire import Payload, PublicIndex, PublicLogits, Weights, pack
 from fd_flower.world import World, world
 
 RAISED = 2
@@ -31,6 +31,9 @@ RAISED = 2
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there."""
+
+Predictor = Module | Callable[[Samples], Tensor]
+"""A model, or a function from samples to log-probabilities [N, C]."""
 
 _current: ContextVar["Turn"] = ContextVar("turn")
 
@@ -62,9 +65,11 @@ class Turn:
         self._said = said
         self._moment = (self.round, int(said.get("exchange", 0)))  # type: ignore[arg-type]
         self._memory = memory
+        self._content = content
         self._personal = False
         self._asked = False
         self._module: Module | None = None
+        self._modules: dict[str, Module] = {}
 
     @staticmethod
     def of(message: Message, context: Context) -> "Turn":
@@ -90,8 +95,15 @@ class Turn:
 
     @property
     def next_index(self) -> Tensor:
-        """The public samples to predict on now, int64 [N]."""
-        return self.world.public_index(self.round)
+        """The public samples to predict on now, int64 [N], rising."""
+        index = PublicIndex.need(self._content).index
+        if len(index) and int(index[-1]) >= len(self.public):
+            raise WrongInput(f"the round is about public sample {int(index[-1])}; there are {len(self.public)} here")
+        return index
+
+    def encoded(self, samples: Samples) -> Tensor:
+        """Return what `data.encoder` sees of samples: float64 [N, D]."""
+        return self.world.encoded(samples)
 
     @cached_property
     def classes(self) -> int:
@@ -111,6 +123,23 @@ class Turn:
                 else self.world.load(self.architecture, self.world.initial(self.architecture))
             )
         return self._module  # type: ignore[return-value]
+
+    def module(self, name: str, build: Callable[[], Module]) -> Module:
+        """Return a further personal module, kept from turn to turn under this name; every client's starts the same.
+
+        Parameters
+        ----------
+        name : str
+            Its name in the client's memory; ``model`` is taken.
+        build : Callable[[], Module]
+            Makes it, once a process and architecture; what it draws is seeded.
+        """
+        key = f"{self.architecture} + {name}"
+        self.world.module(key, build)
+        own = {k.removeprefix(f"{name}/"): t for k, t in self._tensors.items() if k.startswith(f"{name}/")}
+        start = own or self.world.initial(key)
+        self._modules[name] = self.world.load(key, start, copy=not own)
+        return self._modules[name]
 
     def shared(self, weights: Weights | None) -> Module:
         """Return a model with these weights (None: those that every client starts from); it is not kept."""
@@ -153,14 +182,35 @@ class Turn:
 
     # --- what is measured
 
-    def measure(self, moment: str, model: Module | None = None) -> None:
-        """Measure the turn's model (or the one given), where this moment is asked for in this round."""
+    def measure(
+        self,
+        moment: str,
+        model: Predictor | None = None,
+        *,
+        shared: Predictor | None = None,
+        others: Mapping[str, Predictor] | None = None,
+    ) -> None:
+        """Measure, where this moment is asked for in this round.
+
+        Parameters
+        ----------
+        moment : str
+            ``heard`` or ``trained``.
+        model : Predictor | None
+            A model, or a function that returns a model's log-probabilities [N, C] on samples; None: the turn's model.
+        shared : Predictor | None
+            What speaks for the client on everybody's classes, where that is not the same.
+        others : Mapping[str, Predictor] | None
+            What else to measure (heads, say), by name.
+        """
         if moment not in str(self._said.get("measure", "")).split(","):
             return
-        figures = self._figures(model or self._module or self.model)
+        figures = self._figures(model or self._module or self.model, shared)
+        for name, other in (others or {}).items():
+            figures |= {f"{name}/{key}": value for key, value in self._figures(other).items()}
         self.measures |= {f"{moment}/{name}": value for name, value in figures.items()}
 
-    def _figures(self, model: Module) -> dict[str, float]:
+    def _figures(self, model: Predictor, shared: Predictor | None = None) -> dict[str, float]:
         """Measure on own parts, and on everybody's where the method has no server model that stands for all."""
         everybody = bool(self._said.get("global", False))
         seen = {}
@@ -168,13 +218,13 @@ class Turn:
             whole, own = self.world.pooled if everybody else {}, getattr(self.data, part)
             if part in whole:
                 rows = self.world.pooled_rows(self.client, part)
-                pooled = self._predict(model, whole[part])
-                seen[name] = (pooled[rows], own.labels)
+                pooled = self.predict(whole[part], shared or model)
+                seen[name] = (pooled[rows] if shared is None else self.predict(own, model), own.labels)
                 seen["pooled" if part == "test" else "pooled_validation"] = (pooled, whole[part].labels)
             else:
-                seen[name] = (self._predict(model, own), own.labels)
+                seen[name] = (self.predict(own, model), own.labels)
         if everybody and (test := self.world.test_part(int(self._said.get("test-limit", 0)))) is not None:  # type: ignore[arg-type]
-            seen["global"] = (self._predict(model, test), test.labels)
+            seen["global"] = (self.predict(test, shared or model), test.labels)
         figures = {}
         for name, (logprobs, labels) in seen.items():
             if len(labels) == 0:
@@ -186,8 +236,29 @@ class Turn:
                 figures |= {f"{prefix}{k}": got[k] for k in ("nll", "ece")}
         return figures
 
-    def _predict(self, model: Module, samples: Samples) -> Tensor:
-        return predict(model, samples, precision=self.precision)
+    def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
+        """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
+        model = model or self._module or self.model
+        return predict(model, samples, precision=self.precision) if isinstance(model, Module) else model(samples)
+
+    def digest(self, objective: Objective, said: PublicLogits | None) -> float | None:
+        """Learn from what is said about public samples, by the knobs of the distillation loop.
+
+        Parameters
+        ----------
+        objective : Objective
+            ``(model, x, y, teacher)`` with a teacher of log-probabilities [B, C].
+        said : PublicLogits | None
+            What the server says.
+
+        Returns
+        -------
+        float | None
+            The mean loss; None where there is nothing to learn: nothing said, about no sample, or ``kd_weight`` 0.
+        """
+        if said is None or not len(said.index) or not self.config.kd_weight:
+            return None
+        return fit(self, objective, self.public[said.index], said.values)
 
     # --- what is kept
 
@@ -197,6 +268,8 @@ class Turn:
             return
         if self._personal:
             self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
+        for name, module in self._modules.items():
+            self._tensors.update({f"{name}/{k}": t for k, t in module.state_dict().items()})
         self._memory.write(self._moment, self._tensors)
 
 

@@ -17,6 +17,26 @@ from torch import Tensor
 from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
 from fd_flower.payload import Bounds, Payload
+from fd_flower.predictions import PublicHeads, PublicIndex, PublicLabels, PublicLogits, PublicVotes, stack
+
+__all__ = [
+    "Bounds",
+    "ClassLogits",
+    "Knowledge",
+    "Payload",
+    "Private",
+    "Prototypes",
+    "PublicHeads",
+    "PublicIndex",
+    "PublicLabels",
+    "PublicLogits",
+    "PublicVotes",
+    "Weights",
+    "kind_of",
+    "pack",
+    "stack",
+    "unpack",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,13 +52,9 @@ class Weights(Payload):
     """
 
     kind: ClassVar[str] = "arrays"
+    named_by: ClassVar[str] = "model"
     values: Mapping[str, Tensor]
     model: str = ""
-
-    @property
-    def name(self) -> str:
-        """``arrays``, or ``arrays.<model>``."""
-        return f"{self.kind}.{self.model}" if self.model else self.kind
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state dict."""
@@ -48,10 +64,6 @@ class Weights(Payload):
     def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
         """Build from a record's name and its tensors."""
         return cls(dict(flat), name.partition(".")[2])
-
-    @classmethod
-    def _is(cls, name: str) -> bool:
-        return name == cls.kind or name.startswith(f"{cls.kind}.")
 
     def check(self, bounds: Bounds) -> None:
         """Refuse values that are not finite, and keys, shapes or types that differ from the server's own."""
@@ -112,40 +124,6 @@ class ClassLogits(Payload):
         super().check(bounds)
         if bool((self.counts < 0).any()):
             raise WrongInput(f"{self.name} has counts below 0")
-
-
-@dataclass(frozen=True, eq=False)
-class PublicLogits(Payload):
-    """Log-probabilities on public samples.
-
-    Attributes
-    ----------
-    index : Tensor
-        [N] int64: which public samples.
-    values : Tensor
-        [N, C] float32: log-probabilities at temperature 1.
-    mask : Tensor | None
-        [N] bool: which rows say something; None: all.
-    """
-
-    kind: ClassVar[str] = "public-logits"
-    index: Tensor
-    values: Tensor
-    mask: Tensor | None = None
-
-    def check(self, bounds: Bounds) -> None:
-        """Refuse another number of classes or rows, unknown samples and values that are not finite."""
-        self._integers("index", self.index)
-        self._shape("index", self.index, None if bounds.index is None else len(bounds.index))
-        if bounds.index is not None and not torch.equal(self.index, bounds.index):
-            raise WrongInput(f"{self.name} is about other public samples than the round's")
-        self._shape("values", self.values, len(self.index), bounds.classes)
-        self._floats("values", self.values)
-        if self.mask is not None:
-            self._shape("mask", self.mask, len(self.index))
-            if self.mask.dtype is not torch.bool:
-                raise WrongInput(f"{self.name} has 'mask' of {self.mask.dtype}; expected torch.bool")
-        super().check(bounds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +217,7 @@ class Knowledge(Sequence[Payload]):
         """Return this knowledge with what a shown record says laid over it."""
         flat = {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
         weights = [p for p in self.public if isinstance(p, Weights)]
-        if len(weights) > 1 or any(key.partition("/")[0] in KINDS for key in flat):
+        if len(weights) > 1 or any(key.partition("/")[0].partition(".")[0] in KINDS for key in flat):
             new = Knowledge.of(flat).public
         else:
             new = [Weights(flat, weights[0].model if weights else "")] if flat else []
@@ -248,7 +226,10 @@ class Knowledge(Sequence[Payload]):
         return Knowledge([*new, *kept, *map(Private, self.private)])
 
 
-KINDS: dict[str, type[Payload]] = {k.kind: k for k in Payload.__subclasses__()}
+KINDS: dict[str, type[Payload]] = {
+    kind.kind: kind
+    for kind in (Weights, ClassLogits, Prototypes, PublicIndex, PublicLogits, PublicLabels, PublicVotes, PublicHeads)
+}
 
 
 def kind_of(name: str) -> type[Payload]:
@@ -257,12 +238,6 @@ def kind_of(name: str) -> type[Payload]:
     if kind is None:
         raise WrongInput(f"there is no kind '{name}' on the wire; known: {', '.join(KINDS)}")
     return kind
-
-
-def stack(said: Sequence[PublicLogits]) -> tuple[Tensor, Tensor]:
-    """Return several clients' log-probabilities on the same samples as [U, N, C], and their masks as [U, N]."""
-    masks = [torch.ones(len(p.index), dtype=torch.bool) if p.mask is None else p.mask.bool() for p in said]
-    return torch.stack([p.values for p in said]), torch.stack(masks)
 
 
 def pack(*payloads: Payload) -> RecordDict:

@@ -68,7 +68,17 @@ class World:
 
     @cached_property
     def public(self) -> Samples | None:
-        """The public samples, or None."""
+        """The public samples, or None; without their labels, unless the method cannot do without."""
+        labelled = methods.strategy(self.settings.method).needs.labels
+        return self._public if labelled or self._public is None else replace(self._public, y=None)
+
+    @property
+    def public_labels(self) -> Tensor | None:
+        """The public samples' classes [N], on the CPU, where they are known: for the experimenter's figures alone."""
+        return None if self._public is None or self._public.y is None else self._public.labels.cpu()
+
+    @cached_property
+    def _public(self) -> Samples | None:
         return None if self.task.public is None else self._resident(self.task.public())
 
     @cached_property
@@ -132,11 +142,11 @@ class World:
 
     # --- models
 
-    def module(self, name: str) -> Module:
-        """Return the one resident module of an architecture."""
+    def module(self, name: str, build: Callable[[], Module] | None = None) -> Module:
+        """Return the one resident module of an architecture, or of a name that ``build`` makes a module for."""
         if name not in self._modules:
             with seeded(seed_of(self.settings.run.seed, "model", name), self.device):
-                module = self.task.model(name).to(self.device)
+                module = (build() if build else self.task.model(name)).to(self.device)
             self._modules[name] = module
             self._initial[name] = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
             self._slots[name] = list(_slots(module))
@@ -230,10 +240,9 @@ def join(parts: Sequence[Samples]) -> Samples:
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
     """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
     config, seed = settings.data, settings.run.seed
-    labels = methods.strategy(settings.method).needs.labels
     if folder is None or config.public == "held-out":
         whole = data.federation(config, seed)
-        public = whole.public_labelled if labels else whole.public
+        public = whole.public_labelled or whole.public
     if folder is None:
         shape, classes = whole.shape, whole.classes
         own: Callable[[str], Data] = whole.data
@@ -244,9 +253,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
         own, test = partial(_of_device, folder, settings, client), _named_test(settings)
         if config.public != "held-out":
             outside = data.elsewhere(config, seed, shape, pictures.class_names)
-            public = outside.labelled if labels else outside.samples
-    if labels and public is None and config.public != "none":
-        raise WrongInput(f"{settings.method} needs public labels and data.public={config.public} has none")
+            public = outside.labelled or outside.samples
 
     def model(name: str) -> Module:
         return models.build(name, shape, classes, settings.model.features, seed=seed)

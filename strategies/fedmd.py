@@ -13,13 +13,14 @@ from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 class FedMD(Strategy):
     """The mean of the clients' logits on the round's public samples."""
 
-    needs, measured, summable = Needs(public=True), "heard", (PublicLogits,)
+    needs, measured, summable, predicts = Needs(public=True), "heard", (PublicLogits,), True
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate")."""
-        heard = [PublicLogits.need(reply.content) for reply in replies]
-        mean, _ = mean_of_logits(*stack(heard))
-        return [PublicLogits(heard[0].index, mean)]
+        votes = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
+        mean, valid = mean_of_logits(*votes)
+        self.note_votes(*votes, mean, valid)
+        return [PublicLogits(self.round_index[valid], mean[valid])]
 
 
 Method = FedMD

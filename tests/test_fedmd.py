@@ -10,6 +10,7 @@ from fd_flower.client_apps.fedmd import objective
 from tiny import TINY, said, strategy
 
 from fd_flower import methods
+from fd_flower import turn as turns
 from fd_flower.config import settings
 from fd_flower.errors import WrongInput
 from fd_flower.rng import torch_rng
@@ -33,7 +34,7 @@ def test_the_consensus_is_the_softmax_of_the_mean_logits():
     """
     first, second = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 0.0]])
     heard = [said(str(i), PublicLogits(INDEX, z.log_softmax(1))) for i, z in enumerate((first, second))]
-    (consensus,) = strategy("fedmd").aggregate(heard, Knowledge(), round=1)
+    (consensus,) = strategy("fedmd", INDEX).aggregate(heard, Knowledge(), round=1)
     assert torch.equal(consensus.index, INDEX)
     e = math.e
     torch.testing.assert_close(consensus.values.exp(), torch.tensor([[1 / (1 + e), e / (1 + e)], [0.5, 0.5]]))
@@ -42,7 +43,7 @@ def test_the_consensus_is_the_softmax_of_the_mean_logits():
 def test_every_client_counts_the_same_whatever_its_examples():
     rows = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
     few, many = (
-        strategy("fedmd").aggregate(
+        strategy("fedmd", INDEX).aggregate(
             [said("0", PublicLogits(INDEX, rows[0]), examples=n), said("1", PublicLogits(INDEX, rows[1]))],
             Knowledge(),
             round=1,
@@ -55,7 +56,7 @@ def test_every_client_counts_the_same_whatever_its_examples():
 
 def test_one_client_is_its_own_consensus():
     rows = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).log_softmax(1)
-    (consensus,) = strategy("fedmd").aggregate([said("0", PublicLogits(INDEX, rows))], Knowledge(), round=1)
+    (consensus,) = strategy("fedmd", INDEX).aggregate([said("0", PublicLogits(INDEX, rows))], Knowledge(), round=1)
     torch.testing.assert_close(consensus.values, rows)
 
 
@@ -63,7 +64,7 @@ def test_the_server_keeps_no_older_consensus():
     """FL-bench appends every round's public batch to one list, so that clients digest round one's for ever."""
     rows = torch.zeros(2, 2).log_softmax(1)
     before = Knowledge([PublicLogits(torch.tensor([0, 1]), rows)])
-    after = strategy("fedmd").aggregate([said("0", PublicLogits(INDEX, rows))], before, round=2)
+    after = strategy("fedmd", INDEX).aggregate([said("0", PublicLogits(INDEX, rows))], before, round=2)
     assert [type(p) for p in after] == [PublicLogits]
     assert torch.equal(after[0].index, INDEX)
 
@@ -105,6 +106,7 @@ def fits(monkeypatch):
         return real(turn, objective, samples, teacher)
 
     monkeypatch.setattr(fedmd, "fit", listen)
+    monkeypatch.setattr(turns, "fit", listen)  # what a turn's `digest` calls
     return heard
 
 
@@ -195,7 +197,7 @@ def test_only_predictions_travel():
     """20 rows of 10 float32 values and an int64 number: 20 * 48 = 960 bytes a client, and names on top."""
     lines = tiny.rounds(tiny.run("fedmd", TINY))
     assert [list(line["bytes"]["up"]) for line in lines] == [["public-logits"]] * 2
-    assert [list(line["bytes"]["down"]) for line in lines] == [[], ["public-logits"]]
+    assert [list(line["bytes"]["down"]) for line in lines] == [["public-index"], ["public-logits", "public-index"]]
     assert 0 <= lines[0]["bytes"]["up"]["public-logits"] / 3 - 960 < 400
 
 

@@ -20,7 +20,11 @@ from fd_flower.wire import (
     Payload,
     Private,
     Prototypes,
+    PublicHeads,
+    PublicIndex,
+    PublicLabels,
     PublicLogits,
+    PublicVotes,
     Weights,
     pack,
     stack,
@@ -46,7 +50,12 @@ SAID: dict[str, Payload] = {
         torch.zeros(3, 3).double(), torch.ones(3).double(), {"0": 1, "lab/7": 2}
     ),
     "public logits": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1)),
-    "masked public logits": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1), torch.tensor([True, False])),
+    "public logits of one of several": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1), "lab/7"),
+    "public logits on no sample": PublicLogits(INDEX[:0], torch.zeros(0, 3)),
+    "public index": PublicIndex(INDEX),
+    "public labels": PublicLabels.top(INDEX, torch.rand(2, 3)),
+    "public votes": PublicVotes(torch.tensor([True, False, False, True, True])),
+    "public heads": PublicHeads(INDEX, torch.rand(2, 4, 3).log_softmax(2), torch.rand(2, 4)),
     "prototypes": Prototypes(torch.rand(3, 4), torch.tensor([5, 0, 1])),
 }
 
@@ -116,7 +125,7 @@ def test_bytes_that_are_no_array_are_refused(data: bytes):
 
 # --- checked before use
 
-BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS})
+BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS}, public=5)
 
 
 def weights(**changes: Tensor) -> Weights:
@@ -139,12 +148,20 @@ def test_what_is_well_formed_passes(name: str):
         (ClassLogits(torch.zeros(3, 3).double(), torch.ones(3).bool()), "'counts' of torch.bool; expected"),
         (PublicLogits(INDEX + 1, torch.zeros(2, 3)), "other public samples than the round's"),
         (PublicLogits(INDEX.float(), torch.zeros(2, 3)), "'index' of torch.float32; expected integers"),
-        (PublicLogits(INDEX[:1], torch.zeros(1, 3)), r"'index' of shape \[1\]; expected \[2\]"),
+        (PublicLogits(INDEX[:, None], torch.zeros(2, 3)), r"'index' of shape \[2, 1\]; expected \[any\]"),
+        (PublicLogits(INDEX.flip(0), torch.zeros(2, 3)), "'index' out of order"),
+        (PublicLogits(INDEX[[0, 0]], torch.zeros(2, 3)), "'index' out of order"),
+        (PublicLogits(INDEX, torch.zeros(1, 3)), r"'values' of shape \[1, 3\]; expected \[2, 3\]"),
         (PublicLogits(INDEX, torch.zeros(2, 5)), r"'values' of shape \[2, 5\]; expected \[2, 3\]"),
         (PublicLogits(INDEX, torch.full((2, 3), torch.inf)), "'values' that are not finite"),
         (PublicLogits(INDEX, torch.zeros(2, 3).int()), "'values' of torch.int32; expected"),
-        (PublicLogits(INDEX, torch.zeros(2, 3), torch.ones(3).bool()), r"'mask' of shape \[3\]; expected \[2\]"),
-        (PublicLogits(INDEX, torch.zeros(2, 3), torch.ones(2)), "'mask' of torch.float32; expected"),
+        (PublicLabels(INDEX, torch.tensor([0, 3]).short(), torch.tensor(3)), "'labels' outside 0 to 2"),
+        (PublicLabels(INDEX, torch.tensor([0]).short(), torch.tensor(3)), r"'labels' of shape \[1\]; expected \[2\]"),
+        (PublicLabels(INDEX, torch.tensor([0, 3]).short(), torch.tensor(4)), "about 4 classes; expected 3"),
+        (PublicVotes(torch.ones(4).bool()), r"'mask' of shape \[4\]; expected \[5\]"),
+        (PublicVotes(torch.ones(5)), "'mask' of torch.float32; expected torch.bool"),
+        (PublicHeads(INDEX, torch.zeros(2, 4, 5), torch.zeros(2, 4)), r"'values' of shape \[2, 4, 5\]; expected"),
+        (PublicHeads(INDEX, torch.zeros(2, 4, 3), torch.zeros(2, 5)), r"'features' of shape \[2, 5\]; expected"),
         (Prototypes(torch.zeros(3, 5), torch.ones(3).long()), r"'values' of shape \[3, 5\]; expected \[3, 4\]"),
         (Prototypes(torch.zeros(3, 4), torch.ones(3)), "'counts' of torch.float32; expected integers"),
         (Prototypes(torch.zeros(3, 4), torch.tensor([-1, 0, 1])), "'counts' outside 0 to any"),
@@ -238,9 +255,16 @@ def test_a_record_that_was_changed_is_decoded_anew():
 
 
 def test_replies_on_the_same_samples_are_stacked():
-    values, mask = stack([SAID["public logits"], SAID["masked public logits"]])
-    assert values.shape == (2, 2, 3)
-    assert mask.tolist() == [[True, True], [True, False]]
+    """Whoever says nothing about a sample has no vote there; a hard label is all of the probability."""
+    rows = torch.rand(3, 3).log_softmax(1)
+    index = torch.tensor([1, 4, 6])
+    votes = [PublicLogits(index, rows), PublicLogits(index[1:2], rows[:1]), PublicLabels.top(index[2:], rows[:1])]
+    values, mask = stack(votes, index)
+    assert mask.tolist() == [[True, True, True], [False, True, False], [False, False, True]]
+    assert torch.equal(values[0], rows)
+    assert torch.equal(values[1, 1], rows[0])
+    assert values[2, 2].exp().tolist() == [float(i == int(rows[0].argmax())) for i in range(3)]
+    assert stack([PublicLogits(index[:0], rows[:0])], index)[1].tolist() == [[False] * 3]
 
 
 @pytest.mark.parametrize("made", [True, False])

@@ -99,9 +99,15 @@ def said(client: str, *payloads: Payload, examples: int = 1, model: str = "") ->
     return Reply(Client(client, int(client), model), pack(*payloads), examples)
 
 
-def strategy(method: str, **changes: Any) -> Strategy:
-    """Return a method's strategy with the recipe's values and these changes, outside of any run."""
-    return methods.strategy(method)(methods.config(method, "server", **changes), run=Run(device="cpu"))
+def strategy(method: str, index: Tensor | None = None, **changes: Any) -> Strategy:
+    """Return a method's strategy with the recipe's values and these changes, outside of any run.
+
+    ``index`` is what the round is about, where the method's clients predict on public samples.
+    """
+    made = methods.strategy(method)(methods.config(method, "server", **changes), run=Run(device="cpu"))
+    if index is not None:
+        made.round_index = index
+    return made
 
 
 class Echo(nn.Module):
