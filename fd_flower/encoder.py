@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 # torchvision is imported where it is used: that takes a second, and the other encoders do without.
 
 LAYOUT = 1  # of the cached files and of how they are trained: raise it when either changes
-EPOCHS = 4
+EPOCHS = 5
 BATCH = 128
 LR = 0.1
 TEST_SHARE = 0.2  # of a source that has no test rows of its own
