@@ -136,25 +136,32 @@ class PublicHeads(_Public):
         [M] int64, rising: which public samples.
     values : Tensor
         [M, H, C] float32: log-probabilities of the main head and the auxiliary ones, in their order.
-    features : Tensor
-        [M, F] float32: embeddings.
+    features : Tensor | None
+        [M, F] float32: embeddings; None where nobody asks for them.
     client : str
         Whose, where there are several.
+    round : Tensor | None
+        [] int64: of which round, where they are kept for later ones.
     """
 
     kind: ClassVar[str] = "public-heads"
     named_by: ClassVar[str] = "client"
     values: Tensor
-    features: Tensor
+    features: Tensor | None = None
     client: str = ""
+    round: Tensor | None = None
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes, features or rows, unknown samples and values that are not finite."""
         super().check(bounds)
         self._shape("values", self.values, len(self.index), None, bounds.classes)
-        self._shape("features", self.features, len(self.index), bounds.features)
         self._floats("values", self.values)
-        self._floats("features", self.features)
+        if self.features is not None:
+            self._shape("features", self.features, len(self.index), bounds.features)
+            self._floats("features", self.features)
+        if self.round is not None:
+            self._shape("round", self.round)
+            self._integers("round", self.round)
 
 
 def stack(said: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tuple[Tensor, Tensor]:

@@ -56,6 +56,7 @@ SAID: dict[str, Payload] = {
     "public labels": PublicLabels.top(INDEX, torch.rand(2, 3)),
     "public votes": PublicVotes(torch.tensor([True, False, False, True, True])),
     "public heads": PublicHeads(INDEX, torch.rand(2, 4, 3).log_softmax(2), torch.rand(2, 4)),
+    "public heads that are kept": PublicHeads(INDEX, torch.zeros(2, 4, 3), client="7", round=torch.tensor(3)),
     "prototypes": Prototypes(torch.rand(3, 4), torch.tensor([5, 0, 1])),
 }
 
@@ -162,6 +163,7 @@ def test_what_is_well_formed_passes(name: str):
         (PublicVotes(torch.ones(5)), "'mask' of torch.float32; expected torch.bool"),
         (PublicHeads(INDEX, torch.zeros(2, 4, 5), torch.zeros(2, 4)), r"'values' of shape \[2, 4, 5\]; expected"),
         (PublicHeads(INDEX, torch.zeros(2, 4, 3), torch.zeros(2, 5)), r"'features' of shape \[2, 5\]; expected"),
+        (PublicHeads(INDEX, torch.zeros(2, 4, 3), round=torch.tensor(0.5)), "'round' of torch.float32; expected integers"),
         (Prototypes(torch.zeros(3, 5), torch.ones(3).long()), r"'values' of shape \[3, 5\]; expected \[3, 4\]"),
         (Prototypes(torch.zeros(3, 4), torch.ones(3)), "'counts' of torch.float32; expected integers"),
         (Prototypes(torch.zeros(3, 4), torch.tensor([-1, 0, 1])), "'counts' outside 0 to any"),
