@@ -30,6 +30,8 @@ class Needs:
         Their labels.
     same_model : bool
         One architecture for all clients.
+    headed : bool
+        Models with ``features`` and a linear ``head``.
     features : bool
         One feature size for all clients, and models with ``features`` and a linear ``head``.
     single_replies : bool
@@ -39,6 +41,7 @@ class Needs:
     public: bool = False
     labels: bool = False
     same_model: bool = False
+    headed: bool = False
     features: bool = False
     single_replies: bool = False
 

@@ -25,6 +25,11 @@ def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
     if needs.same_model and len(names) > 1:
         raise WrongInput(f"{method} needs one architecture for all clients; got {', '.join(names)}")
     sizes = {c.model: c.features for c in clients}
+    if needs.headed and (plain := sorted(model for model, size in sizes.items() if not size)):
+        raise WrongInput(
+            f"{method} needs models with features(x) and a linear head, model(x) being head(features(x));"
+            f" got '{plain[0]}' without them"
+        )
     if needs.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
         told = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
         raise WrongInput(f"{method} needs one feature size for all models; got {told}: set model.features")
