@@ -273,15 +273,22 @@ class Turn:
         self._memory.write(self._moment, self._tensors)
 
 
-def fit(turn: Turn, objective: Objective, samples: Samples, teacher: Tensor | None = None) -> float:
-    """Train the turn's model by the client's knobs and return the mean loss.
+def fit(
+    turn: Turn,
+    objective: Objective,
+    samples: Samples,
+    teacher: Tensor | None = None,
+    *,
+    model: Module | None = None,
+) -> float:
+    """Train a model (None: the turn's) by the client's knobs and return the mean loss.
 
     Without a teacher these are the knobs of private training (``client.epochs``, ``client.batch``, ...); with one,
     a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...).
     A newcomer's first private training begins with ``client.warmup`` steps on its labels alone.
     """
     config, rounds = turn.config, turn.world.settings.server.rounds
-    model = turn.model if turn._module is None else turn._module
+    model = model or turn._module or turn.model
     plan = Plan(
         config.batch,
         config.lr_at(turn.round, rounds),
