@@ -34,6 +34,8 @@ def folder(tmp_path: Path) -> Path:
         ("run.out=null", "run.out=null"),
         ("recipe=mine.yaml", "recipe={}/mine.yaml"),
         ("recipe=fedmd", "recipe=fedmd"),
+        ("server.graph=mine.yaml", "server.graph={}/mine.yaml"),
+        ("server.graph=islands:2", "server.graph=islands:2"),
         ("client.lr=0.1", "client.lr=0.1"),
         ("model.name=./mnist", "model.name=./mnist"),
         ("nothing", "nothing"),

@@ -10,6 +10,7 @@ import yaml
 
 SOURCES = ("data.source", "data.public", "data.test")
 FOLDERS = ("run.out", "run.resume")
+YAML_FILES = ("recipe", "server.graph")
 NO_PATHS = ("digits", "held-out", "noise", "none")  # words of their own, whatever lies in the user's directory
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PLAIN = re.compile(r"[\w/.+@~-]+")
@@ -19,7 +20,8 @@ def absolute_words(words: Sequence[str], folder: Path) -> list[str]:
     """Return ``key=value`` words whose relative paths start from ``folder``.
 
     A source, or one of a list of sources, is a path where such a file exists or where it looks like one: it starts
-    with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub.
+    with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe or a graph is one where it
+    ends like a YAML file.
     """
     return [_absolute_word(word, folder) for word in words]
 
@@ -43,7 +45,7 @@ def value_of(words: Sequence[str], key: str) -> str | None:
 
 def _absolute_word(word: str, folder: Path) -> str:
     key, _, text = word.partition("=")
-    if key == "recipe" and text.endswith((".yaml", ".yml")):
+    if key in YAML_FILES and text.endswith((".yaml", ".yml")):
         return f"{key}={absolute(text, folder)}"
     if key not in (*SOURCES, *FOLDERS):
         return word
