@@ -163,7 +163,7 @@ def test_what_is_well_formed_passes(name: str):
         (PublicVotes(torch.ones(5)), "'mask' of torch.float32; expected torch.bool"),
         (PublicHeads(INDEX, torch.zeros(2, 4, 5), torch.zeros(2, 4)), r"'values' of shape \[2, 4, 5\]; expected"),
         (PublicHeads(INDEX, torch.zeros(2, 4, 3), torch.zeros(2, 5)), r"'features' of shape \[2, 5\]; expected"),
-        (PublicHeads(INDEX, torch.zeros(2, 4, 3), round=torch.tensor(0.5)), "'round' of torch.float32; expected integers"),
+        (PublicHeads(INDEX, torch.zeros(2, 4, 3), round=torch.tensor(0.5)), "'round' of torch.float32"),
         (Prototypes(torch.zeros(3, 5), torch.ones(3).long()), r"'values' of shape \[3, 5\]; expected \[3, 4\]"),
         (Prototypes(torch.zeros(3, 4), torch.ones(3)), "'counts' of torch.float32; expected integers"),
         (Prototypes(torch.zeros(3, 4), torch.tensor([-1, 0, 1])), "'counts' outside 0 to any"),

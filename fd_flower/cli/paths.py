@@ -20,8 +20,8 @@ def absolute_words(words: Sequence[str], folder: Path) -> list[str]:
     """Return ``key=value`` words whose relative paths start from ``folder``.
 
     A source, or one of a list of sources, is a path where such a file exists or where it looks like one: it starts
-    with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe or a graph is one where it
-    ends like a YAML file.
+    with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe or a graph is one
+    where it ends like a YAML file.
     """
     return [_absolute_word(word, folder) for word in words]
 
