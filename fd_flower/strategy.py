@@ -189,7 +189,7 @@ class Strategy(FlowerStrategy, ABC):
     def note_votes(
         self, logprobs: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor
     ) -> None:
-        """Note who was trusted where: the replies' votes [U, N, C] and mask [U, N], the teacher [N, C] and validity [N].
+        """Note who was trusted where: the votes [U, N, C] and their mask [U, N], the teacher [N, C] and validity [N].
 
         What is written is ``fd_flower.votes.tally`` of them, by true class where the experimenter knows the classes.
         """

@@ -151,7 +151,7 @@ def test_a_comparison_states_data_seeds_and_command(runs, tmp_path):
 
 def test_the_terminal_s_table_has_every_method(runs):
     console = Console(width=160, record=True, file=StringIO())
-    console.print(compare.table(runs))
+    console.print(*compare.tables(runs))
     text = console.export_text()
     assert "60.0 ± 14.1" in text
     assert "local" in text

@@ -71,6 +71,9 @@ def compare(
     task: Task = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, from run.seed on.")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")] = 1,
+    reach: Annotated[
+        float | None, typer.Option(min=0, max=100, metavar="PERCENT", help="Tell when runs first have this accuracy.")
+    ] = None,
 ) -> None:
     """Compare methods on the same data, models and seeds: a table, CSV, plots and a page.
 
@@ -84,7 +87,7 @@ def compare(
         for remark in comparing.remarks(comparison):
             board.say(remark)
         comparing.carry_out(comparison, jobs, board, voice)
-    comparing.write(comparison, console())
+    comparing.write(comparison, console(), None if reach is None else reach / 100)
     typer.echo(comparison.path)
     if comparison.failures:
         raise typer.Exit(1)

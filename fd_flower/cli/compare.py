@@ -209,11 +209,12 @@ def _need_the_same(folder: RunFolder, order: Order) -> None:
             )
 
 
-def write(comparison: Comparison, console: Console) -> None:
-    """Show the table, and write it with its plots as Markdown, CSV and a page."""
+def write(comparison: Comparison, console: Console, reach: float | None) -> None:
+    """Show the tables, and write them with their plots as Markdown, CSV and a page; ``reach``: an accuracy, 0 to 1."""
     if comparison.finished:
         command = shlex.join(["fd-flower", *sys.argv[1:]])
-        compare.write(comparison.finished, comparison.path, command, comparison.notes)
-        console.print(compare.table(comparison.finished))
+        compare.write(comparison.finished, comparison.path, command, comparison.notes, reach)
+        for table in compare.tables(comparison.finished, reach):
+            console.print(table)
     for note in comparison.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

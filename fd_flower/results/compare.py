@@ -12,7 +12,7 @@ from typing import Any
 from rich.table import Table
 
 from fd_flower.errors import WrongInput
-from fd_flower.results import page, plots, reproduce
+from fd_flower.results import moments, page, plots, reproduce
 from fd_flower.results.folder import RunFolder, replace_file
 from fd_flower.results.history import History, Track, When, curve
 from fd_flower.results.page import Markup, element, megabytes, percent, picture, rounded, words
@@ -30,6 +30,7 @@ FIGURES = {
 }
 COSTS = ("bytes_up", "bytes_down", "seconds")
 PER_ROUND, PER_MEGABYTE = "accuracy-per-round.png", "accuracy-per-megabyte.png"
+PER_MOMENT = "moments-per-round.png"
 HEAD = (
     "method",
     "global final",
@@ -75,6 +76,11 @@ class Group:
     def courses(self) -> "list[dict[str, Course]]":
         """How each run's accuracy went, by scope."""
         return [_courses(folder, summary) for folder, summary in zip(self.folders, self.summaries, strict=True)]
+
+    @cached_property
+    def series(self) -> list[dict[str, Track]]:
+        """Each run's accuracy on everybody's classes over time, by what it is of (``moments.SERIES``)."""
+        return [moments.series(folder.lines()) for folder in self.folders]
 
     @property
     def seeds(self) -> list[int]:
@@ -130,24 +136,41 @@ def _name(folder: RunFolder, others: Iterable[RunFolder]) -> str:
     return f"{folder.config['method']} ({said})" if said else folder.config["method"]
 
 
-def table(folders: Sequence[RunFolder]) -> Table:
-    """Return the comparison for the terminal."""
+def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Table]:
+    """Return the comparison for the terminal; arguments as in `write`."""
     groups = grouped(folders)
-    shown = Table(caption="\n".join(notes(groups)), caption_justify="left", caption_style="dim")
-    for column in HEAD:
-        shown.add_column(column, justify="left" if column == "method" else "right")
-    for group in groups:
-        shown.add_row(*group.cells())
+    captions = ["\n".join(notes(groups)), moments.MEANING]
+    shown = []
+    for caption, (head, rows) in zip(captions, _tables(groups, reach), strict=False):
+        shown.append(Table(caption=caption, caption_justify="left", caption_style="dim"))
+        for column in head:
+            shown[-1].add_column(column, justify="left" if column == "method" else "right")
+        for row in rows:
+            shown[-1].add_row(*row)
     return shown
 
 
-def markdown(folders: Sequence[RunFolder], command: str = "", remarks: Sequence[str] = ()) -> str:
-    """Return the comparison as a Markdown table with what one must know to read it; arguments as in `write`."""
+def _tables(groups: Sequence[Group], reach: float | None) -> list[tuple[Sequence[str], list[list[str]]]]:
+    """Return head and rows of the comparison, and of its moments where there is more than one to tell."""
+    first = (HEAD, [group.cells() for group in groups])
+    more = moments.table({group.name: group.series for group in groups}, reach)
+    return [first, more] if more else [first]
+
+
+def markdown(
+    folders: Sequence[RunFolder], command: str = "", remarks: Sequence[str] = (), reach: float | None = None
+) -> str:
+    """Return the comparison as Markdown tables with what one must know to read them; arguments as in `write`."""
     groups = grouped(folders)
-    rows = [HEAD, ["---", *["---:"] * (len(HEAD) - 1)], *(group.cells() for group in groups)]
-    body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
-    said = "\n".join(f"* {note}" for note in [*notes(groups), *remarks])
-    return f"{body}\n\n{said}\n\n```\n{command or commands(groups)}\n```\n"
+    parts = []
+    for head, rows in _tables(groups, reach):
+        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        parts.append(
+            "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+        )
+        said = [*notes(groups), *remarks] if len(parts) == 1 else [moments.MEANING]
+        parts.append("\n".join(f"* {note}" for note in said))
+    return "\n\n".join([*parts, f"```\n{command or commands(groups)}\n```\n"])
 
 
 def comma_separated(folders: Sequence[RunFolder]) -> str:
@@ -164,7 +187,7 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
 def notes(groups: Sequence[Group]) -> list[str]:
     """Say what the figures are: units, seeds, data."""
     first = groups[0]
-    moments = {group.name: group.summaries[0]["accuracy"]["global"]["moment"] for group in groups}
+    measured = {group.name: group.summaries[0]["accuracy"]["global"]["moment"] for group in groups}
     seeds = {group.name: words(group.seeds) for group in groups}
     data = {group.name: words(group.summaries[0]["data"]) for group in groups}
     several = any(len(group.folders) > 1 for group in groups)
@@ -175,7 +198,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "Final: after the last round. Selected: at the best validation round.",
         "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
         + (", mean over seeds." if several else "."),
-        f"Global accuracy is measured: {_by_value(moments)}.",
+        f"Global accuracy is measured: {_by_value(measured)}.",
         f"Seeds: {_by_value(seeds)}.",
         f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
         f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
@@ -208,35 +231,50 @@ def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
     rounds = {title: _bands(groups, scope, per_megabyte=False) for title, scope in scopes.items()}
     traffic = {title: _bands(groups, scope, per_megabyte=True) for title, scope in scopes.items()}
     label = "MB exchanged, up and down, all clients"
-    return {
+    drawn = {
         PER_ROUND: plots.png(plots.comparison(rounds, "round")),
         PER_MEGABYTE: plots.png(plots.comparison(traffic, label, log=True)),
     }
+    told = [name for name in moments.SERIES if any(name in run for group in groups for run in group.series)]
+    if moments.worth_telling(run for group in groups for run in group.series):
+        panels = {moments.SERIES[name].capitalize(): _moment_bands(groups, name) for name in told}
+        drawn[PER_MOMENT] = plots.png(plots.comparison(panels, "round"))
+    return drawn
 
 
 def _bands(groups: Sequence[Group], scope: str, *, per_megabyte: bool) -> list[plots.Band]:
-    """Return each group's line, through the points that every seed has."""
+    """Return each group's line."""
     bands = []
     for group in groups:
         courses = [course[scope] for course in group.courses]
-        points = sorted(set.intersection(*(set(course.accuracy) for course in courses)))
-        if not points:
-            continue
-        values = [[course.accuracy[when] for course in courses] for when in points]
-        spread = [stdev(column) if len(column) > 1 else 0.0 for column in values]
-        if per_megabyte:
-            x = [fmean(course.spent[when] for course in courses) for when in points]
-        else:
-            x = [float(plots.place(when)) for when in points]
-        bands.append(plots.Band(group.name, x, [fmean(column) for column in values], spread))
+        places = [course.spent if per_megabyte else None for course in courses]
+        bands += _band(group.name, [course.accuracy for course in courses], places)
     return bands
+
+
+def _moment_bands(groups: Sequence[Group], name: str) -> list[plots.Band]:
+    return [b for g in groups for b in _band(g.name, [run.get(name, {}) for run in g.series], [None] * len(g.series))]
+
+
+def _band(name: str, tracks: Sequence[Track], places: Sequence[dict[When, float] | None]) -> list[plots.Band]:
+    """Return a line through the points that every seed has, none where there is no such point.
+
+    ``places`` says for each seed where its points stand; None: at their rounds.
+    """
+    points = sorted(set.intersection(*map(set, tracks)))
+    if not points:
+        return []
+    values = [[track[when] for track in tracks] for when in points]
+    spread = [stdev(column) if len(column) > 1 else 0.0 for column in values]
+    x = [fmean(plots.place(when) if at is None else at[when] for at in places) for when in points]
+    return [plots.Band(name, x, [fmean(column) for column in values], spread)]
 
 
 def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]:
     """Read how a run went: ``global`` and ``personal`` accuracy over time."""
-    moments = {scope: summary["accuracy"][scope]["moment"] for scope in ("global", "personal")}
+    measured = {scope: summary["accuracy"][scope]["moment"] for scope in ("global", "personal")}
     lines = folder.lines()
-    history = History.of(lines, moments)
+    history = History.of(lines, measured)
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
     sent = {way: {line["round"]: sum(line["bytes"][way].values()) for line in rounds} for way in ("up", "down")}
     courses = {}
@@ -246,7 +284,7 @@ def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]
         for when in accuracy:
             round, closing = when
             # Who has only heard has not answered yet: this round's uploads are still to come.
-            answered = round - (moments[scope] == "heard" and not closing)
+            answered = round - (measured[scope] == "heard" and not closing)
             down = sum(count for number, count in sent["down"].items() if number <= round)
             spent[when] = (down + sum(count for number, count in sent["up"].items() if number <= answered)) / 1e6
         courses[scope] = Course(accuracy, spent)
@@ -260,11 +298,21 @@ def sections(folders: Sequence[RunFolder]) -> list[Markup]:
 
 
 def _sections(
-    groups: Sequence[Group], drawn: Mapping[str, bytes], command: str, remarks: Sequence[str]
+    groups: Sequence[Group],
+    drawn: Mapping[str, bytes],
+    command: str,
+    remarks: Sequence[str],
+    reach: float | None = None,
 ) -> list[Markup]:
+    first, *more = (page.table(head, rows) for head, rows in _tables(groups, reach))
+    moment = [picture(drawn[PER_MOMENT], "accuracy at every moment")] if PER_MOMENT in drawn else []
     return [
-        page.table(HEAD, (group.cells() for group in groups)),
+        first,
         *(element("p", note, "soft") for note in [*notes(groups), *remarks]),
+        *(element("h2", "Moments") for _ in more),
+        *more,
+        *(element("p", moments.MEANING, "soft") for _ in more),
+        *moment,
         element("h2", "Accuracy per round"),
         picture(drawn[PER_ROUND], "accuracy per round, one line a method"),
         element("p", " ".join(_legend(groups)), "soft"),
@@ -284,11 +332,27 @@ def _legend(groups: Sequence[Group]) -> list[str]:
     return said
 
 
-def write(folders: Sequence[RunFolder], out: str | Path, command: str = "", remarks: Sequence[str] = ()) -> Path:
-    """Write ``compare.md``, ``compare.csv``, both plots and ``compare.html`` into ``out``; return the page.
+def write(
+    folders: Sequence[RunFolder],
+    out: str | Path,
+    command: str = "",
+    remarks: Sequence[str] = (),
+    reach: float | None = None,
+) -> Path:
+    """Write ``compare.md``, ``compare.csv``, the plots and ``compare.html`` into ``out``; return the page.
 
-    ``command`` is the command line that made all the runs; empty: each run's own is given. ``remarks`` are what the
-    runs themselves cannot say: which others are missing, and why.
+    Parameters
+    ----------
+    folders : Sequence[RunFolder]
+        Finished runs.
+    out : str | Path
+        A folder.
+    command : str
+        The command line that made all the runs; empty: each run's own is given.
+    remarks : Sequence[str]
+        What the runs themselves cannot say: which others are missing, and why.
+    reach : float | None
+        An accuracy (0 to 1): when each run first has it is told.
 
     Raises
     ------
@@ -301,9 +365,9 @@ def write(folders: Sequence[RunFolder], out: str | Path, command: str = "", rema
     out.mkdir(parents=True, exist_ok=True)
     for name, png in drawn.items():
         replace_file(out / name, png)
-    replace_file(out / "compare.md", markdown(folders, command, remarks))
+    replace_file(out / "compare.md", markdown(folders, command, remarks, reach))
     replace_file(out / "compare.csv", comma_separated(folders))
-    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks)]
+    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach)]
     replace_file(out / "compare.html", page.page("Comparison · FD-Flower", parts))
     return out / "compare.html"
 

@@ -97,6 +97,20 @@ def comparison(panels: Mapping[str, Sequence[Band]], xlabel: str, *, log: bool =
     return figure
 
 
+def notes(tracks: Mapping[str, Track]) -> Figure:
+    """Draw figures of any kind over rounds: shares (none above 1) in one panel, all others in a second."""
+    shares = {name: track for name, track in tracks.items() if max(track.values()) <= 1}
+    others = {name: track for name, track in tracks.items() if name not in shares}
+    panels = {"Shares": shares, "Others": others}
+    kept = {title: panel for title, panel in panels.items() if panel}
+    figure = Figure(figsize=(6.5 * len(kept), 3.9), layout="constrained")
+    for axes, (title, panel) in zip(np.atleast_1d(figure.subplots(1, len(kept))), kept.items(), strict=True):
+        for i, (name, track) in enumerate(panel.items()):
+            _draw(axes, track, name, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
+        _dress(axes, title, "", None)
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """Return the picture as a PNG file's content."""
     file = BytesIO()

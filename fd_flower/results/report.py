@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fd_flower.clients import natural
-from fd_flower.results import compare, plots
+from fd_flower.results import compare, diagnostics, plots
 from fd_flower.results.folder import CURVES, REPORT, RunFolder, replace_file
 from fd_flower.results.history import History, Track, at_best, last
 from fd_flower.results.page import (
@@ -81,6 +81,7 @@ def _run(folder: RunFolder) -> list[Markup]:
         *_accuracy(folder, summary),
         picture(curves, "accuracy and loss per round"),
         element("p", _legend(history, lines), "soft"),
+        *diagnostics.sections(lines),
         element("h2", "Calibration"),
         *_calibration(summary),
         element("h2", "Cost"),

@@ -1,0 +1,108 @@
+"""Global accuracy at every moment at which a run measured it, and of the teacher that its votes make."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+from fd_flower.results.history import History, Track, curve, last
+from fd_flower.results.page import NOTHING, percent
+
+ENSEMBLE = "ensemble"
+
+SERIES = {
+    "heard": "the clients' models when they have heard",
+    "trained": "the clients' models when they have trained",
+    "aggregated": "the server's model",
+    ENSEMBLE: "the teacher on the round's public samples",
+}
+"""What accuracy on everybody's classes is measured of, in the order of tables."""
+
+
+MEANING = (
+    "Accuracy on everybody's classes at the end, in %: heard and trained, the clients' models after they have learnt "
+    "from what they hear, and from their own data; aggregated, the server's model; ensemble, the teacher on the last "
+    "round's public samples. From round: the first measured one of each seed with this accuracy."
+)
+
+
+def worth_telling(runs: Iterable[Mapping[str, Track]]) -> bool:
+    """Return whether some run has more than the one moment that every comparison shows."""
+    return any(len(run) > 1 for run in runs)
+
+
+def table(
+    runs: Mapping[str, Sequence[Mapping[str, Track]]], reach: float | None
+) -> tuple[list[str], list[list[str]]] | None:
+    """Return head and rows of a table of moments; None where there is nothing to tell.
+
+    Parameters
+    ----------
+    runs : Mapping[str, Sequence[Mapping[str, Track]]]
+        What ``series`` returned, by method and seed.
+    reach : float | None
+        An accuracy (0 to 1): when each run first has it.
+    """
+    every = [run for seeds in runs.values() for run in seeds]
+    if reach is None and not worth_telling(every):
+        return None
+    names = [name for name in SERIES if any(name in run for run in every)]
+    level = "" if reach is None else f"≥ {100 * reach:g} % from round"
+    head = ["method", *(column for name in names for column in ([name, f"{name} {level}"] if level else [name]))]
+    rows = []
+    for method, seeds in runs.items():
+        cells = [method]
+        for name in names:
+            tracks = [run[name] for run in seeds if name in run]
+            finals = [last(track) for track in tracks]
+            spread = stdev(finals) if len(finals) > 1 else None
+            cells.append(percent(fmean(finals) if finals else None, spread) or NOTHING)
+            if reach is not None:
+                cells.append(", ".join(_when(track, reach) for track in tracks) or NOTHING)
+        rows.append(cells)
+    return head, rows
+
+
+def _when(track: Track, level: float) -> str:
+    first = first_at(track, level)
+    return f"> {max(track)[0]}" if first is None else str(first)
+
+
+def series(lines: Iterable[Mapping[str, Any]]) -> dict[str, Track]:
+    """Return accuracy over time by name in ``SERIES``, as far as the lines of a run have it.
+
+    Of clients' models it is the mean over clients on the balanced test set; of the teacher it is that of its valid
+    rows on the round's public samples, whose labels the experimenter knows.
+    """
+    lines = list(lines)
+    found = {}
+    for name in SERIES:
+        if name == ENSEMBLE:
+            track = of_notes(lines).get("ensemble_accuracy", {})
+        elif name == "aggregated":
+            track = _curve([line for line in lines if "client" not in line], name)
+        else:
+            track = _curve([line for line in lines if "client" in line], name)
+        if track:
+            found[name] = track
+    return found
+
+
+def of_notes(lines: Iterable[Mapping[str, Any]]) -> dict[str, Track]:
+    """Return every number among the rounds' diagnostics over time, by name."""
+    tracks: dict[str, Track] = {}
+    for line in lines:
+        if "client" not in line:
+            for name, value in (line.get("diagnostics") or {}).items():
+                if isinstance(value, int | float):
+                    tracks.setdefault(name, {})[line["round"], bool(line.get("closing"))] = float(value)
+    return tracks
+
+
+def first_at(track: Track, level: float) -> int | None:
+    """Return the first round with this accuracy or more; None if there is none."""
+    return next((when[0] for when in sorted(track) if track[when] >= level), None)
+
+
+def _curve(lines: Iterable[Mapping[str, Any]], moment: str) -> Track:
+    history = History.of(lines, {"global": moment, "personal": moment})
+    return curve(history.shared.get("accuracy", {}), from_first=True)
