@@ -1,14 +1,15 @@
-"""Rules against hand-worked votes of two or three voters."""
+"""What all ensembling rules share, the two means by hand, and rules by name."""
 
 import math
 
 import pytest
 import torch
 
-from fd_flower.ensemble import mean_of_logits, mean_of_probabilities
+from fd_flower.ensemble import mean_of_logits, mean_of_probabilities, named, names
 from fd_flower.errors import WrongInput
 
-RULES = (mean_of_probabilities, mean_of_logits)
+MEANS = (mean_of_probabilities, mean_of_logits)
+RULES = [pytest.param(named(name), id=name) for name in names()]
 ALL = torch.ones(2, 1, dtype=torch.bool)
 
 
@@ -31,7 +32,7 @@ def test_mean_of_logits_by_hand():
 
 def test_the_two_means_differ():
     stack = votes([[0.98, 0.01, 0.01]], [[0.01, 0.495, 0.495]])
-    arithmetic, geometric = (rule(stack, ALL)[0].exp() for rule in RULES)
+    arithmetic, geometric = (rule(stack, ALL)[0].exp() for rule in MEANS)
     # arithmetic .495 .2525 .2525; geometric sqrt(.0098) = .09899 and sqrt(.00495) = .07036, normalised
     torch.testing.assert_close(arithmetic, torch.tensor([[0.495, 0.2525, 0.2525]]))
     torch.testing.assert_close(geometric, torch.tensor([[0.4130, 0.2935, 0.2935]]), atol=1e-4, rtol=0)
@@ -53,8 +54,51 @@ def test_weights_count_by_their_shares(rule):
     weight = torch.tensor([1.0, 2.0, 5.0])
     torch.testing.assert_close(rule(stack, mask, weight), rule(stack, mask, 100 * weight))
     torch.testing.assert_close(rule(stack, mask, weight), rule(stack, mask, weight.unsqueeze(1).expand(3, 5)))
-    twice = torch.cat([stack[:1], stack[1:2], stack[1:2]]), mask
-    torch.testing.assert_close(rule(*twice), rule(stack[:2], mask[:2], torch.tensor([1.0, 2.0])))
+    twice = torch.cat([stack, stack[1:2]]), torch.ones(4, 5, dtype=torch.bool)
+    torch.testing.assert_close(rule(*twice), rule(stack, mask, torch.tensor([1.0, 2.0, 1.0])))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("voters", [3, 6, 7, 10, 49])
+def test_equal_weights_are_no_weights_bit_for_bit(rule, voters):
+    """Of seven, 1/7 in float32 times 7 is not 1: the shares are taken in float64."""
+    stack = torch.randn(voters, 20, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    mask = torch.rand(voters, 20, generator=torch.Generator().manual_seed(1)) < 0.7
+    for size in (1 / voters, 0.1, 3e7):
+        mean, valid = rule(stack, mask, torch.full((voters,), size))
+        assert torch.equal(mean, rule(stack, mask)[0])
+        assert torch.equal(valid, mask.any(0))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_order_of_voters_does_not_matter(rule):
+    stack = torch.randn(6, 20, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    mask = torch.rand(6, 20, generator=torch.Generator().manual_seed(1)) < 0.7
+    order = torch.tensor([3, 1, 5, 0, 2, 4])
+    torch.testing.assert_close(rule(stack, mask), rule(stack[order], mask[order]))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_samples_do_not_see_each_other(rule):
+    stack = torch.randn(6, 20, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    mask = torch.rand(6, 20, generator=torch.Generator().manual_seed(1)) < 0.5
+    whole = rule(stack, mask)[0]
+    for n in range(20):
+        voted = mask[:, n]
+        alone = rule(stack[voted, n : n + 1], torch.ones(int(voted.sum()), 1, dtype=torch.bool))[0]
+        torch.testing.assert_close(whole[n : n + 1], alone)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, -math.inf])
+def test_what_was_left_where_nobody_voted_is_never_looked_at(rule, garbage):
+    stack = torch.randn(6, 20, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    mask = torch.rand(6, 20, generator=torch.Generator().manual_seed(1)) < 0.5
+    weight = torch.rand(6, 20, generator=torch.Generator().manual_seed(2))
+    dirty, doubtful = stack.clone(), weight.clone()
+    dirty[~mask], doubtful[~mask] = garbage, garbage
+    assert torch.equal(rule(dirty, mask)[0], rule(stack, mask)[0])
+    assert torch.equal(rule(dirty, mask, doubtful)[0], rule(stack, mask, weight)[0])
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -128,3 +172,70 @@ def test_mean_of_logits_takes_logits_too():
 def test_wrong_votes_are_refused(rule, stack, mask, weight, said):
     with pytest.raises(WrongInput, match=said):
         rule(stack, mask, weight)
+
+
+# --- weights by class
+
+
+def test_weights_by_class_by_hand():
+    """Two voters of (.6, .4) and (.2, .8), who have seen (3, 1) and (1, 1) samples of the two classes.
+
+    Class 0: (3 * .6 + 1 * .2) / 4 = .5; class 1: (.4 + .8) / 2 = .6; normalised 5/11 and 6/11.
+    """
+    stack, weight = votes([[0.6, 0.4]], [[0.2, 0.8]]), torch.tensor([[[3.0, 1.0]], [[1.0, 1.0]]])
+    mean, valid = mean_of_probabilities(stack, ALL, weight)
+    torch.testing.assert_close(mean.exp(), torch.tensor([[5 / 11, 6 / 11]]))
+    assert valid.all()
+
+
+def test_weights_by_class_that_are_the_same_for_all_classes_are_weights():
+    stack = torch.randn(4, 9, 3, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    mask = torch.rand(4, 9, generator=torch.Generator().manual_seed(1)) < 0.6
+    weight = torch.rand(4, 9, generator=torch.Generator().manual_seed(2))
+    by_class = weight.unsqueeze(2).expand(4, 9, 3)
+    torch.testing.assert_close(mean_of_probabilities(stack, mask, by_class), mean_of_probabilities(stack, mask, weight))
+
+
+def test_a_class_that_no_voter_has_seen_is_ruled_out():
+    stack, weight = votes([[0.5, 0.3, 0.2]], [[0.1, 0.3, 0.6]]), torch.tensor([[[1.0, 0.0, 0.0]], [[1.0, 2.0, 0.0]]])
+    mean, valid = mean_of_probabilities(stack, ALL, weight)
+    torch.testing.assert_close(mean.exp(), torch.tensor([[0.5, 0.5, 0.0]]))  # .3 and .3 of the second voter alone
+    assert valid.all()
+
+
+def test_votes_for_nothing_but_unseen_classes_are_no_votes():
+    stack, weight = votes([[1.0, 0.0]], [[1.0, 0.0]]), torch.tensor([[[0.0, 1.0]], [[0.0, 1.0]]])
+    mean, valid = mean_of_probabilities(stack, ALL, weight)
+    assert mean.exp().tolist() == [[0.5, 0.5]]
+    assert not valid.any()
+
+
+@pytest.mark.parametrize("rule", [rule for rule in RULES if rule.id != "mean_of_probabilities"])
+def test_other_rules_refuse_weights_by_class(rule):
+    with pytest.raises(WrongInput, match=r"\[2, 1, 3\], by class; mean_of_probabilities alone"):
+        rule(torch.zeros(2, 4, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 1, 3))
+
+
+# --- by name
+
+
+def test_rules_are_found_by_their_names():
+    assert names() == ("mean_of_logits", "mean_of_probabilities", "median", "rank_vote", "trimmed_mean")
+    stack = votes([[0.6, 0.4]], [[0.8, 0.2]])
+    torch.testing.assert_close(named("mean_of_logits")(stack, ALL), mean_of_logits(stack, ALL))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "said"),
+    [
+        ("mean_of_logit", {}, "there is no rule 'mean_of_logit' .did you mean 'mean_of_logits'"),
+        ("shared_out", {}, "there is no rule 'shared_out'"),
+        ("trimmed_mean", {"trmi": 0.1}, "no key 'server.rule_args.trmi' .did you mean 'trim'"),
+        ("trimmed_mean", {"trim": "much"}, "server.rule_args.trim is 'much'"),
+        ("trimmed_mean", {"trim": 0.5}, "trim is 0.5; expected a share"),
+        ("median", {"trim": 0.1}, "no key 'server.rule_args.trim'"),
+    ],
+)
+def test_wrong_names_and_arguments_are_refused(name, args, said):
+    with pytest.raises(WrongInput, match=said):
+        named(name, **args)

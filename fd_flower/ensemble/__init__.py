@@ -25,10 +25,24 @@ from torch import Tensor
 from fd_flower.ensemble.base import Rule
 from fd_flower.ensemble.filters import ambiguity
 from fd_flower.ensemble.means import mean_of_logits, mean_of_probabilities
+from fd_flower.ensemble.robust import median, rank_vote, trimmed_mean
+from fd_flower.ensemble.sharpen import entropy_reduction, power
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.typed import section
 
-__all__ = ["Rule", "ambiguity", "mean_of_logits", "mean_of_probabilities", "named", "names"]
+__all__ = [
+    "Rule",
+    "ambiguity",
+    "entropy_reduction",
+    "mean_of_logits",
+    "mean_of_probabilities",
+    "median",
+    "named",
+    "names",
+    "power",
+    "rank_vote",
+    "trimmed_mean",
+]
 
 
 @lru_cache
