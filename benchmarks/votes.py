@@ -1,0 +1,122 @@
+"""EdgeFD's k-means against KuLSIF as a client's density estimator: whose votes are right, and what they cost.
+
+    python benchmarks/votes.py --data FOLDER [--seed 0] [--public 2000] [--encoder pixels]
+
+FOLDER holds a labelled picture set as Parquet files. Ten clients with one class each vote on held-out public samples,
+whose labels are looked at afterwards. Each estimator gets the threshold at which a client's recall on public samples of
+its own class is that of KuLSIF with Selective-FD's threshold, so that precision and purity can be compared. Seconds
+and memory are of fitting and voting for all ten clients, each estimator in a process of its own; memory is the rise of
+the largest resident set over what the process had when it began.
+"""
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import sklearn.cluster  # noqa: F401 (else the first estimator that needs it would pay for the import)
+import torch
+from torch import Tensor
+
+from fd_flower.config import settings
+from fd_flower.data import federation
+from fd_flower.density import Estimator, kmeans, kulsif
+from fd_flower.encoder import encoder
+from fd_flower.rng import torch_rng
+
+Fit = Callable[[Tensor, Tensor], Estimator]
+Client = tuple[Tensor, Tensor]  # features [m, D], classes [m]
+
+
+def ratio(own: Tensor, labels: Tensor, box: tuple[float, float], width: float, seed: int) -> Estimator:
+    """Return KuLSIF with Selective-FD's background and penalty."""
+    background = kulsif.uniform(*box, 250, own.shape[1], torch_rng(seed, "background"))
+    return kulsif.fit(own, background, width or kulsif.median_distance(own), 250**-0.5)
+
+
+def measured(fit: Fit, share: float, clients: list[Client], public: Tensor, out: multiprocessing.Queue) -> None:
+    """Fit to a share of every client's samples; put own held-out scores, public scores, CPU seconds and MB."""
+    torch.set_num_threads(1)
+    Path("/proc/self/clear_refs").write_text("5")  # the largest resident set counts from here
+    begun, before = _resident(), time.process_time()
+    scores = []
+    for own, labels in clients:
+        fitted = int(share * len(own))
+        estimator = fit(own[:fitted], labels[:fitted])
+        scores.append((estimator.score(own[fitted:]).numpy(), estimator.score(public).numpy()))
+    out.put((scores, time.process_time() - before, _resident() - begun))
+
+
+def _resident() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def judged(said: Tensor, right: Tensor) -> tuple[float, float, float, float, float]:
+    """Return acceptance, recall, precision, purity and the unclaimed share of votes [U, N], given who is right."""
+    claimed = said.any(0)
+    purity = (said & right).sum(0)[claimed] / said.sum(0)[claimed]
+    hits = float((said & right).sum())
+    return (
+        float(said.double().mean()),
+        hits / float(right.sum()),
+        hits / float(said.sum()),
+        float(purity.mean()),
+        float((~claimed).double().mean()),
+    )
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--public", type=int, default=2000)
+    parser.add_argument("--encoder", default="pixels")
+    parser.add_argument("--widths", type=float, nargs="+", default=[3.08])
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    words = f"data.partition=classes data.classes=1 data.public_size={asked.public} data.encoder={asked.encoder}"
+    data = settings("fedmd", f"{words} data.source={Path(asked.data).resolve()}").data
+    held = federation(data, asked.seed)
+    assert held.public is not None
+    assert held.public_labelled is not None
+    encode = encoder(data, held.public)
+    public = encode(held.public)
+    own = [held.data(client).train for client in held.clients]
+    clients = [(encode(samples), samples.labels) for samples in own]
+    right = torch.stack([torch.isin(held.public_labelled.labels, labels.unique()) for _, labels in clients])
+    box = (float(public.min()), float(public.max()))
+    contestants: list[tuple[str, float, float, Fit]] = [
+        *(
+            (f"KuLSIF, width {width:g}", 0.05, 0.75, partial(ratio, box=box, width=width, seed=asked.seed))
+            for width in asked.widths
+        ),
+        ("k-means, 10 clusters", 0.8, 0.75, partial(kmeans.fit, clusters=10, seed=asked.seed)),
+        ("k-means, 1 cluster", 0.8, 0.90, partial(kmeans.fit, clusters=1, seed=asked.seed)),
+    ]
+    print(f"{len(clients)} clients, {sum(len(x) for x, _ in clients)} own samples, {len(public)} public, {asked.encoder}")
+    print("| | own threshold: accepted / recall / precision / purity | equal recall: precision / purity / unclaimed | CPU s | MB |")
+    print("| --- | --- | --- | ---: | ---: |")
+    recall: list[float] = []
+    processes = multiprocessing.get_context("fork")
+    for name, share, accepted, fit in contestants:
+        out = processes.Queue()
+        child = processes.Process(target=measured, args=(fit, share, clients, public, out))
+        child.start()
+        scores, seconds, memory = out.get()
+        child.join()
+        held_out, seen = [torch.from_numpy(s) for s, _ in scores], torch.stack([torch.from_numpy(p) for _, p in scores])
+        usual = seen > torch.stack([s.quantile(1 - accepted) for s in held_out])[:, None]
+        recall = recall or [float(u[r].double().mean()) for u, r in zip(usual, right, strict=True)]
+        limits = [s[r].quantile(1 - share) for s, r, share in zip(seen, right, recall, strict=True)]
+        equal = seen > torch.stack(limits)[:, None]
+        a, r, p, purity, _ = judged(usual, right)
+        _, _, p2, purity2, unclaimed = judged(equal, right)
+        print(f"| {name} | {a:.3f} / {r:.3f} / {p:.3f} / {purity:.3f} | {p2:.3f} / {purity2:.3f} / {unclaimed:.2f} | {seconds:.2f} | {memory:.0f} |")
+
+
+if __name__ == "__main__":
+    main()
