@@ -29,6 +29,10 @@ ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
 """Flower's grids, by what runs beneath them; any other is in this process."""
 
 
+DEALS = {"alpha": ("dirichlet", "quantity"), "classes": ("classes",), "skew": ("primary",), "primaries": ("primary",)}
+"""Which partitions a knob of ``data`` is about; others are about all."""
+
+
 class Record:
     """A run's folder, and the lines of the round under way.
 
@@ -187,7 +191,11 @@ class Record:
 
 def _described(settings: Settings, world: World) -> dict[str, Any]:
     """Say which data a run is about, and which copy of it: the start of its test set's SHA-256."""
-    said = {key: value for key, value in settings.tree()["data"].items() if value is not None}
+    said = {
+        key: value
+        for key, value in settings.tree()["data"].items()
+        if value is not None and settings.data.partition in DEALS.get(key, (settings.data.partition,))
+    }
     return said if world.test is None else {**said, "copy": checksum(world.test)[:12]}
 
 

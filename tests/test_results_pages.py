@@ -173,7 +173,7 @@ def test_megabytes_by_the_time_of_measuring(tmp_path):
 
 def test_pictures_of_nothing_are_drawn():
     assert plots.png(plots.curves([], {"global": "trained", "personal": "trained"})).startswith(b"\x89PNG")
-    assert plots.png(plots.comparison({"global": [], "personal": []}, "round")).startswith(b"\x89PNG")
+    assert plots.png(plots.comparison({"global": [], "personal": []}, "round", [])).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

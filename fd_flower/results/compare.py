@@ -230,15 +230,15 @@ def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
     scopes = {"Global accuracy: balanced test set": "global", "Personal accuracy: own test parts": "personal"}
     rounds = {title: _bands(groups, scope, per_megabyte=False) for title, scope in scopes.items()}
     traffic = {title: _bands(groups, scope, per_megabyte=True) for title, scope in scopes.items()}
-    label = "MB exchanged, up and down, all clients"
+    label, names = "MB exchanged, up and down, all clients", [group.name for group in groups]
     drawn = {
-        PER_ROUND: plots.png(plots.comparison(rounds, "round")),
-        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, log=True)),
+        PER_ROUND: plots.png(plots.comparison(rounds, "round", names)),
+        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, log=True)),
     }
     told = [name for name in moments.SERIES if any(name in run for group in groups for run in group.series)]
     if moments.worth_telling(run for group in groups for run in group.series):
         panels = {moments.SERIES[name].capitalize(): _moment_bands(groups, name) for name in told}
-        drawn[PER_MOMENT] = plots.png(plots.comparison(panels, "round"))
+        drawn[PER_MOMENT] = plots.png(plots.comparison(panels, "round", names))
     return drawn
 
 

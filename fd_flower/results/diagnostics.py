@@ -64,7 +64,7 @@ def _voters(lines: Lines) -> list[Markup]:
     if classes:
         said += " Columns 0 and on: the share of samples of that true class, in %, on which the client votes."
     head = ["client", *plain, *map(str, range(classes))]
-    return [table(head, rows, kind="tall"), element("p", said, "soft")]
+    return [table(head, rows, kind="tall narrow"), element("p", said, "soft")]
 
 
 def _heads(lines: Lines) -> list[Markup]:

@@ -21,7 +21,7 @@ SERIES = {
 MEANING = (
     "Accuracy on everybody's classes at the end, in %: heard and trained, the clients' models after they have learnt "
     "from what they hear, and from their own data; aggregated, the server's model; ensemble, the teacher on the last "
-    "round's public samples. From round: the first measured one of each seed with this accuracy."
+    "round's public samples. At: the first measured round with this accuracy, of each seed."
 )
 
 
@@ -46,8 +46,8 @@ def table(
     if reach is None and not worth_telling(every):
         return None
     names = [name for name in SERIES if any(name in run for run in every)]
-    level = "" if reach is None else f"≥ {100 * reach:g} % from round"
-    head = ["method", *(column for name in names for column in ([name, f"{name} {level}"] if level else [name]))]
+    level = "" if reach is None else f" · ≥ {100 * reach:g} % at"
+    head = ["method", *(f"{name}{level}" for name in names)]
     rows = []
     for method, seeds in runs.items():
         cells = [method]
@@ -55,9 +55,9 @@ def table(
             tracks = [run[name] for run in seeds if name in run]
             finals = [last(track) for track in tracks]
             spread = stdev(finals) if len(finals) > 1 else None
-            cells.append(percent(fmean(finals) if finals else None, spread) or NOTHING)
-            if reach is not None:
-                cells.append(", ".join(_when(track, reach) for track in tracks) or NOTHING)
+            cell = percent(fmean(finals) if finals else None, spread) or NOTHING
+            told = "" if reach is None or not tracks else f" · {', '.join(_when(track, reach) for track in tracks)}"
+            cells.append(cell + told)
         rows.append(cells)
     return head, rows
 

@@ -22,6 +22,7 @@ th { font-weight: 600; background: var(--tint); vertical-align: bottom; }
 .tall th { position: sticky; top: 0; }
 td.text, th.text { text-align: left; white-space: normal; }
 td.bar { background: linear-gradient(90deg, #cfe5f3 var(--share), transparent var(--share)); min-width: 7rem; }
+.narrow td.bar { min-width: 3.4rem; }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
 pre { background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem; margin: .6rem 0;
   overflow-x: auto; font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap;

@@ -63,18 +63,23 @@ def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]
     return figure
 
 
-def comparison(panels: Mapping[str, Sequence[Band]], xlabel: str, *, log: bool = False) -> Figure:
-    """Draw accuracies (0 to 1) of several methods, one panel per kind of accuracy.
+def comparison(panels: Mapping[str, Sequence[Band]], xlabel: str, names: Sequence[str], *, log: bool = False) -> Figure:
+    """Draw accuracies (0 to 1) of several methods, one panel per kind of accuracy, two in a row.
 
-    Where places are on a logarithmic axis, a line at place 0 throughout is drawn across, at its last value.
+    ``names`` are all lines' names, whose order gives each its colour. Where places are on a logarithmic axis, a line
+    at place 0 throughout is drawn across, at its last value.
     """
-    names = list(dict.fromkeys(band.name for bands in panels.values() for band in bands))
     styles = {
         name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
         for i, name in enumerate(names)
     }
-    figure = Figure(figsize=(6 * len(panels) + 1.5, 4.4), layout="constrained")
-    for axes, (title, bands) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(6 * columns + 1.5, 4.4 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    for axes, (title, bands) in zip(grid, panels.items(), strict=False):
         for band in bands:
             x, mean, std = (np.array(values) for values in (band.x, band.mean, band.std))
             if log and not x.any():
