@@ -1,0 +1,235 @@
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbours' heads one level lower."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from flwr.app import Context, Message
+from torch import Tensor, nn
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.learn import PREDICTION_BATCH, Plan, batches, supervised
+from fd_flower.objectives.heads import SELECTIONS, embedding_distance, targets
+from fd_flower.task import Samples
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import PublicHeads
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """MHD's knobs; ``kd_weight`` is the weight of the chain of heads."""
+
+    heads: int = 4
+    """Auxiliary heads m; knowledge from m clients away reaches the last."""
+    emb_weight: float = 1.0
+    """Weight of the distance to the teachers' embeddings; 0 turns it off, and nobody sends any."""
+    select: str = "confidence"
+    """What a head learns from, of its candidates: the most sure one (`confidence`), one at `random`, their `mean`."""
+    include_self: bool = True
+    """Whether the client's own lower head is a candidate."""
+    same_level: bool = False
+    """Whether the teachers' heads of the same level are candidates, too."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key, least in (("heads", 1), ("emb_weight", 0)):
+            if getattr(self, key) < least:
+                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected {least} or more")
+        if self.select not in SELECTIONS:
+            raise WrongInput(f"client.select is '{self.select}'{nearest(self.select, SELECTIONS)}")
+
+
+class Headed(nn.Module):
+    """A model with auxiliary linear heads on its features, all in one layer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With ``features`` [B, F] and ``head``.
+    auxiliary : nn.Linear
+        From F features to m * C logits.
+    """
+
+    def __init__(self, model: nn.Module, auxiliary: nn.Linear) -> None:
+        super().__init__()
+        self.model = model
+        self.auxiliary = auxiliary
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the main head's logits [B, C]."""
+        return self.model(x)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return embeddings [B, F]."""
+        return self.model.features(x)  # type: ignore[operator]
+
+    def main(self, features: Tensor) -> Tensor:
+        """Return the main head's logits [B, C] on features."""
+        return self.model.head(features)  # type: ignore[operator]
+
+    def heads(self, features: Tensor) -> Tensor:
+        """Return all heads' logits [B, m + 1, C] on features, the main head's first."""
+        main = self.main(features).unsqueeze(1)
+        return torch.cat([main, self.auxiliary(features).unflatten(1, (-1, main.shape[2]))], 1)
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """What teachers say about public samples.
+
+    Attributes
+    ----------
+    x : Tensor
+        The samples [B, ...].
+    heads : Tensor
+        Log-probabilities [T, B, m + 1, C].
+    speaks : Tensor
+        Which teacher says something about which sample, bool [T, B]: at least one about each.
+    features : Tensor
+        Embeddings [T, B, F] in the client's own feature size.
+    embeds : Tensor
+        Which teacher has one of which sample, bool [T, B].
+    rng : torch.Generator
+        What ``client.select=random`` draws from.
+    """
+
+    x: Tensor
+    heads: Tensor
+    speaks: Tensor
+    features: Tensor
+    embeds: Tensor
+    rng: torch.Generator
+
+
+def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, config: Config) -> Tensor:
+    """Cross-entropy of the main head, plus the embeddings' distance and the chain of heads on a public mini-batch.
+
+    Private and public samples go through the model in one batch, so that batch normalisation sees both. The mean of
+    the auxiliary heads' losses times m is their sum. Without teachers it is the cross-entropy alone.
+    """
+    if teacher is None:
+        return supervised(model, x, y)
+    private, public = model.features(torch.cat([x, teacher.x])).split([len(x), len(teacher.x)])
+    loss = F.cross_entropy(model.main(private), y)
+    if config.emb_weight:
+        loss = loss + config.emb_weight * embedding_distance(public, teacher.features, teacher.embeds)
+    if config.kd_weight:
+        own = model.heads(public)
+        learnt = targets(
+            own,
+            teacher.heads,
+            teacher.speaks,
+            teacher.rng,
+            select=config.select,
+            include_self=config.include_self,
+            same_level=config.same_level,
+        )
+        chain = config.distil(own[:, 1:].flatten(0, 1), learnt.flatten(0, 1))
+        loss = loss + config.kd_weight * config.heads * chain
+    return loss
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from private data and from the neighbours at once, then say what every head predicts."""
+    turn = Turn.of(message, context)
+    model = headed(turn)
+    lessons = hear(turn, PublicHeads.all(message.content))
+
+    def learn(model: Headed, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, next(lessons, None), turn.config)  # type: ignore[arg-type]
+
+    loss = fit(turn, learn, turn.data.train, model=model)
+    measure(turn, "trained", model)
+    index = turn.next_index
+    values, features = predict(turn, model, turn.public[index])
+    said = PublicHeads(index, values, features if turn.config.emb_weight else None)  # type: ignore[attr-defined]
+    return reply(message, turn, said, loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the heads as they are."""
+    turn = Turn.of(message, context)
+    measure(turn, "heard", headed(turn))
+    return reply(message, turn)
+
+
+def headed(turn: Turn) -> Headed:
+    """Return the client's personal model with its auxiliary heads, both kept."""
+    features, outputs = turn.world.features(turn.architecture), turn.config.heads * turn.classes  # type: ignore[attr-defined]
+    auxiliary = turn.module("heads", lambda: nn.Linear(features, outputs))
+    return Headed(turn.model, auxiliary)  # type: ignore[arg-type]
+
+
+def hear(turn: Turn, said: Sequence[PublicHeads]) -> Iterator[Teachers]:
+    """Yield what the teachers say about one public mini-batch after another, in shuffled passes; nothing if nothing.
+
+    Teachers may speak of different samples, where one of them was away for some rounds.
+    """
+    config = turn.config
+    index = torch.cat([p.index for p in said]).unique() if said else torch.empty(0)
+    if not len(index) or not (config.kd_weight or config.emb_weight):  # type: ignore[attr-defined]
+        return
+    speaks = torch.stack([torch.isin(index, p.index) for p in said])
+    values = torch.stack([_laid_out(p.values, row) for p, row in zip(said, speaks, strict=True)])
+    size = turn.world.features(turn.architecture)
+    comparable = [p.features is not None and p.features.shape[1] == size for p in said]
+    features = torch.stack(
+        [
+            _laid_out(p.features, row) if fits else torch.zeros(len(index), size)  # type: ignore[arg-type]
+            for p, row, fits in zip(said, speaks, comparable, strict=True)
+        ]
+    )
+    embeds = speaks & torch.tensor(comparable).unsqueeze(1)
+    heads, speaks, features, embeds = (t.to(turn.world.device) for t in (values, speaks, features, embeds))
+    samples, draws = turn.public[index], turn.rng("select")
+    endless = Plan(config.public_batch, config.lr, steps=sys.maxsize)
+    for rows in batches(len(index), endless, turn.rng("public")):
+        rows = rows.to(turn.world.device)
+        x, _ = samples.batch(rows)
+        yield Teachers(x, heads[:, rows], speaks[:, rows], features[:, rows], embeds[:, rows], draws)
+
+
+def _laid_out(values: Tensor, speaks: Tensor) -> Tensor:
+    """Return the rows [M, ...] in the places [U] that are True, and zeros in the others."""
+    laid = values.new_zeros(len(speaks), *values.shape[1:])
+    laid[speaks] = values
+    return laid
+
+
+@torch.no_grad()
+def predict(turn: Turn, model: Headed, samples: Samples) -> tuple[Tensor, Tensor]:
+    """Return all heads' log-probabilities [N, m + 1, C] and the embeddings [N, F], float32 on the CPU."""
+    model.eval()
+    heads, features = [], []
+    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
+        x, _ = samples.batch(rows)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
+            embedding = model.features(x)
+            logits = model.heads(embedding)
+        heads.append(F.log_softmax(logits.float(), dim=2).cpu())
+        features.append(embedding.float().cpu())
+    return torch.cat(heads), torch.cat(features)
+
+
+def measure(turn: Turn, moment: str, model: Headed) -> None:
+    """Measure every head; the main head speaks for the client's own classes, the last one for everybody's."""
+    seen: dict[int, tuple[Samples, Tensor]] = {}
+
+    def head(level: int, samples: Samples) -> Tensor:
+        """Return one head's log-probabilities [N, C]; all heads of a sample set are predicted at once."""
+        if id(samples) not in seen:
+            seen[id(samples)] = samples, predict(turn, model, samples)[0]
+        return seen[id(samples)][1][:, level]
+
+    last = turn.config.heads  # type: ignore[attr-defined]
+    every = {"main": partial(head, 0), **{f"aux{k}": partial(head, k) for k in range(1, last + 1)}}
+    turn.measure(moment, every["main"], shared=every[f"aux{last}"], others=every)

@@ -1,0 +1,134 @@
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbours' heads one level lower."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from logging import WARNING
+from statistics import fmean
+from typing import final
+
+import torch
+from flwr.common.logger import log
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.errors import WrongInput
+from fd_flower.graph import check_graph, neighbours
+from fd_flower.methods import Needs
+from fd_flower.rng import torch_rng
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Private, PublicHeads, PublicLogits, stack
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """MHD's knobs."""
+
+    graph: str = "complete"
+    """Who learns from whom: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.graph`)."""
+    teachers: int = 1
+    """Neighbours that a client learns from in a round, drawn anew each."""
+    max_age: int = 3
+    """Rounds for which what a client said last is learnt from; with 1 a client that misses a round is not."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        check_graph(self.graph)
+        for key in ("teachers", "max_age"):
+            if getattr(self, key) < 1:
+                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected at least 1")
+
+
+@final
+class MHD(Strategy):
+    """A relay: it keeps what each client said last, and passes on what a few neighbours said."""
+
+    needs, predicts, hears = Needs(public=True, headed=True, single_replies=True), True, (PublicHeads,)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Know nothing yet; refuse a graph that these clients cannot have."""
+        self._graph(clients)
+        return ()
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Private]:
+        """Put the replies into the bank, each in place of the client's older one, and drop what is too old by now."""
+        said = {reply.client.id: PublicHeads.need(reply.content) for reply in replies}
+        levels = 1 + self.settings.client.heads  # type: ignore[attr-defined]
+        for client in [client for client, heads in said.items() if heads.values.shape[1] != levels]:
+            found = said.pop(client).values.shape[1]
+            log(WARNING, "round %s: client %s has %s heads, expected %s: nobody hears it", round, client, found, levels)
+        kept = [replace(heads, client=client, round=torch.tensor(round)) for client, heads in said.items()]
+        self._describe(kept, round)
+        bank = {entry.client: entry for entry in (*PublicHeads.all(knowledge), *kept)}
+        return [Private(entry) for entry in bank.values() if round - _round(entry) < self.config.max_age]  # type: ignore[attr-defined]
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[PublicHeads]:
+        """Return what ``server.teachers`` of the client's neighbours said last, drawn for it and the round.
+
+        Embeddings of another size than the client's are left out: it could not compare them with its own.
+        """
+        bank = {entry.client: entry for entry in PublicHeads.all(knowledge)}
+        ids = [c.id for c in self.clients]
+        listens = self._graph(self.clients)[:, ids.index(client.id)].tolist()
+        near = [bank[voice] for voice, heard in zip(ids, listens, strict=True) if heard and voice in bank]
+        newest = max(map(_round, bank.values()), default=0)
+        order = torch.randperm(len(near), generator=torch_rng(self.settings.run.seed, "teachers", client.id, newest))
+        drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]  # type: ignore[attr-defined]
+        return [replace(entry, features=None) if _other_size(entry, client) else entry for entry in drawn]
+
+    def _graph(self, clients: Sequence[Client]) -> Tensor:
+        """Return who listens to whom, bool [K, K]."""
+        return neighbours(self.config.graph, [c.id for c in clients], self.settings.run.seed)  # type: ignore[attr-defined]
+
+    def _describe(self, said: Sequence[PublicHeads], round: int) -> None:
+        """Note how sure the clients are and how far they agree; warn where no head tells any classes apart."""
+        collapsed = {heads.client: _collapsed(heads) for heads in said}
+        for client, share in collapsed.items():
+            self.note({"collapsed": share}, client)
+        if collapsed and min(collapsed.values()) == 1:
+            log(
+                WARNING,
+                "round %s: every head says one class of all public samples; try a longer client.warmup, "
+                "client.momentum=0 or a smaller client.lr",
+                round,
+            )
+        self.note({"collapsed": fmean(collapsed.values()) if collapsed else None})
+        for name, level in (("main", 0), ("last", -1)):
+            entropy, agreement = _described(said, level)
+            self.note({f"{name}_entropy": entropy, f"{name}_agreement": agreement})
+
+
+Method = MHD
+
+
+def _round(entry: PublicHeads) -> int:
+    """Return the round in which a bank's entry was said."""
+    return 0 if entry.round is None else int(entry.round)
+
+
+def _other_size(entry: PublicHeads, client: Client) -> bool:
+    return entry.features is not None and entry.features.shape[1] != client.features
+
+
+def _collapsed(said: PublicHeads) -> float:
+    """Return the share of a client's heads that say one class of all samples."""
+    classes = said.values.argmax(2)  # [M, H]
+    return float((classes == classes[:1]).all(0).double().mean())
+
+
+def _described(said: Sequence[PublicHeads], level: int) -> tuple[float | None, float | None]:
+    """Return a head's entropy (nats, mean over samples and clients) and the share of pairs of clients that agree.
+
+    A pair agrees on a sample of which both say the same class; None where there is nothing to count.
+    """
+    spoken = [PublicLogits(heads.index, heads.values[:, level], heads.client) for heads in said if len(heads.index)]
+    if not spoken:
+        return None, None
+    logprobs, speaks = stack(spoken, torch.cat([heads.index for heads in spoken]).unique())
+    entropy = -(logprobs.exp() * logprobs).sum(2)[speaks].double().mean()
+    votes = (one_hot(logprobs.argmax(2), logprobs.shape[2]) * speaks.unsqueeze(2)).sum(0)  # [N, C]
+    voters = speaks.sum(0)
+    pairs = int((voters * (voters - 1)).sum())
+    return float(entropy), int((votes * (votes - 1)).sum()) / pairs if pairs else None
