@@ -17,9 +17,9 @@ from torch.nn import Module
 from fd_flower.config import ClientConfig, Settings
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import WrongInput
-from fd_flower.learn import Objective, Plan, one_thread, predict, supervised, train
+from fd_flower.learn import Objective, Plan, one_thread, supervised, train
+from fd_flower.measures import Predictor, figures, predicted
 from fd_flower.memory import Memory
-from fd_flower.results.metrics import measure
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples
 from fd_flower.versions import sources, versions
@@ -31,9 +31,6 @@ RAISED = 2
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there."""
-
-Predictor = Module | Callable[[Samples], Tensor]
-"""A model, or a function from samples to log-probabilities [N, C]."""
 
 _current: ContextVar["Turn"] = ContextVar("turn")
 
@@ -205,41 +202,17 @@ class Turn:
         """
         if moment not in str(self._said.get("measure", "")).split(","):
             return
-        figures = self._figures(model or self._module or self.model, shared)
+        limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
+        found = figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
-            figures |= {f"{name}/{key}": value for key, value in self._figures(other).items()}
-        self.measures |= {f"{moment}/{name}": value for name, value in figures.items()}
-
-    def _figures(self, model: Predictor, shared: Predictor | None = None) -> dict[str, float]:
-        """Measure on own parts, and on everybody's where the method has no server model that stands for all."""
-        everybody = bool(self._said.get("global", False))
-        seen = {}
-        for part, name in (("validation", "validation"), ("test", "accuracy")):
-            whole, own = self.world.pooled if everybody else {}, getattr(self.data, part)
-            if part in whole:
-                rows = self.world.pooled_rows(self.client, part)
-                pooled = self.predict(whole[part], shared or model)
-                seen[name] = (pooled[rows] if shared is None else self.predict(own, model), own.labels)
-                seen["pooled" if part == "test" else "pooled_validation"] = (pooled, whole[part].labels)
-            else:
-                seen[name] = (self.predict(own, model), own.labels)
-        if everybody and (test := self.world.test_part(int(self._said.get("test-limit", 0)))) is not None:  # type: ignore[arg-type]
-            seen["global"] = (self.predict(test, shared or model), test.labels)
-        figures = {}
-        for name, (logprobs, labels) in seen.items():
-            if len(labels) == 0:
-                continue
-            got = measure(logprobs, labels.cpu())
-            figures[name] = got["accuracy"]
-            if name in ("accuracy", "global"):
-                prefix = "" if name == "accuracy" else "global_"
-                figures |= {f"{prefix}{k}": got[k] for k in ("nll", "ece")}
-        return figures
+            found |= {
+                f"{name}/{key}": value for key, value in figures(self.world, self.client, other, None, limit).items()
+            }
+        self.measures |= {f"{moment}/{name}": value for name, value in found.items()}
 
     def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
         """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
-        model = model or self._module or self.model
-        return predict(model, samples, precision=self.precision) if isinstance(model, Module) else model(samples)
+        return predicted(model or self._module or self.model, samples, self.precision)
 
     def digest(self, objective: Objective, said: PublicLogits | None) -> float | None:
         """Learn from what is said about public samples, by the knobs of the distillation loop.

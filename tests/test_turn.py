@@ -9,6 +9,7 @@ import toys
 from fd_flower.client_apps import fedavg
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
+from torch.nn import Linear, Module
 from toys import hosts, own, rounds, run, toy
 
 from fd_flower import learn, methods, turn
@@ -17,8 +18,9 @@ from fd_flower.envelope import HEADER
 from fd_flower.errors import WrongInput
 from fd_flower.learn import Plan, supervised
 from fd_flower.memory import Memory
+from fd_flower.task import Samples
 from fd_flower.turn import App, Turn, fit
-from fd_flower.wire import Weights
+from fd_flower.wire import PublicIndex, Weights, pack
 from fd_flower.world import World
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -150,6 +152,48 @@ def test_a_figure_is_measured_where_its_moment_is_asked_for(world: World, tmp_pa
     silent = of(world, tmp_path, measure="")
     silent.measure("heard")
     assert silent.measures == {}
+
+
+def test_what_speaks_for_everybodys_classes_may_be_another(world: World, tmp_path: Path):
+    """Own parts are the model's, everybody's are another predictor's, and whatever else is measured has a name."""
+    here = of(world, tmp_path, measure="trained", **{"global": True})
+
+    def never(samples: Samples) -> torch.Tensor:
+        return torch.nn.functional.one_hot((samples.labels + 1) % 3, 3).float().log()
+
+    here.measure("trained", shared=never, others={"head1": never})
+    alone = of(world, tmp_path, measure="trained", **{"global": True})
+    alone.measure("trained")
+    assert here.measures["trained/accuracy"] == alone.measures["trained/accuracy"]
+    assert here.measures["trained/validation"] == alone.measures["trained/validation"]
+    assert [here.measures[f"trained/{k}"] for k in ("global", "pooled", "pooled_validation")] == [0, 0, 0]
+    assert here.measures["trained/head1/accuracy"] == here.measures["trained/head1/global"] == 0
+
+
+def test_a_further_module_is_kept_as_the_personal_model_is(world: World, tmp_path: Path):
+    def build() -> Module:
+        return Linear(4, 3)
+
+    first = of(world, tmp_path)
+    heads = first.module("heads", build)
+    start = {key: value.clone() for key, value in heads.state_dict().items()}
+    with torch.no_grad():
+        heads.weight.add_(1)
+    first.close()
+    other = of(world, tmp_path, "1").module("heads", build).state_dict()
+    assert all(torch.equal(other[key], start[key]) for key in start)  # every client starts the same
+    again = of(world, tmp_path, number=2).module("heads", build).state_dict()
+    assert torch.equal(again["weight"], start["weight"] + 1)
+    fresh = World(world.settings, world.task)
+    assert torch.equal(of(fresh, tmp_path, "2").module("heads", build).weight, start["weight"])  # seeded
+
+
+def test_samples_that_this_machine_lacks_are_named(world: World, tmp_path: Path):
+    content = pack(PublicIndex(torch.tensor([0, 10_000])))
+    content["config"] = ConfigRecord({"server-round": 1})
+    here = Turn(world, "0", "small", content, Memory(tmp_path, "key", "0"))
+    with pytest.raises(WrongInput, match="about public sample 10000; there are"):
+        _ = here.next_index
 
 
 def test_figures_are_right(world: World, tmp_path: Path):
