@@ -1,0 +1,103 @@
+"""DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples.
+
+Both are by name: any rule of ``fd_flower.ensemble`` may stand for the mean, and any of its weights for equal ones.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import torch
+from flwr.app import MetricRecord
+from torch import Tensor
+
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble import entropy_reduction, named, weights
+from fd_flower.ensemble.robust import few_voters
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
+
+WEIGHTINGS = ("equal", "examples", "confidence", "entropy", "label_count", "committee")
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """DS-FL's knobs."""
+
+    rule: str = "mean_of_probabilities"
+    """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
+    rule_args: dict[str, Any] = field(default_factory=dict)
+    """The rule's arguments, like `trim` of `trimmed_mean`."""
+    weighting: str = "equal"
+    """How a vote counts: `equal`, `examples`, `confidence`, `entropy`, `label_count`, `committee`."""
+    committee_temperature: float = 5.0
+    """Of the softmax of accuracies in percent, under `server.weighting=committee`."""
+    temperature: float | None = 0.1
+    """T of the entropy reduction, softmax(p / T); null: the prediction as it is."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that the rule can take the weights."""
+        super().__post_init__()
+        named(self.rule, **self.rule_args)
+        if self.weighting not in WEIGHTINGS:
+            raise WrongInput(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
+        if self.weighting == "label_count" and self.rule != "mean_of_probabilities":
+            raise WrongInput(
+                f"server.weighting is 'label_count' and server.rule '{self.rule}':"
+                " weights by class need mean_of_probabilities"
+            )
+        for key in ("committee_temperature", "temperature"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise WrongInput(f"server.{key} is {value}; expected a number above 0")
+
+
+@final
+class DSFL(Strategy):
+    """The mean of the clients' predictions on the round's public samples, made surer of itself."""
+
+    needs, measured = Needs(public=True, single_replies=True), "heard"
+    hears, predicts = (PublicLogits,), True
+    config: Config
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average the probabilities [U, N, C], then reduce their entropy: log-probabilities [N, C]."""
+        logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
+        weight = self._weight(replies, logprobs)
+        teacher, valid = named(self.config.rule, **self.config.rule_args)(logprobs, mask, weight)
+        if self.config.temperature is not None:
+            teacher = entropy_reduction(teacher, self.config.temperature)
+        self.note_votes(logprobs, mask, teacher, valid)
+        self.note({"few_voters": float(few_voters(mask).double().mean())})
+        return [PublicLogits(self.round_index[valid], teacher[valid])]
+
+    def _weight(self, replies: Sequence[Reply], logprobs: Tensor) -> Tensor | None:
+        """Return how each vote counts: [U], [U, N], or [U, 1, C] by class."""
+        match self.config.weighting:
+            case "examples":
+                return weights.examples([reply.examples for reply in replies])
+            case "confidence":
+                return weights.confidence(logprobs)
+            case "entropy":
+                return weights.entropy(logprobs)
+            case "label_count":
+                return weights.label_count(torch.tensor([reply.client.counts for reply in replies]))
+            case "committee":
+                return weights.prior_softmax(100 * _accuracies(replies), self.config.committee_temperature)
+        return None
+
+
+def _accuracies(replies: Sequence[Reply]) -> Tensor:
+    """Return what the clients say of their own accuracy [U], 0 to 1; who says nothing of the kind has the others' mean.
+
+    A client without validation rows says nothing. If nobody does, all have the same.
+    """
+    told = [(reply.metrics or MetricRecord()).get("validation_accuracy") for reply in replies]
+    said = torch.tensor([a if isinstance(a, int | float) else -1.0 for a in told], dtype=torch.float64)
+    known = (said >= 0) & (said <= 1)
+    return torch.where(known, said, said[known].mean() if bool(known.any()) else 0.0)
+
+
+Method = DSFL

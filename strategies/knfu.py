@@ -1,0 +1,87 @@
+"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client learns from those who predict as it does.
+
+A reconstruction: the paper's equations were not at hand, and its page here says what is its and what is ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble import mean_of_probabilities
+from fd_flower.ensemble.receivers import for_receivers
+from fd_flower.ensemble.similarity import (
+    distribution_divergence,
+    effective_neighbours,
+    neighbour_weights,
+    sample_divergence,
+)
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
+
+DISTANCES = {"distribution": distribution_divergence, "sample": sample_divergence}
+
+ALONE = 1 - 1e-6
+"""A client that counts this much to itself would learn what it says already."""
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """KnFu's knobs."""
+
+    beta: float = 10.0
+    """Sharpness of the weights, softmax(-beta d): 0 counts all the same, a large one oneself alone."""
+    distance: str = "distribution"
+    """d is the divergence of mean predictions (`distribution`), or the mean one over samples (`sample`)."""
+    include_self: bool = True
+    """Whether a client counts among its own neighbours."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if not 0 <= self.beta < float("inf"):
+            raise WrongInput(f"server.beta is {self.beta}; expected a number of 0 or more")
+        if self.distance not in DISTANCES:
+            raise WrongInput(f"server.distance is '{self.distance}'{nearest(self.distance, DISTANCES)}")
+
+
+@final
+class KnFu(Strategy):
+    """An own fusion of all predictions for each client, by whose predictions are like its own."""
+
+    needs, measured = Needs(public=True, single_replies=True), "heard"
+    hears, predicts = (PublicLogits,), True
+    config: Config
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
+        """Fuse the probabilities [U, N, C] once a client: log-probabilities [U, N, C].
+
+        Whoever counts to itself alone is told nothing: to learn what it says already would be rounding noise, which
+        Adam makes large. Who did not take part keeps what was fused for it when it last did.
+        """
+        logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
+        divergence = DISTANCES[self.config.distance](logprobs, mask)
+        weight = neighbour_weights(divergence, self.config.beta, include_self=self.config.include_self)
+        fused, valid = for_receivers(mean_of_probabilities, logprobs, mask, weight)
+        own, neighbours = weight.diagonal(), effective_neighbours(weight)
+        self.note_votes(logprobs, mask, *mean_of_probabilities(fused, valid))
+        self.note({"self_weight": float(own.mean()), "neighbours": float(neighbours.mean())})
+        told = []
+        for reply, alone, count, rows, heard in zip(replies, own, neighbours, fused, valid, strict=True):
+            client = reply.client.id
+            self.note({"self_weight": float(alone), "neighbours": float(count)}, client)
+            if alone < ALONE and bool(heard.any()):
+                told.append(PublicLogits(self.round_index[heard], rows[heard], client))
+        here = {reply.client.id for reply in replies}
+        absent = [p for p in PublicLogits.all(knowledge) if p.client not in here]
+        return [Private(p) for p in [*absent, *told]]
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return what was fused for this client, without its name."""
+        return [replace(p, client="") for p in PublicLogits.all(knowledge) if p.client == client.id]
+
+
+Method = KnFu
