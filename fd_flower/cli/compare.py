@@ -214,7 +214,6 @@ def write(comparison: Comparison, console: Console, reach: float | None) -> None
     if comparison.finished:
         command = shlex.join(["fd-flower", *sys.argv[1:]])
         compare.write(comparison.finished, comparison.path, command, comparison.notes, reach)
-        for table in compare.tables(comparison.finished, reach):
-            console.print(table)
+        console.print(*compare.tables(comparison.finished, reach), sep="\n")
     for note in comparison.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -10,6 +10,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from fd_flower.errors import WrongInput
 from fd_flower.results import moments, page, plots, reproduce
@@ -136,17 +137,17 @@ def _name(folder: RunFolder, others: Iterable[RunFolder]) -> str:
     return f"{folder.config['method']} ({said})" if said else folder.config["method"]
 
 
-def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Table]:
-    """Return the comparison for the terminal; arguments as in `write`."""
+def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Table | Text]:
+    """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
     groups = grouped(folders)
-    captions = ["\n".join(notes(groups)), moments.MEANING]
-    shown = []
-    for caption, (head, rows) in zip(captions, _tables(groups, reach), strict=False):
-        shown.append(Table(caption=caption, caption_justify="left", caption_style="dim"))
+    shown: list[Table | Text] = []
+    for said, (head, rows) in zip((notes(groups), [moments.MEANING]), _tables(groups, reach), strict=False):
+        shown.append(table := Table())
         for column in head:
-            shown[-1].add_column(column, justify="left" if column == "method" else "right")
+            table.add_column(column, justify="left" if column == "method" else "right")
         for row in rows:
-            shown[-1].add_row(*row)
+            table.add_row(*row)
+        shown.append(Text("\n".join(said), style="dim"))
     return shown
 
 
