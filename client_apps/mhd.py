@@ -170,26 +170,13 @@ def headed(turn: Turn) -> Headed:
 
 
 def hear(turn: Turn, said: Sequence[PublicHeads]) -> Iterator[Teachers]:
-    """Yield what the teachers say about one public mini-batch after another, in shuffled passes; nothing if nothing.
-
-    Teachers may speak of different samples, where one of them was away for some rounds.
-    """
+    """Yield what the teachers say about one public mini-batch after another, in shuffled passes; nothing if nothing."""
     config = turn.config
-    index = torch.cat([p.index for p in said]).unique() if said else torch.empty(0)
-    if not len(index) or not (config.kd_weight or config.emb_weight):  # type: ignore[attr-defined]
+    said = [heads for heads in said if len(heads.index)]
+    if not said or not (config.kd_weight or config.emb_weight):  # type: ignore[attr-defined]
         return
-    speaks = torch.stack([torch.isin(index, p.index) for p in said])
-    values = torch.stack([_laid_out(p.values, row) for p, row in zip(said, speaks, strict=True)])
-    size = turn.world.features(turn.architecture)
-    comparable = [p.features is not None and p.features.shape[1] == size for p in said]
-    features = torch.stack(
-        [
-            _laid_out(p.features, row) if fits else torch.zeros(len(index), size)  # type: ignore[arg-type]
-            for p, row, fits in zip(said, speaks, comparable, strict=True)
-        ]
-    )
-    embeds = speaks & torch.tensor(comparable).unsqueeze(1)
-    heads, speaks, features, embeds = (t.to(turn.world.device) for t in (values, speaks, features, embeds))
+    index, *about = aligned(said, turn.world.features(turn.architecture))
+    heads, speaks, features, embeds = (tensor.to(turn.world.device) for tensor in about)
     samples, draws = turn.public[index], turn.rng("select")
     endless = Plan(config.public_batch, config.lr, steps=sys.maxsize)
     for rows in batches(len(index), endless, turn.rng("public")):
@@ -198,11 +185,24 @@ def hear(turn: Turn, said: Sequence[PublicHeads]) -> Iterator[Teachers]:
         yield Teachers(x, heads[:, rows], speaks[:, rows], features[:, rows], embeds[:, rows], draws)
 
 
-def _laid_out(values: Tensor, speaks: Tensor) -> Tensor:
-    """Return the rows [M, ...] in the places [U] that are True, and zeros in the others."""
-    laid = values.new_zeros(len(speaks), *values.shape[1:])
-    laid[speaks] = values
-    return laid
+def aligned(said: Sequence[PublicHeads], size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Align what teachers say with the samples that any of them speaks of: one that was away speaks of older ones.
+
+    Returns
+    -------
+    tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+        The samples [N], and of ``Teachers`` with N for B: ``heads``, ``speaks``, ``features`` of this size, ``embeds``.
+    """
+    index = torch.cat([heads.index for heads in said]).unique()
+    speaks = torch.stack([torch.isin(index, heads.index) for heads in said])
+    values = torch.zeros(*speaks.shape, *said[0].values.shape[1:])
+    features, embeds = torch.zeros(*speaks.shape, size), torch.zeros_like(speaks)
+    for teacher, (heads, rows) in enumerate(zip(said, speaks, strict=True)):
+        values[teacher, rows] = heads.values
+        if heads.features is not None and heads.features.shape[1] == size:
+            features[teacher, rows] = heads.features
+            embeds[teacher] = rows
+    return index, values, speaks, features, embeds
 
 
 @torch.no_grad()

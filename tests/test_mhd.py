@@ -1,0 +1,516 @@
+"""MHD: heads that learn from heads one level lower, embeddings, and a server that relays along a graph."""
+
+import logging
+import math
+from collections import Counter
+
+import pytest
+import tiny
+import torch
+from fd_flower.client_apps import mhd
+from fd_flower.client_apps.mhd import Headed, Teachers, aligned, objective
+from flwr.app import Error
+from tiny import TINY, said, strategy
+from torch import nn
+from toys import INPUTS, Noted, Small, Spoilt, begin, samples
+
+from fd_flower import methods
+from fd_flower.clients import Client
+from fd_flower.config import settings
+from fd_flower.ensemble import mean_of_probabilities
+from fd_flower.envelope import unfold
+from fd_flower.errors import WrongInput
+from fd_flower.objectives.heads import embedding_distance, targets
+from fd_flower.task import Data, Task
+from fd_flower.wire import Knowledge, PublicHeads
+
+RNG = torch.Generator()
+GONE = Error(2, "gone")
+
+
+def changed(**changes):
+    return methods.config("mhd", "client", **changes)
+
+
+def log(*rows):
+    """Return log-probabilities of rows that say how likely the first of two classes is, one a head."""
+    return torch.tensor([[[p, 1 - p] for p in heads] for heads in rows]).log()
+
+
+# --- what a head learns: samples x heads, teachers first
+
+
+def first(chosen):
+    """Return how likely the first of two classes is in targets: samples x auxiliary heads."""
+    return chosen.exp()[..., 0].tolist()
+
+
+def test_a_head_learns_from_the_surest_head_one_level_lower():
+    """One sample, three heads. Head 1 has the main heads to choose from, head 2 the first auxiliary ones.
+
+    Sureness is that of the likeliest class: 0.1 is as sure as 0.9.
+    """
+    own = log([0.7, 0.2, 0.5])
+    teachers = torch.stack([log([0.6, 0.1, 0.5]), log([0.9, 0.5, 0.5])])
+    both = torch.ones(2, 1, dtype=torch.bool)
+    assert first(targets(own, teachers, both, RNG)) == [pytest.approx([0.9, 0.1])]
+    one = torch.tensor([[True], [False]])
+    assert first(targets(own, teachers, one, RNG)) == [pytest.approx([0.7, 0.1])]  # one's own main head is surer
+    assert first(targets(own, teachers, one, RNG, include_self=False)) == [pytest.approx([0.6, 0.1])]
+
+
+def test_the_surest_is_chosen_sample_by_sample():
+    own, teachers = log([0.6, 0.5], [0.6, 0.5]), torch.stack([log([0.9, 0.5], [0.5, 0.5])])
+    chosen = targets(own, teachers, torch.ones(1, 2, dtype=torch.bool), RNG)
+    assert first(chosen) == [pytest.approx([0.9]), pytest.approx([0.6])]
+
+
+def test_own_heads_are_given_as_logits():
+    own = log([0.8, 0.5]) + 3.0
+    chosen = targets(own, torch.stack([log([0.6, 0.5])]), torch.ones(1, 1, dtype=torch.bool), RNG)
+    torch.testing.assert_close(chosen.exp(), torch.tensor([[[0.8, 0.2]]]))
+
+
+def test_the_teachers_heads_of_the_same_level_can_be_candidates():
+    own, teachers = log([0.6, 0.6, 0.6]), torch.stack([log([0.7, 0.9, 0.05])])
+    speaks = torch.ones(1, 1, dtype=torch.bool)
+    assert first(targets(own, teachers, speaks, RNG)) == [pytest.approx([0.7, 0.9])]
+    assert first(targets(own, teachers, speaks, RNG, same_level=True)) == [pytest.approx([0.9, 0.05])]
+
+
+def test_the_mean_is_of_the_probabilities_of_those_who_speak():
+    own, teachers = log([0.9, 0.5]), torch.stack([log([0.3, 0.5]), log([0.1, 0.5])])
+    for speaks, expected in (([True, True], 1.3 / 3), ([True, False], 0.6), ([False, True], 0.5)):
+        mask = torch.tensor(speaks).unsqueeze(1)
+        assert first(targets(own, teachers, mask, RNG, select="mean")) == [pytest.approx([expected])]
+
+
+def test_with_one_head_and_the_mean_it_learns_what_fedmd_digests():
+    """The mean of everybody's main heads, own included, on every sample: FedMD's consensus (of probabilities)."""
+    rows = torch.randn(4, 5, 2, 3, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    chosen = targets(rows[0], rows[1:], torch.ones(3, 5, dtype=torch.bool), RNG, select="mean")
+    consensus, _ = mean_of_probabilities(rows[:, :, 0], torch.ones(4, 5, dtype=torch.bool))
+    torch.testing.assert_close(chosen[:, 0], consensus)
+
+
+def test_at_random_each_candidate_comes_equally_often():
+    """10,000 samples, three candidates of which one is silent: a half each, with a standard deviation of 0.005."""
+    own = log([0.6, 0.5]).expand(10_000, 2, 2)
+    teachers = torch.stack([own * 2, own * 3]).log_softmax(-1)
+    speaks = torch.tensor([[True], [False]]).expand(2, 10_000)
+    chosen = targets(own, teachers, speaks, RNG.manual_seed(0), select="random")[:, 0, 0].exp()
+    assert (chosen < 0.61).double().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert sorted(set(chosen.tolist())) == pytest.approx([0.6, 0.36 / 0.52])
+
+
+def test_embeddings_are_compared_without_their_lengths():
+    """Own (3, 4) is (0.6, 0.8); to (1, 0) the squared distance is 0.16 + 0.64 = 0.8, to (0, 2) 0.36 + 0.04 = 0.4.
+
+    The first teacher has both samples: (0.8 + 0) / 2; the second has the first alone: 0.4; the third has none.
+    """
+    own = torch.tensor([[3.0, 4.0], [0.0, 5.0]], requires_grad=True)
+    teachers = torch.tensor([[[1.0, 0.0], [0.0, 0.1]], [[0.0, 2.0], [9.0, 9.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    speaks = torch.tensor([[True, True], [True, False], [False, False]])
+    loss = embedding_distance(own, teachers, speaks)
+    assert loss.item() == pytest.approx(0.4 + 0.4)
+    loss.backward()
+    assert torch.allclose((own * own.grad).sum(1), torch.zeros(2), atol=1e-6)  # its length does not matter
+
+
+def test_an_empty_embedding_is_no_trouble():
+    inputs = torch.tensor([[-1.0, -1.0]], requires_grad=True)
+    embedding_distance(inputs.relu(), torch.ones(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)).backward()
+    assert torch.equal(inputs.grad, torch.zeros(1, 2))
+
+
+# --- the objective
+
+
+def headed(*weights):
+    """Return two inputs that are their own features, a main head that repeats them, and an auxiliary head a weight."""
+    auxiliary = nn.Linear(2, 2 * len(weights), bias=False)
+    with torch.no_grad():
+        auxiliary.weight.copy_(torch.cat([weight * torch.eye(2) for weight in weights]))
+    return Headed(tiny.Echo(2), auxiliary)
+
+
+def taught(x, heads, features, **changes):
+    about = {"speaks": torch.ones(1, len(x)).bool(), "embeds": torch.ones(1, len(x)).bool(), "rng": RNG}
+    return Teachers(x=x, heads=heads.unsqueeze(0), features=features.unsqueeze(0), **{**about, **changes})
+
+
+def test_all_heads_see_the_same_features():
+    logits = headed(2.0, -1.0).heads(torch.tensor([[1.0, 3.0]]))
+    torch.testing.assert_close(logits, torch.tensor([[[1.0, 3.0], [2.0, 6.0], [-1.0, -3.0]]]))
+
+
+def test_objective_by_hand():
+    """One private and one public sample, two auxiliary heads, weights nu_emb = 2 and nu_aux = 3.
+
+    * Private: logits (0, 0), CE ln 2.
+    * Embedding: (3, 4) against (1, 0): 0.8, twice.
+    * Head 1 says softmax(0, 0) and learns the teacher's main head (0.9, 0.1), surer than one's own softmax(3, 4):
+      KL = 0.9 ln 1.8 + 0.1 ln 0.2.
+    * Head 2 says softmax(0, 0), too, and learns the teacher's head 1 (0.6, 0.4): 0.6 ln 1.2 + 0.4 ln 0.8.
+    """
+    x, y = torch.zeros(1, 2), torch.tensor([0])
+    public = taught(torch.tensor([[3.0, 4.0]]), log([0.9, 0.6, 0.99]), torch.tensor([[1.0, 0.0]]))
+    config = changed(heads=2, emb_weight=2.0, kd_weight=3.0)
+    chain = 0.9 * math.log(1.8) + 0.1 * math.log(0.2) + 0.6 * math.log(1.2) + 0.4 * math.log(0.8)
+    loss = objective(headed(0.0, 0.0), x, y, public, config)
+    assert loss.item() == pytest.approx(math.log(2) + 2 * 0.8 + 3 * chain, rel=1e-6)
+    assert objective(headed(0.0, 0.0), x, y, None, config).item() == pytest.approx(math.log(2))
+
+
+def test_the_chain_moves_features_and_the_learning_heads_and_no_other():
+    """The main head has the gradient of its cross-entropy alone, whatever it teaches head 1."""
+    x, y, model = torch.ones(1, 2), torch.tensor([0]), headed(1.0, 1.0)
+    seen = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    main = model.model.head.weight
+    alone = torch.autograd.grad(objective(model, x, y, None, changed(heads=2)), main)[0]
+    for sureness in (0.5, 0.99):  # of the teacher's main head: one's own is surer, or is not
+        public = taught(seen, log([sureness, 0.6, 0.5]), torch.zeros(1, 2))
+        loss = objective(model, x, y, public, changed(heads=2, emb_weight=0))
+        of_main, of_auxiliary, of_features = torch.autograd.grad(loss, [main, model.auxiliary.weight, seen])
+        torch.testing.assert_close(of_main, alone)
+        assert of_features.any()
+        learns = sureness == 0.99  # else head 1 says what it learns already
+        assert bool(of_auxiliary[:2].abs().max() > 1e-3) == learns
+
+
+def test_the_loss_of_the_chain_is_the_one_that_is_named():
+    """Centred logits (0, 0) against (ln 3, -ln 3) / 2: the mean absolute difference is ln(3) / 2."""
+    x, y = torch.zeros(1, 2), torch.tensor([0])
+    public = taught(torch.zeros(1, 2), log([0.75, 0.5]), torch.zeros(1, 2))
+    config = changed(heads=1, emb_weight=0, kd_weight=1, objective="mae")
+    assert objective(headed(0.0), x, y, public, config).item() == pytest.approx(math.log(2) + math.log(3) / 2)
+
+
+def test_teachers_may_speak_of_different_samples():
+    one = PublicHeads(torch.tensor([2, 5]), log([0.1, 0.2], [0.3, 0.4]), torch.tensor([[1.0], [2.0]]))
+    other = PublicHeads(torch.tensor([5, 7]), log([0.5, 0.6], [0.7, 0.8]), torch.tensor([[3.0, 3.0], [4.0, 4.0]]))
+    bare = PublicHeads(torch.tensor([7]), log([0.9, 0.9]))
+    index, heads, speaks, features, embeds = aligned([one, other, bare], 1)
+    assert index.tolist() == [2, 5, 7]
+    assert speaks.tolist() == [[True, True, False], [False, True, True], [False, False, True]]
+    assert torch.equal(heads[0, :2], one.values)
+    assert torch.equal(heads[1, 1:], other.values)
+    assert torch.equal(heads[2, 2:], bare.values)
+    assert embeds.tolist() == [[True, True, False], [False] * 3, [False] * 3]  # others have another size, or none
+    assert features.squeeze(2).tolist() == [[1.0, 2.0, 0.0], [0.0] * 3, [0.0] * 3]
+
+
+# --- the server
+
+
+def relay(clients=4, **changes):
+    """Return the strategy with so many clients of two features, and one auxiliary head."""
+    server = strategy("mhd", **changes)
+    server.settings = settings("mhd", "client.heads=1")
+    server.clients = tuple(Client(str(i), i, features=2) for i in range(clients))
+    return server
+
+
+def heads(sureness=0.9, index=(0, 1), features=2):
+    rows = log(*[[sureness, 0.5] for _ in index])
+    return PublicHeads(torch.tensor(index), rows, torch.ones(len(index), features))
+
+
+def bank(server, *rounds):
+    """Return what the server knows after rounds of {client: what it says}."""
+    knowledge = Knowledge()
+    for number, replies in enumerate(rounds, 1):
+        heard = [said(client, payload) for client, payload in sorted(replies.items())]
+        knowledge = Knowledge(server.aggregate(heard, knowledge, round=number))
+        knowledge = Knowledge.of(knowledge.flat())  # as the checkpoint has it
+    return knowledge
+
+
+def kept(knowledge):
+    return {entry.client: int(entry.round) for entry in PublicHeads.all(knowledge)}
+
+
+def test_the_server_keeps_what_each_client_said_last_and_for_how_long():
+    server = relay(max_age=3)
+    rounds = [{"0": heads(0.6), "1": heads()}, {"0": heads(0.7)}, {"0": heads(0.8)}, {"0": heads(0.9)}]
+    assert kept(bank(server, *rounds[:1])) == {"0": 1, "1": 1}
+    assert kept(bank(server, *rounds[:3])) == {"0": 3, "1": 1}  # heard in rounds two, three and four
+    assert kept(bank(server, *rounds)) == {"0": 4}
+    assert kept(bank(relay(max_age=1), *rounds[:2])) == {"0": 2}
+    newest = PublicHeads.all(bank(server, *rounds))[0]
+    assert torch.equal(newest.values, heads(0.9).values)
+
+
+def test_what_is_kept_is_sent_to_neighbours_alone():
+    knowledge = bank(relay(), {str(i): heads() for i in range(4)})
+    assert not knowledge.public
+    for graph, heard in (("ring", "13"), ("islands:2", "1"), ("complete", "123"), ("islands:1", "")):
+        server = relay(graph=graph, teachers=9)
+        assert "".join(entry.client for entry in server.knowledge_for(server.clients[0], knowledge)) == heard
+
+
+def test_teachers_are_drawn_anew_for_every_client_and_round():
+    server = relay(clients=8, teachers=2)
+    everybody = {str(i): heads() for i in range(8)}
+
+    def drawn(client, rounds):
+        heard = server.knowledge_for(server.clients[client], bank(server, *[everybody] * rounds))
+        return [entry.client for entry in heard]
+
+    assert drawn(0, 1) == drawn(0, 1)
+    assert len(drawn(0, 1)) == 2
+    assert len({tuple(drawn(client, 1)) for client in range(8)}) > 1
+    assert len({tuple(drawn(0, rounds)) for rounds in range(1, 6)}) > 1
+    assert {voice for rounds in range(1, 20) for voice in drawn(0, rounds)} == set("1234567")
+
+
+def test_nobody_to_learn_from_is_nothing_to_hear():
+    server = relay(graph="islands:2")
+    assert server.knowledge_for(server.clients[0], Knowledge()) == []
+    assert server.knowledge_for(server.clients[0], bank(server, {"0": heads(), "2": heads(), "3": heads()})) == []
+
+
+def test_embeddings_go_to_clients_of_the_same_size():
+    server = relay(teachers=3)
+    knowledge = bank(server, {"1": heads(features=2), "2": heads(features=5)})
+    told = {entry.client: entry.features for entry in server.knowledge_for(server.clients[0], knowledge)}
+    assert told["1"].shape == (2, 2)
+    assert told["2"] is None
+
+
+@pytest.fixture
+def logged(caplog):
+    """Listen to Flower's logger, which hands nothing on."""
+    logger = logging.getLogger("flwr")
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+def test_another_number_of_heads_is_not_heard(logged):
+    three = PublicHeads(torch.tensor([0]), log([0.5, 0.5, 0.5]), torch.ones(1, 2))
+    assert kept(bank(relay(), {"0": heads(), "1": three})) == {"0": 1}
+    assert "client 1 has 3 heads, expected 2" in logged.text
+
+
+def test_a_collapse_is_flagged(logged):
+    """Class one is all that any head says: the first client's main head is sure of it, its last one undecided."""
+    server = relay()
+    bank(server, {"0": heads(0.9), "1": heads(0.8)})
+    assert server._notes[""]["collapsed"] == 1.0
+    assert "every head says one class of all public samples" in logged.text
+    logged.clear()
+    lively = PublicHeads(torch.tensor([0, 1]), log([0.9, 0.6], [0.1, 0.7]), torch.ones(2, 2))
+    bank(server, {"0": heads(0.9), "1": lively})
+    assert (server._notes["1"]["collapsed"], server._notes[""]["collapsed"]) == (0.5, 0.75)
+    assert not logged.text
+
+
+def test_what_is_noted_by_hand():
+    """Main heads: entropies of (0.9, 0.1) and, twice each, (0.2, 0.8); of two samples both agree on none.
+
+    Last heads say (0.5, 0.5), the first class, all four times.
+    """
+    server = relay()
+    bank(server, {"0": heads(0.9), "1": heads(0.2)})
+    entropy = [-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.9, 0.2)]
+    notes = server._notes[""]
+    assert notes["main_entropy"] == pytest.approx(sum(entropy) / 2)
+    assert notes["last_entropy"] == pytest.approx(math.log(2))
+    assert (notes["main_agreement"], notes["last_agreement"]) == (0.0, 1.0)
+    bank(server, {"0": heads(0.9)})
+    assert server._notes[""]["main_agreement"] is None  # there is no pair
+
+
+# --- runs
+
+
+def north() -> Task:
+    return Task(lambda _: Small(), own, lambda: samples("public", 40, labels=False), samples("test", 30))
+
+
+def own(client):
+    return Data(*(samples(f"{client} {part}", 20) for part in ("train", "validation", "test")))
+
+
+def other_first() -> Task:
+    """Return `north` where client 0 has other samples."""
+    return Task(north().model, lambda c: own("other" if c == "0" else c), north().public, north().test)
+
+
+def remembered(folder, task, changes):
+    """Return the memories of a run, by (client, file)."""
+    base = TINY + "model.name=small client.steps=2 client.warmup=0 data.public_batch=12 run.keep=true "
+    tiny.run("mhd", base + changes, out=folder / task, task=f"test_mhd:{task}")
+    return tiny.memories(folder / task)
+
+
+def differing(folder, changes):
+    """Return (client, round) of the memories that are others where client 0 has other samples, in any bit."""
+    one, two = (remembered(folder, task, changes) for task in ("north", "other_first"))
+    return {
+        (client, int(file.partition("-")[0]))
+        for (client, file), tensors in one.items()
+        if any(not torch.equal(tensor, two[client, file][name]) for name, tensor in tensors.items())
+    }
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_islands_exchange_nothing_across(tmp_path):
+    """Client 0 has other samples: the two memories that a client keeps differ on its island and in no bit beyond."""
+    islands = "data.clients=4 server.rounds=4 server.graph=islands:2"
+    assert differing(tmp_path, islands) == {(client, n) for client in "01" for n in (3, 4)}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_a_ring_carries_knowledge_one_hop_a_round(tmp_path, rounds):
+    """Six clients: after round t those fewer than t hops away from client 0 have felt that its samples are others."""
+    ring = f"data.clients=6 server.rounds={rounds} server.graph=ring server.teachers=2"
+    hops = {"0": 0, "1": 1, "5": 1, "2": 2, "4": 2, "3": 3}
+    felt = {(client, n) for client, n in differing(tmp_path, ring) if n == rounds}
+    assert felt == {(client, rounds) for client, far in hops.items() if far < rounds}
+
+
+def absent(changes, *rounds):
+    """Run two clients, of which client 1 is silent in some rounds; return who was told what, and the lines.
+
+    The first is (round, receiver) -> {speaker: round of what it said}.
+    """
+    app = Spoilt(methods.client_app("mhd"), lambda c, number, content: GONE if (c, number) in away else content)
+    away = {("1", number) for number in rounds}
+    grid = Noted(app, 1)
+    lines = begin(settings("mhd", TINY + "data.clients=2 " + changes), grid)[2]
+    told = {}
+    for message in grid.sent:
+        for client, content in unfold(message.content).items() if message.metadata.message_type == "train" else ():
+            told[int(content["config"]["server-round"]), client] = kept(PublicHeads.all(content))
+    return told, lines
+
+
+def test_a_client_that_misses_two_rounds_is_learnt_from_and_comes_back():
+    """What client 1 said in round one teaches until round four, in which it is back."""
+    told, lines = absent("server.rounds=5 server.max_age=3", 2, 3)
+    assert [told[number, "0"] for number in range(1, 6)] == [{}, {"1": 1}, {"1": 1}, {"1": 1}, {"1": 4}]
+    assert [told[number, "1"] for number in range(1, 6)] == [{}, {"0": 1}, {"0": 2}, {"0": 3}, {"0": 4}]
+    assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1"], ["0"], ["0"], ["0", "1"], ["0", "1"]]
+    assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())
+
+
+def test_one_that_is_away_for_too_long_is_not_learnt_from():
+    told, _ = absent("server.rounds=4 server.max_age=2", 2, 3)
+    assert [told[number, "0"] for number in range(1, 5)] == [{}, {"1": 1}, {"1": 1}, {}]
+
+
+def test_without_weights_it_is_local_training(tmp_path):
+    """Weights 0: the same model as `local`, bit for bit, at every client and in every round."""
+    plain = "client.warmup=0 client.schedule=constant run.keep=true "
+    tiny.run("mhd", TINY + plain + "client.kd_weight=0 client.emb_weight=0", out=tmp_path / "mhd")
+    tiny.run("local", TINY + plain, out=tmp_path / "local")
+    tiny.assert_same_bits(tiny.models(tmp_path / "mhd"), tiny.models(tmp_path / "local"))
+
+
+def test_memory_keeps_the_heads(tmp_path):
+    tiny.run("mhd", TINY + "run.keep=true client.heads=2", out=tmp_path / "run")
+    memories = tiny.memories(tmp_path / "run")
+    first, second = memories["0", "1-0"], memories["0", "2-0"]
+    assert {name for name in first if name.startswith("heads/")} == {"heads/weight", "heads/bias"}
+    assert first["heads/weight"].shape == (2 * 10, 128)
+    assert torch.equal(first["heads/weight"], memories["1", "1-0"]["heads/weight"])  # nothing heard: as they were made
+    assert not torch.equal(first["heads/weight"], second["heads/weight"])
+
+
+def test_the_main_head_is_personal_and_the_last_one_global(monkeypatch):
+    """Own figures are the main head's, everybody's are the last one's, and each sample set is predicted once."""
+    predicted = []
+    real = mhd.predict
+
+    def listen(turn, model, samples):
+        predicted.append((turn.client, turn.round))
+        return real(turn, model, samples)
+
+    monkeypatch.setattr(mhd, "predict", listen)
+    lines = tiny.run("mhd", TINY + "client.heads=2 client.steps=20")
+    for line in tiny.of_clients(lines).values():
+        seen = line["measures"]["trained"]
+        for figure in ("accuracy", "validation"):
+            assert seen[figure] == seen[f"main/{figure}"]
+        for figure in ("global", "pooled", "pooled_validation"):
+            assert seen[figure] == seen[f"aux2/{figure}"]
+        assert {f"aux1/{figure}" for figure in ("accuracy", "global")} <= seen.keys()
+    # own and pooled validation, own and pooled test, the test set, the round's public samples
+    assert Counter(predicted) == {(client, number): 6 for client in "012" for number in (1, 2)}
+
+
+def test_auxiliary_heads_learn_the_others_classes():
+    """Two clients with five classes each: the last head comes to know more classes than the main head has seen."""
+    split = TINY + "data.partition=classes data.classes=5 data.clients=2 data.public_size=400 data.public_batch=400 "
+    lines = tiny.run("mhd", split + "client.heads=1 client.steps=60 client.public_batch=64 server.rounds=4")
+    for line in tiny.of_clients(lines).values():
+        seen = line["measures"]["trained"]
+        if line["round"] == 4:
+            assert seen["aux1/global"] > seen["main/global"] + 0.1
+            assert seen["main/accuracy"] > 0.8
+
+
+def test_only_predictions_and_embeddings_travel():
+    """20 samples: an int64 number, 5 heads of 10 classes and 128 features a sample, float32."""
+    lines = tiny.rounds(tiny.run("mhd", TINY))
+    assert [list(line["bytes"]["up"]) for line in lines] == [["public-heads"]] * 2
+    assert [sorted(line["bytes"]["down"]) for line in lines] == [["public-index"], ["public-heads", "public-index"]]
+    assert 0 <= lines[0]["bytes"]["up"]["public-heads"] / 3 - 20 * (8 + 4 * (5 * 10 + 128)) < 500
+    bare = tiny.rounds(tiny.run("mhd", TINY + "client.emb_weight=0"))
+    assert 0 <= bare[0]["bytes"]["up"]["public-heads"] / 3 - 20 * (8 + 4 * 5 * 10) < 400
+
+
+def test_architectures_may_differ():
+    """An mlp has 128 features, a lenet 84: they teach each other's heads, and no embeddings travel between them."""
+    lines = tiny.run("mhd", TINY + "data.clients=2 model.name=[mlp,lenet]")
+    assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1"]] * 2
+    down = tiny.rounds(lines)[1]["bytes"]["down"]["public-heads"]
+    assert 0 <= down / 2 - 20 * (8 + 4 * 5 * 10) < 500
+
+
+def headless() -> Task:
+    return Task(lambda _: nn.Linear(INPUTS, 3), own, north().public, north().test)
+
+
+def test_a_model_without_a_head_is_refused():
+    with pytest.raises(WrongInput, match=r"mhd needs models with features\(x\) and a linear head.*got 'plain' without"):
+        tiny.run("mhd", TINY + "model.name=plain", task="test_mhd:headless")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("client.heads=0", "client.heads is 0; expected 1 or more"),
+        ("client.emb_weight=-1", "client.emb_weight is -1.0; expected 0 or more"),
+        ("client.select=confident", "client.select is 'confident' .did you mean 'confidence'"),
+        ("server.teachers=0", "server.teachers is 0; expected at least 1"),
+        ("server.max_age=0", "server.max_age is 0; expected at least 1"),
+        ("server.graph=star", "server.graph is 'star'"),
+        ("data.public=none", "mhd needs public samples"),
+        ("server.graph=random:3", "'random:3' among 3 clients; take at most 2"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_round_one(change, words):
+    with pytest.raises(WrongInput, match=words):
+        tiny.run("mhd", TINY + change)
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        *tiny.DEGENERATE,
+        "data.public=noise",
+        "data.public_size=1",
+        "client.select=random client.same_level=true server.teachers=2",
+        "client.select=mean client.include_self=false",
+        "server.graph=islands:1",
+        "data.clients=1",
+    ],
+)
+def test_federations_at_the_edge(edge):
+    lines = tiny.run("mhd", TINY + edge)
+    assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())
+    assert not any(line["failed"] for line in tiny.rounds(lines))
