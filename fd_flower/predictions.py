@@ -113,11 +113,15 @@ class PublicVotes(Payload):
     Attributes
     ----------
     mask : Tensor
-        [N_public] bool.
+        [N_public] bool; from the server [0]: a question for them.
+    client : str
+        Whose, where there are several.
     """
 
     kind: ClassVar[str] = "public-votes"
+    named_by: ClassVar[str] = "client"
     mask: Tensor
+    client: str = ""
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of samples, and anything but votes."""

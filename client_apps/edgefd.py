@@ -1,0 +1,98 @@
+"""EdgeFD (Mujtaba et al. 2025, arXiv 2508.14769): clients predict what is near their centroids."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.density import kmeans, vote
+from fd_flower.errors import WrongInput
+from fd_flower.learn import supervised
+from fd_flower.rng import seed_of
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import PublicLogits, PublicVotes
+
+app = App()
+
+HELD_OUT = 0.2
+"""Share of own samples that the threshold comes from, and the clusters do not."""
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """EdgeFD's knobs."""
+
+    clusters: int = 10
+    """Clusters of each class, or of all own samples together."""
+    per_class: bool = True
+    """Whether each class gets clusters of its own."""
+    quantile: float = 0.75
+    """Vote where the distance to the nearest centroid is below this quantile of it on held-out own samples."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.clusters < 1:
+            raise WrongInput(f"client.clusters is {self.clusters}; expected at least 1")
+        if not 0 <= self.quantile <= 1:
+            raise WrongInput(f"client.quantile is {self.quantile}; expected a share, 0 to 1")
+
+
+def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
+    """Return ``kd_weight`` times the distance between the voters' log-probabilities [B, C] and the model."""
+    return config.kd_weight * config.distil(model(x), teacher)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
+    turn = hear(message, context)
+    loss = fit(turn, supervised, turn.data.train)
+    turn.measure("trained")
+    claimed = votes(turn)
+    index = turn.next_index[claimed[turn.next_index]]
+    said = PublicLogits(index, turn.predict(turn.public[index]))
+    asked = [] if PublicVotes.find(message.content) is None else [PublicVotes(claimed)]
+    return reply(message, turn, said, *asked, loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Learn from the last predictions and measure: the closing message."""
+    return reply(message, hear(message, context))
+
+
+def hear(message: Message, context: Context) -> Turn:
+    """Return the client's turn after it has learnt from what the server says (nothing in round one)."""
+    turn = Turn.of(message, context)
+    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
+    turn.measure("heard")
+    return turn
+
+
+def votes(turn: Turn) -> Tensor:
+    """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
+    known = turn.recall("votes")
+    if known is None:
+        config: Config = turn.config  # type: ignore[assignment]
+        own, labels = turn.encoded(turn.data.train), turn.data.train.labels.cpu()
+        seed = seed_of(turn.world.settings.run.seed, "clusters", turn.client)
+
+        def centroids(learnt: Tensor, classes: Tensor) -> kmeans.KMeans:
+            return kmeans.fit(learnt, classes if config.per_class else None, config.clusters, seed)
+
+        known = vote(
+            own,
+            labels,
+            turn.encoded(turn.public),
+            centroids,
+            fitted=len(own) - max(1, round(HELD_OUT * len(own))),
+            accepted=config.quantile,
+            rng=turn.rng("votes"),
+            who=f"client {turn.client}",
+        )
+        turn.remember("votes", known)
+    return known

@@ -1,0 +1,112 @@
+"""Selective-FD (Shao, Wu and Zhang 2024, arXiv 2304.01731): clients predict what looks like their own."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.density import kulsif, vote
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.learn import supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import PublicLabels, PublicLogits, PublicVotes
+
+app = App()
+
+FITTED = 50
+"""Own samples that the ratio is fitted to, at least, unless that is more than half of them."""
+
+LABELS = ("soft", "hard")
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """Selective-FD's knobs."""
+
+    share: float = 0.05
+    """Share of own samples that the density ratio is fitted to (50 at least, or half of them where that is less)."""
+    background: int = 250
+    """n: points drawn evenly from the box of the features, in the ratio's denominator; lambda is n^(-1/2)."""
+    width: float = 0.17
+    """Of the kernel, in median distances between those own samples."""
+    quantile: float = 0.25
+    """Vote where the ratio is above this quantile of it on the other own samples."""
+    labels: str = "soft"
+    """What is predicted: `soft` (log-probabilities) or `hard` (the likeliest class)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key in ("share", "quantile"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected a share, 0 to 1")
+        if self.background < 1:
+            raise WrongInput(f"client.background is {self.background}; expected at least 1")
+        if not 0 < self.width < float("inf"):
+            raise WrongInput(f"client.width is {self.width}; expected a number above 0")
+        if self.labels not in LABELS:
+            raise WrongInput(f"client.labels is '{self.labels}'{nearest(self.labels, LABELS)}")
+
+
+def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
+    """Return ``kd_weight`` times the distance between the voters' log-probabilities [B, C] and the model."""
+    return config.kd_weight * config.distil(model(x), teacher)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
+    turn = hear(message, context)
+    loss = fit(turn, supervised, turn.data.train)
+    turn.measure("trained")
+    claimed = votes(turn)
+    index = turn.next_index[claimed[turn.next_index]]
+    said = turn.predict(turn.public[index])
+    kind = PublicLabels.top if turn.config.labels == "hard" else PublicLogits  # type: ignore[attr-defined]
+    asked = [] if PublicVotes.find(message.content) is None else [PublicVotes(claimed)]
+    return reply(message, turn, kind(index, said), *asked, loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Learn from the last predictions and measure: the closing message."""
+    return reply(message, hear(message, context))
+
+
+def hear(message: Message, context: Context) -> Turn:
+    """Return the client's turn after it has learnt from what the server says (nothing in round one)."""
+    turn = Turn.of(message, context)
+    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
+    turn.measure("heard")
+    return turn
+
+
+def votes(turn: Turn) -> Tensor:
+    """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
+    known = turn.recall("votes")
+    if known is None:
+        config: Config = turn.config  # type: ignore[assignment]
+        own, public = turn.encoded(turn.data.train), turn.encoded(turn.public)
+        box = float(public.min()), float(public.max())
+        rows = max(round(config.share * len(own)), min(FITTED, len(own) // 2))
+
+        def ratio(learnt: Tensor, _: Tensor) -> kulsif.KuLSIF:
+            background = kulsif.uniform(*box, config.background, learnt.shape[1], turn.rng("background"))
+            width = config.width * kulsif.median_distance(learnt)
+            return kulsif.fit(learnt, background, width, config.background**-0.5)
+
+        known = vote(
+            own,
+            turn.data.train.labels.cpu(),
+            public,
+            ratio,
+            fitted=rows,
+            accepted=1 - config.quantile,
+            rng=turn.rng("votes"),
+            who=f"client {turn.client}",
+        )
+        turn.remember("votes", known)
+    return known

@@ -1,0 +1,63 @@
+"""Selective-FD (Shao, Wu and Zhang 2024, arXiv 2304.01731): clients predict what looks like their own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from logging import WARNING
+from typing import Any, final
+
+from flwr.common.logger import log
+
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble import ambiguity, named
+from fd_flower.errors import WrongInput
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply
+from fd_flower.voting import Voting
+from fd_flower.wire import Knowledge, Payload, Private, PublicLabels, PublicLogits, stack
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """Selective-FD's knobs."""
+
+    rule: str = "mean_of_probabilities"
+    """How the voters' predictions become one, a rule of `fd_flower.ensemble` by name."""
+    rule_args: dict[str, Any] = field(default_factory=dict)
+    """The rule's arguments."""
+    ambiguity: float = 2.0
+    """tau: teach what is at most this far (L1) from the one-hot of its likeliest class; 2 keeps everything."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        named(self.rule, **self.rule_args)
+        if not 0 <= self.ambiguity <= 2:
+            raise WrongInput(f"server.ambiguity is {self.ambiguity}; expected an L1 distance, 0 to 2")
+
+
+@final
+class SelectiveFD(Voting):
+    """The voters' mean prediction of the round's public samples, without the ambiguous ones."""
+
+    needs, measured = Needs(public=True, single_replies=True), "heard"
+    config: Config
+
+    @property
+    def hears(self) -> tuple[type[PublicLogits | PublicLabels]]:  # type: ignore[override]
+        """Soft or hard labels, as ``client.labels`` says."""
+        return (PublicLabels if self.settings.client.labels == "hard" else PublicLogits,)  # type: ignore[attr-defined]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
+        """Average the votes [U, N, C] sample by sample over its voters, and keep what is clear: [M, C]."""
+        (kind,) = self.hears
+        logprobs, mask = stack([kind.need(reply.content) for reply in replies], self.round_index)
+        teacher, voted = named(self.config.rule, **self.config.rule_args)(logprobs, mask)
+        kept = voted & (ambiguity(teacher) <= self.config.ambiguity)
+        if not bool(kept.any()):
+            log(WARNING, "round %s: no public sample has a vote and is clear, so clients hear nothing", round)
+        self.note_votes(logprobs, mask, teacher, kept)
+        self.note({"ambiguous": float((voted & ~kept).sum()) / max(int(voted.sum()), 1)})
+        return [PublicLogits(self.round_index[kept], teacher[kept]), *self.ballots(replies, knowledge)]
+
+
+Method = SelectiveFD
