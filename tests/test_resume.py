@@ -27,7 +27,8 @@ class Killed(BaseException):
 
 
 def started(method: str, folder: Path, rounds: int, changes: str = "") -> Any:
-    return toy(method, f"run.out={folder} server.rounds={rounds} {changes}")
+    # A schedule that ends with the run would make one with more rounds another from its start on.
+    return toy(method, f"client.schedule=constant run.out={folder} server.rounds={rounds} {changes}")
 
 
 def again(method: str, folder: Path, changes: str = "") -> Any:

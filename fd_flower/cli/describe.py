@@ -27,6 +27,7 @@ NEEDS = {
     "public": "public samples",
     "labels": "their labels",
     "same_model": "one architecture",
+    "headed": "models with features and a head",
     "features": "one feature size",
     "single_replies": "every single reply",
 }
