@@ -1,6 +1,5 @@
 """Density estimators: KuLSIF's closed form, distances to centroids, and the votes that a threshold makes of them."""
 
-import logging
 import math
 from functools import partial
 
@@ -13,15 +12,6 @@ from fd_flower.density import kmeans, kulsif, vote
 from fd_flower.errors import WrongInput
 
 torch.set_num_threads(1)
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture):
-    """Return what has been logged: Flower's logger hands nothing on."""
-    logger = logging.getLogger("flwr")
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -83,12 +73,12 @@ def test_scores_do_not_depend_on_how_many_are_asked_for():
     assert ratio.score(many[:0]).shape == (0,)
 
 
-def test_a_kernel_that_underflows_gives_zeros_and_says_so(logged):
+def test_a_kernel_that_underflows_gives_zeros_and_says_so(caplog):
     """800 pixels 1 apart are 28 apart: exp(-(28 / 0.1)^2 / 2) is 0 in float64 too."""
     own = torch.arange(4, dtype=torch.float64)[:, None].expand(4, 784).contiguous()
     ratio = kulsif.fit(own, kulsif.uniform(-1, 4, 3, 784, rng()), 0.1, 0.5)
     assert torch.equal(ratio.score(own + 0.5), torch.zeros(4, dtype=torch.float64))
-    assert "width 0.1 is 0 between samples 28 apart" in logged.text
+    assert "width 0.1 is 0 between samples 28 apart" in caplog.text
 
 
 def test_kulsif_refuses_what_it_cannot_use():
@@ -136,12 +126,12 @@ def test_each_class_has_clusters_of_its_own():
 
 
 @pytest.mark.parametrize(("samples", "clusters"), [(1, 1), (4, 1), (9, 1), (10, 2), (23, 4), (50, 10), (80, 10)])
-def test_a_cluster_has_five_samples_or_is_the_only_one(samples, clusters, logged):
+def test_a_cluster_has_five_samples_or_is_the_only_one(samples, clusters, caplog):
     x = torch.randn(samples, 3, generator=rng(), dtype=torch.float64)
     found = kmeans.fit(x, torch.zeros(samples), 10, seed=0)
     assert found.centroids.shape == (clusters, 3)
     assert found.score(x).isfinite().all()
-    assert ("fewer clusters than 10" in logged.text) == (clusters < 10)
+    assert ("fewer clusters than 10" in caplog.text) == (clusters < 10)
 
 
 def test_kmeans_is_a_function_of_its_seed():
@@ -207,10 +197,10 @@ def test_who_is_held_out_is_a_function_of_the_random_numbers():
 
 
 @pytest.mark.parametrize("samples", [0, 1])
-def test_who_can_hold_nothing_out_claims_nothing(samples, logged):
+def test_who_can_hold_nothing_out_claims_nothing(samples, caplog):
     said = cast(column(*range(samples)), column(0, 1, 2))
     assert said.tolist() == [False] * 3
-    assert f"client 3 has {samples} samples" in logged.text
+    assert f"client 3 has {samples} samples" in caplog.text
 
 
 @pytest.mark.parametrize("fitted", [0, 1, 2, 100])
@@ -222,17 +212,17 @@ def test_one_is_fitted_and_one_is_held_out_at_least(samples, fitted):
         assert not said[1]
 
 
-def test_who_accepts_nothing_says_so(logged):
+def test_who_accepts_nothing_says_so(caplog):
     assert not cast(column(5, 5, 5, 5, 5), column(0, 1)).any()
-    assert "client 3 votes on no public sample" in logged.text
+    assert "client 3 votes on no public sample" in caplog.text
 
 
-def test_nothing_passes_where_the_kernel_underflows(logged):
+def test_nothing_passes_where_the_kernel_underflows(caplog):
     own = torch.randn(20, 784, generator=rng())
     ratio = lambda x, y: kulsif.fit(x, kulsif.uniform(-1, 1, 5, 784, rng()), 1e-3, 0.5)  # noqa: E731
     assert not cast(own, own + 0.5, ratio).any()
-    assert "is 0 between samples" in logged.text
-    assert "votes on no public sample" in logged.text
+    assert "is 0 between samples" in caplog.text
+    assert "votes on no public sample" in caplog.text
 
 
 def test_it_refuses_features_that_are_not_finite_and_shares_out_of_range():

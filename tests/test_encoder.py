@@ -1,6 +1,5 @@
 """What votes see: pixels, torchvision's weights, a file, and a resnet8 trained on another labelled set."""
 
-import logging
 from pathlib import Path
 from urllib.error import URLError
 
@@ -26,16 +25,6 @@ PUBLIC = Samples(PICTURES)
 
 def config(name: str, **also) -> DataConfig:
     return DataConfig(encoder=name, **also)
-
-
-@pytest.fixture
-def logged(caplog: pytest.LogCaptureFixture):
-    """Return what has been logged: Flower's logger hands nothing on."""
-    logger = logging.getLogger("flwr")
-    logger.addHandler(caplog.handler)
-    caplog.set_level(logging.INFO)
-    yield caplog
-    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture
@@ -185,12 +174,13 @@ def source(write_parquet, tmp_path) -> str:
     return str(tmp_path / "halves")
 
 
-def test_an_encoder_is_trained_once_and_says_what_it_cost(source, fresh_cache, logged, monkeypatch):
+def test_an_encoder_is_trained_once_and_says_what_it_cost(source, fresh_cache, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="flwr")
     first = encoder(config(f"train:{source}"), PUBLIC)(PUBLIC)
     assert first.shape == (7, 64)
-    assert f"a resnet8 trained on {source} (500 rows" in logged.text
-    assert "100 held-out pictures of 2 classes" in logged.text
-    accuracy = float(logged.text.partition(" tells ")[2].partition(" %")[0])
+    assert f"a resnet8 trained on {source} (500 rows" in caplog.text
+    assert "100 held-out pictures of 2 classes" in caplog.text
+    accuracy = float(caplog.text.partition(" tells ")[2].partition(" %")[0])
     assert accuracy > 90
     monkeypatch.setattr(encoders, "_train", lambda *about: pytest.fail("trained again"))
     assert torch.equal(encoder(config(f"train:{source}"), PUBLIC)(PUBLIC), first)
