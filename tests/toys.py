@@ -31,7 +31,6 @@ TINY = {
     "server.rounds": 2,
     "client.steps": 2,
     "client.epochs": 1,
-    "client.schedule": "constant",  # a run with more rounds goes on from one with fewer
 }
 
 
