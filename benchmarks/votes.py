@@ -1,12 +1,14 @@
 """EdgeFD's k-means against KuLSIF as a client's density estimator: whose votes are right, and what they cost.
 
-    python benchmarks/votes.py --data FOLDER [--seed 0] [--public 2000] [--encoder pixels]
+    python benchmarks/votes.py --data FOLDER [--seed 0] [--public 2000] [--encoder pixels] [--widths 0.17]
 
 FOLDER holds a labelled picture set as Parquet files. Ten clients with one class each vote on held-out public samples,
-whose labels are looked at afterwards. Each estimator gets the threshold at which a client's recall on public samples of
-its own class is that of KuLSIF with Selective-FD's threshold, so that precision and purity can be compared. Seconds
-and memory are of fitting and voting for all ten clients, each estimator in a process of its own; memory is the rise of
-the largest resident set over what the process had when it began.
+whose labels are looked at afterwards: precision is the share of right votes among all votes, "by client" the mean of
+each client's own, purity the share of right votes of a sample, averaged over those that somebody claims. Besides its
+own threshold, each estimator gets the one at which a client's recall on public samples of its class is that of the
+first KuLSIF, so that they can be compared. Widths are multiples of the median distance between a client's samples.
+Seconds and memory are of fitting and voting for all ten clients, each estimator in a process of its own; memory is the
+rise of the largest resident set over what the process had when it began.
 """
 
 import argparse
@@ -31,9 +33,9 @@ Client = tuple[Tensor, Tensor]  # features [m, D], classes [m]
 
 
 def ratio(own: Tensor, labels: Tensor, box: tuple[float, float], width: float, seed: int) -> Estimator:
-    """Return KuLSIF with Selective-FD's background and penalty."""
+    """Return KuLSIF with Selective-FD's background and penalty, and a width in median distances."""
     background = kulsif.uniform(*box, 250, own.shape[1], torch_rng(seed, "background"))
-    return kulsif.fit(own, background, width or kulsif.median_distance(own), 250**-0.5)
+    return kulsif.fit(own, background, width * kulsif.median_distance(own), 250**-0.5)
 
 
 def measured(fit: Fit, share: float, clients: list[Client], public: Tensor, out: multiprocessing.Queue) -> None:
@@ -54,18 +56,17 @@ def _resident() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
-def judged(said: Tensor, right: Tensor) -> tuple[float, float, float, float, float]:
-    """Return acceptance, recall, precision, purity and the unclaimed share of votes [U, N], given who is right."""
-    claimed = said.any(0)
-    purity = (said & right).sum(0)[claimed] / said.sum(0)[claimed]
-    hits = float((said & right).sum())
-    return (
-        float(said.double().mean()),
-        hits / float(right.sum()),
-        hits / float(said.sum()),
-        float(purity.mean()),
-        float((~claimed).double().mean()),
-    )
+def judged(said: Tensor, right: Tensor) -> dict[str, float]:
+    """Return what votes [U, N] are worth, given who is right [U, N]."""
+    claimed, hits = said.any(0), (said & right).double()
+    return {
+        "accepted": float(said.double().mean()),
+        "recall": float(hits.sum() / right.sum()),
+        "precision": float(hits.sum() / said.sum()),
+        "by client": float((hits.sum(1) / said.sum(1)).mean()),
+        "purity": float((hits.sum(0)[claimed] / said.sum(0)[claimed]).mean()),
+        "unclaimed": float((~claimed).double().mean()),
+    }
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--public", type=int, default=2000)
     parser.add_argument("--encoder", default="pixels")
-    parser.add_argument("--widths", type=float, nargs="+", default=[3.08])
+    parser.add_argument("--widths", type=float, nargs="+", default=[0.17])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     words = f"data.partition=classes data.classes=1 data.public_size={asked.public} data.encoder={asked.encoder}"
@@ -97,9 +98,11 @@ def main() -> None:
         ("k-means, 10 clusters", 0.8, 0.75, partial(kmeans.fit, clusters=10, seed=asked.seed)),
         ("k-means, 1 cluster", 0.8, 0.90, partial(kmeans.fit, clusters=1, seed=asked.seed)),
     ]
-    print(f"{len(clients)} clients, {sum(len(x) for x, _ in clients)} own samples, {len(public)} public, {asked.encoder}")
-    print("| | own threshold: accepted / recall / precision / purity | equal recall: precision / purity / unclaimed | CPU s | MB |")
-    print("| --- | --- | --- | ---: | ---: |")
+    print(
+        f"{len(clients)} clients, {sum(len(x) for x, _ in clients)} own samples, {len(public)} public, {asked.encoder}"
+    )
+    print("| estimator | threshold | accepted | recall | precision | by client | purity | unclaimed | CPU s | MB |")
+    print("| --- |" + " ---: |" * 9)
     recall: list[float] = []
     processes = multiprocessing.get_context("fork")
     for name, share, accepted, fit in contestants:
@@ -113,9 +116,9 @@ def main() -> None:
         recall = recall or [float(u[r].double().mean()) for u, r in zip(usual, right, strict=True)]
         limits = [s[r].quantile(1 - share) for s, r, share in zip(seen, right, recall, strict=True)]
         equal = seen > torch.stack(limits)[:, None]
-        a, r, p, purity, _ = judged(usual, right)
-        _, _, p2, purity2, unclaimed = judged(equal, right)
-        print(f"| {name} | {a:.3f} / {r:.3f} / {p:.3f} / {purity:.3f} | {p2:.3f} / {purity2:.3f} / {unclaimed:.2f} | {seconds:.2f} | {memory:.0f} |")
+        for threshold, said in ((f"own {accepted:g}", usual), ("equal recall", equal)):
+            figures = " | ".join(f"{figure:.3f}" for figure in judged(said, right).values())
+            print(f"| {name} | {threshold} | {figures} | {seconds:.2f} | {memory:.0f} |")
 
 
 if __name__ == "__main__":
