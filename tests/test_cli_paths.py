@@ -36,6 +36,11 @@ def folder(tmp_path: Path) -> Path:
         ("recipe=fedmd", "recipe=fedmd"),
         ("server.graph=mine.yaml", "server.graph={}/mine.yaml"),
         ("server.graph=islands:2", "server.graph=islands:2"),
+        ("data.encoder=body.safetensors", "data.encoder={}/body.safetensors"),
+        ("data.encoder=train:mnist", "data.encoder='train:{}/mnist'"),
+        ("data.encoder=train:owner/name", "data.encoder='train:owner/name'"),
+        ("data.encoder=ResNet18_Weights.IMAGENET1K_V1", "data.encoder=ResNet18_Weights.IMAGENET1K_V1"),
+        ("data.encoder=pixels", "data.encoder=pixels"),
         ("client.lr=0.1", "client.lr=0.1"),
         ("model.name=./mnist", "model.name=./mnist"),
         ("nothing", "nothing"),
@@ -53,6 +58,11 @@ def test_home_is_the_users(monkeypatch, tmp_path):
 @pytest.mark.parametrize("path", ["/plain", "/a b", "/a: b", "/a #b", "/it's", "/[1]/{2}", "/a, b", "/a=b", "/1"])
 def test_a_path_is_read_back_as_it_is(path):
     assert settings("fd", [path_word("run.out", path)]).run.out == path
+
+
+def test_an_encoders_source_is_read_back_as_it_is(folder):
+    words = absolute_words(["data.encoder=train:a b"], folder)
+    assert settings("fd", words).data.encoder == f"train:{folder}/a b"
 
 
 def test_the_last_word_counts():

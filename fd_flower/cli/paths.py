@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 SOURCES = ("data.source", "data.public", "data.test")
+ENCODER = "data.encoder"
 FOLDERS = ("run.out", "run.resume")
 YAML_FILES = ("recipe", "server.graph")
 NO_PATHS = ("digits", "held-out", "noise", "none")  # words of their own, whatever lies in the user's directory
@@ -21,7 +22,7 @@ def absolute_words(words: Sequence[str], folder: Path) -> list[str]:
 
     A source, or one of a list of sources, is a path where such a file exists or where it looks like one: it starts
     with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe or a graph is one
-    where it ends like a YAML file.
+    where it ends like a YAML file, an encoder where it ends like a file of weights; one that is trained has a source.
     """
     return [_absolute_word(word, folder) for word in words]
 
@@ -47,9 +48,11 @@ def _absolute_word(word: str, folder: Path) -> str:
     key, _, text = word.partition("=")
     if key in YAML_FILES and text.endswith((".yaml", ".yml")):
         return f"{key}={absolute(text, folder)}"
-    if key not in (*SOURCES, *FOLDERS):
+    if key not in (*SOURCES, *FOLDERS, ENCODER):
         return word
     value = _value(text)
+    if isinstance(value, str) and key == ENCODER:
+        return path_word(key, _encoder(value, folder))
     if isinstance(value, str) and key in FOLDERS:
         return path_word(key, absolute(value, folder))
     if isinstance(value, str):
@@ -72,6 +75,12 @@ def _source(name: str, folder: Path) -> str:
     looks = name.startswith((".", "~", "/")) or ("/" in name and not HUB_NAME.fullmatch(name))
     path = absolute(name, folder)
     return str(path) if looks or path.exists() else name
+
+
+def _encoder(name: str, folder: Path) -> str:
+    if name.startswith("train:"):
+        return f"train:{_source(name.removeprefix('train:'), folder)}"
+    return str(absolute(name, folder)) if name.endswith(".safetensors") else name
 
 
 def _quoted(text: str) -> str:
