@@ -20,6 +20,13 @@ class Voting(Strategy, ABC):
 
     predicts = True
 
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Know nothing yet; in a simulation make the encoder now: refused before round one, trained by one process."""
+        public = self.world.public
+        if self.hosted and public is not None:
+            self.world.encoded(public)
+        return ()
+
     def public_index(self, round: int) -> Tensor:
         """Return a fresh seeded subset of the claimed samples, int64 [N], rising; empty where nobody claims any."""
         votes = PublicVotes.all(self.knowledge)

@@ -232,6 +232,14 @@ def test_a_world_without_public_samples_is_refused():
             tiny.run(method, tiny.TINY + "data.public=none")
 
 
+@BOTH
+def test_an_encoder_that_cannot_be_had_is_refused_before_round_one(method):
+    lines: list[tiny.Line] = []
+    with pytest.raises(WrongInput, match="private labels"):
+        tiny.run(method, tiny.TINY + "data.encoder=train:digits", on_line=lines.append)
+    assert not lines
+
+
 def test_public_votes_of_another_number_are_refused():
     """A reply that votes on other public samples than the server's is left out, and named."""
     from fd_flower.errors import WrongInput
