@@ -191,6 +191,8 @@ class Strategy(FlowerStrategy, ABC):
     ) -> None:
         """Note who was trusted where: the votes [U, N, C] and their mask [U, N], the teacher [N, C] and validity [N].
 
+        Where each client has a teacher of its own, these are [U, N, C] and [U, N].
+
         What is written is ``fd_flower.votes.tally`` of them, by true class where the experimenter knows the classes.
         """
         self._votes = (logprobs, mask, teacher, valid)

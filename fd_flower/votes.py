@@ -18,9 +18,9 @@ def tally(
     mask : Tensor
         Who votes on which sample, bool [U, N].
     teacher : Tensor
-        Log-probabilities [N, C].
+        Log-probabilities [N, C], or each voter's own [U, N, C]: figures are then means over these.
     valid : Tensor
-        Which of its rows say something, bool [N].
+        Which of its rows say something, bool [N] or [U, N].
     labels : Tensor | None
         True classes [N], where the experimenter knows them; they change nothing.
     holders : Tensor
@@ -37,8 +37,8 @@ def tally(
         (share accepted among samples of its own classes).
     """
     votes = mask & valid
-    entropy = -(teacher.exp() * teacher.clamp(min=-1e4)).sum(1)
-    agrees = logprobs.argmax(2) == teacher.argmax(1)
+    entropy = -(teacher.exp() * teacher.clamp(min=-1e4)).sum(-1)
+    agrees = logprobs.argmax(2) == teacher.argmax(-1)
     whole: dict[str, Figure] = {
         "votes": float(mask.sum()) / max(mask.shape[1], 1),
         "valid": _share(valid),
@@ -52,11 +52,11 @@ def tally(
     right = holders[:, labels]
     by_sample = (mask & right).sum(0)[mask.any(0)] / mask.sum(0)[mask.any(0)]
     whole |= {
-        "ensemble_accuracy": _share((teacher.argmax(1) == labels)[valid]),
+        "ensemble_accuracy": _share((teacher.argmax(-1) == labels)[valid]),
         "precision": _share(right[mask]),
         "purity": _mean(by_sample),
     }
-    of_class = [labels == c for c in range(teacher.shape[1])]
+    of_class = [labels == c for c in range(teacher.shape[-1])]
     for figures, row, holds in zip(own, mask, right, strict=True):
         figures |= {
             "accepted_by_class": [_share(row[rows]) for rows in of_class],

@@ -67,7 +67,7 @@ class KnFu(Strategy):
         weight = neighbour_weights(divergence, self.config.beta, include_self=self.config.include_self)
         fused, valid = for_receivers(mean_of_probabilities, logprobs, mask, weight)
         own, neighbours = weight.diagonal(), effective_neighbours(weight)
-        self.note_votes(logprobs, mask, *mean_of_probabilities(fused, valid))
+        self.note_votes(logprobs, mask, fused, valid)
         self.note({"self_weight": float(own.mean()), "neighbours": float(neighbours.mean())})
         told = []
         for reply, alone, count, rows, heard in zip(replies, own, neighbours, fused, valid, strict=True):

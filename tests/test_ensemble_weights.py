@@ -7,7 +7,7 @@ import torch
 from scipy.special import rel_entr
 from scipy.stats import entropy as scipy_entropy
 
-from fd_flower.ensemble import ambiguity, entropy_reduction, mean_of_probabilities, named, names, power, weights
+from fd_flower.ensemble import ambiguity, entropy_reduction, mean_of_probabilities, named, names, weights
 from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import (
     distribution_divergence,
@@ -103,20 +103,16 @@ def test_entropy_reduction_by_hand():
     torch.testing.assert_close(row.exp(), torch.tensor([[1 / (1 + math.exp(-4)), 1 / (1 + math.exp(4))]]))
 
 
-def test_power_by_hand():
-    """(.6, .4) squared: .36 to .16."""
-    torch.testing.assert_close(power(torch.tensor([0.6, 0.4]).log(), 2.0).exp(), torch.tensor([9 / 13, 4 / 13]))
-
-
-def test_power_and_entropy_reduction_are_two_rules():
-    """A sure prediction shows it: at T = 0.1 ERA leaves odds of e^-10 at least, the power of 10 does not."""
+def test_entropy_reduction_is_no_temperature_on_log_probabilities():
+    """A sure prediction shows it: at T = 0.1 the odds are e^-10 at least, and 1e-60 under a power of 10."""
     sure = torch.tensor([1 - 1e-6, 1e-6], dtype=torch.float64).log()
     assert entropy_reduction(sure, 0.1).diff().item() == pytest.approx(-10, abs=1e-4)
-    assert power(sure, 10.0).diff().item() == pytest.approx(10 * math.log(1e-6), rel=1e-5)
 
 
-@pytest.mark.parametrize("sharpen", [lambda row: entropy_reduction(row, 0.5), lambda row: power(row, 3.0)])
-def test_sharpening_keeps_order_uniform_rows_and_hard_votes(sharpen):
+def test_sharpening_keeps_order_uniform_rows_and_hard_votes():
+    def sharpen(row: torch.Tensor) -> torch.Tensor:
+        return entropy_reduction(row, 0.5)
+
     rows = random(20, 6)
     assert torch.equal(sharpen(rows).argsort(1), rows.argsort(1))
     uniform = torch.full((2, 4), 0.25).log()
@@ -126,9 +122,8 @@ def test_sharpening_keeps_order_uniform_rows_and_hard_votes(sharpen):
     assert not sharpen(hard).isnan().any()
 
 
-def test_powers_and_temperatures_of_one():
+def test_a_temperature_of_one():
     rows = random(5, 4)
-    torch.testing.assert_close(power(rows, 1.0), rows)
     torch.testing.assert_close(entropy_reduction(rows, 1.0), rows.exp().log_softmax(1))
 
 
@@ -136,8 +131,6 @@ def test_powers_and_temperatures_of_one():
 def test_senseless_sharpening_is_refused(value):
     with pytest.raises(WrongInput, match="temperature"):
         entropy_reduction(torch.zeros(1, 2), value)
-    with pytest.raises(WrongInput, match="exponent"):
-        power(torch.zeros(1, 2), value)
 
 
 # --- ambiguity

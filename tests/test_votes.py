@@ -44,6 +44,17 @@ def test_each_voter_by_hand():
     assert second == {"accepted": 1 / 4, "accepted_by_class": [0, 1, 0], "precision": 1, "recall": 1 / 2}
 
 
+def test_teachers_of_their_own_are_judged_one_by_one():
+    """Voter 1's teacher says class 2 of every sample: right on one of four."""
+    teachers = torch.stack([TEACHER, sure(2, 2, 2, 2)])
+    valid = torch.stack([VALID, torch.ones_like(VALID)])
+    whole, _ = tally(VOTES, MASK, teachers, valid, LABELS, HOLDERS)
+    assert whole["valid"] == 6 / 8
+    assert whole["ensemble_accuracy"] == pytest.approx((1 + 1) / (2 + 4))
+    assert whole["teacher_entropy"] == pytest.approx(math.log(2) / 6)
+    assert whole["agreement"] == pytest.approx(2 / 3)  # voter 0 with its own twice, voter 1 never
+
+
 def test_without_labels_nothing_is_said_about_them():
     whole, own = tally(VOTES, MASK, TEACHER, VALID, None, HOLDERS)
     assert whole.keys() == {"votes", "valid", "teacher_entropy", "agreement"}

@@ -26,7 +26,7 @@ from fd_flower.ensemble.base import Rule
 from fd_flower.ensemble.filters import ambiguity
 from fd_flower.ensemble.means import mean_of_logits, mean_of_probabilities
 from fd_flower.ensemble.robust import median, rank_vote, trimmed_mean
-from fd_flower.ensemble.sharpen import entropy_reduction, power
+from fd_flower.ensemble.sharpen import entropy_reduction
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.typed import section
 
@@ -39,7 +39,6 @@ __all__ = [
     "median",
     "named",
     "names",
-    "power",
     "rank_vote",
     "trimmed_mean",
 ]

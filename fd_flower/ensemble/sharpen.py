@@ -26,32 +26,6 @@ def entropy_reduction(logprobs: Tensor, temperature: float = 0.1) -> Tensor:
     WrongInput
         If the temperature is not a number above 0.
     """
-    _positive("temperature", temperature)
+    if not 0 < temperature < math.inf:
+        raise WrongInput(f"the temperature is {temperature}; expected a number above 0")
     return F.log_softmax(logprobs.exp() / temperature, dim=-1)
-
-
-def power(logprobs: Tensor, exponent: float = 2.0) -> Tensor:
-    """Return the probabilities raised to a power and normalised, as log-probabilities.
-
-    ``p^b / sum p^b``: a temperature of 1 / b on the log-probabilities. SCARLET's enhanced ERA (Azuma et al. 2025,
-    arXiv 2504.19602) is of this form.
-
-    Parameters
-    ----------
-    logprobs : Tensor
-        [..., C]; -inf stays -inf.
-    exponent : float
-        b, above 0; above 1 sharpens.
-
-    Raises
-    ------
-    WrongInput
-        If the exponent is not a number above 0.
-    """
-    _positive("exponent", exponent)
-    return F.log_softmax(logprobs * exponent, dim=-1)
-
-
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < math.inf:
-        raise WrongInput(f"the {name} is {value}; expected a number above 0")
