@@ -1,6 +1,6 @@
 """EdgeFD's k-means against KuLSIF as a client's density estimator: whose votes are right, and what they cost.
 
-    python benchmarks/votes.py --data FOLDER [--seed 0] [--public 2000] [--encoder pixels] [--widths 0.17]
+    python benchmarks/votes.py --data FOLDER [--limit ROWS] [--encoder pixels] [--public 2000] [--seed 0] [--widths W]
 
 FOLDER holds a labelled picture set as Parquet files. Ten clients with one class each vote on held-out public samples,
 whose labels are looked at afterwards: precision is the share of right votes among all votes, "by client" the mean of
@@ -76,10 +76,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--public", type=int, default=2000)
     parser.add_argument("--encoder", default="pixels")
+    parser.add_argument("--limit", default="null")
     parser.add_argument("--widths", type=float, nargs="+", default=[0.17])
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    words = f"data.partition=classes data.classes=1 data.public_size={asked.public} data.encoder={asked.encoder}"
+    words = f"data.partition=classes data.classes=1 data.public_size={asked.public} data.encoder={asked.encoder} "
+    words += f"data.limit={asked.limit}"
     data = settings("fedmd", f"{words} data.source={Path(asked.data).resolve()}").data
     held = federation(data, asked.seed)
     assert held.public is not None
