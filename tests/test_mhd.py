@@ -65,10 +65,11 @@ def test_the_surest_is_chosen_sample_by_sample():
     assert first(chosen) == [pytest.approx([0.9]), pytest.approx([0.6])]
 
 
-def test_own_heads_are_given_as_logits():
-    own = log([0.8, 0.5]) + 3.0
+def test_own_heads_are_given_as_logits_and_learn_nothing_by_teaching():
+    own = (log([0.8, 0.5]) + 3.0).requires_grad_()
     chosen = targets(own, torch.stack([log([0.6, 0.5])]), torch.ones(1, 1, dtype=torch.bool), RNG)
     torch.testing.assert_close(chosen.exp(), torch.tensor([[[0.8, 0.2]]]))
+    assert not chosen.requires_grad
 
 
 def test_the_teachers_heads_of_the_same_level_can_be_candidates():
