@@ -198,16 +198,15 @@ class Turn:
         shared : Predictor | None
             What speaks for the client on everybody's classes, where that is not the same.
         others : Mapping[str, Predictor] | None
-            What else to measure (heads, say), by name.
+            What else to measure (heads, say), by name: accuracies alone.
         """
         if moment not in str(self._said.get("measure", "")).split(","):
             return
         limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
         found = figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
-            found |= {
-                f"{name}/{key}": value for key, value in figures(self.world, self.client, other, None, limit).items()
-            }
+            more = figures(self.world, self.client, other, None, limit)
+            found |= {f"{name}/{key}": more[key] for key in ("accuracy", "pooled", "global") if key in more}
         self.measures |= {f"{moment}/{name}": value for name, value in found.items()}
 
     def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
