@@ -145,6 +145,20 @@ class Turn:
         self._module = self.world.load(self.architecture, values)
         return self._module
 
+    def peer(self, architecture: str, weights: Weights | None) -> Module:
+        """Return a second model beside the client's own, with these weights (None: the initial ones); it is not kept.
+
+        Parameters
+        ----------
+        architecture : str
+            Its architecture; it may be the client's own.
+        weights : Weights | None
+            What was heard.
+        """
+        key = f"{architecture} + peer"
+        self.world.module(key, lambda: self.world.task.model(architecture))
+        return self.world.load(key, self.world.initial(key) if weights is None else weights.values)
+
     def _claim(self, free: bool) -> None:
         """Refuse a second use of the one resident module, which would be kept, or trained, as the first."""
         if not free:

@@ -9,6 +9,7 @@ import toys
 from fd_flower.client_apps import fedavg
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
+from safetensors.torch import load_file
 from torch.nn import Linear, Module
 from toys import hosts, own, rounds, run, toy
 
@@ -186,6 +187,20 @@ def test_a_further_module_is_kept_as_the_personal_model_is(world: World, tmp_pat
     assert torch.equal(again["weight"], start["weight"] + 1)
     fresh = World(world.settings, world.task)
     assert torch.equal(of(fresh, tmp_path, "2").module("heads", build).weight, start["weight"])  # seeded
+
+
+def test_a_peer_is_another_model_and_is_not_kept(world: World, tmp_path: Path):
+    """Even of the client's own architecture: what trains one leaves the other as it is."""
+    here = of(world, tmp_path)
+    own = here.model
+    start = own.state_dict()["head.bias"].clone()
+    peer = here.peer("small", Weights({key: value + 1 for key, value in world.initial("small").items()}))
+    assert torch.equal(peer.state_dict()["head.bias"], start + 1)
+    assert torch.equal(own.state_dict()["head.bias"], start)
+    assert torch.equal(here.peer("small", None).state_dict()["head.bias"], start)
+    here.close()
+    [kept] = [load_file(file) for file in tmp_path.rglob("*.safetensors")]
+    assert {name.partition("/")[0] for name in kept} == {"model"}
 
 
 def test_samples_that_this_machine_lacks_are_named(world: World, tmp_path: Path):
