@@ -157,7 +157,7 @@ class Turn:
         """
         key = f"{architecture} + peer"
         self.world.module(key, lambda: self.world.task.model(architecture))
-        return self.world.load(key, self.world.initial(key) if weights is None else weights.values)
+        return self.world.load(key, self.world.initial(architecture) if weights is None else weights.values)
 
     def _claim(self, free: bool) -> None:
         """Refuse a second use of the one resident module, which would be kept, or trained, as the first."""
