@@ -18,12 +18,14 @@ from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
 from fd_flower.payload import Bounds, Payload
 from fd_flower.predictions import PublicHeads, PublicIndex, PublicLabels, PublicLogits, PublicVotes, stack
+from fd_flower.samples import PixelStatistics, SampleKnowledge, SyntheticSet
 
 __all__ = [
     "Bounds",
     "ClassLogits",
     "Knowledge",
     "Payload",
+    "PixelStatistics",
     "Private",
     "Prototypes",
     "PublicHeads",
@@ -31,6 +33,8 @@ __all__ = [
     "PublicLabels",
     "PublicLogits",
     "PublicVotes",
+    "SampleKnowledge",
+    "SyntheticSet",
     "Weights",
     "kind_of",
     "pack",
@@ -228,7 +232,19 @@ class Knowledge(Sequence[Payload]):
 
 KINDS: dict[str, type[Payload]] = {
     kind.kind: kind
-    for kind in (Weights, ClassLogits, Prototypes, PublicIndex, PublicLogits, PublicLabels, PublicVotes, PublicHeads)
+    for kind in (
+        Weights,
+        ClassLogits,
+        Prototypes,
+        PublicIndex,
+        PublicLogits,
+        PublicLabels,
+        PublicVotes,
+        PublicHeads,
+        SampleKnowledge,
+        SyntheticSet,
+        PixelStatistics,
+    )
 }
 
 

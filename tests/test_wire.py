@@ -18,6 +18,7 @@ from fd_flower.wire import (
     ClassLogits,
     Knowledge,
     Payload,
+    PixelStatistics,
     Private,
     Prototypes,
     PublicHeads,
@@ -25,6 +26,8 @@ from fd_flower.wire import (
     PublicLabels,
     PublicLogits,
     PublicVotes,
+    SampleKnowledge,
+    SyntheticSet,
     Weights,
     pack,
     stack,
@@ -58,6 +61,13 @@ SAID: dict[str, Payload] = {
     "public heads": PublicHeads(INDEX, torch.rand(2, 4, 3).log_softmax(2), torch.rand(2, 4)),
     "public heads that are kept": PublicHeads(INDEX, torch.zeros(2, 4, 3), client="7", round=torch.tensor(3)),
     "prototypes": Prototypes(torch.rand(3, 4), torch.tensor([5, 0, 1])),
+    "sample knowledge": SampleKnowledge(
+        INDEX, torch.tensor(2), torch.rand(2, 4, 5, 5).half(), torch.tensor([0, 2]).short(), torch.zeros(2, 3)
+    ),
+    "sample knowledge of one of several": SampleKnowledge(INDEX, torch.tensor(2), logits=torch.zeros(2, 3), client="7"),
+    "no sample knowledge yet": SampleKnowledge(INDEX[:0], torch.tensor(4)),
+    "synthetic set": SyntheticSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 2])),
+    "pixel statistics": PixelStatistics(torch.rand(3, 1), torch.rand(3, 1), torch.tensor([True, False, True])),
 }
 
 
@@ -129,6 +139,10 @@ def test_bytes_that_are_no_array_are_refused(data: bytes):
 BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS}, public=5)
 
 
+def knowledge_of(**changes: Tensor) -> SampleKnowledge:
+    return SampleKnowledge(**{"id": INDEX, "cut": torch.tensor(1), **changes})
+
+
 def weights(**changes: Tensor) -> Weights:
     return Weights({**WEIGHTS, **{k.replace("_", "."): t for k, t in changes.items()}})
 
@@ -169,6 +183,25 @@ def test_what_is_well_formed_passes(name: str):
         (Prototypes(torch.zeros(3, 4), torch.tensor([-1, 0, 1])), "'counts' outside 0 to any"),
         (Prototypes(torch.full((3, 4), -torch.inf), torch.ones(3).long()), "'values' that are not finite"),
         (Prototypes(torch.zeros(3, 4).long(), torch.ones(3).long()), "'values' of torch.int64; expected"),
+        (knowledge_of(id=INDEX.flip(0)), "'id' out of order"),
+        (knowledge_of(id=INDEX[[0, 0]]), "'id' out of order"),
+        (knowledge_of(cut=torch.tensor([2])), r"'cut' of shape \[1\]; expected \[\]"),
+        (knowledge_of(features=torch.zeros(3, 4)), r"'features' of shape \[3, 4\]; expected 2 rows"),
+        (knowledge_of(features=torch.full((2, 4), torch.inf).half()), "'features' that are not finite"),
+        (knowledge_of(features=torch.zeros(2, 4).int()), "'features' of torch.int32"),
+        (knowledge_of(labels=torch.tensor([0, 3]).short()), "'labels' outside 0 to 2"),
+        (knowledge_of(logits=torch.zeros(2, 4)), r"'logits' of shape \[2, 4\]; expected \[2, 3\]"),
+        (SyntheticSet(torch.zeros(3, 1), torch.tensor([0, 1])), r"'x' of shape \[3, 1\]; expected 2 rows"),
+        (SyntheticSet(torch.zeros(2, 1), torch.tensor([0, 3])), "'labels' outside 0 to 2"),
+        (SyntheticSet(torch.full((2, 1), torch.nan), torch.tensor([0, 1])), "'x' that are not finite"),
+        (SyntheticSet(torch.zeros(2, 1).byte(), torch.tensor([0, 1])), "'x' of torch.uint8"),
+        (
+            PixelStatistics(torch.zeros(2, 1), torch.zeros(2, 1), torch.ones(2).bool()),
+            r"'held' of shape \[2\]; expected",
+        ),
+        (PixelStatistics(torch.zeros(3, 1), torch.zeros(3, 2), torch.ones(3).bool()), r"'std' of shape \[3, 2\]"),
+        (PixelStatistics(torch.zeros(3, 1), -torch.ones(3, 1), torch.ones(3).bool()), "deviations below 0"),
+        (PixelStatistics(torch.zeros(3, 1), torch.ones(3, 1), torch.ones(3)), "'held' of torch.float32"),
         (Weights({"body.weight": torch.ones(2, 3)}), "other keys than the server's model: norm.running, norm.seen"),
         (weights(body_weight=torch.ones(3, 2)), r"'body.weight' of shape \[3, 2\]; expected \[2, 3\]"),
         (weights(body_weight=torch.full((2, 3), torch.nan)), "'body.weight' that are not finite"),
