@@ -38,9 +38,11 @@ class DataConfig:
     column: str | None = None
     """With `data.partition=column`: the column that says who is the client."""
     partition: str = "dirichlet"
-    """`iid`, `dirichlet`, `classes`, `primary`, `quantity`, `column` or `domain`."""
+    """`iid`, `dirichlet`, `fedgen`, `classes`, `primary`, `quantity`, `column` or `domain`."""
     alpha: float = 0.3
-    """Concentration of `dirichlet` (over labels) and `quantity` (over sizes)."""
+    """Concentration of `dirichlet` and `fedgen` (over labels) and of `quantity` (over sizes)."""
+    ratio: float = 0.5
+    """With `data.partition=fedgen`: the share of a class's rows that are dealt out, at most."""
     classes: int = 2
     """With `data.partition=classes`: classes a client holds."""
     skew: float = 100.0
@@ -70,10 +72,11 @@ class DataConfig:
         shares = self.split
         right = len(shares) == 3 and all(s >= 0 for s in shares) and shares[0] > 0 and math.isclose(sum(shares), 1)
         _need(right, "data.split", list(shares), "three shares (train, validation, test) that add up to 1")
-        kinds = ("iid", "dirichlet", "classes", "primary", "quantity", "column", "domain")
+        kinds = ("iid", "dirichlet", "fedgen", "classes", "primary", "quantity", "column", "domain")
         if self.partition not in kinds:
             raise WrongInput(f"data.partition is '{self.partition}'{nearest(self.partition, kinds)}")
         _need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
+        _need(0 < self.ratio <= 1, "data.ratio", self.ratio, "a share above 0 and at most 1")
         _need(self.classes >= 1, "data.classes", self.classes, "at least 1")
         _need(0 <= self.skew < math.inf, "data.skew", self.skew, "a number, 0 or more")
         _need(self.primaries >= 1, "data.primaries", self.primaries, "at least 1")

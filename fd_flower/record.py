@@ -29,7 +29,13 @@ ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
 """Flower's grids, by what runs beneath them; any other is in this process."""
 
 
-DEALS = {"alpha": ("dirichlet", "quantity"), "classes": ("classes",), "skew": ("primary",), "primaries": ("primary",)}
+DEALS = {
+    "alpha": ("dirichlet", "fedgen", "quantity"),
+    "ratio": ("fedgen",),
+    "classes": ("classes",),
+    "skew": ("primary",),
+    "primaries": ("primary",),
+}
 """Which partitions a knob of ``data`` is about; others are about all."""
 
 

@@ -15,6 +15,7 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
 RULES = {
     "iid": {},
     "dirichlet": {"alpha": 0.5},
+    "fedgen": {"alpha": 0.5},
     "classes": {"classes": 3},
     "primary": {"skew": 20.0, "primaries": 2},
     "quantity": {"alpha": 0.3},
@@ -36,7 +37,8 @@ def test_every_rule_deals_disjoint_rows(rule):
     rows = np.concatenate(held)
     assert len(held) == 8
     assert len(np.unique(rows)) == len(rows)
-    assert len(rows) == (1000 if rule != "column" else pytest.approx(8 * 1000 / 12, abs=8))
+    dealt = {"column": pytest.approx(8 * 1000 / 12, abs=8), "fedgen": 10 * 50}
+    assert len(rows) == dealt.get(rule, 1000)
     assert all(len(own) >= 10 and (np.diff(own) > 0).all() for own in held)
 
 
@@ -60,6 +62,45 @@ def test_a_small_alpha_skews_labels():
         return np.mean([len(np.unique(LABELS[own])) for own in deal("dirichlet", alpha=alpha)])
 
     assert classes(0.1) < classes(1.0) < classes(100.0) == 10
+
+
+MNIST = np.repeat(np.arange(10), [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])
+LETTERS = np.repeat(np.arange(26), 4800)
+
+
+@pytest.mark.parametrize(
+    ("labels", "ratio", "clients", "number"),
+    [
+        (MNIST, 0.5, 20, [1500] * 10),  # min(.5 * 60,000 / 20, .5 * 5,421) = 1,500 of each class: 15,000 in all
+        (LETTERS, 0.1, 20, [480] * 26),  # min(.1 * 124,800 / 20, .1 * 4,800) = min(624, 480): 12,480 in all
+        (LABELS, 0.5, 4, [50] * 10),  # min(.5 * 1,000 / 4, .5 * 100)
+        (LABELS, 1.0, 20, [100] * 10),  # everything
+        (np.repeat([0, 1], [900, 100]), 0.5, 2, [250, 50]),  # min(.5 * 1,000 / 2, .5 * 900), min(250, 50)
+    ],
+)
+def test_fedgens_rule_uses_so_many_rows_of_a_class(labels, ratio, clients, number):
+    held = deal("fedgen", clients=clients, alpha=1.0, ratio=ratio, labels=labels, min_rows=1)
+    assert np.bincount(labels[np.concatenate(held)]).tolist() == number
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 1.0])
+def test_fedgens_rule_lets_full_clients_stand_by(alpha):
+    """A client gets of a class only while it has fewer than 1,500 rows: without its largest class it has fewer, too."""
+    held = deal("fedgen", clients=20, alpha=alpha, labels=MNIST)
+    assert min(map(len, held)) >= 10
+    counts = [np.bincount(MNIST[own], minlength=10) for own in held]
+    assert all(own.sum() - own.max() < 1500 for own in counts)
+    spread = np.mean([np.count_nonzero(own) for own in counts])
+    assert spread < 6 if alpha <= 0.1 else spread > 8
+
+
+def test_fedgens_rule_gives_up_in_words():
+    line = refusal("fedgen", clients=40, alpha=0.01)
+    assert "found no partition of 120 rows among 40 clients with at least 10" in line
+    assert "found no partition of 250 rows among 20 clients" in refusal("fedgen", clients=20, alpha=1e-9, min_rows=20)
+    for ratio in (0.0, 1.5):
+        with pytest.raises(WrongInput, match=r"data.ratio is .*; expected a share above 0 and at most 1"):
+            deal("fedgen", ratio=ratio)
 
 
 @pytest.mark.parametrize(("clients", "classes"), [(5, 2), (7, 2), (10, 1), (4, 3), (8, 7), (30, 3), (3, 10)])
