@@ -5,7 +5,7 @@ import math
 import pytest
 import tiny
 import torch
-from fd_flower.client_apps.fedproto import Nearest, objective
+from fd_flower.client_apps.fedproto import objective
 from tiny import STILL, TINY, Echo, said, strategy
 from torch import Tensor
 from torch.nn.functional import cross_entropy, dropout
@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, dropout
 from fd_flower import methods
 from fd_flower.errors import WrongInput
 from fd_flower.learn import predict
+from fd_flower.prototypes import Nearest
 from fd_flower.task import Samples, Task
 from fd_flower.wire import Knowledge, Prototypes
 
