@@ -266,12 +266,14 @@ def fit(
     teacher: Tensor | None = None,
     *,
     model: Module | None = None,
+    private: bool | None = None,
 ) -> float:
     """Train a model (None: the turn's) by the client's knobs and return the mean loss.
 
     Without a teacher these are the knobs of private training (``client.epochs``, ``client.batch``, ...); with one,
-    a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...).
-    A newcomer's first private training begins with ``client.warmup`` steps on its labels alone.
+    a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
+    unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
+    steps on its labels alone.
     """
     config, rounds = turn.config, turn.world.settings.server.rounds
     model = model or turn._module or turn.model
@@ -285,12 +287,13 @@ def fit(
         weight_decay=config.weight_decay,
         precision=turn.precision,
     )
-    if teacher is not None:
+    teacher = None if teacher is None else teacher.to(samples.x.device)
+    if not (teacher is None if private is None else private):
         plan = replace(plan, batch=config.public_batch, epochs=config.public_epochs, steps=config.public_steps)
-        return train(model, objective, samples, teacher.to(samples.x.device), plan=plan, rng=turn.rng("public"))
+        return train(model, objective, samples, teacher, plan=plan, rng=turn.rng("public"))
     if config.warmup and turn.newcomer:
         train(model, supervised, samples, plan=replace(plan, steps=config.warmup), rng=turn.rng("warmup"))
-    return train(model, objective, samples, plan=plan, rng=turn.rng("private"))
+    return train(model, objective, samples, teacher, plan=plan, rng=turn.rng("private"))
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
