@@ -14,7 +14,7 @@ from fd_flower import models
 from fd_flower.errors import WrongInput
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
-SMALL = ("mlp", "lenet", "cnn", "resnet8", "resnet20")
+SMALL = ("mlp", "lenet", "cnn", "fedgen_cnn", "resnet8", "resnet20")
 
 
 def parameters(name, shape=MNIST, classes=10):
@@ -72,6 +72,8 @@ def test_features_are_projected_to_a_common_size(name):
         ("lenet", MNIST, 61_706),  # LeNet-5 as every framework's tutorial has it
         ("lenet", CIFAR, 62_006),
         ("mlp", MNIST, 784 * 128 + 128 + 1290),
+        # 3x3 kernels of 6 and 16 channels with biases and norms, 16 * 7 * 7 positions to 32 features, a head
+        ("fedgen_cnn", MNIST, (54 + 6 + 12) + (864 + 16 + 32) + (784 * 32 + 32) + (320 + 10)),
         # He et al. count 0.27 million; 269,722 with their shortcuts, and two 1x1 convolutions with their norms more
         ("resnet20", CIFAR, 269_722 + 16 * 32 + 32 * 64 + 2 * (32 + 64)),
         ("resnet8", CIFAR, 78_042),
@@ -94,7 +96,14 @@ def test_the_table_of_the_docstring_is_true():
 
 @pytest.mark.parametrize(
     ("name", "features"),
-    [("mlp:0.5", 64), ("lenet:2", 168), ("cnn:0.25", 128), ("resnet8:0.5", 32), ("resnet20:2", 128)],
+    [
+        ("mlp:0.5", 64),
+        ("lenet:2", 168),
+        ("cnn:0.25", 128),
+        ("fedgen_cnn:2", 64),
+        ("resnet8:0.5", 32),
+        ("resnet20:2", 128),
+    ],
 )
 def test_widths_scale(name, features):
     model = models.build(name, MNIST, 10, seed=0)
@@ -224,6 +233,6 @@ def test_the_multilayer_perceptron_takes_any_shape():
     assert model(torch.randn(4, 5)).shape == (4, 3)
 
 
-@pytest.mark.parametrize("name", ["lenet", "cnn", "resnet8"])
+@pytest.mark.parametrize("name", ["lenet", "cnn", "fedgen_cnn", "resnet8"])
 def test_pictures_need_not_be_square(name):
     assert models.build(name, (2, 13, 40), 3, seed=0)(torch.randn(2, 2, 13, 40)).shape == (2, 3)

@@ -1,4 +1,4 @@
-"""Bodies without shortcuts or normalisation: the small networks of the federated literature.
+"""Bodies without shortcuts: the small networks of the federated literature, most without normalisation.
 
 Pooling stands before ReLU: the two commute, and so ReLU touches a quarter of the values.
 """
@@ -55,5 +55,22 @@ def lenet(shape: Shape, width: float) -> tuple[nn.Module, int]:
             nn.Linear(wide, hidden),
             nn.ReLU(inplace=True),
         ),
+    )
+    return body, hidden
+
+
+def fedgen_cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
+    """Two normalised 3x3 convolutions of stride 2 and 32 features without activation.
+
+    The network of FedGen's experiments (Zhu et al. 2021, arXiv 2105.10056; their code's for MNIST).
+    """
+    check_picture("fedgen_cnn", shape)
+    channels, height, breadth = shape
+    first, second, hidden = (scaled(size, width) for size in (6, 16, 32))
+    rows, columns = (-(-side // 4) for side in (height, breadth))
+    body = nn.Sequential(
+        nn.Sequential(nn.Conv2d(channels, first, 3, stride=2, padding=1), nn.BatchNorm2d(first), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Conv2d(first, second, 3, stride=2, padding=1), nn.BatchNorm2d(second), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Flatten(), nn.Linear(second * rows * columns, hidden)),
     )
     return body, hidden
