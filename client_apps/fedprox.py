@@ -1,0 +1,68 @@
+"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg whose clients are held near the server's weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput
+from fd_flower.learn import supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Weights
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FedProx's knobs."""
+
+    mu: float = 1.0
+    """Weight of half the squared distance to the server's weights; 0 is FedAvg."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if not (isfinite(self.mu) and self.mu >= 0):
+            raise WrongInput(f"client.mu is {self.mu}; expected a number, 0 or more")
+
+
+def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], config: Config) -> Tensor:
+    """Cross-entropy, plus ``mu / 2`` times the squared distance of all parameters to the server's (equation 2).
+
+    ``teacher`` has the server's parameters in the order of ``model.parameters()``. With ``mu`` 0 the second term is not
+    taken at all, so that not even a sign of zero differs from FedAvg.
+    """
+    loss = supervised(model, x, y)
+    if config.mu == 0:
+        return loss
+    distance = sum((own - server).square().sum() for own, server in zip(model.parameters(), teacher, strict=True))
+    return loss + config.mu / 2 * distance
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the server's model on private data without going far from it, and send its weights."""
+    turn = Turn.of(message, context)
+    model = turn.shared(Weights.need(message.content))
+    start = [parameter.detach().clone() for parameter in model.parameters()]
+
+    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, start, turn.config)  # type: ignore[arg-type]
+
+    loss = fit(turn, learn, turn.data.train)
+    turn.measure("trained")
+    return reply(message, turn, Weights(model.state_dict()), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the server's model."""
+    turn = Turn.of(message, context)
+    turn.shared(Weights.need(message.content))
+    turn.measure("heard")
+    return reply(message, turn)

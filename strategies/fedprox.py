@@ -1,0 +1,29 @@
+"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg whose clients are held near the server's weights."""
+
+from collections.abc import Sequence
+from typing import final
+
+from fd_flower.clients import Client
+from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Weights
+
+
+@final
+class FedProx(Strategy):
+    """The mean of the clients' weights, by their examples; what is FedProx's own happens at the clients."""
+
+    needs, measured, summable = Needs(same_model=True), "aggregated", (Weights,)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the weights that every client of the architecture starts from."""
+        return [self.first_weights(clients[0].model)]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average the weights, each client's by its number of examples."""
+        heard = [Weights.need(reply.content).values for reply in replies]
+        return [Weights(mean_of_parameters(heard, [reply.examples for reply in replies]))]
+
+
+Method = FedProx
