@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
+from fd_flower.generators import Generator, LabelCounts, OptimizerState
 from fd_flower.payload import Bounds, Payload
 from fd_flower.predictions import PublicHeads, PublicIndex, PublicLabels, PublicLogits, PublicVotes, stack
 from fd_flower.samples import PixelStatistics, SampleKnowledge, SyntheticSet
@@ -23,7 +24,10 @@ from fd_flower.samples import PixelStatistics, SampleKnowledge, SyntheticSet
 __all__ = [
     "Bounds",
     "ClassLogits",
+    "Generator",
     "Knowledge",
+    "LabelCounts",
+    "OptimizerState",
     "Payload",
     "PixelStatistics",
     "Private",
@@ -244,6 +248,9 @@ KINDS: dict[str, type[Payload]] = {
         SampleKnowledge,
         SyntheticSet,
         PixelStatistics,
+        Generator,
+        LabelCounts,
+        OptimizerState,
     )
 }
 
