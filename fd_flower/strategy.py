@@ -159,6 +159,11 @@ class Strategy(FlowerStrategy, ABC):
 
     # --- what a method fills in
 
+    @property
+    def moment(self) -> str:
+        """The moment of this run's accuracy: ``measured``, but for a method whose knobs decide."""
+        return self.measured
+
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
         """Return what the server knows before round one, given who answered the roll call."""
         return ()
@@ -263,7 +268,7 @@ class Strategy(FlowerStrategy, ABC):
             table.clear()
             table.update(shifted)
         clients, engine = len(self.clients), self._host.engine
-        self._record.finish(clients=clients, engine=engine, measured=self.measured, world=self.world)
+        self._record.finish(clients=clients, engine=engine, measured=self.moment, world=self.world)
         self._record.forget()
         return result
 
@@ -296,7 +301,7 @@ class Strategy(FlowerStrategy, ABC):
         """Refuse, before round one and when a device comes later, what the method cannot work with."""
         name, needs = self.settings.method, self.needs
         if self._host.guests:
-            check_guests(name, weights_alone=self.measured == "aggregated")
+            check_guests(name, weights_alone=self.moment == "aggregated")
         else:
             check_clients(name, needs, clients)
         if needs.public:
@@ -378,7 +383,7 @@ class Strategy(FlowerStrategy, ABC):
     @property
     def _moments(self) -> tuple[str, ...]:
         """The moments at which clients measure."""
-        own = "trained" if self.measured == "aggregated" else self.measured
+        own = "trained" if self.moment == "aggregated" else self.moment
         return tuple(m for m in self.config.moments or (own,) if m != "aggregated")
 
     def _due(self, number: int) -> bool:
@@ -415,7 +420,7 @@ class Strategy(FlowerStrategy, ABC):
                 "exchange": place,
                 "closing": closing,
                 "measure": ",".join(moments) if self._due(number) else "",
-                "global": self.measured != "aggregated",
+                "global": self.moment != "aggregated",
                 "test-limit": self._limit(number),
             }
         )
@@ -472,7 +477,7 @@ class Strategy(FlowerStrategy, ABC):
     def _evaluate(self, number: int) -> MetricRecord | None:
         """Measure the server's model, or the mean over one a architecture, where the method has one."""
         students = Weights.all(self.knowledge)
-        if self.measured != "aggregated" or not students or not self._due(number):
+        if self.moment != "aggregated" or not students or not self._due(number):
             return None
         if "aggregated" not in (self.config.moments or ("aggregated",)):
             return None
