@@ -1,0 +1,87 @@
+"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, teach each other."""
+
+from dataclasses import dataclass
+
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+from torch.nn import functional as F
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Weights
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FML's knobs; ``kd_weight`` has no part in it: 1 - alpha and 1 - beta are its weights."""
+
+    alpha: float = 0.5
+    """Share of the labels in the personal model's loss; the meme's predictions have the rest."""
+    beta: float = 0.5
+    """Share of the labels in the meme's loss; the personal model's predictions have the rest."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key in ("alpha", "beta"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected a share from 0 to 1")
+
+
+class Pair(Module):
+    """The personal model and the meme, in one module so that one optimiser steps both.
+
+    An optimiser's steps are taken parameter by parameter, so each model learns as it would with one of its own.
+    """
+
+    def __init__(self, own: Module, meme: Module) -> None:
+        super().__init__()
+        self.own = own
+        self.meme = meme
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the personal model's logits [B, C]."""
+        return self.own(x)
+
+
+def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) -> Tensor:
+    """Return the personal model's loss plus the meme's: each learns from labels and from the other's predictions.
+
+    No gradient flows into whoever teaches, so the sum's gradient in a model is that of its own loss.
+    """
+    own, meme = model.own(x), model.meme(x)
+    return taught(own, meme, y, config.alpha, config) + taught(meme, own, y, config.beta, config)
+
+
+def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: ClientConfig) -> Tensor:
+    """Return share * CE + (1 - share) * distillation from the peer: logits [B, C], labels [B]."""
+    loss = share * F.cross_entropy(student, y)
+    return loss if share == 1 else loss + (1 - share) * config.distil(student, peer)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train both models on the same mini-batches and send the meme."""
+    turn = Turn.of(message, context)
+    heard = Weights.need(message.content)
+    pair = Pair(turn.model, turn.peer(heard.model, heard))
+
+    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, None, turn.config)  # type: ignore[arg-type]
+
+    loss = fit(turn, learn, turn.data.train, model=pair)
+    turn.measure("trained", pair.own, others={"meme": pair.meme})
+    return reply(message, turn, Weights(pair.meme.state_dict(), heard.model), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the personal model as it is, and the mean meme."""
+    turn = Turn.of(message, context)
+    heard = Weights.need(message.content)
+    turn.measure("heard", turn.model, others={"meme": turn.peer(heard.model, heard)})
+    return reply(message, turn)

@@ -1,0 +1,40 @@
+"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, teach each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Weights
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FML's knobs."""
+
+    peer: str | None = None
+    """The meme's architecture; None: the first client's. The message says it, so clients need not be told."""
+
+
+@final
+class FML(Strategy):
+    """The mean of the clients' memes, by their examples; personal models stay where they are."""
+
+    summable = (Weights,)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the weights that the meme's architecture starts from."""
+        peer = clients[0].model if self.config.peer is None else self.config.peer  # type: ignore[attr-defined]
+        return [self.first_weights(peer, peer)]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average the memes, each client's by its number of examples."""
+        heard = [Weights.need(reply.content) for reply in replies]
+        mean = mean_of_parameters([meme.values for meme in heard], [reply.examples for reply in replies])
+        return [Weights(mean, heard[0].model)]
+
+
+Method = FML
