@@ -1,14 +1,14 @@
 """What clients answer, checked before it touches what the server knows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
-from fd_flower.clients import Client
+from fd_flower.clients import Client, natural
 from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
-from fd_flower.payload import Bounds
+from fd_flower.payload import Bounds, Payload
 from fd_flower.wire import unpack
 
 
@@ -54,6 +54,42 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, guest: bool)
     for payload in unpack(content):
         payload.check(bounds)
     return Reply(client, content, int(examples), metrics)
+
+
+def read(
+    said: Iterable[tuple[Client, Message]], bounds: Bounds, kinds: Sequence[type[Payload]], *, guests: bool
+) -> tuple[list[Reply], dict[str, str]]:
+    """Check what clients answered.
+
+    Parameters
+    ----------
+    said : Iterable[tuple[Client, Message]]
+        Who answered what; Flower's error messages too.
+    bounds : Bounds
+        What a payload can look like, but for the client's own classes and features.
+    kinds : Sequence[type[Payload]]
+        Kinds without which a reply cannot be used.
+    guests : bool
+        Whether the clients know nothing of FD-Flower.
+
+    Returns
+    -------
+    tuple[list[Reply], dict[str, str]]
+        The replies that can be used, sorted by client, and by client why others cannot.
+    """
+    usable, failed = [], {}
+    for client, message in sorted(said, key=lambda pair: natural(pair[0].id)):
+        try:
+            if message.has_error():
+                raise WrongInput(message.error.reason or f"error {message.error.code}")
+            own = replace(bounds, classes=client.classes or None, features=client.features or None)
+            reply = checked(client, message.content, own, guest=guests)
+            for kind in kinds:
+                kind.need(reply.content)
+            usable.append(reply)
+        except WrongInput as error:
+            failed[client.id] = str(error)
+    return usable, failed
 
 
 def mean_metrics(replies: Sequence[Reply]) -> MetricRecord:

@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fd_flower import methods
 from fd_flower.checkpoint import Checkpoint
-from fd_flower.clients import Client, natural
+from fd_flower.clients import Client
 from fd_flower.config import ClientConfig, DataConfig, ModelConfig, RunConfig, ServerConfig, Settings
 from fd_flower.config import settings as merged
 from fd_flower.errors import RunFailed, WrongInput
@@ -24,11 +24,11 @@ from fd_flower.hosting import HostGrid
 from fd_flower.learn import one_thread
 from fd_flower.methods import Needs
 from fd_flower.record import Record
-from fd_flower.replies import Reply, checked, mean_metrics
+from fd_flower.replies import Reply, mean_metrics, read
 from fd_flower.requirements import check_clients, check_guests, check_public
 from fd_flower.rng import numpy_rng, seed_of, seeded, torch_rng
 from fd_flower.task import Task, share
-from fd_flower.votes import Figure, tally
+from fd_flower.votes import Figure, Notes
 from fd_flower.wire import Bounds, Knowledge, Payload, Private, PublicIndex, Weights, pack
 from fd_flower.world import World, described, device, for_devices, load_task
 
@@ -141,8 +141,7 @@ class Strategy(FlowerStrategy, ABC):
         self._shown: ArrayRecord | None = None
         self._started = False
         self._described = False
-        self._notes: dict[str, dict[str, Figure]] = {}
-        self._votes: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor] | None = None
+        self._notes = Notes()
         self.round_index = torch.empty(0, dtype=torch.int64)
 
     @cached_property
@@ -189,7 +188,7 @@ class Strategy(FlowerStrategy, ABC):
 
     def note(self, figures: Mapping[str, Figure], client: str = "") -> None:
         """Write figures into the round's line, or into a client's: what the method saw, which changes nothing."""
-        self._notes.setdefault(client, {}).update(figures)
+        self._notes.add(figures, client)
 
     def note_votes(
         self, logprobs: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor
@@ -200,7 +199,7 @@ class Strategy(FlowerStrategy, ABC):
 
         What is written is ``fd_flower.votes.tally`` of them, by true class where the experimenter knows the classes.
         """
-        self._votes = (logprobs, mask, teacher, valid)
+        self._notes.votes = (logprobs, mask, teacher, valid)
 
     def first_weights(self, model: str, name: str = "") -> Weights:
         """Return the weights of an architecture before round one: the user's ``initial_arrays``, or the seeded ones."""
@@ -320,7 +319,7 @@ class Strategy(FlowerStrategy, ABC):
         self.clients = self._host.clients
         asked = self._sample(number)
         self._record.begin(number, [c.id for c in asked], self._host)
-        self._notes, self._votes = {}, None
+        self._notes = Notes()
         if self.predicts:
             self.round_index = self.public_index(number)
         for place, exchange in enumerate(self.exchanges[:-1]):
@@ -339,9 +338,10 @@ class Strategy(FlowerStrategy, ABC):
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)):
             self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
-        self._count_votes(usable)
+        if self._notes.votes is not None:
+            self._notes.count([r.client for r in usable], self.world.public_labels, self.round_index)
         metrics = mean_metrics(usable)
-        self._record.end(usable, metrics, self._notes)
+        self._record.end(usable, metrics, self._notes.figures)
         return self._show(), metrics
 
     def configure_evaluate(
@@ -448,31 +448,12 @@ class Strategy(FlowerStrategy, ABC):
             weights={w.model: w.values for w in Weights.all(self.knowledge)},
             public=len(self.world.public or ()) if self.needs.public else None,
         )
-        usable = []
         said = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
-        for client, message in sorted(said, key=lambda pair: natural(pair[0].id)):
-            try:
-                if message.has_error():
-                    raise WrongInput(message.error.reason or f"error {message.error.code}")
-                bounds = replace(bounds, classes=client.classes or None, features=client.features or None)
-                reply = checked(client, message.content, bounds, guest=self._host.guests)
-                for kind in kinds:
-                    kind.need(reply.content)
-                usable.append(reply)
-            except WrongInput as error:
-                log(WARNING, "round %s: client %s is left out: %s", number, client.id, error)
-                self._record.failed[client.id] = str(error)
+        usable, failed = read(said, bounds, kinds, guests=self._host.guests)
+        for client, why in failed.items():
+            log(WARNING, "round %s: client %s is left out: %s", number, client, why)
+        self._record.failed |= failed
         return usable
-
-    def _count_votes(self, replies: Sequence[Reply]) -> None:
-        if self._votes is None:
-            return
-        labels = self.world.public_labels
-        known = None if labels is None else labels[self.round_index]
-        whole, own = tally(*self._votes, known, torch.tensor([reply.client.counts for reply in replies]) > 0)
-        self.note(whole)
-        for reply, figures in zip(replies, own, strict=True):
-            self.note(figures, reply.client.id)
 
     def _evaluate(self, number: int) -> MetricRecord | None:
         """Measure the server's model, or the mean over one a architecture, where the method has one."""

@@ -1,9 +1,44 @@
 """What can be said of a round's votes: who was trusted where, and how good the teacher is that they make."""
 
+from collections.abc import Mapping, Sequence
+
+import torch
 from torch import Tensor
+
+from fd_flower.clients import Client
 
 Figure = float | list[float | None] | None
 """A figure of a diagnostic: a number, one a class, or None where there is nothing to count."""
+
+
+class Notes:
+    """What a method says of one round, which changes nothing.
+
+    Attributes
+    ----------
+    figures : dict[str, dict[str, Figure]]
+        Figures by client, "" for the round.
+    votes : tuple[Tensor, Tensor, Tensor, Tensor] | None
+        The first four arguments of ``tally``, where the round had votes.
+    """
+
+    def __init__(self) -> None:
+        self.figures: dict[str, dict[str, Figure]] = {}
+        self.votes: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+
+    def add(self, figures: Mapping[str, Figure], client: str = "") -> None:
+        """Add figures of the round, or of a client."""
+        self.figures.setdefault(client, {}).update(figures)
+
+    def count(self, voters: Sequence[Client], labels: Tensor | None, index: Tensor) -> None:
+        """Add what ``tally`` says of the votes on public samples ``index`` [N]; ``labels`` are those of all."""
+        if self.votes is None:
+            return
+        holders = torch.tensor([client.counts for client in voters]) > 0
+        whole, own = tally(*self.votes, None if labels is None else labels[index], holders)
+        self.add(whole)
+        for client, figures in zip(voters, own, strict=True):
+            self.add(figures, client.id)
 
 
 def tally(

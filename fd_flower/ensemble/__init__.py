@@ -1,8 +1,9 @@
 """Rules that make one prediction of many voters', all with one signature, and what goes with them.
 
 A rule takes a stack of log-probabilities [U, N, C] (U voters, N samples, C classes), a mask [U, N] of who voted on
-which sample, and how much each vote counts (weight [U] or [U, N], None: equally). It gives log-probabilities [N, C]
-and validity [N]. A sample that nobody voted for, or with weight 0 alone, is not valid and its row is uniform.
+which sample, and how much each vote counts (weight [U] or [U, N], None: equally; the mean of probabilities also takes
+weights by class). It gives log-probabilities [N, C] and validity [N]. A sample that nobody voted for, or with weight 0
+alone, is not valid and its row is uniform.
 What a voter said on samples that the mask leaves out is never looked at.
 
 A rule is any public function of this folder with this signature, be there further arguments; it is found, not listed.
