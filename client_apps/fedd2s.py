@@ -1,0 +1,149 @@
+"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): features beyond a cut that moves from deep to shallow are taught.
+
+A reconstruction: the paper's equations were not at hand, and its page here says what is its and what is ours.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput
+from fd_flower.learn import PREDICTION_BATCH, supervised
+from fd_flower.models.blocks import below, beyond
+from fd_flower.rng import torch_rng
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import SampleKnowledge
+
+app = App()
+
+LARGEST = torch.finfo(torch.float16).max
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FedD2S's knobs."""
+
+    samples: int | None = None
+    """Samples that a client speaks of, at most: a fixed seeded subset; None: all of its training samples."""
+    half: bool = False
+    """Whether features travel as float16, which halves their bytes."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.samples is not None and self.samples < 1:
+            raise WrongInput(f"client.samples is {self.samples}; expected at least 1, or nothing for all")
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What the server says about a mini-batch.
+
+    Attributes
+    ----------
+    logprobs : Tensor
+        Its head's log-probabilities [B, C]; a row of -inf where it says nothing.
+    cut : int
+        Blocks that learn from it.
+    weight : float
+        Factor of ``kd_weight``.
+    """
+
+    logprobs: Tensor
+    cut: int
+    weight: float = 1.0
+
+
+def objective(model: Module, x: Tensor, y: Tensor, teacher: Taught | None, config: ClientConfig) -> Tensor:
+    """Cross-entropy of the whole model, plus ``kd_weight`` times the distance to the server, for blocks up to the cut.
+
+    The second term is a mean over the batch; a sample of which the server says nothing adds 0 to it. It is taken with
+    the parameters beyond the cut held fast: the gradient goes through them to those below, and changes none of them.
+    Detached activations would stop it there.
+    """
+    loss = supervised(model, x, y)
+    weight = config.kd_weight * (0.0 if teacher is None else teacher.weight)
+    if teacher is None or not weight:
+        return loss
+    spoken = ~teacher.logprobs.isneginf().all(1)
+    if not bool(spoken.any()):
+        return loss
+    logits = functional_call(model, held_beyond(model, teacher.cut), (x,))
+    distance = config.distil(logits[spoken], teacher.logprobs[spoken])
+    return loss + weight * spoken.float().mean() * distance
+
+
+def held_beyond(model: Module, cut: int) -> dict[str, Tensor]:
+    """Return a model's tensors with copies for those that a second forward pass must leave alone.
+
+    These are the parameters beyond the cut, and everywhere the running statistics of batch normalisation, which the
+    first pass has updated.
+    """
+    shallow = {id(parameter) for parameter in below(model, cut).parameters()}
+    parameters = {k: p if id(p) in shallow else p.detach() for k, p in model.named_parameters()}
+    return parameters | {k: buffer.clone() for k, buffer in model.named_buffers()}
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from labels and from what the server predicted on the same samples, then send features up to the cut."""
+    turn = Turn.of(message, context)
+    heard = SampleKnowledge.need(message.content)
+    loss = learn(turn, heard)
+    turn.measure("trained")
+    return reply(message, turn, features(turn, int(heard.cut)), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the personal model as it is."""
+    turn = Turn.of(message, context)
+    turn.measure("heard")
+    return reply(message, turn)
+
+
+def learn(turn: Turn, heard: SampleKnowledge) -> float:
+    """Train on private data, with the server's predictions where there are any, and return the mean loss."""
+    own, config = turn.data.train, turn.config
+    weight = turn.world.settings.server.weight_at(turn.round)  # type: ignore[attr-defined]
+    if heard.logits is None or not config.kd_weight * weight:
+        return fit(turn, supervised, own)
+    if len(heard.id) and int(heard.id[-1]) >= len(own):
+        raise WrongInput(f"the server speaks of sample {int(heard.id[-1])}; this client has {len(own)}")
+    teacher = torch.full((len(own), turn.classes), -torch.inf)
+    teacher[heard.id] = heard.logits
+    cut = int(heard.cut)
+
+    def both(model: Module, x: Tensor, y: Tensor, logprobs: Tensor) -> Tensor:
+        return objective(model, x, y, Taught(logprobs, cut, weight), config)
+
+    return fit(turn, both, own, teacher, private=True)
+
+
+@torch.no_grad()
+def features(turn: Turn, cut: int) -> SampleKnowledge:
+    """Return features, labels and log-probabilities of the samples that the client speaks of, as the model is now."""
+    config: Config = turn.config  # type: ignore[assignment]
+    model, own = turn.model, turn.data.train
+    order = torch.randperm(len(own), generator=torch_rng(turn.world.settings.run.seed, "samples", turn.client))
+    chosen = order[: config.samples].sort().values
+    samples = own[chosen]
+    model.eval()
+    shallow, deep = below(model, cut), beyond(model, cut)
+    made, logprobs = [], []
+    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
+        x, _ = samples.batch(rows)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
+            u = shallow(x)
+            logits = deep(u)
+        u = u.float()
+        made.append((u.clamp(-LARGEST, LARGEST).half() if config.half else u).cpu())
+        logprobs.append(F.log_softmax(logits.float(), dim=1).cpu())
+    labels = samples.labels.to(torch.int16).cpu()
+    return SampleKnowledge(chosen, torch.tensor(cut), torch.cat(made), labels, torch.cat(logprobs))

@@ -1,0 +1,183 @@
+"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): features beyond a cut that moves from deep to shallow are taught.
+
+A reconstruction: the paper's equations were not at hand, and its page here says what is its and what is ours.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from logging import WARNING
+from typing import final
+
+import torch
+from flwr.common.logger import log
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.learn import Plan, predict, supervised, train
+from fd_flower.methods import Needs
+from fd_flower.models.blocks import beyond, ends
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.task import Samples
+from fd_flower.wire import Knowledge, Payload, Private, SampleKnowledge, Weights
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FedD2S's knobs."""
+
+    cuts: list[int] | None = None
+    """Blocks that learn from the server, stage by stage, deepest first (`[4,2,1]`); None: from all down to one."""
+    stage_rounds: int = 10
+    """Rounds of a stage; the last one goes on to the end."""
+    stage_weights: list[float] | None = None
+    """Factors of `client.kd_weight`, stage by stage; None: 1. For an ablation: a weight that falls, not a cut."""
+    keep_stale: bool = False
+    """Whether predictions of another cut's head are still learnt from when the cut has moved."""
+    head_epochs: int = 1
+    """Passes of the server over a round's features."""
+    head_batch: int = 32
+    """Features a mini-batch of the server."""
+    head_lr: float = 0.01
+    """Learning rate of the server (SGD)."""
+    head_weight: float = 1.0
+    """Lambda_s: weight of the clients' predictions when a head learns; 0: labels alone."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.cuts is not None and not (self.cuts and self.cuts[-1] >= 1 and self.cuts == sorted(self.cuts)[::-1]):
+            raise WrongInput(f"server.cuts is {self.cuts}; expected numbers of blocks, none above the one before")
+        if self.stage_weights is not None and not (self.stage_weights and min(self.stage_weights) >= 0):
+            raise WrongInput(f"server.stage_weights is {self.stage_weights}; expected a factor of 0 or more a stage")
+        for key, least in (("stage_rounds", 1), ("head_epochs", 0), ("head_batch", 1), ("head_weight", 0)):
+            if getattr(self, key) < least:
+                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected {least} or more")
+        if self.head_lr <= 0:
+            raise WrongInput(f"server.head_lr is {self.head_lr}; expected a number above 0")
+
+    def cut_at(self, round: int, blocks: int) -> int:
+        """Return how many of a model's blocks learn from the server in a round, counted from 1."""
+        cuts = self.cuts or list(range(blocks, 0, -1))
+        return cuts[min((round - 1) // self.stage_rounds, len(cuts) - 1)]
+
+    def weight_at(self, round: int) -> float:
+        """Return the factor of ``client.kd_weight`` in a round, counted from 1."""
+        weights = self.stage_weights or [1.0]
+        return weights[min((round - 1) // self.stage_rounds, len(weights) - 1)]
+
+
+@final
+class FedD2S(Strategy):
+    """A head for each cut learns from everybody's features, and tells each client what it predicts on its own."""
+
+    needs, hears = Needs(same_model=True, single_replies=True), (SampleKnowledge,)
+    config: Config
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Say where round one cuts; refuse models that cannot be cut there."""
+        model = clients[0].model
+        blocks = len(ends(self.world.module(model)))
+        if self.config.cuts and self.config.cuts[0] > blocks:
+            raise WrongInput(f"server.cuts has {self.config.cuts[0]}; '{model}' has {blocks} blocks")
+        return [_cut(self.config.cut_at(1, blocks))]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
+        """Train the cut's head on all features [N, ...], and predict with it on each client's own: [M, C].
+
+        What is told a client is kept until it takes part again; a head is kept for the next round and, in the blocks
+        that it shares with it, for the next cut's.
+        """
+        model = replies[0].client.model
+        blocks = len(ends(self.world.module(model)))
+        cut, after = (self.config.cut_at(number, blocks) for number in (round, round + 1))
+        said = self._alike(replies, round)
+        features = torch.cat([own.features.float() for own in said.values() if own.features is not None])
+        labels = torch.cat([own.labels.long() for own in said.values() if own.labels is not None])
+        teacher = torch.cat([own.logits for own in said.values() if own.logits is not None])
+        head = self._head(model, cut, knowledge)
+        union = Samples(features, labels).to(self.world.device)
+        loss = self._train(head, union, teacher.to(self.world.device), round)
+        told = self._predictions(head, said, union)
+        guesses = torch.cat([own.logits.argmax(1) for own in told.values() if own.logits is not None])
+        self.note({"cut": cut, "head_loss": loss, "head_accuracy": float((guesses == labels).double().mean())})
+        self._note_bytes(said)
+        kept = {p.client: p for p in SampleKnowledge.all(knowledge) if p.client} | told
+        current = [p for p in kept.values() if int(p.cut) == after or self.config.keep_stale]
+        state = {key: tensor.detach().cpu().clone() for key, tensor in head.state_dict().items()}
+        heads = {w.model: w for w in Weights.all(knowledge)} | {f"head{cut}": Weights(state, f"head{cut}")}
+        return [_cut(after), *map(Private, (*heads.values(), *current))]
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return where to cut and, where there are any, the predictions on this client's samples."""
+        cut = next(p for p in SampleKnowledge.all(knowledge) if not p.client)
+        own = next((p for p in SampleKnowledge.all(knowledge) if p.client == client.id), None)
+        return [cut if own is None else replace(own, client="", cut=cut.cut)]
+
+    def _alike(self, replies: Sequence[Reply], round: int) -> dict[str, SampleKnowledge]:
+        """Return what clients said about features of one shape: that of most; the others are left out, by name."""
+        said = {reply.client.id: SampleKnowledge.need(reply.content) for reply in replies}
+        shapes = {client: None if own.features is None else own.features.shape[1:] for client, own in said.items()}
+        whole = [c for c, own in said.items() if None not in (shapes[c], own.labels, own.logits)]
+        usual = Counter(shapes[client] for client in whole).most_common(1)
+        for client in list(said):
+            if client not in whole or shapes[client] != usual[0][0]:
+                log(WARNING, "round %s: client %s is left out: its features do not go with the others'", round, client)
+                del said[client]
+        if not said:
+            raise RunFailed(f"round {round} has no reply with features, labels and predictions")
+        return said
+
+    def _head(self, model: str, cut: int, knowledge: Knowledge) -> Module:
+        """Return the head of a cut: as it was; else the last one's blocks, and before them the architecture's first."""
+        name = f"{model} beyond {cut}"
+        self.world.module(name, lambda: beyond(self.world.module(model), cut))
+        first = self.world.initial(model)
+        values = {key: first[key] for key in self.world.initial(name)}
+        known = {int(w.model.removeprefix("head")): w.values for w in Weights.all(knowledge)}
+        if known:
+            values |= known.get(cut) or known[min(known)]  # the last stage's is the shallowest
+        return self.world.load(name, values)
+
+    def _train(self, head: Module, union: Samples, teacher: Tensor, round: int) -> float:
+        """Train a head by labels and by the clients' own predictions, in shuffled batches of all clients' features."""
+        config = self.config
+
+        def learn(model: Module, u: Tensor, y: Tensor, clients: Tensor) -> Tensor:
+            if not config.head_weight:
+                return supervised(model, u, y)
+            logits = model(u)
+            said = self.settings.client.distil(logits, clients)
+            return torch.nn.functional.cross_entropy(logits, y) + config.head_weight * said
+
+        plan = Plan(config.head_batch, config.head_lr, config.head_epochs, precision=self.settings.run.precision)
+        return train(head, learn, union, teacher, plan=plan, rng=self.rng("head", round))
+
+    def _predictions(
+        self, head: Module, said: dict[str, SampleKnowledge], union: Samples
+    ) -> dict[str, SampleKnowledge]:
+        """Return what a head predicts on each client's features."""
+        predicted = predict(head, union, precision=self.settings.run.precision)
+        rows = predicted.split([len(own.id) for own in said.values()])
+        return {
+            client: SampleKnowledge(own.id, own.cut, logits=logits, client=client)
+            for (client, own), logits in zip(said.items(), rows, strict=True)
+        }
+
+    def _note_bytes(self, said: dict[str, SampleKnowledge]) -> None:
+        """Note what features weigh, in all and a client."""
+        sizes = {client: own.features.nbytes for client, own in said.items() if own.features is not None}
+        self.note({"feature_bytes": sum(sizes.values())})
+        for client, size in sizes.items():
+            self.note({"feature_bytes": size}, client)
+
+
+def _cut(cut: int) -> SampleKnowledge:
+    """Return the word that says where to cut, about no sample."""
+    return SampleKnowledge(torch.empty(0, dtype=torch.int64), torch.tensor(cut))
+
+
+Method = FedD2S
