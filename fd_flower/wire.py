@@ -19,12 +19,14 @@ from fd_flower.errors import WrongInput
 from fd_flower.generators import Generator, LabelCounts, OptimizerState
 from fd_flower.payload import Bounds, Payload
 from fd_flower.predictions import PublicHeads, PublicIndex, PublicLabels, PublicLogits, PublicVotes, stack
+from fd_flower.representations import Head, Representation
 from fd_flower.samples import PixelStatistics, SampleKnowledge, SyntheticSet
 
 __all__ = [
     "Bounds",
     "ClassLogits",
     "Generator",
+    "Head",
     "Knowledge",
     "LabelCounts",
     "OptimizerState",
@@ -37,6 +39,7 @@ __all__ = [
     "PublicLabels",
     "PublicLogits",
     "PublicVotes",
+    "Representation",
     "SampleKnowledge",
     "SyntheticSet",
     "Weights",
@@ -251,6 +254,8 @@ KINDS: dict[str, type[Payload]] = {
         Generator,
         LabelCounts,
         OptimizerState,
+        Representation,
+        Head,
     )
 }
 
