@@ -8,6 +8,7 @@ name              parameters  what it is
 ``mlp``              101,770  one hidden layer of 128; inputs of any shape
 ``lenet``             61,706  LeNet-5
 ``cnn``            1,663,370  FedAvg's CNN
+``convnet``          308,746  dataset condensation's: three normalised convolutions; sides of 8 pixels and more
 ``fedgen_cnn``        26,434  FedGen's CNN: 32 features without activation
 ``resnet8``           77,754  the CIFAR network with one block a stage
 ``resnet20``         272,186  the CIFAR network with three
@@ -30,6 +31,7 @@ import torch
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.models.body import Body, Shape
 from fd_flower.models.classifier import Classifier
+from fd_flower.models.convnet import convnet
 from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp
 from fd_flower.models.residual import resnet8, resnet20
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
@@ -39,7 +41,20 @@ __all__ = ["GROUPS", "Classifier", "architectures", "assign", "build", "groups",
 
 BODIES: dict[str, Body] = {
     body.__name__: body
-    for body in (mlp, lenet, cnn, fedgen_cnn, resnet8, resnet20, resnet18, resnet34, mobilenet_v2, shufflenet_v2, vit)
+    for body in (
+        mlp,
+        lenet,
+        cnn,
+        convnet,
+        fedgen_cnn,
+        resnet8,
+        resnet20,
+        resnet18,
+        resnet34,
+        mobilenet_v2,
+        shufflenet_v2,
+        vit,
+    )
 }
 ALIASES = {"shufflenet_v2_x1_0": "shufflenet_v2"}
 GROUPS = {
