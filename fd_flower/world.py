@@ -188,17 +188,25 @@ class World:
         return self._measured[name]
 
     def _measure(self, module: Module) -> tuple[int, int]:
-        sample = next((s for s in self._any_samples() if len(s)), None)
-        if sample is None:
-            raise WrongInput("the task has no sample to try its model on")
-        x, _ = sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))
-        before = module.training
+        x, before = self._any_input(), module.training
         module.eval()
         with torch.no_grad():
             classes = module(x).shape[-1]
             features = module.features(x).shape[-1] if isinstance(module, FeatureModel) else 0
         module.train(before)
         return int(classes), int(features)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: a picture's (channels, height, width)."""
+        return tuple(self._any_input().shape[1:])
+
+    def _any_input(self) -> Tensor:
+        """Return one sample as a model takes it [1, ...]."""
+        sample = next((s for s in self._any_samples() if len(s)), None)
+        if sample is None:
+            raise WrongInput("the task has no sample to try its model on")
+        return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
 
     def _any_samples(self) -> Iterator[Samples]:
         if self.test is not None:
