@@ -21,12 +21,14 @@ from fd_flower.payload import Bounds, Payload
 from fd_flower.predictions import PublicHeads, PublicIndex, PublicLabels, PublicLogits, PublicVotes, stack
 from fd_flower.representations import Head, Representation
 from fd_flower.samples import PixelStatistics, SampleKnowledge, SyntheticSet
+from fd_flower.updates import Holders, Update
 
 __all__ = [
     "Bounds",
     "ClassLogits",
     "Generator",
     "Head",
+    "Holders",
     "Knowledge",
     "LabelCounts",
     "OptimizerState",
@@ -42,6 +44,7 @@ __all__ = [
     "Representation",
     "SampleKnowledge",
     "SyntheticSet",
+    "Update",
     "Weights",
     "kind_of",
     "pack",
@@ -256,6 +259,8 @@ KINDS: dict[str, type[Payload]] = {
         OptimizerState,
         Representation,
         Head,
+        Update,
+        Holders,
     )
 }
 

@@ -18,6 +18,7 @@ from fd_flower.wire import (
     ClassLogits,
     Generator,
     Head,
+    Holders,
     Knowledge,
     LabelCounts,
     OptimizerState,
@@ -33,6 +34,7 @@ from fd_flower.wire import (
     Representation,
     SampleKnowledge,
     SyntheticSet,
+    Update,
     Weights,
     pack,
     stack,
@@ -68,6 +70,9 @@ SAID: dict[str, Payload] = {
     "a representation": Representation(torch.rand(4), torch.tensor([0.25, 0.0, 0.75])),
     "a head": Head(torch.rand(3, 4), torch.rand(3)),
     "a head without a bias": Head(torch.rand(3, 4)),
+    "an update": Update(WEIGHTS),
+    "an update of one of several": Update(WEIGHTS, "resnet8:0.5"),
+    "holders": Holders({"7": torch.tensor(3), "lab/7": torch.tensor(3)}),
     "prototypes": Prototypes(torch.rand(3, 4), torch.tensor([5, 0, 1])),
     "generator": Generator({"body.0.weight": torch.rand(2, 4)}, torch.tensor([True, False, True])),
     "label counts": LabelCounts(torch.tensor([5, 0, 64])),
@@ -158,7 +163,13 @@ def weights(**changes: Tensor) -> Weights:
     return Weights({**WEIGHTS, **{k.replace("_", "."): t for k, t in changes.items()}})
 
 
-@pytest.mark.parametrize("name", [name for name in SAID if name != "weights of one of several"])
+def update(**changes: Tensor) -> Update:
+    return Update(weights(**changes).values)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in SAID if n not in ("weights of one of several", "an update of one of several")]
+)
 def test_what_is_well_formed_passes(name: str):
     SAID[name].check(BOUNDS)
 
@@ -233,6 +244,16 @@ def test_what_is_well_formed_passes(name: str):
         (weights(body_weight=torch.full((2, 3), torch.nan)), "'body.weight' that are not finite"),
         (weights(body_weight=torch.ones(2, 3).double()), "'body.weight' of torch.float64; expected torch.float32"),
         (Weights(WEIGHTS, "other"), "arrays.other is of no architecture here"),
+        (Update(WEIGHTS, "other"), "update.other is of no architecture here"),
+        (Update({"body.weight": torch.ones(2, 3)}), "other keys than the server's model: norm.running, norm.seen"),
+        (update(body_weight=torch.ones(1, 6)), r"'body.weight' of shape \[1, 6\]; expected an update of \[2, 3\]"),
+        (update(body_weight=torch.ones(0, 6)), r"'body.weight' of shape \[0, 6\]; expected an update of"),
+        (update(body_weight=torch.ones(3)), r"'body.weight' of shape \[3\]; expected an update of"),
+        (update(norm_running=torch.ones(1, 5)), r"'norm.running' of shape \[1, 5\]; expected an update of \[3\]"),
+        (update(body_weight=torch.ones(2, 3).double()), "'body.weight' of torch.float64; expected torch.float32"),
+        (update(norm_running=torch.full((3,), torch.nan)), "'values/norm.running' that are not finite"),
+        (Holders({"7": torch.tensor(0.5)}), "'7' of torch.float32; expected integers"),
+        (Holders({"7": torch.tensor([1])}), r"'7' of shape \[1\]; expected \[\]"),
     ],
     ids=lambda value: value.name if isinstance(value, Payload) else None,
 )
