@@ -1,0 +1,81 @@
+"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation a client trains the head that all share."""
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.generate.entangled import RULES, entangled
+from fd_flower.learn import PREDICTION_BATCH, supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Head, Payload, Representation
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FedRE's knobs."""
+
+    entangle: str = "rap"
+    """What a client says of its samples: `rap`, `vap`, `rar`, `var` or `rsr` (`fd_flower.generate.entangled`)."""
+    take_head: bool = True
+    """Whether the server's head overwrites the client's own; if not, this is `local`."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.entangle not in RULES:
+            raise WrongInput(f"client.entangle is '{self.entangle}'{nearest(self.entangle, RULES)}")
+
+
+def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
+    """Cross-entropy on own labels [B]: what is shared is in the head."""
+    return supervised(model, x, y)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Take the server's head, learn from private data, and send one entangled representation of what was learnt."""
+    turn = hear(message, context)
+    loss = fit(turn, supervised, turn.data.train)
+    turn.measure("trained")
+    return reply(message, turn, *representation(turn), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the personal model with the server's last head."""
+    turn = hear(message, context)
+    turn.measure("heard")
+    return reply(message, turn)
+
+
+def hear(message: Message, context: Context) -> Turn:
+    """Return the client's turn, its model with the server's head."""
+    turn = Turn.of(message, context)
+    head = Head.need(message.content)
+    if turn.config.take_head:  # type: ignore[attr-defined]
+        turn.model.head.load_state_dict(head.tensors())  # type: ignore[operator, union-attr]
+    return turn
+
+
+@torch.no_grad()
+def representation(turn: Turn) -> list[Payload]:
+    """Return what the client says of all its training samples, as the trained model sees them; nothing of none."""
+    model, samples = turn.model, turn.data.train
+    if not len(samples):
+        return []
+    model.eval()
+    features = []
+    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
+        x, _ = samples.batch(rows)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
+            features.append(model.features(x).float().cpu())  # type: ignore[operator]
+    rule: str = turn.config.entangle  # type: ignore[attr-defined]
+    mixed = entangled(rule, torch.cat(features), samples.labels.cpu(), turn.classes, turn.rng("entangle"))
+    return [Representation(*mixed)]

@@ -1,0 +1,84 @@
+"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation a client trains the head that all share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
+from torch.nn import functional as F
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.errors import WrongInput
+from fd_flower.learn import Plan, train
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.task import Samples
+from fd_flower.wire import Head, Knowledge, Payload, Representation
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FedRE's knobs."""
+
+    epochs: int = 1
+    """Passes over a round's representations."""
+    batch: int = 32
+    """Representations a mini-batch; one step a round where no more clients answer."""
+    lr: float = 0.01
+    """Learning rate of SGD on the head."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key, least in (("epochs", 0), ("batch", 1)):
+            if getattr(self, key) < least:
+                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected at least {least}")
+        if self.lr <= 0:
+            raise WrongInput(f"server.lr is {self.lr}; expected a number above 0")
+
+
+@final
+class FedRE(Strategy):
+    """A head that learns from clients' entangled representations and overwrites theirs."""
+
+    needs = Needs(features=True, single_replies=True)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the head that the first client's architecture starts from, a copy of it."""
+        start = self.first_weights(clients[0].model).values
+        bias = start.get("head.bias")
+        return [Head(start["head.weight"].clone(), None if bias is None else bias.clone())]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Train the head by soft cross-entropy, summed over the mini-batch; a client without samples says nothing."""
+        said = [Representation.find(reply.content) for reply in replies]
+        heard = [r for r in said if r is not None]
+        if not heard:
+            return knowledge.public
+        config: Config = self.config  # type: ignore[assignment]
+        head = _linear(Head.need(knowledge)).to(self.world.device)
+        samples = Samples(torch.stack([r.values for r in heard])).to(self.world.device)
+        labels = torch.stack([r.label for r in heard]).to(self.world.device)
+        plan = Plan(config.batch, config.lr, epochs=config.epochs)
+        loss = train(head, soft_cross_entropy, samples, labels, plan=plan, rng=self.rng("head", round))
+        self.note({"head_loss": loss / min(len(heard), config.batch)})
+        return [Head(*(tensor.detach().cpu().clone() for tensor in head.parameters()))]
+
+
+Method = FedRE
+
+
+def soft_cross_entropy(head: Module, x: Tensor, y: None, label: Tensor) -> Tensor:
+    """Return the sum over the mini-batch of the cross-entropy with soft labels: x [B, F], label [B, C]."""
+    return F.cross_entropy(head(x), label, reduction="sum")
+
+
+def _linear(said: Head) -> Linear:
+    """Return a layer with these weights, a copy of them."""
+    classes, features = said.weight.shape
+    head = Linear(features, classes, bias=said.bias is not None)
+    head.load_state_dict(said.tensors())
+    return head
