@@ -1,0 +1,168 @@
+"""FedGen (Zhu et al. 2021, arXiv 2105.10056): the server learns a generator of features that guides local training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isfinite
+
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+from torch.nn.functional import cross_entropy
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput
+from fd_flower.generate.features import FeatureGenerator, noise
+from fd_flower.learn import supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Generator, LabelCounts, Weights
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FedGen's knobs; ``kd_weight`` multiplies both ``alpha`` and ``beta``, so that 0 is FedAvg."""
+
+    alpha: float = 10.0
+    """Weight of the head's cross-entropy on generated features."""
+    beta: float = 10.0
+    """Weight of the distance to what the head says of features generated for the sample's own class."""
+    fade: float = 0.98
+    """Factor a round of `client.alpha` and `client.beta`."""
+    floor: float = 0.0001
+    """What neither falls below by fading; one that is 0 stays 0."""
+    generated: int = 32
+    """Generated features a mini-batch."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key in ("alpha", "beta", "floor"):
+            value = getattr(self, key)
+            if not (isfinite(value) and value >= 0):
+                raise WrongInput(f"client.{key} is {value}; expected a number, 0 or more")
+        if not 0 < self.fade <= 1:
+            raise WrongInput(f"client.fade is {self.fade}; expected a factor above 0 and at most 1")
+        if self.generated < 1:
+            raise WrongInput(f"client.generated is {self.generated}; expected at least 1")
+
+    def at(self, round: int) -> "Config":
+        """Return the knobs as they are in a round, counted from 1: both weights have faded."""
+        alpha, beta = (w and max(self.floor, w * self.fade ** (round - 1)) for w in (self.alpha, self.beta))
+        return replace(self, alpha=self.kd_weight * alpha, beta=self.kd_weight * beta, kd_weight=1.0)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What the generator makes for one mini-batch.
+
+    Attributes
+    ----------
+    like : Tensor
+        Features for the classes of the mini-batch's own samples [B, F].
+    known : Tensor
+        Whether the generator has been trained for these classes, bool [B].
+    features : Tensor
+        Features for other classes [G, F].
+    y : Tensor
+        Which these are [G].
+    """
+
+    like: Tensor
+    known: Tensor
+    features: Tensor
+    y: Tensor
+
+
+def objective(model: Module, x: Tensor, y: Tensor, teacher: Generated | None, config: Config) -> Tensor:
+    """Cross-entropy, plus ``beta`` times the latent term, plus ``alpha`` G / ``batch`` times the teacher term.
+
+    The latent term is the distance (``client.objective``: KL) from what the head says of features that were generated
+    for the sample's class, without a gradient, to what the model says of the sample. The teacher term is the head's
+    cross-entropy on generated features: it trains the head alone.
+    """
+    logits = model(x)
+    loss = cross_entropy(logits, y)
+    if teacher is None:
+        return loss
+    if config.beta:
+        with torch.no_grad():
+            target = model.head(teacher.like)  # type: ignore[operator]
+        loss = loss + config.beta * config.distil(logits, target, y, teacher.known.to(logits.dtype))
+    if config.alpha:
+        said = supervised(model.head, teacher.features, teacher.y)  # type: ignore[arg-type]
+        loss = loss + config.alpha * len(teacher.y) / config.batch * said
+    return loss
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on private data with the generator's guidance, and send the weights and the counts of the labels seen."""
+    turn = Turn.of(message, context)
+    model = hear(message, turn)
+    config: Config = turn.config.at(turn.round)  # type: ignore[attr-defined]
+    guide = guidance(turn, Generator.find(message.content), config)
+    counts = torch.zeros(turn.classes, dtype=torch.int64, device=turn.world.device)
+
+    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+        counts.add_(torch.bincount(y, minlength=len(counts)))
+        return objective(model, x, y, guide(y), config)
+
+    loss = fit(turn, learn, turn.data.train)
+    turn.measure("trained")
+    said = model.state_dict()
+    if shares_head(turn):
+        said = {key: tensor for key, tensor in said.items() if key.startswith("head.")}
+    heard = Weights.need(message.content)
+    return reply(message, turn, Weights(said, heard.model), LabelCounts(counts.cpu()), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the server's model, or the personal one with the server's head."""
+    turn = Turn.of(message, context)
+    hear(message, turn)
+    turn.measure("heard")
+    return reply(message, turn)
+
+
+def shares_head(turn: Turn) -> bool:
+    """Whether bodies are personal and the head alone is averaged (``server.share``)."""
+    return turn.world.settings.server.share == "head"  # type: ignore[attr-defined]
+
+
+def hear(message: Message, turn: Turn) -> Module:
+    """Return the server's model, or the client's own with the server's head."""
+    weights = Weights.need(message.content)
+    if not shares_head(turn):
+        return turn.shared(weights)
+    model = turn.model
+    with torch.no_grad():
+        for key, own in model.state_dict().items():
+            if key in weights.values:
+                own.copy_(weights.values[key])
+    return model
+
+
+def guidance(turn: Turn, heard: Generator | None, config: Config) -> Callable[[Tensor], Generated | None]:
+    """Return what makes features for a mini-batch's classes [B]; it returns None where nothing guides.
+
+    The generator is in evaluation mode: its features are a function of class and noise, whatever else is in the batch.
+    """
+    if heard is None or not (config.alpha or config.beta):
+        return lambda y: None
+    place, rng = turn.world.device, turn.rng("generator")
+    generator = FeatureGenerator.of(heard.values, len(heard.trained)).to(place).eval()
+    trained = heard.trained.nonzero().flatten()
+    kind: str = turn.world.settings.server.noise  # type: ignore[attr-defined]
+
+    @torch.no_grad()
+    def make(y: Tensor) -> Tensor:
+        return generator(y, noise(kind, len(y), generator.noise, rng).to(place))
+
+    def guide(y: Tensor) -> Generated:
+        others = trained[torch.randint(len(trained), (config.generated,), generator=rng)].to(place)
+        return Generated(make(y), heard.trained.to(place)[y], make(others), others)
+
+    return guide

@@ -1,0 +1,187 @@
+"""FedGen (Zhu et al. 2021, arXiv 2105.10056): the server learns a generator of features that guides local training."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.generate.features import NOISES, FeatureGenerator, diversity, noise
+from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of
+from fd_flower.methods import Needs
+from fd_flower.requirements import check_guests
+from fd_flower.rng import seed_of, seeded
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Payload, Private, Weights
+from fd_flower.world import device
+
+SHARES = ("all", "head")
+LABELS = ("uniform", "prior")
+LOOKS = 16
+"""Features of each class in the look at what the generator has learnt."""
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FedGen's knobs."""
+
+    share: str = "all"
+    """What is averaged: `all` weights, of each architecture by itself, or the `head` alone, of all architectures."""
+    ensemble: str = "weighted_ce"
+    """Against what the generator learns: `weighted_ce`, `code` (as released) or `mean_logit` (`generate.heads`)."""
+    labels: str = "uniform"
+    """How the labels that clients have just seen are drawn: all alike (`uniform`), or by their counts (`prior`)."""
+    generator_steps: int = 50
+    """Mini-batches on which the generator is trained in a round."""
+    generator_batch: int = 32
+    """Features a mini-batch; batch normalisation needs at least 2."""
+    generator_lr: float = 0.0003
+    """Learning rate of the generator's Adam."""
+    generator_decay: float = 0.98
+    """Its factor a round."""
+    generator_weight_decay: float = 0.01
+    """Weight decay of the generator."""
+    eta: float = 1.0
+    """Weight of the diversity loss."""
+    hidden: int = 256
+    """Width of the generator's hidden layer."""
+    noise: str = "normal"
+    """What features are made out of: `normal` noise, or `uniform`."""
+    noise_size: int = 32
+    """Entries of the noise."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key, known in (("share", SHARES), ("ensemble", ENSEMBLES), ("labels", LABELS), ("noise", NOISES)):
+            if getattr(self, key) not in known:
+                raise WrongInput(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+        least = {"generator_steps": 0, "generator_batch": 2, "hidden": 1, "noise_size": 1}
+        for key, bound in {**least, "generator_weight_decay": 0, "eta": 0}.items():
+            if getattr(self, key) < bound:
+                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected {bound} or more")
+        if self.generator_lr <= 0:
+            raise WrongInput(f"server.generator_lr is {self.generator_lr}; expected a number above 0")
+        if not 0 < self.generator_decay <= 1:
+            raise WrongInput(f"server.generator_decay is {self.generator_decay}; expected a factor above 0, at most 1")
+
+
+@final
+class FedGen(Strategy):
+    """The mean of the clients' weights, and a generator that has learnt from the heads that they sent."""
+
+    needs, measured = Needs(features=True, single_replies=True), "aggregated"
+    hears = (Weights, LabelCounts)
+
+    config: Config
+
+    @property
+    def moment(self) -> str:
+        """With personal bodies there is no server's model to measure."""
+        return "trained" if self.config.share == "head" else self.measured
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
+        """Start from the weights, or the head, that clients start from, and from a generator that nobody hears yet."""
+        some, config = clients[0], self.config
+        check_guests(self.settings.method, weights_alone=some.classes > 0)
+        names = list(dict.fromkeys(c.model for c in clients))
+        first = [self.first_weights(n, n if len(names) > 1 else "") for n in names]
+        if config.share == "head":
+            first = [Weights(head_of(first[0].values))]
+        with seeded(seed_of(self.settings.run.seed, "model", "generator"), torch.device("cpu")):
+            generator = FeatureGenerator(some.classes, some.features, config.hidden, config.noise_size)
+        return [*first, Private(Generator(generator.state_dict(), torch.zeros(some.classes, dtype=torch.bool)))]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
+        """Train the generator against the heads as they came, then average the weights (algorithm 1)."""
+        heard = [Weights.need(reply.content) for reply in replies]
+        counts = torch.stack([LabelCounts.need(reply.content).counts for reply in replies])
+        means = {}
+        for model in dict.fromkeys(w.model for w in heard):
+            group = [(w.values, r.examples) for w, r in zip(heard, replies, strict=True) if w.model == model]
+            means[model] = Weights(mean_of_parameters(*map(list, zip(*group, strict=True))), model)
+        weights = {**{w.model: w for w in Weights.all(knowledge)}, **means}
+        return [*weights.values(), *self._taught([w.values for w in heard], counts, knowledge, round)]
+
+    def _taught(
+        self, heard: Sequence[Mapping[str, Tensor]], counts: Tensor, knowledge: Knowledge, round: int
+    ) -> Sequence[Payload | Private]:
+        """Return the generator after its training against heads that have seen ``counts`` [K, C], and its optimiser.
+
+        Classes that none of these clients has seen in this round are never drawn.
+        """
+        before, remembered = Generator.need(knowledge), OptimizerState.find(knowledge)
+        seen = counts.sum(0)
+        if not self.config.generator_steps or not bool(seen.any()):
+            kept = [] if remembered is None else [Private(remembered)]
+            return [before if bool(before.trained.any()) else Private(before), *kept]
+        place = device(self.settings.run.device)
+        generator = FeatureGenerator.of(before.values, len(before.trained)).to(place)
+        heads = [head_of(values) for values in heard]
+        weight = torch.stack([head["head.weight"] for head in heads]).to(place)
+        none = torch.zeros(weight.shape[1])
+        bias = torch.stack([head.get("head.bias", none) for head in heads]).to(place)
+        optimizer = self._learn(generator, (weight, bias), counts.to(place), remembered, round)
+        self._look(generator, (weight, bias), counts.to(place), round)
+        values = {key: tensor.detach().cpu() for key, tensor in generator.state_dict().items()}
+        return [Generator(values, before.trained | (seen > 0)), Private(OptimizerState.of_optimizer(optimizer))]
+
+    def _learn(
+        self,
+        generator: FeatureGenerator,
+        heads: tuple[Tensor, Tensor],
+        counts: Tensor,
+        remembered: OptimizerState | None,
+        round: int,
+    ) -> torch.optim.Optimizer:
+        """Train the generator in place, and return its optimiser."""
+        config, rng = self.config, self.rng("generator", round)
+        optimizer = torch.optim.Adam(
+            generator.parameters(),
+            config.generator_lr * config.generator_decay ** (round - 1),
+            weight_decay=config.generator_weight_decay,
+        )
+        if remembered is not None:
+            remembered.remind(optimizer)
+        drawn = counts.sum(0).cpu()
+        chance = drawn.double() if config.labels == "prior" else (drawn > 0).double()
+        generator.train()
+        total = 0.0
+        for _ in range(config.generator_steps):
+            y = torch.multinomial(chance, config.generator_batch, replacement=True, generator=rng).to(counts.device)
+            eps = noise(config.noise, len(y), generator.noise, rng).to(counts.device)
+            made = generator(y, eps)
+            loss = ENSEMBLES[config.ensemble](logits_of(made, *heads), y, counts)
+            if config.eta:
+                loss = loss + config.eta * diversity(eps, made)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach().item()
+        self.note({"generator_loss": total / config.generator_steps})
+        return optimizer
+
+    @torch.no_grad()
+    def _look(self, generator: FeatureGenerator, heads: tuple[Tensor, Tensor], counts: Tensor, round: int) -> None:
+        """Note how often the heads see the class in what the generator, as clients will use it, makes of it."""
+        y = counts.sum(0).nonzero().flatten().repeat_interleave(LOOKS)
+        eps = noise(self.config.noise, len(y), generator.noise, self.rng("look", round)).to(counts.device)
+        made = generator.eval()(y, eps)
+        figures = {
+            "generator_accuracy": accuracy(logits_of(made, *heads), y, counts),
+            "generator_diversity": float(diversity(eps, made)),
+        }
+        self.note(figures)
+
+
+Method = FedGen
+
+
+def head_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries of a state dict that are the head's."""
+    return {key: tensor for key, tensor in values.items() if key.startswith("head.")}
