@@ -26,9 +26,13 @@ class Killed(BaseException):
     """What ends a process, which no ``except Exception`` holds up."""
 
 
+STEADY = {"fedkd": "server.energy_start=0.95 server.energy_end=0.95"}
+"""A schedule that ends with the run would make one with more rounds another from its start on."""
+
+
 def started(method: str, folder: Path, rounds: int, changes: str = "") -> Any:
-    # A schedule that ends with the run would make one with more rounds another from its start on.
-    return toy(method, f"client.schedule=constant run.out={folder} server.rounds={rounds} {changes}")
+    steady = f"client.schedule=constant {STEADY.get(method, '')}"
+    return toy(method, f"{steady} run.out={folder} server.rounds={rounds} {changes}")
 
 
 def again(method: str, folder: Path, changes: str = "") -> Any:

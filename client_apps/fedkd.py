@@ -1,0 +1,127 @@
+"""FedKD (Wu et al. 2022, arXiv 2108.13323): mentors stay, a small mentee's update travels by its singular values."""
+
+from dataclasses import dataclass
+
+from flwr.app import Context, Message
+from torch import Tensor, nn, tensor
+from torch.nn import functional as F
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput
+from fd_flower.learn import supervised
+from fd_flower.lowrank import applied, difference
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Update, Weights
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FedKD's knobs; ``kd_weight`` is the weight of all that is distilled."""
+
+    hidden_weight: float = 1.0
+    """Weight of the distance between the two models' features, within what is distilled."""
+    ce_floor: float = 0.1
+    """The sum of both cross-entropies, by which what is distilled is divided, is taken for at least this."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.hidden_weight < 0:
+            raise WrongInput(f"client.hidden_weight is {self.hidden_weight}; expected 0 or more")
+        if self.ce_floor <= 0:
+            raise WrongInput(f"client.ce_floor is {self.ce_floor}; expected a number above 0")
+
+
+class Pair(nn.Module):
+    """A mentor, a mentee, and the projection of the mentee's features to the mentor's size.
+
+    All are in one module so that one optimiser steps them, parameter by parameter, as optimisers of their own would.
+    """
+
+    def __init__(self, mentor: nn.Module, mentee: nn.Module, projection: nn.Linear) -> None:
+        super().__init__()
+        self.mentor = mentor
+        self.mentee = mentee
+        self.projection = projection
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mentor's logits [B, C]."""
+        return self.mentor(x)
+
+
+def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) -> Tensor:
+    """Return both cross-entropies, plus what the models teach each other divided by the sum of the two.
+
+    Each learns from the other's predictions, which are detached; the distance of features moves both. Where labels are
+    not learnt yet, little is distilled: the sum is a number, no gradient flows into it.
+    """
+    if not config.kd_weight:
+        return supervised(model.mentor, x, y) + supervised(model.mentee, x, y)
+    seen, hidden = model.mentor.features(x), model.mentee.features(x)  # type: ignore[operator]
+    mentor, mentee = model.mentor.head(seen), model.mentee.head(hidden)  # type: ignore[operator]
+    labels = F.cross_entropy(mentor, y) + F.cross_entropy(mentee, y)
+    distilled = config.distil(mentor, mentee) + config.distil(mentee, mentor)
+    if config.hidden_weight:
+        distilled = distilled + config.hidden_weight * F.mse_loss(model.projection(hidden).float(), seen.float())
+    return labels + config.kd_weight * distilled / labels.detach().clamp_min(config.ce_floor)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train both models on the same mini-batches and send what the mentee has learnt, compressed."""
+    turn = Turn.of(message, context)
+    heard = hear(message, turn)
+    model = pair(turn, heard)
+
+    def learn(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, None, turn.config)  # type: ignore[arg-type]
+
+    loss = fit(turn, learn, turn.data.train, model=model)
+    turn.measure("trained", model.mentor, others={"mentee": model.mentee})
+    energy = turn.world.settings.server.energy(turn.round)  # type: ignore[attr-defined]
+    update = difference(model.mentee.state_dict(), heard.values, energy)
+    return reply(message, turn, Update(update, heard.model), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the mentor as it is, and the last mentee."""
+    turn = Turn.of(message, context)
+    heard = hear(message, turn)
+    turn.measure("heard", turn.model, others={"mentee": turn.peer(heard.model, heard)})
+    return reply(message, turn)
+
+
+def hear(message: Message, turn: Turn) -> Weights:
+    """Return the mentee that the server means, and remember it: the next message may only say how it changes.
+
+    Raises
+    ------
+    WrongInput
+        For an update of a mentee that the client does not remember; it will be sent the whole one.
+    """
+    now = turn.round if turn.closing else turn.round - 1
+    whole = Weights.find(message.content)
+    if whole is None:
+        update = Update.need(message.content)
+        known = turn.recall("mentee-round")
+        if known is None or int(known) != now - 1:
+            held = "none" if known is None else f"that of round {int(known)}"
+            raise WrongInput(f"the update is of the mentee of round {now - 1}; this client remembers {held}")
+        before = {key: turn.recall(f"mentee/{key}") for key in update.values}
+        whole = Weights(applied(before, update.values), update.model)  # type: ignore[arg-type]
+    turn.remember("mentee-round", tensor(now))
+    for key, value in whole.values.items():
+        turn.remember(f"mentee/{key}", value)
+    return whole
+
+
+def pair(turn: Turn, heard: Weights) -> Pair:
+    """Return the client's mentor, the mentee that it heard, and its own projection between them."""
+    mentee = turn.peer(heard.model, heard)
+    inner, outer = turn.world.features(heard.model), turn.world.features(turn.architecture)
+    if not inner:
+        raise WrongInput(f"server.mentee is '{heard.model}', without features(x) and a linear head; expected both")
+    return Pair(turn.model, mentee, turn.module("projection", lambda: nn.Linear(inner, outer, bias=False)))  # type: ignore[arg-type]

@@ -1,0 +1,75 @@
+"""FedKD (Wu et al. 2022, arXiv 2108.13323): mentors stay, a small mentee's update travels by its singular values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.errors import WrongInput
+from fd_flower.lowrank import applied, difference
+from fd_flower.methods import Needs
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Holders, Knowledge, Payload, Private, Update, Weights
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FedKD's knobs."""
+
+    mentee: str | None = None
+    """The shared model's architecture; None: the first client's. The message says it, so clients need not be told."""
+    energy_start: float = 0.95
+    """Share of an update's energy that travels, at the start; 1 in both loses nothing but rounding."""
+    energy_end: float = 0.98
+    """The same in the last round, linear in between, in both directions."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        for key in ("energy_start", "energy_end"):
+            if not 0 < getattr(self, key) <= 1:
+                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected a share above 0 and at most 1")
+
+    def energy(self, round: int) -> float:
+        """Return the share of energy that travels in a round, counted from 1."""
+        return self.energy_start + round / self.rounds * (self.energy_end - self.energy_start)
+
+
+@final
+class FedKD(Strategy):
+    """The mean of the mentees' updates, compressed anew; who missed the last one is sent the whole mentee."""
+
+    needs, hears = Needs(headed=True, single_replies=True), (Update,)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the weights that the mentee's architecture starts from."""
+        mentee = clients[0].model if self.config.mentee is None else self.config.mentee  # type: ignore[attr-defined]
+        return [self.first_weights(mentee, mentee)]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
+        """Average the mentees by examples and compress what has changed; the server takes what clients will have."""
+        before = Weights.need(knowledge)
+        mentees = [applied(before.values, Update.need(reply.content).values) for reply in replies]
+        mean = mean_of_parameters(mentees, [reply.examples for reply in replies])
+        energy = self.config.energy(round)  # type: ignore[attr-defined]
+        update = difference(mean, before.values, energy)
+        self.note({"energy": energy})
+        return [
+            Weights(applied(before.values, update), before.model),
+            Private(Update(update, before.model)),
+            Private(Holders({reply.client.id: torch.tensor(round - 1) for reply in replies})),
+        ]
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return the last update, or the whole mentee where the client does not know the one before."""
+        update, known = Update.find(knowledge), Holders.find(knowledge)
+        if update is not None and known is not None and client.id in known.rounds:
+            return [update]
+        return [Weights.need(knowledge)]
+
+
+Method = FedKD
