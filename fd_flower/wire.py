@@ -231,7 +231,7 @@ class Knowledge(Sequence[Payload]):
         """Return this knowledge with what a shown record says laid over it."""
         flat = {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
         weights = [p for p in self.public if isinstance(p, Weights)]
-        if len(weights) > 1 or any(key.partition("/")[0].partition(".")[0] in KINDS for key in flat):
+        if len(weights) > 1 or any(_is_flat(key) for key in flat):
             new = Knowledge.of(flat).public
         else:
             new = [Weights(flat, weights[0].model if weights else "")] if flat else []
@@ -263,6 +263,12 @@ KINDS: dict[str, type[Payload]] = {
         Holders,
     )
 }
+
+
+def _is_flat(key: str) -> bool:
+    """Whether a key is of ``Knowledge.flat`` and not a model's own, whose ``head.weight`` is not of kind ``head``."""
+    name, slash, _ = key.partition("/")
+    return bool(slash) and name.partition(".")[0] in KINDS
 
 
 def kind_of(name: str) -> type[Payload]:

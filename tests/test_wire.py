@@ -312,6 +312,13 @@ def test_what_comes_back_between_the_hooks_is_laid_over_the_knowledge(knowledge:
         assert torch.equal(tensor, before[key] * (factor if key in shown else 1))
 
 
+def test_a_models_own_names_are_no_kinds():
+    """A model with a module that is called like a kind: its weights are plain weights between the hooks, too."""
+    values = {f"{kind}.weight": torch.ones(2) for kind in KINDS}
+    after = Knowledge([Weights(values)]).overlaid(ArrayRecord({key: 2 * t for key, t in values.items()}))
+    assert same(Weights.need(after), Weights({key: 2 * t for key, t in values.items()}))
+
+
 # --- nothing is encoded twice
 
 
