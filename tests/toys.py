@@ -34,7 +34,18 @@ TINY = {
 }
 
 
-SHORT = {"feddf": {"server.distil_steps": 2}}
+SHORT = {
+    "feddf": {"server.distil_steps": 2},
+    "fedlgd": {
+        "client.distil_warmup": 2,
+        "client.distil_refresh": 1,
+        "client.distil_model": "mlp",  # the toy task's inputs are no pictures
+        "client.pictures": 2,
+        "server.pictures": 2,
+        "server.match_every": 2,
+        "server.match_steps": 2,
+    },
+}
 """What a method needs beside these to be as short as the others."""
 
 

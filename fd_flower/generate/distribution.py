@@ -97,8 +97,10 @@ def matched(
             change = drawn(augment, rng)
             picked = own[torch.randperm(len(own), generator=rng)[:batch].to(own.device)]
             part = x[labels == c].requires_grad_()
+            # In channels_last memory, normalisation by picture takes three times as long.
+            taken = real.batch(picked)[0].clone(memory_format=torch.contiguous_format)
             with torch.no_grad():
-                seen = net.features(change(real.batch(picked)[0]))  # type: ignore[operator]
+                seen = net.features(change(taken))  # type: ignore[operator]
             distance = mean_distance(seen, net.features(change(part)))  # type: ignore[operator]
             (gradient[labels == c],) = torch.autograd.grad(distance, part)
             total += distance.detach()

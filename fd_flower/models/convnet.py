@@ -10,7 +10,11 @@ SHORTEST = 8
 
 
 def convnet(shape: Shape, width: float) -> tuple[nn.Module, int]:
-    """Three 3x3 convolutions of 128 channels, each normalised by picture and channel and halved by its average."""
+    """Three 3x3 convolutions of 128 channels, each normalised by picture and channel and halved by its average.
+
+    It wants pictures of 16x16 and more: of 8x8 the features are means of four numbers that were normalised before,
+    and untrained they are nearly the same for every picture.
+    """
     check_picture("convnet", shape)
     channels, height, breadth = shape
     if min(height, breadth) < SHORTEST:
