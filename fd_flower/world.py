@@ -205,7 +205,9 @@ class World:
         """Return one sample as a model takes it [1, ...]."""
         sample = next((s for s in self._any_samples() if len(s)), None)
         if sample is None:
-            raise WrongInput("the task has no sample to try its model on: give it a test set (data.test) or public samples")
+            raise WrongInput(
+                "the task has no sample to try its model on: give it a test set (data.test) or public samples"
+            )
         return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
 
     def _any_samples(self) -> Iterator[Samples]:
