@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
+from fd_flower.short import each
 from fd_flower.task import Samples
 
 PREDICTION_BATCH = 256
@@ -94,7 +95,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
     total = torch.zeros((), device=samples.x.device)
     steps = 0
-    for rows in batches(len(samples), plan, rng):
+    for rows in each(batches(len(samples), plan, rng), length(len(samples), plan)):
         rows = rows.to(samples.x.device)
         x, y = samples.batch(rows)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
@@ -118,15 +119,27 @@ def batches(count: int, plan: Plan, rng: torch.Generator) -> Iterator[Tensor]:
 
     A last batch of one sample is left out where there are others, since batch normalisation cannot use it.
     """
-    sizes = [min(plan.batch, count - start) for start in range(0, count, plan.batch)]
-    if len(sizes) > 1 and sizes[-1] == 1 < plan.batch:
-        sizes.pop()
-    left = plan.epochs * len(sizes) if plan.steps is None else plan.steps
-    while left > 0 and sizes:
+    sizes = _sizes(count, plan)
+    left = length(count, plan)
+    while left > 0:
         order = torch.randperm(count, generator=rng)
         for rows in order[: sum(sizes)].split(plan.batch)[:left]:
             yield rows
             left -= 1
+
+
+def length(count: int, plan: Plan) -> int:
+    """Return how many mini-batches a plan makes of so many samples."""
+    passes = len(_sizes(count, plan))
+    return plan.epochs * passes if plan.steps is None else plan.steps * bool(passes)
+
+
+def _sizes(count: int, plan: Plan) -> list[int]:
+    """Return the sizes of one pass's mini-batches."""
+    sizes = [min(plan.batch, count - start) for start in range(0, count, plan.batch)]
+    if len(sizes) > 1 and sizes[-1] == 1 < plan.batch:
+        sizes.pop()
+    return sizes
 
 
 def _optimizer(model: Module, plan: Plan) -> torch.optim.Optimizer:

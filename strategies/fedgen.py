@@ -16,6 +16,7 @@ from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of
 from fd_flower.methods import Needs
 from fd_flower.requirements import check_guests
 from fd_flower.rng import seed_of, seeded
+from fd_flower.short import each
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Payload, Private, Weights
 from fd_flower.world import device
@@ -152,7 +153,7 @@ class FedGen(Strategy):
         chance = drawn.double() if config.labels == "prior" else (drawn > 0).double()
         generator.train()
         total = 0.0
-        for _ in range(config.generator_steps):
+        for _ in each(range(config.generator_steps), config.generator_steps):
             y = torch.multinomial(chance, config.generator_batch, replacement=True, generator=rng).to(counts.device)
             eps = noise(config.noise, len(y), generator.noise, rng).to(counts.device)
             made = generator(y, eps)

@@ -125,6 +125,21 @@ def data(
 
 
 @app.command()
+def estimate(
+    method: Method,
+    set: Set = None,
+    recipe: Recipe = None,
+    task: Task = "",
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds to play, in short.")] = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Steps to take of each loop of training.")] = 4,
+) -> None:
+    """Estimate what a run of METHOD would send and take, from a few of its rounds in short; nothing is written."""
+    from fd_flower.cli import estimate as estimating
+
+    estimating.show(method, set or [], recipe, task, rounds, steps, console())
+
+
+@app.command()
 def doctor() -> None:
     """Check this machine, and say which `--federation-config` fits it."""
     from fd_flower.cli import doctor as checking

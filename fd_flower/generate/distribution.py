@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.generate.augment import drawn
+from fd_flower.short import each
 from fd_flower.task import Samples
 
 
@@ -90,7 +91,7 @@ def matched(
     optimizer = torch.optim.SGD([x], lr, momentum=momentum)
     rows = {c: (real.labels == c).nonzero().flatten() for c in labels.unique().tolist()}
     total = torch.zeros((), device=x.device)
-    for iteration in range(iterations):
+    for iteration in each(range(iterations), iterations):
         net = model(iteration).eval()
         total, gradient = torch.zeros_like(total), torch.zeros_like(x)
         for c, own in rows.items():

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.short import each
+
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Two lists of gradients, tensor by tensor of the same shapes -> a scalar."""
 
@@ -95,7 +97,7 @@ def matched(
     x = x.detach().clone().requires_grad_()
     optimizer = torch.optim.SGD([x], lr, momentum=momentum)
     seen = []
-    for _ in range(steps):
+    for _ in each(range(steps), steps):
         far = DISTANCES[distance](given, gradients(model, x, labels, graph=True))
         (x.grad,) = torch.autograd.grad(far, x)
         optimizer.step()

@@ -1,0 +1,153 @@
+"""``fd-flower estimate``: what a run would send and take, from a few of its rounds with short loops."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from time import process_time
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from fd_flower.cli.run import words_of
+from fd_flower.config import Settings, settings
+from fd_flower.errors import WrongInput
+from fd_flower.results.page import megabytes
+from fd_flower.short import short
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run comes to, extrapolated.
+
+    Attributes
+    ----------
+    rounds : int
+        Rounds of the run.
+    up, down : list[int]
+        Bytes of the rounds that were played.
+    seconds : list[float]
+        CPU seconds of these rounds, measuring left out.
+    measuring : float
+        CPU seconds of one measurement.
+    measurements : int
+        How often the run measures.
+    closing : float
+        CPU seconds of what follows the last round.
+    """
+
+    rounds: int
+    up: list[int]
+    down: list[int]
+    seconds: list[float]
+    measuring: float
+    measurements: int
+    closing: float
+
+    def whole(self, played: Sequence[float]) -> float:
+        """Return the sum over all rounds: those that were not played are like the mean of those after the first."""
+        left = self.rounds - len(played)
+        return sum(played) + (left * fmean(played[1:]) if left else 0)
+
+    @property
+    def total(self) -> float:
+        """CPU seconds of the run."""
+        return self.whole(self.seconds) + self.judging
+
+    @property
+    def judging(self) -> float:
+        """CPU seconds of all measurements."""
+        return self.measurements * self.measuring + self.closing
+
+
+def show(
+    method: str, changes: Sequence[str], recipe: str | None, task: str, rounds: int, steps: int, console: Console
+) -> None:
+    """Print what a run would send and take.
+
+    Parameters
+    ----------
+    method, changes, recipe, task
+        As of ``fd-flower run``.
+    rounds : int
+        Rounds that are played, at least 3.
+    steps : int
+        Steps of each loop of training that are taken, at least 2.
+
+    Raises
+    ------
+    WrongInput
+        For anything that no run can be made of.
+    """
+    chosen = settings(method, words_of(changes, recipe), task=task)
+    if chosen.run.resume:
+        raise WrongInput("a run that goes on cannot be estimated: leave out run.resume")
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    found = estimated(chosen, rounds, steps)
+    console.print(table(found))
+    first = f"{chosen.data.clients} clients, {chosen.server.rounds} rounds: from {len(found.seconds)} rounds whose "
+    said = (
+        f"{first}loops of training took {steps} steps at most. CPU seconds are of one thread of this machine, for all "
+        "clients and the server; the first round includes reading the data. A loop that would end by itself counts in "
+        "full, and later rounds may send and take something else where a method's rounds are not alike (--rounds)."
+    )
+    console.print(said, markup=False, highlight=False, style="dim")
+
+
+def estimated(chosen: Settings, rounds: int, steps: int) -> Estimate:
+    """Play the first rounds of a run with short loops, write nothing, and return what the whole would come to."""
+    from fd_flower import engine
+
+    server, limit = chosen.server, min(rounds, chosen.server.rounds)
+    # Measured once, after the last round that is played, so that the others tell what a round takes without it.
+    played = replace(chosen, server=replace(server, rounds=limit, evaluate_every=0), run=replace(chosen.run, out=None))
+    marks: list[float] = []
+    lines: list[dict[str, Any]] = []
+    if chosen.task:
+        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`: the user's task lies there
+    with short(steps) as budget:
+        marks.append(process_time() + budget.saved)
+
+        def hear(line: dict[str, Any]) -> None:
+            if "client" not in line:
+                lines.append(line)
+                marks.append(process_time() + budget.saved)
+
+        engine.run(played, on_line=hear)
+        end = process_time() + budget.saved
+    kept = [line for line in lines if not line.get("closing")]
+    seconds = [after - before for before, after in pairwise(marks[: len(kept) + 1])]
+    measuring = 0.0
+    if len(seconds) > 2:  # the last round is like the one before it, and measures
+        measuring = max(seconds[-1] - seconds[-2], 0.0)
+        seconds[-1] -= measuring
+    every = server.evaluate_every
+    due = 1 + (sum(1 for number in range(1, server.rounds) if number % every == 0) if every else 0)
+    up, down = ([sum(line["bytes"][way].values()) for line in kept] for way in ("up", "down"))
+    return Estimate(server.rounds, up, down, seconds, measuring, due, end - marks[len(kept)])
+
+
+def table(found: Estimate) -> Table:
+    """Return the estimate for the terminal."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "round 1", "a later round", f"all {found.rounds} rounds"):
+        shown.add_column(column, justify="left" if not column else "right", no_wrap=True)
+    for name, played in (("MB up", found.up), ("MB down", found.down)):
+        later = megabytes(fmean(played[1:])) if len(played) > 1 else None
+        shown.add_row(name, megabytes(played[0]), later, megabytes(found.whole(played)))
+    later = duration(fmean(found.seconds[1:])) if len(found.seconds) > 1 else None
+    shown.add_row("CPU time", duration(found.seconds[0]), later, duration(found.total))
+    shown.add_row("  of it measuring", None, None, duration(found.judging))
+    return shown
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as a reader wants them: ``4.2 s``, ``12 min``, ``79 h``."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"

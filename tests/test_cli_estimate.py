@@ -1,0 +1,94 @@
+"""What a run would send and take is told from a few of its rounds, with short loops."""
+
+import pytest
+import tiny
+import torch
+from typer.testing import CliRunner
+
+from fd_flower import short
+from fd_flower.cli.app import app, main
+from fd_flower.cli.estimate import Estimate, duration, estimated
+from fd_flower.config import settings
+from fd_flower.learn import Plan, batches, length
+from fd_flower.short import each
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    """A clock that says one second more each time that somebody looks."""
+    now = iter(range(10**9))
+    monkeypatch.setattr(short, "process_time", lambda: float(next(now)))
+
+
+def test_a_loop_is_whole_where_nothing_is_estimated():
+    assert list(each(iter("abcdef"), 6)) == list("abcdef")
+
+
+def test_a_short_loop_counts_what_it_leaves_out(monkeypatch):
+    """Steps of 10, 2, 2, 2 seconds: each of the 96 others takes the mean of the last three, 192 in all."""
+    now = [0.0]
+    monkeypatch.setattr(short, "process_time", lambda: now[0])
+    with short.short(4) as budget:
+        taken = 0
+        for step in each(range(100), 100):
+            now[0] += 10 if step == 0 else 2
+            taken += 1
+    assert (taken, budget.saved) == (4, 96 * 2)
+
+
+def test_a_loop_that_is_short_by_itself_is_left_alone(ticks):
+    with short.short(4) as budget:
+        assert list(each(range(4), 4)) == [0, 1, 2, 3]
+    assert budget.saved == 0
+
+
+@pytest.mark.parametrize("plan", [Plan(4, 0.1, epochs=3), Plan(4, 0.1, steps=7), Plan(1, 0.1), Plan(100, 0.1, steps=2)])
+@pytest.mark.parametrize("count", [0, 1, 4, 9, 10])
+def test_a_plan_knows_its_length(plan, count):
+    assert length(count, plan) == len(list(batches(count, plan, torch.Generator())))
+
+
+def test_rounds_that_were_not_played_are_like_the_later_ones():
+    found = Estimate(10, [5, 3, 1], [0, 2, 2], [4.0, 1.0, 1.0], measuring=0.5, measurements=2, closing=0.25)
+    assert found.whole(found.up) == 5 + 3 + 1 + 7 * 2
+    assert found.total == 4 + 9 * 1 + 2 * 0.5 + 0.25
+
+
+@pytest.mark.parametrize("method", ["fd", "fedavg", "fedmd"])
+def test_bytes_are_those_of_the_run(method):
+    """Of methods whose rounds are alike from the second on, exactly."""
+    changes = tiny.TINY + "server.rounds=6 client.steps=9"
+    found = estimated(settings(method, changes), rounds=3, steps=2)
+    lines = tiny.rounds(tiny.run(method, changes))
+    for way, played in (("up", found.up), ("down", found.down)):
+        assert found.whole(played) == sum(sum(line["bytes"][way].values()) for line in lines)
+
+
+def test_a_run_of_two_rounds_is_played_whole():
+    found = estimated(settings("fd", tiny.TINY + "server.rounds=2"), rounds=3, steps=2)
+    assert len(found.up) == 2
+    assert found.total > 0
+
+
+def test_measurements_are_counted_as_often_as_the_run_measures():
+    chosen = settings("fd", tiny.TINY + "server.rounds=10 server.evaluate_every=4")
+    assert estimated(chosen, rounds=3, steps=2).measurements == 3  # after rounds 4, 8 and 10
+
+
+def test_the_command_prints_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["estimate", "fd", "--set", tiny.TINY + "server.rounds=5"])
+    assert result.exit_code == 0, result.output
+    assert "all 5 rounds" in result.output
+    assert "MB up" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_goes_on_is_refused(capsys):
+    assert main(["estimate", "fd", "--set", "run.resume=/nowhere"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(4.21, "4.2 s"), (600, "10 min"), (284_400, "79 h")])
+def test_durations(seconds, told):
+    assert duration(seconds) == told
