@@ -298,12 +298,12 @@ def test_a_collapse_is_flagged(logged):
     """Class one is all that any head says: the first client's main head is sure of it, its last one undecided."""
     server = relay()
     bank(server, {"0": heads(0.9), "1": heads(0.8)})
-    assert server._notes[""]["collapsed"] == 1.0
+    assert server._notes.figures[""]["collapsed"] == 1.0
     assert "every head says one class of all public samples" in logged.text
     logged.clear()
     lively = PublicHeads(torch.tensor([0, 1]), log([0.9, 0.6], [0.1, 0.7]), torch.ones(2, 2))
     bank(server, {"0": heads(0.9), "1": lively})
-    assert (server._notes["1"]["collapsed"], server._notes[""]["collapsed"]) == (0.5, 0.75)
+    assert (server._notes.figures["1"]["collapsed"], server._notes.figures[""]["collapsed"]) == (0.5, 0.75)
     assert not logged.text
 
 
@@ -315,12 +315,12 @@ def test_what_is_noted_by_hand():
     server = relay()
     bank(server, {"0": heads(0.9), "1": heads(0.2)})
     entropy = [-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.9, 0.2)]
-    notes = server._notes[""]
+    notes = server._notes.figures[""]
     assert notes["main_entropy"] == pytest.approx(sum(entropy) / 2)
     assert notes["last_entropy"] == pytest.approx(math.log(2))
     assert (notes["main_agreement"], notes["last_agreement"]) == (0.0, 1.0)
     bank(server, {"0": heads(0.9)})
-    assert server._notes[""]["main_agreement"] is None  # there is no pair
+    assert server._notes.figures[""]["main_agreement"] is None  # there is no pair
 
 
 # --- runs
