@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from fd_flower.config import ClientConfig
 from fd_flower.errors import WrongInput
-from fd_flower.learn import PREDICTION_BATCH, supervised
+from fd_flower.learn import forward, supervised
 from fd_flower.models.blocks import below, beyond
 from fd_flower.rng import torch_rng
 from fd_flower.turn import App, Turn, fit, reply
@@ -136,12 +136,13 @@ def features(turn: Turn, cut: int) -> SampleKnowledge:
     samples = own[chosen]
     model.eval()
     shallow, deep = below(model, cut), beyond(model, cut)
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        u = shallow(x)
+        return u, deep(u)
+
     made, logprobs = [], []
-    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
-        x, _ = samples.batch(rows)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
-            u = shallow(x)
-            logits = deep(u)
+    for (u, logits), _ in forward(both, samples, precision=turn.precision):
         u = u.float()
         made.append((u.clamp(-LARGEST, LARGEST).half() if config.half else u).cpu())
         logprobs.append(F.log_softmax(logits.float(), dim=1).cpu())

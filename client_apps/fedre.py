@@ -10,7 +10,7 @@ from torch.nn import Module
 from fd_flower.config import ClientConfig
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.generate.entangled import RULES, entangled
-from fd_flower.learn import PREDICTION_BATCH, supervised
+from fd_flower.learn import forward, supervised
 from fd_flower.turn import App, Turn, fit, reply
 from fd_flower.wire import Head, Payload, Representation
 
@@ -71,11 +71,8 @@ def representation(turn: Turn) -> list[Payload]:
     if not len(samples):
         return []
     model.eval()
-    features = []
-    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
-        x, _ = samples.batch(rows)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
-            features.append(model.features(x).float().cpu())  # type: ignore[operator]
+    seen = forward(model.features, samples, precision=turn.precision)  # type: ignore[arg-type]
+    features = [part.float().cpu() for part, _ in seen]
     rule: str = turn.config.entangle  # type: ignore[attr-defined]
     mixed = entangled(rule, torch.cat(features), samples.labels.cpu(), turn.classes, turn.rng("entangle"))
     return [Representation(*mixed)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fd_flower.config import ClientConfig
 from fd_flower.errors import WrongInput, nearest
-from fd_flower.learn import PREDICTION_BATCH, Plan, batches, supervised
+from fd_flower.learn import Plan, batches, forward, supervised
 from fd_flower.objectives.heads import SELECTIONS, embedding_distance, targets
 from fd_flower.task import Samples
 from fd_flower.turn import App, Turn, fit, reply
@@ -208,13 +208,14 @@ def aligned(said: Sequence[PublicHeads], size: int) -> tuple[Tensor, Tensor, Ten
 @torch.no_grad()
 def predict(turn: Turn, model: Headed, samples: Samples) -> tuple[Tensor, Tensor]:
     """Return all heads' log-probabilities [N, m + 1, C] and the embeddings [N, F], float32 on the CPU."""
+
+    def everything(x: Tensor) -> tuple[Tensor, Tensor]:
+        embedding = model.features(x)
+        return embedding, model.heads(embedding)
+
     model.eval()
     heads, features = [], []
-    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
-        x, _ = samples.batch(rows)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
-            embedding = model.features(x)
-            logits = model.heads(embedding)
+    for (embedding, logits), _ in forward(everything, samples, precision=turn.precision):
         heads.append(F.log_softmax(logits.float(), dim=2).cpu())
         features.append(embedding.float().cpu())
     return torch.cat(heads), torch.cat(features)

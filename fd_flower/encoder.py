@@ -27,7 +27,7 @@ from fd_flower.data.pictures import Pictures, read
 from fd_flower.data.source import locate
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.knobs import DataConfig
-from fd_flower.learn import PREDICTION_BATCH, Plan, one_thread, predict, supervised, train
+from fd_flower.learn import Plan, forward, one_thread, predict, supervised, train
 from fd_flower.rng import numpy_rng, torch_rng
 from fd_flower.task import Samples
 
@@ -72,14 +72,9 @@ def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
     return lambda samples: standard if samples is public else (_features(body, samples) - mean) / deviation
 
 
-@torch.no_grad()
 def _features(body: Module, samples: Samples) -> Tensor:
     """Return what a body makes of samples [N, D], float64 on the CPU."""
-    parts = []
-    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
-        x, _ = samples.batch(rows)
-        parts.append(body(x).flatten(1).cpu().double())
-    return torch.cat(parts)
+    return torch.cat([part.flatten(1).cpu().double() for part, _ in forward(body, samples)])
 
 
 def _body(data: DataConfig, public: Samples) -> Module:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.learn import PREDICTION_BATCH, supervised
+from fd_flower.learn import forward, supervised
 from fd_flower.turn import Turn
 from fd_flower.wire import Prototypes
 
@@ -49,10 +49,7 @@ def class_means(turn: Turn) -> Prototypes:
     sums = torch.zeros(turn.classes, turn.world.features(turn.architecture), dtype=torch.float64)
     counts = torch.zeros(turn.classes, dtype=torch.int64)
     model.eval()
-    for rows in torch.arange(len(samples), device=samples.x.device).split(PREDICTION_BATCH):
-        x, y = samples.batch(rows)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=turn.precision == "bf16"):
-            features = model.features(x)  # type: ignore[operator]
+    for features, y in forward(model.features, samples, precision=turn.precision):  # type: ignore[arg-type]
         y = y.cpu()  # type: ignore[union-attr]
         sums.index_add_(0, y, features.double().cpu())
         counts.index_add_(0, y, torch.ones_like(y))
