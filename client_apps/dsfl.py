@@ -1,14 +1,12 @@
 """DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples."""
 
-from functools import partial
-
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ClientConfig
 from fd_flower.learn import supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.turn import App, Turn, digested, fit, reply
 from fd_flower.wire import PublicLogits
 
 app = App()
@@ -22,7 +20,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from the server's predictions, then from private data, then predict on the round's public samples."""
-    turn = hear(message, context)
+    turn = digested(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
     turn.measure("trained")
     index = turn.next_index
@@ -33,15 +31,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Learn from the last predictions and measure: the closing message."""
-    return reply(message, hear(message, context))
-
-
-def hear(message: Message, context: Context) -> Turn:
-    """Return the client's turn after it has learnt from what the server says (nothing in round one)."""
-    turn = Turn.of(message, context)
-    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
-    turn.measure("heard")
-    return turn
+    return reply(message, digested(message, context, objective))
 
 
 def committee(turn: Turn) -> dict[str, float]:

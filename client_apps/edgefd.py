@@ -1,7 +1,6 @@
 """EdgeFD (Mujtaba et al. 2025, arXiv 2508.14769): clients predict what is near their centroids."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from flwr.app import Context, Message
 from torch import Tensor
@@ -12,7 +11,7 @@ from fd_flower.density import kmeans, vote
 from fd_flower.errors import WrongInput
 from fd_flower.learn import supervised
 from fd_flower.rng import seed_of
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.turn import App, Turn, digested, fit, reply
 from fd_flower.wire import PublicLogits, PublicVotes
 
 app = App()
@@ -49,7 +48,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
-    turn = hear(message, context)
+    turn = digested(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
     turn.measure("trained")
     claimed = votes(turn)
@@ -62,15 +61,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Learn from the last predictions and measure: the closing message."""
-    return reply(message, hear(message, context))
-
-
-def hear(message: Message, context: Context) -> Turn:
-    """Return the client's turn after it has learnt from what the server says (nothing in round one)."""
-    turn = Turn.of(message, context)
-    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
-    turn.measure("heard")
-    return turn
+    return reply(message, digested(message, context, objective))
 
 
 def votes(turn: Turn) -> Tensor:

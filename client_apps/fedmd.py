@@ -1,14 +1,12 @@
 """FedMD (Li and Wang 2019, arXiv 1910.03581): clients of any model digest their mean logits on public samples."""
 
-from functools import partial
-
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ClientConfig
 from fd_flower.learn import supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.turn import App, digested, fit, reply
 from fd_flower.wire import PublicLogits
 
 app = App()
@@ -22,7 +20,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Digest the consensus, revisit the private data, then predict on the round's public samples."""
-    turn = hear(message, context)
+    turn = digested(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
     turn.measure("trained")
     index = turn.next_index
@@ -32,12 +30,4 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Digest the last consensus and measure: the closing message."""
-    return reply(message, hear(message, context))
-
-
-def hear(message: Message, context: Context) -> Turn:
-    """Return the client's turn after it has digested what the server says (nothing in round one)."""
-    turn = Turn.of(message, context)
-    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
-    turn.measure("heard")
-    return turn
+    return reply(message, digested(message, context, objective))

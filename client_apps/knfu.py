@@ -1,14 +1,12 @@
 """KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client learns from those who predict as it does."""
 
-from functools import partial
-
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ClientConfig
 from fd_flower.learn import supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.turn import App, digested, fit, reply
 from fd_flower.wire import PublicLogits
 
 app = App()
@@ -22,7 +20,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Fine-tune on what was fused for this client, train locally, then predict on the round's public samples."""
-    turn = hear(message, context)
+    turn = digested(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
     turn.measure("trained")
     index = turn.next_index
@@ -32,12 +30,4 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Fine-tune on the last fusion and measure: the closing message."""
-    return reply(message, hear(message, context))
-
-
-def hear(message: Message, context: Context) -> Turn:
-    """Return the client's turn after fine-tuning: not in round one, nor where it is its own only neighbour."""
-    turn = Turn.of(message, context)
-    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
-    turn.measure("heard")
-    return turn
+    return reply(message, digested(message, context, objective))

@@ -1,7 +1,6 @@
 """Selective-FD (Shao, Wu and Zhang 2024, arXiv 2304.01731): clients predict what looks like their own."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from flwr.app import Context, Message
 from torch import Tensor
@@ -11,7 +10,7 @@ from fd_flower.config import ClientConfig
 from fd_flower.density import kulsif, vote
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.learn import supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.turn import App, Turn, digested, fit, reply
 from fd_flower.wire import PublicLabels, PublicLogits, PublicVotes
 
 app = App()
@@ -59,7 +58,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
-    turn = hear(message, context)
+    turn = digested(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
     turn.measure("trained")
     claimed = votes(turn)
@@ -73,15 +72,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Learn from the last predictions and measure: the closing message."""
-    return reply(message, hear(message, context))
-
-
-def hear(message: Message, context: Context) -> Turn:
-    """Return the client's turn after it has learnt from what the server says (nothing in round one)."""
-    turn = Turn.of(message, context)
-    turn.digest(partial(objective, config=turn.config), PublicLogits.find(message.content))
-    turn.measure("heard")
-    return turn
+    return reply(message, digested(message, context, objective))
 
 
 def votes(turn: Turn) -> Tensor:

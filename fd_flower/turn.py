@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -227,25 +227,6 @@ class Turn:
         """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
         return predicted(model or self._module or self.model, samples, self.precision)
 
-    def digest(self, objective: Objective, said: PublicLogits | None) -> float | None:
-        """Learn from what is said about public samples, by the knobs of the distillation loop.
-
-        Parameters
-        ----------
-        objective : Objective
-            ``(model, x, y, teacher)`` with a teacher of log-probabilities [B, C].
-        said : PublicLogits | None
-            What the server says.
-
-        Returns
-        -------
-        float | None
-            The mean loss; None where there is nothing to learn: nothing said, about no sample, or ``kd_weight`` 0.
-        """
-        if said is None or not len(said.index) or not self.config.kd_weight:
-            return None
-        return fit(self, objective, self.public[said.index], said.values)
-
     # --- what is kept
 
     def close(self) -> None:
@@ -294,6 +275,26 @@ def fit(
     if config.warmup and turn.newcomer:
         train(model, supervised, samples, plan=replace(plan, steps=config.warmup), rng=turn.rng("warmup"))
     return train(model, objective, samples, teacher, plan=plan, rng=turn.rng("private"))
+
+
+def digested(message: Message, context: Context, objective: Objective) -> Turn:
+    """Return the client's turn after it has learnt what the server says about public samples, and was measured.
+
+    It learns nothing where nothing is said, in round one say, or about no sample, and with ``kd_weight`` 0.
+
+    Parameters
+    ----------
+    message, context
+        As Flower hands them over.
+    objective : Objective
+        The method's: ``(model, x, y, teacher, config)`` with a teacher of log-probabilities [B, C].
+    """
+    turn = Turn.of(message, context)
+    said = PublicLogits.find(message.content)
+    if said is not None and len(said.index) and turn.config.kd_weight:
+        fit(turn, partial(objective, config=turn.config), turn.public[said.index], said.values)
+    turn.measure("heard")
+    return turn
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
