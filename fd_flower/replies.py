@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fd_flower.clients import Client, natural
+from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
 from fd_flower.payload import Bounds, Payload
-from fd_flower.wire import unpack
+from fd_flower.wire import Weights, unpack
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,16 @@ def read(
         except WrongInput as error:
             failed[client.id] = str(error)
     return usable, failed
+
+
+def mean_weights(replies: Sequence[Reply]) -> dict[str, Weights]:
+    """Return the mean of each architecture's weights, by examples, under its name on the wire."""
+    heard = [Weights.need(reply.content) for reply in replies]
+    means = {}
+    for model in dict.fromkeys(w.model for w in heard):
+        group = [(w.values, r.examples) for w, r in zip(heard, replies, strict=True) if w.model == model]
+        means[model] = Weights(mean_of_parameters(*map(list, zip(*group, strict=True))), model)
+    return means
 
 
 def mean_metrics(replies: Sequence[Reply]) -> MetricRecord:

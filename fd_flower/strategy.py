@@ -205,6 +205,11 @@ class Strategy(FlowerStrategy, ABC):
         """Return the weights of an architecture before round one: the user's ``initial_arrays``, or the seeded ones."""
         return Weights(self.world.initial(model) if self._given is None else self._given, name)
 
+    def first_of_each(self, clients: Sequence[Client]) -> list[Weights]:
+        """Return the weights before round one of each architecture among these clients, named if there are several."""
+        names = list(dict.fromkeys(c.model for c in clients))
+        return [self.first_weights(name, name if len(names) > 1 else "") for name in names]
+
     def rng(self, purpose: str, round: int = 0) -> torch.Generator:
         """Return the server's random numbers for a purpose in a round."""
         return torch_rng(self.settings.run.seed, purpose, "server", round)

@@ -11,11 +11,11 @@ from torch.nn import Module
 from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
 from fd_flower.ensemble import mean_of_logits
-from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.errors import WrongInput
 from fd_flower.learn import Plan, predict, train
 from fd_flower.methods import Needs
 from fd_flower.objectives import KL
+from fd_flower.replies import mean_weights
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.task import Samples
 from fd_flower.wire import Knowledge, Payload, Weights
@@ -54,17 +54,13 @@ class FedDF(Strategy):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of an architecture starts from."""
-        names = list(dict.fromkeys(c.model for c in clients))
-        return [self.first_weights(n, n if len(names) > 1 else "") for n in names]
+        return self.first_of_each(clients)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average each architecture by examples, then distil the ensemble of all of them into it (algorithm 3)."""
         heard = [Weights.need(reply.content) for reply in replies]
         before = {w.model: w for w in Weights.all(knowledge)}
-        means = {}
-        for model in dict.fromkeys(w.model for w in heard):
-            group = [(w.values, r.examples) for w, r in zip(heard, replies, strict=True) if w.model == model]
-            means[model] = Weights(mean_of_parameters(*map(list, zip(*group, strict=True))), model)
+        means = mean_weights(replies)
         students = {**before, **means}
         if self.config.distil_steps:  # type: ignore[attr-defined]
             teacher = self._teacher(heard, replies)

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.generate.features import NOISES, FeatureGenerator, diversity, noise
 from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of
 from fd_flower.methods import Needs
+from fd_flower.replies import mean_weights
 from fd_flower.requirements import check_guests
 from fd_flower.rng import seed_of, seeded
 from fd_flower.short import each
@@ -90,8 +90,7 @@ class FedGen(Strategy):
         """Start from the weights, or the head, that clients start from, and from a generator that nobody hears yet."""
         some, config = clients[0], self.config
         check_guests(self.settings.method, weights_alone=some.classes > 0)
-        names = list(dict.fromkeys(c.model for c in clients))
-        first = [self.first_weights(n, n if len(names) > 1 else "") for n in names]
+        first = self.first_of_each(clients)
         if config.share == "head":
             first = [Weights(head_of(first[0].values))]
         with seeded(seed_of(self.settings.run.seed, "model", "generator"), torch.device("cpu")):
@@ -102,11 +101,7 @@ class FedGen(Strategy):
         """Train the generator against the heads as they came, then average the weights (algorithm 1)."""
         heard = [Weights.need(reply.content) for reply in replies]
         counts = torch.stack([LabelCounts.need(reply.content).counts for reply in replies])
-        means = {}
-        for model in dict.fromkeys(w.model for w in heard):
-            group = [(w.values, r.examples) for w, r in zip(heard, replies, strict=True) if w.model == model]
-            means[model] = Weights(mean_of_parameters(*map(list, zip(*group, strict=True))), model)
-        weights = {**{w.model: w for w in Weights.all(knowledge)}, **means}
+        weights = {w.model: w for w in Weights.all(knowledge)} | mean_weights(replies)
         return [*weights.values(), *self._taught([w.values for w in heard], counts, knowledge, round)]
 
     def _taught(

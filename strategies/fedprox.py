@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import final
 
 from fd_flower.clients import Client
-from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.methods import Needs
+from fd_flower.replies import mean_weights
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
 
@@ -22,8 +22,7 @@ class FedProx(Strategy):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the weights, each client's by its number of examples."""
-        heard = [Weights.need(reply.content).values for reply in replies]
-        return [Weights(mean_of_parameters(heard, [reply.examples for reply in replies]))]
+        return list(mean_weights(replies).values())
 
 
 Method = FedProx

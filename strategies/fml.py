@@ -6,7 +6,7 @@ from typing import final
 
 from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.replies import mean_weights
 from fd_flower.strategy import Reply, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
 
@@ -32,9 +32,7 @@ class FML(Strategy):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the memes, each client's by its number of examples."""
-        heard = [Weights.need(reply.content) for reply in replies]
-        mean = mean_of_parameters([meme.values for meme in heard], [reply.examples for reply in replies])
-        return [Weights(mean, heard[0].model)]
+        return list(mean_weights(replies).values())
 
 
 Method = FML
