@@ -1,34 +1,17 @@
 """FedProto (Tan et al. 2022, arXiv 2105.00243): clients share the mean feature of each class and pull theirs to it."""
 
-from dataclasses import dataclass
-
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.prototypes import Nearest, class_means, on_device, pulled
+from fd_flower.prototypes import Config, class_means, measure, on_device, pulled
 from fd_flower.turn import App, Turn, fit, reply
 from fd_flower.wire import Prototypes
 
+__all__ = ["Config", "app", "objective"]
+
 app = App()
-
-INFERENCES = ("prototypes", "head")
-
-
-@dataclass(frozen=True)
-class Config(ClientConfig):
-    """FedProto's knobs."""
-
-    inference: str = "prototypes"
-    """What predicts: the nearest of the `prototypes` that the client hears, or its own `head`."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.inference not in INFERENCES:
-            raise WrongInput(f"client.inference is '{self.inference}'{nearest(self.inference, INFERENCES)}")
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: Prototypes | None, config: ClientConfig) -> Tensor:
@@ -56,9 +39,3 @@ def evaluate(message: Message, context: Context) -> Message:
     turn = Turn.of(message, context)
     measure(turn, "heard", on_device(turn, Prototypes.find(message.content)))
     return reply(message, turn)
-
-
-def measure(turn: Turn, moment: str, heard: Prototypes | None) -> None:
-    """Measure what predicts: the nearest prototype once there are prototypes, else the head."""
-    by_head = heard is None or turn.config.inference == "head"  # type: ignore[attr-defined]
-    turn.measure(moment, None if by_head else Nearest(turn.model, heard))  # type: ignore[arg-type]

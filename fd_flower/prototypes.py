@@ -1,12 +1,32 @@
 """A client's side of methods that share prototypes: its classes' mean features, the pull to them, the nearest one."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput, nearest
 from fd_flower.learn import forward, supervised
 from fd_flower.turn import Turn
 from fd_flower.wire import Prototypes
+
+INFERENCES = ("prototypes", "head")
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """The knobs of a client that shares prototypes."""
+
+    inference: str = "prototypes"
+    """What predicts: the nearest of the `prototypes` that the client hears, or its own `head`."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.inference not in INFERENCES:
+            raise WrongInput(f"client.inference is '{self.inference}'{nearest(self.inference, INFERENCES)}")
 
 
 class Nearest(Module):
@@ -54,6 +74,12 @@ def class_means(turn: Turn) -> Prototypes:
         sums.index_add_(0, y, features.double().cpu())
         counts.index_add_(0, y, torch.ones_like(y))
     return Prototypes((sums / counts.clamp_min(1).unsqueeze(1)).float(), counts)
+
+
+def measure(turn: Turn, moment: str, heard: Prototypes | None) -> None:
+    """Measure what predicts: the nearest prototype once there are prototypes, else the head."""
+    by_head = heard is None or turn.config.inference == "head"  # type: ignore[attr-defined]
+    turn.measure(moment, None if by_head else Nearest(turn.model, heard))  # type: ignore[arg-type]
 
 
 def on_device(turn: Turn, heard: Prototypes | None) -> Prototypes | None:
