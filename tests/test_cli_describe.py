@@ -10,7 +10,7 @@ from rich.console import Console
 from fd_flower import methods
 from fd_flower.cli import doctor, main
 from fd_flower.cli.data import table
-from fd_flower.cli.describe import docstrings, exchanged, knobs, needed, type_words
+from fd_flower.cli.describe import described, docstrings, exchanged, knobs, needed, type_words
 from fd_flower.cli.machine import Gpu, federation_config
 from fd_flower.config import SECTIONS, ClientConfig
 from fd_flower.data import Holdings
@@ -75,6 +75,12 @@ def test_needs_and_kinds_in_words():
     assert needed(Needs()) == "nothing"
     assert exchanged("fd") == "class-logits"
     assert exchanged("local") == "nothing"
+
+
+@pytest.mark.parametrize(("changes", "moment"), [([], "aggregated"), (["server.share=head"], "trained")])
+def test_describe_says_what_these_knobs_measure(changes: list[str], moment: str):
+    facts = list(described("fedgen", changes))[1]
+    assert list(facts.columns[1].cells)[2] == moment
 
 
 @pytest.mark.parametrize("width", ["80", "200"])

@@ -67,7 +67,7 @@ def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("needs", needed(strategy.needs))
     facts.add_row("exchanges", exchanged(stem))
-    facts.add_row("measured", strategy.measured)
+    facts.add_row("measured", strategy.for_method(settings(stem, changes)).moment)
     yield facts
     for values in sections.values():
         table = _table("key", "value", "from", "meaning")
