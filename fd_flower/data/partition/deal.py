@@ -1,0 +1,92 @@
+"""Deal rows out by the rule that ``data.partition`` names, and keep them on disk."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from fd_flower.data.cache import stored
+from fd_flower.data.partition import classes, dirichlet, given, sizes
+from fd_flower.data.partition.rows import Rows
+from fd_flower.errors import WrongInput
+from fd_flower.knobs import DataConfig
+
+_RULES: dict[str, Callable[[DataConfig, np.ndarray, np.ndarray | None, int], Rows]] = {
+    "iid": sizes.iid,
+    "dirichlet": dirichlet.dirichlet,
+    "fedgen": dirichlet.fedgen,
+    "classes": classes.classes,
+    "primary": classes.primary,
+    "quantity": sizes.quantity,
+    "column": given.column,
+    "domain": given.domain,
+}
+
+
+def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+    """Deal rows out to clients.
+
+    Parameters
+    ----------
+    data : DataConfig
+        ``partition`` and what belongs to it, ``clients``, ``min_rows``.
+    labels : np.ndarray
+        Labels [N].
+    groups : np.ndarray | None
+        What `column` and `domain` go by [N].
+    seed : int
+        The run's seed.
+
+    Returns
+    -------
+    list[np.ndarray]
+        For each client its rows, sorted, disjoint.
+
+    Raises
+    ------
+    WrongInput
+        When no such partition is found; says what would work.
+    """
+    _check(data, len(labels))
+    parts = [labels.tobytes(), b"" if groups is None else groups.tobytes()]
+    digests = [hashlib.sha256(part).hexdigest() for part in parts]
+    knobs = [data.partition, data.clients, data.min_rows, data.alpha, data.ratio, data.classes]
+    knobs += [data.skew, data.primaries, seed]
+    # Kept on disk: importing the partitioners takes longer than all else that a client's process does to get its rows.
+    folder = stored(
+        "partitions", [*digests, *knobs, version("flwr-datasets")], partial(_save, data, labels, groups, seed)
+    )
+    rows, lengths = np.load(folder / "rows.npy"), np.load(folder / "sizes.npy")
+    return np.split(rows, np.cumsum(lengths)[:-1])
+
+
+def _save(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int, folder: Path) -> None:
+    held = [np.sort(rows) for rows in _RULES[data.partition](data, labels, groups, seed)]
+    smallest = min(len(rows) for rows in held)
+    if smallest < data.min_rows:
+        raise WrongInput(
+            f"data.partition={data.partition} leaves a client with {smallest} rows, data.min_rows is {data.min_rows}: "
+            f"take fewer than {data.clients} clients or data.min_rows={max(smallest, 1)}"
+        )
+    np.save(folder / "rows.npy", np.concatenate(held))
+    np.save(folder / "sizes.npy", np.array([len(rows) for rows in held]))
+
+
+def _check(data: DataConfig, rows: int) -> None:
+    """Refuse what no partition can give, and save it from trying."""
+    if data.clients * data.min_rows <= rows:
+        return
+    if data.clients > rows:
+        raise WrongInput(f"{data.clients} clients are more than the {rows} private rows: take {_most(data, rows)}")
+    raise WrongInput(
+        f"{data.clients} clients with at least {data.min_rows} rows each (data.min_rows) need "
+        f"{data.clients * data.min_rows} private rows, there are {rows}: take {_most(data, rows)} "
+        f"or data.min_rows={rows // data.clients}"
+    )
+
+
+def _most(data: DataConfig, rows: int) -> str:
+    return f"at most {rows // data.min_rows} clients" if rows >= data.min_rows else "more rows (data.limit)"
