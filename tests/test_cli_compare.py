@@ -9,6 +9,7 @@ import pytest
 
 from fd_flower import engine
 from fd_flower.cli import compare, main
+from fd_flower.cli.plan import Plan
 from fd_flower.errors import RunFailed, WrongInput
 
 TINY = (
@@ -35,7 +36,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return folders
 
 
-def ordered(*methods: str, words: str = "", recipe: str | None = None, seeds: int = 1) -> compare.Comparison:
+def ordered(*methods: str, words: str = "", recipe: str | None = None, seeds: int = 1) -> Plan:
     return compare.ordered(methods, [words], recipe, "local", None, "", seeds)
 
 

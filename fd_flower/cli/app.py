@@ -80,13 +80,14 @@ def compare(
     A knob with a method's name before it is for that method alone: --set fd.client.kd_weight=0.5
     """
     from fd_flower.cli import compare as comparing
+    from fd_flower.cli.plan import carry_out
 
     voice: Voice = context.obj
     comparison = comparing.ordered(methods, set or [], recipe, engine.value, out, task, seeds)
     with voice.board() as board:
         for remark in comparing.remarks(comparison):
             board.say(remark)
-        comparing.carry_out(comparison, jobs, board, voice)
+        carry_out(comparison, jobs, board, voice)
     comparing.write(comparison, console(), None if reach is None else reach / 100)
     typer.echo(comparison.path)
     if comparison.failures:

@@ -1,10 +1,7 @@
 """``fd-flower compare``: methods on the same data, model and seeds."""
 
 import json
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +9,11 @@ from rich.console import Console
 
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
-from fd_flower.cli.progress import Board
-from fd_flower.cli.run import execute, new_folder, outcome, words_of
-from fd_flower.cli.voice import Interrupted, Voice
-from fd_flower.cli.workers import at_once
+from fd_flower.cli.plan import Plan, command, place
+from fd_flower.cli.run import words_of
 from fd_flower.config import DataConfig, ModelConfig, read_recipe
 from fd_flower.errors import WrongInput
-from fd_flower.results import RunFolder, compare
-from fd_flower.results.folder import CONFIG
+from fd_flower.results import compare
 from fd_flower.results.reproduce import flatten
 
 SHARED = {"data": DataConfig, "model": ModelConfig}
@@ -33,39 +27,6 @@ BUDGET = (
     "client.optimizer",
     "client.warmup",
 )
-PLACE = ("run.out", "run.resume", "run.device", "run.keep")  # where a run happens, not what it computes
-
-
-@dataclass
-class Comparison:
-    """Methods that are compared, and what has come of them.
-
-    Attributes
-    ----------
-    path : Path
-        The folder with all of it.
-    orders : dict[str, Order]
-        The runs by their folders' names (``fd-seed0``), in the order of the table.
-    folders : dict[str, RunFolder]
-        Those that are finished.
-    failures : dict[str, str]
-        Why others are not: one line each.
-    """
-
-    path: Path
-    orders: dict[str, Order]
-    folders: dict[str, RunFolder] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def notes(self) -> list[str]:
-        """What the table does not show."""
-        return [f"{name} is missing: {reason}" for name, reason in self.failures.items()]
-
-    @property
-    def finished(self) -> list[RunFolder]:
-        """The folders of finished runs, in the order of the table."""
-        return [self.folders[name] for name in self.orders if name in self.folders]
 
 
 def ordered(
@@ -76,7 +37,7 @@ def ordered(
     out: Path | None,
     task: str,
     seeds: int,
-) -> Comparison:
+) -> Plan:
     """Return the runs that a user asks for, checked: every method with every seed.
 
     Raises
@@ -84,13 +45,10 @@ def ordered(
     WrongInput
         For anything that no run can be made of.
     """
-    words, here = words_of(changes, recipe), Path.cwd()
-    for key in ("run.resume", "run.out"):
-        if paths.value_of(words, key):
-            raise WrongInput(f"{key} is about one run: a comparison is put, and goes on, where --out says")
-    path = new_folder("compare", here) if out is None else paths.absolute(out, here)
+    words = words_of(changes, recipe)
+    path = place(words, out, "compare")
     words = (*_same_for_all(methods, words), *words)
-    comparison = Comparison(path, {})
+    comparison = Plan(path, {})
     for method in dict.fromkeys(methods):
         words_here = _for(method, words, methods)
         first = Order(method, words_here, path, task, engine).settings.run.seed
@@ -126,7 +84,7 @@ def _same_for_all(methods: Sequence[str], words: Sequence[str]) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in said.items()]
 
 
-def remarks(comparison: Comparison) -> list[str]:
+def remarks(comparison: Plan) -> list[str]:
     """Say where recipes give methods another budget, and where a recipe's data or model is set aside."""
     trees: dict[str, dict[str, Any]] = {}
     for order in comparison.orders.values():
@@ -149,71 +107,10 @@ def remarks(comparison: Comparison) -> list[str]:
     return said
 
 
-def carry_out(comparison: Comparison, jobs: int, board: Board, voice: Voice) -> None:
-    """Run what is not finished, ``jobs`` at a time; one that fails does not stop the others.
-
-    Raises
-    ------
-    WrongInput
-        Where a folder holds a run of other settings.
-    Interrupted
-        Where the user broke it off.
-    """
-    pending = {}
-    for name, order in comparison.orders.items():
-        if not (order.out / CONFIG).is_file():
-            pending[name] = order
-            continue
-        folder = RunFolder.open(order.out)
-        _need_the_same(folder, order)
-        if folder.finished:
-            comparison.folders[name] = folder
-        else:
-            pending[name] = replace(order, words=(paths.path_word("run.resume", order.out),))
-    try:
-        for name, reason in _one_by_one(pending, board, voice) if jobs == 1 else at_once(pending, jobs, board):
-            if reason is None:
-                comparison.folders[name] = RunFolder.open(pending[name].out)
-                reason = outcome(comparison.folders[name].summary)
-            else:
-                comparison.failures[name] = reason
-            ended = len(comparison.folders) + len(comparison.failures)
-            board.say(f"{ended}/{len(comparison.orders)} {name}: {reason}")
-    except (KeyboardInterrupt, Interrupted):
-        go_on = f"go on with the same command and --out {shlex.quote(str(comparison.path))}"
-        raise Interrupted(
-            f"interrupted; {len(comparison.folders)} of {len(comparison.orders)} runs are done, {go_on}"
-        ) from None
-
-
-def _one_by_one(orders: Mapping[str, Order], board: Board, voice: Voice) -> Iterator[tuple[str, str | None]]:
-    """Run orders in this process; give the name of each that ends, and why it failed, if it did."""
-    for name, order in orders.items():
-        try:
-            execute(order, board, name)
-        except Interrupted:
-            raise
-        except Exception as error:  # whatever it is, the others are not to suffer
-            yield name, voice.reason(error)
-        else:
-            yield name, None
-
-
-def _need_the_same(folder: RunFolder, order: Order) -> None:
-    """Refuse a folder whose run computes something else than what is asked for."""
-    there, here = (flatten(tree) for tree in (folder.config, order.settings.tree()))
-    for key in sorted(there.keys() | here.keys()):
-        if key not in PLACE and there.get(key) != here.get(key):
-            raise WrongInput(
-                f"{folder.path} holds a run with {key}={there.get(key)}, not {here.get(key)}: name another --out"
-            )
-
-
-def write(comparison: Comparison, console: Console, reach: float | None) -> None:
+def write(comparison: Plan, console: Console, reach: float | None) -> None:
     """Show the tables, and write them with their plots as Markdown, CSV and a page; ``reach``: an accuracy, 0 to 1."""
     if comparison.finished:
-        command = shlex.join(["fd-flower", *sys.argv[1:]])
-        compare.write(comparison.finished, comparison.path, command, comparison.notes, reach)
+        compare.write(comparison.finished, comparison.path, command(), comparison.notes, reach)
         console.print(*compare.tables(comparison.finished, reach), sep="\n")
     for note in comparison.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,134 @@
+"""Several runs that belong together: a folder each, finished ones are kept, one that fails stops no other."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fd_flower.cli import paths
+from fd_flower.cli.order import Order
+from fd_flower.cli.progress import Board
+from fd_flower.cli.run import execute, new_folder, outcome
+from fd_flower.cli.voice import Interrupted, Voice
+from fd_flower.cli.workers import at_once
+from fd_flower.errors import WrongInput
+from fd_flower.results import RunFolder
+from fd_flower.results.folder import CONFIG
+from fd_flower.results.reproduce import flatten
+
+PLACE = ("run.out", "run.resume", "run.device", "run.keep")  # where a run happens, not what it computes
+
+
+@dataclass
+class Plan:
+    """Runs that are asked for together, and what has come of them.
+
+    Attributes
+    ----------
+    path : Path
+        The folder with all of it.
+    orders : dict[str, Order]
+        The runs by their folders' names (``fd-seed0``), in the order in which they are run and told.
+    folders : dict[str, RunFolder]
+        Those that are finished.
+    failures : dict[str, str]
+        Why others are not: one line each.
+    """
+
+    path: Path
+    orders: dict[str, Order]
+    folders: dict[str, RunFolder] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> list[str]:
+        """Which runs are missing, and why."""
+        return [f"{name} is missing: {reason}" for name, reason in self.failures.items()]
+
+    @property
+    def finished(self) -> list[RunFolder]:
+        """The folders of finished runs, in the order of the plan."""
+        return [self.folders[name] for name in self.orders if name in self.folders]
+
+
+def place(words: Sequence[str], out: Path | None, command: str) -> Path:
+    """Return the folder of a plan: what ``--out`` says, or a new ``runs/<time>-<command>`` in the user's directory.
+
+    Raises
+    ------
+    WrongInput
+        Where words say where a single run is put.
+    """
+    for key in ("run.resume", "run.out"):
+        if paths.value_of(words, key):
+            raise WrongInput(f"{key} is about one run: several are put, and go on, where --out says")
+    here = Path.cwd()
+    return new_folder(command, here) if out is None else paths.absolute(out, here)
+
+
+def carry_out(plan: Plan, jobs: int, board: Board, voice: Voice, standing: Callable[[], str] | None = None) -> None:
+    """Run what is not finished, ``jobs`` at a time; one that fails does not stop the others.
+
+    ``standing`` tells after every run how the whole is coming on; it sees ``plan`` as it is then.
+
+    Raises
+    ------
+    WrongInput
+        Where a folder holds a run of other settings.
+    Interrupted
+        Where the user broke it off.
+    """
+    pending = {}
+    for name, order in plan.orders.items():
+        if not (order.out / CONFIG).is_file():
+            pending[name] = order
+            continue
+        folder = RunFolder.open(order.out)
+        _need_the_same(folder, order)
+        if folder.finished:
+            plan.folders[name] = folder
+        else:
+            pending[name] = replace(order, words=(paths.path_word("run.resume", order.out),))
+    try:
+        for name, reason in _one_by_one(pending, board, voice) if jobs == 1 else at_once(pending, jobs, board):
+            if reason is None:
+                plan.folders[name] = RunFolder.open(pending[name].out)
+                reason = outcome(plan.folders[name].summary)
+            else:
+                plan.failures[name] = reason
+            ended = len(plan.folders) + len(plan.failures)
+            board.say(f"{ended}/{len(plan.orders)} {name}: {reason}")
+            if standing is not None:
+                board.say(standing())
+    except (KeyboardInterrupt, Interrupted):
+        go_on = f"go on with the same command and --out {shlex.quote(str(plan.path))}"
+        raise Interrupted(f"interrupted; {len(plan.folders)} of {len(plan.orders)} runs are done, {go_on}") from None
+
+
+def _one_by_one(orders: Mapping[str, Order], board: Board, voice: Voice) -> Iterator[tuple[str, str | None]]:
+    """Run orders in this process; give the name of each that ends, and why it failed, if it did."""
+    for name, order in orders.items():
+        try:
+            execute(order, board, name)
+        except Interrupted:
+            raise
+        except Exception as error:  # whatever it is, the others are not to suffer
+            yield name, voice.reason(error)
+        else:
+            yield name, None
+
+
+def _need_the_same(folder: RunFolder, order: Order) -> None:
+    """Refuse a folder whose run computes something else than what is asked for."""
+    there, here = (flatten(tree) for tree in (folder.config, order.settings.tree()))
+    for key in sorted(there.keys() | here.keys()):
+        if key not in PLACE and there.get(key) != here.get(key):
+            raise WrongInput(
+                f"{folder.path} holds a run with {key}={there.get(key)}, not {here.get(key)}: name another --out"
+            )
+
+
+def command() -> str:
+    """Return the command line that the user typed."""
+    return shlex.join(["fd-flower", *sys.argv[1:]])
