@@ -94,7 +94,7 @@ def train(
         The mean loss over all steps; 0.0 where there was none.
     """
     model.train()
-    optimizer = _optimizer(model, plan)
+    optimizer = optimizer_of(model, plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
     total = torch.zeros((), device=samples.x.device)
     steps = 0
@@ -145,7 +145,8 @@ def _sizes(count: int, plan: Plan) -> list[int]:
     return sizes
 
 
-def _optimizer(model: Module, plan: Plan) -> torch.optim.Optimizer:
+def optimizer_of(model: Module, plan: Plan) -> torch.optim.Optimizer:
+    """Return a new optimiser of the parameters that learn, by a plan's kind, learning rate and decay."""
     params = [p for p in model.parameters() if p.requires_grad]
     if plan.optimizer == "sgd":
         return torch.optim.SGD(params, plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True)

@@ -83,7 +83,7 @@ class Strategy(FlowerStrategy, ABC):
     """
 
     needs: ClassVar[Needs] = Needs()
-    """What the method cannot work without."""
+    """What the method cannot work without, by its recipe; a run's knobs may say otherwise (``needed``)."""
 
     measured: ClassVar[str] = "trained"
     """The moment of its accuracy: ``heard``, ``trained``, or ``aggregated`` for a method with a server model."""
@@ -162,6 +162,21 @@ class Strategy(FlowerStrategy, ABC):
     def moment(self) -> str:
         """The moment of this run's accuracy: ``measured``, but for a method whose knobs decide."""
         return self.measured
+
+    @classmethod
+    def needed(cls, settings: Settings) -> Needs:
+        """Return what a run cannot work without: ``needs``, but for a method whose knobs decide."""
+        return cls.needs
+
+    def expected(self, round: int) -> Sequence[type[Payload]]:
+        """Return the kinds without which a reply cannot be used: by default those of ``hears`` and ``summable``."""
+        return (*self.hears, *self.summable)
+
+    def sample(self, round: int) -> Sequence[Client]:
+        """Draw whom a round asks, seeded, from those in natural order: by default a share of ``server.fraction``."""
+        count = share(len(self.clients), self.config.fraction)
+        rng = numpy_rng(self.settings.run.seed, "sample", "server", round)
+        return [self.clients[i] for i in sorted(rng.permutation(len(self.clients))[:count])]
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
         """Return what the server knows before round one, given who answered the roll call."""
@@ -303,7 +318,7 @@ class Strategy(FlowerStrategy, ABC):
 
     def _check(self, clients: Sequence[Client]) -> None:
         """Refuse, before round one and when a device comes later, what the method cannot work with."""
-        name, needs = self.settings.method, self.needs
+        name, needs = self.settings.method, self.needed(self.settings)
         if self._host.guests:
             check_guests(name, weights_alone=self.moment == "aggregated")
         else:
@@ -322,7 +337,7 @@ class Strategy(FlowerStrategy, ABC):
             self.knowledge = self.knowledge.overlaid(arrays)
         self._host.refresh(self._check)
         self.clients = self._host.clients
-        asked = self._sample(number)
+        asked = self.sample(number)
         self._record.begin(number, [c.id for c in asked], self._host)
         self._notes = Notes()
         if self.predicts:
@@ -339,7 +354,7 @@ class Strategy(FlowerStrategy, ABC):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         number = server_round + self._offset
-        usable = self._usable(replies, number, (*self.hears, *self.summable))
+        usable = self._usable(replies, number, self.expected(number))
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)):
             self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
@@ -400,12 +415,6 @@ class Strategy(FlowerStrategy, ABC):
         """Return the test pictures to use: all of them after the last round."""
         return 0 if number >= self.config.rounds else self.settings.data.test_limit or 0
 
-    def _sample(self, number: int) -> list[Client]:
-        """Draw a round's clients, seeded, from those in natural order."""
-        count = share(len(self.clients), self.config.fraction)
-        rng = numpy_rng(self.settings.run.seed, "sample", "server", number)
-        return [self.clients[i] for i in sorted(rng.permutation(len(self.clients))[:count])]
-
     def _letters(
         self,
         clients: Sequence[Client],
@@ -451,7 +460,7 @@ class Strategy(FlowerStrategy, ABC):
         bounds = Bounds(
             index=self.round_index if self.predicts else None,
             weights={w.model: w.values for w in Weights.all(self.knowledge)},
-            public=len(self.world.public or ()) if self.needs.public else None,
+            public=len(self.world.public or ()) if self.needed(self.settings).public else None,
         )
         said = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
         usable, failed = read(said, bounds, kinds, guests=self._host.guests)

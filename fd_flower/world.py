@@ -69,7 +69,7 @@ class World:
     @cached_property
     def public(self) -> Samples | None:
         """The public samples, or None; without their labels, unless the method cannot do without."""
-        labelled = methods.strategy(self.settings.method).needs.labels
+        labelled = methods.strategy(self.settings.method).needed(self.settings).labels
         return self._public if labelled or self._public is None else replace(self._public, y=None)
 
     @property

@@ -62,12 +62,12 @@ def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
         For an unknown method, key or value.
     """
     sections = knobs(stem, changes)
-    strategy = methods.strategy(stem)
+    strategy, chosen = methods.strategy(stem), settings(stem, changes)
     yield Text(idea(stem))
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("needs", needed(strategy.needs))
+    facts.add_row("needs", needed(strategy.needed(chosen)))
     facts.add_row("exchanges", exchanged(stem))
-    facts.add_row("measured", strategy.for_method(settings(stem, changes)).moment)
+    facts.add_row("measured", strategy.for_method(chosen).moment)
     yield facts
     for values in sections.values():
         table = _table("key", "value", "from", "meaning")
