@@ -1,12 +1,14 @@
 """Clients as the server knows them, and what it costs to talk with them."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fd_flower.envelope import records
+from fd_flower.errors import WrongInput
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,25 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text) if t]
 
 
-def answered(name: str, answer: dict[str, Any]) -> Client:
-    """Return the client that a roll-call answer describes; its number is not known yet."""
-    counts = tuple(int(n) for n in answer["counts"])
-    whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
-    return Client(name, 0, str(answer["model"]), counts=counts, public=str(answer["public"]), **whole)
+def answered(name: str, answer: Mapping[str, Any]) -> Client:
+    """Return the client that a roll-call answer describes; its number is not known yet.
+
+    Raises
+    ------
+    WrongInput
+        For an answer that describes none.
+    """
+    try:
+        counts = tuple(int(n) for n in answer["counts"])
+        whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
+        model, public = str(answer["model"]), str(answer["public"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise WrongInput(
+            f"its answer to the roll call cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
+        ) from None
+    if min(counts + tuple(whole.values())) < 0:
+        raise WrongInput("its answer to the roll call counts less than nothing; expected numbers from 0 on")
+    return Client(name, 0, model, counts=counts, public=public, **whole)
 
 
 class Bytes:

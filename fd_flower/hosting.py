@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 from uuid import uuid4
@@ -15,11 +14,12 @@ from uuid import uuid4
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from fd_flower.admission import allowed, keys_of
 from fd_flower.clients import Bytes, Client, answered, natural, size_of
 from fd_flower.config import Settings
-from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
+from fd_flower.envelope import ROLL_CALL, fold, records, unfold
 from fd_flower.errors import RunFailed, WrongInput
-from fd_flower.versions import sources
+from fd_flower.roll import Answers, Check, Roll, anybody, heard, joined
 
 REPLY_LIMIT = 64 * 2**20
 """A node's clients are asked in several messages where the expected reply would pass this many bytes."""
@@ -41,14 +41,10 @@ class HostGrid(Grid):
     ----------
     clients : tuple[Client, ...]
         Who answered the roll call, in natural order.
-    hosted : bool
-        Whether nodes host simulated clients.
     engine : str
         The class of the grid beneath.
     guests : bool
         Whether the nodes run an app that knows nothing of FD-Flower.
-    refused : dict[str, str]
-        Client or node -> why it takes no part.
     absent : dict[str, str]
         Client id -> why it was not asked in the last exchange.
     patient : bool
@@ -63,7 +59,8 @@ class HostGrid(Grid):
             state = tempfile.mkdtemp(prefix="fd-flower-")
             atexit.register(shutil.rmtree, state, ignore_errors=True)
         self._header = {"run-key": run_key, "settings": settings.text, "state": state}
-        self._homes: dict[str, int] = {}
+        self._allow = allowed(settings.server.allow)
+        self._roll = Roll(self._allow)
         self._nodes: set[int] = set()
         self._queues: dict[int, deque[list[Message]]] = {}
         self._open: dict[str, tuple[int, list[Message]]] = {}
@@ -72,10 +69,8 @@ class HostGrid(Grid):
         self._reply_size = 0
         self.clients: tuple[Client, ...] = ()
         self.guests = False
-        self.hosted = False
         self.engine = type(grid).__name__
         self.patient = False
-        self.refused: dict[str, str] = {}
         self.absent: dict[str, str] = {}
         self.bytes = Bytes()
 
@@ -91,6 +86,16 @@ class HostGrid(Grid):
         return host
 
     # --- who is there
+
+    @property
+    def hosted(self) -> bool:
+        """Whether nodes host simulated clients."""
+        return self._roll.hosted
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Client or node -> why it takes no part."""
+        return self._roll.refused
 
     def client(self, node_id: int) -> Client:
         """Return the client that strategies see under this node id."""
@@ -109,9 +114,11 @@ class HostGrid(Grid):
         nodes = self._wait()
         first = self._ask(nodes[:1])
         self.guests = GUEST in first[nodes[0]].get("refused", "")
+        if self.guests and self._allow is not None:
+            raise WrongInput("server.allow names clients; an app without FD-Flower's turn has none: leave it out")
         if self.guests:
             ids = sorted(map(str, nodes), key=natural)
-            self._homes = {name: int(name) for name in ids}
+            self._roll.homes = {name: int(name) for name in ids}
             self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         else:
             self._admit(first | self._ask(nodes[1:]))
@@ -121,7 +128,7 @@ class HostGrid(Grid):
             raise RunFailed(f"no client can take part: {reasons}")
         return self.clients
 
-    def refresh(self, check: Callable[[Sequence[Client]], None] = lambda clients: None) -> None:
+    def refresh(self, check: Check = anybody) -> None:
         """Call the roll for nodes that have come since: a returning device has a new node id and its old client id.
 
         A device with which the clients would not pass ``check`` (it raises WrongInput) is refused.
@@ -130,7 +137,7 @@ class HostGrid(Grid):
         if new := sorted(nodes - self._nodes):
             self._nodes |= nodes
             if not self.guests:
-                self._admit(self._ask(new), gone=set(self._homes.values()) - nodes, check=check)
+                self._admit(self._ask(new), gone=set(self._roll.homes.values()) - nodes, check=check)
 
     def _wait(self) -> list[int]:
         """Wait until enough nodes are there and two looks see the same ones."""
@@ -152,68 +159,22 @@ class HostGrid(Grid):
     def _ask(self, nodes: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Return what each node says of itself, or ``{"refused": reason}``."""
         content = fold({}, self._header)
-        replies = self._exchange([Message(content, node, ROLL_CALL) for node in nodes]) if nodes else []
-        answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the roll call"} for node in nodes}
-        for reply in replies:
-            answer: dict[str, Any] = {"refused": "it runs another app than FD-Flower's"}
-            if reply.has_error():
-                answer = {"refused": reply.error.reason}
-            elif said := records(reply.content, ConfigRecord).get(HEADER):
-                answer = dict(said)
-            if answer.get("sources", sources()) != sources():
-                answer = {
-                    "refused": "it runs other FD-Flower sources than the server; install the same version on both"
-                }
-            answers[reply.metadata.src_node_id] = answer
-        return answers
+        asked = [Message(content, node, ROLL_CALL) for node in nodes]
+        replies = self._grid.send_and_receive(asked, timeout=self._settings.server.timeout) if asked else ()
+        return heard(nodes, replies)
 
-    def _exchange(self, messages: list[Message]) -> list[Message]:
-        return list(self._grid.send_and_receive(messages, timeout=self._settings.server.timeout))
-
-    def _admit(
-        self,
-        answers: dict[int, dict[str, Any]],
-        gone: Collection[int] = (),
-        check: Callable[[Sequence[Client]], None] = lambda clients: None,
-    ) -> None:
-        """Take in the nodes that can take part and name the others."""
-        found = {c.id: c for c in self.clients}
-        hosts: list[int] = []
-        devices: list[int] = []
-        for node, answer in sorted(answers.items()):
-            if "refused" in answer:
-                self.refused[str(answer.get("id", f"node {node}"))] = " ".join(str(answer["refused"]).split())[:500]
-            else:
-                (hosts if answer["role"] == "host" else devices).append(node)
-        begun = bool(self.clients)
-        for_devices = not self.hosted if begun else len(devices) >= len(hosts)
-        if begun or (hosts and devices):  # a federation has devices or hosts, not both
-            why = "it hosts; the others do not" if for_devices else "it is one device; the others host"
-            self.refused |= {f"node {node}": why for node in (hosts if for_devices else devices)}
-        hosts = [] if for_devices or begun else hosts  # once a run has begun, its hosts hold all clients
-        devices = devices if for_devices else []
-        for node in devices:
-            client = answers[node]["id"]
-            if client in self._homes and self._homes[client] not in gone:
-                self.refused[f"node {node}"] = f"client id '{client}' is taken by node {self._homes[client]}"
-                continue
-            came = answered(client, answers[node])
-            try:
-                check([*(c for c in self.clients if c.id != client), came])
-            except WrongInput as error:
-                self.refused[client] = str(error)
-                continue
-            self._homes[client] = node
-            found[client] = came
-            self.refused.pop(client, None)
+    def _admit(self, answers: Answers, gone: Collection[int] = (), check: Check = anybody) -> None:
+        """Take in the nodes that can take part."""
+        known, answers = self.clients, self._roll.sift(answers)
+        hosts = [] if known else self._roll.hosts(answers)  # once a run has begun, its hosts hold all clients
         if hosts:
-            self.hosted = True
             ids = [str(i) for i in range(self._settings.data.clients)]
-            self._homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
-            found |= self._hosted(ids)
-        known = [c.id for c in self.clients]
-        order = known + sorted(found.keys() - set(known), key=natural)
-        self.clients = tuple(replace(found[name], number=i) for i, name in enumerate(order))
+            self._roll.homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
+            found = self._hosted(ids)
+        else:
+            keys = {} if self._allow is None else keys_of(self._grid)
+            found = self._roll.devices(answers, known, keys, gone, check)
+        self.clients = joined(known, found)
 
     def _hosted(self, ids: list[str]) -> dict[str, Client]:
         """Ask hosts for one answer a client."""
@@ -221,17 +182,21 @@ class HostGrid(Grid):
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
         asked = [Message(content, c.number + 1, ROLL_CALL) for c in self.clients]
         self.patient = True
-        replies = list(self.send_and_receive(asked, timeout=self._settings.server.timeout))
+        replies = self.send_and_receive(asked, timeout=self._settings.server.timeout)
         self.patient = False
-        self.refused |= dict.fromkeys(ids, "no answer to the roll call")
         found = {}
+        silent = dict.fromkeys(ids)
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
-            if reply.has_error():
-                self.refused[client] = reply.error.reason or "an error without a reason"
-            else:
-                del self.refused[client]
-                found[client] = answered(client, dict(records(reply.content, ConfigRecord)["client"]))
+            del silent[client]
+            try:
+                if reply.has_error():
+                    raise WrongInput(reply.error.reason or "an error without a reason")
+                found[client] = answered(client, records(reply.content, ConfigRecord).get("client", {}))
+            except WrongInput as error:
+                self._roll.refuse(client, str(error))
+        for client in silent:
+            self._roll.refuse(client, "no answer to the roll call")
         self.clients = ()
         self.bytes = Bytes()
         return found
@@ -264,7 +229,7 @@ class HostGrid(Grid):
         grouped: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
             client = self.client(message.metadata.dst_node_id)
-            home = self._homes[client.id]
+            home = self._roll.homes[client.id]
             if home in self._late.values():
                 self.absent[client.id] = "its node still owes an earlier reply"
                 continue
@@ -283,7 +248,9 @@ class HostGrid(Grid):
         """Return the replies that have come to these messages."""
         ready = []
         for reply in self._grid.pull_messages(list(self._open)) if self._open else ():
-            home, letters = self._open.pop(reply.metadata.reply_to_message_id)
+            home, letters = self._open.pop(reply.metadata.reply_to_message_id, (0, []))
+            if not letters:  # it came twice
+                continue
             for answer in self._split(reply, letters):
                 self._arrived[answer.metadata.reply_to_message_id] = answer
             ready.append(home)
@@ -354,12 +321,15 @@ class HostGrid(Grid):
             except WrongInput as error:
                 return [Message(Error(LOST, str(error)), reply_to=m) for m in letters]
         split = []
+        limit = self._settings.server.max_reply_mb * 2**20
         for letter in letters:
             lost = Error(LOST, "its node answered without it")
             answer = answers.get(self.client(letter.metadata.dst_node_id).id, lost)
+            if isinstance(answer, RecordDict) and (size := size_of(answer)) > limit:
+                answer = Error(LOST, f"its reply has {size / 2**20:.1f} MB; server.max_reply_mb is {limit / 2**20:g}")
             if isinstance(answer, RecordDict):
                 self.bytes.count("up", answer)
-                self._reply_size = max(self._reply_size, size_of(answer))
+                self._reply_size = max(self._reply_size, size)
             split.append(Message(answer, reply_to=letter))
         return split
 

@@ -17,6 +17,21 @@ def _need(holds: bool, key: str, value: object, expected: str) -> None:
         raise WrongInput(f"{key} is {value!r}; expected {expected}")
 
 
+PARTITIONS = (
+    "iid",
+    "dirichlet",
+    "embedding",
+    "fedgen",
+    "classes",
+    "overlap",
+    "primary",
+    "quantity",
+    "column",
+    "domain",
+)
+ALLOCATIONS = ("per_cluster", "per_client")
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Where samples come from and who holds which (section ``data``)."""
@@ -38,13 +53,19 @@ class DataConfig:
     column: str | None = None
     """With `data.partition=column`: the column that says who is the client."""
     partition: str = "dirichlet"
-    """`iid`, `dirichlet`, `fedgen`, `classes`, `primary`, `quantity`, `column` or `domain`."""
+    """`iid`, `dirichlet`, `embedding`, `fedgen`, `classes`, `overlap`, `primary`, `quantity`, `column` or `domain`."""
     alpha: float = 0.3
-    """Concentration of `dirichlet` and `fedgen` (over labels) and of `quantity` (over sizes)."""
+    """Concentration of `dirichlet` and `fedgen` (over labels), `embedding` (over clusters), `quantity` (over sizes)."""
+    clusters: int = 10
+    """Clusters that `data.partition=embedding` and its report make of what `data.encoder` sees."""
+    allocation: str = "per_cluster"
+    """With `data.partition=embedding`: `per_cluster` (shares of each cluster) or `per_client` (the paper's code)."""
     ratio: float = 0.5
     """With `data.partition=fedgen`: the share of a class's rows that are dealt out, at most."""
     classes: int = 2
-    """With `data.partition=classes`: classes a client holds."""
+    """With `data.partition=classes`: classes a client holds; with `overlap`: beside those that all hold."""
+    shared: int = 2
+    """With `data.partition=overlap`: classes that every client holds."""
     skew: float = 100.0
     """With `data.partition=primary`: a row is 1 + skew times as likely with a primary client of its class; 0: IID."""
     primaries: int = 1
@@ -72,12 +93,13 @@ class DataConfig:
         shares = self.split
         right = len(shares) == 3 and all(s >= 0 for s in shares) and shares[0] > 0 and math.isclose(sum(shares), 1)
         _need(right, "data.split", list(shares), "three shares (train, validation, test) that add up to 1")
-        kinds = ("iid", "dirichlet", "fedgen", "classes", "primary", "quantity", "column", "domain")
-        if self.partition not in kinds:
-            raise WrongInput(f"data.partition is '{self.partition}'{nearest(self.partition, kinds)}")
+        for key, known in (("partition", PARTITIONS), ("allocation", ALLOCATIONS)):
+            if getattr(self, key) not in known:
+                raise WrongInput(f"data.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         _need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
         _need(0 < self.ratio <= 1, "data.ratio", self.ratio, "a share above 0 and at most 1")
-        _need(self.classes >= 1, "data.classes", self.classes, "at least 1")
+        for key in ("classes", "shared", "clusters"):
+            _need(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
         _need(0 <= self.skew < math.inf, "data.skew", self.skew, "a number, 0 or more")
         _need(self.primaries >= 1, "data.primaries", self.primaries, "at least 1")
         for key in ("test_limit", "limit", "per_client"):
@@ -129,6 +151,10 @@ class ServerConfig:
     """Start once this many nodes are there."""
     wait: float = 120.0
     """Give up when the nodes are not there after this many seconds."""
+    allow: str | None = None
+    """YAML file client id -> public key: only that key's node speaks for the client. None: first come, while there."""
+    max_reply_mb: float = 512.0
+    """A client's reply of more than this is left out."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -140,6 +166,7 @@ class ServerConfig:
         _need(self.evaluate_every >= 0, "server.evaluate_every", self.evaluate_every, "0 or more")
         _need(self.nodes >= 1, "server.nodes", self.nodes, "at least 1")
         _need(self.wait > 0, "server.wait", self.wait, "seconds above 0")
+        _need(self.max_reply_mb > 0, "server.max_reply_mb", self.max_reply_mb, "MB (of 2^20 bytes) above 0")
         for moment in self.moments or ():
             if moment not in MOMENTS:
                 raise WrongInput(f"server.evaluate has '{moment}'{nearest(moment, MOMENTS)}")

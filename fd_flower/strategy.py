@@ -257,8 +257,6 @@ class Strategy(FlowerStrategy, ABC):
         self._record = Record(self.settings, self.on_line)
         self._host = HostGrid(grid, self.settings, run_key=self._record.run_key, state=self._record.state)
         self.clients = self._host.call_the_roll()
-        for who, why in self._host.refused.items():
-            log(WARNING, "%s takes no part: %s", who, why)
         self._check(self.clients)
         done = self._begin(initial_arrays)
         self._offset, self._started = done, True

@@ -144,8 +144,8 @@ def test_a_program_that_is_missing_says_what_to_install():
 @pytest.mark.slow
 def test_flower_gives_the_numbers_of_the_local_engine(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    groups, found = set(), superlink._groups_below
-    monkeypatch.setattr(superlink, "_groups_below", lambda ancestor: groups.update(found(ancestor)) or found(ancestor))
+    groups, found = set(), superlink.groups_below
+    monkeypatch.setattr(superlink, "groups_below", lambda ancestor: groups.update(found(ancestor)) or found(ancestor))
     assert main(["run", "fd", "--set", TINY, "--engine", "flower", "--out", "flower dir"]) == 0
     assert "round 2/2" in capsys.readouterr().out
     assert main(["run", "fd", "--set", TINY, "--out", "local"]) == 0

@@ -219,7 +219,7 @@ def test_nodes_that_register_late_are_waited_for():
     looks = iter([[], [1], [1, 2], [1, 2, 3]])
     grid.get_node_ids = lambda: next(looks, [1, 2, 3])  # type: ignore[method-assign]
     strategy, _ = run(grid, "local", "server.nodes=2")
-    assert len(set(strategy._host._homes.values())) == 3  # two equal looks, so the third was seen too
+    assert len(set(strategy._host._roll.homes.values())) == 3  # two equal looks, so the third was seen too
 
 
 # --- devices that come and go

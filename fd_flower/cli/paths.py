@@ -11,7 +11,7 @@ import yaml
 SOURCES = ("data.source", "data.public", "data.test")
 ENCODER = "data.encoder"
 FOLDERS = ("run.out", "run.resume")
-YAML_FILES = ("recipe", "server.graph")
+YAML_FILES = ("recipe", "server.graph", "server.allow")
 NO_PATHS = ("digits", "held-out", "noise", "none")  # words of their own, whatever lies in the user's directory
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 PLAIN = re.compile(r"[\w/.+@~-]+")
@@ -21,8 +21,9 @@ def absolute_words(words: Sequence[str], folder: Path) -> list[str]:
     """Return ``key=value`` words whose relative paths start from ``folder``.
 
     A source, or one of a list of sources, is a path where such a file exists or where it looks like one: it starts
-    with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe or a graph is one
-    where it ends like a YAML file, an encoder where it ends like a file of weights; one that is trained has a source.
+    with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe, a graph or an allow-list
+    is one where it ends like a YAML file, an encoder where it ends like a file of weights; one that is trained has a
+    source.
     """
     return [_absolute_word(word, folder) for word in words]
 

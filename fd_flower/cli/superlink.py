@@ -35,7 +35,7 @@ def superlink(program: str, environment: Mapping[str, str], folder: Path) -> Ite
     RunFailed
         Where it does not come up.
     """
-    port = _free_port()
+    port = free_port()
     home = Path(environment["FLWR_HOME"])
     home.mkdir()
     (home / "config.toml").write_text(CONNECTION.format(port=port), encoding="utf-8")
@@ -48,12 +48,12 @@ def superlink(program: str, environment: Mapping[str, str], folder: Path) -> Ite
         )
     groups: set[int] = set()
     try:
-        _wait_until_it_listens(link, port, log)
-        groups |= _groups_below(link.pid)
+        wait_until_it_listens(link, port, log)
+        groups |= groups_below(link.pid)
         yield
     finally:
         with _undisturbed():
-            _end(link, groups | _groups_below(link.pid))
+            end(link, groups | groups_below(link.pid))
 
 
 @contextmanager
@@ -81,12 +81,14 @@ def _undisturbed() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody uses now."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-def _wait_until_it_listens(link: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_it_listens(link: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return once a SuperLink listens on a port; where it does not, raise RunFailed with its last words."""
     limit = time.monotonic() + START_LIMIT
     while time.monotonic() < limit and link.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -98,7 +100,7 @@ def _wait_until_it_listens(link: subprocess.Popen[bytes], port: int, log: Path) 
     raise RunFailed(f"Flower's SuperLink {how}: {last}")
 
 
-def _end(link: subprocess.Popen[bytes], groups: set[int]) -> None:
+def end(link: subprocess.Popen[bytes], groups: set[int]) -> None:
     """End the SuperLink, then the simulation that it started, which outlives it when a run is broken off."""
     link.terminate()
     with suppress(subprocess.TimeoutExpired):
@@ -115,7 +117,7 @@ def _end(link: subprocess.Popen[bytes], groups: set[int]) -> None:
             time.sleep(0.2)
 
 
-def _groups_below(ancestor: int) -> set[int]:
+def groups_below(ancestor: int) -> set[int]:
     """Return the process groups of all descendants, but not those of the ancestor and of this process."""
     below = {ancestor}
     processes = _processes()
