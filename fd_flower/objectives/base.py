@@ -42,7 +42,8 @@ class Objective(ABC):
             [B, C], at temperature 1. Logits give the same loss: no loss sees a constant added to a row.
             -inf is a class that the teacher rules out; a row of -inf alone is no prediction.
         labels : Tensor | None
-            True classes [B], int64, for the losses that take them.
+            True classes [B], int64. A loss that needs one for each sample takes the teacher's likeliest class, the
+            first of equals, where there are none; the others do not look at them.
         weight : Tensor | None
             How much each sample counts [B], not negative, divided by its sum; if all are 0 the loss is exactly 0.
 
@@ -51,6 +52,58 @@ class Objective(ABC):
         WrongInput
             If the shapes do not fit together.
         """
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """Stages of the student, counted from 1, whose exits learn by this loss beside its last layer."""
+        return ()
+
+
+class Samplewise(Objective):
+    """A loss that is a mean over samples."""
+
+    @abstractmethod
+    def rows(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        """Return each sample's loss [B] between logits and log-probabilities [B, C] of one dtype."""
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        teacher_logprobs: Tensor,
+        labels: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """Return the loss, a scalar: student and teacher [B, C], labels and weight [B]."""
+        student, teacher = matched(student_logits, teacher_logprobs)
+        return weighted_mean(self.rows(student, teacher, labels), weight)
+
+
+def above_zero(loss: str, argument: str, value: float) -> None:
+    """Refuse an argument of a loss that is no number above 0."""
+    if not 0 < value < math.inf:
+        raise WrongInput(f"the {argument} of {loss} is {value}; expected a number above 0")
+
+
+def within(loss: str, argument: str, value: float, least: float, most: float = math.inf) -> None:
+    """Refuse an argument of a loss that is no number from ``least`` to ``most``."""
+    if not (least <= value <= most and value < math.inf):
+        said = f"{least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
+        raise WrongInput(f"the {argument} of {loss} is {value}; expected {said}")
+
+
+def likeliest(teacher: Tensor, labels: Tensor | None) -> Tensor:
+    """Return each sample's class [B]: its label, or the teacher's likeliest class [B, C] where there are no labels.
+
+    Raises
+    ------
+    WrongInput
+        If the labels are not [B].
+    """
+    if labels is None:
+        return teacher.argmax(1)
+    if labels.shape != teacher.shape[:1]:
+        raise WrongInput(f"the labels have shape {list(labels.shape)}; expected one a sample, [{len(teacher)}]")
+    return labels
 
 
 def matched(student_logits: Tensor, teacher_logprobs: Tensor) -> tuple[Tensor, Tensor]:
@@ -78,11 +131,20 @@ def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
     WrongInput
         If the weights are not [B].
     """
-    if weight is None:
-        return losses.mean()
+    return losses.mean() if weight is None else (losses * shares(weight, losses)).sum()
+
+
+def shares(weight: Tensor, losses: Tensor) -> Tensor:
+    """Return weights [B] divided by their sum, in the dtype of ``losses`` [B]; all 0 where the sum is.
+
+    Raises
+    ------
+    WrongInput
+        If the weights are not [B].
+    """
     if weight.shape != losses.shape:
         raise WrongInput(f"the weights have shape {list(weight.shape)}; expected one a sample, {list(losses.shape)}")
     weight = weight.to(losses.dtype)
     total = weight.sum()
     # The denominator is replaced, not the quotient: 0/0 would still send NaN backwards through a `where`.
-    return (losses * weight).sum() / torch.where(total == 0, torch.ones_like(total), total)
+    return weight / torch.where(total == 0, torch.ones_like(total), total)

@@ -1,0 +1,43 @@
+"""A loss that changes while it teaches: its state is a tensor, and each step of it a pure function."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+from torch import Tensor
+
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.objectives.base import Objective
+
+Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
+"""``(student_logits, teacher_logprobs, labels, weight)`` -> scalar, as ``Objective`` has it."""
+
+CLOCKS = ("round", "step")
+
+
+class Stateful(Objective):
+    """A loss with a state, kept by whoever trains; called by itself it is what it is at its end."""
+
+    clock: str
+    """Whether it moves on once a ``round`` or at every ``step`` of training."""
+
+    @abstractmethod
+    def at(self, state: Tensor | None, progress: float) -> tuple[Loss, float]:
+        """Return the loss as it is now, and its parameter t.
+
+        Parameters
+        ----------
+        state : Tensor | None
+            As ``after`` returned it; None before the first step.
+        progress : float
+            The share of the run that is over, 0 to 1.
+        """
+
+    @abstractmethod
+    def after(self, state: Tensor | None, t: float, value: float) -> Tensor | None:
+        """Return the state after a step at which the loss, with the parameter t, came out as ``value``."""
+
+
+def check_clock(loss: str, clock: str) -> None:
+    """Refuse a clock that there is not."""
+    if clock not in CLOCKS:
+        raise WrongInput(f"the clock of {loss} is '{clock}'{nearest(clock, CLOCKS)}")
