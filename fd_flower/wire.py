@@ -14,6 +14,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
+from fd_flower.candidates import Candidates, Chain, Scores
 from fd_flower.envelope import records
 from fd_flower.errors import WrongInput
 from fd_flower.generators import Generator, LabelCounts, OptimizerState
@@ -25,6 +26,8 @@ from fd_flower.updates import Holders, Update
 
 __all__ = [
     "Bounds",
+    "Candidates",
+    "Chain",
     "ClassLogits",
     "Generator",
     "Head",
@@ -43,6 +46,7 @@ __all__ = [
     "PublicVotes",
     "Representation",
     "SampleKnowledge",
+    "Scores",
     "SyntheticSet",
     "Update",
     "Weights",
@@ -261,6 +265,9 @@ KINDS: dict[str, type[Payload]] = {
         Head,
         Update,
         Holders,
+        Candidates,
+        Scores,
+        Chain,
     )
 }
 

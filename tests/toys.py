@@ -35,6 +35,7 @@ TINY = {
 
 
 SHORT = {
+    "kdstudy": {"client.convergence": 2, "client.public_steps": 2},
     "feddf": {"server.distil_steps": 2},
     "fedlgd": {
         "client.distil_warmup": 2,

@@ -72,3 +72,25 @@ def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None)
     valid = (shares > 0).any(0).squeeze(1)
     votes = floored(logprobs).masked_fill(shares == 0, 0.0)
     return or_uniform(F.log_softmax((votes * shares).sum(0), dim=1), valid), valid
+
+
+def softened_mean(logprobs: Tensor, temperature: float = 1.0) -> Tensor:
+    """Average what all voters say once it is softened, and take the softening off again.
+
+    The softmax of the result over T is the mean of the voters' softmax over T, so a loss at temperature T learns from
+    the mean of softened probabilities. At T = 1 it is the mean of probabilities; as T grows, the mean of logits.
+
+    Parameters
+    ----------
+    logprobs : Tensor
+        [U, N, C]; -inf is a class that the voter rules out.
+    temperature : float
+        T, above 0.
+
+    Returns
+    -------
+    Tensor
+        Log-probabilities [N, C].
+    """
+    soft = F.log_softmax(logprobs / temperature, dim=2).logsumexp(0) - math.log(len(logprobs))
+    return F.log_softmax(temperature * soft, dim=1)

@@ -39,3 +39,18 @@ def measure(logprobs: Tensor, labels: Tensor) -> dict[str, float]:
         "nll": -logprobs.gather(1, labels[:, None]).mean().item(),
         "ece": gaps.abs().sum().item() / len(labels),
     }
+
+
+def accuracy_by_class(logprobs: Tensor, labels: Tensor) -> list[float | None]:
+    """Return the share of each class's samples that are told right [C]; None for a class without any.
+
+    Parameters
+    ----------
+    logprobs : Tensor
+        Log-probabilities [N, C].
+    labels : Tensor
+        Classes [N], int64.
+    """
+    right, labels = logprobs.detach().cpu().argmax(1) == labels.cpu(), labels.cpu()
+    of_class = [right[labels == c].double() for c in range(logprobs.shape[1])]
+    return [float(rows.mean()) if len(rows) else None for rows in of_class]

@@ -1,0 +1,145 @@
+"""KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into one that FedAvg starts from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ClientConfig
+from fd_flower.consolidation import Lesson, converge, mutual, teach, weighed
+from fd_flower.errors import WrongInput
+from fd_flower.learn import Plan, supervised
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Candidates, Chain, Scores, Weights
+
+app = App()
+
+TEACHER = "teacher/"
+"""What the tensors of a client's own teacher are called in its memory."""
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """The study's knobs of training to convergence and of distilling, at the server too.
+
+    ``kd_weight`` is the a of (1 - a) CE + a KD in ``kd``; ``dml`` and ``dp-kd`` have no such weight.
+    """
+
+    convergence: int = 10
+    """Epochs of the first round, at most: a client trains its teacher."""
+    patience: int = 3
+    """These end after so many epochs without a lower cross-entropy on the own validation part."""
+    distil_lr: float = 0.01
+    """Learning rate of distillation; its loop is `client.public_epochs`, `client.public_batch`, ..."""
+    learner: str = "arriving"
+    """Along a chain: does the `arriving` model learn from the client's `own`, or the own from the arriving one?"""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.kd_weight > 1:
+            raise WrongInput(f"client.kd_weight is {self.kd_weight}; expected a share from 0 to 1")
+        for key in ("convergence", "patience"):
+            if getattr(self, key) < 1:
+                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected at least 1")
+        if self.distil_lr <= 0:
+            raise WrongInput(f"client.distil_lr is {self.distil_lr}; expected a number above 0")
+        if self.learner not in ("arriving", "own"):
+            raise WrongInput(f"client.learner is '{self.learner}'; expected arriving or own")
+
+
+def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
+    """(1 - a) cross-entropy on labels [B], where there are any, + a times the loss to log-probabilities [B, C]."""
+    return weighed(model(x), teacher, y, config)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Do what the message is about: score candidates, train a teacher, be a link of the chain, or a round of FedAvg."""
+    turn = Turn.of(message, context)
+    server: Any = turn.world.settings.server
+    if candidates := Candidates.find(message.content):
+        return reply(message, turn, scores(turn, candidates))
+    heard = Weights.need(message.content)
+    if Chain.find(message.content):
+        learner = linked(turn, heard)
+        turn.measure("trained", learner)
+        return reply(message, turn, Weights(learner.state_dict()))
+    model = turn.shared(heard)
+    figures = {}
+    if turn.round == 1 and server.consolidates:
+        loss, figures["epochs"] = converged(turn, model, keep=server.place == "chain")
+        figures |= validated(turn, model)
+    else:
+        loss = fit(turn, supervised, turn.data.train)
+    turn.measure("trained")
+    return reply(message, turn, Weights(model.state_dict()), loss=loss, **figures)
+
+
+def converged(turn: Turn, model: Module, *, keep: bool) -> tuple[float, float]:
+    """Train the client's teacher; remember it where it is wanted again. Return its loss and its epochs."""
+    config: Config = turn.config  # type: ignore[assignment]
+    plan = Plan(
+        config.batch,
+        config.lr,
+        epochs=config.convergence,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        precision=turn.precision,
+    )
+    own = turn.data
+    figures = converge(model, own.train, own.validation, plan=plan, patience=config.patience, rng=turn.rng("converge"))
+    for key, tensor in model.state_dict().items() if keep else ():
+        turn.remember(TEACHER + key, tensor)
+    return figures
+
+
+def validated(turn: Turn, model: Module) -> dict[str, float]:
+    """Return the model's accuracy on the own validation part, where there is one."""
+    own = turn.data.validation
+    if not len(own):
+        return {}
+    return {"validation": float((turn.predict(own, model).argmax(1) == own.labels.cpu()).double().mean())}
+
+
+def linked(turn: Turn, heard: Weights) -> Module:
+    """Distil between the arriving model and the client's teacher, on its own labelled samples; return who learnt."""
+    config: Config = turn.config  # type: ignore[assignment]
+    server: Any = turn.world.settings.server
+    kept = {key: turn.recall(TEACHER + key) for key in heard.values}
+    if any(tensor is None for tensor in kept.values()):
+        raise WrongInput("the client has no teacher: its memory of the first round is gone")
+    own = turn.peer(turn.architecture, Weights({key: tensor for key, tensor in kept.items() if tensor is not None}))
+    arriving = turn.shared(heard)
+    learner, teacher = (arriving, own) if config.learner == "arriving" else (own, arriving)
+    lesson = Lesson(server.technique, server.criterion, config, config.distil_lr, precision=turn.precision)
+    samples, rng = turn.data.train, turn.rng("distil")
+    if server.technique == "dml":
+        mutual(learner, [teacher], samples, lesson, rng)
+    else:
+        teach(learner, turn.predict(samples, teacher)[None], samples, lesson, rng)
+    return learner
+
+
+def scores(turn: Turn, candidates: Candidates) -> Scores:
+    """Return how many of the own validation samples each candidate gets right."""
+    own = turn.data.validation
+    labels = own.labels.cpu()
+    right = [
+        int((turn.predict(own, turn.shared(Weights(candidates[place]))).argmax(1) == labels).sum()) if len(own) else 0
+        for place in range(len(candidates))
+    ]
+    return Scores(torch.tensor(right), torch.tensor(len(own)))
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the server's model."""
+    turn = Turn.of(message, context)
+    turn.shared(Weights.need(message.content))
+    turn.measure("heard")
+    return reply(message, turn)

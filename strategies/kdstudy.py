@@ -1,0 +1,267 @@
+"""KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into one that FedAvg starts from."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import final
+
+import torch
+from flwr.app import MetricRecord
+
+from fd_flower.clients import Client
+from fd_flower.config import ClientConfig, ServerConfig, Settings
+from fd_flower.consolidation import Lesson, has_statistics, mutual, recalibrate, teach
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.learn import predict
+from fd_flower.methods import Needs
+from fd_flower.replies import mean_weights
+from fd_flower.results.metrics import accuracy_by_class, measure
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.task import Samples
+from fd_flower.votes import Figure
+from fd_flower.wire import Candidates, Chain, Knowledge, Payload, Scores, Weights
+
+CHOICES = {
+    "technique": ("none", "kd", "tuned-kd", "dml", "dp-kd"),
+    "order": ("ensemble", "sequential"),
+    "place": ("server", "chain"),
+    "start": ("average", "best", "first", "random"),
+    "criterion": ("label", "confidence"),
+}
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """The study's knobs; those of the distillation loop are the clients', who distil along a chain."""
+
+    technique: str = "kd"
+    """How a student learns from the clients' models: `kd`, `tuned-kd`, `dml`, `dp-kd`; `none`: FedAvg from `start`."""
+    order: str = "ensemble"
+    """The teachers at once, as an `ensemble`, or `sequential`: one after another, in a seeded order."""
+    place: str = "server"
+    """Where: at the `server`, on public samples, or along a `chain` of clients, on each one's own."""
+    start: str = "average"
+    """The student before it learns: the teachers' `average`, the `best` or the `first` teacher, or `random`."""
+    criterion: str = "confidence"
+    """Of `dp-kd`: a teacher supervises where it is surer of the true `label`, or of its own answer (`confidence`)."""
+    labels: bool = False
+    """Whether the server may use the public samples' labels: cross-entropy takes part in `kd` and `dml`."""
+    temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0, 5.0, 10.0, 20.0])
+    """Of `tuned-kd`: values of `client.objective_args.temperature` to try."""
+    weights: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+    """Of `tuned-kd`: values of `client.kd_weight` to try."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and what does not go together."""
+        super().__post_init__()
+        for key, known in CHOICES.items():
+            if getattr(self, key) not in known:
+                raise WrongInput(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+        if self.place == "chain" and (self.order != "sequential" or self.technique not in ("kd", "dml", "dp-kd")):
+            raise WrongInput(
+                f"server.place=chain got server.technique={self.technique} server.order={self.order}; expected kd, dml "
+                "or dp-kd and sequential (fd-flower sweep tunes along a chain)"
+            )
+        by_label = self.technique == "dp-kd" and self.criterion == "label"
+        if by_label and self.place == "server" and not self.labels:
+            raise WrongInput(
+                "server.criterion=label at the server needs labelled public samples: set server.labels=true"
+            )
+        if not self.temperatures or not self.weights:
+            raise WrongInput("server.temperatures or server.weights is empty; expected at least one value to try")
+
+    @property
+    def consolidates(self) -> bool:
+        """Whether clients train teachers in round one; otherwise it is FedAvg from the first."""
+        return self.technique != "none" or self.start != "random"
+
+    @property
+    def public(self) -> bool:
+        """Whether the server distils on public samples."""
+        return self.technique != "none" and self.place == "server"
+
+
+@final
+class KDStudy(Strategy):
+    """Round one: clients' models become one student (a round more for ``tuned-kd``, one a link for a chain); FedAvg."""
+
+    needs, measured = Needs(public=True, same_model=True, single_replies=True), "aggregated"
+
+    @classmethod
+    def needed(cls, settings: Settings) -> Needs:
+        """Return what these knobs need: public samples at the server alone, labels where they say so."""
+        config: Config = settings.server  # type: ignore[assignment]
+        return replace(cls.needs, public=config.public, labels=config.public and config.labels)
+
+    def expected(self, round: int) -> Sequence[type[Payload]]:
+        """Return what clients are asked for: scores where there are candidates, else weights."""
+        return (Scores,) if Candidates.find(self.knowledge) else (Weights,)
+
+    def sample(self, round: int) -> Sequence[Client]:
+        """Return the chain's next client, or as every method does."""
+        chain = Chain.find(self.knowledge)
+        if chain is None:
+            return super().sample(round)
+        here = {client.id: client for client in self.clients}
+        return [here[name] for name in chain.clients if name in here][:1]
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the weights that every client starts from; refuse a grid that the loss cannot take."""
+        if self._config.technique == "tuned-kd":
+            self._grid()
+        return [self.first_weights(clients[0].model)]
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return what everybody hears; of a chain's clients each hears of itself alone."""
+        chain = Chain.find(knowledge)
+        others = [payload for payload in super().knowledge_for(client, knowledge) if payload is not chain]
+        return others if chain is None or client.id not in chain.left else [*others, Chain.along([client.id])]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Make one student of the teachers heard, go on with its making, or average the weights (FedAvg)."""
+        config = self._config
+        if Candidates.find(knowledge):
+            return [self._chosen(replies, knowledge)]
+        if chain := Chain.find(knowledge):
+            return self._handed_on(replies, knowledge, chain)
+        if round > 1 or not config.consolidates:
+            return list(mean_weights(replies).values())
+        return self._consolidated(replies, knowledge, round)
+
+    @property
+    def _config(self) -> Config:
+        return self.config  # type: ignore[return-value]
+
+    # --- round one
+
+    def _consolidated(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Return the student, or the candidates for it, or the start and the chain that it is handed along."""
+        config, knobs = self._config, self.settings.client
+        order = torch.randperm(len(replies), generator=self.rng("order", round)).tolist()
+        replies = [replies[place] for place in order]
+        start = self._calibrated(self._start(replies, knowledge))
+        if config.technique == "none":
+            return [start]
+        if config.place == "chain":
+            return [start, Chain.along([reply.client.id for reply in replies])]
+        teachers = [Weights.need(reply.content) for reply in replies]
+        if config.technique == "tuned-kd":
+            tried = self._students(start, teachers, self._grid(), round)
+            return [start, Candidates.of_models([student.values for student in tried])]
+        (student,) = self._students(start, teachers, [knobs], round)
+        self._compare(start, student)
+        return [student]
+
+    def _start(self, replies: Sequence[Reply], knowledge: Knowledge) -> Weights:
+        """Return the student before it learns; replies come in the seeded order."""
+        start = self._config.start
+        if start == "random":
+            return Weights.need(knowledge)
+        if start == "average":
+            in_natural_order = sorted(replies, key=lambda reply: reply.client.number)
+            return next(iter(mean_weights(in_natural_order).values()))
+        chosen = max(replies, key=_standing) if start == "best" else replies[0]
+        return Weights.need(chosen.content)
+
+    def _students(
+        self, start: Weights, teachers: Sequence[Weights], tries: Sequence[ClientConfig], round: int
+    ) -> list[Weights]:
+        """Distil the teachers into one student for each of these knobs, with the same order of samples."""
+        config, world = self._config, self.world
+        public, precision, name = self._public(), self.settings.run.precision, self._architecture
+        if config.technique != "dml":
+            said = torch.stack([predict(world.load(name, w.values), public, precision=precision) for w in teachers])
+        technique = "kd" if config.technique == "tuned-kd" else config.technique
+        students = []
+        for knobs in tries:
+            lr: float = knobs.distil_lr  # type: ignore[attr-defined]
+            lesson = Lesson(technique, config.criterion, knobs, lr, config.order == "sequential", precision)
+            rng = self.rng("distil", round)
+            if technique == "dml":
+                peers = [copy.deepcopy(world.load(name, w.values)) for w in teachers]
+                student = world.load(name, start.values)
+                mutual(student, peers, public, lesson, rng)
+            else:
+                student = world.load(name, start.values)
+                teach(student, said, public, lesson, rng)
+            learnt = Weights({key: t.detach().cpu().clone() for key, t in student.state_dict().items()}, start.model)
+            students.append(self._calibrated(learnt))
+        return students
+
+    def _grid(self) -> list[ClientConfig]:
+        """Return the clients' knobs with each temperature and weight to try, temperatures outermost."""
+        knobs = self.settings.client
+        return [
+            replace(knobs, objective_args={**knobs.objective_args, "temperature": heat}, kd_weight=weight)
+            for heat, weight in product(self._config.temperatures, self._config.weights)
+        ]
+
+    def _calibrated(self, weights: Weights) -> Weights:
+        """Return a model with batch normalisation's statistics taken on public samples, where there are both."""
+        public = self.world.public
+        model = self.world.module(self._architecture)
+        if public is None or not has_statistics(model):
+            return weights
+        model = self.world.load(self._architecture, weights.values)
+        recalibrate(model, public, self.settings.run.precision)
+        return Weights({key: t.detach().cpu().clone() for key, t in model.state_dict().items()}, weights.model)
+
+    # --- rounds between
+
+    def _chosen(self, replies: Sequence[Reply], knowledge: Knowledge) -> Weights:
+        """Return the candidate that is right most often on all clients' validation samples; of equals the first."""
+        candidates, grid = Candidates.need(knowledge), self._grid()
+        scores = [scores for r in replies if len((scores := Scores.need(r.content)).right) == len(candidates)]
+        count = sum(int(s.count) for s in scores)
+        if not count:
+            raise WrongInput("tuned-kd chooses by the clients' validation parts, and there are none: see data.split")
+        right = torch.stack([s.right for s in scores]).sum(0)
+        best = int(right.argmax())
+        student = Weights(candidates[best], Weights.need(knowledge).model)
+        self._compare(Weights.need(knowledge), student)
+        heat = float(grid[best].objective_args["temperature"])
+        tried: list[float | None] = [float(n) / count for n in right]
+        self.note({"temperature": heat, "weight": grid[best].kd_weight, "validation_by_candidate": tried})
+        return student
+
+    def _handed_on(self, replies: Sequence[Reply], knowledge: Knowledge, chain: Chain) -> Sequence[Payload]:
+        """Return the student as it comes back from a link, and the chain without that client."""
+        student = Weights.need(replies[0].content)
+        self._compare(Weights.need(knowledge), student)
+        left = [name for name in chain.clients if name != replies[0].client.id]
+        return [student, Chain.along(left)] if left else [student]
+
+    # --- what both take
+
+    @property
+    def _architecture(self) -> str:
+        return self.clients[0].model
+
+    def _public(self) -> Samples:
+        """Return the public samples; without any, the run was refused before round one."""
+        if self.world.public is None:
+            raise WrongInput("kdstudy distils on public samples at the server, and there are none: see data.public")
+        return self.world.public
+
+    def _compare(self, before: Weights, after: Weights) -> None:
+        """Note the accuracy of the student before and after it has learnt, and by class, where there is a test set."""
+        test = self.world.test
+        if test is None:
+            return
+        figures: dict[str, Figure] = {}
+        for name, weights in (("before", before), ("after", after)):
+            model = self.world.load(self._architecture, weights.values)
+            logprobs = predict(model, test, precision=self.settings.run.precision)
+            figures[name] = measure(logprobs, test.labels)["accuracy"]
+            figures[f"{name}_by_class"] = accuracy_by_class(logprobs, test.labels)
+        self.note({**figures, "gain": figures["after"] - figures["before"]})  # type: ignore[operator]
+
+
+def _standing(reply: Reply) -> tuple[float, int]:
+    """Return what makes a teacher the best: accuracy on its client's own validation part, then examples."""
+    figure = (reply.metrics or MetricRecord()).get("validation", 0.0)
+    return (figure if isinstance(figure, float) else 0.0), reply.examples
+
+
+Method = KDStudy
