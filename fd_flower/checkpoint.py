@@ -21,7 +21,7 @@ class Checkpoint:
 
     def write(self, folder: Path, method: str) -> None:
         """Replace the checkpoint of the run in this folder."""
-        save(folder / FILE, self.knowledge.flat(), {"round": str(self.round), "method": method})
+        save(folder / FILE, self.knowledge.flat(), {"round": str(self.round), "method": method}, lasting=True)
 
     @classmethod
     def read(cls, folder: Path, method: str) -> "Checkpoint | None":

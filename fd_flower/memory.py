@@ -26,9 +26,12 @@ class Memory:
         The run's own key.
     client : str
         The client's id.
+    lasting : bool
+        What is written outlives a loss of power, too.
     """
 
-    def __init__(self, state: Path, run_key: str, client: str) -> None:
+    def __init__(self, state: Path, run_key: str, client: str, *, lasting: bool = False) -> None:
+        self.lasting = lasting
         self.folder = state / run_key / re.sub(r"[^\w-]", lambda m: f"%{ord(m[0]):x}", client)
 
     def read(self, moment: tuple[int, int] | None) -> dict[str, Tensor]:
@@ -50,7 +53,7 @@ class Memory:
         known = self._moments()
         if known and known[-1] > moment:
             return
-        save(self._path(moment), tensors)
+        save(self._path(moment), tensors, lasting=self.lasting)
         earlier_rounds = [m for m in known if m[0] < moment[0]]
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)
@@ -63,8 +66,13 @@ class Memory:
         return self.folder / f"{moment[0]}-{moment[1]}.safetensors"
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
-    """Write tensors, and words about them, to a file that is there as a whole or not at all."""
+def save(
+    path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None, *, lasting: bool = False
+) -> None:
+    """Write tensors, and words about them, to a file that is there as a whole or not at all.
+
+    Where it is ``lasting``, that also holds when the machine loses its power right after.
+    """
     apart: dict[str, Tensor] = {}
     places: set[int] = set()
     for name, tensor in tensors.items():
@@ -75,4 +83,17 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")
     save_file(apart, draft, about)
+    if lasting:
+        _flush(draft)
     draft.replace(path)
+    if lasting:
+        _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or which files a folder has, from the system's memory to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

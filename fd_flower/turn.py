@@ -6,31 +6,29 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property, partial
-from pathlib import Path
+from logging import WARNING
 
 import torch
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.logger import log
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.config import ClientConfig, Settings
+from fd_flower.config import ClientConfig
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import WrongInput
 from fd_flower.learn import Objective, Plan, one_thread, supervised, train
 from fd_flower.measures import Predictor, figures, predicted
 from fd_flower.memory import Memory
+from fd_flower.node import Node, introduction
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples
-from fd_flower.versions import sources, versions
 from fd_flower.wire import Payload, PublicIndex, PublicLogits, Weights, pack
-from fd_flower.world import World, world
+from fd_flower.world import World
 
 RAISED = 2
 """Flower's error code for a client that raised."""
-
-DEVICE_KEYS = ("client-id", "data-path", "state-dir")
-"""With one of these in its node-config a node is a device, and all must be there."""
 
 _current: ContextVar["Turn"] = ContextVar("turn")
 
@@ -175,7 +173,17 @@ class Turn:
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
         self._asked = True
-        return self._memory.read(None if self.closing else self._moment)
+        found = self._memory.read(None if self.closing else self._moment)
+        if not found and self.round > 1 and not self.world.hosted:
+            log(
+                WARNING,
+                "client %s remembers nothing of this run (no file in %s): it takes part in round %s as a newcomer, "
+                "with first weights and without what it learnt or was told before",
+                self.client,
+                self._memory.folder,
+                self.round,
+            )
+        return found
 
     @property
     def newcomer(self) -> bool:
@@ -328,7 +336,7 @@ class App(ClientApp):
             answers = {client: self._answer(client, content, node, message) for client, content in contents.items()}
         return Message(fold(answers, {}), reply_to=message)
 
-    def _answer(self, client: str, content: RecordDict | Error, node: "Node", message: Message) -> RecordDict | Error:
+    def _answer(self, client: str, content: RecordDict | Error, node: Node, message: Message) -> RecordDict | Error:
         """Run one client's turn and return what it says, or its error."""
         try:
             if isinstance(content, Error):
@@ -338,7 +346,7 @@ class App(ClientApp):
             inner = copy.copy(message)
             inner.__dict__ = dict(message.__dict__)
             inner.content = content
-            turn = node.turn(client, content)
+            turn = Turn(node.world, client, node.architecture(client), content, node.memory(client))
             with _around(turn):
                 answer = super().__call__(inner, node.context_of(client))
             if answer.has_error():
@@ -348,83 +356,6 @@ class App(ClientApp):
         except Exception as error:
             # A client's failure is that client's alone, whatever it is; the server names it and goes on.
             return Error(RAISED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
-
-
-class Node:
-    """The node that a message reached: a host of simulated clients, or one device."""
-
-    def __init__(self, header: ConfigRecord, context: Context) -> None:
-        self.context = context
-        self.header = header
-        self.settings = Settings.read(str(header["settings"]))
-        config = context.node_config
-        named = [key for key in DEVICE_KEYS if key in config]
-        if named and len(named) < len(DEVICE_KEYS):
-            lacking = [key for key in DEVICE_KEYS if key not in config]
-            raise WrongInput(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
-        self.client = str(config["client-id"]) if named else None
-        self.folder = str(config["data-path"]) if named else None
-        if self.client == "":
-            raise WrongInput("the node's client-id is empty; give it a name of its own")
-        state = str(config["state-dir"]) if named else str(header["state"])
-        for key, path in (("data-path", self.folder), ("state-dir", state)):
-            if path is not None and not Path(path).is_absolute():
-                raise WrongInput(f"{key} is the relative path '{path}' on a node; give an absolute one")
-        self.state = Path(state)
-
-    @cached_property
-    def world(self) -> World:
-        """The run as this process sees it."""
-        task = self.settings.task or str(self.context.run_config.get("task", ""))
-        return world(self.settings.text, task, self.folder, self.client or "")
-
-    def architecture(self, client: str) -> str:
-        """Return a client's architecture: its node's own, or the one that its number gives."""
-        named = self.context.node_config.get("model")
-        return str(named) if named else self.world.architecture(int(client) if self.client is None else 0)
-
-    def turn(self, client: str, content: RecordDict) -> Turn:
-        """Begin a client's turn."""
-        memory = Memory(self.state, str(self.header["run-key"]), client)
-        return Turn(self.world, client, self.architecture(client), content, memory)
-
-    def capabilities(self, client: str) -> ConfigRecord:
-        """Answer the roll call for a client: what it has."""
-        here, name = self.world, self.architecture(client)
-        labels, classes = here.data(client).train.labels, here.classes(name)
-        if len(labels) and int(labels.max()) >= classes:
-            raise WrongInput(
-                f"client {client} has the label {int(labels.max())}; its model '{name}' has {classes} classes"
-            )
-        return ConfigRecord(
-            {
-                "model": name,
-                "features": here.features(name),
-                "classes": classes,
-                "counts": torch.bincount(labels.cpu(), minlength=classes).tolist(),
-                "examples": len(labels),
-                "public": here.public_checksum,
-            }
-        )
-
-    def context_of(self, client: str) -> Context:
-        """Return a client's own Flower context."""
-        config = {**self.context.node_config, "client-id": client}
-        return Context(self.context.run_id, self.context.node_id, config, RecordDict(), self.context.run_config)
-
-
-def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
-    """Answer the roll call for a node: what it is, what it runs, and what keeps it from taking part."""
-    answer = ConfigRecord({"role": "host", "sources": sources(), **versions()})
-    try:
-        node = Node(header, context)
-        if node.client is not None:
-            answer.update({"role": "device", "id": node.client})
-            with one_thread():
-                answer.update(node.capabilities(node.client))
-    except WrongInput as error:
-        answer["refused"] = str(error)
-    return answer
 
 
 @contextmanager

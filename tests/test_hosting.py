@@ -190,9 +190,9 @@ def test_a_node_that_is_set_up_wrongly_says_why(tmp_path: Path, config: dict[str
 
 
 def test_a_node_with_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch):
-    from fd_flower import turn
+    from fd_flower import node
 
-    monkeypatch.setattr(turn, "sources", lambda: "stale")
+    monkeypatch.setattr(node, "sources", lambda: "stale")
     with pytest.raises(RunFailed, match="node 1: it runs other FD-Flower sources than the server; install the same"):
         run(hosts("fd"))
 
