@@ -5,10 +5,12 @@
 labelled set. The body of such a model is kept in the cache as a file of the third kind.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from functools import partial
+from importlib.metadata import version
 from logging import INFO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +72,25 @@ def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
     deviation[deviation <= 1e-6 * seen.abs().amax(0)] = 1.0  # what is the same for all but for float32's last bits
     standard = (seen - mean) / deviation
     return lambda samples: standard if samples is public else (_features(body, samples) - mean) / deviation
+
+
+def identity(data: DataConfig, shape: tuple[int, ...]) -> list[object]:
+    """Return plain values that differ where encoders differ, for pictures of this shape; nothing is trained.
+
+    Raises
+    ------
+    WrongInput
+        Where there is no such encoder.
+    """
+    name = data.encoder
+    if name.startswith("train:"):
+        return ["train", *_key(name.removeprefix("train:"), data, shape)]
+    if name.endswith(".safetensors"):
+        try:
+            return ["file", hashlib.sha256(Path(name).read_bytes()).hexdigest()]
+        except OSError as error:
+            raise WrongInput(f"data.encoder={name} cannot be read: {error.strerror}") from None
+    return [name, version("torchvision")]
 
 
 def _features(body: Module, samples: Samples) -> Tensor:
@@ -160,17 +181,7 @@ def _of_file(path: Path, shape: tuple[int, ...]) -> Module:
 
 def _trained(source: str, data: DataConfig, shape: tuple[int, ...]) -> Path:
     """Return the file with the body of a resnet8 that was trained on a source, brought to this shape."""
-    found, private = locate(source), data.source if isinstance(data.source, list) else [data.source]
-    if found in map(locate, private):
-        raise WrongInput(
-            f"data.encoder=train:{source} would learn the private labels of data.source: name another labelled set"
-        )
-    channels, height, width = shape
-    size = f"{height}x{width}x{channels}"
-    recipe = [LAYOUT, "resnet8", EPOCHS, BATCH, LR, torch.__version__]
-    rows = [[split, found.fingerprint(split)] for split in found.splits()]
-    key = [recipe, rows, size, data.picture, data.label]
-    folder = stored("encoders", key, partial(_train, source, data, size))
+    folder = stored("encoders", _key(source, data, shape), partial(_train, source, data, _size(shape)))
     figures = json.loads((folder / FIGURES).read_text())
     log(
         INFO,
@@ -185,6 +196,24 @@ def _trained(source: str, data: DataConfig, shape: tuple[int, ...]) -> Path:
         figures["classes"],
     )
     return folder / BODY
+
+
+def _key(source: str, data: DataConfig, shape: tuple[int, ...]) -> list[object]:
+    """Return plain values that a body trained on a source is a function of; refuse private sources."""
+    found, private = locate(source), data.source if isinstance(data.source, list) else [data.source]
+    if found in map(locate, private):
+        raise WrongInput(
+            f"data.encoder=train:{source} would learn the private labels of data.source: name another labelled set"
+        )
+    recipe = [LAYOUT, "resnet8", EPOCHS, BATCH, LR, torch.__version__]
+    rows = [[split, found.fingerprint(split)] for split in found.splits()]
+    return [recipe, rows, _size(shape), data.picture, data.label]
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    """Return a picture's (channels, height, width) in the words of ``data.size``."""
+    channels, height, width = shape
+    return f"{height}x{width}x{channels}"
 
 
 def _train(source: str, data: DataConfig, size: str, folder: Path) -> None:

@@ -30,9 +30,12 @@ ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
 
 
 DEALS = {
-    "alpha": ("dirichlet", "fedgen", "quantity"),
+    "alpha": ("dirichlet", "embedding", "fedgen", "quantity"),
+    "clusters": ("embedding",),
+    "allocation": ("embedding",),
     "ratio": ("fedgen",),
-    "classes": ("classes",),
+    "classes": ("classes", "overlap"),
+    "shared": ("overlap",),
     "skew": ("primary",),
     "primaries": ("primary",),
 }

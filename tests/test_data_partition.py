@@ -15,8 +15,10 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
 RULES = {
     "iid": {},
     "dirichlet": {"alpha": 0.5},
+    "embedding": {"alpha": 0.5},
     "fedgen": {"alpha": 0.5},
     "classes": {"classes": 3},
+    "overlap": {"classes": 2, "shared": 3},
     "primary": {"skew": 20.0, "primaries": 2},
     "quantity": {"alpha": 0.3},
     "column": {"column": "writer"},
@@ -27,7 +29,8 @@ RULES = {
 def deal(rule, clients=8, seed=0, labels=LABELS, groups=None, **knobs):
     config = DataConfig(partition=rule, clients=clients, **{**RULES[rule], **knobs})
     if groups is None:
-        groups = {"column": np.array([f"w{i % 12}" for i in range(1000)]), "domain": np.arange(1000) % 3}.get(rule)
+        writers = np.array([f"w{i % 12}" for i in range(1000)])
+        groups = {"column": writers, "domain": np.arange(1000) % 3, "embedding": LABELS // 2}.get(rule)
     return partition(config, labels, groups, seed)
 
 
@@ -111,6 +114,104 @@ def test_with_classes_every_class_is_held_evenly(clients, classes):
     assert holders.min() >= 1
     assert holders.max() - holders.min() <= 1
     assert sum(map(len, held)) == 1000
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(10, 1), (5, 2)])
+def test_classes_can_be_disjoint(clients, classes):
+    hands = [set(LABELS[own]) for own in deal("classes", clients=clients, classes=classes)]
+    assert [len(hand) for hand in hands] == [classes] * clients
+    assert sum(map(len, hands)) == 10 == len(set.union(*hands))  # no class is in two hands
+
+
+@pytest.mark.parametrize(("clients", "classes", "shared"), [(8, 2, 3), (4, 2, 2), (9, 1, 1), (5, 5, 5)])
+def test_classes_overlap_in_those_that_all_hold(clients, classes, shared):
+    """Of a shared class everybody has 100 / clients rows; of the others each is held by somebody, evenly."""
+    held = deal("overlap", clients=clients, classes=classes, shared=shared, min_rows=1)
+    assert sum(map(len, held)) == 1000
+    counts = np.stack([np.bincount(LABELS[own], minlength=10) for own in held])
+    assert (np.count_nonzero(counts, axis=1) == classes + shared).all()
+    holders = np.count_nonzero(counts, axis=0)
+    everybodys = np.sort(holders)[-shared:]
+    assert everybodys.tolist() == [clients] * shared
+    others = np.sort(holders)[:-shared]
+    assert others.min() >= 1
+    assert others.max() - others.min() <= 1
+    common = counts[:, (counts >= 1).all(axis=0)]
+    assert common.max() - common.min() <= 1
+
+
+def test_with_four_clients_and_two_shared_classes_of_ten_the_others_are_disjoint():
+    """4 x 2 private classes are just the eight that are not shared: 100 rows each, and 25 of each shared one."""
+    held = deal("overlap", clients=4, classes=2, shared=2)
+    counts = np.stack([np.bincount(LABELS[own], minlength=10) for own in held])
+    assert all(sorted(own) == [0] * 6 + [25, 25, 100, 100] for own in counts.tolist())
+
+
+def test_impossible_overlaps_are_refused():
+    assert "data.shared is 9 and data.classes is 2, but the private rows have 10 classes: expected a sum of at" in (
+        refusal("overlap", classes=2, shared=9)
+    )
+    assert "leave some of 10 classes to nobody: take data.classes=4 or at least 8 clients" in refusal(
+        "overlap", clients=2, classes=1, shared=2
+    )
+
+
+CLUSTERS = np.random.default_rng(2).integers(0, 5, 1000)
+
+
+def test_clusters_are_dealt_out_whole_and_labels_do_not_count():
+    held = deal("embedding", groups=CLUSTERS, alpha=0.2)
+    other = deal("embedding", groups=CLUSTERS, alpha=0.2, labels=np.roll(LABELS, 1))
+    assert all(np.array_equal(a, b) for a, b in zip(held, other, strict=True))
+    counts = np.stack([np.bincount(CLUSTERS[own], minlength=5) for own in held])
+    assert (counts.sum(0) == np.bincount(CLUSTERS)).all()
+
+
+def test_an_alpha_means_the_same_for_clusters_as_for_classes():
+    """A share ~ Dir(alpha 1_n) has the variance (n - 1) / (n^2 (n alpha + 1)): 7 / (64 * 5) = 0.0219 at alpha 1/2.
+
+    Over 200 clusters of 500 rows the mean of 1,600 squared deviations is that within a few per cent.
+    """
+    labels = np.repeat(np.arange(200), 500)
+    got = shares(deal("embedding", labels=labels, groups=labels, alpha=0.5), labels)
+    assert np.mean((got - 1 / 8) ** 2) == pytest.approx(7 / 320, rel=0.15)
+    np.testing.assert_allclose(got.sum(0), 1)
+
+
+def test_the_papers_allocation_mixes_clusters_by_client():
+    """With more clients than clusters nearly every row is used; a mixture's total concentration is alpha.
+
+    Its shares have the variance r (1 - r) / (alpha + 1), here .2 * .8 / 3 = 0.0533, before some draws are refused.
+    """
+    labels = np.repeat(np.arange(5), 2000)
+    held = deal("embedding", clients=40, labels=labels, groups=labels, alpha=2.0, allocation="per_client")
+    rows = np.concatenate(held)
+    assert len(np.unique(rows)) == len(rows)
+    assert 9000 < len(rows) <= 10_000
+    counts = np.stack([np.bincount(labels[own], minlength=5) for own in held])
+    mixtures = counts / counts.sum(1, keepdims=True)
+    assert np.mean((mixtures - 0.2) ** 2) == pytest.approx(0.16 / 3, rel=0.4)
+
+
+def test_the_papers_allocation_solves_for_sizes():
+    """Two clients and one cluster: each has a mixture of one, and least squares gives both half of the rows."""
+    one = np.zeros(1000, dtype=np.int64)
+    held = deal("embedding", clients=2, groups=one, alpha=1.0, allocation="per_client")
+    assert [len(own) for own in held] == pytest.approx([500, 500], abs=1)  # rounded down
+
+
+def test_what_the_papers_allocation_cannot_do_is_refused():
+    assert "takes more clients than clusters: data.clients is 5 for 5 clusters (data.clusters)" in refusal(
+        "embedding", clients=5, groups=CLUSTERS, allocation="per_client"
+    )
+    hopeless = refusal("embedding", clients=6, groups=CLUSTERS, alpha=1e-3, min_rows=150, allocation="per_client")
+    assert "found no partition of 1000 rows among 6 clients with at least 150 (data.min_rows) each in 1000" in hopeless
+
+
+def test_an_impossible_embedding_names_an_alpha_that_works():
+    line = refusal("embedding", clients=40, alpha=0.01)
+    works = float(re.search(r"take data.alpha=([\d.]+), fewer clients", line)[1])
+    assert min(map(len, deal("embedding", clients=40, alpha=works))) >= 10
 
 
 MANY = np.random.default_rng(1).permutation(np.repeat(np.arange(5), 20_000))

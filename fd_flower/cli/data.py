@@ -13,14 +13,23 @@ from fd_flower.cli import paths
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
 from fd_flower.data import Holdings, federation, holdings, plot_holdings
+from fd_flower.data.heterogeneity import divergences, entropy, mutual_information
 
 PICTURE = "holdings.png"
 COLUMNS = 20  # up to this many classes are named one by one
 PARTS = ("train", "val", "test")
 
 
-def show(method: str, changes: Sequence[str], recipe: str | None, out: Path | None, console: Console) -> None:
-    """Print each client's samples by class and part; draw them where ``out`` says.
+def show(
+    method: str,
+    changes: Sequence[str],
+    recipe: str | None,
+    out: Path | None,
+    console: Console,
+    *,
+    clusters: bool = False,
+) -> None:
+    """Print each client's samples by class and part, and how different clients are; draw them where ``out`` says.
 
     Parameters
     ----------
@@ -32,43 +41,69 @@ def show(method: str, changes: Sequence[str], recipe: str | None, out: Path | No
         Another recipe than the method's.
     out : Path | None
         A picture's file, or a folder for it.
+    clusters : bool
+        Count clusters of what ``data.encoder`` sees, too; with `data.partition=embedding` they always are.
     """
     chosen = settings(method, words_of(changes, recipe))
+    clusters = clusters or chosen.data.partition == "embedding"
     whole = federation(chosen.data, chosen.run.seed)
-    held = holdings(whole)
-    console.print(table(held))
-    console.print(
+    held = holdings(whole, clusters=clusters)
+    said = [
         f"{chosen.data.source}: {int(held.parts.sum()):,} private samples at {len(held.clients)} clients, "
         f"{held.public:,} public, {held.test:,} in the balanced test set",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
+        "JS: Jensen-Shannon divergence of what a client holds to what all hold, in bits: 0 alike, below 1; their mean",
+    ]
+    console.print(table(held))
+    if held.clusters is not None and held.joint is not None:
+        console.print(cluster_table(held))
+        told, most = mutual_information(held.joint), float(entropy(held.joint.sum(0) / held.joint.sum()))
+        said.append(f"c0, ...: clusters of what data.encoder={chosen.data.encoder} sees")
+        said.append(f"a sample's cluster tells {told:.2f} of the {most:.2f} bits of its label (mutual information)")
+    for line in said:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if out is not None:
         path = paths.absolute(out, Path.cwd())
         path = path if path.suffix else path / PICTURE
         path.parent.mkdir(parents=True, exist_ok=True)
-        plot_holdings(whole, path)
+        plot_holdings(whole, path, clusters=clusters)
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 def table(held: Holdings) -> Table:
     """Return clients in rows: samples of each class and of each part; how many classes, where they are many."""
+    return _table(held.clients, held.class_names, held.counts, "classes", held.parts)
+
+
+def cluster_table(held: Holdings) -> Table:
+    """Return clients in rows: samples of each cluster; how many clusters, where they are many."""
+    assert held.clusters is not None
+    names = [f"c{number}" for number in range(held.clusters.shape[1])]
+    return _table(held.clients, names, held.clusters, "clusters")
+
+
+def _table(
+    clients: Sequence[str], names: Sequence[str], counts: Tensor, kinds: str, parts: Tensor | None = None
+) -> Table:
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, show_footer=True)
     shown.add_column("client", footer="all", no_wrap=True)
     rows: list[list[Text]] = []
-    if len(held.class_names) <= COLUMNS:
-        _add_numbers(shown, held.class_names, held.counts)
-        rows = [[Text(str(count) if count else "·") for count in counts] for counts in held.counts.tolist()]
+    if len(names) <= COLUMNS:
+        _add_numbers(shown, names, counts)
+        rows = [[Text(str(count) if count else "·") for count in own] for own in counts.tolist()]
     else:
-        shown.add_column("classes", footer=str(int((held.counts.sum(dim=0) > 0).sum())), justify="right")
+        shown.add_column(kinds, footer=str(int((counts.sum(dim=0) > 0).sum())), justify="right")
         shown.add_column("most of", overflow="fold")
-        for counts in held.counts:
-            largest = f"{held.class_names[int(counts.argmax())]} ({int(counts.max())})"
-            rows.append([Text(str(int((counts > 0).sum()))), Text(largest)])
-    _add_numbers(shown, PARTS, held.parts)
-    for client, row, sizes in zip(held.clients, rows, held.parts.tolist(), strict=True):
-        shown.add_row(Text(client), *row, *map(str, sizes))
+        for own in counts:
+            largest = f"{names[int(own.argmax())]} ({int(own.max())})"
+            rows.append([Text(str(int((own > 0).sum()))), Text(largest)])
+    if parts is not None:
+        _add_numbers(shown, PARTS, parts)
+        for row, sizes in zip(rows, parts.tolist(), strict=True):
+            row += [Text(str(size)) for size in sizes]
+    apart = divergences(counts)
+    shown.add_column("JS", footer=f"{float(apart.mean()):.3f}", justify="right", no_wrap=True)
+    for client, row, divergence in zip(clients, rows, apart.tolist(), strict=True):
+        shown.add_row(Text(client), *row, f"{divergence:.3f}")
     return shown
 
 

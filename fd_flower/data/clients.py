@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
 
 from fd_flower.data import cut
+from fd_flower.data.clusters import clustered
 from fd_flower.data.partition import partition
 from fd_flower.data.pictures import Pictures, read
 from fd_flower.data.public import Public, elsewhere, held_out
@@ -35,6 +36,8 @@ class Federation:
         All training rows.
     rows : tuple[np.ndarray, ...]
         The rows of each client, sorted, disjoint.
+    dealt : np.ndarray
+        The rows that these were taken from, sorted.
     known : Public
         The public samples.
     test : Samples
@@ -45,6 +48,7 @@ class Federation:
     seed: int
     base: Pictures
     rows: tuple[np.ndarray, ...]
+    dealt: np.ndarray
     known: Public
     test: Samples
 
@@ -77,6 +81,11 @@ class Federation:
     def public_labelled(self) -> Samples | None:
         """The public samples with labels; None where their classes are not the private ones."""
         return self.known.labelled
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """The cluster of each dealt row, int64: ``data.clusters`` of what ``data.encoder`` sees of it."""
+        return clustered(Samples(self.base.x, None, torch.from_numpy(self.dealt)), self.config, self.seed)
 
     def data(self, client: str) -> Data:
         """Return a client's training, validation and test samples; raises WrongInput for a stranger."""
@@ -122,9 +131,17 @@ def _federation(text: str, seed: int) -> Federation:
                 f"data.public is data.source, {data.public}: use data.public=held-out, which does not overlap"
             )
         public = elsewhere(data, seed, base.shape, base.class_names)
-    groups = {"column": base.groups, "domain": origin}.get(data.partition)
-    held = partition(data, base.labels[rows].numpy(), None if groups is None else groups[rows], seed)
-    return Federation(data, seed, base, tuple(rows[positions] for positions in held), public, test)
+    dealt = Federation(data, seed, base, (), rows, public, test)
+    held = partition(data, base.labels[rows].numpy(), _groups(dealt, origin), seed)
+    return replace(dealt, rows=tuple(rows[positions] for positions in held))
+
+
+def _groups(dealt: Federation, origin: np.ndarray) -> np.ndarray | None:
+    """Return what the partition goes by beside labels [dealt rows], given the number of each row's source."""
+    if dealt.config.partition == "embedding":
+        return dealt.clusters
+    groups = {"column": dealt.base.groups, "domain": origin}.get(dealt.config.partition)
+    return None if groups is None else groups[dealt.dealt]
 
 
 def _joined(sources: Sequence[str], sets: Sequence[Pictures]) -> tuple[Pictures, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Where rows come from: the embedded digits, a folder of Parquet files, a name on the Hugging Face hub."""
+"""Where rows come from: the embedded digits, a folder of Parquet files or class folders, a name on the hub."""
 
 import io
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fd_flower.data.folders import ClassFolders, in_class_folders
 from fd_flower.errors import WrongInput, nearest
 
 if TYPE_CHECKING:
@@ -181,11 +182,15 @@ def locate(source: str) -> Source:
     path = Path(source)
     if path.is_absolute():
         if not path.is_dir():
-            raise WrongInput(f"there is no folder {source}: expected one that holds train-*.parquet")
+            raise WrongInput(f"there is no folder {source}: expected one that holds train-*.parquet or class folders")
         folder = Folder(path.resolve())
-        if not folder.splits():
-            raise WrongInput(f"the folder {source} holds no train-*.parquet or test-*.parquet: expected these names")
-        return folder
+        if folder.splits():
+            return folder
+        if in_class_folders(path):
+            return ClassFolders(path.resolve())
+        raise WrongInput(
+            f"the folder {source} holds no train-*.parquet or test-*.parquet, nor a folder a class: expected either"
+        )
     if path.is_dir() or source.startswith((".", "~")) or source.count("/") > 1:
         raise WrongInput(f"the folder '{source}' is a relative path: give an absolute one, like {path.absolute()}")
     return Hub(source)

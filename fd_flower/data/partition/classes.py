@@ -1,6 +1,7 @@
 """Rules that say which classes a client holds."""
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,9 +26,39 @@ def classes(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, see
             f"or at least {-(-len(present) // data.classes)} clients"
         )
     rng = numpy_rng(seed, "partition")
-    hands = dealt(data.clients, data.classes, present, rng)
-    holders = {label: [client for client, hand in enumerate(hands) if label in hand] for label in present.tolist()}
-    held: list[list[np.ndarray]] = [[] for _ in range(data.clients)]
+    return _shared_out(dealt(data.clients, data.classes, present, rng), labels, rng)
+
+
+def overlap(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+    """``data.shared`` classes that every client holds, drawn at random, and ``data.classes`` of the others a client.
+
+    The others are dealt out as `classes` deals all of them. The rule and its defaults are ours.
+    """
+    present = np.unique(labels)
+    others = len(present) - data.shared
+    if data.classes > others:
+        raise WrongInput(
+            f"data.shared is {data.shared} and data.classes is {data.classes}, but the private rows have "
+            f"{len(present)} classes: expected a sum of at most {len(present)}"
+        )
+    if data.clients * data.classes < others:
+        raise WrongInput(
+            f"{data.clients} clients with {data.classes} classes each (data.classes) beside the {data.shared} that all "
+            f"hold (data.shared) leave some of {len(present)} classes to nobody: take "
+            f"data.classes={-(-others // data.clients)} or at least {-(-others // data.classes)} clients"
+        )
+    rng = numpy_rng(seed, "partition")
+    order = rng.permutation(present)
+    everybodys = order[: data.shared].tolist()
+    hands = dealt(data.clients, data.classes, np.sort(order[data.shared :]), rng)
+    return _shared_out([everybodys + hand for hand in hands], labels, rng)
+
+
+def _shared_out(hands: Sequence[Sequence[int]], labels: np.ndarray, rng: np.random.Generator) -> Rows:
+    """Share each class's rows out evenly among the clients that hold it: for each client its classes."""
+    present = np.unique(labels).tolist()
+    holders = {label: [client for client, hand in enumerate(hands) if label in hand] for label in present}
+    held: list[list[np.ndarray]] = [[] for _ in hands]
     for label, clients in holders.items():
         rows = rng.permutation(np.flatnonzero(labels == label))
         for client, share in zip(clients, np.array_split(rows, len(clients)), strict=True):

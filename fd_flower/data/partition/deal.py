@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fd_flower.data.cache import stored
-from fd_flower.data.partition import classes, dirichlet, given, sizes
+from fd_flower.data.partition import classes, dirichlet, embedding, given, sizes
 from fd_flower.data.partition.rows import Rows
 from fd_flower.errors import WrongInput
 from fd_flower.knobs import DataConfig
@@ -17,8 +17,10 @@ from fd_flower.knobs import DataConfig
 _RULES: dict[str, Callable[[DataConfig, np.ndarray, np.ndarray | None, int], Rows]] = {
     "iid": sizes.iid,
     "dirichlet": dirichlet.dirichlet,
+    "embedding": embedding.embedding,
     "fedgen": dirichlet.fedgen,
     "classes": classes.classes,
+    "overlap": classes.overlap,
     "primary": classes.primary,
     "quantity": sizes.quantity,
     "column": given.column,
@@ -36,7 +38,7 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     labels : np.ndarray
         Labels [N].
     groups : np.ndarray | None
-        What `column` and `domain` go by [N].
+        What `column`, `domain` and `embedding` go by [N].
     seed : int
         The run's seed.
 
@@ -54,7 +56,7 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     parts = [labels.tobytes(), b"" if groups is None else groups.tobytes()]
     digests = [hashlib.sha256(part).hexdigest() for part in parts]
     knobs = [data.partition, data.clients, data.min_rows, data.alpha, data.ratio, data.classes]
-    knobs += [data.skew, data.primaries, seed]
+    knobs += [data.skew, data.primaries, data.shared, data.allocation, seed]
     # Kept on disk: importing the partitioners takes longer than all else that a client's process does to get its rows.
     folder = stored(
         "partitions", [*digests, *knobs, version("flwr-datasets")], partial(_save, data, labels, groups, seed)

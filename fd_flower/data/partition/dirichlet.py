@@ -1,5 +1,7 @@
 """Rules that deal each class out in shares drawn from a Dirichlet distribution over clients."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from fd_flower.data.partition.rows import Rows, run
@@ -16,14 +18,19 @@ def dirichlet(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     held = _try_dirichlet(data, data.alpha, labels, seed)
     if held is not None:
         return held
-    larger = (alpha for alpha in (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0) if alpha > data.alpha)
-    works = next((alpha for alpha in larger if _try_dirichlet(data, alpha, labels, seed) is not None), None)
-    advice = "" if works is None else f"data.alpha={works:g}, "
+    advice = larger(data.alpha, lambda alpha: _try_dirichlet(data, alpha, labels, seed) is not None)
     raise WrongInput(
         f"data.partition=dirichlet with data.alpha={data.alpha:g} found no partition of {len(labels)} rows among "
         f"{data.clients} clients with at least {data.min_rows} (data.min_rows) each: take {advice}"
         f"fewer clients or a smaller data.min_rows"
     )
+
+
+def larger(alpha: float, works: Callable[[float], bool]) -> str:
+    """Return an advice that begins a list: the next alpha that works; "" where none does."""
+    candidates = (other for other in (0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 100.0) if other > alpha)
+    found = next((other for other in candidates if works(other)), None)
+    return "" if found is None else f"data.alpha={found:g}, "
 
 
 def _try_dirichlet(data: DataConfig, alpha: float, labels: np.ndarray, seed: int) -> Rows | None:
