@@ -51,7 +51,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, confi
     rows = teacher[y]
     known = ~rows.isnan().any(dim=1)
     weight = known.to(logits.dtype)
-    distance = config.distil(logits, rows.nan_to_num(), weight=weight)
+    distance = config.distil(logits, rows.nan_to_num(), y, weight)
     return loss + config.kd_weight * weight.mean() * distance
 
 

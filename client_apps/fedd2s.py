@@ -75,7 +75,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Taught | None, confi
     if not bool(spoken.any()):
         return loss
     logits = functional_call(model, held_beyond(model, teacher.cut), (x,))
-    distance = config.distil(logits[spoken], teacher.logprobs[spoken])
+    distance = config.distil(logits[spoken], teacher.logprobs[spoken], y[spoken])
     return loss + weight * spoken.float().mean() * distance
 
 

@@ -50,7 +50,8 @@ class Config(ClientConfig):
     def at(self, round: int) -> "Config":
         """Return the knobs as they are in a round, counted from 1: both weights have faded."""
         alpha, beta = (w and max(self.floor, w * self.fade ** (round - 1)) for w in (self.alpha, self.beta))
-        return replace(self, alpha=self.kd_weight * alpha, beta=self.kd_weight * beta, kd_weight=1.0)
+        faded = replace(self, alpha=self.kd_weight * alpha, beta=self.kd_weight * beta, kd_weight=1.0)
+        return faded.bound(self.loss)
 
 
 @dataclass(frozen=True)

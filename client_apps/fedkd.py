@@ -62,7 +62,7 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
     seen, hidden = model.mentor.features(x), model.mentee.features(x)  # type: ignore[operator]
     mentor, mentee = model.mentor.head(seen), model.mentee.head(hidden)  # type: ignore[operator]
     labels = F.cross_entropy(mentor, y) + F.cross_entropy(mentee, y)
-    distilled = config.distil(mentor, mentee) + config.distil(mentee, mentor)
+    distilled = config.distil(mentor, mentee, y) + config.distil(mentee, mentor, y)
     if config.hidden_weight:
         distilled = distilled + config.hidden_weight * F.mse_loss(model.projection(hidden).float(), seen.float())
     return labels + config.kd_weight * distilled / labels.detach().clamp_min(config.ce_floor)

@@ -17,7 +17,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FML's knobs; ``kd_weight`` has no part in it: 1 - alpha and 1 - beta are its weights."""
+    """FML's knobs; ``kd_weight`` multiplies 1 - alpha and 1 - beta, the shares of what is distilled."""
 
     alpha: float = 0.5
     """Share of the labels in the personal model's loss; the meme's predictions have the rest."""
@@ -58,9 +58,9 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
 
 
 def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: ClientConfig) -> Tensor:
-    """Return share * CE + (1 - share) * distillation from the peer: logits [B, C], labels [B]."""
-    loss = share * F.cross_entropy(student, y)
-    return loss if share == 1 else loss + (1 - share) * config.distil(student, peer)
+    """Return share * CE + (1 - share) * ``kd_weight`` * distillation from the peer: logits [B, C], labels [B]."""
+    loss, weight = share * F.cross_entropy(student, y), (1 - share) * config.kd_weight
+    return loss + weight * config.distil(student, peer, y) if weight else loss
 
 
 @app.train()

@@ -1,9 +1,10 @@
 """The knobs that every method has, section by section, with their defaults and ranges."""
 
+import copy
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -235,8 +236,15 @@ class ClientConfig:
         objectives.named(self.objective, **self.objective_args)  # refuses unknown names and arguments
 
     @cached_property
-    def _distil(self) -> Any:
+    def loss(self) -> objectives.Objective:
+        """The loss that `client.objective` names."""
         return objectives.named(self.objective, **self.objective_args)
+
+    def bound(self, loss: objectives.Objective) -> Self:
+        """Return these knobs with this loss in place of the one that they name; `dataclasses.replace` undoes it."""
+        same = copy.copy(self)
+        same.__dict__["loss"] = loss
+        return same
 
     def distil(
         self,
@@ -245,8 +253,8 @@ class ClientConfig:
         labels: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss that `client.objective` names, a scalar: student and teacher [B, C], weight [B]."""
-        return self._distil(student_logits, teacher_logprobs, labels, weight)
+        """Return what ``loss`` makes of student and teacher [B, C], labels and weight [B]: a scalar."""
+        return self.loss(student_logits, teacher_logprobs, labels, weight)
 
     def lr_at(self, round: int, rounds: int) -> float:
         """Return the learning rate of a round, counted from 1."""

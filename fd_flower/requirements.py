@@ -1,10 +1,14 @@
 """What a method cannot work with is refused before round one, in words that say what would work."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from torch.nn import Module
+
+from fd_flower import methods
 from fd_flower.clients import Client
 from fd_flower.errors import WrongInput
 from fd_flower.methods import Needs
+from fd_flower.models.exits import channels
 from fd_flower.task import Samples
 
 
@@ -21,6 +25,14 @@ def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
     """Refuse clients whose models do not go together under this method."""
     if len(classes := {c.classes for c in clients}) > 1:
         raise WrongInput(f"the clients' models tell {sorted(classes)} classes apart; expected one number")
+    labelled = [c for c in clients if c.labels]
+    for client in labelled:
+        if client.labels != labelled[0].labels:
+            told = ", ".join(client.labels[:5]), ", ".join(labelled[0].labels[:5])
+            raise WrongInput(
+                f"client {client.id} calls its classes {told[0]}, ..., client {labelled[0].id} {told[1]}, ...; "
+                "expected the same names in the same order (a class folder may be empty)"
+            )
     names = sorted({c.model for c in clients})
     if needs.same_model and len(names) > 1:
         raise WrongInput(f"{method} needs one architecture for all clients; got {', '.join(names)}")
@@ -44,3 +56,21 @@ def check_public(method: str, needs: Needs, public: Samples | None, checksum: st
     for client in clients:
         if client.public and client.public != checksum:
             raise WrongInput(f"client {client.id} has other public samples than the server (checksums differ)")
+
+
+def check_exits(
+    method: str,
+    stages: Sequence[int],
+    clients: Sequence[Client],
+    module: Callable[[str], Module] | None,
+    shape: Sequence[int],
+) -> None:
+    """Refuse exits after these stages for a method or a model that has none.
+
+    ``module`` returns an architecture's, of inputs of this shape; None: the method's clients learn in another way.
+    """
+    if module is None:
+        able = ", ".join(name for name in methods.names() if methods.strategy(name).digests)
+        raise WrongInput(f"{method} cannot teach exits, these can: {able}; leave client.objective_args.stages out")
+    for client in {c.model: c for c in clients}.values():
+        channels(module(client.model), client.model, stages, shape)

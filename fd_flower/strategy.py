@@ -25,7 +25,7 @@ from fd_flower.learn import one_thread
 from fd_flower.methods import Needs
 from fd_flower.record import Record
 from fd_flower.replies import Reply, mean_metrics, read
-from fd_flower.requirements import check_clients, check_guests, check_public
+from fd_flower.requirements import check_clients, check_exits, check_guests, check_public
 from fd_flower.rng import numpy_rng, seed_of, seeded, torch_rng
 from fd_flower.task import Task, share
 from fd_flower.votes import Figure, Notes
@@ -99,6 +99,9 @@ class Strategy(FlowerStrategy, ABC):
 
     predicts: ClassVar[bool] = False
     """Whether clients predict on public samples, which a round's message then names."""
+
+    digests: ClassVar[bool] = False
+    """Whether clients learn from what is said about public samples by ``turn.digested``, so that exits can, too."""
 
     def __init__(self, config: ServerConfig | None = None, task: Task | None = None, run: Run | None = None) -> None:
         run = run or Run()
@@ -323,6 +326,8 @@ class Strategy(FlowerStrategy, ABC):
             check_clients(name, needs, clients)
         if needs.public:
             check_public(name, needs, self.world.public, self.world.public_checksum, clients)
+        if stages := self.settings.client.loss.exits:
+            check_exits(name, stages, clients, self.world.module if self.digests else None, self.world.shape)
 
     # --- Flower's hooks
 

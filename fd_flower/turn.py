@@ -1,7 +1,7 @@
 """A client's turn: what it has while it learns, and the ClientApp that puts the turn around each message."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -18,10 +18,13 @@ from torch.nn import Module
 from fd_flower.config import ClientConfig
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import WrongInput
-from fd_flower.learn import Objective, Plan, one_thread, supervised, train
+from fd_flower.learn import Objective, Plan, length, one_thread, supervised, train
 from fd_flower.measures import Predictor, figures, predicted
 from fd_flower.memory import Memory
+from fd_flower.models.exits import Exiting, at_every_exit, exits
 from fd_flower.node import Node, introduction
+from fd_flower.objectives import Stateful
+from fd_flower.paced import Paced
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples
 from fd_flower.wire import Payload, PublicIndex, PublicLogits, Weights, pack
@@ -29,6 +32,9 @@ from fd_flower.world import World
 
 RAISED = 2
 """Flower's error code for a client that raised."""
+
+LOSS = "objective/state"
+"""Name, in a client's memory, of the state of a loss that has one."""
 
 _current: ContextVar["Turn"] = ContextVar("turn")
 
@@ -43,7 +49,7 @@ class Turn:
     round : int
         The round, counted from 1 over the whole run.
     config : ClientConfig
-        The method's client knobs.
+        The method's client knobs; a loss that has a state is bound to them as it is in this turn.
     closing : bool
         Whether this is the message after the last round: learn from what is heard and measure, no more.
     """
@@ -65,6 +71,11 @@ class Turn:
         self._asked = False
         self._module: Module | None = None
         self._modules: dict[str, Module] = {}
+        self.paced: Paced | None = None
+        if isinstance(self.config.loss, Stateful):
+            done = self.round if self.closing else self.round - 1
+            self.paced = Paced(self.config.loss, self.recall(LOSS), done, here.settings.server.rounds)
+            self.config = self.config.bound(self.paced)
 
     @staticmethod
     def of(message: Message, context: Context) -> "Turn":
@@ -245,6 +256,10 @@ class Turn:
             self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
         for name, module in self._modules.items():
             self._tensors.update({f"{name}/{k}": t for k, t in module.state_dict().items()})
+        if self.paced is not None:
+            self.paced.move()
+            if self.paced.state is not None:
+                self.remember(LOSS, self.paced.state)
         self._memory.write(self._moment, self._tensors)
 
 
@@ -277,32 +292,48 @@ def fit(
         precision=turn.precision,
     )
     teacher = None if teacher is None else teacher.to(samples.x.device)
-    if not (teacher is None if private is None else private):
+    public = not (teacher is None if private is None else private)
+    if public:
         plan = replace(plan, batch=config.public_batch, epochs=config.public_epochs, steps=config.public_steps)
-        return train(model, objective, samples, teacher, plan=plan, rng=turn.rng("public"))
-    if config.warmup and turn.newcomer:
+    elif config.warmup and turn.newcomer:
         train(model, supervised, samples, plan=replace(plan, steps=config.warmup), rng=turn.rng("warmup"))
-    return train(model, objective, samples, teacher, plan=plan, rng=turn.rng("private"))
+    rng = turn.rng("public" if public else "private")
+    watch = None if turn.paced is None else turn.paced.over(length(len(samples), plan))
+    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
 
 
 def digested(message: Message, context: Context, objective: Objective) -> Turn:
     """Return the client's turn after it has learnt what the server says about public samples, and was measured.
 
-    It learns nothing where nothing is said, in round one say, or about no sample, and with ``kd_weight`` 0.
+    It learns nothing where nothing is said, in round one say, or about no sample, and with ``kd_weight`` 0. Where the
+    loss teaches exits, too, these are the client's own, kept from turn to turn, and the loss is the sum over the model
+    and its exits.
 
     Parameters
     ----------
     message, context
         As Flower hands them over.
     objective : Objective
-        The method's: ``(model, x, y, teacher, config)`` with a teacher of log-probabilities [B, C].
+        The method's: ``(model, x, y, teacher, config)`` with a teacher of log-probabilities [B, C]. Its mean over the
+        samples is all that it returns: each may be in a batch several times, as other parts of the model see it.
     """
     turn = Turn.of(message, context)
     said = PublicLogits.find(message.content)
     if said is not None and len(said.index) and turn.config.kd_weight:
-        fit(turn, partial(objective, config=turn.config), turn.public[said.index], said.values)
+        learn: Objective = partial(objective, config=turn.config)
+        model: Module | None = None
+        if stages := turn.config.loss.exits:
+            learn, model = at_every_exit(learn, 1 + len(stages)), _exiting(turn, stages)
+        fit(turn, learn, turn.public[said.index], said.values, model=model)
     turn.measure("heard")
     return turn
+
+
+def _exiting(turn: Turn, stages: Sequence[int]) -> Exiting:
+    """Return the client's model with its own exits after these stages."""
+    model, shape, classes = turn.model, turn.world.shape, turn.classes
+    kept = turn.module("exits", lambda: exits(model, turn.architecture, stages, shape, classes))
+    return Exiting(model, stages, kept)
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:

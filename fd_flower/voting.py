@@ -18,7 +18,7 @@ class Voting(Strategy, ABC):
     and again if its answer was lost. Until the first votes have come, a round is about any samples.
     """
 
-    predicts = True
+    predicts, digests = True, True
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Know nothing yet; in a simulation make the encoder now: refused before round one, trained by one process."""

@@ -59,7 +59,7 @@ class DSFL(Strategy):
     """The mean of the clients' predictions on the round's public samples, made surer of itself."""
 
     needs, measured = Needs(public=True, single_replies=True), "heard"
-    hears, predicts = (PublicLogits,), True
+    hears, predicts, digests = (PublicLogits,), True, True
     config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:

@@ -150,7 +150,7 @@ class FedD2S(Strategy):
             if not config.head_weight:
                 return supervised(model, u, y)
             logits = model(u)
-            said = self.settings.client.distil(logits, clients)
+            said = self.settings.client.distil(logits, clients, y)
             return torch.nn.functional.cross_entropy(logits, y) + config.head_weight * said
 
         plan = Plan(config.head_batch, config.head_lr, config.head_epochs, precision=self.settings.run.precision)

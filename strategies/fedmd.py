@@ -13,7 +13,8 @@ from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 class FedMD(Strategy):
     """The mean of the clients' logits on the round's public samples."""
 
-    needs, measured, summable, predicts = Needs(public=True), "heard", (PublicLogits,), True
+    needs, measured, summable = Needs(public=True), "heard", (PublicLogits,)
+    predicts, digests = True, True
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate")."""

@@ -53,7 +53,7 @@ class KnFu(Strategy):
     """An own fusion of all predictions for each client, by whose predictions are like its own."""
 
     needs, measured = Needs(public=True, single_replies=True), "heard"
-    hears, predicts = (PublicLogits,), True
+    hears, predicts, digests = (PublicLogits,), True, True
     config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:

@@ -29,7 +29,7 @@ class PLD(Samplewise):
     def rows(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
         """Return the loss of each sample's ranking [B]."""
         chosen = likeliest(teacher, labels).unsqueeze(1)
-        order = teacher.scatter(1, chosen, torch.inf).argsort(1, descending=True, stable=True)
+        order = teacher.scatter(1, chosen, torch.inf).argsort(dim=1, descending=True, stable=True)
         ranked = student.gather(1, order)
         left = ranked.flip(1).logcumsumexp(1).flip(1)
         weight = (teacher / self.tau).softmax(1).gather(1, order)
