@@ -33,6 +33,8 @@ class Client:
         Training samples.
     public : str
         Checksum of its public samples.
+    labels : tuple[str, ...]
+        What a device calls its classes, in the order of their numbers; () where it does not say.
     """
 
     id: str
@@ -43,6 +45,7 @@ class Client:
     counts: tuple[int, ...] = ()
     examples: int = 0
     public: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
@@ -62,13 +65,14 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         counts = tuple(int(n) for n in answer["counts"])
         whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
         model, public = str(answer["model"]), str(answer["public"])
+        labels = tuple(map(str, answer.get("labels", ())))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WrongInput(
             f"its answer to the roll call cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
         ) from None
     if min(counts + tuple(whole.values())) < 0:
         raise WrongInput("its answer to the roll call counts less than nothing; expected numbers from 0 on")
-    return Client(name, 0, model, counts=counts, public=public, **whole)
+    return Client(name, 0, model, counts=counts, public=public, labels=labels, **whole)
 
 
 class Bytes:

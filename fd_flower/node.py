@@ -106,6 +106,7 @@ class Node:
                 "counts": torch.bincount(labels.cpu(), minlength=classes).tolist(),
                 "examples": len(labels),
                 "public": here.public_checksum,
+                "labels": [] if here.hosted else list(here.task.classes),  # hosted clients have one partition's
             }
         )
 

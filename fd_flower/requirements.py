@@ -33,6 +33,14 @@ def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
                 f"client {client.id} calls its classes {told[0]}, ..., client {labelled[0].id} {told[1]}, ...; "
                 "expected the same names in the same order (a class folder may be empty)"
             )
+    labelled = [c for c in clients if c.labels]
+    for client in labelled:
+        if client.labels != labelled[0].labels:
+            told = ", ".join(client.labels[:5]), ", ".join(labelled[0].labels[:5])
+            raise WrongInput(
+                f"client {client.id} calls its classes {told[0]}, ..., client {labelled[0].id} {told[1]}, ...; "
+                "expected the same names in the same order (a class folder may be empty)"
+            )
     names = sorted({c.model for c in clients})
     if needs.same_model and len(names) > 1:
         raise WrongInput(f"{method} needs one architecture for all clients; got {', '.join(names)}")

@@ -111,12 +111,15 @@ class Task:
         The public samples, in the same order on every machine.
     test : Dataset | Samples | None
         The balanced test set.
+    classes : tuple[str, ...]
+        The classes' names in the order of their numbers, where they are known: devices must agree on them.
     """
 
     model: Callable[[str], Module]
     data: Callable[[str], Data] | None = None
     public: Callable[[], "Dataset[Any] | Samples"] | None = None
     test: "Dataset[Any] | Samples | None" = None
+    classes: tuple[str, ...] = ()
 
 
 def share(total: int, fraction: float) -> int:

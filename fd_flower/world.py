@@ -254,21 +254,21 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
         whole = data.federation(config, seed)
         public = whole.public_labelled or whole.public
     if folder is None:
-        shape, classes = whole.shape, whole.classes
+        shape, names = whole.shape, whole.class_names
         own: Callable[[str], Data] = whole.data
         test: Samples | None = whole.test
     else:
         pictures = data.read(folder, config)
-        shape, classes = pictures.shape, len(pictures.class_names)
+        shape, names = pictures.shape, pictures.class_names
         own, test = partial(_of_device, folder, settings, client), _named_test(settings)
         if config.public != "held-out":
-            outside = data.elsewhere(config, seed, shape, pictures.class_names)
+            outside = data.elsewhere(config, seed, shape, names)
             public = outside.labelled or outside.samples
 
     def model(name: str) -> Module:
-        return models.build(name, shape, classes, settings.model.features, seed=seed)
+        return models.build(name, shape, len(names), settings.model.features, seed=seed)
 
-    return Task(model, own, None if public is None else lambda: public, test)
+    return Task(model, own, None if public is None else lambda: public, test, tuple(names))
 
 
 def for_devices(task: Task, settings: Settings) -> Task:

@@ -150,20 +150,23 @@ class Lab:
         said = self.flwr("run", str(project))
         assert said.returncode == 0, said.stdout + said.stderr
 
-    def status(self) -> str:
+    def newest(self) -> dict[str, str]:
         """Return what Flower says of the newest run."""
-        runs = json.loads(self.flwr("list", "--format", "json").stdout)["runs"]
-        return runs[0]["status"]
+        return json.loads(self.flwr("list", "--format", "json").stdout)["runs"][0]
+
+    def said(self) -> str:
+        """Return what the newest run's ServerApp said."""
+        return self.flwr("log", self.newest()["run-id"], "--show").stdout
 
     def finish(self, folder: Path) -> RunFolder:
         """Wait for the end of the run that writes this folder."""
         looks = itertools.count(1)
 
         def ended() -> bool:  # `flwr list` takes seconds of CPU time
-            return next(looks) % 150 == 0 and self.status().startswith("finished")
+            return next(looks) % 150 == 0 and self.newest()["status"].startswith("finished")
 
         until(lambda: (folder / "summary.json").is_file() or ended(), "the run")
-        assert (folder / "summary.json").is_file(), self.log("superlink")[-5000:]
+        assert (folder / "summary.json").is_file(), self.said()[-5000:]
         return RunFolder.open(folder)
 
     def kill(self, name: str) -> None:

@@ -1,18 +1,22 @@
 """A device with its own folder does what the simulated client with the same rows does."""
 
-import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import datasets
+import numpy as np
 import pytest
 import torch
+from deployed import export, partitions
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from PIL import Image
 
 from fd_flower import data, engine, methods
 from fd_flower.config import Settings, settings
-from fd_flower.errors import RunFailed
+from fd_flower.envelope import fold, unfold
+from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.hosting import HostGrid
+from fd_flower.node import Node
 from fd_flower.results import RunFolder
 from fd_flower.strategy import Strategy
 
@@ -22,27 +26,11 @@ TINY = "data.clients=3 server.rounds=2 client.steps=3 model.name=mlp data.public
 @pytest.fixture(scope="module")
 def devices(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     """Export each simulated partition as a Parquet folder: the node configs of three devices."""
-    whole = data.federation(settings("local", TINY).data, 0)
-    root = tmp_path_factory.mktemp("devices")
-    return [_device(root / client, client, whole) for client in whole.clients]
-
-
-def _device(folder: Path, client: str, whole: data.Federation) -> dict[str, str]:
-    parts = whole.data(client)
-    rows = torch.cat([part.index for part in (parts.train, parts.validation, parts.test)]).sort().values
-    _export(folder / "train-00000-of-00001.parquet", parts.train.x[rows], parts.train.y[rows], whole)
-    return {"client-id": client, "data-path": str(folder), "state-dir": str(folder / "state")}
-
-
-def _export(path: Path, x: torch.Tensor, y: torch.Tensor, whole: data.Federation) -> None:
-    features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=list(whole.class_names))})
-    pictures = []
-    for pixels in x:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels[0].numpy()).save(buffer, "PNG")
-        pictures.append({"bytes": buffer.getvalue(), "path": None})
-    path.parent.mkdir()
-    datasets.Dataset.from_dict({"img": pictures, "label": y.tolist()}, features=features).to_parquet(path)
+    folders = partitions(tmp_path_factory.mktemp("devices"), settings("local", TINY))
+    return [
+        {"client-id": client, "data-path": str(folder), "state-dir": str(folder / "state")}
+        for client, folder in folders.items()
+    ]
 
 
 def _run_on(nodes: list[dict[str, str]], chosen: Settings) -> RunFolder:
@@ -68,7 +56,7 @@ def test_devices_and_simulated_clients_give_the_same_numbers(method, devices, tm
 def test_a_device_measures_on_the_test_set_that_is_named(devices, tmp_path):
     whole = data.federation(settings("local", TINY).data, 0)
     test = whole.test.index
-    _export(tmp_path / "test" / "test-00000-of-00001.parquet", whole.test.x[test], whole.test.y[test], whole)
+    export(tmp_path / "test", whole.test.x[test], whole.test.y[test], whole.class_names, "test")
     chosen = settings("fedavg", f"{TINY} data.test={tmp_path / 'test'} run.out={tmp_path / 'run'}")
     summary = _run_on(devices, chosen).summary
     assert summary["accuracy"]["global"]["final"] is not None
@@ -97,3 +85,131 @@ def test_a_second_device_with_the_same_id_is_refused_and_named(devices):
     host = HostGrid.open(grid, settings("local", TINY))
     assert [c.id for c in host.clients] == ["0", "1"]
     assert host.refused == {"node 3": "client id '0' is taken by node 1"}
+
+
+# --- what a device's configuration may say
+
+
+def _on_folder(folder: Path, client: str, **more: str) -> dict[str, str]:
+    return {"client-id": client, "data-path": str(folder), "state-dir": str(folder.parent / "states"), **more}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"client_id": "0"}, "the node's config has 'client_id'; did you mean 'client-id'"),
+        ({"data-paths": "/data"}, "the node's config has 'data-paths'; did you mean 'data-path'"),
+        ({"device": "gpu"}, "the node's config has device='gpu': run.device is 'gpu'"),
+        ({"device": "cuda"}, "the node's config has device='cuda': run.device is 'cuda' and there is no GPU here"),
+        ({"client-id": None}, "has data-path, state-dir and lacks client-id"),
+        ({"data-path": None}, "has client-id, state-dir and lacks data-path"),
+        ({"state-dir": "state"}, "state-dir is the relative path 'state'"),
+        ({"state-dir": "/dev/null/state"}, r"state-dir /dev/null/state cannot be written \(Not a directory\)"),
+    ],
+)
+def test_what_is_wrong_in_a_nodes_configuration_is_told_in_one_line(change, told, devices):
+    if change.get("device") == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    config = {key: value for key, value in {**devices[0], **change}.items() if value is not None}
+    grid = engine.InProcessGrid(methods.client_app("local"), run_config={"task": ""}, node_configs=[config])
+    with pytest.raises(RunFailed, match=told) as caught:
+        HostGrid.open(grid, settings("local", TINY))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_computes_where_its_configuration_says(devices):
+    header = ConfigRecord({"settings": settings("local", f"{TINY} run.device=cuda").text, "state": "", "run-key": "k"})
+    context = Context(1, 1, {**devices[0], "device": "cpu"}, RecordDict(), {"task": ""})
+    assert Node(header, context).world.device == torch.device("cpu")
+
+
+def test_keys_of_a_users_own_are_nobody_elses_business(devices):
+    own = {**devices[0], "partition-id": 0, "num-partitions": 3, "ward": "7", "camera": "left"}
+    grid = engine.InProcessGrid(methods.client_app("local"), run_config={"task": ""}, node_configs=[own])
+    assert [c.id for c in HostGrid.open(grid, settings("local", TINY)).clients] == ["0"]
+
+
+# --- class folders
+
+
+def _pictures(folder: Path, held: dict[str, int], seed: int = 0) -> Path:
+    """Write so many grey pictures of each class into its folder."""
+    rng = np.random.default_rng(seed)
+    for name, count in held.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
+    return folder
+
+
+def test_class_folders_are_read_with_the_classes_that_a_device_lacks(tmp_path):
+    folder = _pictures(tmp_path / "own", {"cat": 12, "dog": 0, "eel": 8})
+    grid = engine.InProcessGrid(
+        methods.client_app("local"), run_config={"task": ""}, node_configs=[_on_folder(folder, "a")]
+    )
+    chosen = settings("local", f"{TINY} data.split=[0.5,0.0,0.5] server.rounds=1")
+    client = HostGrid.open(grid, chosen).clients[0]
+    assert client.labels == ("cat", "dog", "eel")
+    assert client.classes == 3
+    # Halves of 20 rows; dog has none.
+    assert (client.examples, client.counts[1]) == (10, 0)
+    own = data.device_data(str(folder), chosen.data, 0, "a")
+    assert len(own.train) + len(own.test) == 20
+    first = np.asarray(Image.open(folder / "cat" / "000.png"))
+    assert torch.equal(own.train.x[0, 0], torch.from_numpy(first.copy()))
+
+
+def test_class_folders_may_be_in_folders_of_splits(tmp_path):
+    _pictures(tmp_path / "own" / "train", {"cat": 6, "dog": 6})
+    _pictures(tmp_path / "own" / "test", {"cat": 2, "dog": 2})
+    found = data.read(str(tmp_path / "own"), settings("local", TINY).data, "test")
+    assert found.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_devices_that_call_their_classes_otherwise_are_told_apart(tmp_path):
+    """Both have two classes, which would be the same numbers for other things."""
+    one = _pictures(tmp_path / "one", {"cat": 12, "dog": 12})
+    two = _pictures(tmp_path / "two", {"dog": 12, "eel": 12})
+    chosen = settings("fd", f"{TINY} run.out={tmp_path / 'run'}")
+    with pytest.raises(WrongInput, match=r"client b calls its classes dog, eel, \.\.\., client a cat, dog"):
+        _run_on([_on_folder(one, "a"), _on_folder(two, "b")], chosen)
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [({}, "nor a folder a class"), ({"cat": 0, "dog": 0}, "holds no picture: expected <class>/<picture>")],
+)
+def test_a_folder_without_pictures_is_refused(tmp_path, held, told):
+    folder = _pictures(tmp_path / "own", held)
+    folder.mkdir(exist_ok=True)
+    with pytest.raises(WrongInput, match=told):
+        data.read(str(folder), settings("local", TINY).data)
+
+
+# --- a device that returns
+
+
+def test_a_device_that_lost_its_disk_is_told_so_and_starts_anew(devices, tmp_path, caplog):
+    lost = tmp_path / "state"
+    nodes = [{**devices[0], "state-dir": str(lost)}, {**devices[1], "state-dir": str(tmp_path / "kept")}]
+    chosen = settings("fd", f"{TINY} run.out={tmp_path / 'run'} server.rounds=2")
+    strategy = Strategy.for_method(chosen)
+    strategy.on_line = lambda line: shutil.rmtree(lost, ignore_errors=True)
+    grid = engine.InProcessGrid(methods.client_app("fd"), run_config={"task": ""}, node_configs=nodes)
+    with caplog.at_level("WARNING", logger="flwr"):
+        strategy.start(grid)
+    told = [record.getMessage() for record in caplog.records if "remembers nothing" in record.getMessage()]
+    assert len(told) == 1
+    assert "client 0 remembers nothing of this run" in told[0]
+    assert str(lost) in told[0]
+    assert "takes part in round 2 as a newcomer" in told[0]
+
+
+def test_a_message_for_another_client_is_refused_by_the_device(devices):
+    app = methods.client_app("local")
+    engine.InProcessGrid(app)  # gives this process an identity
+    header = {"settings": settings("local", TINY).text, "state": "", "run-key": "k"}
+    content = fold({"1": RecordDict({"config": ConfigRecord({"server-round": 1})})}, header)
+    reply = app(Message(content, 1, "train"), Context(1, 1, devices[0], RecordDict(), {"task": ""}))
+    assert unfold(reply.content)["1"].reason == "WrongInput: this is the device of client '0', not of '1'"

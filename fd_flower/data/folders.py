@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +65,6 @@ def in_class_folders(path: Path) -> bool:
     return any(inner.is_dir() and not inner.name.startswith(".") for inner in path.iterdir())
 
 
-@lru_cache
 def _listed(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
     """Return the classes, sorted by name, and each picture with its class, both as torchvision orders them."""
     from torchvision.datasets import ImageFolder
