@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from fd_flower import objectives
+from fd_flower import objectives, schedules
 from fd_flower.errors import WrongInput, nearest
 
 
@@ -128,6 +128,7 @@ class ModelConfig:
 
 
 MOMENTS = ("heard", "trained", "aggregated")
+ANNEALED = "annealed"  # the moment of an annealed copy, which `server.anneal_every` asks for
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,8 @@ class ServerConfig:
     """Measure after every n-th round, and always after the last; 0: after the last alone."""
     evaluate: str | None = None
     """Moments to measure, of `heard`, `trained`, `aggregated`, with commas between; None: the method's own."""
+    anneal_every: int = 0
+    """After every n-th round also measure a copy of each client's model, trained on as the rate falls; 0: never."""
     nodes: int = 1
     """Start once this many nodes are there."""
     wait: float = 120.0
@@ -165,6 +168,7 @@ class ServerConfig:
         _need(self.grace is None or self.grace >= 0, "server.grace", self.grace, "seconds, 0 or more")
         _need(self.timeout > 0, "server.timeout", self.timeout, "seconds above 0")
         _need(self.evaluate_every >= 0, "server.evaluate_every", self.evaluate_every, "0 or more")
+        _need(self.anneal_every >= 0, "server.anneal_every", self.anneal_every, "0 or more")
         _need(self.nodes >= 1, "server.nodes", self.nodes, "at least 1")
         _need(self.wait > 0, "server.wait", self.wait, "seconds above 0")
         _need(self.max_reply_mb > 0, "server.max_reply_mb", self.max_reply_mb, "MB (of 2^20 bytes) above 0")
@@ -179,7 +183,7 @@ class ServerConfig:
 
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "exponential", "cosine")
+SCHEDULES = ("constant", "exponential", "cosine", "infinite")
 
 
 @dataclass(frozen=True)
@@ -201,9 +205,19 @@ class ClientConfig:
     weight_decay: float = 0.0
     """Weight decay."""
     schedule: str = "constant"
-    """Of the learning rate over rounds: `constant`, `exponential` (times `client.decay` a round), `cosine`."""
+    """Of the learning rate over rounds: `constant`, `exponential`, `cosine` (to 0 over the run) or `infinite`."""
     decay: float = 0.99
     """Factor a round of the `exponential` schedule."""
+    warm_rounds: int = 2
+    """Rounds in which `infinite` rises to `client.lr`, linearly."""
+    cool_rounds: int = 10
+    """Rounds after these in which `infinite` falls along a cosine."""
+    plateau: float = 0.3
+    """Share of `client.lr` at which `infinite` then stays."""
+    anneal_rounds: int = 10
+    """Rounds' worth of private training that an annealed copy (`server.anneal_every`) gets."""
+    anneal_to: float = 0.01
+    """Share of the round's learning rate that this ends with."""
     warmup: int = 0
     """Steps on private data before round one."""
     public_epochs: int = 1
@@ -226,7 +240,11 @@ class ClientConfig:
         for key in ("steps", "public_steps"):
             value = getattr(self, key)
             _need(value is None or value >= 0, f"client.{key}", value, "0 or more, or nothing")
-        for key in ("batch", "public_batch"):
+        for key in ("warm_rounds", "cool_rounds"):
+            _need(getattr(self, key) >= 0, f"client.{key}", getattr(self, key), "0 or more")
+        for key in ("plateau", "anneal_to"):
+            _need(0 < getattr(self, key) <= 1, f"client.{key}", getattr(self, key), "a share above 0 and at most 1")
+        for key in ("batch", "public_batch", "anneal_rounds"):
             _need(getattr(self, key) >= 1, f"client.{key}", getattr(self, key), "at least 1")
         _need(self.lr > 0, "client.lr", self.lr, "a number above 0")
         _need(0 < self.decay <= 1, "client.decay", self.decay, "a factor above 0 and at most 1")
@@ -256,13 +274,25 @@ class ClientConfig:
         """Return what ``loss`` makes of student and teacher [B, C], labels and weight [B]: a scalar."""
         return self.loss(student_logits, teacher_logprobs, labels, weight)
 
-    def lr_at(self, round: int, rounds: int) -> float:
-        """Return the learning rate of a round, counted from 1."""
+    def lr_at(self, round: int, rounds: int | None) -> float:
+        """Return the learning rate of a round, counted from 1, of so many; None: nobody knows of how many.
+
+        Raises
+        ------
+        WrongInput
+            For `cosine` without a number of rounds.
+        """
         if self.schedule == "exponential":
-            return self.lr * self.decay ** (round - 1)
-        if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * (round - 1) / max(rounds, 1)))
-        return self.lr
+            share = schedules.exponential(round, rounds, decay=self.decay)
+        elif self.schedule == "cosine":
+            share = schedules.cosine(round, rounds)
+        elif self.schedule == "infinite":
+            share = schedules.infinite(
+                round, rounds, warm=self.warm_rounds, cool=self.cool_rounds, plateau=self.plateau
+            )
+        else:
+            share = schedules.constant(round, rounds)
+        return self.lr * share
 
 
 DEVICES = ("auto", "cpu", "cuda")

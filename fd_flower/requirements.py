@@ -33,14 +33,6 @@ def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
                 f"client {client.id} calls its classes {told[0]}, ..., client {labelled[0].id} {told[1]}, ...; "
                 "expected the same names in the same order (a class folder may be empty)"
             )
-    labelled = [c for c in clients if c.labels]
-    for client in labelled:
-        if client.labels != labelled[0].labels:
-            told = ", ".join(client.labels[:5]), ", ".join(labelled[0].labels[:5])
-            raise WrongInput(
-                f"client {client.id} calls its classes {told[0]}, ..., client {labelled[0].id} {told[1]}, ...; "
-                "expected the same names in the same order (a class folder may be empty)"
-            )
     names = sorted({c.model for c in clients})
     if needs.same_model and len(names) > 1:
         raise WrongInput(f"{method} needs one architecture for all clients; got {', '.join(names)}")
@@ -53,6 +45,15 @@ def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
     if needs.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
         told = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
         raise WrongInput(f"{method} needs one feature size for all models; got {told}: set model.features")
+
+
+def check_annealing(method: str, moment: str) -> None:
+    """Refuse annealed copies for a method that is measured on the server's model, since clients train them."""
+    if moment == "aggregated":
+        raise WrongInput(
+            f"server.anneal_every measures copies of the clients' own models, and {method} has a server's model: "
+            "take a method of personal models, or server.anneal_every=0"
+        )
 
 
 def check_public(method: str, needs: Needs, public: Samples | None, checksum: str, clients: Sequence[Client]) -> None:

@@ -21,11 +21,12 @@ from fd_flower.config import ClientConfig, DataConfig, ModelConfig, RunConfig, S
 from fd_flower.config import settings as merged
 from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.hosting import HostGrid
+from fd_flower.knobs import ANNEALED
 from fd_flower.learn import one_thread
 from fd_flower.methods import Needs
 from fd_flower.record import Record
 from fd_flower.replies import Reply, mean_metrics, read
-from fd_flower.requirements import check_clients, check_exits, check_guests, check_public
+from fd_flower.requirements import check_annealing, check_clients, check_exits, check_guests, check_public
 from fd_flower.rng import numpy_rng, seed_of, seeded, torch_rng
 from fd_flower.task import Task, share
 from fd_flower.votes import Figure, Notes
@@ -324,6 +325,8 @@ class Strategy(FlowerStrategy, ABC):
             check_guests(name, weights_alone=self.moment == "aggregated")
         else:
             check_clients(name, needs, clients)
+        if self.config.anneal_every:
+            check_annealing(name, self.moment)
         if needs.public:
             check_public(name, needs, self.world.public, self.world.public_checksum, clients)
         if stages := self.settings.client.loss.exits:
@@ -429,14 +432,19 @@ class Strategy(FlowerStrategy, ABC):
         closing: bool = False,
     ) -> list[Message]:
         """Build a message for each client, sharing what is the same for all."""
-        moments = ("heard",) if closing else self._moments
+        moments = (("heard",) if closing else self._moments) if self._due(number) else ()
+        every, last = self.config.anneal_every, place == len(self.exchanges) - 1
+        if every and number % every == 0 and last and not closing:
+            moments = (*moments, ANNEALED)
+        rate = {} if self._host.guests else {"lr": self.settings.client.lr_at(number, self.config.rounds)}
         told = ConfigRecord(
             {
-                **config,
+                **rate,
+                **config,  # a user's own `lr` wins
                 "server-round": number,
                 "exchange": place,
                 "closing": closing,
-                "measure": ",".join(moments) if self._due(number) else "",
+                "measure": ",".join(moments),
                 "global": self.moment != "aggregated",
                 "test-limit": self._limit(number),
             }

@@ -15,9 +15,11 @@ from flwr.common.logger import log
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower import schedules
 from fd_flower.config import ClientConfig
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import WrongInput
+from fd_flower.knobs import ANNEALED
 from fd_flower.learn import Objective, Plan, length, one_thread, supervised, train
 from fd_flower.measures import Predictor, figures, predicted
 from fd_flower.memory import Memory
@@ -206,6 +208,29 @@ class Turn:
         return torch_rng(self.world.settings.run.seed, purpose, self.client, self.round)
 
     @property
+    def lr(self) -> float:
+        """The round's learning rate: what the server says, or what the schedule says where it says nothing."""
+        said = self._said.get("lr")
+        if said is None:
+            return self.config.lr_at(self.round, self.world.settings.server.rounds)
+        return float(said)  # type: ignore[arg-type]
+
+    @property
+    def plan(self) -> Plan:
+        """How the client trains on private data in this round."""
+        config = self.config
+        return Plan(
+            config.batch,
+            self.lr,
+            epochs=config.epochs,
+            steps=config.steps,
+            optimizer=config.optimizer,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            precision=self.precision,
+        )
+
+    @property
     def precision(self) -> str:
         """`run.precision`."""
         return self.world.settings.run.precision
@@ -225,7 +250,7 @@ class Turn:
         Parameters
         ----------
         moment : str
-            ``heard`` or ``trained``.
+            ``heard``, ``trained`` or ``annealed``.
         model : Predictor | None
             A model, or a function that returns a model's log-probabilities [N, C] on samples; None: the turn's model.
         shared : Predictor | None
@@ -233,7 +258,7 @@ class Turn:
         others : Mapping[str, Predictor] | None
             What else to measure (heads, say), by name: accuracies alone.
         """
-        if moment not in str(self._said.get("measure", "")).split(","):
+        if not self._asks(moment):
             return
         limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
         found = figures(self.world, self.client, model or self._module or self.model, shared, limit)
@@ -241,6 +266,25 @@ class Turn:
             more = figures(self.world, self.client, other, None, limit)
             found |= {f"{name}/{key}": more[key] for key in ("accuracy", "pooled", "global") if key in more}
         self.measures |= {f"{moment}/{name}": value for name, value in found.items()}
+
+    def anneal(self) -> None:
+        """Where the round asks for it, measure a copy of the model that private training anneals; the model stays.
+
+        The copy learns as in ``client.anneal_rounds`` further rounds in which nobody is heard: by cross-entropy on the
+        client's own samples, while the learning rate falls. The run is the same, bit for bit, with and without it.
+        """
+        if not self._asks(ANNEALED):
+            return
+        count, to = self.config.anneal_rounds, self.config.anneal_to
+        copied = copy.deepcopy(self._module or self.model)
+        with seeded(seed_of(self.world.settings.run.seed, "anneal", self.client, self.round), self.world.device):
+            for number in range(1, count + 1):
+                plan = replace(self.plan, lr=self.lr * schedules.anneal(number, count, to=to))
+                train(copied, supervised, self.data.train, plan=plan, rng=self.rng(f"anneal {number}"))
+        self.measure(ANNEALED, copied)
+
+    def _asks(self, moment: str) -> bool:
+        return moment in str(self._said.get("measure", "")).split(",")
 
     def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
         """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
@@ -279,18 +323,8 @@ def fit(
     unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
     steps on its labels alone.
     """
-    config, rounds = turn.config, turn.world.settings.server.rounds
+    config, plan = turn.config, turn.plan
     model = model or turn._module or turn.model
-    plan = Plan(
-        config.batch,
-        config.lr_at(turn.round, rounds),
-        epochs=config.epochs,
-        steps=config.steps,
-        optimizer=config.optimizer,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        precision=turn.precision,
-    )
     teacher = None if teacher is None else teacher.to(samples.x.device)
     public = not (teacher is None if private is None else private)
     if public:
@@ -338,6 +372,7 @@ def _exiting(turn: Turn, stages: Sequence[int]) -> Exiting:
 
 def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
     """Return a client's answer: what it says, its example count, its metrics and what it measured."""
+    turn.anneal()
     content = pack(*payloads)
     counted = {"num-examples": len(turn.data.train)}
     content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.measures})
