@@ -8,10 +8,17 @@ import torch
 from fd_flower import objectives
 from fd_flower.config import ClientConfig
 from fd_flower.errors import WrongInput
-from fd_flower.objectives import KL, MAE, MSE
+from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, MAE, MSE, OFA, PLD, TAID, TVD, Jeffreys, ReverseKL, SkewKL
 
-LOSSES = [KL(), KL(4.0), MSE(), MAE()]
+DISTANCES = [
+    *(KL(), KL(4.0), ReverseKL(), ReverseKL(3.0), Jeffreys(2.0), JS(), JS(0.5), SkewKL(), TVD()),
+    *(BDKD(), BDKD("soft"), DKD(), DKD(2.0, 0.5, 1.0), TAID(), TAID("dkd"), MSE(), MAE()),
+]
+"""Losses that are 0 where both sides agree, and a mean over samples."""
+
+LOSSES = [*DISTANCES, PLD(), PLD(2.0), OFA(), OFA(1.0, 2.0), DIST(), DIST(2.0, 2.0, 4.0), TAID("pld")]
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=repr)
+every_distance = pytest.mark.parametrize("loss", DISTANCES, ids=repr)
 
 
 def draw(seed, rows=6, classes=5, spread=3.0):
@@ -71,8 +78,9 @@ def test_mse_by_another_formula():
     torch.testing.assert_close(MSE()(student, teacher), (student - teacher).var(1, correction=0).mean())
 
 
-@every_loss
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != BDKD("soft")], ids=repr)
 def test_gradients_are_the_slopes(loss):
+    """But for soft BD-KD, whose weights change with the student and count as numbers: see its own test."""
     student, teacher = draw(2).requires_grad_(), draw(3)
     weight = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0, 1.0], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda s: loss(s, teacher, None, weight), (student,))
@@ -85,12 +93,12 @@ def test_logits_are_as_good_as_log_probabilities(loss):
     torch.testing.assert_close(loss(student + 7, teacher - 3), loss(student, teacher))
 
 
-@every_loss
+@every_distance
 def test_equal_sides_cost_nothing(loss):
     student = draw(6)
     value, slope = gradient(loss, student, student.log_softmax(1))
     assert value.item() == pytest.approx(0, abs=1e-12)
-    assert slope.abs().max() < 1e-12 or loss == MAE()  # MAE has a kink there
+    assert slope.abs().max() < 1e-12 or loss in (MAE(), TVD())  # which have a kink there
 
 
 @every_loss
@@ -100,7 +108,12 @@ def test_nothing_flows_into_the_teacher(loss):
     assert loss(draw(8).requires_grad_(), teacher).requires_grad
 
 
-@every_loss
+@every_distance
+def test_nothing_costs_less_than_agreeing(loss):
+    assert all(loss(draw(seed), draw(seed + 1)).item() > 0 for seed in range(20))
+
+
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if not isinstance(loss, DIST)], ids=repr)
 def test_weights_are_shares(loss):
     student, teacher = draw(9, rows=3), draw(10, rows=3)
     weight = torch.tensor([1.0, 3.0, 0.0])
@@ -111,10 +124,19 @@ def test_weights_are_shares(loss):
 
 
 @every_loss
+def test_a_weight_of_two_is_a_sample_twice_and_one_of_none_is_no_sample(loss):
+    student, teacher = draw(9, rows=3), draw(10, rows=3)
+    rows = torch.tensor([0, 1, 1])
+    torch.testing.assert_close(
+        loss(student, teacher, None, torch.tensor([1.0, 2.0, 0.0])), loss(student[rows], teacher[rows])
+    )
+
+
+@every_loss
 def test_no_weight_at_all_is_exactly_nothing(loss):
     value, slope = gradient(loss, draw(11), draw(12), None, torch.zeros(6))
     assert value.item() == 0
-    assert torch.equal(slope, torch.zeros_like(slope))
+    assert torch.equal(slope.abs(), torch.zeros_like(slope))
 
 
 @every_loss
@@ -122,22 +144,39 @@ def test_no_weight_at_all_is_exactly_nothing(loss):
 def test_large_logits_stay_finite(loss, classes):
     signs = torch.ones(4, classes)
     signs[:, ::2] = -1
-    value, slope = gradient(loss, 50 * signs, -50 * signs)
-    assert value.isfinite()
-    assert slope.isfinite().all()
-    assert value > 0
-    assert loss(50 * signs, (50 * signs).log_softmax(1)).item() == pytest.approx(0, abs=1e-4)
+    for teacher in (-50 * signs, 50 * signs, 50 * torch.randn(4, classes), torch.zeros(4, classes)):
+        value, slope = gradient(loss, 50 * signs, teacher, torch.tensor([0, 1, 0, 1]))
+        assert value.isfinite()
+        assert slope.isfinite().all()
+    assert loss(50 * signs, -50 * signs) > 0
+    if loss in DISTANCES:
+        assert loss(50 * signs, (50 * signs).log_softmax(1)).item() == pytest.approx(0, abs=1e-4)
 
 
 @every_loss
-def test_hard_votes_stay_finite(loss):
+@pytest.mark.parametrize("ruled_out", [1, 2])
+def test_hard_votes_stay_finite(loss, ruled_out):
+    """The student is even, or sure of another class: then some losses have no slope left, but none the wrong way."""
+    teacher = torch.full((4, 4), -math.inf)
+    teacher[:, ruled_out:] = 0
+    teacher[:, 3] = 1
+    for student in (torch.zeros(4, 4), torch.tensor([[50.0, 0.0, 0.0, -50.0]]).expand(4, 4)):
+        for labels in (None, torch.tensor([3, 3, 3, 3])):
+            value, slope = gradient(loss, student, teacher, labels)
+            assert value.isfinite()
+            assert slope.isfinite().all()
+            assert (slope[:, 3] <= 0).all()  # towards the voted class
+            assert student.any() or (slope[:, 3] < 0).all()
+
+
+@every_loss
+def test_votes_for_one_class_alone_stay_finite(loss):
     teacher = torch.full((4, 3), -math.inf)
     teacher[:, 1] = 0
-    for student in (torch.zeros(4, 3), torch.tensor([[50.0, -50.0, 0.0]]).expand(4, 3)):
-        value, slope = gradient(loss, student, teacher)
+    for label in (None, torch.tensor([1, 1, 1, 1]), torch.tensor([0, 1, 2, 0])):
+        value, slope = gradient(loss, draw(13, 4, 3), teacher, label)
         assert value.isfinite()
         assert slope.isfinite().all()
-        assert (slope[:, 1] < 0).all()  # towards the voted class
 
 
 def test_kl_to_a_hard_vote_is_cross_entropy():
@@ -171,7 +210,8 @@ def test_shapes_that_would_broadcast_are_refused(loss, student, teacher, weight,
 
 
 def test_losses_are_found_by_name():
-    assert {"kl", "mse", "mae"} <= set(objectives.names())
+    every = "bdkd dist dkd jeffreys js kl mae mse ofa pld reversekl skewkl taid tvd"
+    assert objectives.names() == tuple(every.split())
     assert objectives.named("kl", temperature=2) == KL(2.0)
     assert objectives.named("mse") == MSE()
     assert all(type(objectives.named(name)).__name__.lower() == name for name in objectives.names())
@@ -186,6 +226,21 @@ def test_losses_are_found_by_name():
         ("kl", {"temperature": 0.0}, "expected a number above 0"),
         ("kl", {"temperature": math.inf}, "expected a number above 0"),
         ("mse", {"temperature": 2.0}, "no key 'client.objective_args.temperature'"),
+        ("reversekl", {"temperature": -1.0}, "temperature of reversekl is -1.0"),
+        ("js", {"beta": 1.0}, "expected a share above 0 and below 1"),
+        ("skewkl", {"alpha": 0.0}, "expected a share above 0 and below 1"),
+        ("bdkd", {"mode": "sof"}, "mode of bdkd is 'sof' .did you mean 'soft'"),
+        ("bdkd", {"kappa": -1.0}, "kappa of bdkd is -1.0; expected 0 or more"),
+        ("pld", {"tau": 0.0}, "tau of pld is 0.0; expected a number above 0"),
+        ("ofa", {"eps": 0.5}, "eps of ofa is 0.5; expected 1 or more"),
+        ("ofa", {"stages": [2, 1]}, r"stages of ofa are \[2, 1\]; expected rising numbers from 1"),
+        ("dkd", {"beta": math.nan}, "beta of dkd is nan; expected 0 or more"),
+        ("dist", {"gamma": math.inf}, "gamma of dist is inf; expected 0 or more"),
+        ("taid", {"start": 0.9, "end": 0.5}, "end of taid is 0.5; expected a number from 0.9 to 1"),
+        ("taid", {"inner": "taid"}, "inner loss of taid is 'taid'; expected one that does not change"),
+        ("taid", {"inner": "kll"}, "no objective 'kll' .did you mean 'kl'"),
+        ("taid", {"inner_args": {"temp": 2.0}}, "no key 'client.objective_args.inner_args.temp'"),
+        ("taid", {"clock": "rounds"}, "clock of taid is 'rounds' .did you mean 'round'"),
     ],
 )
 def test_unknown_losses_and_arguments_are_refused(name, args, said):
