@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import click
 import typer
@@ -37,6 +37,7 @@ Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another r
 InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
 Task = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Your own task, found from your directory.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")]
 
 
 @app.command()
@@ -70,7 +71,7 @@ def compare(
     out: Out = None,
     task: Task = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, from run.seed on.")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")] = 1,
+    jobs: Jobs = 1,
     reach: Annotated[
         float | None, typer.Option(min=0, max=100, metavar="PERCENT", help="Tell when runs first have this accuracy.")
     ] = None,
@@ -91,6 +92,56 @@ def compare(
     comparing.write(comparison, console(), None if reach is None else reach / 100)
     typer.echo(comparison.path)
     if comparison.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    context: typer.Context,
+    method: Method,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="A key and the values to try; repeat it for more keys. With --random also a range: "
+            "KEY=0.1..0.9, KEY=log:1e-4..1e-1; whole ends give whole numbers.",
+        ),
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Draw N points by run.seed, in place of the whole grid.")
+    ] = None,
+    select: Annotated[
+        Literal["global", "personal"],
+        typer.Option(help="Choose by all clients' validation data together, or by each client's own."),
+    ] = "global",
+    set: Set = None,
+    recipe: Recipe = None,
+    engine: InEngine = Engine.local,
+    out: Out = None,
+    task: Task = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
+    jobs: Jobs = 1,
+) -> None:
+    """Search knobs of METHOD for the best validation accuracy: tables, heat maps, a page, the best as a recipe.
+
+    A point stands where its runs have their best validation round, in the mean over seeds; test data choose nothing.
+    The same command and --out go on with a sweep that was broken off. A point that fails is named in the table; the
+    status is 1 where no point is left to choose.
+
+    fd-flower sweep fd --grid client.kd_weight=0.1,1,10 --grid client.lr=0.01,0.1 --seeds 3 --jobs 2 --out runs/fd
+
+    fd-flower run fd --recipe runs/fd/best.yaml
+    """
+    from fd_flower.cli import sweep as sweeping
+    from fd_flower.cli.plan import carry_out
+
+    voice: Voice = context.obj
+    search = sweeping.ordered(method, grid or [], random, select, set or [], recipe, engine.value, out, task, seeds)
+    with voice.board() as board:
+        carry_out(search.plan, jobs, board, voice, search.standing)
+    chosen = sweeping.write(search, console())
+    typer.echo(search.plan.path)
+    if not chosen:
         raise typer.Exit(1)
 
 
@@ -118,11 +169,14 @@ def data(
     set: Set = None,
     recipe: Recipe = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the picture.")] = None,
+    clusters: Annotated[
+        bool, typer.Option("--clusters", help="Count clusters of what data.encoder sees, too.")
+    ] = False,
 ) -> None:
     """Show who holds what: samples of each class at each client, as a run of METHOD (or `fd`) deals them out."""
     from fd_flower.cli import data as showing
 
-    showing.show(method, set or [], recipe, out, console())
+    showing.show(method, set or [], recipe, out, console(), clusters=clusters)
 
 
 @app.command()

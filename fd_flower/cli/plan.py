@@ -52,8 +52,8 @@ class Plan:
         return [self.folders[name] for name in self.orders if name in self.folders]
 
 
-def place(words: Sequence[str], out: Path | None, command: str) -> Path:
-    """Return the folder of a plan: what ``--out`` says, or a new ``runs/<time>-<command>`` in the user's directory.
+def place(words: Sequence[str], out: Path | None, name: str) -> Path:
+    """Return the folder of a plan: what ``--out`` says, or a new ``runs/<time>-<name>`` in the user's directory.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def place(words: Sequence[str], out: Path | None, command: str) -> Path:
         if paths.value_of(words, key):
             raise WrongInput(f"{key} is about one run: several are put, and go on, where --out says")
     here = Path.cwd()
-    return new_folder(command, here) if out is None else paths.absolute(out, here)
+    return new_folder(name, here) if out is None else paths.absolute(out, here)
 
 
 def carry_out(plan: Plan, jobs: int, board: Board, voice: Voice, standing: Callable[[], str] | None = None) -> None:

@@ -1,0 +1,183 @@
+"""``fd-flower sweep``: one method at many points, the best by validation data."""
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fd_flower.cli import grid, paths
+from fd_flower.cli.grid import Axis, Choices
+from fd_flower.cli.order import Order
+from fd_flower.cli.plan import PLACE, Plan, command, place
+from fd_flower.cli.progress import clock
+from fd_flower.cli.run import words_of
+from fd_flower.config import settings
+from fd_flower.errors import WrongInput
+from fd_flower.results import sweep, sweep_tables
+from fd_flower.results.sweep import Point, Sweep, Trial
+from fd_flower.rng import numpy_rng
+
+OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
+PLAIN = re.compile(r"[\w.+=,-]{1,80}")  # a folder's name as it is
+
+
+@dataclass
+class Search:
+    """A sweep that is asked for, and what has come of it.
+
+    Attributes
+    ----------
+    method, select, origin, task : str
+        As in a `Sweep`.
+    axes : Sequence[Axis]
+        Every swept key.
+    points : dict[str, grid.Point]
+        The points by name, in the order in which they are tried.
+    seeds : range
+        The seeds of each.
+    plan : Plan
+        Their runs.
+    """
+
+    method: str
+    select: str
+    axes: Sequence[Axis]
+    points: dict[str, grid.Point]
+    seeds: range
+    plan: Plan
+    origin: str
+    task: str
+    _trials: dict[str, Trial] = field(init=False, default_factory=dict)
+    _begun: float = field(init=False, default_factory=time.monotonic)
+    _ended: int = field(init=False, default=0)
+
+    @property
+    def found(self) -> Sweep:
+        """What has been found so far, of points that have all of their runs."""
+        for name, folder in self.plan.folders.items():
+            if name not in self._trials:
+                self._trials[name] = sweep.trial(folder, self.select)
+        points = []
+        for point, values in self.points.items():
+            trials = [self._trial(f"{point}-seed{seed}", seed) for seed in self.seeds]
+            ended = [trial for trial in trials if trial is not None]
+            if len(ended) == len(trials):
+                points.append(Point(point, values, ended))
+        axes = {axis.key: axis.values if isinstance(axis, Choices) else None for axis in self.axes}
+        return Sweep(self.method, self.select, axes, points, self.origin, self.task)
+
+    def _trial(self, name: str, seed: int) -> Trial | None:
+        if name in self.plan.failures:
+            return Trial(seed, {}, self.plan.failures[name])
+        return self._trials.get(name)
+
+    def standing(self) -> str:
+        """Return how the sweep is coming on; asked after every run."""
+        self._ended += 1
+        so_far, plan = self.found, self.plan
+        words = [f"{len(so_far.points)}/{len(self.points)} points"]
+        if so_far.best is not None:
+            words.append(f"best so far {so_far.best.name} with {so_far.best.score:.1%} on validation data")
+        left = len(plan.orders) - len(plan.folders) - len(plan.failures)
+        if left:
+            words.append(f"{clock((time.monotonic() - self._begun) / self._ended * left)} left")
+        return ", ".join(words)
+
+
+def ordered(
+    method: str,
+    grids: Sequence[str],
+    random: int | None,
+    select: str,
+    changes: Sequence[str],
+    recipe: str | None,
+    engine: str,
+    out: Path | None,
+    task: str,
+    seeds: int,
+) -> Search:
+    """Return the sweep that a user asks for, every point checked.
+
+    Parameters
+    ----------
+    method, changes, recipe, engine, out, task, seeds
+        As of ``fd-flower compare``.
+    grids : Sequence[str]
+        Every ``--grid``.
+    random : int | None
+        So many points drawn by `run.seed`; None: the whole grid.
+    select : str
+        One of `JUDGES`.
+
+    Raises
+    ------
+    WrongInput
+        For anything that no run can be made of.
+    """
+    axes, words = grid.axes(grids), words_of(changes, recipe)
+    for axis in axes:
+        if axis.key in OWN:
+            raise WrongInput(f"{axis.key} cannot be swept: a sweep is put where --out says, its seeds are --seeds")
+        if paths.value_of(words, axis.key) is not None:
+            raise WrongInput(f"{axis.key} is in --grid and in --set: leave it out of one of them")
+    path = place(words, out, "sweep")
+    # Neither the seed nor where a run happens is swept, so they are known before there are points.
+    first = settings(method, [word for word in words if word.startswith(("run.", "recipe="))]).run.seed
+    if random is None:
+        points, origin = grid.whole_grid(axes), "the whole grid"
+    else:
+        points, origin = grid.drawn(axes, random, numpy_rng(first, "sweep")), f"drawn at random, run.seed {first}"
+    search = Search(method, select, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task)
+    known: dict[str, str] = {}
+    for point in points:
+        name = _name(point)
+        own = paths.absolute_words([f"{key}={value}" for key, value in point.items()], Path.cwd())
+        for seed in search.seeds:
+            folder = path / f"{name}-seed{seed}"
+            put = (f"run.seed={seed}", paths.path_word("run.out", folder))
+            search.plan.orders[folder.name] = Order(method, (*words, *own, *put), folder, task, engine)
+        _check(search.plan.orders[f"{name}-seed{first}"], name, known)
+        search.points[name] = point
+    return search
+
+
+def _check(order: Order, name: str, known: dict[str, str]) -> None:
+    """Refuse a point that no run can be made of, that has nothing to be chosen by, or that is there already.
+
+    ``known`` are the points so far, by their settings.
+    """
+    try:
+        asked = order.settings
+    except WrongInput as error:
+        raise WrongInput(f"{name}: {error}") from None
+    if not (order.task or asked.data.split[1]):
+        raise WrongInput(f"data.split={list(asked.data.split)} leaves no validation data to choose by")
+    text = replace(asked, run=replace(asked.run, out=None)).text
+    if text in known:
+        raise WrongInput(f"{known[text]} and {name} are the same settings: leave one of them out of --grid")
+    known[text] = name
+
+
+def _name(point: grid.Point) -> str:
+    """Return a point's name, which a folder can have: the values themselves, or as much of them as fits."""
+    names = sweep.short(point)
+    text = ",".join(f"{names[key]}={value}" for key, value in point.items())
+    if PLAIN.fullmatch(text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    plain = re.sub(r"[^\w.+=,-]+", "_", text)
+    return f"{plain[:70]}-{digest}"
+
+
+def write(search: Search, console: Console) -> bool:
+    """Show the points, write all that a sweep leaves behind; whether there is a best point."""
+    result = search.found
+    best = result.best
+    tree = None if best is None else search.plan.orders[f"{best.name}-seed{search.seeds[0]}"].settings.tree()
+    sweep_tables.write(result, search.plan.path, command(), tree)
+    console.print(*sweep_tables.shown(result), sep="\n")
+    return best is not None

@@ -1,0 +1,200 @@
+"""What a sweep found: its points, how each run stands on validation data, and which point is the best."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean, stdev
+from typing import Any
+
+from fd_flower.results.folder import RunFolder
+from fd_flower.results.history import History, curve
+
+JUDGES = {
+    "global": "the pooled validation data of all clients",
+    "personal": "each client's own validation data, mean over clients",
+}
+"""What points can be chosen by."""
+VALIDATION = "validation"
+TESTED = ("global_final", "global_selected", "personal_final", "personal_selected", "personal_worst10")
+SENT = ("bytes_up", "bytes_down")
+NOT_FINITE = "not finite"  # the wire's words for a reply that it refuses
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a point.
+
+    Attributes
+    ----------
+    seed : int
+        Its seed.
+    figures : dict[str, float | None]
+        `VALIDATION`, what the point is judged by; beside it `TESTED`, accuracies (0 to 1) on test data, and `SENT`.
+    reason : str
+        Why the run does not count; empty where it does.
+    """
+
+    seed: int
+    figures: dict[str, float | None]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of the swept keys.
+
+    Attributes
+    ----------
+    name : str
+        A short name, the start of its runs' folders.
+    values : dict[str, str]
+        Each swept key's value, as it was written.
+    trials : Sequence[Trial]
+        A run for each seed.
+    """
+
+    name: str
+    values: dict[str, str]
+    trials: Sequence[Trial]
+
+    @property
+    def reason(self) -> str:
+        """Why the point cannot be chosen: some of its runs do not count, and a mean over fewer is no match."""
+        reasons = [trial.reason for trial in self.trials if trial.reason]
+        return f"{len(reasons)} of {len(self.trials)} runs failed: {reasons[0]}" if reasons else ""
+
+    @cached_property
+    def score(self) -> float | None:
+        """Its mean validation accuracy over seeds; None where it cannot be chosen."""
+        return self.figure(VALIDATION)[0]
+
+    def figure(self, column: str) -> tuple[float | None, float | None]:
+        """Return a figure's mean over seeds and its sample standard deviation, None for a single seed.
+
+        Both are None where the point cannot be chosen, or where no run has the figure.
+        """
+        values = [] if self.reason else [trial.figures[column] for trial in self.trials]
+        known = [value for value in values if value is not None]
+        if not known:
+            return None, None
+        return fmean(known), stdev(known) if len(known) > 1 else None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A method at many points.
+
+    Attributes
+    ----------
+    method, select : str
+        What was swept, and which of `JUDGES` chooses.
+    axes : dict[str, Sequence[str] | None]
+        Every swept key: the values that it was to take, in the order given, or None where they were drawn of a range.
+    points : Sequence[Point]
+        In the order in which they were tried.
+    origin : str
+        Where the points come from, in words.
+    task : str
+        The user's own task, or nothing.
+    """
+
+    method: str
+    select: str
+    axes: Mapping[str, Sequence[str] | None]
+    points: Sequence[Point]
+    origin: str
+    task: str = ""
+
+    @cached_property
+    def scores(self) -> list[tuple[float, Point]]:
+        """The points that can be chosen with what they are judged by, best first; of equal ones the first tried."""
+        known = [(point.score, point) for point in self.points if point.score is not None]
+        return sorted(known, key=lambda scored: -scored[0])
+
+    @property
+    def ranked(self) -> list[Point]:
+        """The points that can be chosen, best first."""
+        return [point for _, point in self.scores]
+
+    @property
+    def best(self) -> Point | None:
+        """The point with the best mean validation accuracy; None where none can be chosen."""
+        return self.ranked[0] if self.ranked else None
+
+    @property
+    def failed(self) -> list[Point]:
+        """The points that cannot be chosen."""
+        return [point for point in self.points if point.score is None]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds of every point."""
+        return [trial.seed for trial in self.points[0].trials]
+
+    @property
+    def varying(self) -> list[str]:
+        """The swept keys that took more than one value."""
+        return [key for key in self.axes if len({point.values[key] for point in self.points}) > 1]
+
+
+def short(keys: Iterable[str]) -> dict[str, str]:
+    """Return the ends of dotted keys that tell them apart: ``{"client.lr": "lr"}``."""
+    names: dict[str, str] = {}
+    for key in (keys := list(keys)):
+        parts = key.split(".")
+        ends = (".".join(parts[-count:]) for count in range(1, len(parts) + 1))
+        names[key] = next(end for end in ends if sum(f".{other}".endswith(f".{end}") for other in keys) == 1)
+    return names
+
+
+def trial(folder: RunFolder, select: str) -> Trial:
+    """Return how a finished run stands; ``select`` is one of `JUDGES`.
+
+    A run is judged at its best validation round, at which `selected` test accuracies are taken, too. By ``personal``
+    each client has a best round of its own.
+    """
+    summary, lines = folder.summary, folder.lines()
+    accuracy = summary["accuracy"]
+    history = History.of(lines, {scope: accuracy[scope]["moment"] for scope in ("global", "personal")})
+    figures: dict[str, float | None] = {VALIDATION: JUDGED[select](history)}
+    for column in TESTED:
+        scope, _, figure = column.partition("_")
+        figures[column] = accuracy[scope][figure]
+    for column in SENT:
+        figures[column] = summary["bytes"][column.removeprefix("bytes_")]
+    reason = _diverged(lines)
+    if not reason and figures[VALIDATION] is None:
+        reason = f"it measured nothing on {JUDGES[select]}"
+    return Trial(summary["seed"], figures, reason)
+
+
+def _pooled(history: History) -> float | None:
+    return max(curve(history.shared.get("validation", {})).values(), default=None)
+
+
+def _own(history: History) -> float | None:
+    tracks = history.own.get("validation", {})
+    return fmean(max(track.values()) for track in tracks.values()) if tracks else None
+
+
+JUDGED: dict[str, Callable[[History], float | None]] = {"global": _pooled, "personal": _own}
+
+
+def _diverged(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return what in a run's last round, or in the closing measurement, is not finite; nothing where all is.
+
+    Accuracy alone does not tell: who predicts NaN for all classes has that of the first one.
+    """
+    last = max((line["round"] for line in lines), default=0)
+    for line in (line for line in lines if line["round"] == last):
+        for client, why in (line.get("failed") or {}).items():
+            if NOT_FINITE in why:
+                return f"diverged: client {client}: {why}"
+        if "client" in line:
+            who, groups = f"client {line['client']}", [line.get("metrics"), *(line.get("measures") or {}).values()]
+        else:
+            who, groups = "the server's model", [line.get("global")]
+        for name, value in ((name, value) for group in groups for name, value in (group or {}).items()):
+            if value is None:  # so rounds.jsonl writes what is not finite
+                return f"diverged: {who}: {name} is not finite"
+    return ""
