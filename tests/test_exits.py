@@ -87,7 +87,8 @@ def test_exits_are_the_clients_own_and_do_not_travel(tmp_path: Path):
         changes = f"{tiny.TINY} model.name=lenet server.rounds=3 run.keep=true {OFA_AT}{stages}"
         runs[stages] = tiny.rounds(tiny.run("fedmd", changes, out=tmp_path / stages))
         kept[stages] = tiny.memories(tmp_path / stages)
-    assert [line["bytes"] for line in runs["[1,2]"]] == [line["bytes"] for line in runs["[]"]]
+    for way in ("up", "down"):
+        assert [line["bytes"][way] for line in runs["[1,2]"]] == [line["bytes"][way] for line in runs["[]"]]
     assert not any(key.startswith("exits/") for tensors in kept["[]"].values() for key in tensors)
     own = {who: {k: t for k, t in tensors.items() if k.startswith("exits/")} for who, tensors in kept["[1,2]"].items()}
     name = "exits/0.0.weight"
