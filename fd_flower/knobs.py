@@ -85,6 +85,10 @@ class DataConfig:
     """Use at most this many rows of each client."""
     min_rows: int = 10
     """The smallest client."""
+    folds: int = 3
+    """Questions without training judgements: in this many parts, of which `run.seed` says which one tests."""
+    unseen: str | None = None
+    """A collection that no client holds, to measure retrievers on."""
     test: str | None = None
     """On devices: the balanced test set (a name or folder); without it `global` figures are null."""
 
@@ -97,6 +101,7 @@ class DataConfig:
         for key, known in (("partition", PARTITIONS), ("allocation", ALLOCATIONS)):
             if getattr(self, key) not in known:
                 raise WrongInput(f"data.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+        _need(self.folds >= 2, "data.folds", self.folds, "at least 2")
         _need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
         _need(0 < self.ratio <= 1, "data.ratio", self.ratio, "a share above 0 and at most 1")
         for key in ("classes", "shared", "clusters"):
@@ -184,6 +189,8 @@ class ServerConfig:
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "exponential", "cosine", "infinite")
+TRAINABLE = ("head", "lora", "last_layer", "all")
+POOLS = ("model", "mean", "cls", "mean_all")
 
 
 @dataclass(frozen=True)
@@ -232,6 +239,12 @@ class ClientConfig:
     """Its arguments."""
     kd_weight: float = 1.0
     """Weight of the distilling term; 0 turns it off."""
+    trainable: str = "head"
+    """What of a retriever learns: `head` (a residual linear map), `lora`, `last_layer` or `all`."""
+    pool: str = "model"
+    """How a retriever pools tokens: `model` (as it says), `mean`, `cls`, or `mean_all` (padding, too)."""
+    tau: float = 0.05
+    """Temperature of a retriever's similarities in its loss."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -248,7 +261,9 @@ class ClientConfig:
             _need(getattr(self, key) >= 1, f"client.{key}", getattr(self, key), "at least 1")
         _need(self.lr > 0, "client.lr", self.lr, "a number above 0")
         _need(0 < self.decay <= 1, "client.decay", self.decay, "a factor above 0 and at most 1")
-        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
+        _need(self.tau > 0, "client.tau", self.tau, "a number above 0")
+        kinds = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "trainable": TRAINABLE, "pool": POOLS}
+        for key, known in kinds.items():
             if getattr(self, key) not in known:
                 raise WrongInput(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         objectives.named(self.objective, **self.objective_args)  # refuses unknown names and arguments

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -54,9 +54,18 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@runtime_checkable
+class OwnLoss(Protocol):
+    """A model that does not tell classes apart and knows what its own samples teach."""
+
+    def supervised_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return a scalar loss of a batch and what is known of it."""
+        ...
+
+
 def supervised(model: Module, x: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy on own labels [B]: the loss of every method without its knowledge."""
-    return F.cross_entropy(model(x), y)
+    """Cross-entropy on own labels [B], or the model's own loss: that of every method without its knowledge."""
+    return model.supervised_loss(x, y) if isinstance(model, OwnLoss) else F.cross_entropy(model(x), y)
 
 
 def train(

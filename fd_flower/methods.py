@@ -36,6 +36,8 @@ class Needs:
         One feature size for all clients, and models with ``features`` and a linear ``head``.
     single_replies : bool
         The server must see each client's reply, so sums that hide them are out.
+    tasks : tuple[str, ...]
+        The kinds of task that it can learn: ``classification``, ``retrieval``.
     """
 
     public: bool = False
@@ -44,6 +46,7 @@ class Needs:
     headed: bool = False
     features: bool = False
     single_replies: bool = False
+    tasks: tuple[str, ...] = ("classification",)
 
 
 @lru_cache

@@ -13,13 +13,10 @@ from flwr.app import MetricRecord
 from fd_flower.checkpoint import Checkpoint
 from fd_flower.clients import Bytes
 from fd_flower.config import Settings
-from fd_flower.data.public import checksum
 from fd_flower.errors import WrongInput
 from fd_flower.hosting import HostGrid
-from fd_flower.learn import predict
 from fd_flower.replies import Reply
 from fd_flower.results import RunFolder
-from fd_flower.results.metrics import measure
 from fd_flower.versions import versions
 from fd_flower.votes import Figure
 from fd_flower.wire import Weights
@@ -140,20 +137,13 @@ class Record:
         self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
     ) -> MetricRecord | None:
         """Measure the server's model, or the mean over several students, and keep the figures for the round's line."""
-        test = world.test_part(limit)
-        parts = {"accuracy": test, "pooled": world.pooled.get("test"), "validation": world.pooled.get("validation")}
-        sets = {key: samples for key, samples in parts.items() if samples}
         totals: dict[str, float] = {}
-        for student in students if sets else ():  # a server that has nothing to measure on needs no model
+        for student in students if world.kind.judges(world) else ():  # with nothing to measure on it needs no model
             model = world.load(names.get(student.model, student.model), student.values)
-            for key, samples in sets.items():
-                got = measure(predict(model, samples, precision=self.settings.run.precision), samples.labels.cpu())
-                figures = {key: got["accuracy"]}
-                if key == "accuracy":
-                    figures |= {"nll": got["nll"], "ece": got["ece"]}
-                for name, value in figures.items():
-                    totals[name] = totals.get(name, 0.0) + value / len(students)
+            for name, value in world.kind.judged(world, model, limit).items():
+                totals[name] = totals.get(name, 0.0) + value / len(students)
         if totals:
+            test = world.test_part(limit)
             pictures = {} if test is None else {"pictures": len(test)}
             self._global = {"moment": "aggregated", **totals, **pictures}
         return MetricRecord({**totals}) if totals else None
@@ -190,6 +180,8 @@ class Record:
                     "model": settings.model.name,
                     "data": _described(settings, world),
                     "versions": versions(),
+                    "task": world.kind.name,
+                    "references": world.kind.references(world),
                     "moments": {
                         "global": measured,
                         "personal": "trained" if measured == "aggregated" else measured,
@@ -199,13 +191,14 @@ class Record:
 
 
 def _described(settings: Settings, world: World) -> dict[str, Any]:
-    """Say which data a run is about, and which copy of it: the start of its test set's SHA-256."""
+    """Say which data a run is about, and which copy of it: the start of a SHA-256."""
     said = {
         key: value
         for key, value in settings.tree()["data"].items()
         if value is not None and settings.data.partition in DEALS.get(key, (settings.data.partition,))
     }
-    return said if world.test is None else {**said, "copy": checksum(world.test)[:12]}
+    copy = world.kind.copy(world)
+    return {**said, "copy": copy} if copy else said
 
 
 def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:

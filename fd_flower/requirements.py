@@ -21,6 +21,14 @@ def check_guests(method: str, *, weights_alone: bool) -> None:
         )
 
 
+def check_task(method: str, needs: Needs, kind: str) -> None:
+    """Refuse a task of a kind that the method cannot learn."""
+    if kind not in needs.tasks:
+        able = ", ".join(name for name in methods.names() if kind in methods.strategy(name).needs.tasks)
+        what = "data.source holds questions and documents" if kind == "retrieval" else "data.source holds classes"
+        raise WrongInput(f"{method} cannot learn {kind} ({what}); these can: {able}")
+
+
 def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
     """Refuse clients whose models do not go together under this method."""
     if len(classes := {c.classes for c in clients}) > 1:

@@ -26,7 +26,7 @@ from fd_flower.learn import one_thread
 from fd_flower.methods import Needs
 from fd_flower.record import Record
 from fd_flower.replies import Reply, mean_metrics, read
-from fd_flower.requirements import check_annealing, check_clients, check_exits, check_guests, check_public
+from fd_flower.requirements import check_annealing, check_clients, check_exits, check_guests, check_public, check_task
 from fd_flower.rng import numpy_rng, seed_of, seeded, torch_rng
 from fd_flower.task import Task, share
 from fd_flower.votes import Figure, Notes
@@ -321,6 +321,7 @@ class Strategy(FlowerStrategy, ABC):
     def _check(self, clients: Sequence[Client]) -> None:
         """Refuse, before round one and when a device comes later, what the method cannot work with."""
         name, needs = self.settings.method, self.needed(self.settings)
+        check_task(name, needs, self.world.kind.name)
         if self._host.guests:
             check_guests(name, weights_alone=self.moment == "aggregated")
         else:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch.nn import Module
 from torch.utils.data import Dataset
 
 from fd_flower.errors import WrongInput
+
+if TYPE_CHECKING:
+    from fd_flower.measures import Kind
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Samples:
         channels_last memory, so that all processes can share one memory-mapped copy. Other inputs stay as they are:
         a user's model may ask for contiguous ones (``x.view(...)`` behind a convolution does).
     y : Tensor | None
-        Class labels [N], int64; None for unlabelled samples.
+        Class labels [N], int64; None for unlabelled samples. Of pairs to retrieve by: their numbers [N, 2].
     index : Tensor | None
         The rows of ``x`` and ``y`` that these samples are, int64; None means all of them.
     """
@@ -113,6 +116,8 @@ class Task:
         The balanced test set.
     classes : tuple[str, ...]
         The classes' names in the order of their numbers, where they are known: devices must agree on them.
+    kind : Kind | None
+        What is asked of models, and how they are measured at it; None: to tell classes apart.
     """
 
     model: Callable[[str], Module]
@@ -120,6 +125,7 @@ class Task:
     public: Callable[[], "Dataset[Any] | Samples"] | None = None
     test: "Dataset[Any] | Samples | None" = None
     classes: tuple[str, ...] = ()
+    kind: "Kind | None" = None
 
 
 def share(total: int, fraction: float) -> int:

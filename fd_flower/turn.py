@@ -21,7 +21,7 @@ from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import WrongInput
 from fd_flower.knobs import ANNEALED
 from fd_flower.learn import Objective, Plan, length, one_thread, supervised, train
-from fd_flower.measures import Predictor, figures, predicted
+from fd_flower.measures import Predictor, predicted
 from fd_flower.memory import Memory
 from fd_flower.models.exits import Exiting, at_every_exit, exits
 from fd_flower.node import Node, introduction
@@ -261,9 +261,9 @@ class Turn:
         if not self._asks(moment):
             return
         limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
-        found = figures(self.world, self.client, model or self._module or self.model, shared, limit)
+        found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
-            more = figures(self.world, self.client, other, None, limit)
+            more = self.world.kind.figures(self.world, self.client, other, None, limit)
             found |= {f"{name}/{key}": more[key] for key in ("accuracy", "pooled", "global") if key in more}
         self.measures |= {f"{moment}/{name}": value for name, value in found.items()}
 

@@ -15,6 +15,8 @@ from fd_flower.config import Settings
 from fd_flower.data.public import checksum
 from fd_flower.encoder import encoder
 from fd_flower.errors import WrongInput
+from fd_flower.measures import CLASSIFICATION, Kind
+from fd_flower.retrieval import beir
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples, Task
 
@@ -54,6 +56,11 @@ class World:
         self._data: dict[str, Data] = {}
         self._measured: dict[str, tuple[int, int]] = {}
         self._test_parts: dict[int, Samples] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """What is asked of models here, and how they are measured at it."""
+        return self.task.kind or CLASSIFICATION
 
     # --- samples
 
@@ -222,7 +229,7 @@ class World:
     def architecture(self, number: int) -> str:
         """Return the architecture of the client with this number, where its node names none."""
         name = self.settings.model.name
-        if self.settings.task:  # a user's names are the user's business
+        if self.settings.task or self.task.kind is not None:  # names of no zoo are their task's business
             return name[number % len(name)] if isinstance(name, list) else name
         return models.assign(name, number) if name else ""
 
@@ -250,6 +257,13 @@ def join(parts: Sequence[Samples]) -> Samples:
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
     """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
     config, seed = settings.data, settings.run.seed
+    sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
+    if any(map(beir.holds, sources)):
+        from fd_flower.retrieval import task  # classifiers do without it
+
+        return task.described(settings, folder, client)
+    if config.unseen is not None or settings.client.trainable != "head" or settings.client.pool != "model":
+        raise WrongInput("data.unseen, client.trainable, client.pool are about questions and documents: leave them out")
     if folder is None or config.public == "held-out":
         whole = data.federation(config, seed)
         public = whole.public_labelled or whole.public

@@ -14,7 +14,8 @@ from fd_flower.wire import Knowledge, Payload, Weights
 class FedAvg(Strategy):
     """The mean of the clients' weights, by their examples (algorithm 1 of the paper)."""
 
-    needs, measured, summable = Needs(same_model=True), "aggregated", (Weights,)
+    needs = Needs(same_model=True, tasks=("classification", "retrieval"))
+    measured, summable = "aggregated", (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of the architecture starts from."""

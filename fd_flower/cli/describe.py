@@ -66,6 +66,7 @@ def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
     yield Text(idea(stem))
     facts = Table.grid(padding=(0, 2))
     facts.add_row("needs", needed(strategy.needed(chosen)))
+    facts.add_row("learns", ", ".join(strategy.needed(chosen).tasks))
     facts.add_row("exchanges", exchanged(stem))
     facts.add_row("measured", strategy.for_method(chosen).moment)
     yield facts
@@ -93,7 +94,8 @@ def idea(stem: str) -> str:
 
 def needed(needs: Needs) -> str:
     """Return what a method cannot work without, in words."""
-    return ", ".join(NEEDS[f.name] for f in fields(needs) if getattr(needs, f.name)) or "nothing"
+    said = [NEEDS[f.name] for f in fields(needs) if f.name in NEEDS and getattr(needs, f.name)]
+    return ", ".join(said if "classification" in needs.tasks else [*said, "questions and documents"]) or "nothing"
 
 
 def exchanged(stem: str) -> str:

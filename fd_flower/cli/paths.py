@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-SOURCES = ("data.source", "data.public", "data.test")
+SOURCES = ("data.source", "data.public", "data.test", "data.unseen")
+MODEL = "model.name"
 ENCODER = "data.encoder"
 FOLDERS = ("run.out", "run.resume")
 YAML_FILES = ("recipe", "server.graph", "server.allow")
@@ -22,7 +23,7 @@ def absolute_words(words: Sequence[str], folder: Path) -> list[str]:
 
     A source, or one of a list of sources, is a path where such a file exists or where it looks like one: it starts
     with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe, a graph or an allow-list
-    is one where it ends like a YAML file, an encoder where it ends like a file of weights; one that is trained has a
+    is one where it ends like a YAML file, a model where it has a separator and is no name of a hub, an encoder where it ends like a file of weights; one that is trained has a
     source.
     """
     return [_absolute_word(word, folder) for word in words]
@@ -49,11 +50,13 @@ def _absolute_word(word: str, folder: Path) -> str:
     key, _, text = word.partition("=")
     if key in YAML_FILES and text.endswith((".yaml", ".yml")):
         return f"{key}={absolute(text, folder)}"
-    if key not in (*SOURCES, *FOLDERS, ENCODER):
+    if key not in (*SOURCES, *FOLDERS, ENCODER, MODEL):
         return word
     value = _value(text)
     if isinstance(value, str) and key == ENCODER:
         return path_word(key, _encoder(value, folder))
+    if key == MODEL and not (isinstance(value, str) and "/" in value):
+        return word
     if isinstance(value, str) and key in FOLDERS:
         return path_word(key, absolute(value, folder))
     if isinstance(value, str):

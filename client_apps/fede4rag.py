@@ -1,0 +1,74 @@
+"""FedE4RAG (Mao et al. 2025, arXiv 2504.19101): clients keep their retrievers, which the mean retriever teaches."""
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+from torch.nn import functional as F
+
+from fd_flower.config import ClientConfig
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.retrieval.models import Retriever, contrastive
+from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.wire import Weights
+
+app = App()
+
+STARTS = ("persist", "overwrite")
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FedE4RAG's knobs; ``kd_weight`` is the lambda of its paper."""
+
+    personal_init: str = "persist"
+    """Where a round starts: `persist` (the client's own retriever) or `overwrite` (the mean one, as in FedAvg)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.personal_init not in STARTS:
+            raise WrongInput(f"client.personal_init is '{self.personal_init}'{nearest(self.personal_init, STARTS)}")
+
+
+def objective(model: Retriever, x: Tensor, y: Tensor, teacher: Retriever | None, config: Config) -> Tensor:
+    """Contrastive loss plus ``kd_weight`` times the squared distance of similarities to the teacher's.
+
+    ``x`` [B, 2, ...] are pairs of question and passage, ``y`` [B, 2] their numbers. Similarities [B, B] are cosines;
+    ``tau`` divides them in the first term alone. Without a teacher there is no second.
+    """
+    similarities = model.similarities(x)
+    loss = contrastive(similarities, y, config.tau)
+    if teacher is None:
+        return loss
+    with torch.no_grad():
+        taught = teacher.similarities(x)
+    return loss + config.kd_weight * F.mse_loss(similarities, taught)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from own pairs and from how the mean retriever compares them; keep the retriever and send it."""
+    turn = Turn.of(message, context)
+    heard = Weights.need(message.content)
+    own: Module = turn.model
+    if turn.config.personal_init == "overwrite":  # type: ignore[attr-defined]
+        own.load_state_dict(heard.values, strict=False)  # what is frozen does not travel
+    teacher = turn.peer(turn.architecture, heard).eval() if turn.config.kd_weight else None
+
+    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, teacher, turn.config)  # type: ignore[arg-type]
+
+    loss = fit(turn, learn, turn.data.train)
+    turn.measure("trained")
+    return reply(message, turn, Weights(own.state_dict()), loss=loss)
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the personal retriever as it is."""
+    turn = Turn.of(message, context)
+    turn.measure("heard", turn.model)
+    return reply(message, turn)

@@ -1,0 +1,1 @@
+"""Retrieval: questions and documents in the place of pictures and classes."""

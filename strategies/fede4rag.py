@@ -1,0 +1,52 @@
+"""FedE4RAG (Mao et al. 2025, arXiv 2504.19101): clients keep their retrievers, which the mean retriever teaches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from fd_flower.clients import Client
+from fd_flower.config import ServerConfig
+from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.errors import WrongInput, nearest
+from fd_flower.methods import Needs
+from fd_flower.replies import mean_weights
+from fd_flower.strategy import Reply, Strategy
+from fd_flower.wire import Knowledge, Payload, Weights
+
+MEANS = ("examples", "plain")
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FedE4RAG's knobs."""
+
+    mean: str = "examples"
+    """How retrievers are averaged: `examples` (by pairs of question and passage) or `plain` (each client alike)."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.mean not in MEANS:
+            raise WrongInput(f"server.mean is '{self.mean}'{nearest(self.mean, MEANS)}")
+
+
+@final
+class FedE4RAG(Strategy):
+    """The mean of what clients have learnt; each goes on with its own."""
+
+    needs = Needs(same_model=True, tasks=("retrieval",))
+    measured, summable = "aggregated", (Weights,)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the retriever that every client starts from."""
+        return [self.first_weights(clients[0].model)]
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average what learns, by examples or plainly."""
+        if self.config.mean == "examples":  # type: ignore[attr-defined]
+            return list(mean_weights(replies).values())
+        heard = [Weights.need(reply.content).values for reply in replies]
+        return [Weights(mean_of_parameters(heard, [1] * len(heard)))]
+
+
+Method = FedE4RAG
