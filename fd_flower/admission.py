@@ -1,8 +1,7 @@
 """Which node may speak for which client: the allow-list, client id -> public key (``server.allow``)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import yaml
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -17,29 +16,15 @@ from flwr.serverapp import Grid
 from fd_flower.errors import WrongInput
 
 
-class Node(Protocol):
-    """A node as Flower's deployment shows it: its id, and its public key (PEM)."""
-
-    node_id: int
-    public_key: bytes
-
-
-@runtime_checkable
-class ShowsNodes(Protocol):
-    """A grid that shows its nodes' keys."""
-
-    def get_nodes(self) -> Iterable[Node]:
-        """Return the nodes that are there."""
-        ...
-
-
-def allowed(path: str | None) -> dict[str, bytes] | None:
+def allowed(path: str | None, knob: str = "server.allow") -> dict[str, bytes] | None:
     """Read an allow-list; None where there is none.
 
     Parameters
     ----------
     path : str | None
         A YAML file that maps client ids to public keys, as OpenSSH or PEM writes them.
+    knob : str
+        What names the file, for errors.
 
     Returns
     -------
@@ -54,21 +39,21 @@ def allowed(path: str | None) -> dict[str, bytes] | None:
     if path is None:
         return None
     if not Path(path).is_absolute():
-        raise WrongInput(f"server.allow is the relative path '{path}'; give an absolute one")
+        raise WrongInput(f"{knob} is the relative path '{path}'; give an absolute one")
     try:
         # As text throughout: YAML would make the number 7 of the client id 007.
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WrongInput(f"server.allow: {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise WrongInput(f"{knob}: {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not tree:
-        raise WrongInput(f"server.allow: {path} holds no client; expected lines like 'ward-7: ecdsa-sha2-nistp384 ...'")
+        raise WrongInput(f"{knob}: {path} holds no client; expected lines like 'ward-7: ecdsa-sha2-nistp384 ...'")
     keys: dict[str, bytes] = {}
     for client, text in tree.items():
         key = _der(text.encode() if isinstance(text, str) else b"")
         if key is None:
-            raise WrongInput(f"server.allow: {path} has no public key for client '{client}', in OpenSSH's form or PEM")
+            raise WrongInput(f"{knob}: {path} has no public key for client '{client}', in OpenSSH's form or PEM")
         if key in keys.values():
-            raise WrongInput(f"server.allow: {path} gives the key of client '{client}' to another client, too")
+            raise WrongInput(f"{knob}: {path} gives the key of client '{client}' to another client, too")
         keys[client] = key
     return keys
 
@@ -81,9 +66,9 @@ def keys_of(grid: Grid) -> dict[int, bytes]:
     WrongInput
         For a grid that shows no keys, as those of simulations.
     """
-    if not isinstance(grid, ShowsNodes):
-        raise WrongInput(f"server.allow needs nodes with keys, which {type(grid).__name__} does not show; leave it out")
     found = {node.node_id: _der(node.public_key) for node in grid.get_nodes()}
+    if found and not any(found.values()):
+        raise WrongInput(f"server.allow needs nodes with keys, which {type(grid).__name__} does not show; leave it out")
     return {node: key for node, key in found.items() if key is not None}
 
 

@@ -103,7 +103,8 @@ def test_what_is_unpacked_is_the_checkout_under_the_same_names(
 
 @in_checkout
 def test_a_wheel_installs_the_package_alone_with_the_rooms_inside(wheel: zipfile.ZipFile):
-    expected = {f"fd_flower/{name}" if name.startswith(ROOMS) else name for name in _sources()}
+    needed = _sources() | _files(ROOT / "deploy", "*.*", "Dockerfile")
+    expected = {name if name.startswith("fd_flower/") else f"fd_flower/{name}" for name in needed}
     info = f"fd_flower-{fd_flower.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(info)} == expected
     assert f"{info}licenses/LICENSE" in wheel.namelist()

@@ -195,11 +195,49 @@ def estimate(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine, and say which `--federation-config` fits it."""
-    from fd_flower.cli import doctor as checking
+def keys(
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A name or address of the server, as devices call it.")
+    ] = None,
+    client: Annotated[list[str] | None, typer.Option(metavar="ID", help="A client id; may be given again.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")] = 8443,
+    days: Annotated[int, typer.Option(min=1, help="How long the server's certificate is good.")] = 365,
+    venv: Annotated[Path, typer.Option(metavar="DIR", help="Where FD-Flower is installed, on every machine.")] = Path(
+        "/opt/fd-flower"
+    ),
+) -> None:
+    """Make certificates, keys and services of a federation of devices, or add clients to one: docs/deployment.md."""
+    from fd_flower.cli import deploy, keys
+    from fd_flower.cli.paths import absolute
 
-    if not checking.check(console()):
+    place = absolute(folder, Path.cwd())
+    keys.make(place, host or [], client or [], days)
+    deploy.write(place, host[0] if host else None, port, venv)
+    typer.echo(place)
+
+
+@app.command()
+def register(folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `keys` made.")]) -> None:
+    """Register every client of DIR at its SuperLink, which must be running."""
+    from fd_flower.cli import deploy
+    from fd_flower.cli.paths import absolute
+
+    for client in deploy.register(absolute(folder, Path.cwd())):
+        typer.echo(client)
+
+
+@app.command()
+def doctor(
+    node: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Check a device, too: the folder with its key and node.toml.")
+    ] = None,
+) -> None:
+    """Check this machine, and say which `--federation-config` fits it, or whether it can be a device."""
+    from fd_flower.cli import doctor as checking
+    from fd_flower.cli.paths import absolute
+
+    if not checking.check(console(), None if node is None else absolute(node, Path.cwd())):
         raise typer.Exit(1)
 
 

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 import fd_flower
-from fd_flower.cli import flower, machine
+from fd_flower.cli import device, flower, machine
+from fd_flower.cli.finding import Finding
 from fd_flower.config import DataConfig
 from fd_flower.errors import RunFailed
 
@@ -25,18 +25,13 @@ REINSTALL = "pip install 'flwr[simulation]>=1.41,<2'"
 SHARED_PORT = 39091  # where a plain `flwr run` finds a SuperLink, or starts one that stays
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at, and its cure where it is broken."""
+def check(console: Console, node: Path | None = None) -> bool:
+    """Print what was found and what to do about it; whether everything that is needed is there.
 
-    what: str
-    found: str
-    cure: str = ""
-
-
-def check(console: Console) -> bool:
-    """Print what was found and what to do about it; whether everything that is needed is there."""
-    findings = [*_versions(), *_programs(), _importable(), *_machine(), *_flower_places()]
+    With ``node``, a device's folder, that the machine can be this device is looked at instead of simulations.
+    """
+    findings = [*_versions(), *_programs(device=node is not None), _importable(), *_machine()]
+    findings += _flower_places() if node is None else device.findings(node)
     table = Table(box=box.SIMPLE_HEAD, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -47,6 +42,8 @@ def check(console: Console) -> bool:
     for finding in findings:
         if finding.cure:
             console.print(f"{finding.what}: {finding.cure}", markup=False, highlight=False, soft_wrap=True)
+    if node is not None:
+        return not any(finding.cure for finding in findings)
     console.print("Flower's simulation fits this machine with", markup=False, highlight=False)
     fitting = machine.federation_config(DataConfig().clients, machine.cores(), machine.gpus())
     console.print(f"  --federation-config '{fitting}'", markup=False, highlight=False, soft_wrap=True)
@@ -66,8 +63,8 @@ def _versions() -> Iterator[Finding]:
         yield Finding(name, found, "" if fits else cure)
 
 
-def _programs() -> Iterator[Finding]:
-    for name in ("flwr", "flower-superlink"):
+def _programs(*, device: bool) -> Iterator[Finding]:
+    for name in ("flower-supernode", "flwr-clientapp") if device else ("flwr", "flower-superlink"):
         try:
             yield Finding(name, flower.program(name))
         except RunFailed as error:

@@ -1,0 +1,113 @@
+"""Whether a machine can be a device: its configuration, data, state, key, and the way to its server."""
+
+import os
+import shutil
+import socket
+import ssl
+import stat
+import time
+import tomllib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http.client import HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from flwr.app import ConfigRecord, Context, RecordDict
+
+from fd_flower.cli.finding import Finding
+from fd_flower.clients import answered
+from fd_flower.config import settings
+from fd_flower.node import DEVICE_KEYS, introduction
+
+CONFIG, KEY, AUTHORITY = "node.toml", "client.key", "ca.crt"
+PATIENCE = 10.0  # seconds to reach the server
+AHEAD, BEHIND = 5, 300  # seconds by which a device's clock may differ: Flower's SuperLink refuses its messages beyond
+ROOM = 2**30  # bytes of disk below which a device is warned
+EXPIRES = 14  # days before a certificate's end at which to make another
+
+
+def findings(folder: Path) -> Iterator[Finding]:
+    """Look at everything that a device needs.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``node.toml``, ``client.key`` and ``ca.crt``, as ``fd-flower keys`` made them.
+    """
+    try:
+        config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        yield Finding(CONFIG, " ".join(str(error).split()), f"take {CONFIG} from what `fd-flower keys` made")
+        return
+    yield from _client(config)
+    yield _key(folder / KEY)
+    yield from _server(str(config.get("superlink", "")), folder / AUTHORITY)
+
+
+def _client(config: dict[str, Any]) -> Iterator[Finding]:
+    """Answer the roll call as a run would hear it."""
+    lacking = [key for key in DEVICE_KEYS if key not in config]
+    if lacking:
+        yield Finding(CONFIG, f"lacks {', '.join(lacking)}", f"give {', '.join(lacking)} in {CONFIG}")
+        return
+    told = ConfigRecord({"settings": settings("local", "data.public=none").text, "state": "", "run-key": "doctor"})
+    answer = introduction(told, Context(0, 0, config, RecordDict(), {}))
+    if "refused" in answer:
+        yield Finding("device", str(answer["refused"]), f"set it right in {CONFIG}")
+        return
+    client = answered(str(answer["id"]), answer)
+    yield Finding("client", f"{client.id}: model {client.model}, {client.features} features")
+    there = sum(n > 0 for n in client.counts)
+    held = f"{client.examples} rows to train on, {there} of {client.classes} classes"
+    yield Finding("data", f"{config['data-path']}: {held}")
+    free = shutil.disk_usage(config["state-dir"]).free
+    cure = "" if free > ROOM else "make room: every client keeps two copies of its model there"
+    yield Finding("state", f"{config['state-dir']}: {free / 2**30:.1f} GiB free", cure)
+
+
+def _key(path: Path) -> Finding:
+    if not path.is_file() or not os.access(path, os.R_OK):
+        return Finding("key", f"{path} cannot be read", "run this as the SuperNode's user, who must own the key")
+    open_to = stat.S_IMODE(path.stat().st_mode) & 0o077
+    return Finding("key", f"{path}", f"others can read it: chmod 600 {path}" if open_to else "")
+
+
+def _server(address: str, authority: Path) -> Iterator[Finding]:
+    """Go to the server as a SuperNode does, and compare clocks."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit():
+        yield Finding("server", f"superlink is '{address}'", f'give superlink = "HOST:PORT" in {CONFIG}')
+        return
+    try:
+        trust = ssl.create_default_context(cafile=str(authority))
+        connection = HTTPSConnection(host, int(port), timeout=PATIENCE, context=trust)
+        connection.connect()
+        certificate = x509.load_der_x509_certificate(connection.sock.getpeercert(binary_form=True))  # type: ignore
+        asked = time.time()
+        connection.request("GET", "/")
+        date = connection.getresponse().getheader("Date")
+        connection.close()
+    except ssl.SSLCertVerificationError as error:
+        cure = f"take ca.crt of this server's federation, or name {host} in `fd-flower keys DIR --host {host}`"
+        yield Finding("server", f"{address}: {error.verify_message}", cure)
+        return
+    except (OSError, HTTPException) as error:
+        reason = "no such host" if isinstance(error, socket.gaierror) else str(error) or type(error).__name__
+        yield Finding("server", f"{address}: {reason}", "start the SuperLink, and let this machine through to its port")
+        return
+    days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
+    cure = "" if days >= EXPIRES else f"make another on the server: fd-flower keys DIR --host {host}"
+    yield Finding("server", f"{address}: its certificate is good for {days} days", cure)
+    if date is not None:
+        yield _clock(asked - parsedate_to_datetime(date).timestamp())
+
+
+def _clock(ahead: float) -> Finding:
+    """Judge by how many seconds this clock is ahead of the server's, which tells whole ones."""
+    fits = -BEHIND < ahead < AHEAD + 1
+    found = f"{abs(ahead):.0f} s {'ahead of' if ahead >= 0 else 'behind'} the server's"
+    cure = "" if fits else "set the clock (NTP): the SuperLink refuses what is signed in another time"
+    return Finding("clock", found, cure)

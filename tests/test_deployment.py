@@ -1,0 +1,223 @@
+"""Real SuperLink and SuperNodes, with TLS and keys: the numbers of the simulation, through deaths and returns."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployed import TINY, Lab, lab, partitions, tiny, until
+from toys import Moody
+
+from fd_flower import engine, methods
+from fd_flower.cli import keys
+from fd_flower.config import settings
+from fd_flower.results import RunFolder
+from fd_flower.strategy import Strategy
+
+pytestmark = pytest.mark.slow
+
+MODELS = ("mlp", "lenet", "cnn")
+THREE = f"model.name=[{','.join(MODELS)}] model.features=16"
+
+
+def told(lines: list[dict[str, Any]]) -> dict[tuple[int, bool, str], dict[str, Any]]:
+    """Return what each client said in each round and in the closing message: its losses, and its own accuracy."""
+    return {
+        (line["round"], bool(line.get("closing")), line["client"]): {
+            "examples": line["examples"],
+            "metrics": line["metrics"],
+            "accuracy": {moment: own["accuracy"] for moment, own in line["measures"].items()},
+        }
+        for line in lines
+        if "client" in line
+    }
+
+
+def rounds(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [line for line in lines if "asked" in line and not line.get("closing")]
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    """Return the whole lines that a run has written so far."""
+    path = folder / "rounds.jsonl"
+    text = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Start three devices of three models, whose folders are the simulated clients'."""
+    root = tmp_path_factory.mktemp("ward")
+    with lab(root / "lab") as made:
+        for (client, folder), model in zip(partitions(root / "data", tiny("local")).items(), MODELS, strict=True):
+            made.device(client, folder, model=model)
+        yield made
+
+
+@pytest.mark.parametrize("method", ["fedmd", "edgefd", "fedgen"])
+def test_devices_of_three_models_give_the_numbers_of_the_simulation(method: str, ward: Lab, tmp_path: Path):
+    simulated = engine.run(tiny(method, THREE), out=tmp_path / "simulated")
+    ward.submit(method, f"{TINY} model.features=16 server.allow={ward.keys}/allow.yaml run.out={tmp_path}/deployed")
+    deployed = ward.finish(tmp_path / "deployed")
+    assert simulated is not None
+    assert {c for line in rounds(deployed.lines()) for c in line["replied"]} == {"0", "1", "2"}
+    assert told(deployed.lines()) == told(simulated.lines())
+    assert [line["bytes"]["up"] for line in rounds(deployed.lines())] == [
+        line["bytes"]["up"] for line in rounds(simulated.lines())
+    ]
+    summary, expected = deployed.summary, simulated.summary
+    assert summary["engine"] == "deployment"
+    assert summary["accuracy"]["personal"]["final"] == expected["accuracy"]["personal"]["final"]
+
+
+def test_a_run_goes_on_after_superlink_and_serverapp_were_killed(ward: Lab, tmp_path: Path):
+    words = f"{TINY} server.rounds=3 run.out={tmp_path}/deployed"
+    ward.submit("fedmd", f"{words} model.features=16")
+    until(lambda: (tmp_path / "deployed" / "checkpoint" / "knowledge.safetensors").is_file(), "the first round")
+    time.sleep(2)
+    ward.kill("superlink")
+    before = lines_of(tmp_path / "deployed")
+    assert not (tmp_path / "deployed" / "summary.json").exists()
+    ward.superlink()
+    ward.submit("fedmd", f"run.resume={tmp_path}/deployed")
+    deployed = ward.finish(tmp_path / "deployed")
+    simulated = engine.run(settings("fedmd", f"{TINY} {THREE} server.rounds=3"), out=tmp_path / "simulated")
+    assert simulated is not None
+    assert [line["round"] for line in rounds(deployed.lines())] == [1, 2, 3]
+    assert deployed.lines()[: len(before)] == before
+    assert told(deployed.lines()) == told(simulated.lines())
+
+
+def test_a_device_that_is_killed_in_mid_round_is_left_out_and_goes_on_from_its_model_when_it_returns(tmp_path: Path):
+    folders = partitions(tmp_path / "data", tiny("local"))
+    chosen = f"{TINY} model.name=mlp server.rounds=60 server.min_replies=2 server.grace=8"
+    run = tmp_path / "run"
+    with lab(tmp_path / "lab") as made:
+        for client, folder in folders.items():
+            made.device(client, folder)
+        made.submit("local", f"{chosen} run.out={run}")
+        begun = "Receiving: train message"
+        until(lambda: len(rounds(lines_of(run))) == 1 and made.log("node-1").count(begun) == 2, "round two's beginning")
+        made.kill("node-1")
+        killed = time.monotonic()
+        until(lambda: len(rounds(lines_of(run))) >= 2, "a round without the device", 60)
+
+        def returns() -> bool:
+            """Start it again, as a supervisor does, until Flower takes the old one for dead."""
+            if "node-1" not in made.processes or made.processes["node-1"].poll() is not None:
+                time.sleep(5)
+                made.device("1", folders["1"])
+            return "1" in rounds(lines_of(run))[-1]["replied"]
+
+        until(returns, "the device's return")
+        lines = lines_of(run)
+        refused = made.log("node-1").count("Failed to activate SuperNode")
+    assert refused <= (time.monotonic() - killed) / 5
+    missed = [line["round"] for line in rounds(lines) if "1" not in line["replied"]]
+    back = missed[-1] + 1
+    assert missed[0] == 2
+    assert missed == list(range(2, back))
+    assert all(line["replied"] == ["0", "2"] for line in rounds(lines) if line["round"] in missed)
+    assert all(line["failed"]["1"] for line in rounds(lines) if line["round"] in missed)
+    assert lines_without_absence(folders, chosen, missed, back) == {
+        key: value for key, value in told(lines).items() if key[0] <= back
+    }
+
+
+def lines_without_absence(folders: dict[str, Path], chosen: str, missed: list[int], back: int) -> Any:
+    """Return what clients say in this process where device 1 is not there in the rounds that it missed."""
+    state = next(iter(folders.values())).parent / "states"
+    nodes = [{"client-id": c, "data-path": str(f), "state-dir": str(state)} for c, f in folders.items()]
+    lines: list[dict[str, Any]] = []
+    grid = Moody(methods.client_app("local"), node_configs=nodes, run_config={"task": ""})
+    strategy = Strategy.for_method(settings("local", chosen))
+
+    def hear(line: dict[str, Any]) -> None:
+        lines.append(line)
+        grid.gone = {2} if line["round"] + 1 in missed else set()
+
+    strategy.on_line = hear
+    strategy.start(grid, num_rounds=back)
+    return told(lines)
+
+
+SPOILS = """\
+# What every Python process of a dishonest device runs first: its replies' numbers become NaN.
+import builtins, sys
+
+untouched = builtins.__import__
+
+
+def spoilt(name, *also, **more):
+    module = untouched(name, *also, **more)
+    envelope = sys.modules.get("fd_flower.envelope")
+    if envelope is not None and "fold" in vars(envelope) and envelope.fold.__name__ == "fold":
+        honest = envelope.fold
+
+        def dishonest(contents, header):
+            from flwr.app import ArrayRecord, RecordDict
+
+            def nan(record):
+                tensors = record.to_torch_state_dict()
+                return ArrayRecord({k: t * float("nan") if t.is_floating_point() else t for k, t in tensors.items()})
+
+            return honest(
+                {
+                    client: RecordDict({k: nan(r) if isinstance(r, ArrayRecord) else r for k, r in content.items()})
+                    for client, content in contents.items()
+                },
+                header,
+            )
+
+        envelope.fold = dishonest
+    return module
+
+
+builtins.__import__ = spoilt
+"""
+
+
+def test_those_who_have_no_business_here_are_refused_or_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A stranger's key, a server that is not the one meant, another client's id, and numbers that are none."""
+    folders = partitions(tmp_path / "data", tiny("fedmd"))
+    (tmp_path / "dishonest").mkdir()
+    (tmp_path / "dishonest" / "sitecustomize.py").write_text(SPOILS)
+    keys.make(tmp_path / "elsewhere", ["127.0.0.1"], ["stranger"], days=1)
+    run = tmp_path / "run"
+    with lab(tmp_path / "lab", ("0", "1", "2", "3")) as made:
+        strange = tmp_path / "elsewhere" / "clients" / "stranger" / "client.key"
+        outside = [
+            made.device("0", folders["0"], key=strange, name="stranger"),
+            made.device("1", folders["1"], ca=tmp_path / "elsewhere" / "ca.crt", name="deceived"),
+        ]
+        until(lambda: all(node.poll() for node in outside), "turning strangers away", 60)
+        assert "No SuperNode found with the given public key" in made.log("superlink")
+        assert "CERTIFICATE_VERIFY_FAILED" in made.log("node-deceived")
+        for client in ("0", "1"):
+            made.device(client, folders[client])
+        made.device("0", folders["2"], key=made.keys / "clients" / "3" / "client.key", name="thief")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "dishonest"), prepend=os.pathsep)
+        made.device("2", folders["2"])
+        monkeypatch.undo()
+        made.submit("fedmd", f"{TINY} model.name=mlp server.nodes=4 server.allow={made.keys}/allow.yaml run.out={run}")
+        found = made.finish(run)
+        said = made.said()
+    assert "client id '0' belongs to another key; this node has the key of client '3'" in " ".join(said.split())
+    first = rounds(found.lines())[0]
+    assert first["replied"] == ["0", "1"]
+    assert "not finite" in first["failed"]["2"]
+    honest = engine.InProcessGrid(
+        methods.client_app("fedmd"),
+        run_config={"task": ""},
+        node_configs=[
+            {"client-id": c, "data-path": str(folders[c]), "state-dir": str(tmp_path / "states")} for c in ("0", "1")
+        ],
+    )
+    Strategy.for_method(tiny("fedmd", f"model.name=mlp server.nodes=2 run.out={tmp_path}/honest")).start(honest)
+    without = {key: said for key, said in told(found.lines()).items() if key[2] != "2"}
+    assert without == told(RunFolder.open(tmp_path / "honest").lines())
