@@ -5,7 +5,8 @@
 FOLDER holds a labelled picture set as Parquet files. For each partition and seed ten clients train their teachers once,
 as `kdstudy` has them train; all students are made of these, with the functions that `kdstudy` itself calls and the same
 random numbers, and FedAvg runs from each start for the same 30 rounds in the in-process engine. Students start from the
-teachers' average and learn on labelled held-out pictures. What is tuned is tuned on the pooled validation parts.
+teachers' average and learn on labelled held-out pictures; a control learns from their labels alone (weight 0). What is
+tuned is tuned on the pooled validation parts.
 
 Every figure is a line of DIR/results.jsonl, teachers are in DIR/teachers; what is there already is not computed again,
 so a run that was ended goes on. --table computes nothing and prints what there is; --smoke takes one seed, a few
@@ -57,10 +58,10 @@ HEATS, WEIGHTS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), (0.1, 0.3, 0.5, 0.7, 0.9, 1.0
 FIXED = (1.0, 0.5)
 """Temperature and weight of untuned KD."""
 
-LESSONS = ""
+LESSONS = "client.distil_lr=0.05"
 FULL = "data.limit=10000 data.public_size=2000 data.test_limit=2000 "
 SMALL = "data.limit=1500 data.public_size=200 data.test_limit=200 data.min_rows=2 "
-SHORT = "client.convergence=2 client.public_epochs=1"
+SHORT = f"{LESSONS} client.convergence=2 client.public_epochs=1"
 
 State = Mapping[str, Tensor]
 
@@ -236,12 +237,14 @@ class Cell:
             self.book.fill(lambda state=state: self.judge(self._model(state)), kind="start", **self.key, start=name)
         grid = [self.tried("kd", heat=heat, weight=weight) for heat in heats for weight in weights]
         best = max(grid, key=lambda line: line["validation"])  # of equals the first
-        for criterion in ("label", "confidence"):
-            for heat in heats:
-                self.tried("dp-kd", heat=heat, criterion=criterion)
+        self.tried("kd", heat=FIXED[0], weight=0.0)
+        for heat in heats:
+            self.tried("dp-kd", heat=heat, criterion="label")
+        self.tried("dp-kd", heat=FIXED[0], criterion="confidence")
         self.tried("dml")
         for name, phase in (("random", 0), ("teacher", 1), ("average", 1)):
             self.fedavg(name, self.starts[name], phase)
+        self.fedavg("labels", self.student("kd", heat=FIXED[0], weight=0.0), 1)
         self.fedavg("kd", self.student("kd", heat=FIXED[0], weight=FIXED[1]), 1)
         self.fedavg("tuned-kd", self.student("kd", heat=best["heat"], weight=best["weight"]), 2)
         self.fedavg("dml", self.student("dml"), 1)

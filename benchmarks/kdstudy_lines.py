@@ -9,7 +9,7 @@ from typing import Any
 
 Line = dict[str, Any]
 
-STARTS = ("random", "teacher", "average", "kd", "tuned-kd", "dml", "dp-kd")
+STARTS = ("random", "teacher", "average", "labels", "kd", "tuned-kd", "dml", "dp-kd")
 TARGETS = (0.90, 0.95, 0.99)
 """Shares of what FedAvg from random weights has after its last round."""
 
@@ -62,10 +62,8 @@ def tables(lines: Sequence[Line], fixed: tuple[float, float]) -> str:
 
 def _gains(by_partition: Mapping[str, Sequence[Line]], fixed: tuple[float, float]) -> Iterator[str]:
     yield "\n## Gains: accuracy of the student after it has learnt, less that of the teachers' average\n"
-    yield _row(
-        "partition", "before", "kd", "tuned kd", "dml", "dp-kd label", "dp-kd conf.", "tuned dp-kd", "chosen T, a"
-    )
-    yield "| --- |" + " ---: |" * 7 + " --- |"
+    yield _row("partition", "before", *TECHNIQUES, "chosen T, a")
+    yield "| --- |" + " ---: |" * (1 + len(TECHNIQUES)) + " --- |"
     for partition, lines in by_partition.items():
         told = chosen(lines, fixed)
         pairs = " ".join(f"({line['heat']:g}, {line['weight']:g})" for line in told["tuned kd"])
@@ -86,16 +84,19 @@ def _gains(by_partition: Mapping[str, Sequence[Line]], fixed: tuple[float, float
         yield _row(partition, base, f"{100 * means[base]:.1f}", f"{100 * tuned:.1f}", ratio, *known)
 
 
+TECHNIQUES = ("labels alone", "kd", "tuned kd", "dml", "dp-kd label", "dp-kd confidence", "tuned dp-kd")
+"""Of students, as ``chosen`` has them; the first is the control without a teacher."""
 UNTUNED = ("kd", "dml", "dp-kd label", "dp-kd confidence")
-STUDENTS = ("kd", "tuned kd", "dml", "dp-kd label", "dp-kd confidence")
+STUDENTS = ("labels alone", "kd", "tuned kd", "dml", "dp-kd label", "dp-kd confidence")
 
 
 def chosen(lines: Sequence[Line], fixed: tuple[float, float]) -> dict[str, list[Line]]:
     """Return the lines of each technique's student, one a seed; tuned ones are those of the best validation figure."""
     at_once = [line for line in lines if line["kind"] == "student" and not line["sequential"]]
-    grid = [line for line in at_once if line["technique"] == "kd"]
+    grid = [line for line in at_once if line["technique"] == "kd" and line["weight"]]
     partitioned = [line for line in at_once if line["technique"] == "dp-kd"]
     return {
+        "labels alone": [line for line in at_once if line["technique"] == "kd" and not line["weight"]],
         "kd": [line for line in grid if (line["heat"], line["weight"]) == fixed],
         "tuned kd": _best(grid),
         "dml": [line for line in at_once if line["technique"] == "dml"],
@@ -116,7 +117,8 @@ def _known(line: Line) -> int:
 
 def _heat_maps(by_partition: Mapping[str, Sequence[Line]]) -> Iterator[str]:
     for partition, lines in by_partition.items():
-        grid = [x for x in lines if x["kind"] == "student" and x["technique"] == "kd" and not x["sequential"]]
+        at_once = [x for x in lines if x["kind"] == "student" and not x["sequential"]]
+        grid = [x for x in at_once if x["technique"] == "kd" and x["weight"]]
         weights = sorted({line["weight"] for line in grid})
         yield f"\n## Gain of KD by temperature (rows) and weight (columns): {partition}\n"
         yield _row("T", *(f"{weight:g}" for weight in weights))

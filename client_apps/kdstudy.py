@@ -32,7 +32,7 @@ class Config(ClientConfig):
     """Epochs of the first round, at most: a client trains its teacher."""
     patience: int = 3
     """These end after so many epochs without a lower cross-entropy on the own validation part."""
-    distil_lr: float = 0.01
+    distil_lr: float = 0.05
     """Learning rate of distillation; its loop is `client.public_epochs`, `client.public_batch`, ..."""
     learner: str = "arriving"
     """Along a chain: does the `arriving` model learn from the client's `own`, or the own from the arriving one?"""
