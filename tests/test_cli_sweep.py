@@ -227,15 +227,18 @@ def test_a_point_of_which_a_run_failed_is_named_and_not_chosen():
     table = points_table(sweep).splitlines()
     assert [line.split(",")[0] for line in table] == ["rank", "1", "", ""]
     assert table[2].endswith("1 of 2 runs failed: nobody replied")
-    assert "| - | 1 | failed | - | - | - | - |" in markdown(sweep, "", [])
+    assert "| - | 1 | failed | - | - | - | - | - |" in markdown(sweep, "", [])
     assert runs_table(sweep).count("\n") == 7
 
 
 def test_how_much_was_tried_and_how_far_chance_goes_are_said():
-    said = " ".join(notes(made(_1=[0.5, 0.7], _2=[0.6, 0.5], _3=[0.1, 0.2])))
+    sweep = made(_1=[0.5, 0.7], _2=[0.6, 0.5], _3=[0.1, 0.2])
+    said = " ".join(notes(sweep))
     assert "3 points (the whole grid), seeds 0, 1; 6 of 6 runs count" in said
-    # The best is 0.6 with a deviation of 0.14; 0.55 is within it, 0.15 is not.
-    assert "Within one standard deviation (14.1 points) of the best: 1 of the 2 other points." in said
+    # The best is the first: the second is behind by -0.1 and 0.2, 0.05 ± 0.21, the third by 0.4 and 0.5, 0.45 ± 0.07.
+    assert "The gap of 1 of the 2 other points is within its standard deviation." in said
+    assert "| 2 | 2 | 55.0 ± 7.1 | 5.0 ± 21.2 |" in markdown(sweep, "", [])
+    assert "| 3 | 3 | 15.0 ± 7.1 | 45.0 ± 7.1 |" in markdown(sweep, "", [])
     assert "One seed a point" in " ".join(notes(made(_1=[0.5], _2=[0.6])))
 
 

@@ -68,6 +68,12 @@ class Point:
         """Its mean validation accuracy over seeds; None where it cannot be chosen."""
         return self.figure(VALIDATION)[0]
 
+    @property
+    def validations(self) -> list[float]:
+        """What each of its runs is judged by, where all count."""
+        values = [] if self.reason else [trial.figures[VALIDATION] for trial in self.trials]
+        return [value for value in values if value is not None]
+
     def figure(self, column: str) -> tuple[float | None, float | None]:
         """Return a figure's mean over seeds and its sample standard deviation, None for a single seed.
 
@@ -120,6 +126,18 @@ class Sweep:
     def best(self) -> Point | None:
         """The point with the best mean validation accuracy; None where none can be chosen."""
         return self.ranked[0] if self.ranked else None
+
+    def behind(self, point: Point) -> tuple[float | None, float | None]:
+        """Return how far a point is behind the best in validation accuracy: mean and deviation over seeds, as a figure.
+
+        Each seed is compared with itself: its data and initial models are those of all points, and from seed to seed
+        these can differ more than the points do.
+        """
+        if self.best is None or self.best.score is None or point.score is None:
+            return None, None
+        pairs = zip(self.best.validations, point.validations, strict=True)
+        gaps = [ahead - other for ahead, other in pairs]
+        return self.best.score - point.score, stdev(gaps) if len(gaps) > 1 else None
 
     @property
     def failed(self) -> list[Point]:

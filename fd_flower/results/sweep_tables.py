@@ -21,6 +21,7 @@ RUNS, POINTS, MARKDOWN, PAGE, BEST = "sweep.csv", "points.csv", "sweep.md", "swe
 SHOWN = 10  # rows on a terminal
 LENGTH = 200  # letters of a note on a point that failed; the tables have all of it
 FIGURES = (VALIDATION, *TESTED, *SENT)
+BEHIND = "behind"
 COLUMNS = (VALIDATION, "global_final", "global_selected", "personal_final", "personal_selected")
 
 
@@ -58,8 +59,8 @@ def points_table(sweep: Sweep) -> str:
     rows = []
     for rank, point in _rows(sweep):
         figures = [value for column in FIGURES for value in point.figure(column)]
-        rows.append([rank, point.name, *point.values.values(), *figures, point.reason])
-    spread = [name for column in FIGURES for name in (column, f"{column}_std")]
+        rows.append([rank, point.name, *point.values.values(), *figures, *sweep.behind(point), point.reason])
+    spread = [name for column in (*FIGURES, BEHIND) for name in (column, f"{column}_std")]
     return _comma_separated(["rank", "point", *sweep.axes, *spread, "reason"], rows)
 
 
@@ -81,10 +82,11 @@ def _table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     rows = []
     for rank, point in _rows(sweep):
         cells = [percent(*point.figure(column)) or NOTHING for column in COLUMNS]
+        cells.insert(1, percent(*sweep.behind(point)) or NOTHING)
         if rank is None:
             cells[0] = "failed"
         rows.append([NOTHING if rank is None else str(rank), *point.values.values(), *cells])
-    return ["rank", *sweep.axes, *(column.replace("_", " ") for column in COLUMNS)], rows
+    return ["rank", *sweep.axes, *(column.replace("_", " ") for column in (VALIDATION, BEHIND, *COLUMNS[1:]))], rows
 
 
 def shown(sweep: Sweep) -> list[Table | Text]:
@@ -127,15 +129,13 @@ def _chance(sweep: Sweep) -> str:
     """Say how many points the seeds do not tell from the best one."""
     if sweep.best is None:
         return "No point can be chosen: each has a run that failed."
-    if len(sweep.ranked) == 1:
-        return ""
-    mean, spread = sweep.best.figure(VALIDATION)
-    if mean is None or spread is None:
-        return "One seed a point: nothing tells how much of a difference is chance (--seeds)."
-    near = sum(1 for score, _ in sweep.scores[1:] if score >= mean - spread)
+    gaps = [sweep.behind(point) for point in sweep.ranked[1:]]
+    if len(sweep.seeds) == 1:
+        return "Behind: the gap to the best. One seed a point: nothing tells how much of a gap is chance (--seeds)."
+    near = sum(1 for mean, spread in gaps if mean is not None and spread is not None and mean <= spread)
     return (
-        f"Within one standard deviation ({100 * spread:.1f} points) of the best: {near} of the {len(sweep.ranked) - 1} "
-        "other points."
+        "Behind: the gap to the best, seed by seed, since a seed gives all points the same data and initial models. The "
+        f"gap of {near} of the {_count(len(gaps), 'other point')} is within its standard deviation."
     )
 
 
@@ -146,7 +146,7 @@ def _count(number: int, thing: str) -> str:
 def markdown(sweep: Sweep, command: str, pictures: Iterable[str]) -> str:
     """Return the table of points as Markdown, with notes, pictures and the command."""
     head, rows = _table(sweep)
-    lines = [head, ["---", *(["---"] * len(sweep.axes)), *(["---:"] * len(COLUMNS))], *rows]
+    lines = [head, ["---", *(["---"] * len(sweep.axes)), *(["---:"] * (1 + len(COLUMNS)))], *rows]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
     said = "\n".join(f"* {note}" for note in notes(sweep))
     drawn = "\n".join(f"![{name}]({name})" for name in pictures)
