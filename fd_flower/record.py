@@ -38,6 +38,9 @@ DEALS = {
 }
 """Which partitions a knob of ``data`` is about; others are about all."""
 
+IDLE = {"classification": ("folds",), "retrieval": ("public", "public_size", "public_batch", "encoder")}
+"""Knobs of ``data`` that say nothing about a kind of task."""
+
 
 class Record:
     """A run's folder, and the lines of the round under way.
@@ -195,7 +198,9 @@ def _described(settings: Settings, world: World) -> dict[str, Any]:
     said = {
         key: value
         for key, value in settings.tree()["data"].items()
-        if value is not None and settings.data.partition in DEALS.get(key, (settings.data.partition,))
+        if value is not None
+        and settings.data.partition in DEALS.get(key, (settings.data.partition,))
+        and key not in IDLE.get(world.kind.name, ())
     }
     copy = world.kind.copy(world)
     return {**said, "copy": copy} if copy else said

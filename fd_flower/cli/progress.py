@@ -14,6 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 Line = Mapping[str, Any]
 """A line of ``rounds.jsonl``."""
 Hear = Callable[[Line], None]
+Headline = tuple[str, float]
+"""A figure and its name."""
+HEADLINES = {"accuracy": "{:.1%}", "own/ndcg@10": "nDCG@10 {:.3f}", "unseen/ndcg@10": "unseen nDCG@10 {:.3f}"}
+"""The figures that a run may be about, and how they read."""
 
 
 class Standing:
@@ -25,8 +29,8 @@ class Standing:
         self.left_out: list[str] = []
         self._seconds: list[float] = []
         self._awaited: set[str] | None = None
-        self._server: float | None = None
-        self._clients: dict[str, float] = {}
+        self._server: Headline | None = None
+        self._clients: dict[str, Headline] = {}
         self._measured = 0
 
     def hear(self, line: Line) -> bool:
@@ -37,7 +41,7 @@ class Standing:
         else:
             self._awaited = set(line.get("replied") or ())
             self.left_out = list(line.get("failed") or ())
-            self._server = (line.get("global") or {}).get("accuracy", self._server)
+            self._server = _headline(line.get("global") or {}) or self._server
             if not line.get("closing"):
                 self._seconds.append(line.get("seconds") or 0.0)
         return self._awaited == set()
@@ -45,7 +49,7 @@ class Standing:
     def _hear_client(self, line: Line) -> None:
         if self._awaited:
             self._awaited.discard(line["client"])
-        figure = _last_accuracy(line)
+        figure = _last_headline(line)
         if figure is not None:
             if line["round"] != self._measured:
                 self._measured, self._clients = line["round"], {}
@@ -53,10 +57,13 @@ class Standing:
 
     @property
     def accuracy(self) -> str:
-        """The server's model's where there is one, else the mean over clients; empty before either is known."""
+        """The server's figure where it has a model, else the mean over clients; empty before either is known."""
         if self._server is not None:
-            return f"global {self._server:.1%}"
-        return f"personal {fmean(self._clients.values()):.1%}" if self._clients else ""
+            return f"global {_told(*self._server)}"
+        if not self._clients:
+            return ""
+        names, figures = zip(*self._clients.values(), strict=True)
+        return f"personal {_told(names[0], fmean(figures))}"
 
     @property
     def seconds(self) -> float:
@@ -69,10 +76,19 @@ class Standing:
         return median(self._seconds) * (self.rounds - self.round) if self._seconds else 0.0
 
 
-def _last_accuracy(line: Line) -> float | None:
-    """Return a client's accuracy at the last of the moments that its line has."""
-    figures = [figures.get("accuracy") for figures in (line.get("measures") or {}).values()]
-    return next((figure for figure in reversed(figures) if figure is not None), None)
+def _last_headline(line: Line) -> Headline | None:
+    """Return a client's figure at the last of the moments that its line has."""
+    found = [_headline(figures) for figures in (line.get("measures") or {}).values()]
+    return next((figure for figure in reversed(found) if figure is not None), None)
+
+
+def _headline(figures: Mapping[str, Any]) -> Headline | None:
+    """Return the figure that a run is about: accuracy, or a retriever's nDCG@10."""
+    return next(((name, figures[name]) for name in HEADLINES if figures.get(name) is not None), None)
+
+
+def _told(name: str, figure: float) -> str:
+    return HEADLINES[name].format(figure)
 
 
 class Board(Protocol):

@@ -13,10 +13,19 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Hear, clock
 from fd_flower.cli.voice import Interrupted
 from fd_flower.errors import WrongInput
+from fd_flower.results import retrieval
 from fd_flower.results.folder import CONFIG, RunFolder
 
 
-def order(method: str, changes: Sequence[str], recipe: str | None, engine: str, out: Path | None, task: str) -> Order:
+def order(
+    method: str,
+    changes: Sequence[str],
+    recipe: str | None,
+    engine: str,
+    out: Path | None,
+    task: str,
+    lab: Path | None = None,
+) -> Order:
     """Return the run that a user asks for, checked.
 
     Parameters
@@ -29,6 +38,8 @@ def order(method: str, changes: Sequence[str], recipe: str | None, engine: str, 
         Another recipe than the method's own.
     out : Path | None
         The folder; None: ``run.out``, or a new one under ``runs`` in the user's directory.
+    lab : Path | None
+        The folder of a federation of devices, whose allow-list counts unless ``server.allow`` names another.
 
     Raises
     ------
@@ -36,14 +47,20 @@ def order(method: str, changes: Sequence[str], recipe: str | None, engine: str, 
         For anything that no run can be made of.
     """
     words, here = words_of(changes, recipe), Path.cwd()
+    if lab is not None:
+        lab, engine = paths.absolute(lab, here), "flower"
+        if not (lab / "flwr" / "config.toml").is_file():
+            raise WrongInput(f"{lab} holds no federation; make one: fd-flower keys {lab} --host NAME --client ID")
+        if not paths.value_of(words, "run.resume") and paths.value_of(words, "server.allow") is None:
+            words = (*words, paths.path_word("server.allow", lab / "allow.yaml"))
     if resumed := paths.value_of(words, "run.resume"):
         if out is not None:
             raise WrongInput(f"a run goes on in its own folder: leave out --out {out}, or run.resume={resumed}")
-        asked = Order(method, words, Path(resumed), task, engine)
+        asked = Order(method, words, Path(resumed), task, engine, lab)
     else:
         said = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
         folder = Path(said) if said else new_folder(method, here)
-        asked = Order(method, (*words, paths.path_word("run.out", folder)), folder, task, engine)
+        asked = Order(method, (*words, paths.path_word("run.out", folder)), folder, task, engine, lab)
     asked.settings  # noqa: B018 (refuses what cannot be merged, before anything is written)
     return asked
 
@@ -116,8 +133,8 @@ def _how_it_goes_on(order: Order) -> str:
 
 def outcome(summary: Mapping[str, Any]) -> str:
     """Return what a run came to, in one line."""
-    words = []
-    for scope in ("global", "personal"):
+    words = retrieval.outcome(summary) if retrieval.of_retrieval(summary) else []
+    for scope in () if words else ("global", "personal"):
         final, selected = (summary["accuracy"][scope][key] for key in ("final", "selected"))
         if final is not None:
             words.append(f"{scope} {final:.1%}" + ("" if selected is None else f" (selected {selected:.1%})"))

@@ -152,7 +152,7 @@ class RunFolder:
 
         lines = self.lines()
         summary = _finite(summarise(lines, facts))
-        replace_file(self.path / CURVES, plots.png(plots.curves(lines, facts["moments"])))
+        replace_file(self.path / CURVES, plots.png(plots.of_run(lines, summary, facts["moments"])))
         replace_file(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         report.write([self], self.path)
         return summary

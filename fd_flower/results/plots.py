@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from fd_flower.results import retrieval
 from fd_flower.results.history import SERVER, History, Track, When, curve
 
 # Okabe and Ito's colours, told apart by the colour-blind too; after eight methods the dashes change.
@@ -36,6 +37,14 @@ class Band:
     std: list[float]
 
 
+def of_run(lines: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], moments: Mapping[str, str | None]) -> Figure:
+    """Draw how a run went, whatever its task is."""
+    if not retrieval.of_retrieval(summary):
+        return curves(lines, moments)
+    lines = list(lines)
+    return panels_of({**retrieval.courses(lines, moments), "Loss": {"training": training_loss(lines)}})
+
+
 def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]) -> Figure:
     """Draw accuracy on the full test set, accuracy on the clients' own data, and loss, per round."""
     lines = list(lines)
@@ -56,7 +65,7 @@ def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]
     _draw(middle, own, "own validation part", VALIDATION, "--", scale=100)
     _dress(middle, "Personal accuracy, mean over clients", "%", moments["personal"])
 
-    _draw(right, _training_loss(lines), "training", TRAINING)
+    _draw(right, training_loss(lines), "training", TRAINING)
     _draw(right, curve(history.shared.get("nll", {}), from_first=True), "full test set", TEST)
     _draw(right, curve(history.own.get("nll", {}), from_first=True), "own test part", VALIDATION, "--")
     _dress(right, "Loss", "nats a sample", None)
@@ -107,9 +116,13 @@ def notes(tracks: Mapping[str, Track]) -> Figure:
     shares = {name: track for name, track in tracks.items() if max(track.values()) <= 1}
     others = {name: track for name, track in tracks.items() if name not in shares}
     panels = {"Shares": shares, "Others": others}
-    kept = {title: panel for title, panel in panels.items() if panel}
-    figure = Figure(figsize=(6.5 * len(kept), 3.9), layout="constrained")
-    for axes, (title, panel) in zip(np.atleast_1d(figure.subplots(1, len(kept))), kept.items(), strict=True):
+    return panels_of({title: panel for title, panel in panels.items() if panel})
+
+
+def panels_of(panels: Mapping[str, Mapping[str, Track]]) -> Figure:
+    """Draw lines over rounds by panel and name, the panels side by side."""
+    figure = Figure(figsize=((13 / max(len(panels), 2)) * len(panels), 3.9), layout="constrained")
+    for axes, (title, panel) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         for i, (name, track) in enumerate(panel.items()):
             _draw(axes, track, name, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
         _dress(axes, title, "", None)
@@ -162,7 +175,7 @@ def _spread(axes: Axes, tracks: Mapping[str, Track]) -> None:
     axes.fill_between(x, low, high, color=TEST, alpha=0.13, linewidth=0, label="middle 80 % of clients")
 
 
-def _training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:
+def training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:
     """Return the clients' mean training loss of each round."""
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
     losses = {(line["round"], False): (line.get("metrics") or {}).get("loss") for line in rounds}

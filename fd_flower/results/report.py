@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from fd_flower.clients import natural
-from fd_flower.results import compare, diagnostics, plots
+from fd_flower.results import compare, diagnostics, plots, retrieval
 from fd_flower.results.folder import CURVES, REPORT, RunFolder, replace_file
 from fd_flower.results.history import History, Track, at_best, last
 from fd_flower.results.page import (
@@ -62,12 +62,13 @@ def _name(folder: RunFolder) -> str:
 def _run(folder: RunFolder) -> list[Markup]:
     """Return the sections of one run."""
     lines, summary = folder.lines(), folder.summary
-    accuracy = summary["accuracy"]
-    moments = {scope: accuracy[scope]["moment"] for scope in ("global", "personal")}
+    searching = retrieval.of_retrieval(summary)
+    figures = summary["retrieval" if searching else "accuracy"]
+    moments = {scope: figures[scope]["moment"] for scope in ("global", "personal")}
     history = History.of(lines, moments)
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
     drawn = folder.path / CURVES
-    curves = drawn.read_bytes() if drawn.is_file() else plots.png(plots.curves(lines, moments))
+    curves = drawn.read_bytes() if drawn.is_file() else plots.png(plots.of_run(lines, summary, moments))
     parts = (
         f"{summary['clients']} clients · rounds: {summary['rounds']} · seed {summary['seed']}",
         f"model {words(summary['model'])}",
@@ -77,19 +78,17 @@ def _run(folder: RunFolder) -> list[Markup]:
         element("h1", summary["method"]),
         element("p", " · ".join(parts), "soft"),
         element("p", f"Data: {words(summary['data'])}", "soft"),
-        element("h2", "Accuracy"),
-        *_accuracy(folder, summary),
-        picture(curves, "accuracy and loss per round"),
+        element("h2", "Retrieval" if searching else "Accuracy"),
+        *(retrieval.headline(summary) if searching else _accuracy(folder, summary)),
+        picture(curves, "nDCG@10 and loss per round" if searching else "accuracy and loss per round"),
         element("p", _legend(history, lines), "soft"),
-        *diagnostics.sections(lines),
-        element("h2", "Calibration"),
-        *_calibration(summary),
+        *([] if searching else [*diagnostics.sections(lines), element("h2", "Calibration"), *_calibration(summary)]),
         element("h2", "Cost"),
         *_cost(rounds, summary),
         element("h2", "Failures"),
         *_failures(rounds),
         element("h2", "Clients"),
-        *_clients(history, lines, rounds),
+        *(retrieval.clients(lines, moments) if searching else _clients(history, lines, rounds)),
         element("h2", "To repeat this run"),
         element("pre", command(folder.config, summary["engine"])),
         terms((name, version) for name, version in summary["versions"].items()),

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+from fd_flower.results import retrieval
 from fd_flower.results.history import History, Track, at_best, curve, last
 from fd_flower.task import share
 
@@ -21,16 +22,21 @@ def summarise(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         The lines of ``rounds.jsonl``.
     facts : Mapping[str, Any]
         ``method``, ``seed``, ``rounds``, ``clients``, ``engine``, ``model``, ``data``, ``versions``, and
-        ``moments``: when ``global`` and ``personal`` are measured.
+        ``moments``: when ``global`` and ``personal`` are measured; of a task that is not classification also ``task``,
+        its kind, and ``references``: figures, by name, of what needs no training.
     """
     moments = facts["moments"]
+    head = {key: facts[key] for key in ("method", "seed", "rounds", "clients", "engine", "model", "data")}
+    if facts.get("task") == "retrieval":
+        found = retrieval.summarise(lines, moments, facts.get("references", {}))
+        return {**head, "retrieval": found, **_cost(lines), "versions": facts["versions"]}
     history = History.of(lines, moments)
     shared, own = history.shared, history.own
     pooled_validation = curve(shared.get("validation", {}))
     # On devices nobody holds all clients' validation parts: what they say of their own is the next best judge.
     validation = pooled_validation or curve(own.get("validation", {}))
     return {
-        **{key: facts[key] for key in ("method", "seed", "rounds", "clients", "engine", "model", "data")},
+        **head,
         "accuracy": {
             "global": {**_of_mean(shared.get("accuracy", {}), validation), "moment": moments["global"]},
             "pooled": {**_of_mean(shared.get("pooled", {}), validation), "moment": moments["global"]},
