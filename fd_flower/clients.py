@@ -84,12 +84,22 @@ class Bytes:
         Kind -> bytes, over all clients.
     wire : int
         What crossed the wire, where clients on one node share records.
+    exchanges : dict[str, dict[str, float]]
+        Message type -> seconds, and bytes up and down.
     """
 
     def __init__(self) -> None:
         self.up: dict[str, int] = {}
         self.down: dict[str, int] = {}
         self.wire = 0
+        self.exchanges: dict[str, dict[str, float]] = {}
+
+    def ended(self, exchange: str, seconds: float) -> None:
+        """Take note of an exchange that is over: what was counted since the last one is its own."""
+        spent = self.exchanges.setdefault(exchange, {"seconds": 0.0, "up": 0, "down": 0})
+        spent["seconds"] += seconds
+        for direction, table in (("up", self.up), ("down", self.down)):
+            spent[direction] += sum(table.values()) - sum(e[direction] for e in self.exchanges.values())
 
     def count(self, direction: str, content: RecordDict) -> None:
         """Count a client's message."""

@@ -16,6 +16,7 @@ from fd_flower import methods
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.knobs import MOMENTS, SECTIONS, ClientConfig, DataConfig, ModelConfig, RunConfig, ServerConfig
 from fd_flower.methods import read_recipe
+from fd_flower.privacy.config import PrivacyConfig
 from fd_flower.typed import first_line, section
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ClientConfig",
     "DataConfig",
     "ModelConfig",
+    "PrivacyConfig",
     "RunConfig",
     "ServerConfig",
     "Settings",
@@ -44,6 +46,7 @@ class Settings:
     client: ClientConfig = field(default_factory=ClientConfig)
     run: RunConfig = field(default_factory=RunConfig)
     task: str = ""
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
     def tree(self) -> dict[str, Any]:
         """Return everything as plain values, as ``config.yaml`` and the wire have it."""

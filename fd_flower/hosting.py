@@ -279,6 +279,8 @@ class HostGrid(Grid):
                 _pause(begin)
         self._late |= {name: home for name, (home, _) in self._open.items()}
         self._open, self._queues, self._arrived = {}, {}, {}
+        if messages:
+            self.bytes.ended(messages[0].metadata.message_type, time.monotonic() - begin)
         return replies
 
     # --- one message a node

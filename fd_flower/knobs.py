@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fd_flower import objectives, schedules
 from fd_flower.errors import WrongInput, nearest
+from fd_flower.privacy.config import PrivacyConfig
 
 
 def _need(holds: bool, key: str, value: object, expected: str) -> None:
@@ -344,5 +345,6 @@ SECTIONS: dict[str, type] = {
     "model": ModelConfig,
     "server": ServerConfig,
     "client": ClientConfig,
+    "privacy": PrivacyConfig,
     "run": RunConfig,
 }

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
+from fd_flower.admission import allowed
 from fd_flower.config import Settings
 from fd_flower.errors import WrongInput
 from fd_flower.learn import one_thread
 from fd_flower.memory import Memory
+from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.versions import sources, versions
 from fd_flower.world import World, device, world
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there."""
 
-KEYS = (*DEVICE_KEYS, "model", "device")
+KEYS = (*DEVICE_KEYS, "model", "device", "secret-key", "peer-keys")
 """What a device's node-config may say to us; other keys are its user's."""
 
 
@@ -54,11 +56,23 @@ class Node:
         if self.client == "":
             raise WrongInput("the node's client-id is empty; give it a name of its own")
         state = str(config["state-dir"]) if named else str(header["state"])
-        for key, path in (("data-path", self.folder), ("state-dir", state)):
+        secret, peers = (str(config[key]) if key in config else None for key in ("secret-key", "peer-keys"))
+        for key, path in (
+            ("data-path", self.folder),
+            ("state-dir", state),
+            ("secret-key", secret),
+            ("peer-keys", peers),
+        ):
             if path is not None and not Path(path).is_absolute():
                 raise WrongInput(f"{key} is the relative path '{path}' on a node; give an absolute one")
         self.state = Path(state)
         self.settings = self._settings(Settings.read(str(header["settings"])))
+        self.peers = allowed(peers, "peer-keys")
+        self.secret = None if secret is None else Path(secret)
+        if named:
+            check_promise(self.settings.privacy, secret=secret is not None, peers=peers is not None)
+        elif self.settings.privacy.sum == "ckks":
+            self.secret = self.state / str(header["run-key"]) / SIMULATED
 
     def _settings(self, told: Settings) -> Settings:
         """Return the run's settings, on the node's own device where it names one."""

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fd_flower.errors import WrongInput
+from fd_flower.objectives.base import floored
 from fd_flower.payload import Bounds, Payload
+from fd_flower.summable import Summable
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,7 @@ class PublicIndex(_Public):
 
 
 @dataclass(frozen=True, eq=False)
-class PublicLogits(_Public):
+class PublicLogits(_Public, Summable):
     """Log-probabilities on public samples; a sample on which nothing is said does not travel.
 
     Attributes
@@ -66,6 +68,21 @@ class PublicLogits(_Public):
         super().check(bounds)
         self._shape("values", self.values, len(self.index), bounds.classes)
         self._floats("values", self.values)
+
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return a row for each of the round's samples."""
+        index = torch.empty(0, dtype=torch.int64) if bounds.index is None else bounds.index
+        return cls(index, torch.zeros(len(index), bounds.classes or 0))
+
+    def summand(self, share: float) -> Tensor:
+        """Return the log-probabilities as ``mean_of_logits`` takes them; every client counts the same."""
+        return floored(self.values.double()).flatten()
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the mean of log-probabilities, normalised."""
+        mean = (total / clients).view(self.values.shape).log_softmax(1)
+        return type(self)(self.index, mean.to(self.values.dtype))
 
 
 @dataclass(frozen=True, eq=False)

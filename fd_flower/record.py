@@ -111,8 +111,17 @@ class Record:
         self.begin(number, [c.id for c in self._host.clients], self._host)
         self.closing = True
 
-    def end(self, replies: Sequence[Reply], metrics: MetricRecord, notes: Mapping[str, Mapping[str, Figure]]) -> None:
-        """Keep the lines of a round, or of the closing message, until it is measured; notes by client ("": all)."""
+    def end(
+        self,
+        replies: Sequence[Reply],
+        metrics: MetricRecord,
+        notes: Mapping[str, Mapping[str, Figure]],
+        sum: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the lines of a round, or of the closing message, until it is measured.
+
+        Notes are by client ("": all); ``sum`` is what there is to say about a secure sum.
+        """
         said, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
         silent = set(self._asked) - {r.client.id for r in replies} - failed.keys()
@@ -126,6 +135,8 @@ class Record:
                 "replied": [r.client.id for r in replies],
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
                 "bytes": {"up": said.up, "down": said.down, "wire": said.wire},
+                **({"exchanges": said.exchanges} if len(said.exchanges) > 1 else {}),
+                **({"sum": dict(sum)} if sum else {}),
                 "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
                 "global": None,
                 **_diagnostics(notes, ""),

@@ -20,19 +20,32 @@ class Reply:
     Attributes
     ----------
     client : Client
-        Who said it.
+        Who said it; nobody (id "", number -1) where it is the sum of what several said.
     content : RecordDict
         What was said; ``Kind.need(reply.content)`` reads it.
     examples : int
         Training samples behind it.
     metrics : Mapping[str, float]
         Figures of the turn.
+    members : tuple[Client, ...]
+        Whose sum it is, where it is one.
     """
 
     client: Client
     content: RecordDict
     examples: int = 0
     metrics: MetricRecord | None = None
+    members: tuple[Client, ...] = ()
+
+    @classmethod
+    def of_sum(cls, members: Iterable[Client], content: RecordDict, examples: int) -> "Reply":
+        """Return what several said together."""
+        return cls(Client("", -1), content, examples, None, tuple(members))
+
+    @property
+    def clients(self) -> tuple[Client, ...]:
+        """Who is behind it: one client, or all whose sum it is."""
+        return self.members or (self.client,)
 
 
 def checked(client: Client, content: RecordDict, bounds: Bounds, *, guest: bool) -> Reply:

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from logging import INFO, WARNING
 from typing import Any, ClassVar
 
@@ -17,13 +17,15 @@ from flwr.serverapp.strategy import Strategy as FlowerStrategy
 from fd_flower import methods
 from fd_flower.checkpoint import Checkpoint
 from fd_flower.clients import Client
-from fd_flower.config import ClientConfig, DataConfig, ModelConfig, RunConfig, ServerConfig, Settings
+from fd_flower.config import ClientConfig, DataConfig, ModelConfig, PrivacyConfig, RunConfig, ServerConfig, Settings
 from fd_flower.config import settings as merged
 from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.hosting import HostGrid
 from fd_flower.knobs import ANNEALED
 from fd_flower.learn import one_thread
 from fd_flower.methods import Needs
+from fd_flower.privacy.stage import Letters, SumFailed
+from fd_flower.privacy.sums import check_sum, simulated_key, stage
 from fd_flower.record import Record
 from fd_flower.replies import Reply, mean_metrics, read
 from fd_flower.requirements import check_annealing, check_clients, check_exits, check_guests, check_public, check_task
@@ -56,6 +58,8 @@ class Run:
         Keep the hosted clients' memory after the end.
     device, precision : str
         As ``run.device`` and ``run.precision``.
+    privacy : PrivacyConfig
+        Secure sums.
     """
 
     seed: int = 0
@@ -66,6 +70,7 @@ class Run:
     keep: bool = False
     device: str = "auto"
     precision: str = "fp32"
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
 class Strategy(FlowerStrategy, ABC):
@@ -96,7 +101,7 @@ class Strategy(FlowerStrategy, ABC):
     """Kinds without which a client's reply cannot be used, beside those of ``summable``."""
 
     summable: ClassVar[tuple[type[Payload], ...]] = ()
-    """Kinds of which the method only ever takes a weighted mean."""
+    """Kinds of which a sum will do: under ``privacy.sum`` ``aggregate`` gets one reply for all, ``Summable.summed``."""
 
     predicts: ClassVar[bool] = False
     """Whether clients predict on public samples, which a round's message then names."""
@@ -121,6 +126,7 @@ class Strategy(FlowerStrategy, ABC):
                 config or methods.config(stem, "server"),
                 run.client or methods.config(stem, "client"),
                 chosen,
+                privacy=run.privacy,
             ),
             task or Task(_no_model),
         )
@@ -262,7 +268,10 @@ class Strategy(FlowerStrategy, ABC):
         self._host = HostGrid(grid, self.settings, run_key=self._record.run_key, state=self._record.state)
         self.clients = self._host.call_the_roll()
         self._check(self.clients)
+        self._sum = stage(self.settings.privacy, self.summable)
         done = self._begin(initial_arrays)
+        if self.hosted:
+            simulated_key(self.settings.privacy, self._record.state, self._record.run_key)
         self._offset, self._started = done, True
         try:
             result = super().start(
@@ -326,6 +335,8 @@ class Strategy(FlowerStrategy, ABC):
             check_guests(name, weights_alone=self.moment == "aggregated")
         else:
             check_clients(name, needs, clients)
+        privacy, guests = self.settings.privacy, self._host.guests
+        check_sum(name, privacy, needs, self.summable, self.exchanges, guests=guests)
         if self.config.anneal_every:
             check_annealing(name, self.moment)
         if needs.public:
@@ -354,22 +365,48 @@ class Strategy(FlowerStrategy, ABC):
             replies = self._usable(self._host.send_and_receive(letters, timeout=self._timeout), number)
             with one_thread():
                 self.knowledge = Knowledge(self.between(exchange, replies, self.knowledge, number))
-        return self._letters(asked, number, len(self.exchanges) - 1, self.exchanges[-1], config)
+        beside = self._sum.open(number, asked, self._bounds(), partial(self._ask, number))
+        letters = self._letters(list(beside), number, len(self.exchanges) - 1, self.exchanges[-1], config)
+        for letter in letters:
+            letter.content.update(beside[self._host.client(letter.metadata.dst_node_id)])
+        return letters
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         number = server_round + self._offset
-        usable = self._usable(replies, number, self.expected(number))
+        usable = self._read(replies, number, self._sum.kinds(self.expected(number)))
+        try:
+            heard = self._sum.close(usable, partial(self._ask, number))
+        except SumFailed as reason:
+            return self._unchanged(number, usable, str(reason))
+        self._need_some(heard, number)
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)):
-            self.knowledge = Knowledge(self.aggregate(usable, self.knowledge, number))
-        if self._notes.votes is not None:
+            self.knowledge = Knowledge(self.aggregate(heard, self.knowledge, number))
+        if self._notes.votes is not None and not self._sum.secure:  # a sum's votes are nobody's
             self._notes.count([r.client for r in usable], self.world.public_labels, self.round_index)
         metrics = mean_metrics(usable)
-        self._record.end(usable, metrics, self._notes.figures)
+        self._record.failed |= self._sum.faults
+        self._record.end(usable, metrics, self._notes.figures, self._sum.figures)
         return self._show(), metrics
+
+    def _unchanged(self, number: int, usable: Sequence[Reply], reason: str) -> tuple[ArrayRecord, MetricRecord]:
+        """End a round whose sum stays closed: what the server knows is what it knew."""
+        log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
+        metrics = mean_metrics(usable)
+        self._record.failed |= self._sum.faults
+        self._record.end(usable, metrics, {}, {**self._sum.figures, "lost": reason})
+        return self._show(), metrics
+
+    def _ask(self, number: int, exchange: str, letters: Letters, kinds: Sequence[type[Payload]]) -> list[Reply]:
+        """Play one exchange of the round's sum; return the replies that hold these kinds and can be used."""
+        told, messages = ConfigRecord({"server-round": number}), []
+        for client, content in letters.items():
+            content["config"] = told
+            messages.append(Message(content, client.number + 1, exchange))
+        return self._read(self._host.send_and_receive(messages, timeout=self._timeout), number, kinds)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -461,25 +498,35 @@ class Strategy(FlowerStrategy, ABC):
     def _usable(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
         """Return the replies that can be used, sorted by client; without any the round is an error."""
         usable = self._read(replies, number, kinds)
+        self._need_some(usable, number)
+        return usable
+
+    def _need_some(self, usable: Sequence[Reply], number: int) -> None:
+        """Raise RunFailed for a round without a reply that can be used."""
         if not usable:
             named = {**self._host.absent, **self._record.failed}
             reasons = "; ".join(f"client {c}: {why}" for c, why in named.items()) or "nobody answered"
             raise RunFailed(f"round {number} has no usable reply: {reasons}")
-        return usable
 
     def _read(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
         """Check every reply; those with errors, or without these kinds, are named, recorded and left out."""
-        bounds = Bounds(
-            index=self.round_index if self.predicts else None,
-            weights={w.model: w.values for w in Weights.all(self.knowledge)},
-            public=len(self.world.public or ()) if self.needed(self.settings).public else None,
-        )
+        bounds = self._bounds()
         said = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
         usable, failed = read(said, bounds, kinds, guests=self._host.guests)
         for client, why in failed.items():
             log(WARNING, "round %s: client %s is left out: %s", number, client, why)
         self._record.failed |= failed
         return usable
+
+    def _bounds(self) -> Bounds:
+        """Return what a payload can look like in this round, from a client like the first."""
+        return Bounds(
+            classes=self.clients[0].classes or None,
+            index=self.round_index if self.predicts else None,
+            features=self.clients[0].features or None,
+            weights={w.model: w.values for w in Weights.all(self.knowledge)},
+            public=len(self.world.public or ()) if self.needed(self.settings).public else None,
+        )
 
     def _evaluate(self, number: int) -> MetricRecord | None:
         """Measure the server's model, or the mean over one a architecture, where the method has one."""

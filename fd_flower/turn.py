@@ -27,6 +27,7 @@ from fd_flower.models.exits import Exiting, at_every_exit, exits
 from fd_flower.node import Node, introduction
 from fd_flower.objectives import Stateful
 from fd_flower.paced import Paced
+from fd_flower.privacy.party import veil
 from fd_flower.rng import seed_of, seeded, torch_rng
 from fd_flower.task import Data, Samples
 from fd_flower.wire import Payload, PublicIndex, PublicLogits, Weights, pack
@@ -409,6 +410,9 @@ class App(ClientApp):
                 return content
             if message.metadata.message_type == ROLL_CALL:
                 return RecordDict({"client": node.capabilities(client)})
+            hiding = veil(node, client, content)
+            if (said := hiding.answer(message.metadata.message_type)) is not None:
+                return said
             inner = copy.copy(message)
             inner.__dict__ = dict(message.__dict__)
             inner.content = content
@@ -418,7 +422,7 @@ class App(ClientApp):
             if answer.has_error():
                 return answer.error
             turn.close()
-            return answer.content
+            return hiding.over(message.metadata.message_type, answer.content)
         except Exception as error:
             # A client's failure is that client's alone, whatever it is; the server names it and goes on.
             return Error(RAISED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -20,8 +20,10 @@ from fd_flower.errors import WrongInput
 from fd_flower.generators import Generator, LabelCounts, OptimizerState
 from fd_flower.payload import Bounds, Payload
 from fd_flower.predictions import PublicHeads, PublicIndex, PublicLabels, PublicLogits, PublicVotes, stack
+from fd_flower.privacy.kinds import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
 from fd_flower.representations import Head, Representation
 from fd_flower.samples import PixelStatistics, SampleKnowledge, SyntheticSet
+from fd_flower.summable import Summable
 from fd_flower.updates import Holders, Update
 
 __all__ = [
@@ -58,7 +60,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
-class Weights(Payload):
+class Weights(Summable):
     """A model's state dict, by plain keys.
 
     Attributes
@@ -101,9 +103,33 @@ class Weights(Payload):
             if tensor.dtype is not known[key].dtype:
                 raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
 
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return the server's own weights."""
+        if len(bounds.weights) != 1:
+            raise WrongInput(
+                f"weights of {len(bounds.weights)} architectures do not add up; privacy.sum needs one model for all"
+            )
+        model, values = next(iter(bounds.weights.items()))
+        return cls(values, model)
+
+    def summand(self, share: float) -> Tensor:
+        """Return the weights times the client's share, in the keys' order."""
+        return torch.cat([self.values[key].double().flatten() * share for key in sorted(self.values)])
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the mean by examples, in these weights' types; whole numbers (batches seen) are rounded."""
+        keys = sorted(self.values)
+        parts = (total / share).split([self.values[key].numel() for key in keys])
+        mean = {
+            key: (part if self.values[key].is_floating_point() else part.round()).to(self.values[key].dtype)
+            for key, part in zip(keys, parts, strict=True)
+        }
+        return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
+
 
 @dataclass(frozen=True, eq=False)
-class ClassLogits(Payload):
+class ClassLogits(Summable):
     """Sums of logits by true class, and how many they are sums of.
 
     Attributes
@@ -143,9 +169,24 @@ class ClassLogits(Payload):
         if bool((self.counts < 0).any()):
             raise WrongInput(f"{self.name} has counts below 0")
 
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return an empty table."""
+        classes = bounds.classes or 0
+        return cls(torch.zeros(classes, classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64))
+
+    def summand(self, share: float) -> Tensor:
+        """Return sums and counts as they are."""
+        return torch.cat([self.sums.double().flatten(), self.counts.double()])
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the table of all; counts are whole again."""
+        sums, counts = total.split([self.sums.numel(), self.counts.numel()])
+        return type(self)(sums.view(self.sums.shape), counts.round())
+
 
 @dataclass(frozen=True, eq=False)
-class Prototypes(Payload):
+class Prototypes(Summable):
     """Mean features of each class, and how many samples they are the mean of.
 
     Attributes
@@ -167,6 +208,24 @@ class Prototypes(Payload):
         self._floats("values", self.values)
         self._integers("counts", self.counts)
         super().check(bounds)
+
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return prototypes of no sample."""
+        classes, features = bounds.classes or 0, bounds.features or 0
+        return cls(torch.zeros(classes, features), torch.zeros(classes, dtype=torch.int64))
+
+    def summand(self, share: float) -> Tensor:
+        """Return each class's sum of features, then the counts."""
+        counts = self.counts.double()
+        return torch.cat([(self.values.double() * counts.unsqueeze(1)).flatten(), counts])
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the mean features of all samples of a class."""
+        sums, counts = total.split([self.values.numel(), self.counts.numel()])
+        counts = counts.round()
+        mean = sums.view(self.values.shape) / counts.clamp_min(1.0).unsqueeze(1)
+        return type(self)(mean.to(self.values.dtype), counts.long())
 
 
 @dataclass(frozen=True, eq=False)
@@ -268,6 +327,13 @@ KINDS: dict[str, type[Payload]] = {
         Candidates,
         Scores,
         Chain,
+        SumKeys,
+        SumShares,
+        SumCommitments,
+        Masked,
+        SumUnmask,
+        Encrypted,
+        Opened,
     )
 }
 

@@ -1,12 +1,12 @@
 """FedProto (Tan et al. 2022, arXiv 2105.00243): clients share the mean feature of each class and pull theirs to it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, Settings
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.methods import Needs
 from fd_flower.strategy import Reply, Strategy
@@ -34,6 +34,11 @@ class FedProto(Strategy):
     """The mean of the clients' prototypes, class by class."""
 
     needs, summable = Needs(features=True), (Prototypes,)
+
+    @classmethod
+    def needed(cls, settings: Settings) -> Needs:
+        """Return ``needs``: where clients count the same, a sum over samples does not tell the mean."""
+        return replace(cls.needs, single_replies=settings.server.weighting == "clients")  # type: ignore[attr-defined]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the prototypes [C, F] by samples of the class, without equation 6's further 1 / holders.

@@ -55,10 +55,10 @@ def test_the_server_does_not_freeze():
     assert list(total.rounds) == ["1"]
 
 
-def test_a_reply_of_nobody_is_in_the_sums_and_not_among_the_members():
-    hidden = Reply(None, pack(table([[1.0, 0.0], [0.0, 1.0]], [1, 1])))
-    (total,) = strategy("fd").aggregate([hidden], Knowledge(), round=1)
-    assert total.rounds == {}
+def test_what_several_said_together_names_them_all():
+    hidden = Reply.of_sum([Client("0", 0), Client("2", 2)], pack(table([[1.0, 0.0], [0.0, 1.0]], [1, 1])), 2)
+    (total,) = strategy("fd").aggregate([hidden], Knowledge(), round=3)
+    assert total.rounds == {"0": 3, "2": 3}
 
 
 # --- the client's table

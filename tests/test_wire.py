@@ -12,6 +12,7 @@ from flwr.app import Array, ArrayRecord, RecordDict
 from torch import Tensor
 
 from fd_flower.errors import WrongInput
+from fd_flower.privacy.kinds import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask, text
 from fd_flower.wire import (
     KINDS,
     Bounds,
@@ -50,6 +51,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 INDEX = torch.tensor([1, 4])
+BYTES = torch.arange(64, dtype=torch.uint8).view(2, 32)
 WEIGHTS = {"body.weight": torch.ones(2, 3), "norm.running": torch.zeros(3), "norm.seen": torch.tensor(7)}
 
 SAID: dict[str, Payload] = {
@@ -83,6 +85,13 @@ SAID: dict[str, Payload] = {
     "sample knowledge of one of several": SampleKnowledge(INDEX, torch.tensor(2), logits=torch.zeros(2, 3), client="7"),
     "no sample knowledge yet": SampleKnowledge(INDEX[:0], torch.tensor(4)),
     "synthetic set": SyntheticSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 2])),
+    "public keys": SumKeys(BYTES, BYTES, text([["0", ""], ["lab/7", "ab"]])),
+    "sealed shares": SumShares(torch.zeros(2, 60, dtype=torch.uint8), text(["0", "lab/7"])),
+    "commitments to shares": SumCommitments(torch.zeros(2, 2, 32, dtype=torch.uint8), BYTES[0]),
+    "masked numbers": Masked(torch.tensor([-(2**63), 5])),
+    "opened shares": SumUnmask(text([]), torch.zeros(2, 16, dtype=torch.uint8)),
+    "encrypted numbers": Encrypted(torch.zeros(7, dtype=torch.uint8), torch.tensor([3, 4]), BYTES[0], torch.tensor(9)),
+    "a decrypted sum": Opened(torch.rand(3, dtype=torch.float64)),
     "pixel statistics": PixelStatistics(torch.rand(3, 1), torch.rand(3, 1), torch.tensor([True, False, True])),
 }
 

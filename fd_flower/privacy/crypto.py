@@ -1,0 +1,102 @@
+"""The ciphers beneath masks: agreed keys (X25519), streams (AES-CTR), sealed letters (AES-GCM), signatures (ECDSA)."""
+
+import secrets
+from pathlib import Path
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import load_der_public_key, load_ssh_private_key
+
+from fd_flower.errors import WrongInput
+from fd_flower.privacy.fixed import UNSIGNED
+
+NONCE, TAG = 12, 16
+"""Bytes that AES-GCM adds to a letter."""
+
+
+def derived(secret: bytes, purpose: bytes) -> bytes:
+    """Return 32 bytes for one purpose (HKDF, RFC 5869)."""
+    return HKDF(hashes.SHA256(), 32, None, b"fd-flower " + purpose).derive(secret)
+
+
+def private_key(seed: bytes) -> bytes:
+    """Return the X25519 key that a seed gives, so that whoever recovers the seed has the key."""
+    return derived(seed, b"x25519")
+
+
+def public_key(private: bytes) -> bytes:
+    """Return the public half [32] of an X25519 key."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agreed(private: bytes, peer: bytes, purpose: bytes) -> bytes:
+    """Return the 32 bytes that two clients agree on for a purpose (RFC 7748).
+
+    Raises
+    ------
+    WrongInput
+        For a public key that agrees on zero with everybody.
+    """
+    try:
+        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(peer))
+    except ValueError as error:
+        raise WrongInput(f"a peer's public key cannot be used: {error}") from None
+    return derived(shared, purpose)
+
+
+def stream(key: bytes, length: int, bits: int) -> np.ndarray:
+    """Return so many numbers modulo 2^bits that look random to whoever has not this key of 32 bytes (AES-256-CTR).
+
+    A key makes one stream alone, so the counter can start from nothing.
+    """
+    flow = Cipher(algorithms.AES(key), modes.CTR(bytes(16))).encryptor()
+    return np.frombuffer(flow.update(bytes(length * bits // 8)), dtype=UNSIGNED[bits])
+
+
+def seal(key: bytes, letter: bytes, about: bytes) -> bytes:
+    """Encrypt a letter and bind it to what it is about (AES-256-GCM): ``NONCE + len(letter) + TAG`` bytes."""
+    nonce = secrets.token_bytes(NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, letter, about)
+
+
+def unseal(key: bytes, sealed: bytes, about: bytes) -> bytes | None:
+    """Return a sealed letter; None for one that somebody changed, or that is about something else."""
+    try:
+        return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], about)
+    except InvalidTag:
+        return None
+
+
+def sign(path: Path, said: bytes) -> bytes:
+    """Sign with the private key in a file, as ``fd-flower keys`` writes a client's (OpenSSH, a NIST curve).
+
+    Raises
+    ------
+    WrongInput
+        For a file that holds no such key.
+    """
+    try:
+        key = load_ssh_private_key(path.read_bytes(), None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise WrongInput(f"secret-key {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise WrongInput(f"secret-key {path} is no key on a NIST curve; make one by `fd-flower keys`")
+    return key.sign(said, ec.ECDSA(hashes.SHA384()))
+
+
+def signed(key: bytes, said: bytes, signature: bytes) -> bool:
+    """Whether the owner of a public key (DER) signed this."""
+    known = load_der_public_key(key)
+    if not isinstance(known, ec.EllipticCurvePublicKey):
+        return False
+    try:
+        known.verify(signature, said, ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature:
+        return False
+    return True

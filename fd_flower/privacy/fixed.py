@@ -1,0 +1,60 @@
+"""Numbers as integers modulo 2^k, so that sums are exact and cannot wrap."""
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fd_flower.errors import WrongInput
+
+LEAST = 8
+"""Bits after the point without which a sum is too coarse to be of use."""
+
+UNSIGNED: dict[int, type[np.unsignedinteger]] = {32: np.uint32, 64: np.uint64}
+SIGNED = {32: torch.int32, 64: torch.int64}
+
+
+def places(clients: int, largest: float, bits: int) -> int:
+    """Return the bits after the point with which ``clients`` numbers of up to ``largest`` add up without wrapping.
+
+    Raises
+    ------
+    WrongInput
+        Where fewer than ``LEAST`` are left.
+    """
+    left = math.floor(math.log2((2 ** (bits - 1) - 1) / (clients * largest)))
+    if left < LEAST:
+        most = 2 ** (bits - 1 - LEAST) / clients
+        raise WrongInput(
+            f"{clients} clients with numbers of up to privacy.range={largest:g} leave {left} of {bits} bits after the "
+            f"point; expected at least {LEAST}: give privacy.range={most:.0f} or less, or privacy.bits=64"
+        )
+    return left
+
+
+def encode(values: Tensor, point: int, largest: float, bits: int) -> np.ndarray:
+    """Return numbers, float64 [L], as integers modulo 2^bits with ``point`` bits after the point.
+
+    Raises
+    ------
+    WrongInput
+        For a number beyond ``largest``, or none at all: it is refused, since cut off it would be wrong silently.
+    """
+    check(values, largest)
+    whole = np.rint(values.numpy() * 2.0**point).astype(np.int64)
+    return whole.astype(UNSIGNED[bits])  # two's complement: negative numbers are those below 2^bits
+
+
+def decode(whole: np.ndarray, point: int) -> Tensor:
+    """Return what integers modulo 2^bits stand for: float64 [L]."""
+    signed = whole.view(np.int32 if whole.dtype == np.uint32 else np.int64)
+    return torch.from_numpy(signed.astype(np.float64) / 2.0**point)
+
+
+def check(values: Tensor, largest: float) -> None:
+    """Refuse numbers that cannot be in a sum."""
+    if not bool(torch.isfinite(values).all()):
+        raise WrongInput("what is to be summed has values that are not finite")
+    if values.numel() and float(values.abs().max()) > largest:
+        raise WrongInput(f"what is to be summed has a value beyond privacy.range={largest:g}; give a larger range")

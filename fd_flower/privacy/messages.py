@@ -1,0 +1,57 @@
+"""What both sides call the exchanges of a secure sum, and what a client is told about a round's sum."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flwr.app import ConfigRecord
+
+KEYS, SHARES, UNMASK = "query.fd_flower_keys", "query.fd_flower_shares", "query.fd_flower_unmask"
+DECRYPT = "query.fd_flower_decrypt"
+
+RECORD = "sum"
+"""Name of the ConfigRecord that says what a round's sum is about."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client is told about a round's sum.
+
+    Attributes
+    ----------
+    round : int
+        The round.
+    clients : int
+        How many were asked: so many numbers are added up at most.
+    threshold : int
+        How many of them must stay.
+    examples : int
+        Training samples of all that were asked.
+    length : int
+        How many numbers the sum has.
+    """
+
+    round: int
+    clients: int
+    threshold: int
+    examples: int
+    length: int
+
+    def record(self) -> ConfigRecord:
+        """Return it as a record of a message."""
+        return ConfigRecord(asdict(self))
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Told":
+        """Return what a record says."""
+        return cls(**{key: int(record[key]) for key in cls.__dataclass_fields__})
+
+    def share(self, examples: int) -> float:
+        """Return so many examples as a share of all; where nobody has any, everybody counts the same."""
+        return examples / self.examples if self.examples else 1 / self.clients
+
+
+def about(*parts: str | int) -> bytes:
+    """Return what a letter or a signature is about, so that it fits nothing else."""
+    return json.dumps(["fd-flower", *parts]).encode()

@@ -1,0 +1,62 @@
+"""The stage that a run's knobs ask for, and whether its method can be summed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fd_flower.errors import WrongInput
+from fd_flower.methods import Needs
+from fd_flower.payload import Payload
+from fd_flower.privacy import ckks
+from fd_flower.privacy.config import PrivacyConfig
+from fd_flower.privacy.encrypted import EncryptedSum
+from fd_flower.privacy.masks import MaskedSum
+from fd_flower.privacy.party import SIMULATED
+from fd_flower.privacy.stage import Stage
+
+
+def stage(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> Stage:
+    """Return the server's half of a run's sum."""
+    if config.sum == "none":
+        return Stage()
+    return {"masks": MaskedSum, "ckks": EncryptedSum}[config.sum](summable, config)
+
+
+def check_sum(
+    method: str,
+    config: PrivacyConfig,
+    needs: Needs,
+    summable: Sequence[type[Payload]],
+    exchanges: Sequence[str],
+    *,
+    guests: bool,
+) -> None:
+    """Refuse a secure sum of what cannot be summed.
+
+    Raises
+    ------
+    WrongInput
+        With the reason.
+    """
+    if config.sum == "none":
+        return
+    asked = f"privacy.sum={config.sum}"
+    if guests:
+        raise WrongInput(f"{asked}: the nodes run an app without FD-Flower's turn, which hides nothing")
+    if needs.single_replies:
+        raise WrongInput(
+            f"{asked}: {method} needs every single reply (it selects, ranks or weighs them, or answers each client "
+            "differently), and a sum hides them: take privacy.sum=none or a method whose page says that a sum will do"
+        )
+    if not summable:
+        raise WrongInput(f"{asked}: {method}'s clients say nothing that could be summed; take privacy.sum=none")
+    if tuple(exchanges) != ("train",):
+        raise WrongInput(f"{asked}: {method} has more exchanges ({', '.join(exchanges)}), and only train's is summed")
+    if config.sum == "ckks":
+        ckks.tenseal()
+
+
+def simulated_key(config: PrivacyConfig, state: str, run_key: str) -> None:
+    """Make the key pair of a simulation's clients, where they need one: they and the server are one experimenter."""
+    path = Path(state) / run_key / SIMULATED
+    if config.sum == "ckks" and not path.exists():
+        ckks.make_key(path)
