@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import click
 import typer
@@ -28,6 +28,9 @@ class Engine(StrEnum):
     flower = "flower"
 
 
+Select = StrEnum("Select", ["global", "personal"])
+"""Whose validation data choose; `global` is a word of Python's own."""
+
 Method = Annotated[str, typer.Argument(metavar="METHOD")]
 Set = Annotated[
     list[str] | None,
@@ -49,12 +52,15 @@ def run(
     engine: InEngine = Engine.local,
     out: Out = None,
     task: Task = "",
+    on: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="On the devices of the federation that `keys DIR` made.")
+    ] = None,
 ) -> None:
     """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
     from fd_flower.cli import run as runs
 
     voice: Voice = context.obj
-    order = runs.order(method, set or [], recipe, engine.value, out, task)
+    order = runs.order(method, set or [], recipe, engine.value, out, task, on)
     with voice.board() as board:
         folder = runs.execute(order, board, method)
         board.say(runs.outcome(folder.summary))
@@ -111,9 +117,9 @@ def sweep(
         int | None, typer.Option(min=1, metavar="N", help="Draw N points by run.seed, in place of the whole grid.")
     ] = None,
     select: Annotated[
-        Literal["global", "personal"],
+        Select,
         typer.Option(help="Choose by all clients' validation data together, or by each client's own."),
-    ] = "global",
+    ] = Select["global"],
     set: Set = None,
     recipe: Recipe = None,
     engine: InEngine = Engine.local,
@@ -136,7 +142,9 @@ def sweep(
     from fd_flower.cli.plan import carry_out
 
     voice: Voice = context.obj
-    search = sweeping.ordered(method, grid or [], random, select, set or [], recipe, engine.value, out, task, seeds)
+    search = sweeping.ordered(
+        method, grid or [], random, select.value, set or [], recipe, engine.value, out, task, seeds
+    )
     with voice.board() as board:
         carry_out(search.plan, jobs, board, voice, search.standing)
     chosen = sweeping.write(search, console())
@@ -206,14 +214,21 @@ def keys(
     venv: Annotated[Path, typer.Option(metavar="DIR", help="Where FD-Flower is installed, on every machine.")] = Path(
         "/opt/fd-flower"
     ),
+    ckks: Annotated[
+        bool, typer.Option("--ckks", help="Also DIR/ckks.key, of all clients and not of the server: docs/privacy.md.")
+    ] = False,
 ) -> None:
     """Make certificates, keys and services of a federation of devices, or add clients to one: docs/deployment.md."""
     from fd_flower.cli import deploy, keys
     from fd_flower.cli.paths import absolute
+    from fd_flower.privacy.ckks import make_key
 
     place = absolute(folder, Path.cwd())
-    keys.make(place, host or [], client or [], days)
-    deploy.write(place, host[0] if host else None, port, venv)
+    if ckks:
+        make_key(place / "ckks.key")
+    if host or client or not ckks:
+        keys.make(place, host or [], client or [], days)
+        deploy.write(place, host[0] if host else None, port, venv)
     typer.echo(place)
 
 
