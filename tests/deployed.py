@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from PIL import Image
 
 from fd_flower import data
-from fd_flower.cli import keys
+from fd_flower.cli import deploy, keys
 from fd_flower.cli.flower import program, pyproject, python_path
 from fd_flower.cli.order import Order
 from fd_flower.cli.superlink import free_port, groups_below, wait_until_it_listens
@@ -27,15 +28,6 @@ from fd_flower.results import RunFolder
 
 LIMIT = 200.0
 """Seconds that anything here may take."""
-
-CONNECTION = """\
-[superlink]
-default = "lab"
-
-[superlink.lab]
-address = "127.0.0.1:{port}"
-root-certificates = "{ca}"
-"""
 
 
 def until(holds: Callable[[], Any], what: str, limit: float = LIMIT) -> None:
@@ -94,7 +86,7 @@ class Lab:
         direct = {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
         quiet = {"FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_TELEMETRY_ENABLED": "0", "OMP_NUM_THREADS": "1"}
         path = f"{Path(program('flwr')).parent}{os.pathsep}{os.environ['PATH']}"
-        home = {"FLWR_HOME": str(self.root / "flwr"), "PATH": path, "PYTHONPATH": python_path()}
+        home = {"FLWR_HOME": str(self.keys / "flwr"), "PATH": path, "PYTHONPATH": python_path()}
         return {**os.environ, **direct, **quiet, **home}
 
     def log(self, name: str) -> str:
@@ -187,13 +179,10 @@ def lab(root: Path, clients: tuple[str, ...] = ("0", "1", "2")) -> Iterator[Lab]
     root.mkdir(parents=True, exist_ok=True)
     made = Lab(root)
     keys.make(made.keys, ["127.0.0.1", "localhost"], clients, days=1)
-    (root / "flwr").mkdir()
-    (root / "flwr" / "config.toml").write_text(CONNECTION.format(port=made.port, ca=made.keys / "ca.crt"))
+    deploy.write(made.keys, "127.0.0.1", made.port, Path(sys.prefix))
     try:
         made.superlink()
-        for client in clients:
-            said = made.flwr("supernode", "register", f"{made.keys}/clients/{client}/client.pub", "lab")
-            assert said.returncode == 0, said.stdout + said.stderr
+        assert list(deploy.register(made.keys)) == [f"{client}: registered" for client in clients]
         yield made
     finally:
         for name in list(made.processes):

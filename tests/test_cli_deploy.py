@@ -17,7 +17,8 @@ import pytest
 import yaml
 from deployed import partitions
 
-from fd_flower.cli import deploy, device, keys, main
+from fd_flower.cli import deploy, device, flower, keys, main
+from fd_flower.cli import run as runs
 from fd_flower.config import settings
 
 TINY = "data.clients=3 data.public=noise data.limit=200"
@@ -245,3 +246,28 @@ def test_a_certificate_at_its_end_is_named(node: Path, monkeypatch: pytest.Monke
 
 def test_a_device_without_a_configuration_is_told_where_to_get_it(tmp_path: Path):
     assert "take node.toml from what `fd-flower keys` made" in broken(tmp_path)["node.toml"]
+
+
+# --- a run on devices
+
+
+def test_a_run_on_devices_has_their_allow_list_and_their_superlink(made: Path, tmp_path: Path):
+    order = runs.order("fd", [], None, "local", tmp_path / "run", "", made)
+    assert order.engine == "flower"
+    assert order.settings.server.allow == str(made / "allow.yaml")
+    assert order.to_go_on.endswith(f"--on {made}")
+    own = runs.order("fd", ["server.allow=/mine.yaml"], None, "local", tmp_path / "run", "", made)
+    assert own.settings.server.allow == "/mine.yaml"
+
+
+def test_a_run_on_devices_that_nobody_made_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["run", "fd", "--on", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no federation; make one: fd-flower keys {tmp_path}" in capsys.readouterr().err
+
+
+def test_the_runs_number_is_what_flower_said(tmp_path: Path):
+    log = tmp_path / "flower.log"
+    log.write_text("🎊 Successfully started run 1234567890123456789\nINFO: ...\n", encoding="utf-8")
+    assert flower._number(log) == "1234567890123456789"
+    log.write_text("Error: no connection\n")
+    assert flower._number(log) is None

@@ -12,7 +12,7 @@ from deployed import TINY, Lab, lab, partitions, tiny, until
 from toys import Moody
 
 from fd_flower import engine, methods
-from fd_flower.cli import keys
+from fd_flower.cli import keys, main
 from fd_flower.config import settings
 from fd_flower.results import RunFolder
 from fd_flower.strategy import Strategy
@@ -20,7 +20,7 @@ from fd_flower.strategy import Strategy
 pytestmark = pytest.mark.slow
 
 MODELS = ("mlp", "lenet", "cnn")
-THREE = f"model.name=[{','.join(MODELS)}] model.features=16"
+SIMULATED = f"model.name=[{','.join(MODELS)}] model.features=16 server.nodes=1"
 
 
 def told(lines: list[dict[str, Any]]) -> dict[tuple[int, bool, str], dict[str, Any]]:
@@ -59,9 +59,10 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.mark.parametrize("method", ["fedmd", "edgefd", "fedgen"])
 def test_devices_of_three_models_give_the_numbers_of_the_simulation(method: str, ward: Lab, tmp_path: Path):
-    simulated = engine.run(tiny(method, THREE), out=tmp_path / "simulated")
-    ward.submit(method, f"{TINY} model.features=16 server.allow={ward.keys}/allow.yaml run.out={tmp_path}/deployed")
-    deployed = ward.finish(tmp_path / "deployed")
+    simulated = engine.run(tiny(method, SIMULATED), out=tmp_path / "simulated")
+    words = ["--set", f"{TINY} model.features=16", "--out", str(tmp_path / "deployed")]
+    assert main(["run", method, "--on", str(ward.keys), *words]) == 0
+    deployed = RunFolder.open(tmp_path / "deployed")
     assert simulated is not None
     assert {c for line in rounds(deployed.lines()) for c in line["replied"]} == {"0", "1", "2"}
     assert told(deployed.lines()) == told(simulated.lines())
@@ -71,6 +72,14 @@ def test_devices_of_three_models_give_the_numbers_of_the_simulation(method: str,
     summary, expected = deployed.summary, simulated.summary
     assert summary["engine"] == "deployment"
     assert summary["accuracy"]["personal"]["final"] == expected["accuracy"]["personal"]["final"]
+
+
+def test_what_the_server_refuses_is_one_line_and_a_status(
+    ward: Lab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["--set", f"{TINY} model.features=16", "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(["run", "fedavg", "--on", str(ward.keys), *words]) == 2
+    assert "fedavg needs one architecture for all clients; got cnn, lenet, mlp" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_after_superlink_and_serverapp_were_killed(ward: Lab, tmp_path: Path):
@@ -84,7 +93,7 @@ def test_a_run_goes_on_after_superlink_and_serverapp_were_killed(ward: Lab, tmp_
     ward.superlink()
     ward.submit("fedmd", f"run.resume={tmp_path}/deployed")
     deployed = ward.finish(tmp_path / "deployed")
-    simulated = engine.run(settings("fedmd", f"{TINY} {THREE} server.rounds=3"), out=tmp_path / "simulated")
+    simulated = engine.run(tiny("fedmd", f"{SIMULATED} server.rounds=3"), out=tmp_path / "simulated")
     assert simulated is not None
     assert [line["round"] for line in rounds(deployed.lines())] == [1, 2, 3]
     assert deployed.lines()[: len(before)] == before

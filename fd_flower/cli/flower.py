@@ -1,4 +1,4 @@
-"""A run through Flower's own simulation: a SuperLink of our own, ``flwr run``, and the truth about its outcome."""
+"""A run through Flower: a simulating SuperLink of our own or the devices' one, ``flwr run``, and how it came out."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from fd_flower.results.folder import LINES
 
 LOG = "flower.log"
 REFUSAL = re.compile(r"^(?:[\w.]*\.)?WrongInput: (.+)$", re.MULTILINE)  # the last line of a traceback
+STARTED = re.compile(r"Successfully started run (\d+)")
 FAILURE = "Simulation failed with exception: "  # before the exception's text, in what `flwr list` says
 
 PROJECT = """\
@@ -49,7 +51,8 @@ task = {task}
 def run(order: Order, hear: Hear) -> None:
     """Run an order through ``flwr run`` in a folder with nothing but a ``pyproject.toml``.
 
-    What Flower says is kept in the run's folder, as ``flower.log``.
+    A simulation has a SuperLink of its own, devices have theirs. What Flower says is kept in the run's folder, as
+    ``flower.log``.
 
     Raises
     ------
@@ -62,8 +65,9 @@ def run(order: Order, hear: Hear) -> None:
         project = Path(folder, "fd-flower")
         project.mkdir()
         (project / "pyproject.toml").write_text(pyproject(order), encoding="utf-8")
-        environment = _environment(Path(folder, "home"), order.task)
-        with superlink(program("flower-superlink"), environment, project):
+        environment = _environment(order.lab / "flwr" if order.lab else Path(folder, "home"), order.task)
+        own = superlink(program("flower-superlink"), environment, project) if order.lab is None else nullcontext()
+        with own:
             _submit_and_follow(order, hear, project, environment)
 
 
@@ -129,7 +133,8 @@ def _federation(order: Order) -> str:
 def _submit_and_follow(order: Order, hear: Hear, project: Path, environment: dict[str, str]) -> None:
     order.out.mkdir(parents=True, exist_ok=True)
     lines, log = Tail(order.out / LINES), order.out / LOG
-    command = [program("flwr"), "run", str(project), "--stream", "--federation-config", _federation(order)]
+    command = [program("flwr"), "run", str(project), "--stream"]
+    command += [] if order.lab else ["--federation-config", _federation(order)]
     with log.open("wb") as output:
         submitted = subprocess.Popen(
             command, cwd=project, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -139,18 +144,33 @@ def _submit_and_follow(order: Order, hear: Hear, project: Path, environment: dic
                 time.sleep(0.2)
                 for line in lines.new():
                     hear(line)
+        except BaseException:
+            if order.lab and (number := _number(log)):  # else the devices would go on with it
+                _flwr(["stop", number], project, environment)
+            raise
         finally:
             submitted.kill()
             submitted.wait()
-    _judge(log, _outcome(project, environment), submitted.returncode)
+    _judge(log, _outcome(_number(log), project, environment), submitted.returncode)
 
 
-def _outcome(project: Path, environment: dict[str, str]) -> dict[str, str]:
+def _number(log: Path) -> str | None:
+    """Return the run's number, as ``flwr run`` has said it; None where it was not submitted."""
+    said = STARTED.search(log.read_text(encoding="utf-8", errors="replace"))
+    return said[1] if said else None
+
+
+def _flwr(words: list[str], project: Path, environment: dict[str, str]) -> str:
+    command = [program("flwr"), *words]
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False).stdout
+
+
+def _outcome(number: str | None, project: Path, environment: dict[str, str]) -> dict[str, str]:
     """Return what ``flwr list`` says of the run; the exit status of ``flwr run`` tells only of its submission."""
-    command = [program("flwr"), "list", "--format", "json"]
-    listed = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    if number is None:
+        return {}
     try:
-        return json.loads(listed.stdout)["runs"][0]
+        return json.loads(_flwr(["list", "--run-id", number, "--format", "json"], project, environment))["runs"][0]
     except (json.JSONDecodeError, LookupError):
         return {}
 

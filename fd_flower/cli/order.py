@@ -25,6 +25,8 @@ class Order:
         ``package.module:name`` of the user's own task, or nothing.
     engine : str
         ``local`` or ``flower``.
+    lab : Path | None
+        The folder of a federation of devices that runs it (``fd-flower keys``); None: a simulation.
     """
 
     method: str
@@ -32,6 +34,7 @@ class Order:
     out: Path
     task: str = ""
     engine: str = "local"
+    lab: Path | None = None
 
     @cached_property
     def settings(self) -> Settings:
@@ -43,4 +46,5 @@ class Order:
         """The command that goes on with this run."""
         change = shlex.quote(paths.path_word("run.resume", self.out))
         task = ["--task", self.task] if self.task else []
-        return " ".join(["fd-flower", "run", self.method, "--set", change, *task])
+        lab = ["--on", str(self.lab)] if self.lab else []
+        return " ".join(["fd-flower", "run", self.method, "--set", change, *task, *lab])
