@@ -114,7 +114,7 @@ def notes(sweep: Sweep) -> list[str]:
         "Global: the balanced test set; personal: each client's own test part. Final: after the last round; selected: "
         "at the best validation round. Test data choose nothing.",
         f"Tried: {_count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(seeds)}; {counting} of "
-        f"{_count(len(runs), 'run')} count. The best of many validation figures is too good to be true: what to expect "
+        f"{len(runs)} runs count. The best of many validation figures is too good to be true: what to expect "
         "is in the test columns.",
     ]
     if chance := _chance(sweep):
@@ -130,12 +130,14 @@ def _chance(sweep: Sweep) -> str:
     if sweep.best is None:
         return "No point can be chosen: each has a run that failed."
     gaps = [sweep.behind(point) for point in sweep.ranked[1:]]
+    if not gaps:
+        return ""
     if len(sweep.seeds) == 1:
         return "Behind: the gap to the best. One seed a point: nothing tells how much of a gap is chance (--seeds)."
     near = sum(1 for mean, spread in gaps if mean is not None and spread is not None and mean <= spread)
     return (
-        "Behind: the gap to the best, seed by seed, since a seed gives all points the same data and initial models. The "
-        f"gap of {near} of the {_count(len(gaps), 'other point')} is within its standard deviation."
+        "Behind: the gap to the best, seed by seed, since a seed gives all points the same data and initial models. "
+        f"The gap of {near} of the {_count(len(gaps), 'other point')} is within its standard deviation."
     )
 
 
