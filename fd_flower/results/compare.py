@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fd_flower.errors import WrongInput
-from fd_flower.results import moments, page, plots, reproduce
+from fd_flower.results import moments, page, plots, reproduce, retrieval, retrieval_tables
 from fd_flower.results.folder import RunFolder, replace_file
 from fd_flower.results.history import History, Track, When, curve
 from fd_flower.results.page import Markup, element, megabytes, percent, picture, rounded, words
@@ -84,13 +84,18 @@ class Group:
         return [moments.series(folder.lines()) for folder in self.folders]
 
     @property
+    def searching(self) -> bool:
+        """Whether these are runs on a retrieval task."""
+        return retrieval.of_retrieval(self.summaries[0])
+
+    @property
     def seeds(self) -> list[int]:
         """Their seeds."""
         return [summary["seed"] for summary in self.summaries]
 
-    def figure(self, column: str) -> tuple[float | None, float | None]:
-        """Return a column's mean over seeds and its sample standard deviation, None for a single seed."""
-        values = [_at(summary, FIGURES[column]) for summary in self.summaries]
+    def figure(self, path: Sequence[str]) -> tuple[float | None, float | None]:
+        """Return the mean over seeds of what stands there in summary.json, and its standard deviation if there are."""
+        values = [retrieval_tables.at(summary, path) for summary in self.summaries]
         known = [value for value in values if value is not None]
         if not known:
             return None, None
@@ -98,8 +103,8 @@ class Group:
 
     def cells(self) -> list[str]:
         """Return the row as it is printed."""
-        accuracies = [percent(*self.figure(column)) for column in FIGURES if column not in COSTS]
-        up, down, seconds = (self.figure(column)[0] for column in COSTS)
+        accuracies = [percent(*self.figure(path)) for column, path in FIGURES.items() if column not in COSTS]
+        up, down, seconds = (self.figure(FIGURES[column])[0] for column in COSTS)
         return [
             self.name,
             *(cell or page.NOTHING for cell in (*accuracies, megabytes(up), megabytes(down), rounded(seconds, 1))),
@@ -112,7 +117,7 @@ def grouped(folders: Sequence[RunFolder]) -> list[Group]:
     Raises
     ------
     WrongInput
-        Where there is no run.
+        Where there is no run, and where tasks of two kinds are mixed.
     """
     if not folders:
         raise WrongInput("there is nothing to compare: expected the folders of finished runs")
@@ -120,6 +125,9 @@ def grouped(folders: Sequence[RunFolder]) -> list[Group]:
     for folder in folders:
         alike.setdefault(repr(_knobs(folder)), []).append(folder)
     groups = list(alike.values())
+    kinds = {retrieval.of_retrieval(folder.summary) for folder in folders}
+    if len(kinds) > 1:
+        raise WrongInput("some of these runs tell classes apart and some retrieve: they have no figure in common")
     return [Group(_name(runs[0], [other[0] for other in groups]), runs) for runs in groups]
 
 
@@ -153,6 +161,8 @@ def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Tab
 
 def _tables(groups: Sequence[Group], reach: float | None) -> list[tuple[Sequence[str], list[list[str]]]]:
     """Return head and rows of the comparison, and of its moments where there is more than one to tell."""
+    if groups[0].searching:
+        return [retrieval_tables.table({group.name: group.summaries for group in groups})]
     first = (HEAD, [group.cells() for group in groups])
     more = moments.table({group.name: group.series for group in groups}, reach)
     return [first, more] if more else [first]
@@ -178,9 +188,11 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     """Return the comparison as CSV: shares (0 to 1), bytes and seconds, each with its deviation over seeds."""
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["method", "seeds", *(name for column in FIGURES for name in (column, f"{column}_std"))])
-    for group in grouped(folders):
-        figures = [value for column in FIGURES for value in group.figure(column)]
+    groups = grouped(folders)
+    columns = {**retrieval_tables.FIGURES, **retrieval_tables.COSTS} if groups[0].searching else FIGURES
+    writer.writerow(["method", "seeds", *(name for column in columns for name in (column, f"{column}_std"))])
+    for group in groups:
+        figures = [value for path in columns.values() for value in group.figure(path)]
         writer.writerow([group.name, " ".join(map(str, group.seeds)), *figures])
     return file.getvalue()
 
@@ -188,18 +200,24 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
 def notes(groups: Sequence[Group]) -> list[str]:
     """Say what the figures are: units, seeds, data."""
     first = groups[0]
-    measured = {group.name: group.summaries[0]["accuracy"]["global"]["moment"] for group in groups}
+    kind = "retrieval" if first.searching else "accuracy"
+    measured = {group.name: group.summaries[0][kind]["global"]["moment"] for group in groups}
     seeds = {group.name: words(group.seeds) for group in groups}
     data = {group.name: words(group.summaries[0]["data"]) for group in groups}
     several = any(len(group.folders) > 1 for group in groups)
     spread = "; ± is the sample standard deviation over seeds" if several else ""
-    return [
+    said = [
         f"Accuracies in %{spread}. Global: balanced test set. Personal: each client's own test part, mean over "
         "clients; worst 10 %: its mean over the worst tenth of the clients, at the end.",
+    ]
+    return [
+        *(retrieval_tables.notes(several) if first.searching else said),
         "Final: after the last round. Selected: at the best validation round.",
         "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
         + (", mean over seeds." if several else "."),
-        f"Global accuracy is measured: {_by_value(measured)}.",
+        f"Global figures are measured: {_by_value(measured)}."
+        if first.searching
+        else f"Global accuracy is measured: {_by_value(measured)}.",
         f"Seeds: {_by_value(seeds)}.",
         f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
         f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
@@ -228,13 +246,17 @@ def commands(groups: Sequence[Group]) -> str:
 
 def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
     """Return the plots by file name: accuracy per round and per megabyte."""
-    scopes = {"Global accuracy: balanced test set": "global", "Personal accuracy: own test parts": "personal"}
+    if groups[0].searching:
+        scopes = {"The server's retriever: own questions": "global", "Clients' retrievers: own questions": "personal"}
+    else:
+        scopes = {"Global accuracy: balanced test set": "global", "Personal accuracy: own test parts": "personal"}
+    ylabel, scale = ("nDCG@10", 1) if groups[0].searching else ("accuracy, %", 100)
     rounds = {title: _bands(groups, scope, per_megabyte=False) for title, scope in scopes.items()}
     traffic = {title: _bands(groups, scope, per_megabyte=True) for title, scope in scopes.items()}
     label, names = "MB exchanged, up and down, all clients", [group.name for group in groups]
     drawn = {
-        PER_ROUND: plots.png(plots.comparison(rounds, "round", names)),
-        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, log=True)),
+        PER_ROUND: plots.png(plots.comparison(rounds, "round", names, ylabel, scale)),
+        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, ylabel, scale, log=True)),
     }
     told = [name for name in moments.SERIES if any(name in run for group in groups for run in group.series)]
     if moments.worth_telling(run for group in groups for run in group.series):
@@ -273,14 +295,20 @@ def _band(name: str, tracks: Sequence[Track], places: Sequence[dict[When, float]
 
 def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]:
     """Read how a run went: ``global`` and ``personal`` accuracy over time."""
-    measured = {scope: summary["accuracy"][scope]["moment"] for scope in ("global", "personal")}
+    searching = retrieval.of_retrieval(summary)
+    figures = summary["retrieval" if searching else "accuracy"]
+    measured = {scope: figures[scope]["moment"] for scope in ("global", "personal")}
     lines = folder.lines()
     history = History.of(lines, measured)
+    of_scope = {"global": history.shared.get("accuracy", {}), "personal": history.own.get("accuracy", {})}
+    if searching:
+        found = retrieval.tracks(lines, measured)
+        of_scope = {scope: found[scope].get(f"own/{retrieval.HEADLINE}", {}) for scope in found}
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
     sent = {way: {line["round"]: sum(line["bytes"][way].values()) for line in rounds} for way in ("up", "down")}
     courses = {}
-    for scope, tracks in (("global", history.shared), ("personal", history.own)):
-        accuracy = curve(tracks.get("accuracy", {}), from_first=True)
+    for scope, tracks in of_scope.items():
+        accuracy = curve(tracks, from_first=True)
         spent = {}
         for when in accuracy:
             round, closing = when
@@ -305,6 +333,7 @@ def _sections(
     remarks: Sequence[str],
     reach: float | None = None,
 ) -> list[Markup]:
+    figure = "nDCG@10" if groups[0].searching else "Accuracy"
     first, *more = (page.table(head, rows) for head, rows in _tables(groups, reach))
     moment = [picture(drawn[PER_MOMENT], "accuracy at every moment")] if PER_MOMENT in drawn else []
     return [
@@ -314,11 +343,11 @@ def _sections(
         *more,
         *(element("p", moments.MEANING, "soft") for _ in more),
         *moment,
-        element("h2", "Accuracy per round"),
-        picture(drawn[PER_ROUND], "accuracy per round, one line a method"),
+        element("h2", f"{figure} per round"),
+        picture(drawn[PER_ROUND], f"{figure} per round, one line a method"),
         element("p", " ".join(_legend(groups)), "soft"),
-        element("h2", "Accuracy per megabyte"),
-        picture(drawn[PER_MEGABYTE], "accuracy per megabyte exchanged, one line a method"),
+        element("h2", f"{figure} per megabyte"),
+        picture(drawn[PER_MEGABYTE], f"{figure} per megabyte exchanged, one line a method"),
         element("p", "A line from edge to edge is a method that exchanges nothing.", "soft"),
         element("h2", "To repeat this comparison"),
         element("pre", command or commands(groups)),
@@ -371,11 +400,3 @@ def write(
     parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach)]
     replace_file(out / "compare.html", page.page("Comparison · FD-Flower", parts))
     return out / "compare.html"
-
-
-def _at(tree: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    """Return what stands at a path of keys."""
-    value: Any = tree
-    for key in path:
-        value = value[key]
-    return value

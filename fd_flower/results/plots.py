@@ -72,8 +72,16 @@ def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]
     return figure
 
 
-def comparison(panels: Mapping[str, Sequence[Band]], xlabel: str, names: Sequence[str], *, log: bool = False) -> Figure:
-    """Draw accuracies (0 to 1) of several methods, one panel per kind of accuracy, two in a row.
+def comparison(
+    panels: Mapping[str, Sequence[Band]],
+    xlabel: str,
+    names: Sequence[str],
+    ylabel: str = "accuracy, %",
+    scale: float = 100,
+    *,
+    log: bool = False,
+) -> Figure:
+    """Draw figures (0 to 1, times ``scale``) of several methods, one panel per kind of figure, two in a row.
 
     ``names`` are all lines' names, whose order gives each its colour. Where places are on a logarithmic axis, a line
     at place 0 throughout is drawn across, at its last value.
@@ -92,17 +100,17 @@ def comparison(panels: Mapping[str, Sequence[Band]], xlabel: str, names: Sequenc
         for band in bands:
             x, mean, std = (np.array(values) for values in (band.x, band.mean, band.std))
             if log and not x.any():
-                axes.axhline(100 * mean[-1], label=band.name, linewidth=1.2, **styles[band.name])
+                axes.axhline(scale * mean[-1], label=band.name, linewidth=1.2, **styles[band.name])
                 continue
             shown = x > 0 if log else x > -1
-            x, mean, std = x[shown], 100 * mean[shown], 100 * std[shown]
+            x, mean, std = x[shown], scale * mean[shown], scale * std[shown]
             axes.plot(x, mean, label=band.name, marker="o", markersize=2.5, linewidth=1.6, **styles[band.name])
             axes.fill_between(x, mean - std, mean + std, color=styles[band.name]["color"], alpha=0.15, linewidth=0)
         if log:
             _decades(axes)
         else:
             _whole(axes)
-        _frame(axes, title, "accuracy, %", xlabel)
+        _frame(axes, title, ylabel, xlabel)
         if not bands:
             _nothing(axes)
     handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}

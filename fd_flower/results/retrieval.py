@@ -110,7 +110,9 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
                 picked = "" if told["selected"] is None else f", selected {told['selected']}"
                 said.append(f"{who} {scope} nDCG@10 {told['final']} ± {rounded(metrics['se'])}{picked}")
     said += [
-        f"{name} {rounded(scopes['own'][HEADLINE])}" for name, scopes in retrieval["references"].items() if "own" in scopes
+        f"{name} {rounded(scopes['own'][HEADLINE])}"
+        for name, scopes in retrieval["references"].items()
+        if "own" in scopes
     ]
     return said
 
@@ -123,7 +125,10 @@ def headline(summary: Mapping[str, Any]) -> list[Markup]:
     for who in ("global", "personal"):
         for scope, metrics in ((scope, retrieval[who][scope]) for scope in SCOPES):
             if metrics is not None:
-                finals = (element("strong" if metric == HEADLINE else "span", rounded(metrics[metric]["final"])) for metric in METRICS)
+                finals = (
+                    element("strong" if metric == HEADLINE else "span", rounded(metrics[metric]["final"]))
+                    for metric in METRICS
+                )
                 more = (rounded(metrics[HEADLINE][key]) for key in ("selected", "best"))
                 rows.append((f"{who}, {scope}", *finals, rounded(metrics["se"]), *more, retrieval[who]["moment"]))
     for name, scopes in retrieval["references"].items():
@@ -137,13 +142,17 @@ def meaning(summary: Mapping[str, Any]) -> list[str]:
     """Say what the figures are."""
     retrieval = summary["retrieval"]
     scopes = [scope for scope in SCOPES if any(retrieval[who][scope] is not None for who in WHOSE)]
-    whose = [f"{who}: {what}" for who, what in WHOSE.items() if any(retrieval[who][scope] is not None for scope in scopes)]
+    whose = [
+        f"{who}: {what}" for who, what in WHOSE.items() if any(retrieval[who][scope] is not None for scope in scopes)
+    ]
     said = [
-        "After the last round, from 0 to 1. " + "; ".join(whose).capitalize() + ". "
-        + "; ".join(f"{scope}: {SCOPES[scope]}" for scope in scopes).capitalize() + ".",
-        "±: standard error of nDCG@10 over the questions of one ranking set; of personal figures, its mean over clients. "
-        "Selected: at the round with the best nDCG@10 on validation questions. Best on test chooses by the test itself.",
-    ]  # fmt: skip
+        f"After the last round, from 0 to 1. {'; '.join(whose).capitalize()}. "
+        + "; ".join(f"{scope}: {SCOPES[scope]}" for scope in scopes).capitalize()
+        + ".",
+        "±: standard error of nDCG@10 over the questions of one ranking set; of personal figures, its mean over "
+        "clients. Selected: at the round with the best nDCG@10 on validation questions. Best on test chooses by the "
+        "test itself.",
+    ]
     if retrieval["references"]:
         said.append("BM25 counts words; zero-shot is the retriever before it has learnt. Neither needs clients.")
     return said
@@ -161,7 +170,10 @@ def clients(lines: Sequence[Mapping[str, Any]], moments: Mapping[str, str | None
         return None if track is None else rounded(last(track))
 
     names = [_words(name) for name in columns]
-    rows = [(client, examples[client], *(newest(name, client) for name in columns)) for client in sorted(examples, key=natural)]
+    rows = [
+        (client, examples[client], *(newest(name, client) for name in columns))
+        for client in sorted(examples, key=natural)
+    ]
     note = "Newest figures; pairs are of a question and a passage that answers it."
     return [table(["client", "pairs", *names], rows, kind="tall"), element("p", note, "soft")]
 

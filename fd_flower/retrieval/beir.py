@@ -121,13 +121,17 @@ def _collection(
     documents, questions = _ids(source, "corpus", corpus), _ids(source, "queries", queries)
     if column is not None and (not corpus or column not in corpus[0]):
         known = corpus[0].keys() if corpus else ()
-        raise WrongInput(f"data.column is '{column}', but the corpus of {source} has no such column{nearest(column, known)}")
+        raise WrongInput(
+            f"data.column is '{column}', but the corpus of {source} has no such column{nearest(column, known)}"
+        )
     judged: dict[str, Judgements] = {}
     hidden: dict[int, set[int]] = {}
     for split, rows in qrels.items():
         judged[split] = {}
         for row in rows:
-            question, document = (_known(source, split, row, *of) for of in (("query-id", questions), ("corpus-id", documents)))
+            question, document = (
+                _known(source, split, row, *of) for of in (("query-id", questions), ("corpus-id", documents))
+            )
             if int(row["score"]) < 0 or int(row.get("code") or 0) < 0:
                 hidden.setdefault(question, set()).add(document)
             elif int(row["score"]) > 0:
@@ -168,7 +172,9 @@ def _ids(source: str, part: str, rows: Iterable[Row]) -> dict[str, int]:
 
 def _known(source: str, split: str, row: Row, column: str, places: Mapping[str, int]) -> int:
     if column not in row or "score" not in row:
-        raise WrongInput(f"the {split} qrels of {source} have the columns {', '.join(row)}; expected query-id, corpus-id and score")
+        raise WrongInput(
+            f"the {split} qrels of {source} have the columns {', '.join(row)}; expected query-id, corpus-id and score"
+        )
     name = str(row[column])
     if name not in places:
         raise WrongInput(f"the {split} qrels of {source} have the {column} '{name}', which is not there")
@@ -185,8 +191,12 @@ def _files(folder: Path, part: str) -> list[Path]:
 def _of_folder(folder: Path) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
     for part in ("corpus", "queries", "qrels*"):
         if not _files(folder, part):
-            raise WrongInput(f"the folder {folder} holds no {part}-*.parquet; expected corpus, queries and qrels_<split>")
-    splits = sorted({path.stem.partition("-")[0].removeprefix("qrels").removeprefix("_") for path in _files(folder, "qrels*")})
+            raise WrongInput(
+                f"the folder {folder} holds no {part}-*.parquet; expected corpus, queries and qrels_<split>"
+            )
+    splits = sorted(
+        {path.stem.partition("-")[0].removeprefix("qrels").removeprefix("_") for path in _files(folder, "qrels*")}
+    )
     qrels = {split or "test": _rows(folder, f"qrels_{split}" if split else "qrels") for split in splits}
     return _rows(folder, "corpus"), _rows(folder, "queries"), qrels
 

@@ -1,7 +1,7 @@
 """What turns texts into numbers: sentence-transformers' models, and a hashed bag of words that needs no file.
 
-``model.name`` is ``hashed`` (64 numbers a text), ``hashed:128``, the absolute path of a folder of sentence-transformers,
-or such a model's name on the hub.
+``model.name`` is ``hashed`` (64 numbers a text), ``hashed:128``, the absolute path of a model's folder, or its name on
+the hub.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, final
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -31,56 +31,6 @@ LAYOUT = 1  # of the cached files: raise it when they change
 HASHED, BUCKETS = "hashed", 8192
 QUESTION, PASSAGE = "query", "document"
 WEIGHTS = ["*.json", "*.txt", "*.model", "*.safetensors", "*/*.json", "*/*.safetensors"]
-
-
-class Encoder(Protocol):
-    """Splits texts into tokens, and has a network for them.
-
-    Attributes
-    ----------
-    name : str
-        As ``model.name`` has it.
-    """
-
-    name: str
-
-    def key(self) -> list[object]:
-        """Return plain values that differ where vectors differ."""
-
-    def tokens(self, texts: Sequence[str], role: str) -> Tensor:
-        """Return tokens [N, L], int32, -1 where a text has ended; ``role`` is ``QUESTION`` or ``PASSAGE``."""
-
-    def network(self) -> Module:
-        """Return a new network with its first weights: tokens [B, L] to vectors [B, D]."""
-
-
-def encoder(name: str, pool: str, seed: int) -> Encoder:
-    """Return what ``model.name`` stands for.
-
-    Parameters
-    ----------
-    name : str
-        A name as above.
-    pool : str
-        ``client.pool``.
-    seed : int
-        ``run.seed``, of which the hashed encoder's vectors are a function.
-
-    Raises
-    ------
-    WrongInput
-        Where there is no such model, or no sentence-transformers.
-    """
-    stem, colon, size = name.partition(":")
-    if stem == HASHED:
-        if colon and not re.fullmatch(r"[1-9]\d{0,3}", size):
-            raise WrongInput(f"model.name is '{name}'; expected a size from 1 to 9999, like hashed:128")
-        found: Encoder = Hashed(name, int(size or 64), seed)
-    else:
-        found = Sentences(name, str(_folder(name)), pool)
-    if pool != "model" and isinstance(found, Hashed):
-        raise WrongInput(f"client.pool is '{pool}'; '{name}' has no tokens in layers to pool: leave it out")
-    return found
 
 
 @final
@@ -171,6 +121,39 @@ class Sentences:
         return Tower(ModuleList(model), int(model.tokenizer.pad_token_id or 0), self.pool)
 
 
+Encoder = Hashed | Sentences
+"""Splits texts into tokens, and has a network for them; all that it does is a function of its fields."""
+
+
+def encoder(name: str, pool: str, seed: int) -> Encoder:
+    """Return what ``model.name`` stands for.
+
+    Parameters
+    ----------
+    name : str
+        A name as above.
+    pool : str
+        ``client.pool``.
+    seed : int
+        ``run.seed``, of which the hashed encoder's vectors are a function.
+
+    Raises
+    ------
+    WrongInput
+        Where there is no such model, or no sentence-transformers.
+    """
+    stem, colon, size = name.partition(":")
+    if stem == HASHED:
+        if colon and not re.fullmatch(r"[1-9]\d{0,3}", size):
+            raise WrongInput(f"model.name is '{name}'; expected a size from 1 to 9999, like hashed:128")
+        found: Encoder = Hashed(name, int(size or 64), seed)
+    else:
+        found = Sentences(name, str(_folder(name)), pool)
+    if pool != "model" and isinstance(found, Hashed):
+        raise WrongInput(f"client.pool is '{pool}'; '{name}' has no tokens in layers to pool: leave it out")
+    return found
+
+
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Return rows of any length as one tensor [N, longest], int32, filled up with -1."""
     found = torch.full((len(rows), max(map(len, rows), default=0) or 1), -1, dtype=torch.int32)
@@ -188,8 +171,8 @@ def _folder(name: str) -> Path:
         return path
     if path.is_dir() or "/" not in name or name.startswith((".", "~")):
         raise WrongInput(
-            f"model.name is '{name}'; a retriever is '{HASHED}', the absolute path of a folder of sentence-transformers "
-            "or a name on the hub, owner/name"
+            f"model.name is '{name}'; a retriever is '{HASHED}', the absolute path of a folder of "
+            "sentence-transformers or a name on the hub, owner/name"
         )
     from huggingface_hub import snapshot_download
 

@@ -94,7 +94,9 @@ def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
     data = DataConfig(**json.loads(text))
     for key in PICTURES_ALONE:
         if getattr(data, key) != next(field.default for field in fields(DataConfig) if field.name == key):
-            raise WrongInput(f"data.{key} is {getattr(data, key)!r}; it is about pictures, leave it out for a collection")
+            raise WrongInput(
+                f"data.{key} is {getattr(data, key)!r}; it is about pictures, leave it out for a collection"
+            )
     collections = (read(folder),) if folder else _collections(data, seed)
     answers = tuple(_joined(one) for one in collections)
     for one, judged in zip(collections, answers, strict=True):
@@ -141,7 +143,7 @@ def _collections(data: DataConfig, seed: int) -> tuple[Collection, ...]:
 
 
 def _by_column(data: DataConfig, seed: int) -> tuple[Collection, ...]:
-    """Return a collection for each of ``data.clients`` values of ``data.column``, at random among those that will do."""
+    """Return a collection for each of ``data.clients`` values of ``data.column``, drawn from those large enough."""
     whole = read(data.source, data.column)
     assert whole.groups is not None
     groups = np.array(whole.groups)
@@ -149,8 +151,9 @@ def _by_column(data: DataConfig, seed: int) -> tuple[Collection, ...]:
     enough = [part for part in parts if len(_joined(part)) >= max(2, data.min_rows)]
     if len(enough) < data.clients:
         raise WrongInput(
-            f"data.column={data.column} has {len(enough)} values with at least {data.min_rows} questions (data.min_rows) "
-            f"of {len(parts)} in all, data.clients is {data.clients}: take at most {len(enough)} clients "
+            f"data.column={data.column} has {len(enough)} values with at least {data.min_rows} questions "
+            f"(data.min_rows) of {len(parts)} in all, data.clients is {data.clients}: "
+            f"take at most {len(enough)} clients "
             "or a smaller data.min_rows"
         )
     chosen = np.sort(numpy_rng(seed, "partition").permutation(len(enough))[: data.clients])

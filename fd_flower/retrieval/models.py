@@ -159,7 +159,9 @@ def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
     network.requires_grad_(False)
     # A transformer's layers are its longest list of modules, whatever its authors call them.
     lists = {key: module for key, module in network.named_modules() if isinstance(module, nn.ModuleList)}
-    where, layers = max(((key, each) for key, each in lists.items() if key != "stages"), key=lambda found: len(found[1]))
+    where, layers = max(
+        ((key, each) for key, each in lists.items() if key != "stages"), key=lambda found: len(found[1])
+    )
     if trainable == "last_layer":
         layers[-1].requires_grad_(True)
         return network

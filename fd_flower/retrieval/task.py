@@ -1,6 +1,6 @@
-"""The retrieval task: what ``data.*`` and ``model.*`` describe where the source is a collection, and its measurement."""
+"""The retrieval task: what ``data.*`` and ``model.*`` describe where the source is a collection; how it is measured."""
 
-from collections.abc import Mapping
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from statistics import fmean
@@ -15,7 +15,7 @@ from fd_flower.config import Settings
 from fd_flower.errors import WrongInput
 from fd_flower.retrieval.beir import Collection, Judgements
 from fd_flower.retrieval.bm25 import scores_of
-from fd_flower.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder, padded
+from fd_flower.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
 from fd_flower.retrieval.library import Holding, Library, library, pairs
 from fd_flower.retrieval.metrics import measure, precedence, standard_error
 from fd_flower.retrieval.models import ResidualMap, Retriever, learning
@@ -97,7 +97,9 @@ class Shelves:
         """Return a new retriever with its first weights."""
         client = self.settings.client
         if name not in ("", self.name):
-            raise WrongInput(f"a node has model='{name}'; the run's is '{self.name}', and retrievers have one encoder for all")
+            raise WrongInput(
+                f"a node has model='{name}'; the run's is '{self.name}', and retrievers have one encoder for all"
+            )
         if self.frozen:
             size = self.inputs(self.held.collections[0]).passages.shape[1]
             return Retriever(ResidualMap(size), client.tau)
@@ -169,16 +171,17 @@ class Retrieval:
     def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the roll call: the size of its vectors and its pairs."""
         train = world.data(client).train
-        features = world.module(model)(train.batch(torch.zeros(1, dtype=torch.int64, device=world.device))[0][:, 1]).shape[1]
+        features = world.module(model)(
+            train.batch(torch.zeros(1, dtype=torch.int64, device=world.device))[0][:, 1]
+        ).shape[1]
         return {"features": int(features), "classes": 0, "counts": [], "examples": len(train)}
 
     def copy(self, world: "World") -> str:
         """Return the start of a SHA-256 of all collections."""
-        return "-".join(collection.digest[:12] for collection in self.shelves.held.collections)
+        digests = "".join(collection.digest for collection in self.shelves.held.collections)
+        return hashlib.sha256(digests.encode()).hexdigest()[:12]
 
-    def figures(
-        self, world: "World", client: str, model: Any, shared: Any, limit: int | None
-    ) -> dict[str, float]:
+    def figures(self, world: "World", client: str, model: Any, shared: Any, limit: int | None) -> dict[str, float]:
         """Measure a client's model wherever this process can: ``own/ndcg@10``, ``others/map``, and so on."""
         held = self.shelves.held
         place = 0 if self.alone else _place(held, client)
