@@ -172,7 +172,9 @@ def trial(folder: RunFolder, select: str) -> Trial:
     each client has a best round of its own.
     """
     summary, lines = folder.summary, folder.lines()
-    accuracy = summary["accuracy"]
+    accuracy = summary.get("accuracy")
+    if accuracy is None:  # a task that retrieves has other figures
+        return Trial(summary["seed"], {}, "it measured no accuracy, by which a sweep chooses")
     history = History.of(lines, {scope: accuracy[scope]["moment"] for scope in ("global", "personal")})
     figures: dict[str, float | None] = {VALIDATION: JUDGED[select](history)}
     for column in TESTED:
