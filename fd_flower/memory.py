@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -48,12 +48,25 @@ class Memory:
         except (SafetensorError, OSError) as error:
             raise WrongInput(f"the memory {path} cannot be read ({error}); delete it to start as a newcomer") from None
 
-    def write(self, moment: tuple[int, int], tensors: Mapping[str, Tensor]) -> None:
-        """Keep these tensors as those of ``moment``, atomically; a turn that comes too late writes nothing."""
+    def about(self) -> dict[str, str]:
+        """Return the words that were written beside the newest tensors."""
+        moments = self._moments()
+        if not moments:
+            return {}
+        with safe_open(self._path(moments[-1]), "pt") as file:
+            return file.metadata() or {}
+
+    def write(
+        self, moment: tuple[int, int], tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
+    ) -> None:
+        """Keep these tensors as those of ``moment``, atomically; a turn that comes too late writes nothing.
+
+        ``about`` are words that stay beside them.
+        """
         known = self._moments()
         if known and known[-1] > moment:
             return
-        save(self._path(moment), tensors, lasting=self.lasting)
+        save(self._path(moment), tensors, about, lasting=self.lasting)
         earlier_rounds = [m for m in known if m[0] < moment[0]]
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)

@@ -305,7 +305,8 @@ class Turn:
             self.paced.move()
             if self.paced.state is not None:
                 self.remember(LOSS, self.paced.state)
-        self._memory.write(self._moment, self._tensors)
+        # A device keeps no other record of what the run was: whoever uses its model later needs to know.
+        self._memory.write(self._moment, self._tensors, {"settings": self.world.settings.text})
 
 
 def fit(

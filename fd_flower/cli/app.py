@@ -257,6 +257,20 @@ def doctor(
 
 
 @app.command()
+def ask(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; on a device its state-dir.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    client: Annotated[str, typer.Option(metavar="ID", help="Whose retriever searches.")],
+    corpus: Annotated[Path, typer.Option(metavar="DIR", help="A collection, or a folder of .txt and .md files.")],
+    count: Annotated[int, typer.Option(min=1, help="Passages to show, at most.")] = 5,
+) -> None:
+    """Show the passages that a client's own retriever, from a run that kept its clients, finds for QUESTION."""
+    from fd_flower.cli import ask as asking
+
+    asking.show(run, question, client, corpus, count, console())
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="DIR...")],
     out: Out = None,
