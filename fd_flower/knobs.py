@@ -79,7 +79,7 @@ class DataConfig:
     public_batch: int = 512
     """Public samples that a round is about: a fresh seeded subset each."""
     encoder: str = "pixels"
-    """What votes see: `pixels`, a torchvision weight's name, `/path.safetensors`, or `train:<source>`: a resnet8."""
+    """What votes and `embedding` see: `pixels`, a torchvision weight, `/path.safetensors`, or `train:<source>`."""
     limit: int | None = None
     """Use at most this many training rows in all."""
     per_client: int | None = None
