@@ -46,14 +46,11 @@ def measure(method: str, rounds: int) -> None:
         lines = [line for line in RunFolder.open(Path(folder, "run")).lines() if "asked" in line]
     took = [line["seconds"] for line in lines if not line.get("closing")]
     slowest = LOOK * len(DEVICES) / (len(DEVICES) + 1)
-    print(
-        f"{method}: {start_of_a_turn(method):.1f} CPU s to start a message's process on each of {len(DEVICES)} devices"
-    )
+    closing = sum(line["seconds"] for line in lines if line.get("closing"))
+    print(f"{method}: {start_of_a_turn(method):.1f} CPU s to start a message's process, on each device")
     print(f"  floor of polling: {slowest:.2f} s until the last device has looked, on average, {LOOK:.0f} s at most")
     print(f"  rounds {', '.join(f'{s:.1f}' for s in took)} s, median {statistics.median(took):.1f} s")
-    print(
-        f"  closing message {sum(line['seconds'] for line in lines if line.get('closing')):.1f} s, command {whole:.0f} s"
-    )
+    print(f"  closing message {closing:.1f} s, whole command {whole:.0f} s")
 
 
 if __name__ == "__main__":
