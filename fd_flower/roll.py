@@ -102,6 +102,10 @@ class Roll:
         """
         found: dict[str, Client] = {}
         for node, answer in answers.items():
+            if self.hosted:  # its hosts hold all clients
+                if answer["role"] == "device":
+                    self.refuse(f"node {node}", "it is one device; the others host")
+                continue
             if answer["role"] == "host":
                 why = "it hosts; the others do not" if self._allow is None else "it hosts; server.allow names devices"
                 self.refuse(f"node {node}", why)

@@ -321,6 +321,23 @@ def test_a_host_cannot_join_devices(tmp_path: Path):
     assert second["replied"] == ["0", "1", "2"]
 
 
+def test_a_device_cannot_join_hosts():
+    grid = Changing(methods.client_app("fd"), 2, when=2, then=lambda grid: grid.add(77, device("3", Path("/toys"))))
+    strategy = Strategy.for_method(toy("fd"))
+    strategy.on_line = grid.next_round
+    strategy.start(grid)
+    assert [c.id for c in strategy.clients] == ["0", "1", "2"]
+    assert strategy._host.refused == {"node 77": "it is one device; the others host"}
+
+
+def test_a_host_that_comes_later_holds_nobody():
+    grid = Changing(methods.client_app("fd"), 2, when=2, then=lambda grid: grid.add(77, {"partition-id": 2}))
+    strategy = Strategy.for_method(toy("fd"))
+    strategy.on_line = grid.next_round
+    strategy.start(grid)
+    assert strategy._host.refused == {}
+
+
 # --- who waits for whom
 
 
