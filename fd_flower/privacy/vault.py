@@ -50,9 +50,9 @@ class Vault:
             )
         return found
 
-    def forget(self, round: int) -> None:
-        """Delete what earlier rounds left; what is said about this round stays."""
-        if self._read().get("round", round) < round:
+    def forget(self, round: int | None) -> None:
+        """Delete what other rounds than this one left; None: whatever there is."""
+        if round is None or self._read().get("round") != round:
             self._path.unlink(missing_ok=True)
 
     def _read(self) -> dict[str, Any]:

@@ -75,8 +75,7 @@ class Hiding(Veil):
         super().__init__(party, content)
         told = records(content, ConfigRecord).get(RECORD)
         self._told = None if told is None else Told.of(told)
-        if self._told is not None:
-            party.vault.forget(self._told.round)
+        party.vault.forget(None if self._told is None else self._told.round)
 
     @property
     def told(self) -> Told:

@@ -1,0 +1,106 @@
+"""A federation that only adds up: clients' halves of a secure sum against the server's, without any training."""
+
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import MetricRecord, RecordDict
+from toys import client
+
+from fd_flower.clients import Client
+from fd_flower.errors import WrongInput
+from fd_flower.privacy import fixed
+from fd_flower.privacy.config import PrivacyConfig
+from fd_flower.privacy.party import VEILS
+from fd_flower.privacy.stage import Letters
+from fd_flower.privacy.sums import stage
+from fd_flower.privacy.vault import Vault
+from fd_flower.privacy.veil import Party, Veil
+from fd_flower.replies import Reply
+from fd_flower.wire import Bounds, Payload, Weights, pack
+
+Spoil = Callable[[str, str, RecordDict], RecordDict]
+
+
+class Adding:
+    """Clients with a row of numbers each, as weights, and one training sample.
+
+    Parameters
+    ----------
+    folder : Path
+        Where clients keep their secrets.
+    rows : torch.Tensor
+        [clients, L].
+    lost : Mapping[str, Sequence[str]]
+        Exchange -> the clients that are lost there: what they answer does not come.
+    spoil : Spoil
+        What comes in place of an answer, given exchange and client.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: torch.Tensor,
+        config: PrivacyConfig,
+        lost: Mapping[str, Sequence[str]] | None = None,
+        spoil: Spoil = lambda exchange, name, said: said,
+    ) -> None:
+        self.folder, self.rows, self.config = folder, rows, config
+        self.lost, self.spoil = lost or {}, spoil
+        self.clients = [client(str(i), examples=1) for i in range(len(rows))]
+        self.stage = stage(config, (Weights,))
+        self.errors: dict[str, str] = {}
+        self.heard: dict[str, dict[str, RecordDict]] = {}
+        self.said: dict[str, dict[str, RecordDict]] = {}
+
+    def party(self, name: str, **more: object) -> Party:
+        return Party(name, "run", self.config, Vault(self.folder / name), **more)  # type: ignore[arg-type]
+
+    def veil(self, name: str, content: RecordDict) -> Veil:
+        return VEILS[self.config.sum](self.party(name), pickle.loads(pickle.dumps(content)))
+
+    def train(self, row: torch.Tensor) -> RecordDict:
+        content = pack(Weights({"w": row}))
+        content["metrics"] = MetricRecord({"num-examples": 1})
+        return content
+
+    def ask(self, exchange: str, letters: Letters, kinds: Sequence[type[Payload]]) -> list[Reply]:
+        replies = []
+        for who, content in letters.items():
+            self.heard.setdefault(exchange, {})[who.id] = content
+            if who.id in self.lost.get(exchange, ()):
+                continue
+            try:
+                veil = self.veil(who.id, content)
+                said = veil.answer(exchange) or veil.over(exchange, self.train(self.rows[int(who.id)]))
+                said = pickle.loads(pickle.dumps(self.spoil(exchange, who.id, said)))
+                for kind in kinds:
+                    kind.need(said).check(Bounds())
+                self.said.setdefault(exchange, {})[who.id] = said
+                replies.append(Reply(who, said, 1))
+            except WrongInput as error:
+                self.errors[who.id] = str(error)
+        return replies
+
+    def open(self, round: int = 1) -> Letters:
+        bounds = Bounds(weights={"": {"w": self.rows[0]}})
+        return self.stage.open(round, self.clients, bounds, self.ask)
+
+    def round(self, number: int = 1) -> Reply:
+        """Play a round; return what the server hears."""
+        letters = self.open(number)
+        replies = self.ask("train", letters, self.stage.kinds((Weights,)))
+        (heard,) = self.stage.close(replies, self.ask)
+        return heard
+
+    def whole(self, survivors: Sequence[Client]) -> np.ndarray:
+        """Return the survivors' numbers, as integers modulo 2^bits, added up without any mask."""
+        config, clients = self.config, len(self.clients)
+        point = fixed.places(clients, config.range, config.bits)
+        rows = [self.rows[int(c.id)].double() / clients for c in survivors]
+        total = np.zeros(self.rows.shape[1], dtype=fixed.UNSIGNED[config.bits])
+        for row in rows:
+            total += fixed.encode(row, point, config.range, config.bits)
+        return total
