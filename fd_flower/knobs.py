@@ -39,7 +39,7 @@ class DataConfig:
     """Where samples come from and who holds which (section ``data``)."""
 
     source: Any = "digits"
-    """`digits`, a hub name, a folder of Parquet files or class folders, or a list of these (`data.partition=domain`)."""
+    """`digits`, a hub name, a folder of Parquet files or class folders, a list of these (`data.partition=domain`)."""
     clients: int = 10
     """Number of hosted clients; on devices all that answer the roll call take part."""
     split: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
