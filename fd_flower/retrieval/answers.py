@@ -115,14 +115,21 @@ def read(folder: Path) -> Collection:
         place = path.relative_to(folder)
         found += [(f"{place}#{number}", path.stem, text) for number, text in enumerate(kept, start=1)]
     if not found:
-        raise WrongInput(f"{folder} holds nothing to search: expected corpus-*.parquet with queries, or .txt and .md files")
+        raise WrongInput(
+            f"{folder} holds nothing to search: expected corpus-*.parquet with queries, or .txt and .md files"
+        )
     return Collection(str(folder), *zip(*found, strict=True), judged={}, hidden={})
 
 
 def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:
     """Return a run's settings, and what a client's own retriever has learnt in it."""
     homes = [folder for folder in (run / "clients", run) if folder.is_dir()]
-    keys = [key for home in homes for key in home.iterdir() if key.is_dir() and Memory(home, key.name, client).folder.is_dir()]
+    keys = [
+        key
+        for home in homes
+        for key in home.iterdir()
+        if key.is_dir() and Memory(home, key.name, client).folder.is_dir()
+    ]
     if not keys:
         raise WrongInput(
             f"{run} holds no retriever of client '{client}': a run keeps its clients' with run.keep=true (fede4rag's "

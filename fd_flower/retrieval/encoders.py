@@ -197,10 +197,12 @@ def _checksum(folder: str) -> str:
 def _fresh(folder: str) -> Any:
     try:
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
     except ImportError:
         raise WrongInput(
             "this model needs sentence-transformers: pip install 'fd-flower[retrieval]', or take model.name=hashed"
         ) from None
+    disable_progress_bar()
     try:
         return SentenceTransformer(folder, device="cpu", local_files_only=True)
     except Exception as error:  # its loaders raise whatever they raise

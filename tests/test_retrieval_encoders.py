@@ -1,0 +1,235 @@
+"""Texts become vectors: tokens, pooling, what learns and what travels, and vectors that are made once."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fd_flower.data import cache
+from fd_flower.errors import WrongInput
+from fd_flower.retrieval import encoders
+from fd_flower.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder, padded
+from fd_flower.retrieval.models import Bag, ResidualMap, Retriever, contrastive, learning, pooled
+
+TEXTS = ("the cat sat", "a dog barked at the cat", "", "cat")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FD_FLOWER_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def transformer(tmp_path_factory):
+    """Return the folder of a BERT of two layers and eight features, with words of its own."""
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Pooling, Transformer
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat", "a", "barked", "at"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "plain")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        max_position_embeddings=16, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder / "plain")
+    modules = [Transformer(str(folder / "plain"), max_seq_length=16), Pooling(8, "mean")]
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder / "sentences"))
+    return str(folder / "sentences")
+
+
+# --- the loss
+
+
+def test_contrastive_by_hand():
+    """Cosines (.5, 0; 0, .5) at tau .5: each question's own passage has e / (e + 1)."""
+    loss = contrastive(torch.eye(2) / 2, torch.tensor([[0, 0], [1, 1]]), 0.5)
+    assert float(loss) == pytest.approx(math.log(1 + math.exp(-1)))
+
+
+@pytest.mark.parametrize("y", [[[0, 5], [1, 5]], [[3, 0], [3, 1]]])
+def test_an_equal_passage_or_question_is_no_negative(y):
+    """What else answers the question is left out of its sum, which leaves its own passage alone: the loss is 0."""
+    assert float(contrastive(torch.randn(2, 2), torch.tensor(y), 0.05)) == 0.0
+
+
+def test_only_that_pair_is_left_out():
+    y = torch.tensor([[0, 5], [1, 5], [2, 6]])
+    loss = contrastive(torch.zeros(3, 3), y, 1.0)
+    assert float(loss) == pytest.approx((2 * math.log(2) + math.log(3)) / 3)
+
+
+def test_a_head_begins_as_no_change():
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(Retriever(ResidualMap(8), 0.05)(x), F.normalize(x, dim=-1))
+
+
+# --- tokens and pooling
+
+
+def test_words_are_hashed_alike_everywhere():
+    tokens = encoder("hashed:4", "model", 0).tokens(["Cat, the CAT", ""], QUESTION)
+    assert tokens.shape == (2, 3)
+    assert tokens[0, 0] == tokens[0, 2] == 936  # crc32(b"cat") % 8192
+    assert tokens[1].tolist() == [-1, -1, -1]
+
+
+def test_the_hashed_vectors_are_a_function_of_the_seed():
+    first, same, other = (encoder("hashed:4", "model", seed).network().vectors for seed in (0, 0, 1))
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_bag_is_the_mean_of_its_words_and_an_empty_one_nothing():
+    bag = Bag(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
+    found = bag(padded([[0, 1, 1], [], [0]]))
+    torch.testing.assert_close(found, torch.tensor([[1 / 3, 2.0], [0.0, 0.0], [1.0, 0.0]]))
+    assert Retriever(bag, 0.1)(padded([[]])).tolist() == [[0.0, 0.0]]
+
+
+def test_pooling_by_hand():
+    """Two tokens, of which the second is padding."""
+    states, there = torch.tensor([[[1.0], [5.0]]]), torch.tensor([[True, False]])
+    found = {pool: float(pooled(states, there, pool)) for pool in ("mean", "cls", "mean_all")}
+    assert found == {"mean": 1.0, "cls": 1.0, "mean_all": 3.0}
+
+
+def test_static_embeddings_are_those_of_sentence_transformers(shared_data):
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import SentenceTransformer
+
+    folder = str(shared_data("potion-base-2m"))
+    texts = ["Statins lower cholesterol.", "an experimental study of a wing", ""]
+    ours = F.normalize(embedded(encoder(folder, "model", 0), texts, PASSAGE), dim=1)
+    theirs = SentenceTransformer(folder, device="cpu").encode(texts)
+    torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=1e-5, atol=1e-6)
+
+
+def test_a_transformer_is_that_of_sentence_transformers(transformer):
+    from sentence_transformers import SentenceTransformer
+
+    taken = encoder(transformer, "model", 0)
+    texts = [text for text in TEXTS if text]
+    ours = apply(taken.network().eval(), taken.tokens(texts, PASSAGE))
+    theirs = SentenceTransformer(transformer, device="cpu").encode(texts)
+    torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=1e-4, atol=1e-5)
+
+
+def test_padding_changes_nothing_but_under_mean_all(transformer):
+    for pool in ("model", "mean", "cls", "mean_all"):
+        taken = encoder(transformer, pool, 0)
+        network = taken.network().eval()
+        alone = network(taken.tokens(["cat"], PASSAGE)).detach()
+        beside = network(taken.tokens((*TEXTS[:2], "cat"), PASSAGE)).detach()[2:]
+        assert torch.allclose(alone, beside, atol=1e-5) == (pool != "mean_all"), pool
+
+
+# --- what learns
+
+
+@pytest.mark.parametrize(("trainable", "part"), [("lora", "lora_"), ("last_layer", ".layer.1."), ("all", "embeddings")])
+def test_what_learns_is_what_travels(transformer, trainable, part):
+    torch.manual_seed(1)
+    network = encoder(transformer, "model", 0).network()
+    model = Retriever(learning(network, trainable, "bert"), 0.05)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert state.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert any(part in name for name in state)
+    if trainable != "all":
+        assert all(part in name for name in state)
+    tokens = encoder(transformer, "model", 0).tokens(TEXTS[:2], PASSAGE)
+    before = model(tokens).detach()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 1.0)
+    for _ in range(2):  # LoRA's second matrix starts at zero, so that its first learns a step later
+        optimizer.zero_grad()
+        model.supervised_loss(tokens[:, None].expand(-1, 2, -1), torch.tensor([[0, 0], [1, 1]])).backward()
+        optimizer.step()
+    assert any(not torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert not torch.equal(model(tokens), before)
+
+
+def test_lora_begins_as_no_change(transformer):
+    taken = encoder(transformer, "model", 0)
+    tokens = taken.tokens(TEXTS[:2], PASSAGE)
+    plain, adapted = (net.eval()(tokens) for net in (taken.network(), learning(taken.network(), "lora", "bert")))
+    torch.testing.assert_close(plain, adapted)
+
+
+@pytest.mark.parametrize("trainable", ["lora", "last_layer"])
+def test_static_embeddings_have_no_layers(trainable):
+    with pytest.raises(
+        WrongInput, match=f"client.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
+    ):
+        learning(encoder("hashed", "model", 0).network(), trainable, "hashed")
+
+
+# --- made once
+
+
+def test_vectors_are_made_once_and_mapped(monkeypatch):
+    taken, made = encoder("hashed:4", "model", 0), []
+    network = encoders.Hashed.network
+    monkeypatch.setattr(encoders.Hashed, "network", lambda self: made.append(1) or network(self))
+    first = embedded(taken, TEXTS, PASSAGE)
+    again = embedded(encoder("hashed:4", "model", 0), TEXTS, PASSAGE)
+    assert len(made) == 1
+    assert torch.equal(first, again)
+    for other in (embedded(taken, TEXTS[:2], PASSAGE), embedded(encoder("hashed:4", "model", 1), TEXTS, PASSAGE)):
+        assert len(made) > 1
+        assert other.shape[1] == 4
+    (file, *_) = (cache.root() / "embeddings").glob("*/*.npy")
+    assert isinstance(np.load(file, mmap_mode="r"), np.memmap)
+
+
+def test_the_order_of_batches_is_not_that_of_vectors(monkeypatch):
+    monkeypatch.setattr(encoders, "PREDICTION_BATCH", 2)
+    taken = encoder("hashed:4", "model", 0)
+    network, tokens = taken.network(), taken.tokens(TEXTS, PASSAGE)
+    torch.testing.assert_close(apply(network, tokens), network(tokens).detach())
+
+
+def test_other_files_are_another_encoder(transformer, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(transformer, copy)
+    first = encoder(transformer, "model", 0).key()
+    assert encoder(str(copy), "model", 0).key() == first
+    shutil.copytree(transformer, tmp_path / "other")
+    (tmp_path / "other" / "note.txt").write_text("x")
+    assert encoder(str(tmp_path / "other"), "model", 0).key() != first
+    assert encoder(transformer, "cls", 0).key() != first
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "pool", "reason"),
+    [
+        ("hashed:x", "model", "expected a size from 1 to 9999"),
+        ("hashed", "cls", "client.pool is 'cls'; 'hashed' has no tokens in layers"),
+        ("cnn", "model", "a retriever is 'hashed', the absolute path"),
+        ("/nowhere", "model", "is no folder of sentence-transformers"),
+    ],
+)
+def test_encoders_that_there_are_not(name, pool, reason):
+    with pytest.raises(WrongInput, match=reason):
+        encoder(name, pool, 0)
+
+
+def test_a_missing_library_is_one_line_that_says_what_to_install(transformer, monkeypatch):
+    network = encoder(transformer, "model", 0).network()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(WrongInput, match=r"client.trainable=lora needs peft: pip install 'fd-flower\[retrieval\]'"):
+        learning(network, "lora", "bert")
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(WrongInput, match=r"needs sentence-transformers: pip install 'fd-flower\[retrieval\]'"):
+        encoders._fresh(transformer)
