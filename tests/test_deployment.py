@@ -12,7 +12,7 @@ from deployed import TINY, Lab, lab, partitions, tiny, until
 from toys import Moody
 
 from fd_flower import engine, methods
-from fd_flower.cli import keys, main
+from fd_flower.cli import deploy, keys, main
 from fd_flower.config import settings
 from fd_flower.results import RunFolder
 from fd_flower.strategy import Strategy
@@ -80,6 +80,10 @@ def test_what_the_server_refuses_is_one_line_and_a_status(
     words = ["--set", f"{TINY} model.features=16", "--out", str(tmp_path / "run"), "--quiet"]
     assert main(["run", "fedavg", "--on", str(ward.keys), *words]) == 2
     assert "fedavg needs one architecture for all clients; got cnn, lenet, mlp" in capsys.readouterr().err
+
+
+def test_devices_that_are_registered_already_stay_so(ward: Lab):
+    assert list(deploy.register(ward.keys)) == [f"{client}: was registered already" for client in "012"]
 
 
 def test_a_run_goes_on_after_superlink_and_serverapp_were_killed(ward: Lab, tmp_path: Path):
