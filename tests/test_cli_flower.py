@@ -43,6 +43,12 @@ def test_the_project_says_what_was_ordered(out):
             "no client replied (Flower's log: {})",
         ),
         (
+            {"status": "finished:failed", "status-details": "ServerApp failed with exception: fd needs y"},
+            "Traceback\nfd_flower.errors.WrongInput: fd needs y\nExit Code: 201\n",
+            WrongInput,
+            "fd needs y",
+        ),
+        (
             {"status": "finished:failed", "status-details": "Simulation failed with exception: fd needs x"},
             "Traceback\nfd_flower.errors.WrongInput: fd needs x\n",
             WrongInput,

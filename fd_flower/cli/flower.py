@@ -24,7 +24,7 @@ from fd_flower.results.folder import LINES
 LOG = "flower.log"
 REFUSAL = re.compile(r"^(?:[\w.]*\.)?WrongInput: (.+)$", re.MULTILINE)  # the last line of a traceback
 STARTED = re.compile(r"Successfully started run (\d+)")
-FAILURE = "Simulation failed with exception: "  # before the exception's text, in what `flwr list` says
+FAILURE = re.compile(r"^(?:Simulation|ServerApp) failed with exception: ")  # before the exception's text, in what `flwr list` says
 
 PROJECT = """\
 [project]
@@ -182,7 +182,7 @@ def _judge(log: Path, outcome: dict[str, str], submitted: int) -> None:
     text = log.read_text(encoding="utf-8", errors="replace")
     if not outcome:
         raise RunFailed(f"flwr run ended with {submitted}: {_last_words(text)} (Flower's log: {log})")
-    details = outcome.get("status-details", "").removeprefix(FAILURE)
+    details = FAILURE.sub("", outcome.get("status-details", ""))
     if details in REFUSAL.findall(text):
         raise WrongInput(details)
     raise RunFailed(f"{details or outcome['status']} (Flower's log: {log})")
