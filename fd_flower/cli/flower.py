@@ -24,7 +24,7 @@ from fd_flower.results.folder import LINES
 LOG = "flower.log"
 REFUSAL = re.compile(r"^(?:[\w.]*\.)?WrongInput: (.+)$", re.MULTILINE)  # the last line of a traceback
 STARTED = re.compile(r"Successfully started run (\d+)")
-FAILURE = re.compile(r"^(?:Simulation|ServerApp) failed with exception: ")  # before the exception's text, in what `flwr list` says
+FAILURE = re.compile(r"^(?:Simulation|ServerApp) failed with exception: ")  # in what `flwr list` says of a run
 
 PROJECT = """\
 [project]
