@@ -1,11 +1,11 @@
 """FedE4RAG (Mao et al. 2025, arXiv 2504.19101): clients keep their retrievers, which the mean retriever teaches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from fd_flower.clients import Client
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, Settings
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.errors import WrongInput, nearest
 from fd_flower.methods import Needs
@@ -36,6 +36,11 @@ class FedE4RAG(Strategy):
 
     needs = Needs(same_model=True, tasks=("retrieval",))
     measured, summable = "aggregated", (Weights,)
+
+    @classmethod
+    def needed(cls, settings: Settings) -> Needs:
+        """Ask for every client's retriever where the mean is plain: what a sum gives is a mean by examples."""
+        return replace(cls.needs, single_replies=settings.server.mean == "plain")  # type: ignore[attr-defined]
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the retriever that every client starts from."""

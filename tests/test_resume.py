@@ -56,7 +56,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def outcome(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor]]:
     """Return a run's figures, what its summary says of them, and its checkpoint."""
     run = RunFolder.open(folder)
-    summary = {key: run.summary[key] for key in ("accuracy", "calibration", "bytes") if key in run.summary}
+    summary = {key: run.summary[key] for key in ("accuracy", "retrieval", "calibration", "bytes") if key in run.summary}
     summary["bytes"].pop("wire", None)
     return figures(run.lines()), summary, load_file(folder / FILE)
 

@@ -37,6 +37,14 @@ TINY = {
 SHORT = {
     "kdstudy": {"client.convergence": 2, "client.public_steps": 2},
     "feddf": {"server.distil_steps": 2},
+    "fede4rag": {
+        "data.source": "companies",
+        "data.partition": "iid",
+        "data.per_client": 30,
+        "model.name": "hashed:8",
+        "client.trainable": "all",
+        "run.keep": "false",  # its recipe keeps the clients
+    },
     "fedlgd": {
         "client.distil_warmup": 2,
         "client.distil_refresh": 1,
@@ -61,8 +69,15 @@ def tiny(method: str, changes: str = "", *, task: str = "") -> config.Settings:
 
 
 def toy(method: str, changes: str = "") -> config.Settings:
-    """Return tiny settings on the toy task."""
+    """Return tiny settings on the toy task; those of a method that does not tell classes apart have their own data."""
+    if not classifies(method):
+        return tiny(method, changes)
     return tiny(method, f"model.name=small {changes}", task="toys:task")
+
+
+def classifies(method: str) -> bool:
+    """Whether a method can learn to tell classes apart."""
+    return "classification" in methods.strategy(method).needs.tasks
 
 
 def play(settings: config.Settings, **also: Any) -> list[dict[str, Any]]:

@@ -14,6 +14,9 @@ from fd_flower.cli.run import words_of
 from fd_flower.config import settings
 from fd_flower.data import Holdings, federation, holdings, plot_holdings
 from fd_flower.data.heterogeneity import divergences, entropy, mutual_information
+from fd_flower.errors import WrongInput
+from fd_flower.retrieval import beir
+from fd_flower.retrieval.library import Library, library, pairs
 
 PICTURE = "holdings.png"
 COLUMNS = 20  # up to this many classes are named one by one
@@ -45,6 +48,13 @@ def show(
         Count clusters of what ``data.encoder`` sees, too; with `data.partition=embedding` they always are.
     """
     chosen = settings(method, words_of(changes, recipe))
+    if any(map(beir.holds, [chosen.data.source] if isinstance(chosen.data.source, str) else chosen.data.source)):
+        if out is not None or clusters:
+            raise WrongInput(
+                "questions and documents have no classes to draw or cluster: leave out --out and --clusters"
+            )
+        console.print(collections(library(chosen.data, chosen.run.seed)))
+        return
     clusters = clusters or chosen.data.partition == "embedding"
     whole = federation(chosen.data, chosen.run.seed)
     held = holdings(whole, clusters=clusters)
@@ -67,6 +77,19 @@ def show(
         path.parent.mkdir(parents=True, exist_ok=True)
         plot_holdings(whole, path, clusters=clusters)
         console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+def collections(held: Library) -> Table:
+    """Return clients in rows: whose documents, how many, and the questions of each part."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("client", "collection", "documents", *(f"{part} questions" for part in PARTS), "train pairs"):
+        shown.add_column(name, justify="left" if name in ("client", "collection") else "right", overflow="fold")
+    for client, own in zip(held.clients, held.holdings, strict=True):
+        whole = held.collections[own.collection]
+        learnt = pairs(whole, held.answers[own.collection], own.train.tolist())
+        counts = (len(whole.documents), *map(len, (own.train, own.validation, own.test, learnt)))
+        shown.add_row(client, Text(Path(whole.name).name), *map(str, counts))
+    return shown
 
 
 def table(held: Holdings) -> Table:

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -66,27 +66,22 @@ class Shelves:
         The run.
     held : Library
         Who holds which.
+
+    Raises
+    ------
+    WrongInput
+        Where ``model.name`` is no encoder, or several.
     """
 
     def __init__(self, settings: Settings, held: Library) -> None:
         self.settings = settings
         self.held = held
-        self._inputs: dict[tuple[str, str], Inputs] = {}
-        self._pairs: dict[str, tuple[Tensor, Tensor, list[np.ndarray]]] = {}
-
-    @cached_property
-    def name(self) -> str:
-        """The one encoder that all clients have."""
-        name = self.settings.model.name
+        name = settings.model.name
         names = {name} if isinstance(name, str) else set(name)
         if len(names) != 1:
             raise WrongInput(f"model.name is {name!r}; retrievers have one encoder for all clients")
-        return names.pop()
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """What turns its texts into numbers."""
-        return encoder(self.name, self.settings.client.pool, self.settings.run.seed)
+        self.name = str(names.pop())
+        self.encoder = encoder(self.name, settings.client.pool, settings.run.seed)
 
     @property
     def frozen(self) -> bool:
