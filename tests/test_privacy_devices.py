@@ -27,14 +27,11 @@ def test_devices_that_have_pinned_each_others_keys_add_up_as_a_simulation_does(t
     assert lines[0]["sum"] == {"kind": "masks", "threshold": 2, "clients": 3}
     assert len(lines[0]["exchanges"]) == 4
     assert plain is not None
-    losses = [
-        {
-            line["client"]: line["metrics"]["loss"]
-            for line in run.lines()
-            if "client" in line and not line.get("closing")
-        }
+    turns = [
+        [line for line in run.lines() if "client" in line and not line.get("closing")]
         for run in (RunFolder.open(out), plain)
     ]
+    losses = [{line["client"]: line["metrics"]["loss"] for line in lines} for lines in turns]
     assert losses[0] == losses[1]
     left = [json.loads(path.read_text()) for path in (tmp_path / "lab").rglob("sum.json")]
     assert [set(kept) for kept in left] == [{"round", "step"}] * len(left)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import final
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from fd_flower.privacy.messages import DECRYPT
 from fd_flower.privacy.veil import Hiding
 
 
+@final
 class CkksVeil(Hiding):
     """An encrypted reply, and the sum decrypted once a round."""
 

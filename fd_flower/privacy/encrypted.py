@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import final
 
 from torch import Tensor
 
@@ -16,6 +17,7 @@ TRIES = 3
 """How many clients, one after the other, are asked to open a sum."""
 
 
+@final
 class EncryptedSum(SecureSum):
     """Encrypted replies, then their sum, decrypted by one of the clients."""
 

@@ -7,7 +7,7 @@ whose reply does not come has its masks with the others taken off. Of one client
 
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from fd_flower.privacy.sharing import SIZE
 from fd_flower.privacy.veil import Hiding
 
 
+@final
 class MaskVeil(Hiding):
     """Keys, shares, a masked reply, and what takes the masks off the sum."""
 
@@ -57,15 +58,10 @@ class MaskVeil(Hiding):
             for name, key, pair in zip(ids, channels, dealt, strict=True)
         ]
         peers = {name: [c.hex(), p.hex()] for name, c, p in zip(ids, channels, pairs, strict=True)}
-        self.party.vault.put(
-            self.told.round,
-            "shares",
-            **{"channel": kept["channel"], "seed": kept["seed"], "mask": mask.hex(), "peers": peers},
-            threshold=threshold,
-        )
+        known = {"channel": kept["channel"], "seed": kept["seed"], "mask": mask.hex()}
+        self.party.vault.put(self.told.round, "shares", **known, peers=peers, threshold=threshold)
         bound = table([sharing.commitment(share) for pair in dealt for share in pair]).view(len(ids), 2, -1)
-        promised = torch.frombuffer(bytearray(sharing.commitment(mask)), dtype=torch.uint8)
-        return [SumShares(table(sealed), text(ids)), SumCommitments(bound, promised)]
+        return [SumShares(table(sealed), text(ids)), SumCommitments(bound, table([sharing.commitment(mask)])[0])]
 
     def hidden(self, values: Tensor) -> Masked:
         """Return numbers beneath the own mask and those with everybody who has shared seeds, too."""
@@ -76,7 +72,7 @@ class MaskVeil(Hiding):
         whole = fixed.encode(values, point, config.range, config.bits)
         seeds = bytes.fromhex(kept["seed"]), bytes.fromhex(kept["mask"])
         pairs = {name: bytes.fromhex(kept["peers"][name][1]) for name in members}
-        whole = whole + own_mask(seeds[1], len(whole), config.bits)
+        whole += own_mask(seeds[1], len(whole), config.bits)
         whole += pair_masks(self.party.client, crypto.private_key(seeds[0]), pairs, members, len(whole), config.bits)
         # From here on the client cannot make its masks again, and a second reply under them is refused.
         self.party.vault.put(told.round, "masked", members=members, held=held, threshold=kept["threshold"])
@@ -118,9 +114,9 @@ class MaskVeil(Hiding):
     def _check_signatures(self, told: Any, channels: list[bytes], pairs: list[bytes]) -> None:
         """Refuse keys that are not signed by those whom `peer-keys` names."""
         peers = self.party.peers
+        if peers is None:
+            return
         for (name, signature), channel, pair in zip(told, channels, pairs, strict=True):
-            if peers is None:
-                return
             said = about(self.party.run_key, self.told.round, name) + channel + pair
             if name not in peers or not crypto.signed(peers[name], said, bytes.fromhex(signature)):
                 raise WrongInput(f"client {name}'s keys are not signed by a key that peer-keys has for it")

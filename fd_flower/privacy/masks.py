@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import final
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +17,7 @@ from fd_flower.privacy.stage import Ask, Letters, SecureSum, SumFailed
 from fd_flower.replies import Reply
 
 
+@final
 class MaskedSum(SecureSum):
     """Keys, then shares, then masked replies, then what opens their sum.
 
@@ -91,7 +93,7 @@ class MaskedSum(SecureSum):
         shares: dict[Client, dict[int, bytes]] = defaultdict(dict)
         answered = 0
         for reply in ask(UNMASK, dict.fromkeys(here, letter), (SumUnmask,)):
-            answered += self._sorted_in(reply, set(here), shares)
+            answered += self._sort(reply, set(here), shares)
         self._enough(answered, "shares that open the sum have come from")
         secrets = {}
         for client in self._members:
@@ -106,7 +108,7 @@ class MaskedSum(SecureSum):
             secrets[client] = secret
         return secrets
 
-    def _sorted_in(self, reply: Reply, here: set[Client], shares: dict[Client, dict[int, bytes]]) -> bool:
+    def _sort(self, reply: Reply, here: set[Client], shares: dict[Client, dict[int, bytes]]) -> bool:
         """Put one client's shares beside the others'; false ones are left out and named."""
         said, giver = SumUnmask.need(reply.content), reply.client
         place = list(self._keys).index(giver)

@@ -1,7 +1,7 @@
 """The server's half of a secure sum: a stage around the exchange in which clients train."""
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +60,7 @@ class Stage:
         return replies
 
 
-class SecureSum(Stage):
+class SecureSum(Stage, ABC):
     """A sum that the server learns without its summands.
 
     Parameters
@@ -112,6 +112,8 @@ class SecureSum(Stage):
             raise SumFailed(self._lost)
         survivors, total = self._after(replies, ask)
         share = sum(self._told.share(r.examples) for r in survivors)
+        if share == 0:
+            raise SumFailed(f"the {len(survivors)} clients in the sum have no training samples")
         payloads = restored(self._blanks, total, share, len(survivors))
         self.figures["clients"] = len(survivors)
         return [Reply.of_sum([r.client for r in survivors], pack(*payloads), sum(r.examples for r in survivors))]

@@ -1,5 +1,6 @@
 """A client's half of a secure sum: what it answers beside its turn, and what its reply becomes on its way out."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Veil:
         return said
 
 
-class Hiding(Veil):
+class Hiding(Veil, ABC):
     """A reply's knowledge leaves hidden; its metrics leave as they are."""
 
     def __init__(self, party: Party, content: RecordDict) -> None:
@@ -101,6 +102,6 @@ class Hiding(Veil):
         hidden["metrics"] = metrics
         return hidden
 
+    @abstractmethod
     def hidden(self, values: Tensor) -> Payload:
         """Return numbers [L], float64, hidden."""
-        raise NotImplementedError
