@@ -120,7 +120,7 @@ def outcome(summary: Mapping[str, Any]) -> list[str]:
 def headline(summary: Mapping[str, Any]) -> list[Markup]:
     """Return the report's headline: every figure at the end, those of what needs no training, what they mean."""
     retrieval = summary["retrieval"]
-    head = ["", *(METRICS.values()), "± of nDCG@10", "nDCG@10 selected", "best on test", "measured"]
+    head = ["", *(METRICS.values()), "SE of nDCG@10", "nDCG@10 selected", "best on test", "measured"]
     rows: list[tuple[object, ...]] = []
     for who in ("global", "personal"):
         for scope, metrics in ((scope, retrieval[who][scope]) for scope in SCOPES):
@@ -149,7 +149,7 @@ def meaning(summary: Mapping[str, Any]) -> list[str]:
         f"After the last round, from 0 to 1. {'; '.join(whose).capitalize()}. "
         + "; ".join(f"{scope}: {SCOPES[scope]}" for scope in scopes).capitalize()
         + ".",
-        "±: standard error of nDCG@10 over the questions of one ranking set; of personal figures, its mean over "
+        "SE: standard error of nDCG@10 over the questions of one ranking set; of personal figures, its mean over "
         "clients. Selected: at the round with the best nDCG@10 on validation questions. Best on test chooses by the "
         "test itself.",
     ]
