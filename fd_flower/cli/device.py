@@ -53,7 +53,8 @@ def _client(config: dict[str, Any]) -> Iterator[Finding]:
     if lacking:
         yield Finding(CONFIG, f"lacks {', '.join(lacking)}", f"give {', '.join(lacking)} in {CONFIG}")
         return
-    told = ConfigRecord({"settings": settings("local", "data.public=none privacy.sum=masks").text, "state": "", "run-key": "doctor"})
+    run = settings("local", "data.public=none privacy.sum=masks")
+    told = ConfigRecord({"settings": run.text, "state": "", "run-key": "doctor"})
     answer = introduction(told, Context(0, 0, config, RecordDict(), {}))
     if "refused" in answer:
         yield Finding("device", str(answer["refused"]), f"set it right in {CONFIG}")

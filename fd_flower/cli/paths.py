@@ -23,8 +23,8 @@ def absolute_words(words: Sequence[str], folder: Path) -> list[str]:
 
     A source, or one of a list of sources, is a path where such a file exists or where it looks like one: it starts
     with ``.``, ``~`` or ``/``, or has a separator and is no ``owner/name`` of a hub. A recipe, a graph or an allow-list
-    is one where it ends like a YAML file, a model where it has a separator and is no name of a hub, an encoder where it ends like a file of weights; one that is trained has a
-    source.
+    is one where it ends like a YAML file, a model where it has a separator and is no name of a hub, an encoder where it
+    ends like a file of weights; one that is trained has a source.
     """
     return [_absolute_word(word, folder) for word in words]
 
