@@ -36,9 +36,9 @@ def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
     labelled = [c for c in clients if c.labels]
     for client in labelled:
         if client.labels != labelled[0].labels:
-            told = ", ".join(client.labels[:5]), ", ".join(labelled[0].labels[:5])
+            theirs, others = ", ".join(client.labels[:5]), ", ".join(labelled[0].labels[:5])
             raise WrongInput(
-                f"client {client.id} calls its classes {told[0]}, ..., client {labelled[0].id} {told[1]}, ...; "
+                f"client {client.id} calls its classes {theirs}, ..., client {labelled[0].id} {others}, ...; "
                 "expected the same names in the same order (a class folder may be empty)"
             )
     names = sorted({c.model for c in clients})

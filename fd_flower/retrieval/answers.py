@@ -118,7 +118,8 @@ def read(folder: Path) -> Collection:
         raise WrongInput(
             f"{folder} holds nothing to search: expected corpus-*.parquet with queries, or .txt and .md files"
         )
-    return Collection(str(folder), *zip(*found, strict=True), judged={}, hidden={})
+    sources, titles, texts = zip(*found, strict=True)
+    return Collection(str(folder), sources, titles, texts)
 
 
 def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from logging import INFO
 from pathlib import Path
@@ -44,8 +44,8 @@ class Collection:
     texts: tuple[str, ...]
     questions: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
-    judged: Mapping[str, Judgements] = None  # type: ignore[assignment]
-    hidden: Mapping[int, frozenset[int]] = None  # type: ignore[assignment]
+    judged: Mapping[str, Judgements] = field(default_factory=dict)
+    hidden: Mapping[int, frozenset[int]] = field(default_factory=dict)
     groups: tuple[str, ...] | None = None
 
     @cached_property
