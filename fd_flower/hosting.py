@@ -27,6 +27,9 @@ REPLY_LIMIT = 64 * 2**20
 GUEST = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
 
+LOOK = 5.0
+"""Seconds between looks whether nodes that owe a reply were started anew."""
+
 LOST = 3
 """Error code of a client whose node answered without it."""
 
@@ -65,6 +68,7 @@ class HostGrid(Grid):
         self._queues: dict[int, deque[list[Message]]] = {}
         self._open: dict[str, tuple[int, list[Message]]] = {}
         self._late: dict[str, int] = {}
+        self._since: dict[int, str] = {}
         self._arrived: dict[str, Message] = {}
         self._reply_size = 0
         self.clients: tuple[Client, ...] = ()
@@ -269,7 +273,11 @@ class HostGrid(Grid):
         waiting = set(self.push_messages(messages))
         replies: list[Message] = []
         in_grace = self.patient or server.grace is None
+        look = begin + LOOK
         while waiting and time.monotonic() < deadline:
+            if time.monotonic() > look:
+                self._give_up()
+                look = time.monotonic() + LOOK
             came = self.pull_messages(waiting)
             waiting -= {m.metadata.reply_to_message_id for m in came}
             replies += came
@@ -300,6 +308,8 @@ class HostGrid(Grid):
                 content = fold({self.client(m.metadata.dst_node_id).id: m.content for m in inner}, self._header)
             self.bytes.wire += size_of(content)
             outer.append(Message(content, home, kind, group_id=group))
+        starts = self._starts() if outer else {}
+        self._since |= {home: starts[home] for home in letters if home in starts}
         sent = set(self._grid.push_messages(outer))
         for message in outer:
             home = message.metadata.dst_node_id
@@ -335,10 +345,29 @@ class HostGrid(Grid):
             split.append(Message(answer, reply_to=letter))
         return split
 
+    def _starts(self) -> dict[int, str]:
+        """Return when each node that is there was started, where the grid knows it."""
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+
+    def _anew(self, homes: Collection[int]) -> set[int]:
+        """Return which of these nodes were started anew since a message was sent: Flower waits for them in vain."""
+        starts = self._starts()
+        return {home for home in homes if home in starts and starts[home] != self._since.get(home, starts[home])}
+
+    def _give_up(self) -> None:
+        """Answer with errors for nodes that were started anew since they were asked."""
+        anew = self._anew({home for home, _ in self._open.values()})
+        for name in [name for name, (home, _) in self._open.items() if home in anew]:
+            home, letters = self._open.pop(name)
+            for letter in chain(letters, *self._queues.pop(home, ())):
+                lost = Message(Error(LOST, "its node was started anew in the middle"), reply_to=letter)
+                self._arrived[letter.metadata.message_id] = lost
+
     def _drop_late(self) -> None:
         """Take replies that came too late out of Flower's store and forget them."""
         if self._late:
-            gone = set(self._late.values()) - set(self._grid.get_node_ids())
+            owing = set(self._late.values())
+            gone = owing - set(self._grid.get_node_ids()) | self._anew(owing)
             for reply in self._grid.pull_messages(list(self._late)):
                 self._late.pop(reply.metadata.reply_to_message_id, None)
             self._late = {name: home for name, home in self._late.items() if home not in gone}

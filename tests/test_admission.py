@@ -3,7 +3,6 @@
 import re
 import stat
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.app import Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from toys import Spoilt, devices, hosts, rounds
 
 from fd_flower import methods
@@ -43,8 +43,8 @@ class Keyed(InProcessGrid):
         super().__init__(*args, **more)
         self._shown = shown
 
-    def get_nodes(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(node_id=node, public_key=key) for node, key in self._shown.items()]
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=node, public_key=key) for node, key in self._shown.items()]
 
 
 def keyed(shown: dict[int, bytes], state: Path, *ids: str) -> Keyed:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -361,6 +362,60 @@ def test_a_straggler_is_left_behind_sits_out_while_it_owes_a_reply_and_its_late_
     assert all(line["replied"] == ["0", "2"] for line in rounds(lines))
     again = [line for line in rounds(lines)[2:] if line["failed"] == {"1": "no reply in time"}]
     assert again  # it was asked again once its late reply was taken out
+
+
+class Restarting(Moody):
+    """A grid whose node 2 never replies until it is started anew, under its id."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.slow = {2: 10**6}
+        self._start = "before"
+
+    def start_anew(self) -> None:
+        self.slow, self._start = {}, "later"
+
+    def get_nodes(self) -> list[SimpleNamespace]:
+        starts = {2: self._start}
+        return [SimpleNamespace(node_id=n, last_activated_at=starts.get(n, "")) for n in self.get_node_ids()]
+
+
+def test_a_node_that_was_started_anew_owes_nothing():
+    """Its reply to round one never comes, and Flower does not say so once the node is back under its id."""
+    grid = Restarting(methods.client_app("fd"), 3)
+    strategy = Strategy.for_method(toy("fd", "server.rounds=3 server.grace=0 server.min_replies=2"))
+    lines: list[dict[str, Any]] = []
+
+    def hear(line: dict[str, Any]) -> None:
+        lines.append(line)
+        if line["round"] == 2:
+            grid.start_anew()
+
+    strategy.on_line = hear
+    strategy.start(grid)
+    first, second, third = rounds(lines)
+    assert first["failed"] == {"1": "no reply in time"}
+    assert second["failed"] == {"1": "its node still owes an earlier reply"}
+    assert third["failed"] in ({}, {"1": "no reply in time"})  # it is asked again
+
+
+def test_a_node_that_was_started_anew_in_a_round_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hosting, "LOOK", 0.1)
+    grid = Restarting(methods.client_app("fd"), 3)
+    pull = grid.pull_messages
+    looks = iter(range(10**9))
+
+    def pull_messages(names: Any) -> list[Message]:
+        if next(looks) == 5:
+            grid.start_anew()
+        return pull(names)
+
+    grid.pull_messages = pull_messages  # type: ignore[method-assign]
+    begin = time.monotonic()
+    first, second = rounds(run(grid)[1])
+    assert first["failed"] == {"1": "its node was started anew in the middle"}
+    assert second["replied"] == ["0", "1", "2"]
+    assert time.monotonic() - begin < 30
 
 
 def test_grace_lets_stragglers_in():
