@@ -144,6 +144,16 @@ def test_a_run_with_masks_ends_as_one_without(method: str):
         torch.testing.assert_close(tensor, known[1][key], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("sums", ["masks", "ckks"])
+def test_a_retriever_learns_the_same_under_a_sum(sums: str):
+    if sums == "ckks":
+        pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
+    short = "data.clients=4 server.rounds=2 client.steps=3 run.keep=false"
+    runs = [config.settings("fede4rag", f"{short} privacy.sum={each}") for each in ("none", sums)]
+    lines = [outcome(begin(chosen, hosts("fede4rag"))[2]) for chosen in runs]
+    same(lines[0], lines[1], 1e-3)
+
+
 @pytest.mark.parametrize("method", ["fd", "fedavg"])
 def test_a_run_under_ckks_ends_as_one_without(method: str):
     pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
