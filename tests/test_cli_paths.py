@@ -42,7 +42,9 @@ def folder(tmp_path: Path) -> Path:
         ("data.encoder=ResNet18_Weights.IMAGENET1K_V1", "data.encoder=ResNet18_Weights.IMAGENET1K_V1"),
         ("data.encoder=pixels", "data.encoder=pixels"),
         ("client.lr=0.1", "client.lr=0.1"),
-        ("model.name=./mnist", "model.name=./mnist"),
+        ("model.name=./mnist", "model.name={}/mnist"),
+        ("model.name=mnist", "model.name=mnist"),  # an architecture, whatever lies there
+        ("model.name=owner/name", "model.name=owner/name"),
         ("nothing", "nothing"),
     ],
 )
