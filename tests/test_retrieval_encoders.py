@@ -5,12 +5,14 @@ import sys
 
 import numpy as np
 import pytest
+import tiny
 import torch
+from shelves import animals
 from torch.nn import functional as F
 
 from fd_flower.data import cache
 from fd_flower.errors import WrongInput
-from fd_flower.retrieval import encoders
+from fd_flower.retrieval import ask, encoders
 from fd_flower.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder, padded
 from fd_flower.retrieval.models import Bag, ResidualMap, Retriever, contrastive, learning, pooled
 
@@ -168,6 +170,30 @@ def test_static_embeddings_have_no_layers(trainable):
         WrongInput, match=f"client.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
     ):
         learning(encoder("hashed", "model", 0).network(), trainable, "hashed")
+
+
+@pytest.mark.parametrize("trainable", ["head", "lora", "last_layer", "all"])
+def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path, undrawn):
+    """Without distillation it is local training whatever learns, and with it nothing but what learns is sent."""
+    words = (
+        f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "
+        f"client.trainable={trainable} server.rounds=2 client.epochs=1 client.lr=0.01 client.optimizer=adam "
+        "client.batch=8 run.device=cpu run.keep=true"
+    )
+    for method, also in (("fede4rag", "client.kd_weight=0"), ("local", "")):
+        tiny.run(method, f"{words} {also}", out=tmp_path / method)
+    tiny.assert_same_bits(tiny.models(tmp_path / "fede4rag"), tiny.models(tmp_path / "local"))
+    lines = tiny.run("fede4rag", words, out=tmp_path / "taught")
+    sizes = {len(kept) for kept in tiny.models(tmp_path / "taught").values()}
+    assert len(sizes) == 1
+    assert all(not line["failed"] for line in tiny.rounds(lines))
+    kept = tiny.models(tmp_path / "taught")["1", "2-0"]
+    numbers = sum(tensor.numel() for tensor in kept.values())
+    assert 4 * numbers <= tiny.rounds(lines)[-1]["bytes"]["up"]["arrays"] / 2 < 4 * numbers + 400 * len(kept)
+    assert any(
+        not torch.equal(tensor, tiny.models(tmp_path / "local")["1", "2-0"][name]) for name, tensor in kept.items()
+    )
+    assert len(ask(tmp_path / "taught", "the cat", "0", animals(tmp_path / "animals"), 3)) == 3
 
 
 # --- made once

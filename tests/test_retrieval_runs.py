@@ -77,6 +77,19 @@ def test_a_server_model_is_measured_as_every_clients():
         assert judged[name] == pytest.approx(sum(figures[name] for figures in every) / 3)
 
 
+def test_a_client_without_validation_questions_is_no_obstacle(tmp_path):
+    """Two clients share four questions, of which two are tested on: each learns from one and has none to select by."""
+    sources = f"[{animals(tmp_path / 'a', 4)},{animals(tmp_path / 'b', 12, 50)}]"
+    words = (
+        f"data.source={sources} data.partition=domain data.clients=3 data.min_rows=1 model.name=hashed:4 run.device=cpu"
+    )
+    world = World(*_task(words))
+    parts = [len(own.validation) for own in world.kind.shelves.held.holdings]  # type: ignore[attr-defined]
+    assert 0 in parts
+    assert max(parts) > 0
+    assert 0 <= world.kind.judged(world, world.module("hashed:4"), 0)["validation"] <= 1
+
+
 def test_empty_documents_come_last_and_hidden_ones_nowhere(tmp_path):
     """Of four passages one is empty, and one is what question a was taken from: without it the answer comes first."""
     corpus = [

@@ -118,6 +118,8 @@ def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
             learnt, validation = _parts(own, data, seed, name)
             holdings.append(Holding(number, learnt, validation, test))
     unseen = read(data.unseen) if data.unseen else None
+    if unseen is not None and not unseen.judged:
+        raise WrongInput(f"data.unseen={unseen.name} has no question with an answer: nothing can be measured on it")
     return Library(collections, answers, tuple(test for _, test in cuts), tuple(holdings), unseen)
 
 

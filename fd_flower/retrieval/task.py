@@ -13,20 +13,16 @@ from torch.nn import Module
 
 from fd_flower.config import Settings
 from fd_flower.errors import WrongInput
-from fd_flower.retrieval.beir import Collection, Judgements
+from fd_flower.retrieval.beir import Collection
 from fd_flower.retrieval.bm25 import scores_of
 from fd_flower.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
 from fd_flower.retrieval.library import Holding, Library, library, pairs
-from fd_flower.retrieval.metrics import measure, precedence, standard_error
 from fd_flower.retrieval.models import ResidualMap, Retriever, learning
+from fd_flower.retrieval.search import HEADLINE, Search
 from fd_flower.task import Data, Samples, Task
 
 if TYPE_CHECKING:
     from fd_flower.world import World
-
-HEADLINE = "ndcg@10"
-EMPTY = torch.finfo(torch.float32).min
-"""The score of a document without any text."""
 
 
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
@@ -166,9 +162,8 @@ class Retrieval:
     def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the roll call: the size of its vectors and its pairs."""
         train = world.data(client).train
-        features = world.module(model)(
-            train.batch(torch.zeros(1, dtype=torch.int64, device=world.device))[0][:, 1]
-        ).shape[1]
+        pair, _ = train.batch(torch.zeros(1, dtype=torch.int64, device=world.device))
+        features = world.module(model)(pair[:, 1]).shape[1]
         return {"features": int(features), "classes": 0, "counts": [], "examples": len(train)}
 
     def copy(self, world: "World") -> str:
@@ -219,14 +214,17 @@ class Retrieval:
 
     def _for_all(self, searching: "Search") -> dict[str, float]:
         found = [self._of_client(searching, holding) for holding in self.shelves.held.holdings]
-        return {key: fmean(figures[key] for figures in found) for key in found[0]}
+        # A client of few questions has none to validate on.
+        names = dict.fromkeys(key for figures in found for key in figures)
+        return {key: fmean(figures[key] for figures in found if key in figures) for key in names}
 
     def _of_client(self, searching: "Search", own: Holding) -> dict[str, float]:
         """Return a client's figures: each metric's mean over questions, and the standard error of the headline."""
         held = self.shelves.held
         figures = self._of_set(searching, own.collection, own.test, "own")
         if len(own.validation):
-            figures |= {"validation": self._of_set(searching, own.collection, own.validation, "v")[f"v/{HEADLINE}"]}
+            chosen_by = self._of_set(searching, own.collection, own.validation, "validation")
+            figures["validation"] = chosen_by[f"validation/{HEADLINE}"]
         others = [
             self._of_set(searching, number, test, "others")
             for number, test in enumerate(held.tests)
@@ -247,39 +245,3 @@ class Retrieval:
     def _of_set(self, searching: "Search", number: int, questions: np.ndarray, scope: str) -> dict[str, float]:
         held = self.shelves.held
         return searching.figures(held.collections[number], held.answers[number], tuple(questions.tolist()), scope)
-
-
-class Search:
-    """Rankings of collections by one model, each made once.
-
-    Parameters
-    ----------
-    scores : Callable[[Collection], Tensor]
-        Scores of all questions and documents of a collection [Q, N].
-    """
-
-    def __init__(self, scores: Any) -> None:
-        self._scores = scores
-        self._known: dict[str, Tensor] = {}
-        self._measured: dict[tuple[str, tuple[int, ...]], dict[str, Tensor]] = {}
-
-    def figures(
-        self, collection: Collection, judged: Judgements, questions: tuple[int, ...], scope: str
-    ) -> dict[str, float]:
-        """Return the mean over questions of each metric, under ``<scope>/<metric>``, and the headline's error."""
-        name = collection.digest
-        if name not in self._known:
-            scores = self._scores(collection)
-            scores[:, [d for d, passage in enumerate(collection.passages) if not passage]] = EMPTY
-            self._known[name] = scores
-        if (name, questions) not in self._measured:
-            hidden = [collection.hidden.get(q, frozenset()) for q in questions]
-            places = _precedence(collection)
-            answers = [judged[q] for q in questions]
-            self._measured[name, questions] = measure(self._known[name][list(questions)], answers, places, hidden)
-        found = self._measured[name, questions]
-        means = {f"{scope}/{metric}": float(values.mean()) for metric, values in found.items()}
-        return {**means, f"{scope}/se": standard_error(found[HEADLINE])}
-
-
-_precedence = lru_cache(maxsize=16)(lambda collection: precedence(collection.documents))
