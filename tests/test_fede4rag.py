@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 TINY = (
     "data.source=companies data.partition=iid data.clients=3 model.name=hashed:8 server.rounds=3 client.epochs=1 "
-    "client.batch=32 client.lr=0.01 client.optimizer=adam run.device=cpu run.keep=true "
+    "client.batch=32 client.lr=0.01 client.optimizer=adam run.device=cpu run.keep=true privacy.sum=none "
 )
 """Settings that every method of a retrieval task takes."""
 

@@ -132,7 +132,7 @@ class SecureSum(Stage, ABC):
         if threshold < 2:
             raise WrongInput(
                 "privacy.sum: a round asks one client, whose reply a sum cannot hide; ask two or more "
-                "(data.clients, server.fraction)"
+                "(data.clients, server.fraction), or set privacy.sum=none"
             )
         self._blanks = ordered([kind.blank(bounds) for kind in self._kinds])
         length = sum(p.summand(1.0).numel() for p in self._blanks)
