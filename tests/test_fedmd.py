@@ -100,10 +100,10 @@ def fits(monkeypatch):
     heard = []
     real = fedmd.fit
 
-    def listen(turn, objective, samples, teacher=None):
+    def listen(turn, objective, samples, teacher=None, *, model=None):
         what = "revisit" if teacher is None else "digest"
         heard.append((turn.client, turn.round, turn.closing, what, samples))
-        return real(turn, objective, samples, teacher)
+        return real(turn, objective, samples, teacher, model=model)
 
     monkeypatch.setattr(fedmd, "fit", listen)
     monkeypatch.setattr(turns, "fit", listen)  # what a turn's `digest` calls

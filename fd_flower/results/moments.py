@@ -21,8 +21,9 @@ SERIES = {
 
 MEANING = (
     "Accuracy on everybody's classes at the end, in %: heard and trained, the clients' models after they have learnt "
-    "from what they hear, and from their own data; annealed, copies of these, trained on while the learning rate falls; "
-    "aggregated, the server's model; ensemble, the teacher on the last round's public samples. At: the first measured round with this accuracy, of each seed."
+    "from what they hear, and from their own data; annealed, copies of these, trained on while the learning rate "
+    "falls; aggregated, the server's model; ensemble, the teacher on the last round's public samples. At: the first "
+    "measured round with this accuracy, of each seed."
 )
 
 
