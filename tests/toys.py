@@ -114,6 +114,8 @@ def figures(lines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     kept = [{k: v for k, v in line.items() if k != "seconds"} for line in copy.deepcopy(list(lines))]
     for line in kept:
         line.get("bytes", {}).pop("wire", None)
+        for exchange in line.get("exchanges", {}).values():
+            exchange.pop("seconds", None)
     return kept
 
 
