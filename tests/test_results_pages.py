@@ -13,6 +13,7 @@ from fd_flower import config
 from fd_flower.config import DataConfig, RunConfig, ServerConfig, Settings
 from fd_flower.errors import WrongInput
 from fd_flower.results import RunFolder, compare, page, plots, report, reproduce
+from fd_flower.results.groups import grouped
 
 NASTY = "<script>alert('&')</script>"
 
@@ -108,13 +109,13 @@ def test_a_report_of_several_runs_compares_them(runs, tmp_path):
 
 def test_a_row_is_a_method_with_mean_and_deviation_over_seeds(runs):
     """Personal finals .5 and .7: mean .6, sample deviation .1414; global half of that. MB up 2 x .5, down 2 x 1."""
-    rows = [group.cells() for group in compare.grouped(runs)]
+    rows = [group.cells() for group in grouped(runs)]
     assert rows[0] == ["fd", "30.0 ± 7.1", "30.0 ± 7.1", *["60.0 ± 14.1"] * 3, "1.00", "2.00", "2.0"]
     assert rows[1][:4] == ["local", "20.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0"]
 
 
 def test_rows_keep_the_given_order(runs):
-    assert [group.name for group in compare.grouped(runs[::-1])] == ["local", "fd"]
+    assert [group.name for group in grouped(runs[::-1])] == ["local", "fd"]
 
 
 def test_a_single_seed_has_no_deviation(runs):
@@ -134,7 +135,7 @@ def test_csv_has_plain_numbers(runs):
 
 def test_runs_of_one_method_are_told_apart_by_their_knobs(tmp_path):
     folders = [finished(tmp_path / str(alpha), alpha=alpha) for alpha in (0.1, 1.0)]
-    assert [group.name for group in compare.grouped(folders)] == ["fd (data.alpha=0.1)", "fd (data.alpha=1.0)"]
+    assert [group.name for group in grouped(folders)] == ["fd (data.alpha=0.1)", "fd (data.alpha=1.0)"]
 
 
 def test_a_comparison_states_data_seeds_and_command(runs, tmp_path):
@@ -162,12 +163,12 @@ def test_an_unfinished_run_is_refused(tmp_path):
     with pytest.raises(WrongInput, match="not finished"):
         compare.write([folder], tmp_path / "out")
     with pytest.raises(WrongInput, match="nothing to compare"):
-        compare.grouped([])
+        grouped([])
 
 
 def test_megabytes_by_the_time_of_measuring(tmp_path):
     """After round 1 .5 MB went up and 1 MB down; after round 2 twice as much."""
-    [group] = compare.grouped([finished(tmp_path / "run")])
+    [group] = grouped([finished(tmp_path / "run")])
     assert list(group.courses[0]["personal"].spent.values()) == [1.5, 3.0]
 
 

@@ -19,6 +19,7 @@ from fd_flower.cli.run import outcome
 from fd_flower.config import Settings, settings
 from fd_flower.errors import WrongInput
 from fd_flower.results import RunFolder, compare
+from fd_flower.results.groups import grouped
 from fd_flower.retrieval import ask, beir, prompt
 from fd_flower.retrieval.metrics import METRICS, measure, precedence
 from fd_flower.strategy import Strategy
@@ -186,7 +187,7 @@ def test_runs_side_by_side(runs, tmp_path):
 def test_runs_of_two_kinds_have_no_figure_in_common(runs, tmp_path):
     tiny.run("local", tiny.TINY, out=tmp_path / "pictures")
     with pytest.raises(WrongInput, match="some of these runs tell classes apart and some retrieve"):
-        compare.grouped([runs["local"], RunFolder.open(tmp_path / "pictures")])
+        grouped([runs["local"], RunFolder.open(tmp_path / "pictures")])
 
 
 def test_progress_and_outcome_say_ndcg(runs):

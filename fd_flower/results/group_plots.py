@@ -1,0 +1,60 @@
+"""Pictures of several runs: accuracy over rounds and over what was exchanged, a line a group."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from fd_flower.results import moments, plots
+from fd_flower.results.groups import Group
+from fd_flower.results.history import Track, When
+
+PER_ROUND, PER_MEGABYTE = "accuracy-per-round.png", "accuracy-per-megabyte.png"
+PER_MOMENT = "moments-per-round.png"
+
+
+def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
+    """Return the plots by file name: accuracy per round and per megabyte."""
+    if groups[0].searching:
+        scopes = {"The server's retriever: own questions": "global", "Clients' retrievers: own questions": "personal"}
+    else:
+        scopes = {"Global accuracy: balanced test set": "global", "Personal accuracy: own test parts": "personal"}
+    ylabel, scale = ("nDCG@10", 1) if groups[0].searching else ("accuracy, %", 100)
+    rounds = {title: _bands(groups, scope, per_megabyte=False) for title, scope in scopes.items()}
+    traffic = {title: _bands(groups, scope, per_megabyte=True) for title, scope in scopes.items()}
+    label, names = "MB exchanged, up and down, all clients", [group.name for group in groups]
+    drawn = {
+        PER_ROUND: plots.png(plots.comparison(rounds, "round", names, ylabel, scale)),
+        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, ylabel, scale, log=True)),
+    }
+    told = [name for name in moments.SERIES if any(name in run for group in groups for run in group.series)]
+    if moments.worth_telling(run for group in groups for run in group.series):
+        panels = {moments.SERIES[name].capitalize(): _moment_bands(groups, name) for name in told}
+        drawn[PER_MOMENT] = plots.png(plots.comparison(panels, "round", names))
+    return drawn
+
+
+def _bands(groups: Sequence[Group], scope: str, *, per_megabyte: bool) -> list[plots.Band]:
+    """Return each group's line."""
+    bands = []
+    for group in groups:
+        courses = [course[scope] for course in group.courses]
+        places = [course.spent if per_megabyte else None for course in courses]
+        bands += _band(group.name, [course.accuracy for course in courses], places)
+    return bands
+
+
+def _moment_bands(groups: Sequence[Group], name: str) -> list[plots.Band]:
+    return [b for g in groups for b in _band(g.name, [run.get(name, {}) for run in g.series], [None] * len(g.series))]
+
+
+def _band(name: str, tracks: Sequence[Track], places: Sequence[dict[When, float] | None]) -> list[plots.Band]:
+    """Return a line through the points that every seed has, none where there is no such point.
+
+    ``places`` says for each seed where its points stand; None: at their rounds.
+    """
+    points = sorted(set.intersection(*map(set, tracks)))
+    if not points:
+        return []
+    values = [[track[when] for track in tracks] for when in points]
+    spread = [stdev(column) if len(column) > 1 else 0.0 for column in values]
+    x = [fmean(plots.place(when) if at is None else at[when] for at in places) for when in points]
+    return [plots.Band(name, x, [fmean(column) for column in values], spread)]
