@@ -1,6 +1,6 @@
 """KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into one that FedAvg starts from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn import Module
 from fd_flower.config import ClientConfig
 from fd_flower.consolidation import Lesson, converge, mutual, teach, weighed
 from fd_flower.errors import WrongInput
-from fd_flower.learn import Plan, supervised
+from fd_flower.learn import plan_of, supervised
 from fd_flower.turn import App, Turn, fit, reply
 from fd_flower.wire import Candidates, Chain, Scores, Weights
 
@@ -82,15 +82,7 @@ def train(message: Message, context: Context) -> Message:
 def converged(turn: Turn, model: Module, *, keep: bool) -> tuple[float, float]:
     """Train the client's teacher; remember it where it is wanted again. Return its loss and its epochs."""
     config: Config = turn.config  # type: ignore[assignment]
-    plan = Plan(
-        config.batch,
-        config.lr,
-        epochs=config.convergence,
-        optimizer=config.optimizer,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        precision=turn.precision,
-    )
+    plan = replace(plan_of(config, config.lr, turn.precision), epochs=config.convergence, steps=None)
     own = turn.data
     figures = converge(model, own.train, own.validation, plan=plan, patience=config.patience, rng=turn.rng("converge"))
     for key, tensor in model.state_dict().items() if keep else ():

@@ -16,7 +16,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fd_flower.config import ClientConfig
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.ensemble.means import softened_mean
-from fd_flower.learn import PREDICTION_BATCH, Plan, batches, forward, length, optimizer_of, predict, supervised, train
+from fd_flower.learn import (
+    PREDICTION_BATCH,
+    Plan,
+    batches,
+    forward,
+    length,
+    optimizer_of,
+    plan_of,
+    predict,
+    supervised,
+    train,
+)
 from fd_flower.short import each
 from fd_flower.task import Samples
 
@@ -51,17 +62,7 @@ class Lesson:
     @property
     def plan(self) -> Plan:
         """Length and optimiser of one pass over the teachers."""
-        knobs = self.knobs
-        return Plan(
-            knobs.public_batch,
-            self.lr,
-            epochs=knobs.public_epochs,
-            steps=knobs.public_steps,
-            optimizer=knobs.optimizer,
-            momentum=knobs.momentum,
-            weight_decay=knobs.weight_decay,
-            precision=self.precision,
-        )
+        return plan_of(self.knobs, self.lr, self.precision, public=True)
 
 
 # --- teachers

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
+from fd_flower.knobs import ClientConfig
 from fd_flower.short import each
 from fd_flower.task import Samples
 
@@ -38,6 +39,20 @@ class Plan:
     """Bring the learning rate to 0 over ``steps``, along a cosine."""
     clip: float | None = None
     """Largest norm of the gradient."""
+
+
+def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = False) -> Plan:
+    """Return how a client's knobs say to train: on private samples, or on ``public`` ones in the distillation loop."""
+    return Plan(
+        config.public_batch if public else config.batch,
+        lr,
+        epochs=config.public_epochs if public else config.epochs,
+        steps=config.public_steps if public else config.steps,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        precision=precision,
+    )
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from fd_flower.config import ClientConfig
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
 from fd_flower.errors import WrongInput
 from fd_flower.knobs import ANNEALED
-from fd_flower.learn import Objective, Plan, length, one_thread, supervised, train
+from fd_flower.learn import Objective, Plan, length, one_thread, plan_of, supervised, train
 from fd_flower.measures import Predictor, predicted
 from fd_flower.memory import Memory
 from fd_flower.models.exits import Exiting, at_every_exit, exits
@@ -219,17 +219,7 @@ class Turn:
     @property
     def plan(self) -> Plan:
         """How the client trains on private data in this round."""
-        config = self.config
-        return Plan(
-            config.batch,
-            self.lr,
-            epochs=config.epochs,
-            steps=config.steps,
-            optimizer=config.optimizer,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            precision=self.precision,
-        )
+        return plan_of(self.config, self.lr, self.precision)
 
     @property
     def precision(self) -> str:
@@ -325,14 +315,12 @@ def fit(
     unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
     steps on its labels alone.
     """
-    config, plan = turn.config, turn.plan
     model = model or turn._module or turn.model
     teacher = None if teacher is None else teacher.to(samples.x.device)
     public = not (teacher is None if private is None else private)
-    if public:
-        plan = replace(plan, batch=config.public_batch, epochs=config.public_epochs, steps=config.public_steps)
-    elif config.warmup and turn.newcomer:
-        train(model, supervised, samples, plan=replace(plan, steps=config.warmup), rng=turn.rng("warmup"))
+    plan = plan_of(turn.config, turn.lr, turn.precision, public=public)
+    if not public and turn.config.warmup and turn.newcomer:
+        train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
     rng = turn.rng("public" if public else "private")
     watch = None if turn.paced is None else turn.paced.over(length(len(samples), plan))
     return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
