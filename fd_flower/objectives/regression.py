@@ -11,45 +11,30 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.objectives.base import Objective, floored, matched, weighted_mean
+from fd_flower.objectives.base import Samplewise, floored
 
 
 @final
 @dataclass(frozen=True)
-class MSE(Objective):
+class MSE(Samplewise):
     """Mean squared difference of centred logits (Ba and Caruana 2014, arXiv 1312.6184)."""
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        teacher_logprobs: Tensor,
-        labels: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
-        """Return the loss, a scalar: student and teacher [B, C], weight [B]; labels are not looked at."""
-        student, teacher = _centred(student_logits, teacher_logprobs)
-        return weighted_mean(F.mse_loss(student, teacher, reduction="none").mean(1), weight)
+    def rows(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the mean over classes [B]; labels are not looked at."""
+        return F.mse_loss(*_centred(student, teacher), reduction="none").mean(1)
 
 
 @final
 @dataclass(frozen=True)
-class MAE(Objective):
+class MAE(Samplewise):
     """Mean absolute difference of centred logits, FedMD's digesting loss (Li and Wang 2019, arXiv 1910.03581)."""
 
-    def __call__(
-        self,
-        student_logits: Tensor,
-        teacher_logprobs: Tensor,
-        labels: Tensor | None = None,
-        weight: Tensor | None = None,
-    ) -> Tensor:
-        """Return the loss, a scalar: student and teacher [B, C], weight [B]; labels are not looked at."""
-        student, teacher = _centred(student_logits, teacher_logprobs)
-        return weighted_mean(F.l1_loss(student, teacher, reduction="none").mean(1), weight)
+    def rows(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
+        """Return the mean over classes [B]; labels are not looked at."""
+        return F.l1_loss(*_centred(student, teacher), reduction="none").mean(1)
 
 
-def _centred(student_logits: Tensor, teacher_logprobs: Tensor) -> tuple[Tensor, Tensor]:
+def _centred(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Return both sides [B, C] less the mean of each row, the teacher without -inf."""
-    student, teacher = matched(student_logits, teacher_logprobs)
     teacher = floored(teacher)
     return student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
