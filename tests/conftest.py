@@ -4,11 +4,14 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from fd_flower import engine, learn, turn
 from fd_flower.data import clients, pictures
+from fd_flower.learn import Plan
 
 
 @pytest.fixture(scope="session")
@@ -74,3 +77,29 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fd_flower.results.plots.curves", lambda *about: None)
     monkeypatch.setattr("fd_flower.results.plots.png", lambda figure: b"")
     monkeypatch.setattr("fd_flower.results.report.write", lambda *about: None)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Write down which folders runs are played in."""
+    played, folders = engine.run, []
+
+    def noted(settings, *, out, on_line):
+        folders.append(Path(out).name)
+        return played(settings, out=out, on_line=on_line)
+
+    monkeypatch.setattr(engine, "run", noted)
+    return folders
+
+
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """Note how turns train."""
+    seen: list[Plan] = []
+
+    def train(*args: Any, plan: Plan, **more: Any) -> float:
+        seen.append(plan)
+        return learn.train(*args, plan=plan, **more)
+
+    monkeypatch.setattr(turn, "train", train)
+    return seen

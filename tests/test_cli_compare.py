@@ -23,19 +23,6 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Write down which folders runs are played in."""
-    played, folders = engine.run, []
-
-    def noted(settings, *, out, on_line):
-        folders.append(Path(out).name)
-        return played(settings, out=out, on_line=on_line)
-
-    monkeypatch.setattr(engine, "run", noted)
-    return folders
-
-
 def ordered(*methods: str, words: str = "", recipe: str | None = None, seeds: int = 1) -> Plan:
     return compare.ordered(methods, [words], recipe, "local", None, "", seeds)
 

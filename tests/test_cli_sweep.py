@@ -38,19 +38,6 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Write down which folders runs are played in."""
-    played, folders = engine.run, []
-
-    def noted(settings, *, out, on_line):
-        folders.append(Path(out).name)
-        return played(settings, out=out, on_line=on_line)
-
-    monkeypatch.setattr(engine, "run", noted)
-    return folders
-
-
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open() as file:
         return list(csv.DictReader(file))

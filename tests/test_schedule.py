@@ -1,7 +1,6 @@
 """Learning rates over rounds: by hand, sent with the round, and annealed beside the run without touching it."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import toys
@@ -9,7 +8,7 @@ from flwr.app import ConfigRecord
 from tiny import assert_same_bits, memories, models, of_clients
 from toys import Noted, begin, figures, hosts, rounds, run, toy
 
-from fd_flower import learn, methods, schedules, turn
+from fd_flower import learn, methods, schedules
 from fd_flower.config import ClientConfig, settings
 from fd_flower.envelope import unfold
 from fd_flower.errors import WrongInput
@@ -21,19 +20,6 @@ from fd_flower.rng import torch_rng
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 PERSONAL = [name for name in methods.names() if methods.strategy(name).measured != "aggregated"]
-
-
-@pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """Note how turns train."""
-    seen: list[Plan] = []
-
-    def train(*args: Any, plan: Plan, **more: Any) -> float:
-        seen.append(plan)
-        return learn.train(*args, plan=plan, **more)
-
-    monkeypatch.setattr(turn, "train", train)
-    return seen
 
 
 # --- by hand

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch.nn import Linear, Module
 from toys import hosts, own, rounds, run, toy
 
-from fd_flower import learn, methods, turn
+from fd_flower import methods, turn
 from fd_flower.engine import InProcessGrid
 from fd_flower.envelope import HEADER
 from fd_flower.errors import WrongInput
@@ -30,19 +30,6 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 @pytest.fixture
 def world() -> World:
     return World(toy("fd", "client.epochs=3 client.batch=5"), toys.task())
-
-
-@pytest.fixture
-def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
-    """Note how turns train."""
-    seen: list[Plan] = []
-
-    def train(*args: Any, plan: Plan, **more: Any) -> float:
-        seen.append(plan)
-        return learn.train(*args, plan=plan, **more)
-
-    monkeypatch.setattr(turn, "train", train)
-    return seen
 
 
 def of(world: World, folder: Path, client: str = "0", number: int = 1, **said: Any) -> Turn:
