@@ -18,7 +18,7 @@ from torch.nn import Module
 from fd_flower import schedules
 from fd_flower.config import ClientConfig
 from fd_flower.envelope import HEADER, ROLL_CALL, fold, records, unfold
-from fd_flower.errors import WrongInput
+from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.knobs import ANNEALED
 from fd_flower.learn import Objective, Plan, length, one_thread, plan_of, supervised, train
 from fd_flower.measures import Predictor, predicted
@@ -284,7 +284,13 @@ class Turn:
     # --- what is kept
 
     def close(self) -> None:
-        """Write the memory, where the turn asked for it."""
+        """Write the memory, where the turn asked for it.
+
+        Raises
+        ------
+        RunFailed
+            If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
+        """
         if not self._asked or self.closing:
             return
         if self._personal:
@@ -295,6 +301,12 @@ class Turn:
             self.paced.move()
             if self.paced.state is not None:
                 self.remember(LOSS, self.paced.state)
+        for name, tensor in self._tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise RunFailed(
+                    f"this turn ended with {name} not finite, and the client goes on from its state before: "
+                    "look at its samples, or lower client.lr"
+                )
         # A device keeps no other record of what the run was: whoever uses its model later needs to know.
         self._memory.write(self._moment, self._tensors, {"settings": self.world.settings.text})
 

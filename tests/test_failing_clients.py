@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, Error, MetricRecord, RecordDict
+from tiny import assert_same_bits
 from toys import Spoilt, model, rounds, run
 
 from fd_flower import methods
@@ -98,6 +99,25 @@ def test_a_client_that_raises_is_named_with_what_it_raised(monkeypatch: pytest.M
     monkeypatch.setattr(fd, "fit", fit)
     _, _, lines = run("fd", "server.rounds=1")
     assert rounds(lines)[0]["failed"] == {"1": "ZeroDivisionError: no samples"}
+
+
+def test_a_client_whose_model_diverged_goes_on_from_its_state_before(monkeypatch: pytest.MonkeyPatch):
+    from fd_flower.client_apps import local
+
+    def fit(turn: Any, *also: Any) -> float:
+        begun[turn.round, turn.client] = {name: value.clone() for name, value in turn.model.state_dict().items()}
+        loss = untouched(turn, *also)
+        if (turn.client, turn.round) == ("1", 2):
+            for parameter in turn.model.parameters():
+                parameter.data.fill_(torch.nan)
+        return loss
+
+    untouched, begun = local.fit, {}
+    monkeypatch.setattr(local, "fit", fit)
+    _, _, lines = run("local", "server.rounds=3")
+    assert [list(line["failed"]) for line in rounds(lines)] == [[], ["1"], []]
+    assert "not finite" in rounds(lines)[1]["failed"]["1"]
+    assert_same_bits({"1": begun[2, "1"]}, {"1": begun[3, "1"]})
 
 
 def test_a_round_without_a_usable_reply_fails_and_names_everyone():
