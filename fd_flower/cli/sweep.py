@@ -18,7 +18,7 @@ from fd_flower.cli.run import words_of
 from fd_flower.config import settings
 from fd_flower.errors import WrongInput
 from fd_flower.results import sweep, sweep_tables
-from fd_flower.results.sweep import Point, Sweep, Trial
+from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
 from fd_flower.rng import numpy_rng
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
@@ -72,7 +72,7 @@ class Search:
 
     def _trial(self, name: str, seed: int) -> Trial | None:
         if name in self.plan.failures:
-            return Trial(seed, {}, self.plan.failures[name])
+            return broken_off(seed, self.plan.failures[name])
         return self._trials.get(name)
 
     def standing(self) -> str:

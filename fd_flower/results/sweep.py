@@ -17,7 +17,7 @@ JUDGES = {
 VALIDATION = "validation"
 TESTED = ("global_final", "global_selected", "personal_final", "personal_selected", "personal_worst10")
 SENT = ("bytes_up", "bytes_down")
-NOT_FINITE = "not finite"  # the wire's words for a reply that it refuses
+NOT_FINITE = "not finite"  # the words of the wire and of a client's turn for what they refuse
 
 
 @dataclass(frozen=True)
@@ -186,6 +186,11 @@ def trial(folder: RunFolder, select: str) -> Trial:
     if not reason and figures[VALIDATION] is None:
         reason = f"it measured nothing on {JUDGES[select]}"
     return Trial(summary["seed"], figures, reason)
+
+
+def broken_off(seed: int, why: str) -> Trial:
+    """Return a run that did not finish, and whether it broke off because it diverged."""
+    return Trial(seed, {}, f"diverged: {why}" if NOT_FINITE in why else why)
 
 
 def _pooled(history: History) -> float | None:
