@@ -342,8 +342,9 @@ def test_a_sweep_leaves_tables_pictures_a_page_and_a_recipe_that_gives_the_same_
         ("0.1", "4"),
         ("0.1", "5"),
     ]
-    assert all(row["reason"].startswith("diverged: ") for row in table[:2])
-    assert "lr=1e30: 2 of 2 runs failed: diverged" in (tmp_path / "found" / "sweep.md").read_text()
+    assert all(row["reason"].startswith("diverged: ") and "not finite" in row["reason"] for row in table[:2])
+    told = (tmp_path / "found" / "sweep.md").read_text()
+    assert "lr=1e30: 2 of 2 runs failed: diverged: round 2 has no usable reply" in told
     assert "lr=1e30" in (tmp_path / "found" / "sweep.html").read_text()
 
     best, first = tmp_path / "found" / "best.yaml", tmp_path / "found" / "lr=0.1-seed4"
