@@ -30,17 +30,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fd_flower import engine, methods
-from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import Settings, settings
-from fd_flower.consolidation import Lesson, converge, mutual, teach
+from fd_flower.core.rng import torch_rng
 from fd_flower.engine import InProcessGrid
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.learn import Plan, predict
-from fd_flower.results.metrics import accuracy_by_class, measure
-from fd_flower.rng import torch_rng
-from fd_flower.strategy import Strategy
+from fd_flower.objectives.metrics import accuracy_by_class, measure
+from fd_flower.server import Strategy
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.tasks.world import World, described
+from fd_flower.training import Plan, predict
+from fd_flower.training.consolidation import Lesson, converge, mutual, teach
 from fd_flower.wire import Weights
-from fd_flower.world import World, described
 
 PARTITIONS = {
     "iid": "data.partition=iid",

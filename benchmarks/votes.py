@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from fd_flower.config import settings
+from fd_flower.core.rng import torch_rng
 from fd_flower.data import federation
+from fd_flower.data.encoder import encoder
 from fd_flower.density import Estimator, kmeans, kulsif
-from fd_flower.encoder import encoder
-from fd_flower.rng import torch_rng
 
 Fit = Callable[[Tensor, Tensor], Estimator]
 Client = tuple[Tensor, Tensor]  # features [m, D], classes [m]

@@ -6,12 +6,12 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client import App, Turn, digested, fit, reply
 from fd_flower.config import ClientConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import seed_of
 from fd_flower.density import kmeans, vote
-from fd_flower.errors import WrongInput
-from fd_flower.learn import supervised
-from fd_flower.rng import seed_of
-from fd_flower.turn import App, Turn, digested, fit, reply
+from fd_flower.training import supervised
 from fd_flower.wire import PublicLogits, PublicVotes
 
 app = App()

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput
-from fd_flower.learn import forward, supervised
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import torch_rng
 from fd_flower.models.blocks import below, beyond
-from fd_flower.rng import torch_rng
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.training import forward, supervised
 from fd_flower.wire import SampleKnowledge
 
 app = App()

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.retrieval.models import Retriever, contrastive
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.tasks.retrieval.models import Retriever, contrastive
 from fd_flower.wire import Weights
 
 app = App()

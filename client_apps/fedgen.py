@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.generate.features import FeatureGenerator, noise
-from fd_flower.learn import supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.training import supervised
 from fd_flower.wire import Generator, LabelCounts, Weights
 
 app = App()

@@ -6,12 +6,12 @@ from flwr.app import Context, Message
 from torch import Tensor, nn, tensor
 from torch.nn import functional as F
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput
-from fd_flower.learn import supervised
-from fd_flower.lowrank import applied, difference
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.core.errors import WrongInput
+from fd_flower.training import supervised
 from fd_flower.wire import Update, Weights
+from fd_flower.wire.lowrank import applied, difference
 
 app = App()
 

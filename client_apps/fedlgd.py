@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower import models
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.rng import seed_of
+from fd_flower.core.samples import Samples
 from fd_flower.generate import augment
 from fd_flower.generate.distribution import class_statistics, matched, noise
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
-from fd_flower.rng import seed_of
-from fd_flower.task import Samples
-from fd_flower.turn import App, Turn, fit, reply
 from fd_flower.wire import PixelStatistics, SyntheticSet, Weights
 
 app = App()

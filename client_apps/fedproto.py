@@ -4,9 +4,9 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client.prototypes import Config, class_means, measure, on_device, pulled
 from fd_flower.config import ClientConfig
-from fd_flower.prototypes import Config, class_means, measure, on_device, pulled
-from fd_flower.turn import App, Turn, fit, reply
 from fd_flower.wire import Prototypes
 
 __all__ = ["Config", "app", "objective"]

@@ -7,11 +7,11 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.generate.entangled import RULES, entangled
-from fd_flower.learn import forward, supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.training import forward, supervised
 from fd_flower.wire import Head, Payload, Representation
 
 app = App()

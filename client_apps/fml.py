@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.core.errors import WrongInput
 from fd_flower.wire import Weights
 
 app = App()

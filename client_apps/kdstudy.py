@@ -8,11 +8,11 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.consolidation import Lesson, converge, mutual, teach, weighed
-from fd_flower.errors import WrongInput
-from fd_flower.learn import plan_of, supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.core.errors import WrongInput
+from fd_flower.training import plan_of, supervised
+from fd_flower.training.consolidation import Lesson, converge, mutual, teach, weighed
 from fd_flower.wire import Candidates, Chain, Scores, Weights
 
 app = App()

@@ -4,9 +4,9 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.learn import supervised
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.training import supervised
 
 app = App()
 

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from flwr.app import Context, Message
 from torch import Tensor, nn
 
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.learn import Plan, batches, forward, supervised
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.samples import Samples
 from fd_flower.objectives.heads import SELECTIONS, embedding_distance, targets
-from fd_flower.task import Samples
-from fd_flower.turn import App, Turn, fit, reply
+from fd_flower.training import Plan, batches, forward, supervised
 from fd_flower.wire import PublicHeads
 
 app = App()

@@ -10,12 +10,11 @@ from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from fd_flower import methods
-from fd_flower.config import Settings
-from fd_flower.errors import RunFailed
+from fd_flower.client.app import RAISED
+from fd_flower.config import Settings, registry
+from fd_flower.core.errors import RunFailed
 from fd_flower.results import RunFolder
-from fd_flower.strategy import Strategy
-from fd_flower.turn import RAISED
+from fd_flower.server import Strategy
 
 
 class InProcessGrid(Grid):
@@ -118,7 +117,7 @@ def run(
         settings = replace(settings, run=replace(settings.run, out=str(Path(out).absolute())))
     strategy = Strategy.for_method(settings)
     strategy.on_line = on_line
-    grid = InProcessGrid(methods.client_app(settings.method), run_config={"task": settings.task})
+    grid = InProcessGrid(registry.client_app(settings.method), run_config={"task": settings.task})
     strategy.start(grid)
     where = settings.run.resume or settings.run.out
     return RunFolder.open(where) if where else None

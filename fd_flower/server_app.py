@@ -11,7 +11,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from fd_flower.config import settings
-from fd_flower.strategy import Strategy
+from fd_flower.server import Strategy
 
 app = ServerApp()
 

@@ -12,12 +12,12 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from fd_flower.config import ServerConfig
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.ensemble import entropy_reduction, named, weights
 from fd_flower.ensemble.robust import few_voters
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
+from fd_flower.wire.replies import Reply
 
 WEIGHTINGS = ("equal", "examples", "confidence", "entropy", "label_count", "committee")
 
@@ -98,6 +98,3 @@ def _accuracies(replies: Sequence[Reply]) -> Tensor:
     said = torch.tensor([a if isinstance(a, int | float) else -1.0 for a in told], dtype=torch.float64)
     known = (said >= 0) & (said <= 1)
     return torch.where(known, said, said[known].mean() if bool(known.any()) else 0.0)
-
-
-Method = DSFL

@@ -9,10 +9,9 @@ from flwr.common.logger import log
 
 from fd_flower.config import ServerConfig
 from fd_flower.ensemble import named
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply
-from fd_flower.voting import Voting
+from fd_flower.server import Needs, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
+from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,3 @@ class EdgeFD(Voting):
             log(WARNING, "round %s: no public sample has a vote, so clients hear nothing", round)
         self.note_votes(logprobs, mask, teacher, voted)
         return [PublicLogits(self.round_index[voted], teacher[voted]), *self.ballots(replies, knowledge)]
-
-
-Method = EdgeFD

@@ -5,8 +5,9 @@ from typing import final
 
 import torch
 
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Strategy
 from fd_flower.wire import ClassLogits, Knowledge, Payload
+from fd_flower.wire.replies import Reply
 
 
 @final
@@ -21,6 +22,3 @@ class FD(Strategy):
         rounds = {client.id: round for reply in replies for client in reply.clients}
         sums, counts = (torch.stack([getattr(t, part) for t in heard]).sum(0) for part in ("sums", "counts"))
         return [ClassLogits.joined(sums, counts, rounds)]
-
-
-Method = FD

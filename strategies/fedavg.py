@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import final
 
-from fd_flower.clients import Client
-from fd_flower.methods import Needs
-from fd_flower.replies import mean_weights
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.core.client import Client
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
+from fd_flower.wire.replies import Reply, mean_weights
 
 
 @final
@@ -24,6 +23,3 @@ class FedAvg(Strategy):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the weights, each client's by its number of examples."""
         return list(mean_weights(replies).values())
-
-
-Method = FedAvg

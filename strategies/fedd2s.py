@@ -14,15 +14,15 @@ from flwr.common.logger import log
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.errors import RunFailed, WrongInput
-from fd_flower.learn import Plan, predict, supervised, train
-from fd_flower.methods import Needs
+from fd_flower.core.client import Client
+from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.samples import Samples
 from fd_flower.models.blocks import beyond, ends
-from fd_flower.strategy import Reply, Strategy
-from fd_flower.task import Samples
+from fd_flower.server import Needs, Strategy
+from fd_flower.training import Plan, predict, supervised, train
 from fd_flower.wire import Knowledge, Payload, Private, SampleKnowledge, Weights
+from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,3 @@ class FedD2S(Strategy):
 def _cut(cut: int) -> SampleKnowledge:
     """Return the word that says where to cut, about no sample."""
     return SampleKnowledge(torch.empty(0, dtype=torch.int64), torch.tensor(cut))
-
-
-Method = FedD2S

@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
 from fd_flower.ensemble import mean_of_logits
-from fd_flower.errors import WrongInput
-from fd_flower.learn import Plan, predict, train
-from fd_flower.methods import Needs
 from fd_flower.objectives import KL
-from fd_flower.replies import mean_weights
-from fd_flower.strategy import Reply, Strategy
-from fd_flower.task import Samples
+from fd_flower.server import Needs, Strategy
+from fd_flower.training import Plan, predict, train
 from fd_flower.wire import Knowledge, Payload, Weights
+from fd_flower.wire.replies import Reply, mean_weights
 
 
 @dataclass(frozen=True)
@@ -127,6 +126,3 @@ class FedDF(Strategy):
         )
         train(model, distil, public[used], teacher[used], plan=plan, rng=rng, watch=look)
         return Weights(kept, mean.model)
-
-
-Method = FedDF

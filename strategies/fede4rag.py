@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig, Settings
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.methods import Needs
-from fd_flower.replies import mean_weights
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
+from fd_flower.wire.replies import Reply, mean_weights
 
 MEANS = ("examples", "plain")
 
@@ -52,6 +51,3 @@ class FedE4RAG(Strategy):
             return list(mean_weights(replies).values())
         heard = [Weights.need(reply.content).values for reply in replies]
         return [Weights(mean_of_parameters(heard, [1] * len(heard)))]
-
-
-Method = FedE4RAG

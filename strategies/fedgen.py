@@ -7,19 +7,18 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.budget import each
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.rng import seed_of, seeded
 from fd_flower.generate.features import NOISES, FeatureGenerator, diversity, noise
 from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of
-from fd_flower.methods import Needs
-from fd_flower.replies import mean_weights
-from fd_flower.requirements import check_guests
-from fd_flower.rng import seed_of, seeded
-from fd_flower.short import each
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
+from fd_flower.server.requirements import check_guests
+from fd_flower.tasks.world import device
 from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Payload, Private, Weights
-from fd_flower.world import device
+from fd_flower.wire.replies import Reply, mean_weights
 
 SHARES = ("all", "head")
 LABELS = ("uniform", "prior")
@@ -173,9 +172,6 @@ class FedGen(Strategy):
             "generator_diversity": float(diversity(eps, made)),
         }
         self.note(figures)
-
-
-Method = FedGen
 
 
 def head_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,14 +6,14 @@ from typing import final
 
 import torch
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.errors import WrongInput
-from fd_flower.lowrank import applied, difference
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Holders, Knowledge, Payload, Private, Update, Weights
+from fd_flower.wire.lowrank import applied, difference
+from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,3 @@ class FedKD(Strategy):
         if update is not None and known is not None and client.id in known.rounds:
             return [update]
         return [Weights.need(knowledge)]
-
-
-Method = FedKD

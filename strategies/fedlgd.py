@@ -7,15 +7,15 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.errors import WrongInput, nearest
 from fd_flower.generate import gradient
 from fd_flower.generate.distribution import noise
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload, PixelStatistics, SyntheticSet, Weights
+from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,3 @@ class FedLGD(Strategy):
         )
         self.note({"match_first": first, "match_last": last})
         return SyntheticSet(x.cpu(), pictures.labels)
-
-
-Method = FedLGD

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import final
 
 from fd_flower.ensemble import mean_of_logits
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
+from fd_flower.wire.replies import Reply
 
 
 @final
@@ -22,6 +22,3 @@ class FedMD(Strategy):
         mean, valid = mean_of_logits(*votes)
         self.note_votes(*votes, mean, valid)
         return [PublicLogits(self.round_index[valid], mean[valid])]
-
-
-Method = FedMD

@@ -7,10 +7,10 @@ from typing import final
 import torch
 
 from fd_flower.config import ServerConfig, Settings
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload, Prototypes
+from fd_flower.wire.replies import Reply
 
 WEIGHTINGS = ("examples", "clients")
 
@@ -56,6 +56,3 @@ class FedProto(Strategy):
             mean = mean.where(~absent.unsqueeze(1), before.values.double())
             total = total.where(~absent, before.counts)
         return [Prototypes(mean.float(), total)]
-
-
-Method = FedProto

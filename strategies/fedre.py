@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.nn import Linear, Module
 from torch.nn import functional as F
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.errors import WrongInput
-from fd_flower.learn import Plan, train
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
-from fd_flower.task import Samples
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
+from fd_flower.server import Needs, Strategy
+from fd_flower.training import Plan, train
 from fd_flower.wire import Head, Knowledge, Payload, Representation
+from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,6 @@ class FedRE(Strategy):
         loss = train(head, soft_cross_entropy, samples, labels, plan=plan, rng=self.rng("head", round))
         self.note({"head_loss": loss / min(len(heard), config.batch)})
         return [Head(*(tensor.detach().cpu().clone() for tensor in head.parameters()))]
-
-
-Method = FedRE
 
 
 def soft_cross_entropy(head: Module, x: Tensor, y: None, label: Tensor) -> Tensor:

@@ -7,16 +7,16 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.errors import WrongInput
-from fd_flower.learn import Plan, train
-from fd_flower.methods import Needs
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import seed_of, seeded
+from fd_flower.core.samples import Samples
 from fd_flower.objectives.margin import margin_loss, widest_gap
-from fd_flower.rng import seed_of, seeded
-from fd_flower.strategy import Reply, Strategy
-from fd_flower.task import Samples
+from fd_flower.server import Needs, Strategy
+from fd_flower.training import Plan, train
 from fd_flower.wire import Knowledge, Payload, Private, Prototypes, Weights
+from fd_flower.wire.replies import Reply
 
 GENERATOR = "prototypes"
 """The name under which the server keeps what makes the prototypes."""
@@ -98,9 +98,6 @@ class FedTGP(Strategy):
             total = total.where(total > 0, before.counts)
         with torch.no_grad():
             return [Prototypes(model().float().cpu(), total), _kept(model)]
-
-
-Method = FedTGP
 
 
 def _kept(model: Trainable) -> Private:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.replies import mean_weights
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.core.client import Client
+from fd_flower.server import Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
+from fd_flower.wire.replies import Reply, mean_weights
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,3 @@ class FML(Strategy):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the memes, each client's by its number of examples."""
         return list(mean_weights(replies).values())
-
-
-Method = FML

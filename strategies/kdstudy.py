@@ -9,18 +9,17 @@ from typing import final
 import torch
 from flwr.app import MetricRecord
 
-from fd_flower.clients import Client
 from fd_flower.config import ClientConfig, ServerConfig, Settings
-from fd_flower.consolidation import Lesson, has_statistics, mutual, recalibrate, teach
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.learn import predict
-from fd_flower.methods import Needs
-from fd_flower.replies import mean_weights
-from fd_flower.results.metrics import accuracy_by_class, measure
-from fd_flower.strategy import Reply, Strategy
-from fd_flower.task import Samples
-from fd_flower.votes import Figure
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.samples import Samples
+from fd_flower.objectives.metrics import accuracy_by_class, measure
+from fd_flower.server import Needs, Strategy
+from fd_flower.server.diagnostics import Figure
+from fd_flower.training import predict
+from fd_flower.training.consolidation import Lesson, has_statistics, mutual, recalibrate, teach
 from fd_flower.wire import Candidates, Chain, Knowledge, Payload, Scores, Weights
+from fd_flower.wire.replies import Reply, mean_weights
 
 CHOICES = {
     "technique": ("none", "kd", "tuned-kd", "dml", "dp-kd"),
@@ -262,6 +261,3 @@ def _standing(reply: Reply) -> tuple[float, int]:
     """Return what makes a teacher the best: accuracy on its client's own validation part, then examples."""
     figure = (reply.metrics or MetricRecord()).get("validation", 0.0)
     return (figure if isinstance(figure, float) else 0.0), reply.examples
-
-
-Method = KDStudy

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import (
@@ -17,10 +18,9 @@ from fd_flower.ensemble.similarity import (
     neighbour_weights,
     sample_divergence,
 )
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
+from fd_flower.wire.replies import Reply
 
 DISTANCES = {"distribution": distribution_divergence, "sample": sample_divergence}
 
@@ -82,6 +82,3 @@ class KnFu(Strategy):
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return what was fused for this client, without its name."""
         return [replace(p, client="") for p in PublicLogits.all(knowledge) if p.client == client.id]
-
-
-Method = KnFu

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import final
 
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.server import Needs, Strategy
 from fd_flower.wire import Knowledge, Payload
+from fd_flower.wire.replies import Reply
 
 
 @final
@@ -17,6 +17,3 @@ class Local(Strategy):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Learn nothing."""
         return []
-
-
-Method = Local

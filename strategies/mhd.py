@@ -11,14 +11,14 @@ from flwr.common.logger import log
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fd_flower.clients import Client
 from fd_flower.config import ServerConfig
-from fd_flower.errors import WrongInput
-from fd_flower.graph import check_graph, neighbours
-from fd_flower.methods import Needs
-from fd_flower.rng import torch_rng
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import torch_rng
+from fd_flower.server import Needs, Strategy
+from fd_flower.server.graph import check_graph, neighbours
 from fd_flower.wire import Knowledge, Payload, Private, PublicHeads, PublicLogits, stack
+from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Config(ServerConfig):
     """MHD's knobs."""
 
     graph: str = "complete"
-    """Who learns from whom: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.graph`)."""
+    """Who learns from whom: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.server.graph`)."""
     teachers: int = 1
     """Neighbours that a client learns from in a round, drawn anew each."""
     max_age: int = 3
@@ -98,9 +98,6 @@ class MHD(Strategy):
         for name, level in (("main", 0), ("last", -1)):
             entropy, agreement = _described(said, level)
             self.note({f"{name}_entropy": entropy, f"{name}_agreement": agreement})
-
-
-Method = MHD
 
 
 def _round(entry: PublicHeads) -> int:

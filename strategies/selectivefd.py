@@ -8,12 +8,11 @@ from typing import Any, final
 from flwr.common.logger import log
 
 from fd_flower.config import ServerConfig
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble import ambiguity, named
-from fd_flower.errors import WrongInput
-from fd_flower.methods import Needs
-from fd_flower.strategy import Reply
-from fd_flower.voting import Voting
+from fd_flower.server import Needs, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLabels, PublicLogits, stack
+from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,3 @@ class SelectiveFD(Voting):
         self.note_votes(logprobs, mask, teacher, kept)
         self.note({"ambiguous": float((voted & ~kept).sum()) / max(int(voted.sum()), 1)})
         return [PublicLogits(self.round_index[kept], teacher[kept]), *self.ballots(replies, knowledge)]
-
-
-Method = SelectiveFD

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fd_flower import engine, learn, turn
-from fd_flower.data import clients, pictures
-from fd_flower.learn import Plan
+from fd_flower import engine
+from fd_flower.client import turn
+from fd_flower.data import clients, images
+from fd_flower.training import Plan, loop
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,7 @@ def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FD_FLOWER_CACHE", str(folder))
         clients._federation.cache_clear()
-        pictures._load.cache_clear()
+        images._load.cache_clear()
         yield folder
 
 
@@ -74,9 +75,7 @@ def write_parquet() -> Callable[..., Path]:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out a run's pictures and its report, which take longer than a tiny run."""
-    monkeypatch.setattr("fd_flower.results.plots.curves", lambda *about: None)
-    monkeypatch.setattr("fd_flower.results.plots.png", lambda figure: b"")
-    monkeypatch.setattr("fd_flower.results.report.write", lambda *about: None)
+    monkeypatch.setattr("fd_flower.results.report.draw", lambda folder: None)
 
 
 @pytest.fixture
@@ -99,7 +98,7 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
 
     def train(*args: Any, plan: Plan, **more: Any) -> float:
         seen.append(plan)
-        return learn.train(*args, plan=plan, **more)
+        return loop.train(*args, plan=plan, **more)
 
     monkeypatch.setattr(turn, "train", train)
     return seen

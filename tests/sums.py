@@ -9,17 +9,17 @@ import torch
 from flwr.app import MetricRecord, RecordDict
 from toys import client
 
-from fd_flower.clients import Client
-from fd_flower.errors import WrongInput
+from fd_flower.config import PrivacyConfig
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
 from fd_flower.privacy import fixed
-from fd_flower.privacy.config import PrivacyConfig
+from fd_flower.privacy.client_protocol import Party, Veil
 from fd_flower.privacy.party import VEILS
-from fd_flower.privacy.stage import Letters
+from fd_flower.privacy.secret_store import Vault
+from fd_flower.privacy.server_protocol import Letters
 from fd_flower.privacy.sums import stage
-from fd_flower.privacy.vault import Vault
-from fd_flower.privacy.veil import Party, Veil
-from fd_flower.replies import Reply
 from fd_flower.wire import Bounds, Payload, Weights, pack
+from fd_flower.wire.replies import Reply
 
 Spoil = Callable[[str, str, RecordDict], RecordDict]
 

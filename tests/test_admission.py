@@ -15,11 +15,11 @@ from flwr.proto.node_pb2 import NodeInfo
 from toys import Spoilt, devices, hosts, rounds
 
 from fd_flower import methods
-from fd_flower.admission import allowed, refusal
 from fd_flower.cli import keys
 from fd_flower.cli.app import main
+from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.keys import allowed, refusal
 from fd_flower.engine import InProcessGrid
-from fd_flower.errors import RunFailed, WrongInput
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +218,7 @@ def test_a_reply_that_comes_twice_counts_once():
 def test_an_answer_to_the_roll_call_that_is_none_costs_that_node_alone(
     change: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from fd_flower import turn
+    from fd_flower.client import turn
 
     honest = turn.introduction
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fd_flower import models
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.models.blocks import below, beyond, ends
 
 CUTS = [("mlp", (3,)), ("lenet", (1, 2, 3)), ("cnn", (1, 2, 3)), ("resnet8", (1, 2, 3, 5)), ("resnet20", (1, 2, 3, 5))]

@@ -9,7 +9,7 @@ import pytest
 from fd_flower import engine
 from fd_flower.cli import main
 from fd_flower.cli.run import order
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 
 TINY = (
     "model.name=mlp data.clients=3 data.limit=300 data.public_size=60 data.public_batch=20 server.rounds=2 "
@@ -177,7 +177,7 @@ def test_a_users_own_task_lies_in_the_users_directory(capsys, tmp_path, monkeypa
 
 TASK = """
 import torch
-from fd_flower.task import Data, Samples, Task
+from fd_flower import Data, Samples, Task
 
 def data(client):
     x = torch.randn(60, 4, generator=torch.Generator().manual_seed(int(client)))

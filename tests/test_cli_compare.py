@@ -10,7 +10,7 @@ import pytest
 from fd_flower import engine
 from fd_flower.cli import compare, main
 from fd_flower.cli.plan import Plan
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 
 TINY = (
     "model.name=mlp data.clients=3 data.limit=300 data.public_size=60 data.public_batch=20 server.rounds=1 "

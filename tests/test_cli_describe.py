@@ -14,7 +14,7 @@ from fd_flower.cli.describe import described, docstrings, exchanged, knobs, need
 from fd_flower.cli.machine import Gpu, federation_config
 from fd_flower.config import SECTIONS, ClientConfig
 from fd_flower.data import Holdings
-from fd_flower.methods import Needs
+from fd_flower.server import Needs
 
 
 @pytest.mark.parametrize("width", ["80", "200"])

@@ -5,19 +5,19 @@ import tiny
 import torch
 from typer.testing import CliRunner
 
-from fd_flower import short
 from fd_flower.cli.app import app, main
 from fd_flower.cli.estimate import Estimate, duration, estimated
 from fd_flower.config import settings
-from fd_flower.learn import Plan, batches, length
-from fd_flower.short import each
+from fd_flower.core import budget
+from fd_flower.core.budget import each
+from fd_flower.training import Plan, batches, length
 
 
 @pytest.fixture
 def ticks(monkeypatch):
     """A clock that says one second more each time that somebody looks."""
     now = iter(range(10**9))
-    monkeypatch.setattr(short, "process_time", lambda: float(next(now)))
+    monkeypatch.setattr(budget, "process_time", lambda: float(next(now)))
 
 
 def test_a_loop_is_whole_where_nothing_is_estimated():
@@ -27,19 +27,19 @@ def test_a_loop_is_whole_where_nothing_is_estimated():
 def test_a_short_loop_counts_what_it_leaves_out(monkeypatch):
     """Steps of 10, 2, 2, 2 seconds: each of the 96 others takes the mean of the last three, 192 in all."""
     now = [0.0]
-    monkeypatch.setattr(short, "process_time", lambda: now[0])
-    with short.short(4) as budget:
+    monkeypatch.setattr(budget, "process_time", lambda: now[0])
+    with budget.short(4) as cut:
         taken = 0
         for step in each(range(100), 100):
             now[0] += 10 if step == 0 else 2
             taken += 1
-    assert (taken, budget.saved) == (4, 96 * 2)
+    assert (taken, cut.saved) == (4, 96 * 2)
 
 
 def test_a_loop_that_is_short_by_itself_is_left_alone(ticks):
-    with short.short(4) as budget:
+    with budget.short(4) as cut:
         assert list(each(range(4), 4)) == [0, 1, 2, 3]
-    assert budget.saved == 0
+    assert cut.saved == 0
 
 
 @pytest.mark.parametrize("plan", [Plan(4, 0.1, epochs=3), Plan(4, 0.1, steps=7), Plan(1, 0.1), Plan(100, 0.1, steps=2)])

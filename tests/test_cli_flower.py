@@ -15,7 +15,7 @@ from fd_flower.cli import flower, main, superlink
 from fd_flower.cli.order import Order
 from fd_flower.cli.paths import path_word
 from fd_flower.config import settings
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 
 TINY = (
     "model.name=mlp data.clients=3 data.limit=300 data.public_size=60 data.public_batch=20 server.rounds=2 "

@@ -19,7 +19,7 @@ from fd_flower.cli import main
 from fd_flower.cli import sweep as sweeping
 from fd_flower.cli.grid import Choices, Range, axes, drawn, whole_grid
 from fd_flower.config import settings
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 from fd_flower.results import RunFolder
 from fd_flower.results.sweep import SENT, TESTED, VALIDATION, Point, Sweep, Trial, short, trial
 from fd_flower.results.sweep_plots import pictures

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from fd_flower import models
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
 from fd_flower.generate import augment, distribution, gradient
-from fd_flower.task import Samples
 
 
 def rng(seed=0):

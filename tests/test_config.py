@@ -7,7 +7,7 @@ from toys import tiny, toy
 
 from fd_flower import engine, methods
 from fd_flower.config import ClientConfig, Settings, settings
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 
 def test_set_wins_over_the_recipe_and_the_recipe_over_the_default():

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fd_flower.config import ClientConfig
-from fd_flower.consolidation import (
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
+from fd_flower.ensemble.means import softened_mean
+from fd_flower.training import Plan, predict
+from fd_flower.training.consolidation import (
     Lesson,
     converge,
     has_statistics,
@@ -19,12 +23,7 @@ from fd_flower.consolidation import (
     teach,
     weighed,
 )
-from fd_flower.ensemble.means import softened_mean
-from fd_flower.errors import WrongInput
-from fd_flower.learn import Plan, predict
-from fd_flower.payload import Bounds
-from fd_flower.task import Samples
-from fd_flower.wire import Candidates, Chain, Scores
+from fd_flower.wire import Bounds, Candidates, Chain, Scores
 
 X = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
 Y = X[:, :3].argmax(1)
@@ -120,7 +119,7 @@ def test_training_ends_without_gains_and_keeps_the_best(monkeypatch, losses, pat
     def fixed(model, x, y):  # a gradient of 1 a pass of two mini-batches: the weight counts epochs
         return model.step / 2
 
-    monkeypatch.setattr("fd_flower.consolidation.supervised", fixed)
+    monkeypatch.setattr("fd_flower.training.supervised", fixed)
     _, done = converge(model, own, own, plan=Plan(3, 1.0, epochs=7), patience=patience, rng=rng())
     assert (done, round(-model.step.item())) == (epochs, best)
 
@@ -233,7 +232,7 @@ def test_dp_kd_is_kd_towards_whoever_is_better(monkeypatch):
     def train(model, objective, samples, teacher, *, plan, rng):
         seen["target"], seen["loss"] = teacher, objective(model, *samples.batch(torch.arange(30)), teacher)
 
-    monkeypatch.setattr("fd_flower.consolidation.train", train)
+    monkeypatch.setattr("fd_flower.training.train", train)
     student, teacher = linear(0), linear(1)
     own, said = predict(student, LABELLED), predict(teacher, LABELLED)
     teach(student, said[None], LABELLED, lesson("dp-kd", criterion="label"), rng())

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
 from fd_flower.data import clients, cut, device_data, elsewhere, federation, holdings, labelled, plot_holdings
 from fd_flower.data.public import checksum
-from fd_flower.errors import WrongInput
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 PARTS = ("train", "validation", "test")

@@ -8,11 +8,11 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
 from fd_flower.cli import main
 from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
 from fd_flower.data import clusters, federation, holdings, plot_holdings
+from fd_flower.data.encoder import identity
 from fd_flower.data.heterogeneity import divergences, entropy, mutual_information
-from fd_flower.encoder import identity
-from fd_flower.errors import WrongInput
-from fd_flower.task import Samples
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
 from fd_flower.data.partition import partition
-from fd_flower.errors import WrongInput
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from fd_flower.config import DataConfig
-from fd_flower.data import labelled, pictures, read, source
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
+from fd_flower.data import images, labelled, read, source
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 GREY = np.random.default_rng(0).integers(0, 256, (12, 6, 5), dtype=np.uint8)
@@ -85,8 +85,8 @@ def test_pictures_are_decoded_once(tmp_path, write_parquet, fresh_cache, monkeyp
     folder = str(write_parquet(tmp_path, GREY, LABELS))
     first = read(folder, DataConfig())
     written = {file: file.stat().st_mtime_ns for file in fresh_cache.rglob("*")}
-    monkeypatch.setattr(pictures, "_decode", lambda *_: pytest.fail("decoded again"))
-    pictures._load.cache_clear()  # as another process would find it
+    monkeypatch.setattr(images, "_decode", lambda *_: pytest.fail("decoded again"))
+    images._load.cache_clear()  # as another process would find it
     again = read(folder, DataConfig())
     assert torch.equal(again.x, first.x)
     assert {file: file.stat().st_mtime_ns for file in fresh_cache.rglob("*")} == written
@@ -110,7 +110,7 @@ def test_a_failed_decoding_leaves_nothing(tmp_path, write_parquet, fresh_cache):
 def test_the_cache_cannot_be_changed_through_a_tensor(tmp_path, write_parquet):
     folder = str(write_parquet(tmp_path, GREY, LABELS))
     read(folder, DataConfig()).x.zero_()
-    pictures._load.cache_clear()
+    images._load.cache_clear()
     assert np.array_equal(read(folder, DataConfig()).x[:, 0], GREY)
 
 

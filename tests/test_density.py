@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.density import kmeans, kulsif, vote
-from fd_flower.errors import WrongInput
 
 torch.set_num_threads(1)
 
@@ -236,7 +236,7 @@ def test_one_class_clients_recognise_their_own_digits(shared_data):
     """On MNIST three quarters of its own, at a precision above 0.35, where all votes together have 0.1."""
     from fd_flower.config import settings
     from fd_flower.data import federation
-    from fd_flower.encoder import encoder
+    from fd_flower.data.encoder import encoder
 
     data = settings(
         "fedmd", f"data.source={shared_data('mnist')} data.partition=classes data.classes=1 data.per_client=600"

@@ -15,7 +15,7 @@ from fd_flower import engine, methods
 from fd_flower.cli import deploy, keys, main
 from fd_flower.config import settings
 from fd_flower.results import RunFolder
-from fd_flower.strategy import Strategy
+from fd_flower.server import Strategy
 
 pytestmark = pytest.mark.slow
 
@@ -164,7 +164,7 @@ untouched = builtins.__import__
 
 def spoilt(name, *also, **more):
     module = untouched(name, *also, **more)
-    envelope = sys.modules.get("fd_flower.envelope")
+    envelope = sys.modules.get("fd_flower.wire.envelope")
     if envelope is not None and "fold" in vars(envelope) and envelope.fold.__name__ == "fold":
         honest = envelope.fold
 

@@ -12,13 +12,13 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from PIL import Image
 
 from fd_flower import data, engine, methods
+from fd_flower.client.node import Node
 from fd_flower.config import Settings, settings
-from fd_flower.envelope import fold, unfold
-from fd_flower.errors import RunFailed, WrongInput
-from fd_flower.hosting import HostGrid
-from fd_flower.node import Node
+from fd_flower.core.errors import RunFailed, WrongInput
 from fd_flower.results import RunFolder
-from fd_flower.strategy import Strategy
+from fd_flower.server import Strategy
+from fd_flower.server.host_grid import HostGrid
+from fd_flower.wire.envelope import fold, unfold
 
 TINY = "data.clients=3 server.rounds=2 client.steps=3 model.name=mlp data.public=noise data.public_size=60"
 

@@ -10,12 +10,12 @@ from flwr.app import MetricRecord
 from tiny import TINY, said, strategy
 
 from fd_flower import methods
-from fd_flower import turn as turns
-from fd_flower.clients import Client
+from fd_flower.client import turn as turns
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
-from fd_flower.strategy import Reply
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
 from fd_flower.wire import Knowledge, PublicLogits, pack
+from fd_flower.wire.replies import Reply
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -12,8 +12,8 @@ from tiny import said, strategy
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
-from fd_flower.task import Task
+from fd_flower.core.errors import WrongInput
+from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, PublicLogits, PublicVotes
 
 pytestmark = pytest.mark.usefixtures("undrawn")

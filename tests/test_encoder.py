@@ -8,14 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fd_flower import encoder as encoders
 from fd_flower import models
-from fd_flower.config import settings
-from fd_flower.encoder import encoder
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.task import Samples
-from fd_flower.world import World, described
+from fd_flower.config import DataConfig, settings
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
+from fd_flower.data import encoder as encoders
+from fd_flower.data.encoder import encoder
+from fd_flower.tasks.world import World, described
 
 torch.set_num_threads(1)
 

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from toys import Noted, figures, hosts, play, rounds, run, tiny, toy
 
 from fd_flower import engine, methods
-from fd_flower.checkpoint import FILE
 from fd_flower.engine import InProcessGrid
+from fd_flower.server.checkpoint import FILE
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

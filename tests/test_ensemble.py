@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble import mean_of_logits, mean_of_probabilities, named, names
-from fd_flower.errors import WrongInput
 
 MEANS = (mean_of_probabilities, mean_of_logits)
 RULES = [pytest.param(named(name), id=name) for name in names()]

@@ -13,9 +13,9 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import nll_loss
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble import mean_of_probabilities, median, named, names, rank_vote, trimmed_mean
 from fd_flower.ensemble.robust import few_voters
-from fd_flower.errors import WrongInput
 
 ROBUST = (median, trimmed_mean, rank_vote)
 

@@ -7,6 +7,7 @@ import torch
 from scipy.special import rel_entr
 from scipy.stats import entropy as scipy_entropy
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble import ambiguity, entropy_reduction, mean_of_probabilities, named, names, weights
 from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import (
@@ -15,7 +16,6 @@ from fd_flower.ensemble.similarity import (
     neighbour_weights,
     sample_divergence,
 )
-from fd_flower.errors import WrongInput
 
 
 def random(*shape, seed=0):

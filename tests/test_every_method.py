@@ -14,14 +14,14 @@ from flwr.app import Error, RecordDict
 from toys import Noted, Spoilt, classifies, figures, play, rounds, run, tiny
 
 from fd_flower import config, engine, methods, objectives
+from fd_flower.client import App
 from fd_flower.config import MOMENTS, settings
+from fd_flower.core.errors import WrongInput
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import unfold
-from fd_flower.errors import WrongInput
-from fd_flower.retrieval.metrics import METRICS
-from fd_flower.strategy import Strategy
-from fd_flower.turn import App
+from fd_flower.server import Needs, Strategy
+from fd_flower.tasks.retrieval.metrics import METRICS
 from fd_flower.wire import unpack
+from fd_flower.wire.envelope import unfold
 
 ROOT = Path(__file__).parents[1]
 EVERY = pytest.mark.parametrize("method", methods.names())
@@ -53,7 +53,7 @@ def test_its_strategy_is_final_and_says_what_it_needs_and_when_it_measures(metho
     cls = methods.strategy(method)
     assert issubclass(cls, Strategy)
     assert getattr(cls, "__final__", False)
-    assert isinstance(cls.needs, methods.Needs)
+    assert isinstance(cls.needs, Needs)
     assert cls.measured in MOMENTS
     assert cls.exchanges[-1] == "train"
     assert "" not in (cls.__doc__, cls.aggregate.__doc__)

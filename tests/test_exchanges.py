@@ -9,10 +9,10 @@ from flwr.app import Error, RecordDict
 from toys import Noted, Spoilt, begin, hosts, rounds, run
 
 from fd_flower import methods
-from fd_flower.checkpoint import Checkpoint
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import unfold
+from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.wire import Weights
+from fd_flower.wire.envelope import unfold
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fd_flower import models
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.models.blocks import below
 from fd_flower.models.exits import Exiting, at_every_exit, channels, exits
 from fd_flower.objectives import OFA

@@ -10,8 +10,8 @@ from tiny import assert_same_bits
 from toys import Spoilt, model, rounds, run
 
 from fd_flower import methods
+from fd_flower.core.errors import RunFailed
 from fd_flower.engine import InProcessGrid
-from fd_flower.errors import RunFailed
 from fd_flower.wire import ClassLogits, Prototypes, PublicLogits, pack
 
 Lines = list[dict[str, Any]]

@@ -12,10 +12,10 @@ from tiny import STILL, TINY, said, strategy
 from torch import Tensor
 
 from fd_flower import methods
-from fd_flower.clients import Client
-from fd_flower.errors import WrongInput
-from fd_flower.strategy import Reply
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
 from fd_flower.wire import ClassLogits, Knowledge, pack
+from fd_flower.wire.replies import Reply
 
 LN2, LN3 = math.log(2), math.log(3)
 

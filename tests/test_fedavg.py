@@ -9,12 +9,12 @@ from fd_flower.client_apps.fedavg import objective
 from tiny import TINY, said, strategy
 
 from fd_flower import methods
-from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import settings
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.errors import WrongInput
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.tasks.world import World, described
 from fd_flower.wire import Knowledge, Weights
-from fd_flower.world import World, described
 
 NOTHING = Knowledge()
 

@@ -12,12 +12,12 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from fd_flower import methods, models
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 from fd_flower.models.blocks import below, beyond
-from fd_flower.strategy import Run
-from fd_flower.task import Task
+from fd_flower.server import Run
+from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, SampleKnowledge, Weights
-from fd_flower.world import World
 
 RESNET = "model.name=resnet8:0.25 data.limit=200 data.clients=3 client.steps=2 client.batch=16 run.device=cpu "
 

@@ -11,13 +11,14 @@ from tiny import TINY, said
 from torch import Tensor, nn
 
 from fd_flower import methods
-from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
-from fd_flower.strategy import Strategy
-from fd_flower.task import Data, Samples, Task
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Data, Samples
+from fd_flower.server import Strategy
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, Weights
-from fd_flower.world import World
 
 SHORT = "server.distil_steps=6 server.distil_batch=16 server.check_every=2 server.patience=100 server.distil_lr=0.01 "
 NOTHING = Knowledge()

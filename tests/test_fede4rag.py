@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from tiny import said, strategy
 
 from fd_flower import methods
-from fd_flower.errors import WrongInput
-from fd_flower.retrieval.models import ResidualMap, Retriever
+from fd_flower.core.errors import WrongInput
+from fd_flower.tasks.retrieval.models import ResidualMap, Retriever
 from fd_flower.wire import Knowledge, Weights
 
 pytestmark = pytest.mark.usefixtures("undrawn")

@@ -18,16 +18,16 @@ from torch import Tensor
 from toys import Noted, play, task, toy
 
 from fd_flower import engine, methods
-from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import settings
+from fd_flower.core.errors import WrongInput
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import unfold
-from fd_flower.errors import WrongInput
 from fd_flower.generate.features import FeatureGenerator
 from fd_flower.generate.heads import logits_of
-from fd_flower.strategy import Strategy
+from fd_flower.server import Strategy
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.tasks.world import World, described
 from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Private, Weights
-from fd_flower.world import World, described
+from fd_flower.wire.envelope import unfold
 
 BRIEF = TINY + "server.generator_steps=5 "
 NET = BRIEF + "model.name=fedgen_cnn "

@@ -11,10 +11,10 @@ from tiny import TINY, said, strategy
 from torch import nn
 
 from fd_flower import methods
-from fd_flower.clients import Client
-from fd_flower.errors import WrongInput
-from fd_flower.lowrank import applied
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
 from fd_flower.wire import Holders, Knowledge, Private, Update, Weights
+from fd_flower.wire.lowrank import applied
 
 
 def changed(**changes):

@@ -9,13 +9,14 @@ from fd_flower.client_apps.fedlgd import objective
 from tiny import TINY, Echo, said
 
 from fd_flower import methods, models
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
 from fd_flower.generate import gradient
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
-from fd_flower.strategy import Run
-from fd_flower.task import Samples, Task
+from fd_flower.server import Run
+from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, PixelStatistics, SyntheticSet, Weights
-from fd_flower.world import World
 
 SHORT = (
     TINY

@@ -10,12 +10,12 @@ from fd_flower.client_apps.fedmd import objective
 from tiny import TINY, said, strategy
 
 from fd_flower import methods
-from fd_flower import turn as turns
+from fd_flower.client import distillation
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
-from fd_flower.rng import torch_rng
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import torch_rng
+from fd_flower.tasks.world import World, described
 from fd_flower.wire import Knowledge, PublicLogits
-from fd_flower.world import World, described
 
 INDEX = torch.tensor([3, 8])
 
@@ -106,7 +106,7 @@ def fits(monkeypatch):
         return real(turn, objective, samples, teacher, model=model)
 
     monkeypatch.setattr(fedmd, "fit", listen)
-    monkeypatch.setattr(turns, "fit", listen)  # what a turn's `digest` calls
+    monkeypatch.setattr(distillation, "fit", listen)  # what a turn's `digest` calls
     return heard
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, dropout
 
 from fd_flower import methods
-from fd_flower.errors import WrongInput
-from fd_flower.learn import predict
-from fd_flower.prototypes import Nearest
-from fd_flower.task import Samples, Task
+from fd_flower.client.prototypes import Nearest
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
+from fd_flower.tasks.task import Task
+from fd_flower.training import predict
 from fd_flower.wire import Knowledge, Prototypes
 
 

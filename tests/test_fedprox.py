@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
-from fd_flower.checkpoint import Checkpoint
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
+from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.wire import Knowledge, Weights
 
 LONG = TINY + "client.steps=10 server.rounds=3 data.alpha=0.1 "

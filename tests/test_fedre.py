@@ -9,10 +9,11 @@ from safetensors.torch import load_file
 from tiny import STILL, TINY, said, strategy
 
 from fd_flower import methods
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import torch_rng
+from fd_flower.core.samples import Data, Samples
 from fd_flower.generate.entangled import RULES, entangled
-from fd_flower.rng import torch_rng
-from fd_flower.task import Data, Samples, Task
+from fd_flower.tasks.task import Task
 from fd_flower.wire import Head, Knowledge, Representation
 
 # --- entanglement

@@ -11,10 +11,10 @@ from tiny import TINY, Echo, said
 from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
-from fd_flower.clients import Client
-from fd_flower.errors import WrongInput
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
 from fd_flower.objectives.margin import margin_loss, widest_gap
-from fd_flower.strategy import Run
+from fd_flower.server import Run
 from fd_flower.wire import Knowledge, Private, Prototypes, Weights
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.wire import Knowledge, Weights
 
 

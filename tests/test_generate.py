@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.generate.features import FeatureGenerator, diversity, noise
 from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of, mean_logit, released_ce, shares, weighted_ce
-from fd_flower.generators import OptimizerState
+from fd_flower.wire import OptimizerState
 
 
 def rng(seed: int = 0) -> torch.Generator:

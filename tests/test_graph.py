@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fd_flower.errors import WrongInput
-from fd_flower.graph import check_graph, neighbours
+from fd_flower.core.errors import WrongInput
+from fd_flower.server.graph import check_graph, neighbours
 
 SIX = tuple("012345")
 

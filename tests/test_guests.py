@@ -12,9 +12,9 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
 from toys import model, task
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.engine import InProcessGrid
-from fd_flower.errors import WrongInput
-from fd_flower.strategy import Run
+from fd_flower.server import Run
 
 CONFIG = ConfigRecord({"lr": 0.5})
 

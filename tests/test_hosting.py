@@ -13,14 +13,14 @@ from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
 from toys import Moody, Noted, Spoilt, devices, figures, hosts, model, play, rounds, toy
 
-from fd_flower import hosting, methods
-from fd_flower.clients import natural
+from fd_flower import methods
+from fd_flower.core.client import natural
+from fd_flower.core.errors import RunFailed, WrongInput
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import HEADER, ROLL_CALL, fold, unfold
-from fd_flower.errors import RunFailed, WrongInput
-from fd_flower.hosting import HostGrid
-from fd_flower.strategy import Strategy
-from fd_flower.world import World
+from fd_flower.server import Strategy, host_grid
+from fd_flower.server.host_grid import HostGrid
+from fd_flower.tasks.world import World
+from fd_flower.wire.envelope import HEADER, ROLL_CALL, fold, unfold
 
 
 def run(grid: InProcessGrid, method: str = "fd", changes: str = "") -> tuple[Strategy, list[dict[str, Any]]]:
@@ -97,7 +97,7 @@ def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large
     size = sum(
         r.count_bytes() for r in RecordDict({"arrays": ArrayRecord(model("").state_dict())}).array_records.values()
     )
-    monkeypatch.setattr(hosting, "REPLY_LIMIT", int(3.9 * size))
+    monkeypatch.setattr(host_grid, "REPLY_LIMIT", int(3.9 * size))
     grid = Noted(methods.client_app("fedavg"), 1)
     _, lines = run(grid, "fedavg", "data.clients=7")
     trained = [list(unfold(m.content)) for m in grid.sent if m.metadata.message_type == "train"]
@@ -108,7 +108,7 @@ def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large
 
 def test_the_reply_limit_learns_from_replies(monkeypatch: pytest.MonkeyPatch):
     """Round one of fd sends nothing down, so its small messages say little about the replies: two learns it."""
-    monkeypatch.setattr(hosting, "REPLY_LIMIT", 1000)
+    monkeypatch.setattr(host_grid, "REPLY_LIMIT", 1000)
     grid = Noted(methods.client_app("fd"), 1)
     run(grid, "fd", "data.clients=4")
     trained = [len(unfold(m.content)) for m in grid.sent if m.metadata.message_type == "train"]
@@ -191,7 +191,7 @@ def test_a_node_that_is_set_up_wrongly_says_why(tmp_path: Path, config: dict[str
 
 
 def test_a_node_with_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch):
-    from fd_flower import node
+    from fd_flower.client import node
 
     monkeypatch.setattr(node, "sources", lambda: "stale")
     with pytest.raises(RunFailed, match="node 1: it runs other FD-Flower sources than the server; install the same"):
@@ -400,7 +400,7 @@ def test_a_node_that_was_started_anew_owes_nothing():
 
 
 def test_a_node_that_was_started_anew_in_a_round_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(hosting, "LOOK", 0.1)
+    monkeypatch.setattr(host_grid, "LOOK", 0.1)
     grid = Restarting(methods.client_app("fd"), 3)
     pull = grid.pull_messages
     looks = iter(range(10**9))
@@ -528,7 +528,7 @@ def test_push_and_pull_are_a_grids():
 def test_without_the_host_grid_our_app_says_what_to_do():
     grid = hosts("fedavg")
     reply = next(iter(grid.send_and_receive([Message(RecordDict(), 1, "train")])))
-    assert "fd_flower.hosting.HostGrid.open(grid, ...)" in reply.error.reason
+    assert "fd_flower.server.host_grid.HostGrid.open(grid, ...)" in reply.error.reason
 
 
 def test_a_client_that_its_node_left_out_is_named():

@@ -10,17 +10,18 @@ from tiny import said
 from torch import Tensor, nn
 
 from fd_flower import methods
-from fd_flower.checkpoint import Checkpoint
 from fd_flower.config import settings
-from fd_flower.consolidation import Lesson, teach
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import torch_rng
+from fd_flower.core.samples import Samples
 from fd_flower.data import federation
-from fd_flower.errors import WrongInput
-from fd_flower.learn import predict
-from fd_flower.rng import torch_rng
-from fd_flower.strategy import Strategy
-from fd_flower.task import Samples, Task
+from fd_flower.server import Strategy
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World, described
+from fd_flower.training import predict
+from fd_flower.training.consolidation import Lesson, teach
 from fd_flower.wire import Candidates, Chain, Knowledge, Scores, Weights
-from fd_flower.world import World, described
 
 SHORT = f"{tiny.TINY} client.convergence=2 client.public_steps=null client.public_epochs=1 client.distil_lr=0.05 "
 CHAIN = "server.place=chain server.order=sequential data.public=none server.rounds=6 "

@@ -9,9 +9,9 @@ from fd_flower.client_apps.knfu import objective
 from tiny import TINY, said, strategy
 
 from fd_flower import methods
-from fd_flower.clients import Client
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
 from fd_flower.wire import Knowledge, PublicLogits
 
 pytestmark = pytest.mark.usefixtures("undrawn")

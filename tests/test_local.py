@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.rng import torch_rng
-from fd_flower.task import Data, Samples, Task
-from fd_flower.world import World, described
+from fd_flower.core.rng import torch_rng
+from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World, described
 
 
 def test_objective_is_cross_entropy():

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from fd_flower.lowrank import applied, compressed, difference, fits, restored
-from fd_flower.updates import Update
+from fd_flower.wire import Update
+from fd_flower.wire.lowrank import applied, compressed, difference, fits, restored
 
 
 def matrix(*values: float, rows: int = 20, columns: int = 30) -> torch.Tensor:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from fd_flower.errors import WrongInput
-from fd_flower.memory import Memory
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.storage import Memory
 
 
 @pytest.fixture

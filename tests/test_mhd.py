@@ -15,14 +15,15 @@ from torch import nn
 from toys import INPUTS, Noted, Small, Spoilt, begin, samples
 
 from fd_flower import methods
-from fd_flower.clients import Client
 from fd_flower.config import settings
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Data
 from fd_flower.ensemble import mean_of_probabilities
-from fd_flower.envelope import unfold
-from fd_flower.errors import WrongInput
 from fd_flower.objectives.heads import embedding_distance, targets
-from fd_flower.task import Data, Task
+from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, PublicHeads
+from fd_flower.wire.envelope import unfold
 
 RNG = torch.Generator()
 GONE = Error(2, "gone")

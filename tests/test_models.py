@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fd_flower import models
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SMALL = ("mlp", "lenet", "cnn", "fedgen_cnn", "resnet8", "resnet20")

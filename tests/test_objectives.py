@@ -7,7 +7,7 @@ import torch
 
 from fd_flower import objectives
 from fd_flower.config import ClientConfig
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, MAE, MSE, OFA, PLD, TAID, TVD, Jeffreys, ReverseKL, SkewKL
 
 DISTANCES = [

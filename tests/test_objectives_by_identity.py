@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, OFA, PLD, TVD, Jeffreys, ReverseKL, SkewKL
 
 LABELS = torch.tensor([0, 2, 1, 4, 3, 0])

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from importlib import import_module
 from importlib.metadata import packages_distributions, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,15 @@ from fd_flower.cli import describe
 ROOT = Path(__file__).parents[1]
 ROOMS = ("strategies", "client_apps")
 MOST_FILES, MOST_BYTES_A_FILE, MOST_BYTES, DEEPEST = 1000, 1_000_000, 10_000_000, 10  # what Flower's hub takes
+
+COMMAND = """
+from fd_flower.cli import main
+try:
+    assert not main()
+except SystemExit as done:
+    assert not done.code
+"""
+
 
 in_checkout = pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="looks at the checkout")
 
@@ -77,9 +87,48 @@ def test_a_method_has_one_name():
         assert methods.client_app(stem) is sys.modules[f"fd_flower.client_apps.{stem}"].app
 
 
-def test_importing_the_package_loads_nothing_heavy(tmp_path: Path):
-    code = "import sys, fd_flower; print(*({'torch', 'flwr', 'ray', 'datasets'} & set(sys.modules)))"
-    assert _succeed([sys.executable, "-c", code], tmp_path).strip() == ""
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import fd_flower",
+        "import fd_flower.strategies",
+        *(f"import sys; sys.argv[1:] = ['{word}']; " + COMMAND for word in ("--help", "--version")),
+    ],
+)
+def test_importing_the_package_and_asking_the_command_for_help_loads_nothing_heavy(code: str, tmp_path: Path):
+    heavy = "{'torch', 'ray', 'datasets', 'matplotlib', 'sklearn'}"
+    said = _succeed(
+        [sys.executable, "-c", f"{code}\nimport sys; print('heavy:', *({heavy} & set(sys.modules)))"], tmp_path
+    )
+    assert said.splitlines()[-1].strip() == "heavy:"
+
+
+def test_strategies_are_imported_by_their_names_and_no_other_module_with_them(tmp_path: Path):
+    code = "import sys; from fd_flower.strategies import FedDF; print(*(m for m in sys.modules if '.strategies.' in m))"
+    assert _succeed([sys.executable, "-c", code], tmp_path).split() == ["fd_flower.strategies.feddf"]
+    with pytest.raises(ImportError, match="FedXY"):
+        exec("from fd_flower.strategies import FedXY")
+
+
+def test_the_public_face_is_what_it_stands_for():
+    for name in fd_flower.__all__:
+        assert getattr(fd_flower, name).__name__.rpartition(".")[2] == name
+    with pytest.raises(AttributeError, match="no attribute 'Grid'"):
+        _ = fd_flower.Grid
+
+
+def test_nothing_else_that_lies_beside_the_package_is_in_it():
+    for name in ("tests", "docs", "benchmarks", "fd_flower"):
+        assert find_spec(f"fd_flower.{name}") is None
+
+
+@in_checkout
+def test_the_stub_of_the_strategies_is_current():
+    lines = [
+        f"from fd_flower.strategies.{stem} import {(name := methods.strategy(stem).__name__)} as {name}"
+        for stem in methods.names()
+    ]
+    assert (ROOT / "strategies" / "__init__.pyi").read_text().splitlines() == lines, "\n".join(lines)
 
 
 @in_checkout
@@ -89,7 +138,7 @@ def test_what_is_unpacked_is_the_checkout_under_the_same_names(
 ):
     request.getfixturevalue(kind).extractall(tmp_path)
     code = (
-        "import json; from importlib.util import find_spec; from fd_flower import versions;"
+        "import json; from importlib.util import find_spec; from fd_flower.core import versions;"
         f"homes = [find_spec('fd_flower.' + room + '.fd').origin for room in {ROOMS}];"
         "print(json.dumps([versions.sources(), versions.__file__, *homes]))"
     )
@@ -104,6 +153,7 @@ def test_what_is_unpacked_is_the_checkout_under_the_same_names(
 @in_checkout
 def test_a_wheel_installs_the_package_alone_with_the_rooms_inside(wheel: zipfile.ZipFile):
     needed = _sources() | _files(ROOT / "deploy", "*.*", "Dockerfile")
+    needed |= {"strategies/__init__.pyi", "fd_flower/py.typed"}
     expected = {name if name.startswith("fd_flower/") else f"fd_flower/{name}" for name in needed}
     info = f"fd_flower-{fd_flower.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(info)} == expected

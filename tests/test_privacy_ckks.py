@@ -11,13 +11,13 @@ from flwr.app import RecordDict
 from sums import Adding
 
 from fd_flower.cli import main
-from fd_flower.errors import WrongInput
+from fd_flower.config import PrivacyConfig
+from fd_flower.core.errors import WrongInput
 from fd_flower.privacy import ckks
-from fd_flower.privacy.config import PrivacyConfig
-from fd_flower.privacy.kinds import Encrypted
 from fd_flower.privacy.messages import DECRYPT
-from fd_flower.privacy.stage import SumFailed
+from fd_flower.privacy.server_protocol import SumFailed
 from fd_flower.wire import Weights, pack
+from fd_flower.wire.sums import Encrypted
 
 pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
 

@@ -12,16 +12,16 @@ import torch
 from flwr.app import ConfigRecord, RecordDict
 from sums import Adding
 
-from fd_flower.admission import allowed
 from fd_flower.cli import keys
-from fd_flower.errors import WrongInput
+from fd_flower.config import PrivacyConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.keys import allowed
 from fd_flower.privacy import crypto, fixed, sharing
-from fd_flower.privacy.config import PrivacyConfig
-from fd_flower.privacy.kinds import Masked, SumKeys, SumShares, SumUnmask, read, table, text
-from fd_flower.privacy.mask_veil import MaskVeil, pair_masks
+from fd_flower.privacy.mask_client import MaskVeil, pair_masks
 from fd_flower.privacy.messages import KEYS, RECORD, SHARES, UNMASK
-from fd_flower.privacy.stage import SumFailed, least
+from fd_flower.privacy.server_protocol import SumFailed, least
 from fd_flower.wire import Weights, pack
+from fd_flower.wire.sums import Masked, SumKeys, SumShares, SumUnmask, read, table, text
 
 MASKS = PrivacyConfig("masks")
 EXCHANGES = (KEYS, SHARES, "train", UNMASK)

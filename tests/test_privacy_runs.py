@@ -15,16 +15,16 @@ from toys import Moody, Noted, Spoilt, begin, client, devices, figures, hosts, r
 from toys import run as played
 
 from fd_flower import config, methods
-from fd_flower.checkpoint import Checkpoint
 from fd_flower.cli import keys
+from fd_flower.core.errors import RunFailed, WrongInput
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import ROLL_CALL, unfold
-from fd_flower.errors import RunFailed, WrongInput
 from fd_flower.privacy import ckks
 from fd_flower.privacy.vector import flat, restored
-from fd_flower.strategy import Reply, Run, Strategy
-from fd_flower.summable import Summable
-from fd_flower.wire import Bounds, ClassLogits, Knowledge, Payload, Prototypes, PublicLogits, Weights, pack
+from fd_flower.server import Run, Strategy
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.wire import Bounds, ClassLogits, Knowledge, Payload, Prototypes, PublicLogits, Summable, Weights, pack
+from fd_flower.wire.envelope import ROLL_CALL, unfold
+from fd_flower.wire.replies import Reply
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

@@ -18,9 +18,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from fd_flower import methods
+from fd_flower.core.errors import WrongInput
 from fd_flower.engine import InProcessGrid
-from fd_flower.errors import WrongInput
-from fd_flower.task import Task
+from fd_flower.tasks.task import Task
 
 PAGE = Path(__file__).parents[1] / "docs" / "using-in-your-flower-project.md"
 NODES, LR = 3, 0.1

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fd_flower.results.metrics import measure
+from fd_flower.objectives.metrics import measure
 
 
 def test_figures_by_hand():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fd_flower.results import diagnostics, moments
+from fd_flower.results import diagnostics, evaluation_points
 
 
 def lines(trained, *, heard=(), ensemble=(), server=()):
@@ -22,30 +22,30 @@ def lines(trained, *, heard=(), ensemble=(), server=()):
 
 
 def test_every_moment_has_its_series():
-    found = moments.series(lines([0.1, 0.2], heard=[0.3, 0.4], ensemble=[0.5, 0.6], server=[0.7, 0.8]))
+    found = evaluation_points.series(lines([0.1, 0.2], heard=[0.3, 0.4], ensemble=[0.5, 0.6], server=[0.7, 0.8]))
     assert {name: [track[when] for when in sorted(track)] for name, track in found.items()} == {
         "heard": [0.3, 0.4],
         "trained": [0.1, 0.2],
         "aggregated": [0.7, 0.8],
         "ensemble": [0.5, 0.6],
     }
-    assert list(moments.series(lines([0.1, 0.2]))) == ["trained"]
+    assert list(evaluation_points.series(lines([0.1, 0.2]))) == ["trained"]
 
 
 def test_the_table_tells_when_each_seed_first_has_a_level():
     runs = {
-        "fast": [moments.series(lines([0.5, 0.9])), moments.series(lines([0.8, 0.7]))],
-        "slow": [moments.series(lines([0.1, 0.2], ensemble=[0.8, 0.1]))],
+        "fast": [evaluation_points.series(lines([0.5, 0.9])), evaluation_points.series(lines([0.8, 0.7]))],
+        "slow": [evaluation_points.series(lines([0.1, 0.2], ensemble=[0.8, 0.1]))],
     }
-    head, rows = moments.table(runs, 0.8)
+    head, rows = evaluation_points.table(runs, 0.8)
     assert head == ["method", "trained · ≥ 80 % at", "ensemble · ≥ 80 % at"]
     assert rows == [["fast", "80.0 ± 14.1 · 2, 1", "-"], ["slow", "20.0 · > 2", "10.0 · 1"]]
 
 
 def test_one_moment_alone_needs_no_table():
-    runs = {"fd": [moments.series(lines([0.5, 0.9]))]}
-    assert moments.table(runs, None) is None
-    assert moments.table(runs, 0.8)[1] == [["fd", "90.0 · 2"]]
+    runs = {"fd": [evaluation_points.series(lines([0.5, 0.9]))]}
+    assert evaluation_points.table(runs, None) is None
+    assert evaluation_points.table(runs, 0.8)[1] == [["fd", "90.0 · 2"]]
 
 
 def test_a_report_of_votes_by_client_and_class():

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fd_flower import config
 from fd_flower.config import DataConfig, RunConfig, ServerConfig, Settings
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.results import RunFolder, compare, page, plots, report, reproduce
 from fd_flower.results.groups import grouped
 
@@ -38,6 +38,7 @@ def finished(path, method="fd", seed=0, top=0.5, *, clients=2, failed=None, vers
     facts = {"method": method, "seed": seed, "rounds": 2, "clients": clients, "engine": "local", "model": "cnn"}
     facts |= {"data": {"source": "digits", "copy": "abc123"}, "versions": versions or {"torch": "2"}}
     folder.finish({**facts, "moments": {"global": "trained", "personal": "trained"}})
+    report.draw(folder)
     return folder
 
 

@@ -12,12 +12,12 @@ from safetensors.torch import load_file
 from toys import Spoilt, begin, figures, hosts, rounds, task, toy
 
 from fd_flower import methods
-from fd_flower.checkpoint import FILE, Checkpoint
 from fd_flower.config import ServerConfig, settings
+from fd_flower.core.errors import WrongInput
 from fd_flower.engine import InProcessGrid
-from fd_flower.errors import WrongInput
 from fd_flower.results import RunFolder
-from fd_flower.strategy import Run, Strategy
+from fd_flower.server import Run, Strategy
+from fd_flower.server.checkpoint import FILE, Checkpoint
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

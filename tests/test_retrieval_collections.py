@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from shelves import animals, judgement, write
 
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.retrieval import beir
-from fd_flower.retrieval.library import library, pairs
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.tasks.retrieval import beir
+from fd_flower.tasks.retrieval.library import library, pairs
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from fd_flower import engine
 from fd_flower.cli import main
 from fd_flower.config import settings
 from fd_flower.results import RunFolder
-from fd_flower.retrieval import ask
+from fd_flower.tasks.retrieval import ask
 
 pytestmark = pytest.mark.slow
 

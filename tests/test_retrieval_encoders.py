@@ -10,11 +10,11 @@ import torch
 from shelves import animals
 from torch.nn import functional as F
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.data import cache
-from fd_flower.errors import WrongInput
-from fd_flower.retrieval import ask, encoders
-from fd_flower.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder, padded
-from fd_flower.retrieval.models import Bag, ResidualMap, Retriever, contrastive, learning, pooled
+from fd_flower.tasks.retrieval import ask, encoders
+from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder, padded
+from fd_flower.tasks.retrieval.models import Bag, ResidualMap, Retriever, contrastive, learning, pooled
 
 TEXTS = ("the cat sat", "a dog barked at the cat", "", "cat")
 

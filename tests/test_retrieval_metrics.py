@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fd_flower.retrieval.metrics import METRICS, measure, precedence, standard_error
+from fd_flower.tasks.retrieval.metrics import METRICS, measure, precedence, standard_error
 
 
 def test_metrics_by_hand():

@@ -17,13 +17,13 @@ from fd_flower.cli import main
 from fd_flower.cli.progress import Standing
 from fd_flower.cli.run import outcome
 from fd_flower.config import Settings, settings
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.results import RunFolder, compare
 from fd_flower.results.groups import grouped
-from fd_flower.retrieval import ask, beir, prompt
-from fd_flower.retrieval.metrics import METRICS, measure, precedence
-from fd_flower.strategy import Strategy
-from fd_flower.world import World, described
+from fd_flower.server import Strategy
+from fd_flower.tasks.retrieval import ask, beir, prompt
+from fd_flower.tasks.retrieval.metrics import METRICS, measure, precedence
+from fd_flower.tasks.world import World, described
 
 TINY = (
     "data.source=companies data.partition=column data.column=company data.clients=3 model.name=hashed:8 "

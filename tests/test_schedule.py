@@ -8,15 +8,16 @@ from flwr.app import ConfigRecord
 from tiny import assert_same_bits, memories, models, of_clients
 from toys import Noted, begin, figures, hosts, rounds, run, toy
 
-from fd_flower import learn, methods, schedules
+from fd_flower import methods
 from fd_flower.config import ClientConfig, settings
-from fd_flower.envelope import unfold
-from fd_flower.errors import WrongInput
-from fd_flower.learn import Plan
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import torch_rng
+from fd_flower.objectives import schedules
+from fd_flower.objectives.metrics import measure
 from fd_flower.results import RunFolder
-from fd_flower.results.metrics import measure
-from fd_flower.results.moments import series
-from fd_flower.rng import torch_rng
+from fd_flower.results.evaluation_points import series
+from fd_flower.training import Plan, loop, predict
+from fd_flower.wire.envelope import unfold
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 PERSONAL = [name for name in methods.names() if methods.strategy(name).measured != "aggregated"]
@@ -160,8 +161,8 @@ def test_an_annealed_copy_is_what_the_client_remembers_trained_on(tmp_path: Path
         copied.load_state_dict({name.removeprefix("model/"): tensor for name, tensor in weights.items()})
         for number, lr in ((1, 0.1 * 0.5**0.5), (2, 0.1 * 0.5)):
             plan, rng = Plan(5, lr, steps=3), torch_rng(0, f"anneal {number}", client, 1)
-            learn.train(copied, learn.supervised, data.train, plan=plan, rng=rng)
-        expected = measure(learn.predict(copied, data.test), data.test.labels)
+            loop.train(copied, loop.supervised, data.train, plan=plan, rng=rng)
+        expected = measure(predict(copied, data.test), data.test.labels)
         assert lines[1, client]["measures"]["annealed"]["nll"] == pytest.approx(expected["nll"], abs=1e-6)
     assert len(kept) == 3
 

@@ -12,9 +12,10 @@ from tiny import said, strategy
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
-from fd_flower.strategy import Run
-from fd_flower.task import Data, Samples, Task
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Data, Samples
+from fd_flower.server import Run
+from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, PublicLabels, PublicLogits
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -171,7 +172,7 @@ def test_votes_do_not_depend_on_the_features_scale(scale, monkeypatch):
     words = tiny.STILL + "data.clients=3 server.rounds=1"
     tiny.run("selectivefd", words, task="test_voting:corners")
     plain = dict(cast)
-    monkeypatch.setattr("fd_flower.turn.Turn.encoded", lambda turn, samples: scale * turn.world.encoded(samples))
+    monkeypatch.setattr("fd_flower.client.Turn.encoded", lambda turn, samples: scale * turn.world.encoded(samples))
     tiny.run("selectivefd", words, task="test_voting:corners")
     assert plain.keys() == {"client 0", "client 1", "client 2"}
     assert any(bool(votes.any()) for votes in plain.values())

@@ -10,12 +10,12 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
 from toys import Noted, devices, hosts, model, play, rounds, run, samples, tiny, toy
 
 from fd_flower import methods
-from fd_flower.checkpoint import Checkpoint
-from fd_flower.envelope import unfold
-from fd_flower.errors import WrongInput
-from fd_flower.strategy import Strategy
-from fd_flower.task import Task
+from fd_flower.core.errors import WrongInput
+from fd_flower.server import Strategy
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, Weights
+from fd_flower.wire.envelope import unfold
 
 Lines = list[dict[str, Any]]
 

@@ -11,12 +11,13 @@ import tiny
 import torch
 from toys import Spoilt, begin, figures, hosts, rounds, run, toy
 
-from fd_flower import methods, objectives, turn
+from fd_flower import methods, objectives
+from fd_flower.client import turn
 from fd_flower.config import ClientConfig, settings
 from fd_flower.engine import InProcessGrid
 from fd_flower.objectives import KL, TAID
-from fd_flower.paced import Paced
 from fd_flower.results import RunFolder
+from fd_flower.training.scheduled import Paced
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 

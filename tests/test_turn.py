@@ -13,16 +13,16 @@ from safetensors.torch import load_file
 from torch.nn import Linear, Module
 from toys import hosts, own, rounds, run, toy
 
-from fd_flower import methods, turn
+from fd_flower import methods
+from fd_flower.client import App, Turn, fit, turn
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
+from fd_flower.core.storage import Memory
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import HEADER
-from fd_flower.errors import WrongInput
-from fd_flower.learn import Plan, supervised
-from fd_flower.memory import Memory
-from fd_flower.task import Samples
-from fd_flower.turn import App, Turn, fit
+from fd_flower.tasks.world import World
+from fd_flower.training import Plan, supervised
 from fd_flower.wire import PublicIndex, Weights, pack
-from fd_flower.world import World
+from fd_flower.wire.envelope import HEADER
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -38,7 +38,7 @@ def of(world: World, folder: Path, client: str = "0", number: int = 1, **said: A
 
 
 def test_without_a_turn_around_it_a_message_says_what_to_do():
-    with pytest.raises(WrongInput, match=r"make the app with fd_flower.turn.App\(\)"):
+    with pytest.raises(WrongInput, match=r"make the app with fd_flower.client.App\(\)"):
         Turn.of(None, None)  # type: ignore[arg-type]
 
 
@@ -272,11 +272,11 @@ def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none
         ("toys", "expected package.module:name"),
         ("nowhere:task", "No module named 'nowhere'"),
         ("toys:tusk", "has no attribute 'tusk'"),
-        ("toys:CLASSES", "'toys:CLASSES' is int; expected fd_flower.task.Task"),
+        ("toys:CLASSES", "'toys:CLASSES' is int; expected fd_flower.tasks.task.Task"),
     ],
 )
 def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
-    from fd_flower.world import load_task
+    from fd_flower.tasks.world import load_task
 
     with pytest.raises(WrongInput, match=words):
         load_task(name)

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from fd_flower.votes import tally
+from fd_flower.server.diagnostics import tally
 
 # Two voters, four samples of the classes 0, 0, 1, 2; voter 0 holds class 0 alone, voter 1 the classes 1 and 2.
 LABELS = torch.tensor([0, 0, 1, 2])

@@ -12,14 +12,14 @@ from tiny import said, strategy
 from toys import Noted, Spoilt, begin
 
 from fd_flower import density, methods
-from fd_flower.clients import Client
 from fd_flower.config import settings
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Samples
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import unfold
-from fd_flower.errors import WrongInput
-from fd_flower.payload import Bounds
-from fd_flower.task import Samples, Task
-from fd_flower.wire import Knowledge, Private, PublicIndex, PublicLogits, PublicVotes
+from fd_flower.tasks.task import Task
+from fd_flower.wire import Bounds, Knowledge, Private, PublicIndex, PublicLogits, PublicVotes
+from fd_flower.wire.envelope import unfold
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 BOTH = pytest.mark.parametrize("method", ["selectivefd", "edgefd"])
@@ -242,7 +242,7 @@ def test_an_encoder_that_cannot_be_had_is_refused_before_round_one(method):
 
 def test_public_votes_of_another_number_are_refused():
     """A reply that votes on other public samples than the server's is left out, and named."""
-    from fd_flower.errors import WrongInput
+    from fd_flower.core.errors import WrongInput
 
     with pytest.raises(WrongInput, match=r"'mask' of shape \[3\]; expected \[4\]"):
         PublicVotes(torch.ones(3, dtype=torch.bool)).check(Bounds(public=4))

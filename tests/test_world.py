@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
-from fd_flower.task import Data, Samples, Task
-from fd_flower.world import World, described, join, load_task
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World, described, join, load_task
 
 
 def world_of(words: str = "", task: Task | None = None) -> World:
@@ -74,7 +75,9 @@ def test_a_users_task_has_its_own_sizes():
     assert here.test is None
 
 
-@pytest.mark.parametrize("name", ["nothing", "no.such.module:task", "fd_flower.world:no_such", "fd_flower.rng:seed_of"])
+@pytest.mark.parametrize(
+    "name", ["nothing", "no.such.module:task", "fd_flower.tasks.world:no", "fd_flower.core.rng:seed_of"]
+)
 def test_a_task_that_cannot_be_loaded_is_named(name):
     with pytest.raises(WrongInput, match=name):
         load_task(name)

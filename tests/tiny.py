@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fd_flower import engine, methods
-from fd_flower.clients import Client
 from fd_flower.config import settings
-from fd_flower.strategy import Reply, Run, Strategy
-from fd_flower.task import Data, Samples, Task
+from fd_flower.core.client import Client
+from fd_flower.core.samples import Data, Samples
+from fd_flower.server import Run, Strategy
+from fd_flower.tasks.task import Task
 from fd_flower.wire import Payload, pack
+from fd_flower.wire.replies import Reply
 
 torch.set_num_threads(1)  # as in every turn: on models this small, waiting for a second thread costs most of the time
 

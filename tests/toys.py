@@ -13,13 +13,15 @@ from torch import Tensor
 from torch.nn import BatchNorm1d, Dropout, Linear, Module, Sequential
 
 from fd_flower import config, engine, methods
-from fd_flower.clients import Client
+from fd_flower.core.client import Client
+from fd_flower.core.rng import torch_rng
+from fd_flower.core.samples import Data, Samples
 from fd_flower.engine import InProcessGrid
-from fd_flower.envelope import ROLL_CALL, fold, unfold
-from fd_flower.rng import torch_rng
-from fd_flower.strategy import Reply, Strategy
-from fd_flower.task import Data, Samples, Task
+from fd_flower.server import Strategy
+from fd_flower.tasks.task import Task
 from fd_flower.wire import Payload, pack
+from fd_flower.wire.envelope import ROLL_CALL, fold, unfold
+from fd_flower.wire.replies import Reply
 
 CLASSES, INPUTS, FEATURES = 3, 8, 4
 

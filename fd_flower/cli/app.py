@@ -9,8 +9,9 @@ from typing import Annotated
 import click
 import typer
 
+from fd_flower import __version__
 from fd_flower.cli.voice import Interrupted, Voice, console
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 app = typer.Typer(
     name="fd-flower",
@@ -290,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
     voice = Voice()
     command = typer.main.get_command(app)
+    command.params.append(_version())
     for each in (command, *command.commands.values()):  # type: ignore[attr-defined]
         each.params += _switches(voice)
     try:
@@ -303,6 +305,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(voice.reason(error), 2)
     except Exception as error:
         return _tell(voice.reason(error), 1)
+
+
+def _version() -> click.Parameter:
+    """Return ``--version``, which prints it and ends."""
+
+    def say(context: click.Context, option: click.Parameter, given: bool) -> None:
+        if given:
+            typer.echo(f"fd-flower {__version__}")
+            context.exit()
+
+    return typer.core.TyperOption(
+        param_decls=["--version"],
+        is_flag=True,
+        is_eager=True,
+        default=False,
+        expose_value=False,
+        callback=say,
+        help="The version.",
+    )
 
 
 def _switches(voice: Voice) -> list[click.Parameter]:

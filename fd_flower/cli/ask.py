@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fd_flower.cli import paths
-from fd_flower.retrieval import Passage, ask
+from fd_flower.tasks.retrieval import Passage, ask
 
 
 def show(run: Path, question: str, client: str, corpus: Path, count: int, console: Console) -> None:

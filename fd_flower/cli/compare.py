@@ -12,7 +12,7 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, command, place
 from fd_flower.cli.run import words_of
 from fd_flower.config import DataConfig, ModelConfig, read_recipe
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.results import compare
 from fd_flower.results.reproduce import flatten
 

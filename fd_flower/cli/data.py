@@ -12,11 +12,11 @@ from torch import Tensor
 from fd_flower.cli import paths
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
+from fd_flower.core.errors import WrongInput
 from fd_flower.data import Holdings, federation, holdings, plot_holdings
 from fd_flower.data.heterogeneity import divergences, entropy, mutual_information
-from fd_flower.errors import WrongInput
-from fd_flower.retrieval import beir
-from fd_flower.retrieval.library import Library, library, pairs
+from fd_flower.tasks.retrieval import beir
+from fd_flower.tasks.retrieval.library import Library, library, pairs
 
 PICTURE = "holdings.png"
 COLUMNS = 20  # up to this many classes are named one by one

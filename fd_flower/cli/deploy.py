@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fd_flower
 from fd_flower.cli.flower import program
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 
 SETTLED = "settled.json"
 """What a folder's services were made for, so that clients that are added later get the same."""

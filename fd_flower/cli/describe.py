@@ -18,9 +18,9 @@ from rich.text import Text
 from fd_flower import methods
 from fd_flower.cli import paths
 from fd_flower.config import SECTIONS, read_recipe, settings
-from fd_flower.methods import Needs
 from fd_flower.results.page import words
 from fd_flower.results.reproduce import flatten
+from fd_flower.server import Needs
 from fd_flower.wire import Payload
 
 NEEDS = {

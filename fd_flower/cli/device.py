@@ -18,9 +18,9 @@ from cryptography import x509
 from flwr.app import ConfigRecord, Context, RecordDict
 
 from fd_flower.cli.finding import Finding
-from fd_flower.clients import answered
+from fd_flower.client.node import DEVICE_KEYS, introduction
 from fd_flower.config import settings
-from fd_flower.node import DEVICE_KEYS, introduction
+from fd_flower.core.client import answered
 
 CONFIG, KEY, AUTHORITY = "node.toml", "client.key", "ca.crt"
 PATIENCE = 10.0  # seconds to reach the server

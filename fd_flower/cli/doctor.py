@@ -19,7 +19,7 @@ import fd_flower
 from fd_flower.cli import device, flower, machine
 from fd_flower.cli.finding import Finding
 from fd_flower.config import DataConfig
-from fd_flower.errors import RunFailed
+from fd_flower.core.errors import RunFailed
 
 REINSTALL = "pip install 'flwr[simulation]>=1.41,<2'"
 SHARED_PORT = 39091  # where a plain `flwr run` finds a SuperLink, or starts one that stays

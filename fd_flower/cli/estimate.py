@@ -16,9 +16,9 @@ from rich.table import Table
 
 from fd_flower.cli.run import words_of
 from fd_flower.config import Settings, settings
-from fd_flower.errors import WrongInput
+from fd_flower.core.budget import short
+from fd_flower.core.errors import WrongInput
 from fd_flower.results.page import megabytes
-from fd_flower.short import short
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from fd_flower.cli import machine
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Hear, Tail
 from fd_flower.cli.superlink import ended_in_order, superlink
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 from fd_flower.results.folder import LINES
 
 LOG = "flower.log"

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})")

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 CURVE = ec.SECP384R1()  # Flower takes NIST curves alone
 AUTHORITY_DAYS = 3650

@@ -12,7 +12,7 @@ from fd_flower.cli.progress import Board
 from fd_flower.cli.run import execute, new_folder, outcome
 from fd_flower.cli.voice import Interrupted, Voice
 from fd_flower.cli.workers import at_once
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.results import RunFolder
 from fd_flower.results.folder import CONFIG
 from fd_flower.results.reproduce import flatten

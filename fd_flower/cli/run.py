@@ -12,7 +12,7 @@ from fd_flower.cli import paths
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Hear, clock
 from fd_flower.cli.voice import Interrupted
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.results import retrieval
 from fd_flower.results.folder import CONFIG, RunFolder
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from fd_flower.errors import RunFailed
+from fd_flower.core.errors import RunFailed
 
 START_LIMIT = 60.0  # seconds to begin to listen: it imports much, and the machine may be busy
 END_LIMIT = 15.0  # seconds for processes to end by themselves

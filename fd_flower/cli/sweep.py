@@ -16,10 +16,10 @@ from fd_flower.cli.plan import PLACE, Plan, command, place
 from fd_flower.cli.progress import clock
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import numpy_rng
 from fd_flower.results import sweep, sweep_tables
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
-from fd_flower.rng import numpy_rng
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
 PLAIN = re.compile(r"[\w.+=,-]{1,80}")  # a folder's name as it is

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from fd_flower.cli.progress import Board, board
-from fd_flower.errors import RunFailed, WrongInput
+from fd_flower.core.errors import RunFailed, WrongInput
 
 WIDTH = 160  # of a log or a pipe, where nobody says
 

@@ -2,7 +2,7 @@
 
 from fd_flower.data.clients import Federation, device_data, federation, labelled
 from fd_flower.data.counts import Holdings, holdings, plot_holdings
-from fd_flower.data.pictures import Pictures, read
+from fd_flower.data.images import Pictures, read
 from fd_flower.data.public import Public, elsewhere
 
 __all__ = [

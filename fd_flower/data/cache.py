@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 
 def root() -> Path:

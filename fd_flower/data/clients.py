@@ -8,16 +8,16 @@ from functools import cached_property, lru_cache
 import numpy as np
 import torch
 
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import numpy_rng
+from fd_flower.core.samples import Data, Samples
 from fd_flower.data import cut
 from fd_flower.data.clusters import clustered
+from fd_flower.data.images import Pictures, read
 from fd_flower.data.partition import partition
-from fd_flower.data.pictures import Pictures, read
 from fd_flower.data.public import Public, elsewhere, held_out
 from fd_flower.data.source import locate
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.rng import numpy_rng
-from fd_flower.task import Data, Samples
 
 TEST_SHARE = 0.2  # of a source that has no test rows of its own
 

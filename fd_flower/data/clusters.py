@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import seed_of
+from fd_flower.core.samples import Samples
 from fd_flower.data.cache import stored
 from fd_flower.data.public import checksum
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.learn import one_thread
-from fd_flower.rng import seed_of
-from fd_flower.task import Samples
+from fd_flower.training import one_thread
 
 LAYOUT = 1  # of the cached file and of how it is made: raise it when either changes
 
@@ -37,7 +37,7 @@ def clustered(samples: Samples, data: DataConfig, seed: int) -> np.ndarray:
     WrongInput
         Where the encoder cannot be had, or there are fewer samples than clusters.
     """
-    from fd_flower.encoder import identity  # which reads sources, so it imports this package
+    from fd_flower.data.encoder import identity  # which reads sources, so it imports this package
 
     if len(samples) < data.clusters:
         raise WrongInput(
@@ -52,7 +52,7 @@ def _save(samples: Samples, data: DataConfig, seed: int, folder: Path) -> None:
     from sklearn.cluster import MiniBatchKMeans
     from threadpoolctl import threadpool_limits
 
-    from fd_flower.encoder import encoder
+    from fd_flower.data.encoder import encoder
 
     with one_thread():
         features = encoder(data, samples)(samples).numpy()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 if TYPE_CHECKING:
     import pyarrow as pa

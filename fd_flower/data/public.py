@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from fd_flower.data.pictures import Pictures, read
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.rng import numpy_rng
-from fd_flower.task import Samples
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import numpy_rng
+from fd_flower.core.samples import Samples
+from fd_flower.data.images import Pictures, read
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,8 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.data.folders import ClassFolders, in_class_folders
-from fd_flower.errors import WrongInput, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ import torch
 from flwr.common.logger import log
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 EACH = 5
 """Samples a cluster, at least: a centroid of one or two samples is as near to nothing else as a sample is."""

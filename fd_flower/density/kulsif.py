@@ -8,7 +8,7 @@ import torch
 from flwr.common.logger import log
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 ROWS = 1024  # scored at once: the kernels are [ROWS, n + m]
 

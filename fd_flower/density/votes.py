@@ -8,7 +8,7 @@ import torch
 from flwr.common.logger import log
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 
 class Estimator(Protocol):

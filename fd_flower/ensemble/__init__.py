@@ -23,13 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.schema import section
 from fd_flower.ensemble.base import Rule
 from fd_flower.ensemble.filters import ambiguity
 from fd_flower.ensemble.means import mean_of_logits, mean_of_probabilities
 from fd_flower.ensemble.robust import median, rank_vote, trimmed_mean
 from fd_flower.ensemble.sharpen import entropy_reduction
-from fd_flower.errors import WrongInput, nearest
-from fd_flower.typed import section
 
 __all__ = [
     "Rule",

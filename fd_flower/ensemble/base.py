@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 
 class Rule(Protocol):

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble.base import Rule
-from fd_flower.errors import WrongInput
 
 
 def for_receivers(rule: Rule, logprobs: Tensor, mask: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,9 +7,9 @@ probabilities; ``few_voters`` says where.
 import torch
 from torch import Tensor
 
+from fd_flower.core.errors import WrongInput
 from fd_flower.ensemble.base import shared_out
 from fd_flower.ensemble.means import mean_of_probabilities
-from fd_flower.errors import WrongInput
 
 ENOUGH = 3
 """Voters on a sample from which a rule can be robust."""

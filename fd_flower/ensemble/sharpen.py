@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 
 def entropy_reduction(logprobs: Tensor, temperature: float = 0.1) -> Tensor:

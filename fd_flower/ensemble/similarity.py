@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 SMOOTHING = 1e-8
 """The least probability before a logarithm is taken; rows are normalised again."""

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.errors import WrongInput, nearest
 
 Change = Callable[[Tensor], Tensor]
 """Pictures [B, channels, height, width] to pictures of the same shape; the same for each of them."""

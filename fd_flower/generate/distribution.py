@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.core.budget import each
+from fd_flower.core.samples import Samples
 from fd_flower.generate.augment import drawn
-from fd_flower.short import each
-from fd_flower.task import Samples
 
 
 def mean_distance(real: Tensor, made: Tensor) -> Tensor:

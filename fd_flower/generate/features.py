@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 NOISES = ("normal", "uniform")
 

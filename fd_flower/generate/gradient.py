@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.short import each
+from fd_flower.core.budget import each
 
 Distance = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """Two lists of gradients, tensor by tensor of the same shapes -> a scalar."""

@@ -28,14 +28,14 @@ from collections.abc import Sequence
 
 import torch
 
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.rng import seed_of
 from fd_flower.models.body import Body, Shape
 from fd_flower.models.classifier import Classifier
 from fd_flower.models.convnet import convnet
 from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp
 from fd_flower.models.residual import resnet8, resnet20
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
-from fd_flower.rng import seed_of
 
 __all__ = ["GROUPS", "Classifier", "architectures", "assign", "build", "groups", "names"]
 

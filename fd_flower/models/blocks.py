@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch.nn import Identity, Module, Sequential
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 
 @runtime_checkable

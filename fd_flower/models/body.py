@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch.nn import Module
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 Shape = tuple[int, ...]
 """Of one input: (channels, height, width); `mlp` takes any."""

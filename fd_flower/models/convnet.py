@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.models.body import Shape, check_picture, scaled
 
 SHORTEST = 8

@@ -7,7 +7,7 @@ import math
 
 from torch import nn
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.models.body import Shape, check_full_width, check_picture
 
 

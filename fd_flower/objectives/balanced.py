@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.objectives.base import Samplewise, above_zero, within
 from fd_flower.objectives.divergence import forward, reverse
 

@@ -6,7 +6,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.objectives.base import Samplewise, above_zero, likeliest, within
 
 

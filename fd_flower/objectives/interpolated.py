@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.objectives.base import Objective, likeliest, matched, within
 from fd_flower.objectives.names import made
 from fd_flower.objectives.stateful import Loss, Stateful, check_clock

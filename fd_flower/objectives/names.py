@@ -8,9 +8,9 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.schema import section
 from fd_flower.objectives.base import Objective
-from fd_flower.typed import section
 
 
 @lru_cache

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fd_flower.errors import WrongInput, nearest
+from fd_flower.core.errors import WrongInput, nearest
 from fd_flower.objectives.base import Objective
 
 Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]

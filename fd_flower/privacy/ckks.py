@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
-from fd_flower.privacy.kinds import Encrypted, table
+from fd_flower.core.errors import WrongInput
+from fd_flower.wire.sums import Encrypted, table
 
 DEGREE, MODULI = 8192, [60, 60]
 """Additions alone need no rescaling level: one modulus for data, one for keys; 128 bits of security allow 218."""

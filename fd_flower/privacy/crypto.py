@@ -13,11 +13,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_ssh_private_key
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 from fd_flower.privacy.fixed import UNSIGNED
-
-NONCE, TAG = 12, 16
-"""Bytes that AES-GCM adds to a letter."""
+from fd_flower.wire.sums import NONCE
 
 
 def derived(secret: bytes, purpose: bytes) -> bytes:

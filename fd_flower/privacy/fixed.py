@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 LEAST = 8
 """Bits after the point without which a sum is too coarse to be of use."""

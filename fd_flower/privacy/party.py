@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING
 
 from flwr.app import RecordDict
 
-from fd_flower.errors import WrongInput
-from fd_flower.privacy.ckks_veil import CkksVeil
-from fd_flower.privacy.config import PrivacyConfig
-from fd_flower.privacy.mask_veil import MaskVeil
-from fd_flower.privacy.vault import Vault
-from fd_flower.privacy.veil import Party, Veil
+from fd_flower.config import PrivacyConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.privacy.ckks_client import CkksVeil
+from fd_flower.privacy.client_protocol import Party, Veil
+from fd_flower.privacy.mask_client import MaskVeil
+from fd_flower.privacy.secret_store import Vault
 
 if TYPE_CHECKING:
-    from fd_flower.node import Node
+    from fd_flower.client.node import Node
 
 VEILS: dict[str, type[Veil]] = {"none": Veil, "masks": MaskVeil, "ckks": CkksVeil}
 

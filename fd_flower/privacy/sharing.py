@@ -6,12 +6,9 @@ from collections.abc import Mapping
 
 from Crypto.Protocol.SecretSharing import Shamir
 
-SIZE = 16
-"""Bytes of a secret and of each of its shares."""
-
 
 def split(secret: bytes, threshold: int, number: int) -> list[bytes]:
-    """Split a secret of ``SIZE`` bytes into shares, in order of their places 0, 1, ... (Shamir 1979)."""
+    """Split a secret of 16 bytes into shares, in order of their places 0, 1, ... (Shamir 1979)."""
     return [share for _, share in Shamir.split(threshold, number, secret, ssss=False)]
 
 
@@ -21,7 +18,7 @@ def combine(shares: Mapping[int, bytes], threshold: int) -> bytes:
 
 
 def commitment(secret: bytes) -> bytes:
-    """Return what binds somebody to a secret of ``SIZE`` random bytes without telling it: its hash [32]."""
+    """Return what binds somebody to a secret of 16 random bytes without telling it: its hash [32]."""
     return hashlib.sha256(b"fd-flower commitment" + secret).digest()
 
 

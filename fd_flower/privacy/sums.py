@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from fd_flower.errors import WrongInput
-from fd_flower.methods import Needs
-from fd_flower.payload import Payload
+from fd_flower.config import PrivacyConfig
+from fd_flower.core.errors import WrongInput
 from fd_flower.privacy import ckks
-from fd_flower.privacy.config import PrivacyConfig
-from fd_flower.privacy.encrypted import EncryptedSum
-from fd_flower.privacy.masks import MaskedSum
+from fd_flower.privacy.ckks_server import EncryptedSum
+from fd_flower.privacy.mask_server import MaskedSum
 from fd_flower.privacy.party import SIMULATED
-from fd_flower.privacy.stage import Stage
+from fd_flower.privacy.server_protocol import Stage
+from fd_flower.wire import Payload
 
 
 def stage(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> Stage:
@@ -24,10 +23,10 @@ def stage(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> Stage:
 def check_sum(
     method: str,
     config: PrivacyConfig,
-    needs: Needs,
     summable: Sequence[type[Payload]],
     exchanges: Sequence[str],
     *,
+    single_replies: bool,
     guests: bool,
 ) -> None:
     """Refuse a secure sum of what cannot be summed.
@@ -42,7 +41,7 @@ def check_sum(
     asked = f"privacy.sum={config.sum}"
     if guests:
         raise WrongInput(f"{asked}: the nodes run an app without FD-Flower's turn, which hides nothing")
-    if needs.single_replies:
+    if single_replies:
         raise WrongInput(
             f"{asked}: {method} needs every single reply (it selects, ranks or weighs them, or answers each client "
             "differently), and a sum hides them: take privacy.sum=none or a method whose page says that a sum will do"

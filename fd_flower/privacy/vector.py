@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fd_flower.errors import WrongInput
-from fd_flower.payload import Payload
-from fd_flower.summable import Summable
+from fd_flower.core.errors import WrongInput
+from fd_flower.wire import Payload, Summable
 
 
 def ordered(payloads: Sequence[Payload]) -> list[Summable]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from fd_flower.results import moments, page, reproduce, retrieval_tables
-from fd_flower.results.folder import RunFolder, replace_file
+from fd_flower.core.storage import replace_file
+from fd_flower.results import evaluation_points, page, reproduce, retrieval_tables
+from fd_flower.results.folder import RunFolder
 from fd_flower.results.group_plots import PER_MEGABYTE, PER_MOMENT, PER_ROUND, pictures
 from fd_flower.results.groups import FIGURES, Group, grouped
 from fd_flower.results.page import Markup, element, picture, words
@@ -31,7 +32,7 @@ def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Tab
     """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
     groups = grouped(folders)
     shown: list[Table | Text] = []
-    for said, (head, rows) in zip((notes(groups), [moments.MEANING]), _tables(groups, reach), strict=False):
+    for said, (head, rows) in zip((notes(groups), [evaluation_points.MEANING]), _tables(groups, reach), strict=False):
         shown.append(table := Table())
         for column in head:
             table.add_column(column, justify="left" if column == "method" else "right")
@@ -46,7 +47,7 @@ def _tables(groups: Sequence[Group], reach: float | None) -> list[tuple[Sequence
     if groups[0].searching:
         return [retrieval_tables.table({group.name: group.summaries for group in groups})]
     first = (HEAD, [group.cells() for group in groups])
-    more = moments.table({group.name: group.series for group in groups}, reach)
+    more = evaluation_points.table({group.name: group.series for group in groups}, reach)
     return [first, more] if more else [first]
 
 
@@ -61,7 +62,7 @@ def markdown(
         parts.append(
             "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
         )
-        said = [*notes(groups), *remarks] if len(parts) == 1 else [moments.MEANING]
+        said = [*notes(groups), *remarks] if len(parts) == 1 else [evaluation_points.MEANING]
         parts.append("\n".join(f"* {note}" for note in said))
     return "\n\n".join([*parts, f"```\n{command or commands(groups)}\n```\n"])
 
@@ -147,7 +148,7 @@ def _sections(
         *(element("p", note, "soft") for note in [*notes(groups), *remarks]),
         *(element("h2", "Moments") for _ in more),
         *more,
-        *(element("p", moments.MEANING, "soft") for _ in more),
+        *(element("p", evaluation_points.MEANING, "soft") for _ in more),
         *moment,
         element("h2", f"{figure} per round"),
         picture(drawn[PER_ROUND], f"{figure} per round, one line a method"),

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from fd_flower.clients import natural
-from fd_flower.results import moments, plots
+from fd_flower.core.client import natural
+from fd_flower.results import evaluation_points, plots
 from fd_flower.results.history import Track, last
 from fd_flower.results.page import Markup, Share, element, percent, picture, rounded, table
 
@@ -18,7 +18,7 @@ MEANING = {
     "precision": "share of votes by clients that hold the sample's class",
     "purity": "the same share sample by sample, averaged",
 }
-"""What the figures of ``fd_flower.votes.tally`` mean; a method's own are explained on its page."""
+"""What the figures of ``fd_flower.server.diagnostics.tally`` mean; a method's own are explained on its page."""
 
 Lines = Sequence[Mapping[str, Any]]
 
@@ -29,7 +29,7 @@ def sections(lines: Lines) -> list[Markup]:
 
 
 def _rounds(lines: Lines) -> list[Markup]:
-    tracks = moments.of_notes(lines)
+    tracks = evaluation_points.of_notes(lines)
     if not tracks:
         return []
     rows = [

@@ -12,7 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fd_flower.config import Settings
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.storage import replace_file
 from fd_flower.results.summary import summarise
 
 CONFIG, LINES, SUMMARY, CURVES, REPORT = "config.yaml", "rounds.jsonl", "summary.json", "curves.png", "report.html"
@@ -144,25 +145,10 @@ class RunFolder:
         return json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``curves.png``, ``report.html`` and ``summary.json``, and return the summary.
-
-        ``facts`` are those of `fd_flower.results.summary.summarise`.
-        """
-        from fd_flower.results import plots, report  # matplotlib takes half a second and clients never draw
-
-        lines = self.lines()
-        summary = _finite(summarise(lines, facts))
-        replace_file(self.path / CURVES, plots.png(plots.of_run(lines, summary, facts["moments"])))
+        """Write ``summary.json`` and return the summary; ``facts`` are those of ``summarise``."""
+        summary = _finite(summarise(self.lines(), facts))
         replace_file(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
-        report.write([self], self.path)
         return summary
-
-
-def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
-    draft = path.with_name(f"{path.name}.draft")
-    draft.write_bytes(content.encode() if isinstance(content, str) else content)
-    draft.replace(path)
 
 
 def _line(values: Mapping[str, Any]) -> str:

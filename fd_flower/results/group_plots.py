@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from fd_flower.results import moments, plots
+from fd_flower.results import evaluation_points, plots
 from fd_flower.results.groups import Group
 from fd_flower.results.history import Track, When
 
@@ -25,9 +25,9 @@ def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
         PER_ROUND: plots.png(plots.comparison(rounds, "round", names, ylabel, scale)),
         PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, ylabel, scale, log=True)),
     }
-    told = [name for name in moments.SERIES if any(name in run for group in groups for run in group.series)]
-    if moments.worth_telling(run for group in groups for run in group.series):
-        panels = {moments.SERIES[name].capitalize(): _moment_bands(groups, name) for name in told}
+    told = [name for name in evaluation_points.SERIES if any(name in run for group in groups for run in group.series)]
+    if evaluation_points.worth_telling(run for group in groups for run in group.series):
+        panels = {evaluation_points.SERIES[name].capitalize(): _moment_bands(groups, name) for name in told}
         drawn[PER_MOMENT] = plots.png(plots.comparison(panels, "round", names))
     return drawn
 

@@ -6,8 +6,8 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
-from fd_flower.errors import WrongInput
-from fd_flower.results import moments, page, reproduce, retrieval, retrieval_tables
+from fd_flower.core.errors import WrongInput
+from fd_flower.results import evaluation_points, page, reproduce, retrieval, retrieval_tables
 from fd_flower.results.folder import RunFolder
 from fd_flower.results.history import History, Track, When, curve
 from fd_flower.results.page import megabytes, percent, rounded, words
@@ -61,8 +61,8 @@ class Group:
 
     @cached_property
     def series(self) -> list[dict[str, Track]]:
-        """Each run's accuracy on everybody's classes over time, by what it is of (``moments.SERIES``)."""
-        return [moments.series(folder.lines()) for folder in self.folders]
+        """Each run's accuracy on everybody's classes over time, by what it is of (``evaluation_points.SERIES``)."""
+        return [evaluation_points.series(folder.lines()) for folder in self.folders]
 
     @property
     def searching(self) -> bool:

@@ -7,9 +7,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from fd_flower.clients import natural
+from fd_flower.core.client import natural
+from fd_flower.core.storage import replace_file
 from fd_flower.results import compare, diagnostics, plots, retrieval
-from fd_flower.results.folder import CURVES, REPORT, RunFolder, replace_file
+from fd_flower.results.folder import CURVES, REPORT, RunFolder
 from fd_flower.results.history import History, Track, at_best, last
 from fd_flower.results.page import (
     Markup,
@@ -33,6 +34,19 @@ MOMENTS = {
     "trained": "trained: at the end of a client's turn, after training on its own data",
     "aggregated": "aggregated: the server's model, after aggregation",
 }
+
+
+def draw(folder: RunFolder) -> None:
+    """Write ``curves.png`` and ``report.html`` of a finished run into its folder."""
+    lines, summary = folder.lines(), folder.summary
+    replace_file(folder.path / CURVES, plots.png(plots.of_run(lines, summary, _moments(summary))))
+    write([folder], folder.path)
+
+
+def _moments(summary: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return when ``global`` and ``personal`` figures were measured."""
+    figures = summary["retrieval" if retrieval.of_retrieval(summary) else "accuracy"]
+    return {scope: figures[scope]["moment"] for scope in ("global", "personal")}
 
 
 def write(folders: Sequence[RunFolder], out: str | Path) -> Path:
@@ -63,8 +77,7 @@ def _run(folder: RunFolder) -> list[Markup]:
     """Return the sections of one run."""
     lines, summary = folder.lines(), folder.summary
     searching = retrieval.of_retrieval(summary)
-    figures = summary["retrieval" if searching else "accuracy"]
-    moments = {scope: figures[scope]["moment"] for scope in ("global", "personal")}
+    moments = _moments(summary)
     history = History.of(lines, moments)
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
     drawn = folder.path / CURVES

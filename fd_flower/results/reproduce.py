@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fd_flower import config
-from fd_flower.errors import WrongInput
+from fd_flower.core.errors import WrongInput
 
 HERE_ALONE = ("run.out", "run.resume", "run.keep")  # say where a run lives, not what it computes
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from fd_flower.clients import natural
+from fd_flower.core.client import natural
 from fd_flower.results.history import SERVER, Track, Tracks, at_best, curve, last
 from fd_flower.results.page import Markup, element, rounded, table
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, pstdev
 from typing import Any
 
+from fd_flower.core.client import share
 from fd_flower.results import retrieval
 from fd_flower.results.history import History, Track, at_best, curve, last
-from fd_flower.task import share
 
 
 def summarise(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:

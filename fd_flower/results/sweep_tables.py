@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from rich.table import Table
 from rich.text import Text
 
+from fd_flower.core.storage import replace_file
 from fd_flower.results import page, sweep_plots
-from fd_flower.results.folder import replace_file
 from fd_flower.results.page import NOTHING, Markup, element, percent, picture, words
 from fd_flower.results.reproduce import HERE_ALONE
 from fd_flower.results.sweep import JUDGES, SENT, TESTED, VALIDATION, Point, Sweep

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import numpy_rng
 from fd_flower.data.partition.rows import Rows
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.rng import numpy_rng
 
 
 def classes(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:

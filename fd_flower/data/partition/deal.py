@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
 from fd_flower.data.cache import stored
 from fd_flower.data.partition import classes, dirichlet, embedding, given, sizes
 from fd_flower.data.partition.rows import Rows
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
 
 _RULES: dict[str, Callable[[DataConfig, np.ndarray, np.ndarray | None, int], Rows]] = {
     "iid": sizes.iid,

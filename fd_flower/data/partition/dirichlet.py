@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import numpy_rng, seed_of
 from fd_flower.data.partition.rows import Rows, run
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.rng import numpy_rng, seed_of
 
 DRAWS = 2000
 """How often `fedgen` draws anew, in about a second, until every client has ``data.min_rows``."""

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import numpy_rng
 from fd_flower.data.partition.dirichlet import larger
 from fd_flower.data.partition.rows import Rows
-from fd_flower.errors import WrongInput
-from fd_flower.knobs import DataConfig
-from fd_flower.rng import numpy_rng
 
 DRAWS = 1000
 """How often shares are drawn anew until every client has ``data.min_rows``; the paper's code never gives up."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fd_flower.rng import numpy_rng
+from fd_flower.core.rng import numpy_rng
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner

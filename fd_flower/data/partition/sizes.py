@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from fd_flower.config import DataConfig
+from fd_flower.core.rng import numpy_rng
 from fd_flower.data.partition.rows import Rows, run, shuffled
-from fd_flower.knobs import DataConfig
-from fd_flower.rng import numpy_rng
 
 
 def iid(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:

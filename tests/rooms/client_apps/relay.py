@@ -5,8 +5,8 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client import App, Turn, reply
 from fd_flower.config import ClientConfig
-from fd_flower.turn import App, Turn, reply
 from fd_flower.wire import Prototypes, Weights
 
 app = App()

@@ -5,9 +5,10 @@ from typing import final
 
 import torch
 
-from fd_flower.clients import Client
-from fd_flower.strategy import Reply, Strategy
+from fd_flower.core.client import Client
+from fd_flower.server import Strategy
 from fd_flower.wire import Knowledge, Payload, Private, Prototypes, Weights
+from fd_flower.wire.replies import Reply
 
 
 @final
@@ -39,6 +40,3 @@ class Relay(Strategy):
 
 def _table(counts: torch.Tensor) -> Prototypes:
     return Prototypes(torch.zeros(len(counts), 1), counts)
-
-
-Method = Relay

@@ -1,0 +1,147 @@
+"""The node that a message reached: a host of simulated clients, or one device with a configuration of its own."""
+
+import os
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+
+from flwr.app import ConfigRecord, Context, RecordDict
+
+from fd_flower.config import Settings
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.keys import allowed
+from fd_flower.core.storage import Memory
+from fd_flower.core.versions import sources, versions
+from fd_flower.privacy.party import SIMULATED, check_promise
+from fd_flower.tasks.world import World, device, world
+from fd_flower.training import one_thread
+
+DEVICE_KEYS = ("client-id", "data-path", "state-dir")
+"""With one of these in its node-config a node is a device, and all must be there."""
+
+KEYS = (*DEVICE_KEYS, "model", "device", "secret-key", "peer-keys")
+"""What a device's node-config may say to us; other keys are its user's."""
+
+
+class Node:
+    """What a node's configuration and a message's header say.
+
+    Parameters
+    ----------
+    header : ConfigRecord
+        What the server tells the node: settings, run key, where hosted clients' state lies.
+    context : Context
+        Flower's; its node-config is the device's.
+
+    Raises
+    ------
+    WrongInput
+        For a node-config with a key that is missing, misspelt or wrong.
+    """
+
+    def __init__(self, header: ConfigRecord, context: Context) -> None:
+        self.context = context
+        self.header = header
+        config = context.node_config
+        for key in config:
+            if key not in KEYS and (near := get_close_matches(key, KEYS, n=1, cutoff=0.85)):
+                raise WrongInput(f"the node's config has '{key}'; did you mean '{near[0]}'?")
+        named = [key for key in DEVICE_KEYS if key in config]
+        if named and len(named) < len(DEVICE_KEYS):
+            lacking = [key for key in DEVICE_KEYS if key not in config]
+            raise WrongInput(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
+        self.client = str(config["client-id"]) if named else None
+        self.folder = str(config["data-path"]) if named else None
+        if self.client == "":
+            raise WrongInput("the node's client-id is empty; give it a name of its own")
+        state = str(config["state-dir"]) if named else str(header["state"])
+        secret, peers = (str(config[key]) if key in config else None for key in ("secret-key", "peer-keys"))
+        for key, path in (
+            ("data-path", self.folder),
+            ("state-dir", state),
+            ("secret-key", secret),
+            ("peer-keys", peers),
+        ):
+            if path is not None and not Path(path).is_absolute():
+                raise WrongInput(f"{key} is the relative path '{path}' on a node; give an absolute one")
+        self.state = Path(state)
+        self.settings = self._settings(Settings.read(str(header["settings"])))
+        self.peers = allowed(peers, "peer-keys")
+        self.secret = None if secret is None else Path(secret)
+        if named:
+            check_promise(self.settings.privacy, secret=secret is not None, peers=peers is not None)
+        elif self.settings.privacy.sum == "ckks":
+            self.secret = self.state / str(header["run-key"]) / SIMULATED
+
+    def _settings(self, told: Settings) -> Settings:
+        """Return the run's settings, on the node's own device where it names one."""
+        named = self.context.node_config.get("device")
+        if named is None:
+            return told
+        try:
+            run = replace(told.run, device=str(named))
+            device(run.device)
+        except WrongInput as error:
+            raise WrongInput(f"the node's config has device='{named}': {error}") from None
+        return replace(told, run=run)
+
+    @cached_property
+    def world(self) -> World:
+        """The run as this process sees it."""
+        task = self.settings.task or str(self.context.run_config.get("task", ""))
+        return world(self.settings.text, task, self.folder, self.client or "")
+
+    def architecture(self, client: str) -> str:
+        """Return a client's architecture: its node's own, or the one that its number gives."""
+        named = self.context.node_config.get("model")
+        return str(named) if named else self.world.architecture(int(client) if self.client is None else 0)
+
+    def memory(self, client: str) -> Memory:
+        """Return a client's memory; a device may lose its power, so what it writes has to reach the disk."""
+        if self.client not in (None, client):
+            raise WrongInput(f"this is the device of client '{self.client}', not of '{client}'")
+        return Memory(self.state, str(self.header["run-key"]), client, lasting=self.client is not None)
+
+    def capabilities(self, client: str) -> ConfigRecord:
+        """Answer the roll call for a client: what it has."""
+        here, name = self.world, self.architecture(client)
+        return ConfigRecord(
+            {
+                "model": name,
+                "public": here.public_checksum,
+                "labels": [] if here.hosted else list(here.task.classes),  # hosted clients have one partition's
+                **here.kind.capabilities(here, client, name),
+            }
+        )
+
+    def context_of(self, client: str) -> Context:
+        """Return a client's own Flower context."""
+        config = {**self.context.node_config, "client-id": client}
+        return Context(self.context.run_id, self.context.node_id, config, RecordDict(), self.context.run_config)
+
+
+def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
+    """Answer the roll call for a node: what it is, what it runs, and what keeps it from taking part."""
+    answer = ConfigRecord({"role": "host", "sources": sources(), **versions()})
+    try:
+        node = Node(header, context)
+        if node.client is not None:
+            answer.update({"role": "device", "id": node.client})
+            check_state(node.state)
+            with one_thread():
+                answer.update(node.capabilities(node.client))
+    except WrongInput as error:
+        answer["refused"] = str(error)
+    return answer
+
+
+def check_state(folder: Path) -> None:
+    """Refuse a folder in which a device cannot keep its memory."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        raise WrongInput(f"state-dir {folder} cannot be written ({reason}); give a folder of the SuperNode's user")

@@ -1,0 +1,87 @@
+"""A client's side of methods that share prototypes: its classes' mean features, the pull to them, the nearest one."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.client.turn import Turn
+from fd_flower.config import ClientConfig
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.training import forward, supervised
+from fd_flower.wire import Prototypes
+
+INFERENCES = ("prototypes", "head")
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """The knobs of a client that shares prototypes."""
+
+    inference: str = "prototypes"
+    """What predicts: the nearest of the `prototypes` that the client hears, or its own `head`."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        super().__post_init__()
+        if self.inference not in INFERENCES:
+            raise WrongInput(f"client.inference is '{self.inference}'{nearest(self.inference, INFERENCES)}")
+
+
+class Nearest(Module):
+    """A classifier by the nearest prototype: logits are negated squared distances [B, C]."""
+
+    def __init__(self, model: Module, prototypes: Prototypes) -> None:
+        super().__init__()
+        self._model = model
+        self._prototypes = prototypes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits [B, C]; a class without a prototype is never the nearest."""
+        distance = torch.cdist(self._model.features(x).float(), self._prototypes.values).square()  # type: ignore[operator]
+        return (-distance).where(self._prototypes.counts > 0, -1e9)
+
+
+def pulled(model: Module, x: Tensor, y: Tensor, prototypes: Prototypes | None, weight: float) -> Tensor:
+    """Return cross-entropy plus ``weight`` times the squared distance to the class's prototype, mean over F.
+
+    A sample of a class without a prototype adds nothing to the second term, as in FedProto's code.
+    """
+    features = model.features(x)  # type: ignore[operator]
+    loss = supervised(model.head, features, y)  # type: ignore[arg-type]
+    if prototypes is None or weight == 0:
+        return loss
+    known = (prototypes.counts > 0)[y].to(features.dtype)
+    distance = (features - prototypes.values[y]).square().mean(dim=1)
+    return loss + weight * (known * distance).mean()
+
+
+@torch.no_grad()
+def class_means(turn: Turn) -> Prototypes:
+    """Return the mean feature of each class over the private training data, as the turn's model has it by now.
+
+    FedProto's equation 3. Its authors' code averages what went by in the last local epoch instead, of a model that was
+    still moving: that costs no pass, but with ``client.steps`` it misses classes, and with batch normalisation or
+    dropout these are not the features that are compared when the nearest prototype predicts.
+    """
+    model, samples = turn.model, turn.data.train
+    sums = torch.zeros(turn.classes, turn.world.features(turn.architecture), dtype=torch.float64)
+    counts = torch.zeros(turn.classes, dtype=torch.int64)
+    model.eval()
+    for features, y in forward(model.features, samples, precision=turn.precision):  # type: ignore[arg-type]
+        y = y.cpu()  # type: ignore[union-attr]
+        sums.index_add_(0, y, features.double().cpu())
+        counts.index_add_(0, y, torch.ones_like(y))
+    return Prototypes((sums / counts.clamp_min(1).unsqueeze(1)).float(), counts)
+
+
+def measure(turn: Turn, moment: str, heard: Prototypes | None) -> None:
+    """Measure what predicts: the nearest prototype once there are prototypes, else the head."""
+    by_head = heard is None or turn.config.inference == "head"  # type: ignore[attr-defined]
+    turn.measure(moment, None if by_head else Nearest(turn.model, heard))  # type: ignore[arg-type]
+
+
+def on_device(turn: Turn, heard: Prototypes | None) -> Prototypes | None:
+    """Return prototypes that were heard on the client's device."""
+    return None if heard is None else Prototypes(*(t.to(turn.world.device) for t in (heard.values, heard.counts)))

@@ -1,0 +1,338 @@
+"""A client's turn: what it has while it learns, and the ClientApp that puts the turn around each message."""
+
+import copy
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cached_property
+from logging import WARNING
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.config import ANNEALED, ClientConfig
+from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.rng import seed_of, seeded, torch_rng
+from fd_flower.core.samples import Data, Samples
+from fd_flower.core.storage import Memory
+from fd_flower.objectives import Stateful, schedules
+from fd_flower.tasks.kind import Predictor, predicted
+from fd_flower.tasks.world import World
+from fd_flower.training import Plan, length, plan_of, supervised, train
+from fd_flower.training.loop import Objective
+from fd_flower.training.scheduled import Paced
+from fd_flower.wire import Payload, PublicIndex, Weights, pack
+from fd_flower.wire.envelope import records
+
+LOSS = "objective/state"
+"""Name, in a client's memory, of the state of a loss that has one."""
+
+_current: ContextVar["Turn"] = ContextVar("turn")
+
+
+class Turn:
+    """What a client has during one message: model, data, public samples, memory, round and knobs.
+
+    Attributes
+    ----------
+    client : str
+        The client's id.
+    round : int
+        The round, counted from 1 over the whole run.
+    config : ClientConfig
+        The method's client knobs; a loss that has a state is bound to them as it is in this turn.
+    closing : bool
+        Whether this is the message after the last round: learn from what is heard and measure, no more.
+    """
+
+    def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
+        said = records(content, ConfigRecord).get("config", ConfigRecord())
+        self.world = here
+        self.client = client
+        self.architecture = model
+        self.config: ClientConfig = here.settings.client
+        self.round = int(said.get("server-round", 1))  # type: ignore[arg-type]
+        self.closing = bool(said.get("closing", False))
+        self.measures: dict[str, float] = {}
+        self._said = said
+        self._moment = (self.round, int(said.get("exchange", 0)))  # type: ignore[arg-type]
+        self._memory = memory
+        self._content = content
+        self._personal = False
+        self._asked = False
+        self._module: Module | None = None
+        self._modules: dict[str, Module] = {}
+        self.paced: Paced | None = None
+        if isinstance(self.config.loss, Stateful):
+            done = self.round if self.closing else self.round - 1
+            self.paced = Paced(self.config.loss, self.recall(LOSS), done, here.settings.server.rounds)
+            self.config = self.config.bound(self.paced)
+
+    @staticmethod
+    def of(message: Message, context: Context) -> "Turn":
+        """Return the turn that the App put around this message."""
+        turn = _current.get(None)
+        if turn is None:
+            raise WrongInput("there is no turn around this message: make the app with fd_flower.client.App()")
+        return turn
+
+    # --- what the client has
+
+    @cached_property
+    def data(self) -> Data:
+        """The client's own samples."""
+        return self.world.data(self.client)
+
+    @property
+    def public(self) -> Samples:
+        """The public samples."""
+        if self.world.public is None:
+            raise WrongInput(f"{self.world.settings.method} needs public samples; data.public is none")
+        return self.world.public
+
+    @property
+    def next_index(self) -> Tensor:
+        """The public samples to predict on now, int64 [N], rising."""
+        index = PublicIndex.need(self._content).index
+        if len(index) and int(index[-1]) >= len(self.public):
+            raise WrongInput(f"the round is about public sample {int(index[-1])}; there are {len(self.public)} here")
+        return index
+
+    def encoded(self, samples: Samples) -> Tensor:
+        """Return what `data.encoder` sees of samples: float64 [N, D]."""
+        return self.world.encoded(samples)
+
+    @cached_property
+    def classes(self) -> int:
+        """Number of classes C."""
+        return self.world.classes(self.architecture)
+
+    @property
+    def model(self) -> Module:
+        """The client's personal model, as it was at the end of its last turn; it is kept after this one."""
+        if not self._personal:
+            self._claim(self._module is None)
+            self._personal = True
+            own = {k.removeprefix("model/"): t for k, t in self._tensors.items() if k.startswith("model/")}
+            self._module = (
+                self.world.load(self.architecture, own, copy=False)
+                if own
+                else self.world.load(self.architecture, self.world.initial(self.architecture))
+            )
+        return self._module  # type: ignore[return-value]
+
+    def module(self, name: str, build: Callable[[], Module]) -> Module:
+        """Return a further personal module, kept from turn to turn under this name; every client's starts the same.
+
+        Parameters
+        ----------
+        name : str
+            Its name in the client's memory; ``model`` is taken.
+        build : Callable[[], Module]
+            Makes it, once a process and architecture; what it draws is seeded.
+        """
+        key = f"{self.architecture} + {name}"
+        self.world.module(key, build)
+        own = {k.removeprefix(f"{name}/"): t for k, t in self._tensors.items() if k.startswith(f"{name}/")}
+        start = own or self.world.initial(key)
+        self._modules[name] = self.world.load(key, start, copy=not own)
+        return self._modules[name]
+
+    def shared(self, weights: Weights | None) -> Module:
+        """Return a model with these weights (None: those that every client starts from); it is not kept."""
+        self._claim(not self._personal)
+        values = self.world.initial(self.architecture) if weights is None else weights.values
+        self._module = self.world.load(self.architecture, values)
+        return self._module
+
+    def peer(self, architecture: str, weights: Weights | None) -> Module:
+        """Return a second model beside the client's own, with these weights (None: the initial ones); it is not kept.
+
+        Parameters
+        ----------
+        architecture : str
+            Its architecture; it may be the client's own.
+        weights : Weights | None
+            What was heard.
+        """
+        key = f"{architecture} + peer"
+        self.world.module(key, lambda: self.world.task.model(architecture))
+        return self.world.load(key, self.world.initial(architecture) if weights is None else weights.values)
+
+    def _claim(self, free: bool) -> None:
+        """Refuse a second use of the one resident module, which would be kept, or trained, as the first."""
+        if not free:
+            raise WrongInput("a turn has one module of an architecture: for the personal model or for shared weights")
+
+    def recall(self, name: str) -> Tensor | None:
+        """Return what the client remembers under this name, or None."""
+        return self._tensors.get(name)
+
+    def remember(self, name: str, tensor: Tensor) -> None:
+        """Keep a tensor for the client's next turn."""
+        self._tensors[name] = tensor
+
+    @cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        self._asked = True
+        found = self._memory.read(None if self.closing else self._moment)
+        if not found and self.round > 1 and not self.world.hosted:
+            log(
+                WARNING,
+                "client %s remembers nothing of this run (no file in %s): it takes part in round %s as a newcomer, "
+                "with first weights and without what it learnt or was told before",
+                self.client,
+                self._memory.folder,
+                self.round,
+            )
+        return found
+
+    @property
+    def newcomer(self) -> bool:
+        """Whether this is the client's first turn (round one, for a method that keeps nothing at the client)."""
+        return not any(k.startswith("model/") for k in self._tensors) if self._personal else self.round == 1
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """Return the client's random numbers for a purpose in this round."""
+        return torch_rng(self.world.settings.run.seed, purpose, self.client, self.round)
+
+    @property
+    def lr(self) -> float:
+        """The round's learning rate: what the server says, or what the schedule says where it says nothing."""
+        said = self._said.get("lr")
+        if said is None:
+            return self.config.lr_at(self.round, self.world.settings.server.rounds)
+        return float(said)  # type: ignore[arg-type]
+
+    @property
+    def plan(self) -> Plan:
+        """How the client trains on private data in this round."""
+        return plan_of(self.config, self.lr, self.precision)
+
+    @property
+    def precision(self) -> str:
+        """`run.precision`."""
+        return self.world.settings.run.precision
+
+    # --- what is measured
+
+    def measure(
+        self,
+        moment: str,
+        model: Predictor | None = None,
+        *,
+        shared: Predictor | None = None,
+        others: Mapping[str, Predictor] | None = None,
+    ) -> None:
+        """Measure, where this moment is asked for in this round.
+
+        Parameters
+        ----------
+        moment : str
+            ``heard``, ``trained`` or ``annealed``.
+        model : Predictor | None
+            A model, or a function that returns a model's log-probabilities [N, C] on samples; None: the turn's model.
+        shared : Predictor | None
+            What speaks for the client on everybody's classes, where that is not the same.
+        others : Mapping[str, Predictor] | None
+            What else to measure (heads, say), by name: accuracies alone.
+        """
+        if not self._asks(moment):
+            return
+        limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
+        found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
+        for name, other in (others or {}).items():
+            more = self.world.kind.figures(self.world, self.client, other, None, limit)
+            found |= {f"{name}/{key}": more[key] for key in ("accuracy", "pooled", "global") if key in more}
+        self.measures |= {f"{moment}/{name}": value for name, value in found.items()}
+
+    def anneal(self) -> None:
+        """Where the round asks for it, measure a copy of the model that private training anneals; the model stays.
+
+        The copy learns as in ``client.anneal_rounds`` further rounds in which nobody is heard: by cross-entropy on the
+        client's own samples, while the learning rate falls. The run is the same, bit for bit, with and without it.
+        """
+        if not self._asks(ANNEALED):
+            return
+        count, to = self.config.anneal_rounds, self.config.anneal_to
+        copied = copy.deepcopy(self._module or self.model)
+        with seeded(seed_of(self.world.settings.run.seed, "anneal", self.client, self.round), self.world.device):
+            for number in range(1, count + 1):
+                plan = replace(self.plan, lr=self.lr * schedules.anneal(number, count, to=to))
+                train(copied, supervised, self.data.train, plan=plan, rng=self.rng(f"anneal {number}"))
+        self.measure(ANNEALED, copied)
+
+    def _asks(self, moment: str) -> bool:
+        return moment in str(self._said.get("measure", "")).split(",")
+
+    def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
+        """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
+        return predicted(model or self._module or self.model, samples, self.precision)
+
+    # --- what is kept
+
+    def close(self) -> None:
+        """Write the memory, where the turn asked for it.
+
+        Raises
+        ------
+        RunFailed
+            If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
+        """
+        if not self._asked or self.closing:
+            return
+        if self._personal:
+            self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
+        for name, module in self._modules.items():
+            self._tensors.update({f"{name}/{k}": t for k, t in module.state_dict().items()})
+        if self.paced is not None:
+            self.paced.move()
+            if self.paced.state is not None:
+                self.remember(LOSS, self.paced.state)
+        for name, tensor in self._tensors.items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise RunFailed(
+                    f"this turn ended with {name} not finite, and the client goes on from its state before: "
+                    "look at its samples, or lower client.lr"
+                )
+        # A device keeps no other record of what the run was: whoever uses its model later needs to know.
+        self._memory.write(self._moment, self._tensors, {"settings": self.world.settings.text})
+
+
+def fit(
+    turn: Turn,
+    objective: Objective,
+    samples: Samples,
+    teacher: Tensor | None = None,
+    *,
+    model: Module | None = None,
+    private: bool | None = None,
+) -> float:
+    """Train a model (None: the turn's) by the client's knobs and return the mean loss.
+
+    Without a teacher these are the knobs of private training (``client.epochs``, ``client.batch``, ...); with one,
+    a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
+    unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
+    steps on its labels alone.
+    """
+    model = model or turn._module or turn.model
+    teacher = None if teacher is None else teacher.to(samples.x.device)
+    public = not (teacher is None if private is None else private)
+    plan = plan_of(turn.config, turn.lr, turn.precision, public=public)
+    if not public and turn.config.warmup and turn.newcomer:
+        train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
+    rng = turn.rng("public" if public else "private")
+    watch = None if turn.paced is None else turn.paced.over(length(len(samples), plan))
+    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
+
+
+def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
+    """Return a client's answer: what it says, its example count, its metrics and what it measured."""
+    turn.anneal()
+    content = pack(*payloads)
+    counted = {"num-examples": len(turn.data.train)}
+    content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.measures})
+    return Message(content, reply_to=message)

@@ -1,0 +1,27 @@
+"""A run's options, section by section, and how they are merged."""
+
+from fd_flower.config.client import ClientConfig
+from fd_flower.config.data import DataConfig
+from fd_flower.config.merge import Settings, read_resumed, settings
+from fd_flower.config.model import ModelConfig
+from fd_flower.config.privacy import PrivacyConfig
+from fd_flower.config.registry import read_recipe
+from fd_flower.config.run import RunConfig
+from fd_flower.config.sections import SECTIONS
+from fd_flower.config.server import ANNEALED, MOMENTS, ServerConfig
+
+__all__ = [
+    "ANNEALED",
+    "MOMENTS",
+    "SECTIONS",
+    "ClientConfig",
+    "DataConfig",
+    "ModelConfig",
+    "PrivacyConfig",
+    "RunConfig",
+    "ServerConfig",
+    "Settings",
+    "read_recipe",
+    "read_resumed",
+    "settings",
+]

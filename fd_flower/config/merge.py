@@ -1,0 +1,148 @@
+"""A run's settings: a dataclass default, the recipe's value over it, the user's ``set`` over that."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from fd_flower.config import registry
+from fd_flower.config.client import ClientConfig
+from fd_flower.config.data import DataConfig
+from fd_flower.config.model import ModelConfig
+from fd_flower.config.privacy import PrivacyConfig
+from fd_flower.config.registry import read_recipe
+from fd_flower.config.run import RunConfig
+from fd_flower.config.sections import SECTIONS
+from fd_flower.config.server import ServerConfig
+from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.schema import first_line, section
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A method and all of its knobs, merged."""
+
+    method: str
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+    client: ClientConfig = field(default_factory=ClientConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    task: str = ""
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+
+    def tree(self) -> dict[str, Any]:
+        """Return everything as plain values, as ``config.yaml`` and the wire have it."""
+        return asdict(self)
+
+    @cached_property
+    def text(self) -> str:
+        """Everything as one line of JSON."""
+        return json.dumps(self.tree(), sort_keys=True)
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def read(text: str) -> "Settings":
+        """Read what ``text`` says back (the same object for the same text in one process)."""
+        tree = json.loads(text)
+        return _settings(tree.pop("method"), tree.pop("task"), tree)
+
+
+def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", recipe: str | None = None) -> Settings:
+    """Merge a method's knobs: defaults, then its recipe, then ``changes``.
+
+    Parameters
+    ----------
+    method : str
+        A file's stem in ``strategies`` and ``client_apps``.
+    changes : str | Sequence[str]
+        ``"data.alpha=0.1 server.rounds=20"`` or its words; a value with blanks takes double quotes.
+    task : str
+        ``package.module:name`` of the user's own task, if any.
+    recipe : str | None
+        Stem of another recipe, or a file, in place of the method's own.
+
+    Raises
+    ------
+    WrongInput
+        For an unknown method or key (names the nearest), a wrong type, or a value outside its range.
+    """
+    try:
+        words = shlex.split(changes) if isinstance(changes, str) else list(changes)
+    except ValueError as error:
+        raise WrongInput(f"set '{changes}' cannot be read: {error}") from None
+    dotted = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise WrongInput(f"'{word}' says nothing: expected key=value, like server.rounds=20")
+        if key == "recipe":
+            recipe = value
+        else:
+            dotted.append(word)
+    registry.check(method)
+    resumed = next((_value(word) for word in dotted if word.startswith("run.resume=")), None)
+    if resumed and recipe:
+        raise WrongInput("recipe cannot be changed on resume; only server.rounds and run.device can")
+    base = OmegaConf.create(read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method))
+    try:
+        chosen = OmegaConf.from_dotlist(dotted)
+        loss = OmegaConf.select(chosen, "client.objective")
+        if loss is not None and loss != OmegaConf.select(base, "client.objective"):
+            # The recipe's arguments are another loss's.
+            OmegaConf.update(base, "client.objective_args", {}, merge=False, force_add=True)
+        tree = OmegaConf.to_container(OmegaConf.merge(base, chosen), resolve=True)
+    except (OmegaConfBaseException, YAMLError) as error:
+        raise WrongInput(f"set '{' '.join(dotted)}' cannot be read: {first_line(error)}") from None
+    if resumed:
+        task = tree.pop("task")  # type: ignore[union-attr, call-overload, arg-type]
+        tree["run"]["out"] = resumed  # type: ignore[index, call-overload]
+    return _settings(method, str(task), tree)  # type: ignore[arg-type]
+
+
+def _value(word: str) -> str:
+    """Return what ``key=value`` says, its YAML quotes taken off."""
+    return str(next(iter(OmegaConf.to_container(OmegaConf.from_dotlist([f"x={word.partition('=')[2]}"])).values())))  # type: ignore[union-attr]
+
+
+def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, Any]:
+    """Return the settings of the run in a folder, of which only a few may be changed on resume.
+
+    Raises
+    ------
+    WrongInput
+        For a folder without a run, a run of another method, or a change of anything but `server.rounds` and
+        `run.device`.
+    """
+    path = Path(folder) / "config.yaml"
+    if not path.is_file():
+        raise WrongInput(f"run.resume: {folder} holds no run; expected the folder that a run left behind")
+    tree = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(tree, dict) or tree.pop("method", None) != method:
+        raise WrongInput(f"run.resume: {folder} holds a run of another method than '{method}'")
+    tree.pop("run_key", None)
+    for word in words:
+        key = word.partition("=")[0]
+        if key not in ("run.resume", "run.out", "server.rounds", "run.device"):
+            raise WrongInput(f"{key} cannot be changed on resume; only server.rounds and run.device can")
+    return tree  # type: ignore[return-value]
+
+
+def _settings(method: str, task: str, tree: dict[str, Any]) -> Settings:
+    """Check a merged tree section by section."""
+    for name, values in tree.items():
+        if name not in SECTIONS:
+            raise WrongInput(f"there is no section '{name}'{nearest(name, SECTIONS)}")
+        if values is not None and not isinstance(values, dict):
+            raise WrongInput(f"'{name}' is {values!r}; expected keys like {name}.<key>=<value>")
+    classes: dict[str, type] = {**SECTIONS, **{s: registry.config_class(method, s) for s in ("server", "client")}}
+    return Settings(
+        method, task=task, **{name: section(cls, name, tree.get(name) or {}) for name, cls in classes.items()}
+    )

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, random numbers, checked options, samples, clients, files."""

@@ -1,0 +1,81 @@
+"""Clients as the server knows them, and what it costs to talk with them."""
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fd_flower.core.errors import WrongInput
+
+if TYPE_CHECKING:
+    pass
+import re
+from collections.abc import Mapping
+
+
+def share(total: int, fraction: float) -> int:
+    """Round ``total * fraction`` to the nearest whole number of clients, halves up, at least one."""
+    return max(1, min(total, math.floor(total * fraction + 0.5)))
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client as it answered the roll call.
+
+    Attributes
+    ----------
+    id : str
+        Its id, the same for the whole run.
+    number : int
+        Its place in natural order, by which Flower's own strategies know it (as node id ``number + 1``).
+    model : str
+        Its architecture.
+    features : int
+        Its feature size F; 0 for a model without features and head.
+    classes : int
+        Number of classes C; 0 for a guest, of whom nothing is known.
+    counts : tuple[int, ...]
+        Training samples of each class [C].
+    examples : int
+        Training samples.
+    public : str
+        Checksum of its public samples.
+    labels : tuple[str, ...]
+        What a device calls its classes, in the order of their numbers; () where it does not say.
+    """
+
+    id: str
+    number: int
+    model: str = ""
+    features: int = 0
+    classes: int = 0
+    counts: tuple[int, ...] = ()
+    examples: int = 0
+    public: str = ""
+    labels: tuple[str, ...] = ()
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """Return the sorting key of natural order: client 2 comes before client 10."""
+    return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text) if t]
+
+
+def answered(name: str, answer: Mapping[str, Any]) -> Client:
+    """Return the client that a roll-call answer describes; its number is not known yet.
+
+    Raises
+    ------
+    WrongInput
+        For an answer that describes none.
+    """
+    try:
+        counts = tuple(int(n) for n in answer["counts"])
+        whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
+        model, public = str(answer["model"]), str(answer["public"])
+        labels = tuple(map(str, answer.get("labels", ())))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise WrongInput(
+            f"its answer to the roll call cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
+        ) from None
+    if min(counts + tuple(whole.values())) < 0:
+        raise WrongInput("its answer to the roll call counts less than nothing; expected numbers from 0 on")
+    return Client(name, 0, model, counts=counts, public=public, labels=labels, **whole)

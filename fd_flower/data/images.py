@@ -1,0 +1,217 @@
+"""Rows decoded once: pictures of bytes and labels, memory-mapped and shared by all processes of a machine."""
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.data.cache import stored
+from fd_flower.data.source import Source, check_column, label_column, locate, picture_column
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+LAYOUT = 1  # of the cached files: raise it when they change
+GREY, RGB = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  # the 8-bit modes of PIL
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """A split of a source.
+
+    Attributes
+    ----------
+    x : Tensor
+        Pictures [N, channels, height, width], uint8, memory-mapped.
+    y : Tensor | None
+        Labels [N], int64; None without a label column.
+    class_names : tuple[str, ...]
+        The classes, in the order of their numbers.
+    groups : np.ndarray | None
+        The values of ``data.column`` [N], as text; None where it is not asked for.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    class_names: tuple[str, ...]
+    groups: np.ndarray | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(channels, height, width)."""
+        return tuple(self.x.shape[1:])
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels [N]; raises WrongInput without any."""
+        if self.y is None:
+            raise WrongInput("the pictures are unlabelled: expected a column of type ClassLabel, or data.label")
+        return self.y
+
+
+def size_of(text: str) -> tuple[int, int, int]:
+    """Read a size like `28x28x1`: (height, width, channels)."""
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([13])", text)
+    if not found:
+        raise WrongInput(f"data.size is '{text}': expected height x width x channels (1 or 3), like 28x28x1")
+    height, width, channels = map(int, found.groups())
+    return height, width, channels
+
+
+def read(
+    source: str,
+    data: DataConfig,
+    split: str = "train",
+    *,
+    size: str | None = None,
+    column: str | None = None,
+    own: bool = True,
+) -> Pictures:
+    """Return a split of a source, decoded.
+
+    Parameters
+    ----------
+    source : str
+        `digits`, the absolute path of a folder of Parquet files, or a Hugging Face name.
+    data : DataConfig
+        Its ``picture`` and ``label`` name columns, its ``size`` brings pictures to a size.
+    split : str
+        `train` or `test`.
+    size : str | None
+        In place of ``data.size``.
+    column : str | None
+        The column to return as ``groups``.
+    own : bool
+        The columns that ``data`` names must be there. False for a set that stands beside the private one (public,
+        test): there they are used if present and otherwise found by type.
+
+    Raises
+    ------
+    WrongInput
+        When the source, the split or a column is missing, when a picture cannot be read, when pictures differ in size,
+        when a label is out of range.
+    """
+    found = locate(source)
+    if split not in found.splits():
+        raise WrongInput(f"{source} has no {split} rows: expected {split}-*.parquet in a folder, a split on the hub")
+    size = size or data.size
+    wanted = _Wanted(size_of(size) if size else None, data.picture, data.label, column, own)
+    key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
+    return _load(stored("pictures", key, partial(_decode, source, found, split, wanted)))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of a source's rows: together with the rows all that the decoded files are a function of."""
+
+    size: tuple[int, int, int] | None
+    picture: str | None
+    label: str | None
+    column: str | None
+    own: bool
+
+    def columns(self, source: str, features: "Features") -> tuple[str, str | None]:
+        """Return the names of the picture and the label column."""
+        picture, label = (name if self.own or name in features else None for name in (self.picture, self.label))
+        if self.column is not None:
+            check_column(source, features, "data.column", self.column)
+        return picture_column(source, features, picture), label_column(source, features, label)
+
+
+@lru_cache
+def _load(folder: Path) -> Pictures:
+    """Map what ``_decode`` wrote. Copy-on-write: nobody can change the file through a tensor."""
+    columns = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
+    return Pictures(
+        x=torch.from_numpy(columns["pictures"]),
+        y=torch.from_numpy(columns["labels"]) if "labels" in columns else None,
+        class_names=tuple(json.loads((folder / "classes.json").read_text())),
+        groups=columns.get("groups"),
+    )
+
+
+def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Path) -> None:
+    """Write ``pictures.npy``, ``labels.npy``, ``groups.npy`` and ``classes.json``."""
+    features, count = found.features(split), found.count(split)
+    if not count:
+        raise WrongInput(f"{source} has no {split} rows: the files are empty")
+    picture, label = wanted.columns(source, features)
+    columns = [name for name in dict.fromkeys((picture, label, wanted.column)) if name is not None]
+    pictures: np.ndarray | None = None
+    labels: list[Any] = []
+    groups: list[str] = []
+    start = 0
+    for table in found.tables(split, columns):
+        rows = [_picture(source, wanted.size, encoded) for encoded in table[picture].to_pylist()]
+        if pictures is None:
+            shape = (count, *rows[0].shape)
+            pictures = np.lib.format.open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
+        for row in rows:
+            if row.shape != pictures.shape[1:]:
+                both = f"{_text(pictures.shape[1:])} and {_text(row.shape)}"
+                raise WrongInput(f"{source} has pictures of {both}: bring them to one size, like data.size=32x32x3")
+        pictures[start : start + len(rows)] = rows
+        start += len(rows)
+        if label is not None:
+            labels += table[label].to_pylist()
+        if wanted.column is not None:
+            groups += map(str, table[wanted.column].to_pylist())
+    names: Sequence[str] = ()
+    if label is not None:
+        names = _class_names(source, label, features, labels)
+        np.save(folder / "labels.npy", np.array(labels, dtype=np.int64))
+    if wanted.column is not None:
+        np.save(folder / "groups.npy", np.array(groups))
+    (folder / "classes.json").write_text(json.dumps(list(names)))
+
+
+def _picture(source: str, size: tuple[int, int, int] | None, encoded: dict[str, Any] | bytes | None) -> np.ndarray:
+    """Decode one picture: uint8 [channels, height, width]."""
+    from PIL import Image
+
+    row: dict[str, Any] = encoded if isinstance(encoded, dict) else {"bytes": encoded, "path": None}
+    try:
+        image: Image.Image = Image.open(row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]))
+        image.load()
+    except Exception as error:  # a broken file raises whatever its decoder raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WrongInput(f"{source} has a picture that cannot be read: {reason}") from None
+    if image.mode not in GREY + RGB:
+        raise WrongInput(f"{source} has a picture of mode {image.mode}: expected 8 bits, grey or RGB")
+    grey = image.mode in GREY if size is None else size[2] == 1
+    image = image.convert("L" if grey else "RGB")
+    if size is not None and image.size != (size[1], size[0]):
+        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image)
+    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+
+
+def _class_names(source: str, label: str, features: "Features", labels: list[Any]) -> Sequence[str]:
+    """Return the classes' names, after a look at the labels."""
+    from datasets import ClassLabel
+
+    kind = features[label]
+    if not all(isinstance(value, int) for value in labels):
+        raise WrongInput(
+            f"{source} has labels in '{label}' that are no whole numbers: expected ClassLabel or 0, 1, ..."
+        )
+    names = kind.names if isinstance(kind, ClassLabel) else [str(number) for number in range(max(labels) + 1)]
+    if min(labels) < 0 or max(labels) >= len(names):
+        wrong = min(labels) if min(labels) < 0 else max(labels)
+        raise WrongInput(f"{source} has the label {wrong} in '{label}': expected 0 to {len(names) - 1}")
+    return names
+
+
+def _text(shape: Sequence[int]) -> str:
+    channels, height, width = shape
+    return f"{height}x{width}x{channels}"

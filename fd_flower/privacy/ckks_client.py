@@ -1,0 +1,50 @@
+"""A client's half of a sum under CKKS: it encrypts what it adds, and decrypts the sum when it is asked to."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import final
+
+from torch import Tensor
+
+from fd_flower.core.errors import WrongInput
+from fd_flower.privacy import ckks, fixed
+from fd_flower.privacy.client_protocol import Hiding
+from fd_flower.privacy.messages import DECRYPT
+from fd_flower.wire import Bounds, Payload
+from fd_flower.wire.sums import Encrypted, Opened
+
+
+@final
+class CkksVeil(Hiding):
+    """An encrypted reply, and the sum decrypted once a round."""
+
+    @property
+    def steps(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
+        """The exchange after ``train``."""
+        return {DECRYPT: self.decrypt}
+
+    @cached_property
+    def _key(self) -> ckks.Key:
+        if self.party.secret is None:
+            raise WrongInput(
+                "privacy.sum=ckks needs the clients' common key: name its file in node-config, secret-key=/path"
+            )
+        return ckks.Key(self.party.secret)
+
+    def hidden(self, values: Tensor) -> Encrypted:
+        """Return numbers encrypted."""
+        ckks.check_length(len(values))
+        fixed.check(values, self.party.config.range)
+        point = ckks.point(self.told.clients, self.party.config.range)
+        said = self._key.encrypt(values, point)
+        self.party.vault.put(self.told.round, "encrypted")
+        return said
+
+    def decrypt(self) -> Opened:
+        """Open the sum, for a round in which this client has a part."""
+        self.party.vault.take(self.told.round, "encrypted")
+        total = Encrypted.need(self.content)
+        total.check(Bounds())
+        opened = Opened(self._key.decrypt(total))
+        self.party.vault.put(self.told.round, "decrypted")
+        return opened

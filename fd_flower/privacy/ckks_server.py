@@ -1,0 +1,65 @@
+"""The server's half of a sum under CKKS: it adds up ciphertexts, and one client opens their sum."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import final
+
+from torch import Tensor
+
+from fd_flower.core.errors import WrongInput
+from fd_flower.privacy import ckks
+from fd_flower.privacy.messages import DECRYPT
+from fd_flower.privacy.server_protocol import Ask, Letters, SecureSum, SumFailed
+from fd_flower.wire.replies import Reply
+from fd_flower.wire.sums import Encrypted, Opened
+
+TRIES = 3
+"""How many clients, one after the other, are asked to open a sum."""
+
+
+@final
+class EncryptedSum(SecureSum):
+    """Encrypted replies, then their sum, decrypted by one of the clients."""
+
+    says = Encrypted
+
+    def _before(self, letters: Letters, ask: Ask) -> Letters:
+        """Refuse a sum that is out of CKKS's reach; nothing is exchanged."""
+        ckks.check_length(self._told.length)
+        ckks.point(self._told.clients, self._config.range)
+        return letters
+
+    def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:
+        """Add up what has come and have it opened.
+
+        Raises
+        ------
+        SumFailed
+            Where too few replies have come under one key, or nobody opens their sum.
+        """
+        survivors = self._of_one_key(self._fitting(replies, lambda r: int(Encrypted.need(r.content).length)))
+        self._enough(len(survivors), "encrypted replies under one key have come from")
+        try:
+            total = ckks.Adder().add([Encrypted.need(reply.content) for reply in survivors])
+        except (WrongInput, ValueError) as error:
+            raise SumFailed(f"the encrypted replies do not add up: {error}") from None
+        # Another client each round, so that nobody carries the sums of all rounds.
+        first = self._told.round % len(survivors)
+        for reply in (survivors[first:] + survivors[:first])[:TRIES]:
+            for answer in ask(DECRYPT, {reply.client: self._letter(total)}, (Opened,)):
+                values = Opened.need(answer.content).values.double()
+                if len(values) == self._told.length:
+                    return survivors, values
+                self.faults[reply.client.id] = f"{len(values)} decrypted numbers; the sum has {self._told.length}"
+        raise SumFailed(f"none of {min(TRIES, len(survivors))} clients opened the encrypted sum")
+
+    def _of_one_key(self, replies: Sequence[Reply]) -> list[Reply]:
+        """Return the replies under the key that most clients have; the others are left out and named."""
+        prints = {r.client.id: Encrypted.need(r.content).fingerprint.numpy().tobytes() for r in replies}
+        if not prints:
+            return []
+        common = Counter(prints.values()).most_common(1)[0][0]
+        for name, found in prints.items():
+            if found != common:
+                self.faults[name] = f"its key is {found.hex()[:12]}, the others' {common.hex()[:12]}: give all one"
+        return [r for r in replies if prints[r.client.id] == common]

@@ -1,0 +1,174 @@
+"""A client's half of double masking (Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving ML").
+
+Beside its numbers a client adds one mask that it makes alone and one with each other client, with opposite signs at
+the two ends. The seeds of both kinds are shared out among the clients: whose reply comes has its own mask taken off,
+whose reply does not come has its masks with the others taken off. Of one client nobody may ever learn both.
+"""
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fd_flower.core.errors import WrongInput
+from fd_flower.privacy import crypto, fixed, sharing
+from fd_flower.privacy.client_protocol import Hiding
+from fd_flower.privacy.messages import KEYS, SHARES, UNMASK, about
+from fd_flower.wire import Bounds, Payload
+from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
+
+
+@final
+class MaskVeil(Hiding):
+    """Keys, shares, a masked reply, and what takes the masks off the sum."""
+
+    @property
+    def steps(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
+        """The exchanges around ``train``."""
+        return {KEYS: self.keys, SHARES: self.shares, UNMASK: self.unmask}
+
+    def keys(self) -> SumKeys:
+        """Make this round's keys; whatever an earlier try at the round left is gone."""
+        me, channel, seed = self.party, secrets.token_bytes(32), secrets.token_bytes(SIZE)
+        public = crypto.public_key(channel), crypto.public_key(crypto.private_key(seed))
+        said = about(me.run_key, self.told.round, me.client) + b"".join(public)
+        signature = "" if me.secret is None else crypto.sign(me.secret, said).hex()
+        me.vault.put(self.told.round, "keys", channel=channel.hex(), seed=seed.hex())
+        return SumKeys(table(public[:1]), table(public[1:]), text([[me.client, signature]]))
+
+    def shares(self) -> list[Payload]:
+        """Share the seeds of both kinds of masks out among those whose keys have come."""
+        kept = self.party.vault.take(self.told.round, "keys")
+        roster = SumKeys.need(self.content)
+        roster.check(Bounds())
+        told = read(roster.about)
+        ids, channels, pairs = [name for name, _ in told], rows(roster.channel), rows(roster.pair)
+        channel, seed = bytes.fromhex(kept["channel"]), bytes.fromhex(kept["seed"])
+        own = crypto.public_key(channel), crypto.public_key(crypto.private_key(seed))
+        self._check(ids, channels, pairs, own)
+        self._check_signatures(told, channels, pairs)
+        mask, threshold = secrets.token_bytes(SIZE), self.told.threshold
+        dealt = list(zip(*(sharing.split(s, threshold, len(ids)) for s in (seed, mask)), strict=True))
+        sealed = [
+            crypto.seal(crypto.agreed(channel, key, b"channel"), b"".join(pair), self._between(self.party.client, name))
+            for name, key, pair in zip(ids, channels, dealt, strict=True)
+        ]
+        peers = {name: [c.hex(), p.hex()] for name, c, p in zip(ids, channels, pairs, strict=True)}
+        known = {"channel": kept["channel"], "seed": kept["seed"], "mask": mask.hex()}
+        self.party.vault.put(self.told.round, "shares", **known, peers=peers, threshold=threshold)
+        bound = table([sharing.commitment(share) for pair in dealt for share in pair]).view(len(ids), 2, -1)
+        return [SumShares(table(sealed), text(ids)), SumCommitments(bound, table([sharing.commitment(mask)])[0])]
+
+    def hidden(self, values: Tensor) -> Masked:
+        """Return numbers beneath the own mask and those with everybody who has shared seeds, too."""
+        kept = self.party.vault.take(self.told.round, "shares")
+        members, held = self._opened(kept)
+        config, told = self.party.config, self.told
+        point = fixed.places(told.clients, config.range, config.bits)
+        whole = fixed.encode(values, point, config.range, config.bits)
+        seeds = bytes.fromhex(kept["seed"]), bytes.fromhex(kept["mask"])
+        pairs = {name: bytes.fromhex(kept["peers"][name][1]) for name in members}
+        whole += own_mask(seeds[1], len(whole), config.bits)
+        whole += pair_masks(self.party.client, crypto.private_key(seeds[0]), pairs, members, len(whole), config.bits)
+        # From here on the client cannot make its masks again, and a second reply under them is refused.
+        self.party.vault.put(told.round, "masked", members=members, held=held, threshold=kept["threshold"])
+        return Masked(torch.from_numpy(whole.view(np.int32 if config.bits == 32 else np.int64)))
+
+    def unmask(self) -> SumUnmask:
+        """Give away one share of each client: of its own mask where it survived, else of its masks with others."""
+        kept = self.party.vault.take(self.told.round, "masked")
+        asked = SumUnmask.need(self.content)
+        survivors, members = set(read(asked.about)), kept["members"]
+        if strangers := sorted(survivors - set(members)):
+            raise WrongInput(f"the sum is said to hold client {strangers[0]}, who shared no seeds with this one")
+        if len(survivors) < kept["threshold"] or self.party.client not in survivors:
+            least = kept["threshold"]
+            raise WrongInput(f"{len(survivors)} clients are said to be in the sum; expected {least}, with this one")
+        said, lacking = [], []
+        for name in members:
+            pair = bytes.fromhex(kept["held"].get(name, ""))
+            said.append((pair[SIZE:] if name in survivors else pair[:SIZE]) or bytes(SIZE))
+            if not pair:
+                lacking.append(name)
+        # The shares are gone before the answer is sent: whoever asks again, for others, gets nothing.
+        self.party.vault.put(self.told.round, "unmasked")
+        return SumUnmask(text(lacking), table(said))
+
+    # --- what a client does not take on trust
+
+    def _check(self, ids: Sequence[str], channels: list[bytes], pairs: list[bytes], own: tuple[bytes, bytes]) -> None:
+        """Refuse a roster of which a server, or a client, could profit."""
+        client, threshold = self.party.client, self.told.threshold
+        if len(set(ids)) < len(ids) or len(ids) != len(channels) or len(set(channels + pairs)) < 2 * len(ids):
+            raise WrongInput("the clients' keys come with one id or one key twice")
+        if client not in ids or (channels[ids.index(client)], pairs[ids.index(client)]) != own:
+            raise WrongInput("the clients' keys come without this client's own")
+        if len(ids) > self.told.clients or not 2 <= threshold <= len(ids) < 2 * threshold:
+            # With half of the shares two groups of clients could be told two stories.
+            raise WrongInput(f"a threshold of {threshold} of {len(ids)} clients; expected 2 or more, over half of all")
+
+    def _check_signatures(self, told: Any, channels: list[bytes], pairs: list[bytes]) -> None:
+        """Refuse keys that are not signed by those whom `peer-keys` names."""
+        peers = self.party.peers
+        if peers is None:
+            return
+        for (name, signature), channel, pair in zip(told, channels, pairs, strict=True):
+            said = about(self.party.run_key, self.told.round, name) + channel + pair
+            if name not in peers or not crypto.signed(peers[name], said, bytes.fromhex(signature)):
+                raise WrongInput(f"client {name}'s keys are not signed by a key that peer-keys has for it")
+
+    def _opened(self, kept: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
+        """Return who is in the round, and the pairs of shares that came from them unharmed."""
+        heard = SumShares.need(self.content)
+        heard.check(Bounds())
+        members, peers = list(read(heard.about)), kept["peers"]
+        if set(members) - set(peers) or len(set(members)) < len(members) or len(members) != len(heard.sealed):
+            raise WrongInput("shares have come from others than those whose keys have come")
+        if self.party.client not in members or len(members) < kept["threshold"]:
+            least = kept["threshold"]
+            raise WrongInput(f"shares have come from {len(members)} clients; expected {least}, with this one")
+        held, channel = {}, bytes.fromhex(kept["channel"])
+        for name, sealed in zip(members, rows(heard.sealed), strict=True):
+            key = crypto.agreed(channel, bytes.fromhex(peers[name][0]), b"channel")
+            pair = crypto.unseal(key, sealed, self._between(name, self.party.client))
+            if pair is not None:
+                held[name] = pair.hex()
+        return members, held
+
+    def _between(self, sender: str, receiver: str) -> bytes:
+        return about(self.party.run_key, self.told.round, sender, receiver)
+
+
+def own_mask(seed: bytes, length: int, bits: int) -> np.ndarray:
+    """Return the mask that a client makes alone: [length] numbers modulo 2^bits."""
+    return crypto.stream(crypto.derived(seed, b"own mask"), length, bits)
+
+
+def pair_mask(private: bytes, peer: bytes, length: int, bits: int) -> np.ndarray:
+    """Return the mask that two clients agree on, without its sign: [length] numbers modulo 2^bits."""
+    return crypto.stream(crypto.agreed(private, peer, b"pair mask"), length, bits)
+
+
+def pair_masks(
+    client: str, private: bytes, pairs: dict[str, bytes], others: Sequence[str], length: int, bits: int
+) -> np.ndarray:
+    """Return the sum of a client's masks with these others: of two, the one whose id is less adds and the other takes.
+
+    Parameters
+    ----------
+    client : str
+        Whose masks; where it is among the others it has none with itself.
+    private : bytes
+        Its private key of the round.
+    pairs : dict[str, bytes]
+        Client id -> public key of the round.
+    """
+    total = np.zeros(length, dtype=fixed.UNSIGNED[bits])
+    for other in others:
+        if other != client:
+            mask = pair_mask(private, pairs[other], length, bits)
+            total = total + mask if client < other else total - mask
+    return total

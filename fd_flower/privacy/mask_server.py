@@ -1,0 +1,147 @@
+"""The server's half of double masking: it carries keys and shares, adds up, and takes off what is left of the masks."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+from torch import Tensor
+
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.privacy import crypto, fixed, sharing
+from fd_flower.privacy.mask_client import own_mask, pair_masks
+from fd_flower.privacy.messages import KEYS, SHARES, UNMASK
+from fd_flower.privacy.server_protocol import Ask, Letters, SecureSum, SumFailed
+from fd_flower.wire.replies import Reply
+from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
+
+
+@final
+class MaskedSum(SecureSum):
+    """Keys, then shares, then masked replies, then what opens their sum.
+
+    Who has sent keys is asked for shares, who has sent shares is asked to train, and whose masked reply has come is in
+    the sum. Down to the threshold clients may be lost between any two exchanges.
+    """
+
+    says = Masked
+
+    def _before(self, letters: Letters, ask: Ask) -> Letters:
+        """Carry public keys and sealed shares from each client to each."""
+        self._point = fixed.places(self._told.clients, self._config.range, self._config.bits)
+        self._keys: dict[Client, tuple[bytes, bytes]] = {}
+        signatures = {}
+        for reply in ask(KEYS, letters, (SumKeys,)):
+            said, name = SumKeys.need(reply.content), reply.client.id
+            if len(said.channel) != 1:
+                self.faults[name] = f"{len(said.channel)} keys; expected one"
+                continue
+            self._keys[reply.client] = rows(said.channel)[0], rows(said.pair)[0]
+            signatures[reply.client] = _signature(said)
+        self._enough(len(self._keys), "keys have come from")
+        roster = SumKeys(
+            table([channel for channel, _ in self._keys.values()]),
+            table([pair for _, pair in self._keys.values()]),
+            text([[client.id, signatures[client]] for client in self._keys]),
+        )
+        letter = self._letter(roster)  # one for all
+        sealed: dict[Client, list[bytes]] = {}
+        self._promised: dict[Client, SumCommitments] = {}
+        for reply in ask(SHARES, dict.fromkeys(self._keys, letter), (SumShares, SumCommitments)):
+            dealt, promised = SumShares.need(reply.content), SumCommitments.need(reply.content)
+            if len(dealt.sealed) != len(self._keys) or len(promised.shares) != len(self._keys):
+                self.faults[reply.client.id] = f"{len(dealt.sealed)} sealed shares; expected {len(self._keys)}"
+                continue
+            sealed[reply.client] = rows(dealt.sealed)
+            self._promised[reply.client] = promised
+        self._enough(len(sealed), "shares have come from")
+        self._members = list(sealed)
+        senders = text([client.id for client in self._members])
+        places = {client: place for place, client in enumerate(self._keys)}
+        return {
+            client: self._letter(SumShares(table([row[places[client]] for row in sealed.values()]), senders))
+            for client in self._members
+        }
+
+    def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:
+        """Add up what has come and take the masks off.
+
+        Raises
+        ------
+        SumFailed
+            Where too few replies or shares have come, or a client's secret is not what it was said to be.
+        """
+        survivors = self._fitting(replies, self._length)
+        self._enough(len(survivors), "masked replies have come from")
+        total = np.zeros(self._told.length, dtype=fixed.UNSIGNED[self._config.bits])
+        for reply in survivors:
+            total += Masked.need(reply.content).values.numpy().view(total.dtype)
+        here = [reply.client for reply in survivors]
+        secrets = self._opened(here, ask)
+        for client in self._members:
+            total -= self._left(client, here, secrets[client])
+        return survivors, fixed.decode(total, self._point)
+
+    def _length(self, reply: Reply) -> int:
+        values = Masked.need(reply.content).values
+        return len(values) if values.dtype is fixed.SIGNED[self._config.bits] else -1
+
+    def _opened(self, here: Sequence[Client], ask: Ask) -> dict[Client, bytes]:
+        """Return one secret of each client: of a survivor its own mask's seed, else the pair key's."""
+        letter = self._letter(SumUnmask(text([c.id for c in here]), table([bytes(SIZE)])[:0]))
+        shares: dict[Client, dict[int, bytes]] = defaultdict(dict)
+        answered = 0
+        for reply in ask(UNMASK, dict.fromkeys(here, letter), (SumUnmask,)):
+            answered += self._sort(reply, set(here), shares)
+        self._enough(answered, "shares that open the sum have come from")
+        secrets = {}
+        for client in self._members:
+            self._enough(len(shares[client]), f"good shares of client {client.id} have come from")
+            secret = sharing.combine(shares[client], self._told.threshold)
+            if client in here:
+                good = sharing.fits(secret, self._promised[client].own.numpy().tobytes())
+            else:
+                good = crypto.public_key(crypto.private_key(secret)) == self._keys[client][1]
+            if not good:
+                raise SumFailed(f"client {client.id} shared out another secret than it used")
+            secrets[client] = secret
+        return secrets
+
+    def _sort(self, reply: Reply, here: set[Client], shares: dict[Client, dict[int, bytes]]) -> bool:
+        """Put one client's shares beside the others'; false ones are left out and named."""
+        said, giver = SumUnmask.need(reply.content), reply.client
+        place = list(self._keys).index(giver)
+        try:
+            lacking = set(read(said.about))
+        except (WrongInput, TypeError):
+            lacking = None
+        if lacking is None or len(said.shares) != len(self._members):
+            self.faults[giver.id] = f"{len(said.shares)} opened shares; expected {len(self._members)}"
+            return False
+        for client, share in zip(self._members, rows(said.shares), strict=True):
+            promised = self._promised[client].shares[place, int(client in here)].numpy().tobytes()
+            if client.id in lacking:
+                self.faults[client.id] = f"its sealed share for client {giver.id} was tampered with"
+            elif not sharing.fits(share, promised):
+                self.faults[giver.id] = f"its share of client {client.id} is not the one that was dealt"
+            else:
+                shares[client][place] = share
+        return True
+
+    def _left(self, client: Client, here: Sequence[Client], secret: bytes) -> np.ndarray:
+        """Return what a client leaves in the sum: a survivor its own mask, a lost one its masks with survivors."""
+        length, bits = self._told.length, self._config.bits
+        if client in here:
+            return own_mask(secret, length, bits)
+        pairs = {other.id: self._keys[other][1] for other in here}
+        # The survivors hold the other ends, with the opposite signs.
+        return -pair_masks(client.id, crypto.private_key(secret), pairs, list(pairs), length, bits)
+
+
+def _signature(said: SumKeys) -> str:
+    """Return the signature that comes with a client's keys; its peers check it."""
+    try:
+        return str(read(said.about)[0][1])
+    except (WrongInput, LookupError, TypeError):
+        return ""

@@ -1,0 +1,167 @@
+"""The server's half of a secure sum: a stage around the exchange in which clients train."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from flwr.app import RecordDict
+from torch import Tensor
+
+from fd_flower.config import PrivacyConfig
+from fd_flower.core.client import Client
+from fd_flower.core.errors import WrongInput
+from fd_flower.privacy.messages import RECORD, Told
+from fd_flower.privacy.vector import ordered, restored
+from fd_flower.wire import Bounds, Payload, Summable, pack
+from fd_flower.wire.replies import Reply
+
+Letters = Mapping[Client, RecordDict]
+Ask = Callable[[str, Letters, Sequence[type[Payload]]], list[Reply]]
+"""Sends one exchange, a content a client, and returns the replies that hold these kinds and can be used."""
+
+
+class SumFailed(Exception):  # noqa: N818 (what happened, not a kind of error)
+    """A round's sum cannot be opened: the round is lost, what the server knew stays, and the run goes on."""
+
+
+class Stage:
+    """No sum: every reply is seen.
+
+    Attributes
+    ----------
+    faults : dict[str, str]
+        Client id -> what was wrong with what it said beside its reply, in this round.
+    figures : dict[str, Any]
+        What a round's line says about its sum; empty without one.
+    """
+
+    def __init__(self) -> None:
+        self.faults: dict[str, str] = {}
+        self.figures: dict[str, Any] = {}
+
+    @property
+    def secure(self) -> bool:
+        """Whether replies are hidden."""
+        return False
+
+    def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Letters:
+        """Play the exchanges before ``train``; return whom to ask and what each hears beside."""
+        return {client: RecordDict() for client in asked}
+
+    def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
+        """Return the kinds without which a reply cannot be used, given those without which a method's cannot."""
+        return expected
+
+    def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
+        """Play the exchanges after ``train``; return what the method hears."""
+        return replies
+
+
+class SecureSum(Stage, ABC):
+    """A sum that the server learns without its summands.
+
+    Parameters
+    ----------
+    summable : Sequence[type[Payload]]
+        What the method declares summable.
+    config : PrivacyConfig
+        The run's knobs.
+    """
+
+    says: type[Payload]
+    """The kind that replies have in place of their own."""
+
+    def __init__(self, summable: Sequence[type[Payload]], config: PrivacyConfig) -> None:
+        super().__init__()
+        self._kinds = [kind for kind in summable if issubclass(kind, Summable)]
+        self._config = config
+
+    @property
+    def secure(self) -> bool:
+        """Whether replies are hidden: they are."""
+        return True
+
+    def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Letters:
+        """Tell clients about the round's sum; nobody is asked to train where too few answer.
+
+        Raises
+        ------
+        WrongInput
+            Where no sum of these clients would hide them, or one could wrap.
+        """
+        self.faults, self._lost = {}, ""
+        self._prepare(round, asked, bounds)
+        try:
+            return self._before({client: self._letter() for client in asked}, ask)
+        except SumFailed as reason:
+            self._lost = str(reason)
+            return {}
+
+    def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
+        """Open the sum of what has come.
+
+        Raises
+        ------
+        SumFailed
+            Where it stays closed.
+        """
+        if self._lost:
+            raise SumFailed(self._lost)
+        survivors, total = self._after(replies, ask)
+        share = sum(self._told.share(r.examples) for r in survivors)
+        if share == 0:
+            raise SumFailed(f"the {len(survivors)} clients in the sum have no training samples")
+        payloads = restored(self._blanks, total, share, len(survivors))
+        self.figures["clients"] = len(survivors)
+        return [Reply.of_sum([r.client for r in survivors], pack(*payloads), sum(r.examples for r in survivors))]
+
+    @abstractmethod
+    def _before(self, letters: Letters, ask: Ask) -> Letters:
+        """Play the exchanges before ``train``, given what everybody is told."""
+
+    @abstractmethod
+    def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:
+        """Return the replies that are in the sum, and the sum: float64 [L]."""
+
+    def _prepare(self, round: int, asked: Sequence[Client], bounds: Bounds) -> None:
+        """Work out what everybody is told."""
+        threshold = least(self._config.threshold, len(asked))
+        if threshold < 2:
+            raise WrongInput(
+                "privacy.sum: a round asks one client, whose reply a sum cannot hide; ask two or more "
+                "(data.clients, server.fraction), or set privacy.sum=none"
+            )
+        self._blanks = ordered([kind.blank(bounds) for kind in self._kinds])
+        length = sum(p.summand(1.0).numel() for p in self._blanks)
+        self._told = Told(round, len(asked), threshold, sum(c.examples for c in asked), length)
+        self.figures = {"kind": self._config.sum, "threshold": threshold, "clients": 0}
+
+    def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
+        """Return the kind that hides the method's own."""
+        return (self.says,)
+
+    def _letter(self, *payloads: Payload) -> RecordDict:
+        content = pack(*payloads)
+        content[RECORD] = self._told.record()
+        return content
+
+    def _enough(self, count: int, what: str) -> None:
+        """Give the round up where fewer clients than its threshold are left."""
+        if count < self._told.threshold:
+            raise SumFailed(
+                f"{what} {count} of {self._told.clients} clients; privacy.threshold={self._config.threshold:.3g} needs "
+                f"{self._told.threshold}"
+            )
+
+    def _fitting(self, replies: Sequence[Reply], length: Callable[[Reply], int]) -> list[Reply]:
+        """Return the replies with as many numbers as the sum has; the others are left out and named."""
+        for reply in replies:
+            if length(reply) != self._told.length:
+                self.faults[reply.client.id] = f"{length(reply)} hidden numbers; the sum has {self._told.length}"
+        return [r for r in replies if r.client.id not in self.faults]
+
+
+def least(threshold: float, clients: int) -> int:
+    """Return how many of so many clients a share of them is, rounded up."""
+    return math.ceil(threshold * clients - 1e-9)

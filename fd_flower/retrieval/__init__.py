@@ -1,5 +1,0 @@
-"""Retrieval: questions and documents in the place of pictures and classes."""
-
-from fd_flower.retrieval.answers import Passage, ask, prompt
-
-__all__ = ["Passage", "ask", "prompt"]

@@ -1,0 +1,151 @@
+"""The roll: what nodes say of themselves, who takes part, and which client lives on which node."""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from logging import WARNING
+from typing import Any
+
+from flwr.app import ConfigRecord, Message
+from flwr.common.logger import log
+
+from fd_flower.core.client import Client, answered, natural
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.keys import refusal
+from fd_flower.core.versions import sources
+from fd_flower.wire.envelope import HEADER, records
+
+Answers = Mapping[int, Mapping[str, Any]]
+Check = Callable[[Sequence[Client]], None]
+
+
+def anybody(clients: Sequence[Client]) -> None:
+    """Refuse nobody."""
+
+
+class Roll:
+    """Who takes part.
+
+    Parameters
+    ----------
+    allow : Mapping[str, bytes] | None
+        Client id -> the key that may speak for it; None: whoever claims an id first keeps it while it is there.
+
+    Attributes
+    ----------
+    homes : dict[str, int]
+        Client id -> the node that it lives on.
+    hosted : bool
+        Whether nodes host simulated clients.
+    refused : dict[str, str]
+        Client or node -> why it takes no part.
+    """
+
+    def __init__(self, allow: Mapping[str, bytes] | None = None) -> None:
+        self._allow = allow
+        self.homes: dict[str, int] = {}
+        self.hosted = False
+        self.refused: dict[str, str] = {}
+
+    def refuse(self, who: str, why: str) -> None:
+        """Name somebody who takes no part."""
+        self.refused[who] = " ".join(why.split())[:500]
+        log(WARNING, "%s takes no part: %s", who, self.refused[who])
+
+    def sift(self, answers: Answers) -> Answers:
+        """Return the answers of nodes that say what they are; refuse and name the others."""
+        good = {}
+        for node, answer in sorted(answers.items()):
+            if "refused" in answer:
+                self.refuse(str(answer.get("id", f"node {node}")), str(answer["refused"]))
+            elif answer.get("role") == "host" or (answer.get("role") == "device" and "id" in answer):
+                good[node] = answer
+            else:
+                self.refuse(f"node {node}", "its answer to the roll call cannot be read")
+        return good
+
+    def hosts(self, answers: Answers) -> list[int]:
+        """Return the nodes that host, where these first answers make a federation of hosts; refuse its devices.
+
+        A federation has devices or hosts, not both: the rarer kind is refused.
+        """
+        hosts = [node for node, answer in answers.items() if answer["role"] == "host"]
+        devices = [node for node, answer in answers.items() if answer["role"] == "device"]
+        if self._allow is not None or len(devices) >= len(hosts):
+            return []
+        self.hosted = True
+        for node in devices:
+            self.refuse(f"node {node}", "it is one device; the others host")
+        return hosts
+
+    def devices(
+        self,
+        answers: Answers,
+        clients: Sequence[Client],
+        keys: Mapping[int, bytes],
+        gone: Collection[int] = (),
+        check: Check = anybody,
+    ) -> dict[str, Client]:
+        """Return the clients that these nodes are; refuse and name those that cannot take part.
+
+        Parameters
+        ----------
+        answers : Answers
+            What each node said of itself.
+        clients : Sequence[Client]
+            Who takes part already.
+        keys : Mapping[int, bytes]
+            The nodes' public keys, where there is an allow-list.
+        gone : Collection[int]
+            Nodes that are not there any more: their clients may come back on others.
+        check : Check
+            Raises WrongInput for clients that do not go together.
+        """
+        found: dict[str, Client] = {}
+        for node, answer in answers.items():
+            if self.hosted:  # its hosts hold all clients
+                if answer["role"] == "device":
+                    self.refuse(f"node {node}", "it is one device; the others host")
+                continue
+            if answer["role"] == "host":
+                why = "it hosts; the others do not" if self._allow is None else "it hosts; server.allow names devices"
+                self.refuse(f"node {node}", why)
+                continue
+            client = str(answer["id"])
+            why = "" if self._allow is None else refusal(client, node, self._allow, keys)
+            if not why and client in self.homes and self.homes[client] not in gone:
+                why = f"client id '{client}' is taken by node {self.homes[client]}"
+            if why:
+                self.refuse(f"node {node}", why)
+                continue
+            try:
+                came = answered(client, answer)
+                check([*(c for c in clients if c.id != client), came])
+            except WrongInput as error:
+                self.refuse(client, str(error))
+                continue
+            self.homes[client] = node
+            found[client] = came
+            self.refused.pop(client, None)
+        return found
+
+
+def heard(nodes: Sequence[int], replies: Iterable[Message]) -> dict[int, dict[str, Any]]:
+    """Return what each node says of itself, or ``{"refused": reason}``."""
+    answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the roll call"} for node in nodes}
+    for reply in replies:
+        answer: dict[str, Any] = {"refused": "it runs another app than FD-Flower's"}
+        if reply.has_error():
+            answer = {"refused": reply.error.reason or f"error {reply.error.code}"}
+        elif said := records(reply.content, ConfigRecord).get(HEADER):
+            answer = dict(said)
+        if answer.get("sources", sources()) != sources():
+            answer = {"refused": "it runs other FD-Flower sources than the server; install the same version on both"}
+        answers[reply.metadata.src_node_id] = answer
+    return answers
+
+
+def joined(known: Sequence[Client], found: Mapping[str, Client]) -> tuple[Client, ...]:
+    """Return the clients with their numbers: those that are known keep theirs, others follow in natural order."""
+    here = {**{c.id: c for c in known}, **found}
+    order = [c.id for c in known] + sorted(here.keys() - {c.id for c in known}, key=natural)
+    return tuple(replace(here[name], number=i) for i, name in enumerate(order))

@@ -1,0 +1,379 @@
+"""The Grid that shows clients where Flower shows nodes: a node may host one client (a device) or many."""
+
+import atexit
+import secrets
+import shutil
+import tempfile
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain
+from typing import Any
+from uuid import uuid4
+
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fd_flower.config import Settings
+from fd_flower.core.client import Client, answered, natural
+from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.keys import allowed, keys_of
+from fd_flower.server.handshake import Answers, Check, Roll, anybody, heard, joined
+from fd_flower.wire.envelope import ROLL_CALL, fold, records, unfold
+from fd_flower.wire.traffic import Bytes, size_of
+
+REPLY_LIMIT = 64 * 2**20
+"""A node's clients are asked in several messages where the expected reply would pass this many bytes."""
+
+GUEST = "No query function registered with name 'fd_flower'"
+"""What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
+
+LOOK = 5.0
+"""Seconds between looks whether nodes that owe a reply were started anew."""
+
+LOST = 3
+"""Error code of a client whose node answered without it."""
+
+
+class HostGrid(Grid):
+    """Clients instead of nodes, over any Grid of Flower's.
+
+    A node gets one message for all its clients, in which what they share is once; its reply is split into one message
+    a client. Strategies, ours and Flower's, see the client with number i as node id i + 1.
+
+    Attributes
+    ----------
+    clients : tuple[Client, ...]
+        Who answered the roll call, in natural order.
+    engine : str
+        The class of the grid beneath.
+    guests : bool
+        Whether the nodes run an app that knows nothing of FD-Flower.
+    absent : dict[str, str]
+        Client id -> why it was not asked in the last exchange.
+    patient : bool
+        Wait for nodes that still owe a reply, and for stragglers, as the closing message does.
+    """
+
+    def __init__(self, grid: Grid, settings: Settings, *, run_key: str = "", state: str = "") -> None:
+        self._grid = grid
+        self._settings = settings
+        run_key = run_key or secrets.token_hex(8)
+        if not state:
+            state = tempfile.mkdtemp(prefix="fd-flower-")
+            atexit.register(shutil.rmtree, state, ignore_errors=True)
+        self._header = {"run-key": run_key, "settings": settings.text, "state": state}
+        self._allow = allowed(settings.server.allow)
+        self._roll = Roll(self._allow)
+        self._nodes: set[int] = set()
+        self._queues: dict[int, deque[list[Message]]] = {}
+        self._open: dict[str, tuple[int, list[Message]]] = {}
+        self._late: dict[str, int] = {}
+        self._since: dict[int, str] = {}
+        self._arrived: dict[str, Message] = {}
+        self._reply_size = 0
+        self.clients: tuple[Client, ...] = ()
+        self.guests = False
+        self.engine = type(grid).__name__
+        self.patient = False
+        self.absent: dict[str, str] = {}
+        self.bytes = Bytes()
+
+    @classmethod
+    def open(cls, grid: Grid, settings: Settings) -> "HostGrid":
+        """Call the roll for a strategy that is not ours.
+
+        >>> grid = HostGrid.open(grid, settings("fedavg", "data.clients=10"))  # doctest: +SKIP
+        >>> FedAvg().start(grid, initial_arrays=...)  # doctest: +SKIP
+        """
+        host = cls(grid, settings)
+        host.call_the_roll()
+        return host
+
+    # --- who is there
+
+    @property
+    def hosted(self) -> bool:
+        """Whether nodes host simulated clients."""
+        return self._roll.hosted
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Client or node -> why it takes no part."""
+        return self._roll.refused
+
+    def client(self, node_id: int) -> Client:
+        """Return the client that strategies see under this node id."""
+        if not 0 < node_id <= len(self.clients):
+            raise WrongInput(f"there is no node {node_id}; this federation shows 1 to {len(self.clients)}")
+        return self.clients[node_id - 1]
+
+    def call_the_roll(self) -> tuple[Client, ...]:
+        """Wait for nodes and ask who is there.
+
+        Raises
+        ------
+        RunFailed
+            Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
+        """
+        nodes = self._wait()
+        first = self._ask(nodes[:1])
+        self.guests = GUEST in first[nodes[0]].get("refused", "")
+        if self.guests and self._allow is not None:
+            raise WrongInput("server.allow names clients; an app without FD-Flower's turn has none: leave it out")
+        if self.guests:
+            ids = sorted(map(str, nodes), key=natural)
+            self._roll.homes = {name: int(name) for name in ids}
+            self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
+        else:
+            self._admit(first | self._ask(nodes[1:]))
+        self._nodes = set(nodes)
+        if not self.clients:
+            reasons = "; ".join(f"{who}: {why}" for who, why in self.refused.items())
+            raise RunFailed(f"no client can take part: {reasons}")
+        return self.clients
+
+    def refresh(self, check: Check = anybody) -> None:
+        """Call the roll for nodes that have come since: a returning device has a new node id and its old client id.
+
+        A device with which the clients would not pass ``check`` (it raises WrongInput) is refused.
+        """
+        nodes = set(self._grid.get_node_ids())
+        if new := sorted(nodes - self._nodes):
+            self._nodes |= nodes
+            if not self.guests:
+                self._admit(self._ask(new), gone=set(self._roll.homes.values()) - nodes, check=check)
+
+    def _wait(self) -> list[int]:
+        """Wait until enough nodes are there and two looks see the same ones."""
+        wanted, limit = self._settings.server.nodes, self._settings.server.wait
+        seen: set[int] = set()
+        pause, deadline = 0.05, time.monotonic() + limit
+        while True:
+            nodes = set(self._grid.get_node_ids())
+            if len(nodes) >= wanted and nodes == seen:
+                return sorted(nodes)
+            if time.monotonic() > deadline:
+                raise RunFailed(
+                    f"{len(nodes)} of {wanted} nodes are there after {limit:g} s (server.nodes, server.wait)"
+                )
+            seen = nodes
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _ask(self, nodes: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return what each node says of itself, or ``{"refused": reason}``."""
+        content = fold({}, self._header)
+        asked = [Message(content, node, ROLL_CALL) for node in nodes]
+        replies = self._grid.send_and_receive(asked, timeout=self._settings.server.timeout) if asked else ()
+        return heard(nodes, replies)
+
+    def _admit(self, answers: Answers, gone: Collection[int] = (), check: Check = anybody) -> None:
+        """Take in the nodes that can take part."""
+        known, answers = self.clients, self._roll.sift(answers)
+        hosts = [] if known else self._roll.hosts(answers)  # once a run has begun, its hosts hold all clients
+        if hosts:
+            ids = [str(i) for i in range(self._settings.data.clients)]
+            self._roll.homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
+            found = self._hosted(ids)
+        else:
+            keys = {} if self._allow is None else keys_of(self._grid)
+            found = self._roll.devices(answers, known, keys, gone, check)
+        self.clients = joined(known, found)
+
+    def _hosted(self, ids: list[str]) -> dict[str, Client]:
+        """Ask hosts for one answer a client."""
+        self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
+        content = RecordDict({"config": ConfigRecord({"server-round": 0})})
+        asked = [Message(content, c.number + 1, ROLL_CALL) for c in self.clients]
+        self.patient = True
+        replies = self.send_and_receive(asked, timeout=self._settings.server.timeout)
+        self.patient = False
+        found = {}
+        silent = dict.fromkeys(ids)
+        for reply in replies:
+            client = self.client(reply.metadata.src_node_id).id
+            del silent[client]
+            try:
+                if reply.has_error():
+                    raise WrongInput(reply.error.reason or "an error without a reason")
+                found[client] = answered(client, records(reply.content, ConfigRecord).get("client", {}))
+            except WrongInput as error:
+                self._roll.refuse(client, str(error))
+        for client in silent:
+            self._roll.refuse(client, "no answer to the roll call")
+        self.clients = ()
+        self.bytes = Bytes()
+        return found
+
+    # --- Flower's Grid
+
+    def set_run(self, run: Any) -> None:
+        """Set the run, on the grid beneath."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Any:
+        """The run, as the grid beneath knows it."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a message to the client with number ``dst_node_id - 1``."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return a node id for each client: its number + 1."""
+        return [c.number + 1 for c in self.clients]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages to clients; those whose node still owes a reply are left out and named in ``absent``."""
+        self._drop_late()
+        self.absent = {}
+        grouped: dict[int, list[Message]] = defaultdict(list)
+        for message in messages:
+            client = self.client(message.metadata.dst_node_id)
+            home = self._roll.homes[client.id]
+            if home in self._late.values():
+                self.absent[client.id] = "its node still owes an earlier reply"
+                continue
+            # As Flower's own grids do it: the constructor leaves the id open.
+            message.metadata.__dict__["_message_id"] = str(uuid4())
+            self.bytes.count("down", message.content)
+            grouped[home].append(message)
+        for home, letters in grouped.items():
+            size = max(self._reply_size, *(size_of(m.content) for m in letters), 1)
+            most = 1 if self.guests else max(1, REPLY_LIMIT // size)
+            self._queues[home] = deque(letters[i : i + most] for i in range(0, len(letters), most))
+        self._send(grouped)
+        return [m.metadata.message_id for letters in grouped.values() for m in letters]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that have come to these messages."""
+        ready = []
+        for reply in self._grid.pull_messages(list(self._open)) if self._open else ():
+            home, letters = self._open.pop(reply.metadata.reply_to_message_id, (0, []))
+            if not letters:  # it came twice
+                continue
+            for answer in self._split(reply, letters):
+                self._arrived[answer.metadata.reply_to_message_id] = answer
+            ready.append(home)
+        self._send(ready)
+        return [self._arrived.pop(name) for name in message_ids if name in self._arrived]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send, and wait until all replies, the timeout, or the grace after ``server.min_replies`` replies."""
+        server = self._settings.server
+        begin = time.monotonic()
+        deadline = float("inf") if timeout is None else begin + timeout
+        messages = list(messages)
+        while self.patient and self._late and time.monotonic() < deadline:
+            self._drop_late()
+            _pause(begin)
+        waiting = set(self.push_messages(messages))
+        replies: list[Message] = []
+        in_grace = self.patient or server.grace is None
+        look = begin + LOOK
+        while waiting and time.monotonic() < deadline:
+            if time.monotonic() > look:
+                self._give_up()
+                look = time.monotonic() + LOOK
+            came = self.pull_messages(waiting)
+            waiting -= {m.metadata.reply_to_message_id for m in came}
+            replies += came
+            if not in_grace and sum(m.has_content() for m in replies) >= server.min_replies:
+                in_grace, deadline = True, min(deadline, time.monotonic() + server.grace)  # type: ignore[operator]
+            if waiting and not came:
+                _pause(begin)
+        self._late |= {name: home for name, (home, _) in self._open.items()}
+        self._open, self._queues, self._arrived = {}, {}, {}
+        if messages:
+            self.bytes.ended(messages[0].metadata.message_type, time.monotonic() - begin)
+        return replies
+
+    # --- one message a node
+
+    def _send(self, homes: Iterable[int]) -> None:
+        """Send each of these nodes the next of its messages."""
+        letters = {}
+        for home in homes:
+            if self._queues.get(home):
+                letters[home] = self._queues[home].popleft()
+        outer = []
+        for home, inner in letters.items():
+            kind, group = inner[0].metadata.message_type, inner[0].metadata.group_id
+            if self.guests:
+                content = inner[0].content
+            else:
+                content = fold({self.client(m.metadata.dst_node_id).id: m.content for m in inner}, self._header)
+            self.bytes.wire += size_of(content)
+            outer.append(Message(content, home, kind, group_id=group))
+        starts = self._starts() if outer else {}
+        self._since |= {home: starts[home] for home in letters if home in starts}
+        sent = set(self._grid.push_messages(outer))
+        for message in outer:
+            home = message.metadata.dst_node_id
+            if message.metadata.message_id in sent:
+                self._open[message.metadata.message_id] = home, letters[home]
+            else:  # grids skip what they refuse silently
+                for letter in chain(letters[home], *self._queues.pop(home)):
+                    lost = Message(Error(LOST, "its node is gone, or the message is too large"), reply_to=letter)
+                    self._arrived[letter.metadata.message_id] = lost
+
+    def _split(self, reply: Message, letters: list[Message]) -> list[Message]:
+        """Turn a node's reply into one reply a client."""
+        if reply.has_error():
+            return [Message(reply.error, reply_to=m) for m in letters]
+        self.bytes.wire += size_of(reply.content)
+        if self.guests:
+            answers: dict[str, RecordDict | Error] = {self.client(letters[0].metadata.dst_node_id).id: reply.content}
+        else:
+            try:
+                answers = unfold(reply.content)
+            except WrongInput as error:
+                return [Message(Error(LOST, str(error)), reply_to=m) for m in letters]
+        split = []
+        limit = self._settings.server.max_reply_mb * 2**20
+        for letter in letters:
+            lost = Error(LOST, "its node answered without it")
+            answer = answers.get(self.client(letter.metadata.dst_node_id).id, lost)
+            if isinstance(answer, RecordDict) and (size := size_of(answer)) > limit:
+                answer = Error(LOST, f"its reply has {size / 2**20:.1f} MB; server.max_reply_mb is {limit / 2**20:g}")
+            if isinstance(answer, RecordDict):
+                self.bytes.count("up", answer)
+                self._reply_size = max(self._reply_size, size)
+            split.append(Message(answer, reply_to=letter))
+        return split
+
+    def _starts(self) -> dict[int, str]:
+        """Return when each node that is there was started, where the grid knows it."""
+        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+
+    def _anew(self, homes: Collection[int]) -> set[int]:
+        """Return which of these nodes were started anew since a message was sent: Flower waits for them in vain."""
+        starts = self._starts()
+        return {home for home in homes if home in starts and starts[home] != self._since.get(home, starts[home])}
+
+    def _give_up(self) -> None:
+        """Answer with errors for nodes that were started anew since they were asked."""
+        anew = self._anew({home for home, _ in self._open.values()})
+        for name in [name for name, (home, _) in self._open.items() if home in anew]:
+            home, letters = self._open.pop(name)
+            for letter in chain(letters, *self._queues.pop(home, ())):
+                lost = Message(Error(LOST, "its node was started anew in the middle"), reply_to=letter)
+                self._arrived[letter.metadata.message_id] = lost
+
+    def _drop_late(self) -> None:
+        """Take replies that came too late out of Flower's store and forget them."""
+        if self._late:
+            owing = set(self._late.values())
+            gone = owing - set(self._grid.get_node_ids()) | self._anew(owing)
+            for reply in self._grid.pull_messages(list(self._late)):
+                self._late.pop(reply.metadata.reply_to_message_id, None)
+            self._late = {name: home for name, home in self._late.items() if home not in gone}
+
+
+def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait a little: never more than 2 % of the time already waited, nor than a second."""
+    sleep(max(0.01, min(1.0, 0.02 * (time.monotonic() - begin))))

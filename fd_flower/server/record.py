@@ -1,0 +1,234 @@
+"""What a run writes down as it goes: its folder, its lines, its checkpoint."""
+
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from fd_flower.config import Settings
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.versions import versions
+from fd_flower.results import RunFolder
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.diagnostics import Figure
+from fd_flower.server.host_grid import HostGrid
+from fd_flower.tasks.world import World
+from fd_flower.wire import Weights
+from fd_flower.wire.replies import Reply
+from fd_flower.wire.traffic import Bytes
+
+ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
+"""Flower's grids, by what runs beneath them; any other is in this process."""
+
+
+DEALS = {
+    "alpha": ("dirichlet", "embedding", "fedgen", "quantity"),
+    "clusters": ("embedding",),
+    "allocation": ("embedding",),
+    "ratio": ("fedgen",),
+    "classes": ("classes", "overlap"),
+    "shared": ("overlap",),
+    "skew": ("primary",),
+    "primaries": ("primary",),
+}
+"""Which partitions a knob of ``data`` is about; others are about all."""
+
+IDLE = {"classification": ("folds",), "retrieval": ("public", "public_size", "public_batch", "encoder")}
+"""Knobs of ``data`` that say nothing about a kind of task."""
+
+
+class Record:
+    """A run's folder, and the lines of the round under way.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run; ``run.out`` None writes nothing.
+    on_line : Callable | None
+        Hears every line as it is written.
+    """
+
+    def __init__(self, settings: Settings, on_line: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self.settings = settings
+        self.failed: dict[str, str] = {}
+        self.closing = False
+        self._on_line = on_line
+        self._lines: list[dict[str, Any]] = []
+        self._global: dict[str, Any] | None = None
+        run = settings.run
+        for key, path in (("run.out", run.out), ("run.resume", run.resume)):
+            if path is not None and not Path(path).is_absolute():
+                raise WrongInput(
+                    f"{key} is the relative path '{path}'; give an absolute one: a ServerApp's directory is not yours"
+                )
+        self.folder = RunFolder.open(run.resume) if run.resume else None
+        self.run_key = self.folder.run_key if self.folder else secrets.token_hex(8)
+        where = run.resume or run.out
+        self.state = str(
+            Path(where) / "clients" if where else Path(tempfile.gettempdir()) / f"fd-flower-{self.run_key}"
+        )
+
+    def open(self) -> Checkpoint | None:
+        """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
+
+        Called once the run has been found possible, so that a refused one leaves no folder behind.
+
+        Raises
+        ------
+        WrongInput
+            Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone.
+        """
+        if self.folder is None:
+            out = self.settings.run.out
+            self.folder = RunFolder.create(out, self.settings, self.run_key) if out else None
+            return None
+        found = Checkpoint.read(self.folder.path, self.settings.method)
+        done = found.round if found else 0
+        if self.folder.finished and done < self.settings.server.rounds and not self.settings.run.keep:
+            raise WrongInput(
+                f"{self.folder.path} is finished and its clients' memory is gone; "
+                "a run that is to go on after its end needs run.keep=true"
+            )
+        if done < self.settings.server.rounds or not self.folder.finished:
+            self.folder.cut(done, ended=done >= self.settings.server.rounds)
+        self.folder.update(self.settings)
+        return found
+
+    def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
+        """Begin a round."""
+        self._number, self._asked, self._host = number, list(asked), host
+        self.closing, self.failed, self._global = False, {}, None
+        host.bytes = Bytes()
+        self._clock = time.monotonic()
+
+    def close(self, number: int) -> None:
+        """Begin the closing message."""
+        self.begin(number, [c.id for c in self._host.clients], self._host)
+        self.closing = True
+
+    def end(
+        self,
+        replies: Sequence[Reply],
+        metrics: MetricRecord,
+        notes: Mapping[str, Mapping[str, Figure]],
+        sum: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep the lines of a round, or of the closing message, until it is measured.
+
+        Notes are by client ("": all); ``sum`` is what there is to say about a secure sum.
+        """
+        said, mark = self._host.bytes, {"closing": True} if self.closing else {}
+        failed = {**self._host.absent, **self.failed}
+        silent = set(self._asked) - {r.client.id for r in replies} - failed.keys()
+        figures = [_figures(reply) for reply in replies]
+        self._lines.append(
+            {
+                "round": self._number,
+                **mark,
+                "seconds": time.monotonic() - self._clock,
+                "asked": self._asked,
+                "replied": [r.client.id for r in replies],
+                "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
+                "bytes": {"up": said.up, "down": said.down, "wire": said.wire},
+                **({"exchanges": said.exchanges} if len(said.exchanges) > 1 else {}),
+                **({"sum": dict(sum)} if sum else {}),
+                "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
+                "global": None,
+                **_diagnostics(notes, ""),
+            }
+        )
+        for reply, (plain, measures) in zip(replies, figures, strict=True):
+            line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
+            told = _diagnostics(notes, reply.client.id)
+            self._lines.append({**line, "metrics": plain, "measures": measures, **told})
+
+    def judge(
+        self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
+    ) -> MetricRecord | None:
+        """Measure the server's model, or the mean over several students, and keep the figures for the round's line."""
+        totals: dict[str, float] = {}
+        for student in students if world.kind.judges(world) else ():  # with nothing to measure on it needs no model
+            model = world.load(names.get(student.model, student.model), student.values)
+            for name, value in world.kind.judged(world, model, limit).items():
+                totals[name] = totals.get(name, 0.0) + value / len(students)
+        if totals:
+            test = world.test_part(limit)
+            pictures = {} if test is None else {"pictures": len(test)}
+            self._global = {"moment": "aggregated", **totals, **pictures}
+        return MetricRecord({**totals}) if totals else None
+
+    def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> None:
+        """Write the round's lines, then its checkpoint: a crash between them plays the round again."""
+        if self._lines:
+            self._lines[0]["global"] = self._global
+        if self.folder is not None:
+            self.folder.append(self._lines)
+            if checkpoint is not None:
+                checkpoint.write(self.folder.path, self.settings.method)
+        for line in self._lines:
+            if self._on_line:
+                self._on_line(line)
+        self._lines = []
+
+    def forget(self) -> None:
+        """Remove the hosted clients' memory, unless it is to be kept."""
+        if not self.settings.run.keep:
+            shutil.rmtree(self.state, ignore_errors=True)
+
+    def finish(self, *, clients: int, engine: str, measured: str, world: World) -> None:
+        """Write the summary of a run with so many clients, on a kind of Flower's Grid, and the method's moment."""
+        if self.folder is None:
+            return
+        from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
+
+        settings = self.settings
+        facts = {
+            "method": settings.method,
+            "seed": settings.run.seed,
+            "rounds": settings.server.rounds,
+            "clients": clients,
+            "engine": ENGINES.get(engine, "local"),
+            "model": settings.model.name,
+            "data": _described(settings, world),
+            "versions": versions(),
+            "task": world.kind.name,
+            "references": world.kind.references(world),
+            "moments": {"global": measured, "personal": "trained" if measured == "aggregated" else measured},
+        }
+        self.folder.finish(facts)
+        report.draw(self.folder)
+
+
+def _described(settings: Settings, world: World) -> dict[str, Any]:
+    """Say which data a run is about, and which copy of it: the start of a SHA-256."""
+    said = {
+        key: value
+        for key, value in settings.tree()["data"].items()
+        if value is not None
+        and settings.data.partition in DEALS.get(key, (settings.data.partition,))
+        and key not in IDLE.get(world.kind.name, ())
+    }
+    copy = world.kind.copy(world)
+    return {**said, "copy": copy} if copy else said
+
+
+def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:
+    return {"diagnostics": dict(notes[who])} if who in notes else {}
+
+
+def _figures(reply: Reply) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Split a reply's metrics into plain ones and those measured at a moment (``trained/accuracy``)."""
+    plain: dict[str, float] = {}
+    measures: dict[str, dict[str, float]] = {}
+    for key, value in (reply.metrics or {}).items():
+        moment, slash, name = key.partition("/")
+        if slash and isinstance(value, int | float):
+            measures.setdefault(moment, {})[name] = float(value)
+        elif key != "num-examples":
+            plain[key] = value  # type: ignore[assignment]
+    return plain, measures

@@ -1,0 +1,112 @@
+"""Classification: telling classes apart, evaluated by accuracy, negative log-likelihood and calibration."""
+
+from typing import TYPE_CHECKING, Any, final
+
+import torch
+from torch.nn import Module
+
+from fd_flower.core.errors import WrongInput
+from fd_flower.data.public import checksum
+from fd_flower.objectives.metrics import measure
+from fd_flower.training import predict
+
+if TYPE_CHECKING:
+    from fd_flower.tasks.world import World
+from fd_flower.tasks.kind import Predictor, predicted
+
+
+@final
+class Classification:
+    """Telling classes apart: accuracy, negative log-likelihood and calibration."""
+
+    name = "classification"
+
+    def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
+        """Return a client's answer to the roll call; refuse a label that its model does not know."""
+        labels, classes = world.data(client).train.labels, world.classes(model)
+        if len(labels) and int(labels.max()) >= classes:
+            raise WrongInput(
+                f"client {client} has the label {int(labels.max())}; its model '{model}' has {classes} classes"
+            )
+        counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
+        return {"features": world.features(model), "classes": classes, "counts": counts, "examples": len(labels)}
+
+    def figures(
+        self, world: "World", client: str, model: Predictor, shared: Predictor | None, limit: int | None
+    ) -> dict[str, float]:
+        """Measure a client's model.
+
+        Parameters
+        ----------
+        world : World
+            The run as this process sees it.
+        client : str
+            Whose own parts count.
+        model : Predictor
+            What is measured on them.
+        shared : Predictor | None
+            What is measured on everybody's parts; None: the same.
+        limit : int | None
+            Test pictures to use, 0: all; None: own parts alone, for a method whose server model stands for all.
+
+        Returns
+        -------
+        dict[str, float]
+            ``accuracy``, ``nll``, ``ece`` on the own test part, ``validation`` accuracy on the own validation part; on
+            everybody's ``global``, ``global_nll``, ``global_ece`` (balanced test set), ``pooled``,
+            ``pooled_validation``. What has no samples is missing.
+        """
+        own, precision = world.data(client), world.settings.run.precision
+        wholes = {} if limit is None else world.pooled
+        seen = {}
+        parts = (("validation", "validation", "pooled_validation"), ("test", "accuracy", "pooled"))
+        for part, name, pooled_name in parts:
+            samples, whole = getattr(own, part), wholes.get(part)
+            if whole is not None:
+                everybodys = predicted(shared or model, whole, precision)
+                seen[pooled_name] = (everybodys, whole.labels)
+            if whole is not None and shared is None:  # the own part is in it
+                seen[name] = (everybodys[world.pooled_rows(client, part)], samples.labels)
+            else:
+                seen[name] = (predicted(model, samples, precision), samples.labels)
+        if limit is not None and (test := world.test_part(limit)) is not None:
+            seen["global"] = (predicted(shared or model, test, precision), test.labels)
+        found = {}
+        for name, (logprobs, labels) in seen.items():
+            if len(labels) == 0:
+                continue
+            got = measure(logprobs, labels.cpu())
+            found[name] = got["accuracy"]
+            if name in ("accuracy", "global"):
+                prefix = "" if name == "accuracy" else "global_"
+                found |= {f"{prefix}{key}": got[key] for key in ("nll", "ece")}
+        return found
+
+    def judges(self, world: "World") -> bool:
+        """Whether there is a test set, or clients' parts that can be seen."""
+        return any(samples is not None and len(samples) for samples in (world.test, *world.pooled.values()))
+
+    def judged(self, world: "World", model: Module, limit: int) -> dict[str, float]:
+        """Return ``accuracy``, ``nll``, ``ece`` on the test set, ``pooled`` and ``validation`` accuracy."""
+        parts = {"accuracy": world.test_part(limit), "pooled": world.pooled.get("test")}
+        parts["validation"] = world.pooled.get("validation")
+        found = {}
+        for key, samples in parts.items():
+            if samples is None or not len(samples):
+                continue
+            got = measure(predict(model, samples, precision=world.settings.run.precision), samples.labels.cpu())
+            found[key] = got["accuracy"]
+            if key == "accuracy":
+                found |= {"nll": got["nll"], "ece": got["ece"]}
+        return found
+
+    def copy(self, world: "World") -> str:
+        """Return the start of the test set's SHA-256."""
+        return "" if world.test is None else checksum(world.test)[:12]
+
+    def references(self, world: "World") -> dict[str, dict[str, float]]:
+        """Return nothing: a classifier that has not learnt tells nothing."""
+        return {}
+
+
+CLASSIFICATION = Classification()

@@ -1,0 +1,5 @@
+"""Retrieval: questions and documents in the place of pictures and classes."""
+
+from fd_flower.tasks.retrieval.answers import Passage, ask, prompt
+
+__all__ = ["Passage", "ask", "prompt"]

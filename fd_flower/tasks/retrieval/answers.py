@@ -1,0 +1,145 @@
+"""Ask a finished run: the passages of any folder that a client's own retriever finds for a question."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fd_flower.config import Settings
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.storage import Memory
+from fd_flower.tasks.retrieval import beir
+from fd_flower.tasks.retrieval.beir import Collection
+from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder
+from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning
+from fd_flower.training import one_thread
+
+TEXTS = (".txt", ".md")
+FOUND = 5  # passages, where nobody says how many
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A passage that was found.
+
+    Attributes
+    ----------
+    score : float
+        The cosine of its vector and the question's.
+    source : str
+        Where it comes from: the document's id, or the file and the number of its paragraph, from 1.
+    title, text : str
+        What it says.
+    """
+
+    score: float
+    source: str
+    title: str
+    text: str
+
+
+def ask(run: str | Path, question: str, client: str, corpus: str | Path, count: int = FOUND) -> list[Passage]:
+    """Return the passages that a client's own retriever finds for a question, best first.
+
+    Parameters
+    ----------
+    run : str | Path
+        The folder of a run that kept its clients (``run.keep=true``); on a device its ``state-dir``.
+    question : str
+        The question.
+    client : str
+        Whose retriever searches.
+    corpus : str | Path
+        What is searched: a collection in BEIR's layout, or a folder of ``.txt`` and ``.md`` files, whose paragraphs
+        are the passages. It is embedded once.
+    count : int
+        Passages to return, at most.
+
+    Raises
+    ------
+    WrongInput
+        Where the run kept no retriever of this client, or the folder holds nothing to search.
+    """
+    settings, weights = _kept(Path(run).absolute(), client)
+    library = read(Path(corpus).absolute())
+    name, precision = settings.model.name, settings.run.precision
+    taken = encoder(name if isinstance(name, str) else name[0], settings.client.pool, settings.run.seed)
+    with one_thread():
+        if settings.client.trainable == "head":
+            passages = embedded(taken, library.passages, PASSAGE, precision)
+            body: torch.nn.Module = ResidualMap(passages.shape[1])
+            asked = apply(taken.network().eval(), taken.tokens([question], QUESTION), precision)
+        else:
+            passages = taken.tokens(library.passages, PASSAGE)
+            body = learning(taken.network(), settings.client.trainable, taken.name)
+            asked = taken.tokens([question], QUESTION)
+        retriever = Retriever(body, settings.client.tau).eval()
+        retriever.load_state_dict(weights, strict=False)  # what did not learn was not kept
+        scores = (apply(retriever, asked, precision) @ apply(retriever, passages, precision).T)[0]
+    scores[[place for place, passage in enumerate(library.passages) if not passage]] = -torch.inf
+    best = scores.argsort(descending=True, stable=True)[:count].tolist()
+    return [
+        Passage(float(scores[d]), library.documents[d], library.titles[d], library.texts[d])
+        for d in best
+        if library.passages[d]
+    ]
+
+
+def prompt(question: str, passages: Sequence[Passage]) -> str:
+    """Return a prompt for a generator: the passages, numbered, then the question, to be answered from them alone."""
+    said = "\n\n".join(f"[{i}] {f'{p.title}: ' if p.title else ''}{p.text}" for i, p in enumerate(passages, start=1))
+    return (
+        "Answer the question from the passages below and name the numbers of those that you used. "
+        f"If they do not answer it, say so.\n\n{said}\n\nQuestion: {question}\nAnswer:"
+    )
+
+
+def read(folder: Path) -> Collection:
+    """Return what a folder holds to search: a collection, or the paragraphs of its texts.
+
+    Raises
+    ------
+    WrongInput
+        Where there is no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise WrongInput(f"there is no folder {folder}: expected one with a collection, or with .txt and .md files")
+    if beir.holds(str(folder)):
+        return beir.read(str(folder))
+    found: list[tuple[str, str, str]] = []
+    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in TEXTS and path.is_file()):
+        paragraphs = re.split(r"\n\s*\n", path.read_text(encoding="utf-8", errors="replace"))
+        kept = [" ".join(paragraph.split()) for paragraph in paragraphs if paragraph.strip()]
+        place = path.relative_to(folder)
+        found += [(f"{place}#{number}", path.stem, text) for number, text in enumerate(kept, start=1)]
+    if not found:
+        raise WrongInput(
+            f"{folder} holds nothing to search: expected corpus-*.parquet with queries, or .txt and .md files"
+        )
+    sources, titles, texts = zip(*found, strict=True)
+    return Collection(str(folder), sources, titles, texts)
+
+
+def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:
+    """Return a run's settings, and what a client's own retriever has learnt in it."""
+    homes = [folder for folder in (run / "clients", run) if folder.is_dir()]
+    keys = [
+        key
+        for home in homes
+        for key in home.iterdir()
+        if key.is_dir() and Memory(home, key.name, client).folder.is_dir()
+    ]
+    if not keys:
+        raise WrongInput(
+            f"{run} holds no retriever of client '{client}': a run keeps its clients' with run.keep=true (fede4rag's "
+            "recipe, local), and on a device they are in its state-dir"
+        )
+    newest = max(keys, key=lambda key: key.stat().st_mtime)
+    memory = Memory(newest.parent, newest.name, client)
+    weights = {name.removeprefix("model/"): t for name, t in memory.read(None).items() if name.startswith("model/")}
+    told = memory.about().get("settings")
+    if not weights or told is None:
+        raise WrongInput(f"{memory.folder} holds no model of client '{client}': its method keeps none at the client")
+    return Settings.read(told), weights

@@ -1,0 +1,203 @@
+"""Who holds which documents and asks which questions: a simulated federation's, or one device's own."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property, lru_cache
+from logging import INFO
+
+import numpy as np
+from flwr.common.logger import log
+
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import numpy_rng
+from fd_flower.tasks.retrieval.beir import Collection, Judgements, read
+
+PARTITIONS = ("iid", "column", "domain")
+PICTURES_ALONE = ("test_limit", "size", "picture", "label", "limit", "test")
+"""Knobs of ``data`` that say nothing about a collection."""
+
+
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """A client's share: a collection, all of whose documents it can search, and questions about it.
+
+    Attributes
+    ----------
+    collection : int
+        The place of the collection in the library.
+    train, validation, test : np.ndarray
+        Its questions, by their places in the collection, sorted.
+    """
+
+    collection: int
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Library:
+    """Collections, who holds them, and one that nobody holds.
+
+    Attributes
+    ----------
+    collections : tuple[Collection, ...]
+        What is held.
+    answers : tuple[Judgements, ...]
+        Of each, what its questions are judged by: all splits together.
+    tests : tuple[np.ndarray, ...]
+        Of each, the questions that are for testing.
+    holdings : tuple[Holding, ...]
+        Each client's share, in the clients' order.
+    unseen : Collection | None
+        What ``data.unseen`` names.
+    """
+
+    collections: tuple[Collection, ...]
+    answers: tuple[Judgements, ...]
+    tests: tuple[np.ndarray, ...]
+    holdings: tuple[Holding, ...]
+    unseen: Collection | None = None
+
+    @cached_property
+    def clients(self) -> tuple[str, ...]:
+        """The clients' ids, in natural order."""
+        return tuple(str(number) for number in range(len(self.holdings)))
+
+
+def library(data: DataConfig, seed: int, folder: str | None = None, client: str = "") -> Library:
+    """Return who holds which; the same object for the same arguments in one process.
+
+    Parameters
+    ----------
+    data : DataConfig
+        ``source``, ``partition``, ``clients``, ``split``, ``folds`` and what belongs to them.
+    seed : int
+        The run's; ``seed % data.folds`` is the fold that tests where a source has no training judgements.
+    folder : str | None
+        A device's own collection.
+    client : str
+        The device's client id.
+
+    Raises
+    ------
+    WrongInput
+        Where a source cannot be read, or the clients cannot be made of it.
+    """
+    return _library(json.dumps(asdict(data), sort_keys=True), seed, folder, client)
+
+
+@lru_cache(maxsize=8)
+def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
+    data = DataConfig(**json.loads(text))
+    for key in PICTURES_ALONE:
+        if getattr(data, key) != next(field.default for field in fields(DataConfig) if field.name == key):
+            raise WrongInput(
+                f"data.{key} is {getattr(data, key)!r}; it is about pictures, leave it out for a collection"
+            )
+    collections = (read(folder),) if folder else _collections(data, seed)
+    answers = tuple(_joined(one) for one in collections)
+    for one, judged in zip(collections, answers, strict=True):
+        if len(judged) < 2:
+            raise WrongInput(f"{one.name} has {len(judged)} questions with an answer; expected 2 and more")
+    cuts = [_cut(one, judged, data, seed) for one, judged in zip(collections, answers, strict=True)]
+    clients = 1 if folder else data.clients
+    shares = np.array_split(np.arange(clients), len(collections))
+    holdings = []
+    for number, ((train, test), numbers) in enumerate(zip(cuts, shares, strict=True)):
+        dealt = np.array_split(numpy_rng(seed, "partition", number).permutation(train), len(numbers))
+        for own, place in zip(dealt, numbers, strict=True):
+            name = client if folder else str(place)
+            if len(own) < data.min_rows:
+                raise WrongInput(
+                    f"client {name} has {len(own)} training questions, data.min_rows is {data.min_rows}: "
+                    f"take fewer clients or data.min_rows={max(len(own), 1)}"
+                )
+            learnt, validation = _parts(own, data, seed, name)
+            holdings.append(Holding(number, learnt, validation, test))
+    unseen = read(data.unseen) if data.unseen else None
+    if unseen is not None and not unseen.judged:
+        raise WrongInput(f"data.unseen={unseen.name} has no question with an answer: nothing can be measured on it")
+    return Library(collections, answers, tuple(test for _, test in cuts), tuple(holdings), unseen)
+
+
+def _collections(data: DataConfig, seed: int) -> tuple[Collection, ...]:
+    """Return the collections that clients hold."""
+    listed = not isinstance(data.source, str)
+    if data.partition not in PARTITIONS:
+        raise WrongInput(
+            f"data.partition is '{data.partition}', which deals out labelled samples; "
+            f"questions and documents are dealt out by {', '.join(PARTITIONS)}"
+        )
+    if listed != (data.partition == "domain"):
+        raise WrongInput(
+            f"data.source is {data.source!r} and data.partition is '{data.partition}': "
+            "a list of sources goes with data.partition=domain, one source with the others"
+        )
+    if data.partition == "column":
+        return _by_column(data, seed)
+    found = tuple(read(source) for source in ([data.source] if not listed else data.source))
+    if data.clients < len(found):
+        raise WrongInput(f"data.clients is {data.clients}, but data.source lists {len(found)} sources: one client each")
+    return found
+
+
+def _by_column(data: DataConfig, seed: int) -> tuple[Collection, ...]:
+    """Return a collection for each of ``data.clients`` values of ``data.column``, drawn from those large enough."""
+    whole = read(data.source, data.column)
+    assert whole.groups is not None
+    groups = np.array(whole.groups)
+    parts = [whole.only(np.flatnonzero(groups == value).tolist(), str(value)) for value in np.unique(groups)]
+    enough = [part for part in parts if len(_joined(part)) >= max(2, data.min_rows)]
+    if len(enough) < data.clients:
+        raise WrongInput(
+            f"data.column={data.column} has {len(enough)} values with at least {data.min_rows} questions "
+            f"(data.min_rows) of {len(parts)} in all, data.clients is {data.clients}: "
+            f"take at most {len(enough)} clients "
+            "or a smaller data.min_rows"
+        )
+    chosen = np.sort(numpy_rng(seed, "partition").permutation(len(enough))[: data.clients])
+    return tuple(enough[number] for number in chosen)
+
+
+def _joined(collection: Collection) -> Judgements:
+    """Return what answers each question, in any split."""
+    found: Judgements = {}
+    for of in collection.judged.values():
+        for question, answers in of.items():
+            found[question] = {**found.get(question, {}), **answers}
+    return dict(sorted(found.items()))
+
+
+def _cut(collection: Collection, judged: Judgements, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a collection's questions to learn from, and those to test on.
+
+    A source that is judged for training and for tests says which are which; a question in both is for tests. Others
+    are cross-validated: of ``data.folds`` equal parts one tests, another one with each of as many seeds.
+    """
+    train, test = (np.array(sorted(collection.judged.get(split, {})), dtype=np.int64) for split in ("train", "test"))
+    if len(train) and len(test):
+        return np.setdiff1d(train, test), test
+    every = np.array(list(judged), dtype=np.int64)
+    folds = min(data.folds, len(every))
+    # By the collection's own contents, so that it is the same cut whichever others stand beside it.
+    order = numpy_rng(seed // folds, "folds", collection.digest).permutation(every)
+    fold = np.array_split(order, folds)[seed % folds]
+    log(INFO, "%s: %s questions are tested on, fold %s of %s", collection.name, len(fold), seed % folds + 1, folds)
+    return np.setdiff1d(every, fold), np.sort(fold)
+
+
+def _parts(own: np.ndarray, data: DataConfig, seed: int, client: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a client's questions into those to learn from and those to select by; the share for tests is the source's."""
+    shuffled = numpy_rng(seed, "split", client).permutation(np.sort(own))[: data.per_client]
+    share = data.split[1] / (data.split[0] + data.split[1])
+    count = min(max(1, round(len(shuffled) * share)) if share else 0, len(shuffled) - 1)
+    return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+
+def pairs(collection: Collection, answers: Judgements, questions: Sequence[int]) -> np.ndarray:
+    """Return every (question, document that answers it) [P, 2], int64, without empty documents."""
+    found = [(q, d) for q in questions for d in sorted(answers[q]) if collection.passages[d]]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)

@@ -1,0 +1,346 @@
+"""What one process holds of a run: its task's samples, resident on its device, and one module an architecture."""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, lru_cache, partial
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import Linear, Module
+
+from fd_flower import data, models
+from fd_flower.config import Settings, registry
+from fd_flower.core.errors import WrongInput
+from fd_flower.core.rng import seed_of, seeded, torch_rng
+from fd_flower.core.samples import Data, Samples
+from fd_flower.data.encoder import encoder
+from fd_flower.data.public import checksum
+from fd_flower.tasks.classification import CLASSIFICATION
+from fd_flower.tasks.kind import Kind
+from fd_flower.tasks.retrieval import beir
+from fd_flower.tasks.task import Task
+
+
+@runtime_checkable
+class FeatureModel(Protocol):
+    """A model that methods which compare features can use: ``model(x)`` is ``head(features(x))``."""
+
+    head: Linear
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return features [B, F]."""
+        ...
+
+
+class World:
+    """A run's task as one process sees it.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run.
+    task : Task
+        The user's, or the one that ``data.*`` and ``model.*`` describe.
+    hosted : bool
+        Whether this process can see all clients' data (a simulation), or one device's alone.
+    """
+
+    def __init__(self, settings: Settings, task: Task, *, hosted: bool = True) -> None:
+        self.settings = settings
+        self.task = task
+        self.hosted = hosted
+        self.device = device(settings.run.device)
+        self._modules: dict[str, Module] = {}
+        self._initial: dict[str, dict[str, Tensor]] = {}
+        self._slots: dict[str, list[tuple[str, Module, str, bool]]] = {}
+        self._data: dict[str, Data] = {}
+        self._measured: dict[str, tuple[int, int]] = {}
+        self._test_parts: dict[int, Samples] = {}
+
+    @property
+    def kind(self) -> Kind:
+        """What is asked of models here, and how they are measured at it."""
+        return self.task.kind or CLASSIFICATION
+
+    # --- samples
+
+    def data(self, client: str) -> Data:
+        """Return a client's samples."""
+        if client not in self._data:
+            if self.task.data is None:
+                raise WrongInput(f"the task has no data function, so client {client} has no samples")
+            parts = self.task.data(client)
+            self._data[client] = Data(*(self._resident(s) for s in (parts.train, parts.validation, parts.test)))
+        return self._data[client]
+
+    @cached_property
+    def public(self) -> Samples | None:
+        """The public samples, or None; without their labels, unless the method cannot do without."""
+        labelled = registry.strategy(self.settings.method).needed(self.settings).labels
+        return self._public if labelled or self._public is None else replace(self._public, y=None)
+
+    @property
+    def public_labels(self) -> Tensor | None:
+        """The public samples' classes [N], on the CPU, where they are known: for the experimenter's figures alone."""
+        return None if self._public is None or self._public.y is None else self._public.labels.cpu()
+
+    @cached_property
+    def _public(self) -> Samples | None:
+        return None if self.task.public is None else self._resident(self.task.public())
+
+    @cached_property
+    def test(self) -> Samples | None:
+        """The balanced test set, or None."""
+        return None if self.task.test is None else self._resident(self.task.test)
+
+    def test_part(self, limit: int) -> Samples | None:
+        """Return a class-balanced, seeded part of the test set with at most ``limit`` pictures; 0: all of it."""
+        if self.test is None or not 0 < limit < len(self.test):
+            return self.test
+        if limit not in self._test_parts:
+            labels = self.test.labels.cpu()
+            order = torch.randperm(len(labels), generator=torch_rng(self.settings.run.seed, "test part"))
+            by_class = [order[labels[order] == c] for c in labels.unique()]
+            turn = [(place, i) for rows in by_class for place, i in enumerate(rows.tolist())]
+            rows = torch.tensor(sorted(i for _, i in sorted(turn)[:limit])).to(self.device)
+            self._test_parts[limit] = self.test[rows]
+        return self._test_parts[limit]
+
+    @cached_property
+    def clients(self) -> tuple[str, ...]:
+        """The hosted clients' ids."""
+        return tuple(str(i) for i in range(self.settings.data.clients))
+
+    @cached_property
+    def pooled(self) -> dict[str, Samples]:
+        """All hosted clients' ``validation`` and ``test`` parts together, in the clients' order; empty on a device."""
+        if not self.hosted or self.task.data is None:
+            return {}
+        every = [self.data(c) for c in self.clients]
+        return {part: join([getattr(d, part) for d in every]) for part in ("validation", "test")}
+
+    def pooled_rows(self, client: str, part: str) -> slice:
+        """Return where a client's own part lies in the pooled one."""
+        sizes = [len(getattr(self.data(c), part)) for c in self.clients]
+        place = self.clients.index(client)
+        return slice(sum(sizes[:place]), sum(sizes[: place + 1]))
+
+    @cached_property
+    def encoded(self) -> Callable[[Samples], Tensor]:
+        """What votes see of samples (`data.encoder`): Samples -> [N, D] float64 on the CPU, public ones made once."""
+        if self.public is None:
+            raise WrongInput(f"{self.settings.method} needs public samples; data.public is none")
+        return encoder(self.settings.data, self.public)
+
+    @cached_property
+    def public_checksum(self) -> str:
+        """SHA-256 of the public samples, so that two machines cannot disagree silently; "" where there is none."""
+        return "" if self.public is None else checksum(self.public)
+
+    def public_index(self, round: int) -> Tensor:
+        """Return which public samples a round is about: a fresh seeded subset, int64 [N], sorted."""
+        if self.public is None:
+            raise WrongInput(f"{self.settings.method} needs public samples; data.public is none")
+        order = torch.randperm(len(self.public), generator=torch_rng(self.settings.run.seed, "public", round))
+        return order[: self.settings.data.public_batch].sort().values
+
+    def _resident(self, samples: "Samples | object") -> Samples:
+        return Samples.of(samples).to(self.device)  # type: ignore[arg-type]
+
+    # --- models
+
+    def module(self, name: str, build: Callable[[], Module] | None = None) -> Module:
+        """Return the one resident module of an architecture, or of a name that ``build`` makes a module for."""
+        if name not in self._modules:
+            with seeded(seed_of(self.settings.run.seed, "model", name), self.device):
+                module = (build() if build else self.task.model(name)).to(self.device)
+            self._modules[name] = module
+            self._initial[name] = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
+            self._slots[name] = list(_slots(module))
+        return self._modules[name]
+
+    def initial(self, name: str) -> dict[str, Tensor]:
+        """Return the state dict that every client of an architecture, and the server, starts from."""
+        self.module(name)
+        return self._initial[name]
+
+    def load(self, name: str, tensors: Mapping[str, Tensor], *, copy: bool = True) -> Module:
+        """Point the resident module at these tensors (``copy=False``: training will change them in place)."""
+        module = self.module(name)
+        for key, owner, slot, is_parameter in self._slots[name]:
+            if key not in tensors:
+                raise WrongInput(f"the weights lack '{key}' of the model '{name}'")
+            tensor = tensors[key].to(self.device)
+            if copy and tensor is tensors[key]:
+                tensor = tensor.clone()
+            if is_parameter:
+                owner._parameters[slot].data = tensor  # type: ignore[union-attr]
+                owner._parameters[slot].grad = None  # type: ignore[union-attr]
+            else:
+                owner._buffers[slot] = tensor
+        return module
+
+    def classes(self, name: str) -> int:
+        """Return the number of classes C that a model of this architecture tells apart."""
+        return self._sizes(name)[0]
+
+    def features(self, name: str) -> int:
+        """Return the feature size F of an architecture; 0 for a model without ``features`` and ``head``."""
+        return self._sizes(name)[1]
+
+    def _sizes(self, name: str) -> tuple[int, int]:
+        """Measure an architecture on one sample, once."""
+        if name not in self._measured:
+            self._measured[name] = self._measure(self.module(name))
+        return self._measured[name]
+
+    def _measure(self, module: Module) -> tuple[int, int]:
+        x, before = self._any_input(), module.training
+        module.eval()
+        with torch.no_grad():
+            classes = module(x).shape[-1]
+            features = module.features(x).shape[-1] if isinstance(module, FeatureModel) else 0
+        module.train(before)
+        return int(classes), int(features)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: a picture's (channels, height, width)."""
+        return tuple(self._any_input().shape[1:])
+
+    def _any_input(self) -> Tensor:
+        """Return one sample as a model takes it [1, ...]."""
+        sample = next((s for s in self._any_samples() if len(s)), None)
+        if sample is None:
+            raise WrongInput(
+                "the task has no sample to try its model on: give it a test set (data.test) or public samples"
+            )
+        return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
+
+    def _any_samples(self) -> Iterator[Samples]:
+        if self.test is not None:
+            yield self.test
+        if self.public is not None:
+            yield self.public
+        if self.hosted and self.task.data is not None:
+            yield self.data(self.clients[0]).train
+        yield from (d.train for d in self._data.values())
+
+    def architecture(self, number: int) -> str:
+        """Return the architecture of the client with this number, where its node names none."""
+        name = self.settings.model.name
+        if self.settings.task or self.task.kind is not None:  # names of no zoo are their task's business
+            return name[number % len(name)] if isinstance(name, list) else name
+        return models.assign(name, number) if name else ""
+
+
+def device(name: str) -> torch.device:
+    """Return the device that ``run.device`` means here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(name)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise WrongInput(f"run.device is '{name}' and there is no GPU here; use run.device=auto")
+    return chosen
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Put samples one after the other; views on one base stay views."""
+    base = parts[0]
+    if all(p.x is base.x and p.index is not None for p in parts):
+        return Samples(base.x, base.y, torch.cat([p.index for p in parts if p.index is not None]))
+    picked = [(p.x, p.y) if p.index is None else (p.x[p.index], None if p.y is None else p.y[p.index]) for p in parts]
+    labels = [y for _, y in picked if y is not None]
+    return Samples(torch.cat([x for x, _ in picked]), torch.cat(labels) if len(labels) == len(picked) else None)
+
+
+def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
+    """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
+    config, seed = settings.data, settings.run.seed
+    sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
+    if any(map(beir.holds, sources)):
+        from fd_flower.tasks.retrieval import task  # classifiers do without it
+
+        return task.described(settings, folder, client)
+    if config.unseen is not None or settings.client.trainable != "head" or settings.client.pool != "model":
+        raise WrongInput("data.unseen, client.trainable, client.pool are about questions and documents: leave them out")
+    if folder is None or config.public == "held-out":
+        whole = data.federation(config, seed)
+        public = whole.public_labelled or whole.public
+    if folder is None:
+        shape, names = whole.shape, whole.class_names
+        own: Callable[[str], Data] = whole.data
+        test: Samples | None = whole.test
+    else:
+        pictures = data.read(folder, config)
+        shape, names = pictures.shape, pictures.class_names
+        own, test = partial(_of_device, folder, settings, client), _named_test(settings)
+        if config.public != "held-out":
+            outside = data.elsewhere(config, seed, shape, names)
+            public = outside.labelled or outside.samples
+
+    def model(name: str) -> Module:
+        return models.build(name, shape, len(names), settings.model.features, seed=seed)
+
+    return Task(model, own, None if public is None else lambda: public, test, tuple(names))
+
+
+def for_devices(task: Task, settings: Settings) -> Task:
+    """Return the task of a server whose clients are devices: its test set is the one that ``data.test`` names."""
+    return replace(task, test=_named_test(settings))
+
+
+def _of_device(folder: str, settings: Settings, client: str, _: str) -> Data:
+    return data.device_data(folder, settings.data, settings.run.seed, client)
+
+
+def _named_test(settings: Settings) -> Samples | None:
+    return data.labelled(settings.data.test, settings.data) if settings.data.test else None
+
+
+@lru_cache(maxsize=4)
+def world(text: str, task: str = "", folder: str | None = None, client: str = "") -> World:
+    """Return this process's world of a run, made once for a run's settings.
+
+    Parameters
+    ----------
+    text : str
+        ``Settings.text``.
+    task : str
+        ``package.module:name`` of the user's Task, or a function without arguments that returns one.
+    folder : str | None
+        A device's own data.
+    client : str
+        The device's client id; "" in a simulation.
+    """
+    settings = Settings.read(text)
+    chosen = load_task(task) if task else described(settings, folder, client)
+    return World(settings, chosen, hosted=not client)
+
+
+def load_task(name: str) -> Task:
+    """Import ``package.module:name``: a Task, or a function without arguments that returns one."""
+    module, colon, attribute = name.partition(":")
+    try:
+        if not colon:
+            raise ImportError("expected package.module:name")
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise WrongInput(f"task '{name}' cannot be loaded: {error}") from None
+    found = found() if callable(found) else found
+    if not isinstance(found, Task):
+        raise WrongInput(f"task '{name}' is {type(found).__name__}; expected fd_flower.tasks.task.Task")
+    return found
+
+
+def _slots(module: Module) -> Iterator[tuple[str, Module, str, bool]]:
+    """Yield (state-dict key, owner, name, is a parameter) of everything in a module's state dict."""
+    keys = set(module.state_dict())
+    for prefix, owner in module.named_modules():
+        for table, is_parameter in ((owner._parameters, True), (owner._buffers, False)):
+            for slot in table:
+                key = f"{prefix}.{slot}" if prefix else slot
+                if key in keys:
+                    yield key, owner, slot, is_parameter

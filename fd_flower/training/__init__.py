@@ -1,0 +1,17 @@
+"""The one local training loop, and prediction over many samples."""
+
+from fd_flower.training.loop import Plan, batches, length, one_thread, optimizer_of, plan_of, supervised, train
+from fd_flower.training.prediction import forward, predict
+
+__all__ = [
+    "Plan",
+    "batches",
+    "forward",
+    "length",
+    "one_thread",
+    "optimizer_of",
+    "plan_of",
+    "predict",
+    "supervised",
+    "train",
+]

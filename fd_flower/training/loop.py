@@ -1,0 +1,173 @@
+"""The one local training loop, and prediction over many samples."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.nn import Module
+from torch.nn import functional as F
+
+from fd_flower.config import ClientConfig
+from fd_flower.core.budget import each
+from fd_flower.core.samples import Samples
+
+Objective = Callable[..., Tensor]
+"""``(model, x, y)`` or ``(model, x, y, teacher)`` -> scalar loss."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and with what a model is trained."""
+
+    batch: int
+    lr: float
+    epochs: int = 1
+    steps: int | None = None
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    precision: str = "fp32"
+    cosine: bool = False
+    """Bring the learning rate to 0 over ``steps``, along a cosine."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
+
+
+def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = False) -> Plan:
+    """Return how a client's knobs say to train: on private samples, or on ``public`` ones in the distillation loop."""
+    return Plan(
+        config.public_batch if public else config.batch,
+        lr,
+        epochs=config.public_epochs if public else config.epochs,
+        steps=config.public_steps if public else config.steps,
+        optimizer=config.optimizer,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        precision=precision,
+    )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread inside, and with as many as before after it.
+
+    One thread a worker is fastest where workers share the cores, and sums come out bit-equal in every process.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@runtime_checkable
+class OwnLoss(Protocol):
+    """A model that does not tell classes apart and knows what its own samples teach."""
+
+    def supervised_loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return a scalar loss of a batch and what is known of it."""
+        ...
+
+
+def supervised(model: Module, x: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy on own labels [B], or the model's own loss: that of every method without its knowledge."""
+    return model.supervised_loss(x, y) if isinstance(model, OwnLoss) else F.cross_entropy(model(x), y)
+
+
+def train(
+    model: Module,
+    objective: Objective,
+    samples: Samples,
+    teacher: Tensor | None = None,
+    *,
+    plan: Plan,
+    rng: torch.Generator,
+    watch: Callable[[int], bool] | None = None,
+) -> float:
+    """Train a model in place.
+
+    Parameters
+    ----------
+    model : Module
+        The model; it is left in training mode.
+    objective : Objective
+        ``(model, x, y)``, or ``(model, x, y, teacher)`` where a teacher is given.
+    samples : Samples
+        What to learn from.
+    teacher : Tensor | None
+        One row a sample [N, ...].
+    plan : Plan
+        Length, batch size and optimiser.
+    rng : torch.Generator
+        It alone decides the order of samples.
+    watch : Callable[[int], bool] | None
+        Called with the number of steps done after each; True ends the training.
+
+    Returns
+    -------
+    float
+        The mean loss over all steps; 0.0 where there was none.
+    """
+    model.train()
+    optimizer = optimizer_of(model, plan)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
+    total = torch.zeros((), device=samples.x.device)
+    steps = 0
+    for rows in each(batches(len(samples), plan, rng), length(len(samples), plan)):
+        rows = rows.to(samples.x.device)
+        x, y = samples.batch(rows)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            loss = objective(model, x, y) if teacher is None else objective(model, x, y, teacher[rows])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if plan.clip is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+        optimizer.step()
+        if schedule is not None:
+            schedule.step()
+        total += loss.detach()
+        steps += 1
+        if watch is not None and watch(steps):
+            break
+    return float(total) / steps if steps else 0.0
+
+
+def batches(count: int, plan: Plan, rng: torch.Generator) -> Iterator[Tensor]:
+    """Yield rows [B] in shuffled passes: ``plan.epochs`` of them, or ``plan.steps`` batches where that is set.
+
+    A last batch of one sample is left out where there are others, since batch normalisation cannot use it.
+    """
+    sizes = _sizes(count, plan)
+    left = length(count, plan)
+    while left > 0:
+        order = torch.randperm(count, generator=rng)
+        for rows in order[: sum(sizes)].split(plan.batch)[:left]:
+            yield rows
+            left -= 1
+
+
+def length(count: int, plan: Plan) -> int:
+    """Return how many mini-batches a plan makes of so many samples."""
+    passes = len(_sizes(count, plan))
+    return plan.epochs * passes if plan.steps is None else plan.steps * bool(passes)
+
+
+def _sizes(count: int, plan: Plan) -> list[int]:
+    """Return the sizes of one pass's mini-batches."""
+    sizes = [min(plan.batch, count - start) for start in range(0, count, plan.batch)]
+    if len(sizes) > 1 and sizes[-1] == 1 < plan.batch:
+        sizes.pop()
+    return sizes
+
+
+def optimizer_of(model: Module, plan: Plan) -> torch.optim.Optimizer:
+    """Return a new optimiser of the parameters that learn, by a plan's kind, learning rate and decay."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    if plan.optimizer == "sgd":
+        return torch.optim.SGD(params, plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True)
+    kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
+    return kind(params, plan.lr, weight_decay=plan.weight_decay, fused=True)

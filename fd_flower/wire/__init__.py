@@ -1,0 +1,64 @@
+"""What clients and servers send each other: a few typed kinds of knowledge, each one record of a message.
+
+Predictions are log-probabilities at temperature 1, in both directions. ``Weights`` travel as Flower's ordinary
+``arrays`` record with plain state-dict keys, so that they work with anybody's app.
+"""
+
+from fd_flower.wire.candidates import Candidates, Chain, Scores
+from fd_flower.wire.features import Head, Prototypes, Representation
+from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
+from fd_flower.wire.knowledge import Knowledge, Private
+from fd_flower.wire.payload import Bounds, Payload, kind_of, pack, unpack
+from fd_flower.wire.predictions import (
+    ClassLogits,
+    PublicHeads,
+    PublicIndex,
+    PublicLabels,
+    PublicLogits,
+    PublicVotes,
+    stack,
+)
+from fd_flower.wire.samples import PixelStatistics, SampleKnowledge, SyntheticSet
+from fd_flower.wire.summable import Summable
+from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
+from fd_flower.wire.weights import Holders, Update, Weights
+
+__all__ = [
+    "Bounds",
+    "Candidates",
+    "Chain",
+    "ClassLogits",
+    "Encrypted",
+    "Generator",
+    "Head",
+    "Holders",
+    "Knowledge",
+    "LabelCounts",
+    "Masked",
+    "Opened",
+    "OptimizerState",
+    "Payload",
+    "PixelStatistics",
+    "Private",
+    "Prototypes",
+    "PublicHeads",
+    "PublicIndex",
+    "PublicLabels",
+    "PublicLogits",
+    "PublicVotes",
+    "Representation",
+    "SampleKnowledge",
+    "Scores",
+    "SumCommitments",
+    "SumKeys",
+    "SumShares",
+    "SumUnmask",
+    "Summable",
+    "SyntheticSet",
+    "Update",
+    "Weights",
+    "kind_of",
+    "pack",
+    "stack",
+    "unpack",
+]

@@ -1,0 +1,69 @@
+"""One message for all the clients that a node hosts: what they share travels once.
+
+The same form serves both directions: a mapping from client ids to contents (or errors) becomes one content, and
+back. A device is a node that hosts one client.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import TypeVar
+
+from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+
+from fd_flower.core.errors import WrongInput
+
+R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
+
+HEADER = "fd-flower"
+"""Name of the ConfigRecord that says what the server tells the node, not the client."""
+
+ROLL_CALL = "query.fd_flower"
+"""Message type of the roll call: never plain ``query``, since a user's app may have one."""
+
+
+def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
+    """Return the records of one kind by name.
+
+    Flower's own ``content.array_records`` ties the content into a cycle, which keeps a round's models until Python's
+    collector comes by.
+    """
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
+def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool]) -> RecordDict:
+    """Put the contents of several clients into one; a record that several share (the same object) is in it once."""
+    folded = RecordDict()
+    places: dict[int, str] = {}
+    layout: dict[str, dict[str, str] | list[int | str]] = {}
+    for client, content in contents.items():
+        if isinstance(content, Error):
+            layout[client] = [content.code, content.reason or ""]
+            continue
+        names = layout[client] = {}
+        for name, record in content.items():
+            if id(record) not in places:
+                places[id(record)] = str(len(places))
+                folded[places[id(record)]] = record
+            names[name] = places[id(record)]
+    folded[HEADER] = ConfigRecord({**header, "layout": json.dumps(layout)})
+    return folded
+
+
+def unfold(folded: RecordDict) -> dict[str, RecordDict | Error]:
+    """Return the contents by client id; records that were shared are still one object.
+
+    Raises
+    ------
+    WrongInput
+        For what ``fold`` did not make.
+    """
+    try:
+        layout = json.loads(str(records(folded, ConfigRecord)[HEADER]["layout"]))
+        return {
+            client: Error(*names)
+            if isinstance(names, list)
+            else RecordDict({name: folded[place] for name, place in names.items()})
+            for client, names in layout.items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise WrongInput(f"the message is not one for clients: {type(error).__name__} {error}") from None

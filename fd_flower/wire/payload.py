@@ -1,0 +1,241 @@
+"""What every kind of knowledge on the wire can do: become a record, come back from one, and be checked."""
+
+import re
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Self, get_origin
+
+import torch
+from flwr.app import ArrayRecord, RecordDict
+from torch import Tensor
+
+from fd_flower.core.errors import WrongInput
+from fd_flower.wire.envelope import records
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a well-formed payload can look like in this run; None where that is not known.
+
+    Attributes
+    ----------
+    classes : int | None
+        Number of classes C.
+    index : Tensor | None
+        The public samples that the round is about, int64 [N].
+    features : int | None
+        Feature size F.
+    weights : Mapping[str, Mapping[str, Tensor]]
+        Architecture -> its state dict, as the server knows it.
+    public : int | None
+        Number of public samples.
+    """
+
+    classes: int | None = None
+    index: Tensor | None = None
+    features: int | None = None
+    weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    public: int | None = None
+
+
+RESERVED = ("config", "metrics", "private")
+"""What kinds cannot be called: records beside them in a message, and what a checkpoint keeps apart."""
+
+
+class _Memo:
+    """A record's payload, kept beside the record in this process alone: it is not pickled with it."""
+
+    def __init__(self, payload: "Callable[[], Payload | None]" = lambda: None, arrays: Iterable[object] = ()) -> None:
+        self._payload = payload
+        self._arrays = list(arrays)
+
+    def payload_of(self, record: ArrayRecord) -> "Payload | None":
+        """Return the payload, unless somebody (a mod of Flower's, say) has replaced arrays in the record since."""
+        now = list(record.values())
+        unchanged = len(now) == len(self._arrays) and all(a is b for a, b in zip(now, self._arrays, strict=True))
+        return self._payload() if unchanged else None
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Memo, ()
+
+
+KINDS: dict[str, "type[Payload]"] = {}
+"""Every kind by its name: a subclass of ``Payload`` that names its ``kind`` is entered when it is defined."""
+
+
+@dataclass(frozen=True, eq=False)
+class Payload:
+    """A kind of knowledge: fields are tensors, or mappings from names to tensors.
+
+    A payload knows the record that it came from or went into, so nothing is encoded twice. A kind from outside is one
+    more frozen dataclass of this base with a ``kind`` of its own; both halves of its method import it.
+    """
+
+    kind: ClassVar[str]
+
+    named_by: ClassVar[str] = ""
+    """The text field that is in the record's name, ``<kind>.<text>``, where a message may hold several of a kind."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Enter a kind by its name; TypeError for a name that another kind has, or that no record can be found by."""
+        super().__init_subclass__(**more)
+        kind = cls.__dict__.get("kind")
+        if kind is None:  # a base of kinds
+            return
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", kind) or kind in RESERVED:
+            raise TypeError(f"{cls.__qualname__} has the kind '{kind}'; expected words of a-z and 0-9, joined by -")
+        known = KINDS.get(kind, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(
+                f"{cls.__module__}.{cls.__qualname__} has the kind '{kind}', which is "
+                f"{known.__module__}.{known.__qualname__}'s: give it another name"
+            )
+        KINDS[kind] = cls
+
+    @property
+    def name(self) -> str:
+        """The record's name in a message."""
+        label = self._label
+        return f"{self.kind}.{label}" if label else self.kind
+
+    @property
+    def _label(self) -> str:
+        return str(getattr(self, self.named_by)) if self.named_by else ""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return every tensor by its key in the record: ``field`` or ``field/name``."""
+        flat: dict[str, Tensor] = {}
+        for f in fields(self):
+            if f.name == self.named_by:
+                continue
+            value = getattr(self, f.name)
+            if isinstance(value, Mapping):
+                flat |= {f"{f.name}/{name}": tensor for name, tensor in value.items()}
+            elif value is not None:
+                flat[f.name] = value
+        return flat
+
+    @classmethod
+    def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
+        """Build the payload that ``tensors`` came from."""
+        mappings = {f.name for f in fields(cls) if get_origin(f.type) is Mapping}
+        parts: dict[str, str | Tensor | dict[str, Tensor]] = {}
+        if cls.named_by:
+            parts[cls.named_by] = name.partition(".")[2]
+        for key, tensor in flat.items():
+            head, _, name = key.partition("/")
+            if head in mappings:
+                parts.setdefault(head, {})[name] = tensor  # type: ignore[index]
+            else:
+                parts[key] = tensor
+        try:
+            return cls(**parts)  # type: ignore[arg-type]
+        except TypeError:
+            expected = ", ".join(f.name for f in fields(cls) if f.name != cls.named_by)
+            got = sorted(parts.keys() - {cls.named_by})
+            raise WrongInput(f"{cls.kind} has the fields {got}; expected {expected}") from None
+
+    @property
+    def record(self) -> ArrayRecord:
+        """The payload as an encoded record, made once."""
+        known = self.__dict__.get("_record", lambda: None)()
+        if known is None:
+            known = ArrayRecord({k: t.detach().cpu().contiguous() for k, t in self.tensors().items()})
+            self._belongs(known, made=True)
+        return known
+
+    def _belongs(self, record: ArrayRecord, *, made: bool) -> None:
+        """Remember that this payload and this record are the same.
+
+        The one that was made of the other is held weakly: a cycle would keep every round's models until Python's
+        collector comes by, which counts objects and not bytes.
+        """
+        self.__dict__["_record"] = (lambda: record) if made else weakref.ref(record)
+        record.__dict__["_memo"] = _Memo(weakref.ref(self) if made else lambda: self, record.values())
+
+    @classmethod
+    def _decoded(cls, name: str, record: ArrayRecord) -> Self:
+        """Decode a record once: whoever asks again gets the same payload."""
+        memo = record.__dict__.get("_memo")
+        known = memo.payload_of(record) if memo else None
+        if not isinstance(known, cls):
+            try:
+                known = cls.of(name, {key: torch.from_numpy(array.numpy()) for key, array in record.items()})
+            except WrongInput:
+                raise
+            except Exception as error:  # what a stranger's bytes make numpy raise has no end
+                raise WrongInput(f"{name} on the wire cannot be decoded: {error}") from None
+            known._belongs(record, made=False)
+        return known
+
+    @classmethod
+    def _is(cls, name: str) -> bool:
+        return name == cls.kind or (bool(cls.named_by) and name.startswith(f"{cls.kind}."))
+
+    @classmethod
+    def all(cls, content: "RecordDict | Sequence[Payload]") -> "list[Self]":
+        """Return every payload of this kind in a message or in what the server knows."""
+        if not isinstance(content, RecordDict):
+            return [p for p in content if isinstance(p, cls)]
+        return [cls._decoded(name, r) for name, r in records(content, ArrayRecord).items() if cls._is(name)]
+
+    @classmethod
+    def find(cls, content: "RecordDict | Sequence[Payload]") -> "Self | None":
+        """Return the payload of this kind, or None."""
+        found = cls.all(content)
+        return found[0] if found else None
+
+    @classmethod
+    def need(cls, content: "RecordDict | Sequence[Payload]") -> Self:
+        """Return the payload of this kind; WrongInput, naming what came instead, where there is none."""
+        found = cls.find(content)
+        if found is None:
+            names = (
+                list(records(content, ArrayRecord)) if isinstance(content, RecordDict) else [p.name for p in content]
+            )
+            raise WrongInput(f"expected {cls.kind} on the wire, got {', '.join(names) or 'nothing'}")
+        return found
+
+    def check(self, bounds: Bounds) -> None:
+        """Raise WrongInput, naming what came and what was expected, for a payload that cannot be used."""
+        for key, tensor in self.tensors().items():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise WrongInput(f"{self.name} has values in '{key}' that are not finite")
+
+    def _shape(self, key: str, tensor: Tensor, *sizes: int | None) -> None:
+        """Refuse a tensor whose shape is not these sizes (None: any)."""
+        fits = tensor.dim() == len(sizes) and all(s is None or s == n for s, n in zip(sizes, tensor.shape, strict=True))
+        if not fits:
+            wanted = ", ".join("any" if s is None else str(s) for s in sizes)
+            raise WrongInput(f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected [{wanted}]")
+
+    def _floats(self, key: str, tensor: Tensor) -> None:
+        """Refuse anything but floating-point numbers."""
+        if not tensor.is_floating_point():
+            raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected floating-point numbers")
+
+    def _integers(self, key: str, tensor: Tensor, below: int | None = None) -> None:
+        """Refuse anything but integers in [0, below)."""
+        if tensor.is_floating_point() or tensor.dtype is torch.bool:
+            raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected integers")
+        if tensor.numel() and (int(tensor.min()) < 0 or (below is not None and int(tensor.max()) >= below)):
+            raise WrongInput(f"{self.name} has '{key}' outside 0 to {'any' if below is None else below - 1}")
+
+
+def kind_of(name: str) -> type[Payload]:
+    """Return the kind of a record by its name in a message."""
+    kind = KINDS.get(name.partition(".")[0])
+    if kind is None:
+        raise WrongInput(f"there is no kind '{name}' on the wire; known: {', '.join(KINDS)}")
+    return kind
+
+
+def pack(*payloads: Payload) -> RecordDict:
+    """Return a message's content with these payloads, one record each."""
+    return RecordDict({p.name: p.record for p in payloads})
+
+
+def unpack(content: RecordDict) -> list[Payload]:
+    """Return every payload in a message's content; WrongInput for a record of no known kind."""
+    return [kind_of(name)._decoded(name, record) for name, record in records(content, ArrayRecord).items()]

@@ -1,0 +1,261 @@
+"""Kinds of knowledge about public samples: which, what is predicted on them, and by whom it is trusted."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from fd_flower.core.errors import WrongInput
+from fd_flower.objectives.base import floored
+from fd_flower.wire.payload import Bounds, Payload
+from fd_flower.wire.summable import Summable
+
+
+@dataclass(frozen=True, eq=False)
+class _Public(Payload):
+    """Something said about some of a round's public samples."""
+
+    index: Tensor
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse samples that are not the round's, in another order or twice, and values that are not finite."""
+        self._integers("index", self.index)
+        self._shape("index", self.index, None)
+        if bool((self.index.diff() <= 0).any()):
+            raise WrongInput(f"{self.name} has 'index' out of order; expected each sample once, in rising order")
+        if bounds.index is not None and not bool(torch.isin(self.index, bounds.index).all()):
+            raise WrongInput(f"{self.name} is about other public samples than the round's")
+        super().check(bounds)
+
+
+@dataclass(frozen=True, eq=False)
+class PublicIndex(_Public):
+    """The public samples that a round is about.
+
+    Attributes
+    ----------
+    index : Tensor
+        [N] int64, rising.
+    """
+
+    kind: ClassVar[str] = "public-index"
+
+
+@dataclass(frozen=True, eq=False)
+class PublicLogits(_Public, Summable):
+    """Log-probabilities on public samples; a sample on which nothing is said does not travel.
+
+    Attributes
+    ----------
+    index : Tensor
+        [M] int64, rising: which public samples.
+    values : Tensor
+        [M, C] float32: log-probabilities at temperature 1.
+    client : str
+        Whose, where there are several.
+    """
+
+    kind: ClassVar[str] = "public-logits"
+    named_by: ClassVar[str] = "client"
+    values: Tensor
+    client: str = ""
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of classes or rows, unknown samples and values that are not finite."""
+        super().check(bounds)
+        self._shape("values", self.values, len(self.index), bounds.classes)
+        self._floats("values", self.values)
+
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return a row for each of the round's samples."""
+        index = torch.empty(0, dtype=torch.int64) if bounds.index is None else bounds.index
+        return cls(index, torch.zeros(len(index), bounds.classes or 0))
+
+    def summand(self, share: float) -> Tensor:
+        """Return the log-probabilities as ``mean_of_logits`` takes them; every client counts the same."""
+        return floored(self.values.double()).flatten()
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the mean of log-probabilities, normalised."""
+        mean = (total / clients).view(self.values.shape).log_softmax(1)
+        return type(self)(self.index, mean.to(self.values.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class PublicLabels(_Public):
+    """Predicted classes of public samples: hard labels.
+
+    Attributes
+    ----------
+    index : Tensor
+        [M] int64, rising: which public samples.
+    labels : Tensor
+        [M] int16: their classes.
+    classes : Tensor
+        [] int64: the number of classes C that they are out of.
+    """
+
+    kind: ClassVar[str] = "public-labels"
+    labels: Tensor
+    classes: Tensor
+
+    @classmethod
+    def top(cls, index: Tensor, logprobs: Tensor) -> Self:
+        """Return the likeliest class of each row of predictions [M, C]."""
+        return cls(index, logprobs.argmax(1).to(torch.int16), torch.tensor(logprobs.shape[1]))
+
+    @property
+    def values(self) -> Tensor:
+        """[M, C] float32: log-probabilities, 0 for the class and -inf for all others."""
+        return one_hot(self.labels.long(), int(self.classes)).float().log()
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of classes or rows, unknown samples and classes out of range."""
+        super().check(bounds)
+        self._shape("classes", self.classes)
+        if bounds.classes is not None and int(self.classes) != bounds.classes:
+            raise WrongInput(f"{self.name} is about {int(self.classes)} classes; expected {bounds.classes}")
+        self._shape("labels", self.labels, len(self.index))
+        self._integers("labels", self.labels, int(self.classes))
+
+
+@dataclass(frozen=True, eq=False)
+class PublicVotes(Payload):
+    """For which of all public samples a client trusts its own predictions.
+
+    Attributes
+    ----------
+    mask : Tensor
+        [N_public] bool; from the server [0]: a question for them.
+    client : str
+        Whose, where there are several.
+    """
+
+    kind: ClassVar[str] = "public-votes"
+    named_by: ClassVar[str] = "client"
+    mask: Tensor
+    client: str = ""
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of samples, and anything but votes."""
+        self._shape("mask", self.mask, bounds.public)
+        if self.mask.dtype is not torch.bool:
+            raise WrongInput(f"{self.name} has 'mask' of {self.mask.dtype}; expected torch.bool")
+
+
+@dataclass(frozen=True, eq=False)
+class PublicHeads(_Public):
+    """What every head of a model says about public samples, and their embeddings.
+
+    Attributes
+    ----------
+    index : Tensor
+        [M] int64, rising: which public samples.
+    values : Tensor
+        [M, H, C] float32: log-probabilities of the main head and the auxiliary ones, in their order.
+    features : Tensor | None
+        [M, F] float32: embeddings; None where nobody asks for them.
+    client : str
+        Whose, where there are several.
+    round : Tensor | None
+        [] int64: of which round, where they are kept for later ones.
+    """
+
+    kind: ClassVar[str] = "public-heads"
+    named_by: ClassVar[str] = "client"
+    values: Tensor
+    features: Tensor | None = None
+    client: str = ""
+    round: Tensor | None = None
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of classes, features or rows, unknown samples and values that are not finite."""
+        super().check(bounds)
+        self._shape("values", self.values, len(self.index), None, bounds.classes)
+        self._floats("values", self.values)
+        if self.features is not None:
+            self._shape("features", self.features, len(self.index), bounds.features)
+            self._floats("features", self.features)
+        if self.round is not None:
+            self._shape("round", self.round)
+            self._integers("round", self.round)
+
+
+def stack(said: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tuple[Tensor, Tensor]:
+    """Align what several clients say with the samples ``index`` [N].
+
+    Returns
+    -------
+    tuple[Tensor, Tensor]
+        Log-probabilities [U, N, C] (zeros where a client says nothing) and a mask [U, N]: True where it says something.
+    """
+    values = [p.values for p in said]
+    logprobs = torch.zeros(len(said), len(index), values[0].shape[1])
+    mask = torch.zeros(len(said), len(index), dtype=torch.bool)
+    for voter, (payload, rows) in enumerate(zip(said, values, strict=True)):
+        places = torch.searchsorted(index, payload.index)
+        logprobs[voter, places] = rows
+        mask[voter, places] = True
+    return logprobs, mask
+
+
+@dataclass(frozen=True, eq=False)
+class ClassLogits(Summable):
+    """Sums of logits by true class, and how many they are sums of.
+
+    Attributes
+    ----------
+    sums : Tensor
+        [C, C] float64: row c is the sum of the logits of samples of class c.
+    counts : Tensor
+        [C] float64: how many logits are in each row.
+    members : Tensor | None
+        uint8 text, JSON: client id -> round of its reply that is in these sums; None in a reply.
+    """
+
+    kind: ClassVar[str] = "class-logits"
+    sums: Tensor
+    counts: Tensor
+    members: Tensor | None = None
+
+    @classmethod
+    def joined(cls, sums: Tensor, counts: Tensor, rounds: Mapping[str, int]) -> Self:
+        """Return sums that say whose replies, of which round, are in them."""
+        text = json.dumps(dict(rounds), separators=(",", ":")).encode()
+        return cls(sums, counts, torch.frombuffer(bytearray(text), dtype=torch.uint8))
+
+    @property
+    def rounds(self) -> dict[str, int]:
+        """Client id -> round of its reply that is in these sums."""
+        return {} if self.members is None else json.loads(self.members.numpy().tobytes())
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse another number of classes, values that are not finite and negative counts."""
+        self._shape("counts", self.counts, bounds.classes)
+        classes = len(self.counts)
+        self._shape("sums", self.sums, classes, classes)
+        self._floats("counts", self.counts)
+        self._floats("sums", self.sums)
+        super().check(bounds)
+        if bool((self.counts < 0).any()):
+            raise WrongInput(f"{self.name} has counts below 0")
+
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return an empty table."""
+        classes = bounds.classes or 0
+        return cls(torch.zeros(classes, classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64))
+
+    def summand(self, share: float) -> Tensor:
+        """Return sums and counts as they are."""
+        return torch.cat([self.sums.double().flatten(), self.counts.double()])
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the table of all; counts are whole again."""
+        sums, counts = total.split([self.sums.numel(), self.counts.numel()])
+        return type(self)(sums.view(self.sums.shape), counts.round())

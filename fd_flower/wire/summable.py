@@ -1,0 +1,44 @@
+"""Kinds of knowledge of which the server may need no more than the sum over clients."""
+
+from abc import abstractmethod
+from typing import Self
+
+from torch import Tensor
+
+from fd_flower.wire.payload import Bounds, Payload
+
+
+class Summable(Payload):
+    """A kind that says how it is summed: what each client adds, and what the sum of that stands for.
+
+    What a method gets of ``summed`` is one reply from which its own rule makes what it makes of the single replies.
+    """
+
+    @classmethod
+    @abstractmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return a payload of this run's shapes; what it holds means nothing."""
+
+    @abstractmethod
+    def summand(self, share: float) -> Tensor:
+        """Return what a client adds to the sum: float64 [L].
+
+        Parameters
+        ----------
+        share : float
+            The client's examples as a share of those of all that were asked, 0 to 1.
+        """
+
+    @abstractmethod
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return what a sum stands for, in this payload's shapes.
+
+        Parameters
+        ----------
+        total : Tensor
+            Sum of the summands of those that are in it, float64 [L].
+        share : float
+            Sum of their shares.
+        clients : int
+            How many they are.
+        """

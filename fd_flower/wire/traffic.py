@@ -1,0 +1,51 @@
+"""Bytes of messages, counted as if each client were a device of its own."""
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from fd_flower.wire.envelope import records
+
+
+class Bytes:
+    """What a round costs: bytes of encoded knowledge by kind and direction, as if each client were a device.
+
+    Attributes
+    ----------
+    up, down : dict[str, int]
+        Kind -> bytes, over all clients.
+    wire : int
+        What crossed the wire, where clients on one node share records.
+    exchanges : dict[str, dict[str, float]]
+        Message type -> seconds, and bytes up and down.
+    """
+
+    def __init__(self) -> None:
+        self.up: dict[str, int] = {}
+        self.down: dict[str, int] = {}
+        self.wire = 0
+        self.exchanges: dict[str, dict[str, float]] = {}
+
+    def ended(self, exchange: str, seconds: float) -> None:
+        """Take note of an exchange that is over: what was counted since the last one is its own."""
+        spent = self.exchanges.setdefault(exchange, {"seconds": 0.0, "up": 0, "down": 0})
+        spent["seconds"] += seconds
+        for direction, table in (("up", self.up), ("down", self.down)):
+            spent[direction] += sum(table.values()) - sum(e[direction] for e in self.exchanges.values())
+
+    def count(self, direction: str, content: RecordDict) -> None:
+        """Count a client's message."""
+        table = self.up if direction == "up" else self.down
+        for name, record in records(content, ArrayRecord).items():
+            kind = name.partition(".")[0]
+            table[kind] = table.get(kind, 0) + record.count_bytes()
+
+
+def size_of(content: RecordDict) -> int:
+    """Return the bytes of everything in a message."""
+    # ConfigRecord.count_bytes (flwr 1.41) refuses an empty string, so words are counted here.
+    words = sum(
+        len(key) + len(str(value))
+        for record in records(content, ConfigRecord).values()
+        for key, value in record.items()
+    )
+    arrays = sum(record.count_bytes() for record in records(content, ArrayRecord).values())
+    return words + arrays + sum(record.count_bytes() for record in records(content, MetricRecord).values())

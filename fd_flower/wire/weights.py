@@ -1,0 +1,142 @@
+"""Kinds of knowledge about how a model has changed, and who knows it as it was before."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from fd_flower.core.errors import WrongInput
+from fd_flower.wire.lowrank import fits
+from fd_flower.wire.payload import Bounds, Payload
+from fd_flower.wire.summable import Summable
+
+
+@dataclass(frozen=True, eq=False)
+class Update(Payload):
+    """What leads from one state of a model to another (``fd_flower.wire.lowrank``).
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        By plain keys: a difference as it is, or as [k, 1 + m + n] singular values and vectors.
+    model : str
+        The architecture; it is in the record's name, ``update.<model>``.
+    """
+
+    kind: ClassVar[str] = "update"
+    named_by: ClassVar[str] = "model"
+    values: Mapping[str, Tensor]
+    model: str = ""
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse values that are not finite, and keys, shapes or types that no update of the server's model has."""
+        super().check(bounds)
+        known = bounds.weights.get(self.model)
+        if known is None:
+            if bounds.weights:
+                raise WrongInput(
+                    f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
+                )
+            return
+        if self.values.keys() != known.keys():
+            odd = sorted(self.values.keys() ^ known.keys())
+            raise WrongInput(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
+        for key, tensor in self.values.items():
+            shape = list(known[key].shape)
+            if not fits(tensor, shape):
+                raise WrongInput(
+                    f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected an update of {shape}"
+                )
+            if tensor.dtype is not known[key].dtype:
+                raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+
+
+@dataclass(frozen=True, eq=False)
+class Holders(Payload):
+    """Which clients know the shared model as it was before the last update; the server keeps it to itself.
+
+    Attributes
+    ----------
+    rounds : Mapping[str, Tensor]
+        Client id -> the round [] int64 whose model it is.
+    """
+
+    kind: ClassVar[str] = "holders"
+    rounds: Mapping[str, Tensor]
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse anything but rounds."""
+        for client, round in self.rounds.items():
+            self._shape(client, round)
+            self._integers(client, round)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights(Summable):
+    """A model's state dict, by plain keys.
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        The state dict.
+    model : str
+        The architecture, where there are several; it is in the record's name, ``arrays.<model>``.
+    """
+
+    kind: ClassVar[str] = "arrays"
+    named_by: ClassVar[str] = "model"
+    values: Mapping[str, Tensor]
+    model: str = ""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state dict."""
+        return dict(self.values)
+
+    @classmethod
+    def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
+        """Build from a record's name and its tensors."""
+        return cls(dict(flat), name.partition(".")[2])
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse values that are not finite, and keys, shapes or types that differ from the server's own."""
+        super().check(bounds)
+        known = bounds.weights.get(self.model)
+        if known is None:
+            if bounds.weights:
+                raise WrongInput(
+                    f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
+                )
+            return
+        if self.values.keys() != known.keys():
+            odd = sorted(self.values.keys() ^ known.keys())
+            raise WrongInput(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
+        for key, tensor in self.values.items():
+            self._shape(key, tensor, *known[key].shape)
+            if tensor.dtype is not known[key].dtype:
+                raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return the server's own weights."""
+        if len(bounds.weights) != 1:
+            raise WrongInput(
+                f"weights of {len(bounds.weights)} architectures do not add up; privacy.sum needs one model for all"
+            )
+        model, values = next(iter(bounds.weights.items()))
+        return cls(values, model)
+
+    def summand(self, share: float) -> Tensor:
+        """Return the weights times the client's share, in the keys' order."""
+        return torch.cat([self.values[key].double().flatten() * share for key in sorted(self.values)])
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the mean by examples, in these weights' types; whole numbers (batches seen) are rounded."""
+        keys = sorted(self.values)
+        parts = (total / share).split([self.values[key].numel() for key in keys])
+        mean = {
+            key: (part if self.values[key].is_floating_point() else part.round()).to(self.values[key].dtype)
+            for key, part in zip(keys, parts, strict=True)
+        }
+        return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
