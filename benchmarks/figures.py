@@ -4,8 +4,8 @@
     python benchmarks/figures.py write after.json      # on the commit after
     python benchmarks/figures.py compare before.json after.json
 
-A case is a run of a few rounds on digits; what is kept of it is every line of ``rounds.jsonl`` and the SHA-256 of the
-tensors in its last checkpoint. Times are left out, and so is ``bytes.wire``, which counts the words of the settings.
+A case is a run of a few rounds on digits; what is kept of it is every line of ``rounds.jsonl`` and the SHA-256 of each
+tensor in its last checkpoint. Times are left out, and so is ``bytes.wire``, which counts the words of the settings.
 ``compare`` prints a table and exits with 1 where anything differs. Figures are those of one machine: compare none that
 were written on two.
 """
@@ -42,7 +42,7 @@ BASE = {
 
 OWN = {
     "kdstudy": {"client.convergence": "2", "client.public_steps": "2"},
-    "feddf": {"server.distil_steps": "3"},
+    "feddf": {"server.distill_steps": "3"},
     "fede4rag": {
         "data.source": "companies",
         "data.partition": "iid",
@@ -52,10 +52,10 @@ OWN = {
         "privacy.sum": "none",
     },
     "fedlgd": {
-        "client.distil_warmup": "2",
-        "client.distil_refresh": "1",
-        "client.pictures": "2",
-        "server.pictures": "2",
+        "client.distill_warmup": "2",
+        "client.distill_refresh": "1",
+        "client.images": "2",
+        "server.images": "2",
         "server.match_every": "2",
         "server.match_steps": "2",
     },
@@ -69,7 +69,14 @@ TWO = {"model.name": "[mlp,cnn]", "model.features": "16"}
 SUMMED = ("fd", "fedavg", "fede4rag", "fedmd", "fedproto", "fedprox", "fml")
 EXITS = {"model.name": "lenet", "client.objective": "ofa", "client.objective_args.stages": "[1,2]"}
 
-WORDS: dict[str, str] = {}
+WORDS = {
+    "heard": "received",
+    "measures": "evaluations",
+    "moment": "evaluated",
+    "pictures": "images",
+    "query.fd_flower_keys": "query.fd_flower_setup",
+    "query.fd_flower_shares": "query.fd_flower_share_keys",
+}
 """Key of an older commit's lines -> what it is called now."""
 
 TIMES = {"seconds", "wire"}
@@ -127,12 +134,13 @@ def die(method: str, folder: Path, words: list[str]) -> None:
 def kept(folder: Path) -> dict[str, Any]:
     """Return what is compared of a run."""
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
-    digest = hashlib.sha256()
     with safe_open(folder / "checkpoint" / "knowledge.safetensors", "pt") as file:
-        for key in sorted(file.keys()):
-            tensor = file.get_tensor(key)
-            digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode() + tensor.numpy().tobytes())
-    return {"lines": [_without(line) for line in lines], "checkpoint": digest.hexdigest()}
+        tensors = {key: file.get_tensor(key) for key in sorted(file.keys())}
+    digests = {
+        key: hashlib.sha256(f"{t.dtype} {list(t.shape)}".encode() + t.numpy().tobytes()).hexdigest()[:16]
+        for key, t in tensors.items()
+    }
+    return {"lines": [_without(line) for line in lines], "checkpoint": digests}
 
 
 def _without(value: Any) -> Any:
@@ -155,14 +163,15 @@ def write(path: Path, chosen: str) -> None:
         for number, (name, method, changes) in enumerate(cases()):
             if re.search(chosen, name):
                 found[name] = kept(play(name, method, changes, Path(scratch) / str(number)))
-                print(f"{name}: {len(found[name]['lines'])} lines, {found[name]['checkpoint'][:12]}", flush=True)
+                print(f"{name}: {len(found[name]['lines'])} lines, {digest(found[name])}", flush=True)
                 path.write_text(json.dumps(found, indent=1))
 
 
 def digest(case: dict[str, Any]) -> str:
     """Return the start of a hash of all lines of a case, and of its checkpoint's."""
     lines = json.dumps(_without(case["lines"]), sort_keys=True).encode()
-    return f"{hashlib.sha256(lines).hexdigest()[:12]} {case['checkpoint'][:12]}"
+    tensors = json.dumps(case["checkpoint"], sort_keys=True).encode()
+    return " ".join(hashlib.sha256(part).hexdigest()[:12] for part in (lines, tensors))
 
 
 def compare(before: Path, after: Path) -> int:
@@ -179,6 +188,9 @@ def compare(before: Path, after: Path) -> int:
                 if one != other:
                     print(f"    first line that differs:\n    {json.dumps(one)[:400]}\n    {json.dumps(other)[:400]}")
                     break
+            tensors = [side[name]["checkpoint"] for side in (old, new)]
+            odd = sorted(key for key in {*tensors[0], *tensors[1]} if tensors[0].get(key) != tensors[1].get(key))
+            print(f"    tensors that differ: {', '.join(odd) or 'none'}")
     print(f"{len(old)} cases before, {len(new)} after, {differing} differ")
     return differing
 

@@ -2,15 +2,15 @@
 
     python benchmarks/kdstudy.py --data FOLDER --out DIR [--partitions P ...] [--seeds S ...] [--smoke] [--table]
 
-FOLDER holds a labelled picture set as Parquet files. For each partition and seed ten clients train their teachers once,
+FOLDER holds a labeled image set as Parquet files. For each partition and seed ten clients train their teachers once,
 as `kdstudy` has them train; all students are made of these, with the functions that `kdstudy` itself calls and the same
 random numbers, and FedAvg runs from each start for the same 30 rounds in the in-process engine. Students start from the
-teachers' average and learn on labelled held-out pictures; a control learns from their labels alone (weight 0). What is
+teachers' average and learn on labeled held-out images; a control learns from their labels alone (weight 0). What is
 tuned is tuned on the pooled validation parts.
 
 Every figure is a line of DIR/results.jsonl, teachers are in DIR/teachers; what is there already is not computed again,
 so a run that was ended goes on. --table computes nothing and prints what there is; --smoke takes one seed, a few
-pictures and rounds, and checks that a student is, bit for bit, the one that `kdstudy` makes in a run.
+images and rounds, and checks that a student is, bit for bit, the one that `kdstudy` makes in a run.
 """
 
 import argparse
@@ -58,7 +58,7 @@ HEATS, WEIGHTS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0), (0.1, 0.3, 0.5, 0.7, 0.9, 1.0
 FIXED = (1.0, 0.5)
 """Temperature and weight of untuned KD."""
 
-LESSONS = "client.distil_lr=0.05"
+LESSONS = "client.distill_lr=0.05"
 FULL = "data.limit=10000 data.public_size=2000 data.test_limit=2000 "
 SMALL = "data.limit=1500 data.public_size=200 data.test_limit=200 data.min_rows=2 "
 SHORT = f"{LESSONS} client.convergence=2 client.public_epochs=1"
@@ -90,12 +90,12 @@ class Cell:
 
     @cached_property
     def study(self) -> Settings:
-        """The method's settings: labelled public pictures, the average for a start."""
+        """The method's settings: labeled public images, the average for a start."""
         return self.settings("kdstudy", "server.labels=true")
 
     @cached_property
     def world(self) -> World:
-        """Clients, public pictures and test set."""
+        """Clients, public images and test set."""
         return World(self.study, described(self.study))
 
     @property
@@ -115,13 +115,15 @@ class Cell:
         ]
 
     def _train(self, path: Path) -> dict[str, Any]:
-        knobs: Any = self.study.client
-        plan = Plan(knobs.batch, knobs.lr, epochs=knobs.convergence, optimizer=knobs.optimizer)
+        options: Any = self.study.client
+        plan = Plan(options.batch, options.lr, epochs=options.convergence, optimizer=options.optimizer)
         flat, epochs, own, everybodys = {}, [], [], []
         for client in self.world.clients:
             model, data = self._model(self.world.initial(self.architecture)), self.world.data(client)
             rng = torch_rng(self.seed, "converge", client, 1)
-            epochs.append(converge(model, data.train, data.validation, plan=plan, patience=knobs.patience, rng=rng)[1])
+            epochs.append(
+                converge(model, data.train, data.validation, plan=plan, patience=options.patience, rng=rng)[1]
+            )
             figures = measure(predict(model, data.validation), data.validation.labels)
             own.append(figures.get("accuracy", 0.0))
             everybodys.append(self.judge(model)["accuracy"])
@@ -135,7 +137,7 @@ class Cell:
         return self.world.load(self.architecture, state)
 
     def judge(self, model: torch.nn.Module) -> dict[str, Any]:
-        """Return a model's accuracy on everybody's validation parts and on the test pictures, there by class too."""
+        """Return a model's accuracy on everybody's validation parts and on the test images, there by class too."""
         validation, test = self.world.pooled["validation"], self.world.test_part(self.study.data.test_limit or 0)
         assert test is not None
         said = predict(model, test)
@@ -164,7 +166,7 @@ class Cell:
 
     @cached_property
     def said(self) -> Tensor:
-        """What the teachers say of the public pictures [U, N, C]."""
+        """What the teachers say of the public images [U, N, C]."""
         assert self.world.public is not None
         return torch.stack([predict(self._model(self.teachers[i]), self.world.public) for i in self.order])
 
@@ -177,11 +179,11 @@ class Cell:
         criterion: str = "label",
         sequential: bool = False,
     ) -> State:
-        """Return the student that `kdstudy` makes at the server with these knobs."""
+        """Return the student that `kdstudy` makes at the server with these options."""
         public = self.world.public
         assert public is not None
-        knobs: Any = replace(self.study.client, objective_args={"temperature": heat}, kd_weight=weight)
-        lesson = Lesson(technique, criterion, knobs, knobs.distil_lr, sequential)
+        options: Any = replace(self.study.client, objective_args={"temperature": heat}, kd_weight=weight)
+        lesson = Lesson(technique, criterion, options, options.distill_lr, sequential)
         rng = torch_rng(self.seed, "distil", "server", 1)
         if technique == "dml":
             peers = [deepcopy(self._model(self.teachers[i])) for i in self.order]
@@ -217,7 +219,7 @@ class Cell:
             curve = [self.judge(self._model(state))["accuracy"]]
             curve += [line["global"]["accuracy"] for line in lines if "asked" in line]
             final = Weights.need(strategy.knowledge).values
-            curve[-1] = self.judge(self._model(final))["accuracy"]  # on the same pictures as the rounds before
+            curve[-1] = self.judge(self._model(final))["accuracy"]  # on the same images as the rounds before
             sent = sum(sum(line["bytes"]["up"].values()) for line in lines if "asked" in line)
             return {"phase": phase, "accuracy": curve, "up": sent}
 
@@ -225,8 +227,8 @@ class Cell:
 
     @property
     def _loop(self) -> str:
-        knobs = self.study.client
-        return f"client.epochs={knobs.epochs} client.batch={knobs.batch} client.lr={knobs.lr} data.public_batch=1"
+        options = self.study.client
+        return f"client.epochs={options.epochs} client.batch={options.batch} client.lr={options.lr} data.public_batch=1"
 
     # --- the whole
 

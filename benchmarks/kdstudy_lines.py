@@ -61,7 +61,7 @@ def tables(lines: Sequence[Line], fixed: tuple[float, float]) -> str:
 
 
 def _gains(by_partition: Mapping[str, Sequence[Line]], fixed: tuple[float, float]) -> Iterator[str]:
-    yield "\n## Gains: accuracy of the student after it has learnt, less that of the teachers' average\n"
+    yield "\n## Gains: accuracy of the student after it has learned, less that of the teachers' average\n"
     yield _row("partition", "before", *TECHNIQUES, "chosen T, a")
     yield "| --- |" + " ---: |" * (1 + len(TECHNIQUES)) + " --- |"
     for partition, lines in by_partition.items():

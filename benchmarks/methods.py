@@ -25,15 +25,15 @@ FEDERATION = (
     "client.batch=32 client.warmup=0 client.optimizer=sgd client.lr=0.01 client.momentum=0.0"
 )
 SHORTENED = {
-    "feddf": "server.distil_steps=100",
-    "fedlgd": "client.distil_warmup=10 client.distil_refresh=2 client.distil_batch=16 client.pictures=5 "
-    "server.pictures=5 server.match_steps=5 client.distil_model=convnet:0.25",
+    "feddf": "server.distill_steps=100",
+    "fedlgd": "client.distill_warmup=10 client.distill_refresh=2 client.distill_batch=16 client.images=5 "
+    "server.images=5 server.match_steps=5 client.distill_model=convnet:0.25",
 }
 
 
 def classifiers() -> list[str]:
     """Return the methods that learn classification."""
-    return [stem for stem in methods.names() if "classification" in methods.strategy(stem).needs.tasks]
+    return [stem for stem in methods.names() if "classification" in methods.strategy(stem).requires.tasks]
 
 
 def seconds(chosen: Settings) -> list[float]:

@@ -19,8 +19,8 @@ from fd_flower.config import PrivacyConfig
 from fd_flower.core.client import Client
 from fd_flower.privacy import ckks
 from fd_flower.privacy.client_protocol import Party
-from fd_flower.privacy.party import VEILS
-from fd_flower.privacy.secret_store import Vault
+from fd_flower.privacy.party import CLIENT_PROTOCOLS
+from fd_flower.privacy.secret_store import SecretStore
 from fd_flower.privacy.server_protocol import Letters
 from fd_flower.privacy.sums import stage
 from fd_flower.wire import Bounds, Payload, Weights, pack
@@ -44,8 +44,8 @@ class Bench:
         replies = []
         for client, content in letters.items():
             begin = time.process_time()
-            party = Party(client.id, "run", self.config, Vault(self.folder / client.id), self.secret)
-            veil = VEILS[self.config.sum](party, content)
+            party = Party(client.id, "run", self.config, SecretStore(self.folder / client.id), self.secret)
+            veil = CLIENT_PROTOCOLS[self.config.sum](party, content)
             if (said := veil.answer(exchange)) is None:
                 plain = pack(Weights({"w": self.rows[client.number]}))
                 said = veil.over(exchange, RecordDict({**plain, "metrics": MetricRecord({"num-examples": 1})}))
@@ -61,10 +61,10 @@ class Bench:
         begin = time.process_time()
         letters = summing.open(1, self.clients, Bounds(weights={"": {"w": self.rows[0]}}), self.ask)
         some = dict(list(letters.items())[round(lost * len(self.clients)) :])
-        (heard,) = summing.close(self.ask("train", some, summing.kinds(())), self.ask)
+        (received,) = summing.close(self.ask("train", some, summing.kinds(())), self.ask)
         self.server = time.process_time() - begin - sum(map(sum, self.seconds.values()))
-        plain = torch.stack([self.rows[c.number] for c in heard.clients]).double().mean(0)
-        return float((Weights.need(heard.content).values["w"].double() - plain).abs().max())
+        plain = torch.stack([self.rows[c.number] for c in received.clients]).double().mean(0)
+        return float((Weights.need(received.content).values["w"].double() - plain).abs().max())
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/votes.py --data FOLDER [--limit ROWS] [--encoder pixels] [--public 2000] [--seed 0] [--widths W]
 
-FOLDER holds a labelled picture set as Parquet files. Ten clients with one class each vote on held-out public samples,
+FOLDER holds a labeled image set as Parquet files. Ten clients with one class each vote on held-out public samples,
 whose labels are looked at afterwards: precision is the share of right votes among all votes, "by client" the mean of
 each client's own, purity the share of right votes of a sample, averaged over those that somebody claims. Besides its
 own threshold, each estimator gets the one at which a client's recall on public samples of its class is that of the
@@ -85,12 +85,12 @@ def main() -> None:
     data = settings("fedmd", f"{words} data.source={Path(asked.data).resolve()}").data
     held = federation(data, asked.seed)
     assert held.public is not None
-    assert held.public_labelled is not None
+    assert held.public_labeled is not None
     encode = encoder(data, held.public)
     public = encode(held.public)
     own = [held.data(client).train for client in held.clients]
     clients = [(encode(samples), samples.labels) for samples in own]
-    right = torch.stack([torch.isin(held.public_labelled.labels, labels.unique()) for _, labels in clients])
+    right = torch.stack([torch.isin(held.public_labeled.labels, labels.unique()) for _, labels in clients])
     box = (float(public.min()), float(public.max()))
     contestants: list[tuple[str, float, float, Fit]] = [
         *(

@@ -6,9 +6,9 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, digested, fit, reply
+from fd_flower.client import App, Turn, fit, public_distillation, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
 from fd_flower.density import kmeans, vote
 from fd_flower.training import supervised
@@ -22,7 +22,7 @@ HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """EdgeFD's knobs."""
+    """EdgeFD's options."""
 
     clusters: int = 10
     """Clusters of each class, or of all own samples together."""
@@ -35,22 +35,22 @@ class Config(ClientConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.clusters < 1:
-            raise WrongInput(f"client.clusters is {self.clusters}; expected at least 1")
+            raise InvalidInputError(f"client.clusters is {self.clusters}; expected at least 1")
         if not 0 <= self.quantile <= 1:
-            raise WrongInput(f"client.quantile is {self.quantile}; expected a share, 0 to 1")
+            raise InvalidInputError(f"client.quantile is {self.quantile}; expected a share, 0 to 1")
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
     """Return ``kd_weight`` times the distance between the voters' log-probabilities [B, C] and the model."""
-    return config.kd_weight * config.distil(model(x), teacher)
+    return config.kd_weight * config.distill(model(x), teacher)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
-    turn = digested(message, context, objective)
+    turn = public_distillation(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     claimed = votes(turn)
     index = turn.next_index[claimed[turn.next_index]]
     said = PublicLogits(index, turn.predict(turn.public[index]))
@@ -61,7 +61,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Learn from the last predictions and measure: the closing message."""
-    return reply(message, digested(message, context, objective))
+    return reply(message, public_distillation(message, context, objective))
 
 
 def votes(turn: Turn) -> Tensor:
@@ -72,8 +72,8 @@ def votes(turn: Turn) -> Tensor:
         own, labels = turn.encoded(turn.data.train), turn.data.train.labels.cpu()
         seed = seed_of(turn.world.settings.run.seed, "clusters", turn.client)
 
-        def centroids(learnt: Tensor, classes: Tensor) -> kmeans.KMeans:
-            return kmeans.fit(learnt, classes if config.per_class else None, config.clusters, seed)
+        def centroids(learned: Tensor, classes: Tensor) -> kmeans.KMeans:
+            return kmeans.fit(learned, classes if config.per_class else None, config.clusters, seed)
 
         known = vote(
             own,

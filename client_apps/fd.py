@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.training import supervised
 from fd_flower.wire import ClassLogits
 
@@ -20,7 +20,7 @@ OUTPUTS, WEIGHTINGS = ("probabilities", "logits"), ("examples", "clients")
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FD's knobs."""
+    """FD's options."""
 
     output: str = "probabilities"
     """What is averaged: `probabilities` (the paper's softmax outputs) or `logits`."""
@@ -32,7 +32,7 @@ class Config(ClientConfig):
         super().__post_init__()
         for key, known in (("output", OUTPUTS), ("weighting", WEIGHTINGS)):
             if getattr(self, key) not in known:
-                raise WrongInput(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+                raise InvalidInputError(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, config: ClientConfig) -> Tensor:
@@ -51,7 +51,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, confi
     rows = teacher[y]
     known = ~rows.isnan().any(dim=1)
     weight = known.to(logits.dtype)
-    distance = config.distil(logits, rows.nan_to_num(), y, weight)
+    distance = config.distill(logits, rows.nan_to_num(), y, weight)
     return loss + config.kd_weight * weight.mean() * distance
 
 
@@ -60,8 +60,8 @@ def train(message: Message, context: Context) -> Message:
     """Learn from private data beside the others' table, and send the table of what came out while learning."""
     turn = Turn.of(message, context)
     table = Table(turn.classes, turn.config.output)  # type: ignore[attr-defined]
-    heard = ClassLogits.find(message.content)
-    teacher = None if heard is None else teacher_of(without_own(heard, turn), turn.config.output)  # type: ignore[attr-defined]
+    received = ClassLogits.find(message.content)
+    teacher = None if received is None else teacher_of(without_own(received, turn), turn.config.output)  # type: ignore[attr-defined]
     if teacher is not None:
         teacher = teacher.to(turn.world.device)
 
@@ -71,7 +71,7 @@ def train(message: Message, context: Context) -> Message:
         return objective(lambda _: logits, x, y, teacher, turn.config)  # type: ignore[arg-type]
 
     loss = fit(turn, learn, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     said = table.said(turn.config.weighting)  # type: ignore[attr-defined]
     for name, tensor in (("sums", said.sums), ("counts", said.counts), ("said", torch.tensor(turn.round))):
         turn.remember(name, tensor)
@@ -82,7 +82,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model as it is."""
     turn = Turn.of(message, context)
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)
 
 
@@ -110,20 +110,20 @@ class Table:
         return ClassLogits(sums / counts.clamp_min(1.0).unsqueeze(1), (counts > 0).double())
 
 
-def without_own(heard: ClassLogits, turn: Turn) -> ClassLogits:
+def without_own(received: ClassLogits, turn: Turn) -> ClassLogits:
     """Take the client's own part out of the sums (leave-one-out), where it is in them."""
-    round, sums, counts = heard.rounds.get(turn.client), turn.recall("sums"), turn.recall("counts")
+    round, sums, counts = received.rounds.get(turn.client), turn.recall("sums"), turn.recall("counts")
     if round is None or sums is None or counts is None or turn.recall("said") != round:
-        return heard
-    return ClassLogits(heard.sums - sums, heard.counts - counts)
+        return received
+    return ClassLogits(received.sums - sums, received.counts - counts)
 
 
-def teacher_of(heard: ClassLogits, output: str) -> Tensor:
+def teacher_of(received: ClassLogits, output: str) -> Tensor:
     """Return the mean outputs as log-probabilities [C, C] float32; NaN in the rows of classes that nobody has.
 
     A sum that is empty but for rounding is empty: counts are whole numbers.
     """
-    counts = heard.counts.round().unsqueeze(1)
-    mean = heard.sums / counts.clamp_min(1.0)
+    counts = received.counts.round().unsqueeze(1)
+    mean = received.sums / counts.clamp_min(1.0)
     logprobs = mean.log_softmax(dim=1) if output == "logits" else mean.clamp_min(1e-12).log().log_softmax(dim=1)
     return logprobs.where(counts > 0, torch.nan).float()

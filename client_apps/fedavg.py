@@ -23,7 +23,7 @@ def train(message: Message, context: Context) -> Message:
     turn = Turn.of(message, context)
     model = turn.shared(Weights.need(message.content))
     loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     return reply(message, turn, Weights(model.state_dict()), loss=loss)
 
 
@@ -32,5 +32,5 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure the server's model."""
     turn = Turn.of(message, context)
     turn.shared(Weights.need(message.content))
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)

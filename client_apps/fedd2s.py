@@ -14,7 +14,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.models.blocks import below, beyond
 from fd_flower.training import forward, supervised
@@ -27,7 +27,7 @@ LARGEST = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedD2S's knobs."""
+    """FedD2S's options."""
 
     samples: int | None = None
     """Samples that a client speaks of, at most: a fixed seeded subset; None: all of its training samples."""
@@ -38,7 +38,7 @@ class Config(ClientConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.samples is not None and self.samples < 1:
-            raise WrongInput(f"client.samples is {self.samples}; expected at least 1, or nothing for all")
+            raise InvalidInputError(f"client.samples is {self.samples}; expected at least 1, or nothing for all")
 
 
 @dataclass(frozen=True)
@@ -75,14 +75,14 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Taught | None, confi
     if not bool(spoken.any()):
         return loss
     logits = functional_call(model, held_beyond(model, teacher.cut), (x,))
-    distance = config.distil(logits[spoken], teacher.logprobs[spoken], y[spoken])
+    distance = config.distill(logits[spoken], teacher.logprobs[spoken], y[spoken])
     return loss + weight * spoken.float().mean() * distance
 
 
 def held_beyond(model: Module, cut: int) -> dict[str, Tensor]:
     """Return a model's tensors with copies for those that a second forward pass must leave alone.
 
-    These are the parameters beyond the cut, and everywhere the running statistics of batch normalisation, which the
+    These are the parameters beyond the cut, and everywhere the running statistics of batch normalization, which the
     first pass has updated.
     """
     shallow = {id(parameter) for parameter in below(model, cut).parameters()}
@@ -94,31 +94,31 @@ def held_beyond(model: Module, cut: int) -> dict[str, Tensor]:
 def train(message: Message, context: Context) -> Message:
     """Learn from labels and from what the server predicted on the same samples, then send features up to the cut."""
     turn = Turn.of(message, context)
-    heard = SampleKnowledge.need(message.content)
-    loss = learn(turn, heard)
-    turn.measure("trained")
-    return reply(message, turn, features(turn, int(heard.cut)), loss=loss)
+    received = SampleKnowledge.need(message.content)
+    loss = learn(turn, received)
+    turn.evaluate("trained")
+    return reply(message, turn, features(turn, int(received.cut)), loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model as it is."""
     turn = Turn.of(message, context)
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)
 
 
-def learn(turn: Turn, heard: SampleKnowledge) -> float:
+def learn(turn: Turn, received: SampleKnowledge) -> float:
     """Train on private data, with the server's predictions where there are any, and return the mean loss."""
     own, config = turn.data.train, turn.config
     weight = turn.world.settings.server.weight_at(turn.round)  # type: ignore[attr-defined]
-    if heard.logits is None or not config.kd_weight * weight:
+    if received.logits is None or not config.kd_weight * weight:
         return fit(turn, supervised, own)
-    if len(heard.id) and int(heard.id[-1]) >= len(own):
-        raise WrongInput(f"the server speaks of sample {int(heard.id[-1])}; this client has {len(own)}")
+    if len(received.id) and int(received.id[-1]) >= len(own):
+        raise InvalidInputError(f"the server speaks of sample {int(received.id[-1])}; this client has {len(own)}")
     teacher = torch.full((len(own), turn.classes), -torch.inf)
-    teacher[heard.id] = heard.logits
-    cut = int(heard.cut)
+    teacher[received.id] = received.logits
+    cut = int(received.cut)
 
     def both(model: Module, x: Tensor, y: Tensor, logprobs: Tensor) -> Tensor:
         return objective(model, x, y, Taught(logprobs, cut, weight), config)

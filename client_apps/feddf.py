@@ -1,4 +1,4 @@
-"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distils the clients' ensemble into one student."""
+"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distills the clients' ensemble into one student."""
 
 from flwr.app import Context, Message
 from torch import Tensor
@@ -21,11 +21,11 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
 def train(message: Message, context: Context) -> Message:
     """Train the student of the client's architecture on private data and send its weights."""
     turn = Turn.of(message, context)
-    heard = Weights.need(message.content)
-    model = turn.shared(heard)
+    received = Weights.need(message.content)
+    model = turn.shared(received)
     loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
-    return reply(message, turn, Weights(model.state_dict(), heard.model), loss=loss)
+    turn.evaluate("trained")
+    return reply(message, turn, Weights(model.state_dict(), received.model), loss=loss)
 
 
 @app.evaluate()
@@ -33,5 +33,5 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure the student of the client's architecture."""
     turn = Turn.of(message, context)
     turn.shared(Weights.need(message.content))
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.tasks.retrieval.models import Retriever, contrastive
 from fd_flower.wire import Weights
 
@@ -21,7 +21,7 @@ STARTS = ("persist", "overwrite")
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedE4RAG's knobs; ``kd_weight`` is the lambda of its paper."""
+    """FedE4RAG's options; ``kd_weight`` is the lambda of its paper."""
 
     personal_init: str = "persist"
     """Where a round starts: `persist` (the client's own retriever) or `overwrite` (the mean one, as in FedAvg)."""
@@ -30,7 +30,9 @@ class Config(ClientConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.personal_init not in STARTS:
-            raise WrongInput(f"client.personal_init is '{self.personal_init}'{nearest(self.personal_init, STARTS)}")
+            raise InvalidInputError(
+                f"client.personal_init is '{self.personal_init}'{nearest(self.personal_init, STARTS)}"
+            )
 
 
 def objective(model: Retriever, x: Tensor, y: Tensor, teacher: Retriever | None, config: Config) -> Tensor:
@@ -52,17 +54,17 @@ def objective(model: Retriever, x: Tensor, y: Tensor, teacher: Retriever | None,
 def train(message: Message, context: Context) -> Message:
     """Learn from own pairs and from how the mean retriever compares them; keep the retriever and send it."""
     turn = Turn.of(message, context)
-    heard = Weights.need(message.content)
+    received = Weights.need(message.content)
     own: Module = turn.model
     if turn.config.personal_init == "overwrite":  # type: ignore[attr-defined]
-        own.load_state_dict(heard.values, strict=False)  # what is frozen does not travel
-    teacher = turn.peer(turn.architecture, heard).eval() if turn.config.kd_weight else None
+        own.load_state_dict(received.values, strict=False)  # what is frozen does not travel
+    teacher = turn.peer(turn.architecture, received).eval() if turn.config.kd_weight else None
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, teacher, turn.config)  # type: ignore[arg-type]
 
     loss = fit(turn, learn, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     return reply(message, turn, Weights(own.state_dict()), loss=loss)
 
 
@@ -70,5 +72,5 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal retriever as it is."""
     turn = Turn.of(message, context)
-    turn.measure("heard", turn.model)
+    turn.evaluate("received", turn.model)
     return reply(message, turn)

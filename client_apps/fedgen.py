@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.generate.features import FeatureGenerator, noise
 from fd_flower.training import supervised
 from fd_flower.wire import Generator, LabelCounts, Weights
@@ -22,7 +22,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedGen's knobs; ``kd_weight`` multiplies both ``alpha`` and ``beta``, so that 0 is FedAvg."""
+    """FedGen's options; ``kd_weight`` multiplies both ``alpha`` and ``beta``, so that 0 is FedAvg."""
 
     alpha: float = 10.0
     """Weight of the head's cross-entropy on generated features."""
@@ -41,14 +41,14 @@ class Config(ClientConfig):
         for key in ("alpha", "beta", "floor"):
             value = getattr(self, key)
             if not (isfinite(value) and value >= 0):
-                raise WrongInput(f"client.{key} is {value}; expected a number, 0 or more")
+                raise InvalidInputError(f"client.{key} is {value}; expected a number, 0 or more")
         if not 0 < self.fade <= 1:
-            raise WrongInput(f"client.fade is {self.fade}; expected a factor above 0 and at most 1")
+            raise InvalidInputError(f"client.fade is {self.fade}; expected a factor above 0 and at most 1")
         if self.generated < 1:
-            raise WrongInput(f"client.generated is {self.generated}; expected at least 1")
+            raise InvalidInputError(f"client.generated is {self.generated}; expected at least 1")
 
     def at(self, round: int) -> "Config":
-        """Return the knobs as they are in a round, counted from 1: both weights have faded."""
+        """Return the options as they are in a round, counted from 1: both weights have faded."""
         alpha, beta = (w and max(self.floor, w * self.fade ** (round - 1)) for w in (self.alpha, self.beta))
         faded = replace(self, alpha=self.kd_weight * alpha, beta=self.kd_weight * beta, kd_weight=1.0)
         return faded.bound(self.loss)
@@ -90,7 +90,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Generated | None, co
     if config.beta:
         with torch.no_grad():
             target = model.head(teacher.like)  # type: ignore[operator]
-        loss = loss + config.beta * config.distil(logits, target, y, teacher.known.to(logits.dtype))
+        loss = loss + config.beta * config.distill(logits, target, y, teacher.known.to(logits.dtype))
     if config.alpha:
         said = supervised(model.head, teacher.features, teacher.y)  # type: ignore[arg-type]
         loss = loss + config.alpha * len(teacher.y) / config.batch * said
@@ -111,12 +111,12 @@ def train(message: Message, context: Context) -> Message:
         return objective(model, x, y, guide(y), config)
 
     loss = fit(turn, learn, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     said = model.state_dict()
     if shares_head(turn):
         said = {key: tensor for key, tensor in said.items() if key.startswith("head.")}
-    heard = Weights.need(message.content)
-    return reply(message, turn, Weights(said, heard.model), LabelCounts(counts.cpu()), loss=loss)
+    received = Weights.need(message.content)
+    return reply(message, turn, Weights(said, received.model), LabelCounts(counts.cpu()), loss=loss)
 
 
 @app.evaluate()
@@ -124,7 +124,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure the server's model, or the personal one with the server's head."""
     turn = Turn.of(message, context)
     hear(message, turn)
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)
 
 
@@ -146,16 +146,16 @@ def hear(message: Message, turn: Turn) -> Module:
     return model
 
 
-def guidance(turn: Turn, heard: Generator | None, config: Config) -> Callable[[Tensor], Generated | None]:
+def guidance(turn: Turn, received: Generator | None, config: Config) -> Callable[[Tensor], Generated | None]:
     """Return what makes features for a mini-batch's classes [B]; it returns None where nothing guides.
 
     The generator is in evaluation mode: its features are a function of class and noise, whatever else is in the batch.
     """
-    if heard is None or not (config.alpha or config.beta):
+    if received is None or not (config.alpha or config.beta):
         return lambda y: None
     place, rng = turn.world.device, turn.rng("generator")
-    generator = FeatureGenerator.of(heard.values, len(heard.trained)).to(place).eval()
-    trained = heard.trained.nonzero().flatten()
+    generator = FeatureGenerator.of(received.values, len(received.trained)).to(place).eval()
+    trained = received.trained.nonzero().flatten()
     kind: str = turn.world.settings.server.noise  # type: ignore[attr-defined]
 
     @torch.no_grad()
@@ -164,6 +164,6 @@ def guidance(turn: Turn, heard: Generator | None, config: Config) -> Callable[[T
 
     def guide(y: Tensor) -> Generated:
         others = trained[torch.randint(len(trained), (config.generated,), generator=rng)].to(place)
-        return Generated(make(y), heard.trained.to(place)[y], make(others), others)
+        return Generated(make(y), received.trained.to(place)[y], make(others), others)
 
     return guide

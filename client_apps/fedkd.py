@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.training import supervised
 from fd_flower.wire import Update, Weights
 from fd_flower.wire.lowrank import applied, difference
@@ -18,7 +18,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedKD's knobs; ``kd_weight`` is the weight of all that is distilled."""
+    """FedKD's options; ``kd_weight`` is the weight of all that is distilled."""
 
     hidden_weight: float = 1.0
     """Weight of the distance between the two models' features, within what is distilled."""
@@ -29,15 +29,15 @@ class Config(ClientConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.hidden_weight < 0:
-            raise WrongInput(f"client.hidden_weight is {self.hidden_weight}; expected 0 or more")
+            raise InvalidInputError(f"client.hidden_weight is {self.hidden_weight}; expected 0 or more")
         if self.ce_floor <= 0:
-            raise WrongInput(f"client.ce_floor is {self.ce_floor}; expected a number above 0")
+            raise InvalidInputError(f"client.ce_floor is {self.ce_floor}; expected a number above 0")
 
 
 class Pair(nn.Module):
     """A mentor, a mentee, and the projection of the mentee's features to the mentor's size.
 
-    All are in one module so that one optimiser steps them, parameter by parameter, as optimisers of their own would.
+    All are in one module so that one optimizer steps them, parameter by parameter, as optimizers of their own would.
     """
 
     def __init__(self, mentor: nn.Module, mentee: nn.Module, projection: nn.Linear) -> None:
@@ -55,14 +55,14 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
     """Return both cross-entropies, plus what the models teach each other divided by the sum of the two.
 
     Each learns from the other's predictions, which are detached; the distance of features moves both. Where labels are
-    not learnt yet, little is distilled: the sum is a number, no gradient flows into it.
+    not learned yet, little is distilled: the sum is a number, no gradient flows into it.
     """
     if not config.kd_weight:
         return supervised(model.mentor, x, y) + supervised(model.mentee, x, y)
     seen, hidden = model.mentor.features(x), model.mentee.features(x)  # type: ignore[operator]
     mentor, mentee = model.mentor.head(seen), model.mentee.head(hidden)  # type: ignore[operator]
     labels = F.cross_entropy(mentor, y) + F.cross_entropy(mentee, y)
-    distilled = config.distil(mentor, mentee, y) + config.distil(mentee, mentor, y)
+    distilled = config.distill(mentor, mentee, y) + config.distill(mentee, mentor, y)
     if config.hidden_weight:
         distilled = distilled + config.hidden_weight * F.mse_loss(model.projection(hidden).float(), seen.float())
     return labels + config.kd_weight * distilled / labels.detach().clamp_min(config.ce_floor)
@@ -70,27 +70,27 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train both models on the same mini-batches and send what the mentee has learnt, compressed."""
+    """Train both models on the same mini-batches and send what the mentee has learned, compressed."""
     turn = Turn.of(message, context)
-    heard = hear(message, turn)
-    model = pair(turn, heard)
+    received = hear(message, turn)
+    model = pair(turn, received)
 
     def learn(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, None, turn.config)  # type: ignore[arg-type]
 
     loss = fit(turn, learn, turn.data.train, model=model)
-    turn.measure("trained", model.mentor, others={"mentee": model.mentee})
+    turn.evaluate("trained", model.mentor, others={"mentee": model.mentee})
     energy = turn.world.settings.server.energy(turn.round)  # type: ignore[attr-defined]
-    update = difference(model.mentee.state_dict(), heard.values, energy)
-    return reply(message, turn, Update(update, heard.model), loss=loss)
+    update = difference(model.mentee.state_dict(), received.values, energy)
+    return reply(message, turn, Update(update, received.model), loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the mentor as it is, and the last mentee."""
     turn = Turn.of(message, context)
-    heard = hear(message, turn)
-    turn.measure("heard", turn.model, others={"mentee": turn.peer(heard.model, heard)})
+    received = hear(message, turn)
+    turn.evaluate("received", turn.model, others={"mentee": turn.peer(received.model, received)})
     return reply(message, turn)
 
 
@@ -99,7 +99,7 @@ def hear(message: Message, turn: Turn) -> Weights:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an update of a mentee that the client does not remember; it will be sent the whole one.
     """
     now = turn.round if turn.closing else turn.round - 1
@@ -109,7 +109,7 @@ def hear(message: Message, turn: Turn) -> Weights:
         known = turn.recall("mentee-round")
         if known is None or int(known) != now - 1:
             held = "none" if known is None else f"that of round {int(known)}"
-            raise WrongInput(f"the update is of the mentee of round {now - 1}; this client remembers {held}")
+            raise InvalidInputError(f"the update is of the mentee of round {now - 1}; this client remembers {held}")
         before = {key: turn.recall(f"mentee/{key}") for key in update.values}
         whole = Weights(applied(before, update.values), update.model)  # type: ignore[arg-type]
     turn.remember("mentee-round", tensor(now))
@@ -118,10 +118,12 @@ def hear(message: Message, turn: Turn) -> Weights:
     return whole
 
 
-def pair(turn: Turn, heard: Weights) -> Pair:
-    """Return the client's mentor, the mentee that it heard, and its own projection between them."""
-    mentee = turn.peer(heard.model, heard)
-    inner, outer = turn.world.features(heard.model), turn.world.features(turn.architecture)
+def pair(turn: Turn, received: Weights) -> Pair:
+    """Return the client's mentor, the mentee that it received, and its own projection between them."""
+    mentee = turn.peer(received.model, received)
+    inner, outer = turn.world.features(received.model), turn.world.features(turn.architecture)
     if not inner:
-        raise WrongInput(f"server.mentee is '{heard.model}', without features(x) and a linear head; expected both")
+        raise InvalidInputError(
+            f"server.mentee is '{received.model}', without features(x) and a linear head; expected both"
+        )
     return Pair(turn.model, mentee, turn.module("projection", lambda: nn.Linear(inner, outer, bias=False)))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled pictures, their own and the server's."""
+"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled images, their own and the server's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from torch.nn import Module
 from fd_flower import models
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
 from fd_flower.generate import augment
@@ -28,26 +28,26 @@ STARTS = ("statistics", "noise")
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedLGD's knobs."""
+    """FedLGD's options."""
 
-    pictures: int = 50
-    """A client's virtual pictures of each class that it has."""
+    images: int = 50
+    """A client's virtual images of each class that it has."""
     start: str = "statistics"
     """What these start from: noise with the `statistics` of its own class's pixels, or standard `noise`."""
-    distil_warmup: int = 10000
-    """Steps on a client's virtual pictures before its first round, each with a fresh random model."""
-    distil_refresh: int = 100
+    distill_warmup: int = 10000
+    """Steps on a client's virtual images before its first round, each with a fresh random model."""
+    distill_refresh: int = 100
     """Steps on them in each refresh, with the server's model."""
-    distil_model: str = "convnet"
+    distill_model: str = "convnet"
     """The architecture of the random models, by name; `mlp` takes inputs of any shape."""
-    distil_batch: int = 256
-    """Real pictures of a class in each of these steps."""
-    distil_lr: float = 1.0
+    distill_batch: int = 256
+    """Real images of a class in each of these steps."""
+    distill_lr: float = 1.0
     """Learning rate of these steps (SGD)."""
-    distil_momentum: float = 0.5
+    distill_momentum: float = 0.5
     """Momentum of these steps."""
     augment: list[str] = field(default_factory=lambda: list(augment.CHANGES))
-    """Changes of real and virtual pictures alike, one a class and step: `color,crop,cutout,flip,scale,rotate`."""
+    """Changes of real and virtual images alike, one a class and step: `color,crop,cutout,flip,scale,rotate`."""
     align: str = "contrastive"
     """What `client.kd_weight` weighs: `contrastive` (by class) or `mmd` (two sets of features)."""
     temperature: float = 0.07
@@ -56,25 +56,25 @@ class Config(ClientConfig):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        for key, least in (("pictures", 1), ("distil_warmup", 0), ("distil_refresh", 0), ("distil_batch", 1)):
+        for key, least in (("images", 1), ("distill_warmup", 0), ("distill_refresh", 0), ("distill_batch", 1)):
             if getattr(self, key) < least:
-                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected {least} or more")
-        for key in ("distil_lr", "temperature"):
+                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected {least} or more")
+        for key in ("distill_lr", "temperature"):
             if getattr(self, key) <= 0:
-                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected a number above 0")
-        if not 0 <= self.distil_momentum < 1:
-            raise WrongInput(f"client.distil_momentum is {self.distil_momentum}; expected a number of 0 to 1")
+                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected a number above 0")
+        if not 0 <= self.distill_momentum < 1:
+            raise InvalidInputError(f"client.distill_momentum is {self.distill_momentum}; expected a number of 0 to 1")
         for key, known in (("align", ALIGNMENTS), ("start", STARTS)):
             if getattr(self, key) not in known:
-                raise WrongInput(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+                raise InvalidInputError(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         augment.check(self.augment)
-        models.architectures(self.distil_model)  # refuses unknown names
+        models.architectures(self.distill_model)  # refuses unknown names
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: SyntheticSet | None, config: Config) -> Tensor:
-    """Cross-entropy, plus ``kd_weight`` (lambda_sim) times the distance of features to those of the server's pictures.
+    """Cross-entropy, plus ``kd_weight`` (lambda_sim) times the distance of features to those of the server's images.
 
-    Mini-batch [B, ...] and all of the server's pictures go through the model at once; the gradient flows into both
+    Mini-batch [B, ...] and all of the server's images go through the model at once; the gradient flows into both
     sides' features. Without a teacher it is cross-entropy alone.
     """
     if teacher is None or not config.kd_weight:
@@ -90,20 +90,20 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: SyntheticSet | None,
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Distil or refresh the virtual pictures, learn from them and from the server's, and send the weights."""
+    """Distill or refresh the virtual images, learn from them and from the server's, and send the weights."""
     turn = Turn.of(message, context)
     model = turn.shared(Weights.need(message.content))
     server = turn.world.settings.server
     matching = server.matches(turn.round)  # type: ignore[attr-defined]
-    pictures, distance = virtual(turn, model, refresh=matching and turn.round > 1)
+    images, distance = virtual(turn, model, refresh=matching and turn.round > 1)
     theirs = hear(message, turn)
     teacher = None if matching else theirs  # in a matching round the weights move by cross-entropy alone
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, teacher, turn.config)  # type: ignore[arg-type]
 
-    loss = fit(turn, learn, joined(pictures, theirs))
-    turn.measure("trained")
+    loss = fit(turn, learn, joined(images, theirs))
+    turn.evaluate("trained")
     said = [Weights(model.state_dict())]
     if server.statistics and theirs is None:  # type: ignore[attr-defined]
         said.append(PixelStatistics(*class_statistics(turn.data.train, turn.classes)))  # type: ignore[arg-type]
@@ -115,30 +115,30 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure the server's model."""
     turn = Turn.of(message, context)
     turn.shared(Weights.need(message.content))
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)
 
 
 def virtual(turn: Turn, model: Module, *, refresh: bool) -> tuple[SyntheticSet, dict[str, float]]:
-    """Return the client's virtual pictures, which it remembers, and where they were distilled the distance left.
+    """Return the client's virtual images, which it remembers, and where they were distilled the distance left.
 
-    A newcomer's are distilled with random models. They are of the classes that it has: the mean of no picture is none.
+    A newcomer's are distilled with random models. They are of the classes that it has: the mean of no image is none.
     """
     config: Config = turn.config  # type: ignore[assignment]
-    labels = turn.data.train.labels.unique(sorted=True).cpu().repeat_interleave(config.pictures)
+    labels = turn.data.train.labels.unique(sorted=True).cpu().repeat_interleave(config.images)
     kept, rng = turn.recall("virtual"), turn.rng("distil")
     distance: dict[str, float] = {}
     if kept is None:
-        kept, distance = distilled(turn, start(turn, labels), labels, random_models(turn), config.distil_warmup, rng)
+        kept, distance = distilled(turn, start(turn, labels), labels, random_models(turn), config.distill_warmup, rng)
     if refresh:
-        kept, distance = distilled(turn, kept, labels, lambda _: model, config.distil_refresh, rng)
+        kept, distance = distilled(turn, kept, labels, lambda _: model, config.distill_refresh, rng)
     turn.remember("virtual", kept)
     return SyntheticSet(kept.to(turn.world.device), labels.to(turn.world.device)), distance
 
 
 def random_models(turn: Turn) -> Callable[[int], Module]:
     """Return what makes the fresh random model of a warm-up step."""
-    name, seed = turn.config.distil_model, turn.world.settings.run.seed  # type: ignore[attr-defined]
+    name, seed = turn.config.distill_model, turn.world.settings.run.seed  # type: ignore[attr-defined]
 
     def build(step: int) -> Module:
         own = seed_of(seed, "distil", turn.client, step)
@@ -148,7 +148,7 @@ def random_models(turn: Turn) -> Callable[[int], Module]:
 
 
 def start(turn: Turn, labels: Tensor) -> Tensor:
-    """Return the virtual pictures before anything was learnt [M, ...]."""
+    """Return the virtual images before anything was learned [M, ...]."""
     config, rng = turn.config, turn.rng("virtual")
     if config.start == "noise":  # type: ignore[attr-defined]
         return noise(labels, turn.world.shape, rng)
@@ -159,7 +159,7 @@ def start(turn: Turn, labels: Tensor) -> Tensor:
 def distilled(
     turn: Turn, x: Tensor, labels: Tensor, model: Callable[[int], Module], iterations: int, rng: torch.Generator
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return virtual pictures after so many steps, on the CPU, and the distance of their features from the real ones'.
+    """Return virtual images after so many steps, on the CPU, and the distance of their features from the real ones'.
 
     Steps are taken in full precision: pixels move by less than half precision can tell.
     """
@@ -171,9 +171,9 @@ def distilled(
         turn.data.train,
         model,
         iterations=iterations,
-        batch=config.distil_batch,
-        lr=config.distil_lr,
-        momentum=config.distil_momentum,
+        batch=config.distill_batch,
+        lr=config.distill_lr,
+        momentum=config.distill_momentum,
         augment=config.augment,
         rng=rng,
     )
@@ -181,12 +181,12 @@ def distilled(
 
 
 def hear(message: Message, turn: Turn) -> SyntheticSet | None:
-    """Return the server's virtual pictures on the client's device; None where it has none yet."""
-    heard, device = SyntheticSet.find(message.content), turn.world.device
-    return None if heard is None else SyntheticSet(heard.x.to(device), heard.labels.to(device))
+    """Return the server's virtual images on the client's device; None where it has none yet."""
+    received, device = SyntheticSet.find(message.content), turn.world.device
+    return None if received is None else SyntheticSet(received.x.to(device), received.labels.to(device))
 
 
 def joined(own: SyntheticSet, theirs: SyntheticSet | None) -> Samples:
-    """Return what a client trains on: its virtual pictures and the server's."""
+    """Return what a client trains on: its virtual images and the server's."""
     sets = [own] if theirs is None else [own, theirs]
     return Samples(torch.cat([s.x for s in sets]), torch.cat([s.labels for s in sets]))

@@ -21,21 +21,21 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Prototypes | None, c
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Learn from private data with features near the prototypes, and send the mean features of what was learnt."""
+    """Learn from private data with features near the prototypes, and send the mean features of what was learned."""
     turn = Turn.of(message, context)
-    heard = on_device(turn, Prototypes.find(message.content))
+    received = on_device(turn, Prototypes.find(message.content))
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, heard, turn.config)
+        return objective(model, x, y, received, turn.config)
 
     loss = fit(turn, learn, turn.data.train)
-    measure(turn, "trained", heard)
+    measure(turn, "trained", received)
     return reply(message, turn, class_means(turn), loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal model with what it hears."""
+    """Measure the personal model with what it receives."""
     turn = Turn.of(message, context)
-    measure(turn, "heard", on_device(turn, Prototypes.find(message.content)))
+    measure(turn, "received", on_device(turn, Prototypes.find(message.content)))
     return reply(message, turn)

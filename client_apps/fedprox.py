@@ -10,7 +10,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.training import supervised
 from fd_flower.wire import Weights
 
@@ -19,7 +19,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedProx's knobs."""
+    """FedProx's options."""
 
     mu: float = 1.0
     """Weight of half the squared distance to the server's weights; 0 is FedAvg."""
@@ -28,7 +28,7 @@ class Config(ClientConfig):
         """Check the ranges."""
         super().__post_init__()
         if not (isfinite(self.mu) and self.mu >= 0):
-            raise WrongInput(f"client.mu is {self.mu}; expected a number, 0 or more")
+            raise InvalidInputError(f"client.mu is {self.mu}; expected a number, 0 or more")
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], config: Config) -> Tensor:
@@ -55,7 +55,7 @@ def train(message: Message, context: Context) -> Message:
         return objective(model, x, y, start, turn.config)  # type: ignore[arg-type]
 
     loss = fit(turn, learn, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     return reply(message, turn, Weights(model.state_dict()), loss=loss)
 
 
@@ -64,5 +64,5 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure the server's model."""
     turn = Turn.of(message, context)
     turn.shared(Weights.need(message.content))
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)

@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.generate.entangled import RULES, entangled
 from fd_flower.training import forward, supervised
 from fd_flower.wire import Head, Payload, Representation
@@ -19,7 +19,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedRE's knobs."""
+    """FedRE's options."""
 
     entangle: str = "rap"
     """What a client says of its samples: `rap`, `vap`, `rar`, `var` or `rsr` (`fd_flower.generate.entangled`)."""
@@ -30,7 +30,7 @@ class Config(ClientConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.entangle not in RULES:
-            raise WrongInput(f"client.entangle is '{self.entangle}'{nearest(self.entangle, RULES)}")
+            raise InvalidInputError(f"client.entangle is '{self.entangle}'{nearest(self.entangle, RULES)}")
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
@@ -40,10 +40,10 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Take the server's head, learn from private data, and send one entangled representation of what was learnt."""
+    """Take the server's head, learn from private data, and send one entangled representation of what was learned."""
     turn = hear(message, context)
     loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     return reply(message, turn, *representation(turn), loss=loss)
 
 
@@ -51,7 +51,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model with the server's last head."""
     turn = hear(message, context)
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)
 
 

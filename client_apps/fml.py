@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Weights
 
 app = App()
@@ -17,7 +17,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FML's knobs; ``kd_weight`` multiplies 1 - alpha and 1 - beta, the shares of what is distilled."""
+    """FML's options; ``kd_weight`` multiplies 1 - alpha and 1 - beta, the shares of what is distilled."""
 
     alpha: float = 0.5
     """Share of the labels in the personal model's loss; the meme's predictions have the rest."""
@@ -29,13 +29,13 @@ class Config(ClientConfig):
         super().__post_init__()
         for key in ("alpha", "beta"):
             if not 0 <= getattr(self, key) <= 1:
-                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected a share from 0 to 1")
+                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected a share from 0 to 1")
 
 
 class Pair(Module):
-    """The personal model and the meme, in one module so that one optimiser steps both.
+    """The personal model and the meme, in one module so that one optimizer steps both.
 
-    An optimiser's steps are taken parameter by parameter, so each model learns as it would with one of its own.
+    An optimizer's steps are taken parameter by parameter, so each model learns as it would with one of its own.
     """
 
     def __init__(self, own: Module, meme: Module) -> None:
@@ -60,28 +60,28 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
 def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: ClientConfig) -> Tensor:
     """Return share * CE + (1 - share) * ``kd_weight`` * distillation from the peer: logits [B, C], labels [B]."""
     loss, weight = share * F.cross_entropy(student, y), (1 - share) * config.kd_weight
-    return loss + weight * config.distil(student, peer, y) if weight else loss
+    return loss + weight * config.distill(student, peer, y) if weight else loss
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train both models on the same mini-batches and send the meme."""
     turn = Turn.of(message, context)
-    heard = Weights.need(message.content)
-    pair = Pair(turn.model, turn.peer(heard.model, heard))
+    received = Weights.need(message.content)
+    pair = Pair(turn.model, turn.peer(received.model, received))
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, None, turn.config)  # type: ignore[arg-type]
 
     loss = fit(turn, learn, turn.data.train, model=pair)
-    turn.measure("trained", pair.own, others={"meme": pair.meme})
-    return reply(message, turn, Weights(pair.meme.state_dict(), heard.model), loss=loss)
+    turn.evaluate("trained", pair.own, others={"meme": pair.meme})
+    return reply(message, turn, Weights(pair.meme.state_dict(), received.model), loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model as it is, and the mean meme."""
     turn = Turn.of(message, context)
-    heard = Weights.need(message.content)
-    turn.measure("heard", turn.model, others={"meme": turn.peer(heard.model, heard)})
+    received = Weights.need(message.content)
+    turn.evaluate("received", turn.model, others={"meme": turn.peer(received.model, received)})
     return reply(message, turn)

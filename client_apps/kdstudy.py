@@ -10,7 +10,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.training import plan_of, supervised
 from fd_flower.training.consolidation import Lesson, converge, mutual, teach, weighed
 from fd_flower.wire import Candidates, Chain, Scores, Weights
@@ -23,7 +23,7 @@ TEACHER = "teacher/"
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """The study's knobs of training to convergence and of distilling, at the server too.
+    """The study's options of training to convergence and of distilling, at the server too.
 
     ``kd_weight`` is the a of (1 - a) CE + a KD in ``kd``; ``dml`` and ``dp-kd`` have no such weight.
     """
@@ -32,7 +32,7 @@ class Config(ClientConfig):
     """Epochs of the first round, at most: a client trains its teacher."""
     patience: int = 3
     """These end after so many epochs without a lower cross-entropy on the own validation part."""
-    distil_lr: float = 0.05
+    distill_lr: float = 0.05
     """Learning rate of distillation; its loop is `client.public_epochs`, `client.public_batch`, ..."""
     learner: str = "arriving"
     """Along a chain: does the `arriving` model learn from the client's `own`, or the own from the arriving one?"""
@@ -41,14 +41,14 @@ class Config(ClientConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.kd_weight > 1:
-            raise WrongInput(f"client.kd_weight is {self.kd_weight}; expected a share from 0 to 1")
+            raise InvalidInputError(f"client.kd_weight is {self.kd_weight}; expected a share from 0 to 1")
         for key in ("convergence", "patience"):
             if getattr(self, key) < 1:
-                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected at least 1")
-        if self.distil_lr <= 0:
-            raise WrongInput(f"client.distil_lr is {self.distil_lr}; expected a number above 0")
+                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected at least 1")
+        if self.distill_lr <= 0:
+            raise InvalidInputError(f"client.distill_lr is {self.distill_lr}; expected a number above 0")
         if self.learner not in ("arriving", "own"):
-            raise WrongInput(f"client.learner is '{self.learner}'; expected arriving or own")
+            raise InvalidInputError(f"client.learner is '{self.learner}'; expected arriving or own")
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
@@ -63,19 +63,19 @@ def train(message: Message, context: Context) -> Message:
     server: Any = turn.world.settings.server
     if candidates := Candidates.find(message.content):
         return reply(message, turn, scores(turn, candidates))
-    heard = Weights.need(message.content)
+    received = Weights.need(message.content)
     if Chain.find(message.content):
-        learner = linked(turn, heard)
-        turn.measure("trained", learner)
+        learner = linked(turn, received)
+        turn.evaluate("trained", learner)
         return reply(message, turn, Weights(learner.state_dict()))
-    model = turn.shared(heard)
+    model = turn.shared(received)
     figures = {}
     if turn.round == 1 and server.consolidates:
         loss, figures["epochs"] = converged(turn, model, keep=server.place == "chain")
         figures |= validated(turn, model)
     else:
         loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     return reply(message, turn, Weights(model.state_dict()), loss=loss, **figures)
 
 
@@ -98,17 +98,17 @@ def validated(turn: Turn, model: Module) -> dict[str, float]:
     return {"validation": float((turn.predict(own, model).argmax(1) == own.labels.cpu()).double().mean())}
 
 
-def linked(turn: Turn, heard: Weights) -> Module:
-    """Distil between the arriving model and the client's teacher, on its own labelled samples; return who learnt."""
+def linked(turn: Turn, received: Weights) -> Module:
+    """Distill between the arriving model and the client's teacher, on its own labeled samples; return who learned."""
     config: Config = turn.config  # type: ignore[assignment]
     server: Any = turn.world.settings.server
-    kept = {key: turn.recall(TEACHER + key) for key in heard.values}
+    kept = {key: turn.recall(TEACHER + key) for key in received.values}
     if any(tensor is None for tensor in kept.values()):
-        raise WrongInput("the client has no teacher: its memory of the first round is gone")
+        raise InvalidInputError("the client has no teacher: its memory of the first round is gone")
     own = turn.peer(turn.architecture, Weights({key: tensor for key, tensor in kept.items() if tensor is not None}))
-    arriving = turn.shared(heard)
+    arriving = turn.shared(received)
     learner, teacher = (arriving, own) if config.learner == "arriving" else (own, arriving)
-    lesson = Lesson(server.technique, server.criterion, config, config.distil_lr, precision=turn.precision)
+    lesson = Lesson(server.technique, server.criterion, config, config.distill_lr, precision=turn.precision)
     samples, rng = turn.data.train, turn.rng("distil")
     if server.technique == "dml":
         mutual(learner, [teacher], samples, lesson, rng)
@@ -133,5 +133,5 @@ def evaluate(message: Message, context: Context) -> Message:
     """Measure the server's model."""
     turn = Turn.of(message, context)
     turn.shared(Weights.need(message.content))
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)

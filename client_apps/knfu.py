@@ -4,7 +4,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, digested, fit, reply
+from fd_flower.client import App, fit, public_distillation, reply
 from fd_flower.config import ClientConfig
 from fd_flower.training import supervised
 from fd_flower.wire import PublicLogits
@@ -14,15 +14,15 @@ app = App()
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
     """Return ``kd_weight`` times the distance between the client's own fused log-probabilities [B, C] and the model."""
-    return config.kd_weight * config.distil(model(x), teacher)
+    return config.kd_weight * config.distill(model(x), teacher)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Fine-tune on what was fused for this client, train locally, then predict on the round's public samples."""
-    turn = digested(message, context, objective)
+    turn = public_distillation(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     index = turn.next_index
     return reply(message, turn, PublicLogits(index, turn.predict(turn.public[index])), loss=loss)
 
@@ -30,4 +30,4 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Fine-tune on the last fusion and measure: the closing message."""
-    return reply(message, digested(message, context, objective))
+    return reply(message, public_distillation(message, context, objective))

@@ -21,7 +21,7 @@ def train(message: Message, context: Context) -> Message:
     """Learn from private data alone."""
     turn = Turn.of(message, context)
     loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     return reply(message, turn, loss=loss)
 
 
@@ -29,5 +29,5 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model as it is."""
     turn = Turn.of(message, context)
-    turn.measure("heard")
+    turn.evaluate("received")
     return reply(message, turn)

@@ -1,4 +1,4 @@
-"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbours' heads one level lower."""
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbors' heads one level lower."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.heads import SELECTIONS, embedding_distance, targets
 from fd_flower.training import Plan, batches, forward, supervised
@@ -23,7 +23,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """MHD's knobs; ``kd_weight`` is the weight of the chain of heads."""
+    """MHD's options; ``kd_weight`` is the weight of the chain of heads."""
 
     heads: int = 4
     """Auxiliary heads m; knowledge from m clients away reaches the last."""
@@ -41,9 +41,9 @@ class Config(ClientConfig):
         super().__post_init__()
         for key, least in (("heads", 1), ("emb_weight", 0)):
             if getattr(self, key) < least:
-                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected {least} or more")
+                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected {least} or more")
         if self.select not in SELECTIONS:
-            raise WrongInput(f"client.select is '{self.select}'{nearest(self.select, SELECTIONS)}")
+            raise InvalidInputError(f"client.select is '{self.select}'{nearest(self.select, SELECTIONS)}")
 
 
 class Headed(nn.Module):
@@ -111,7 +111,7 @@ class Teachers:
 def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, config: Config) -> Tensor:
     """Cross-entropy of the main head, plus the embeddings' distance and the chain of heads on a public mini-batch.
 
-    Private and public samples go through the model in one batch, so that batch normalisation sees both. The mean of
+    Private and public samples go through the model in one batch, so that batch normalization sees both. The mean of
     the auxiliary heads' losses times m is their sum. Without teachers it is the cross-entropy alone.
     """
     if teacher is None:
@@ -122,7 +122,7 @@ def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, con
         loss = loss + config.emb_weight * embedding_distance(public, teacher.features, teacher.embeds)
     if config.kd_weight:
         own = model.heads(public)
-        learnt = targets(
+        learned = targets(
             own,
             teacher.heads,
             teacher.speaks,
@@ -131,14 +131,14 @@ def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, con
             include_self=config.include_self,
             same_level=config.same_level,
         )
-        chain = config.distil(own[:, 1:].flatten(0, 1), learnt.flatten(0, 1))
+        chain = config.distill(own[:, 1:].flatten(0, 1), learned.flatten(0, 1))
         loss = loss + config.kd_weight * config.heads * chain
     return loss
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Learn from private data and from the neighbours at once, then say what every head predicts."""
+    """Learn from private data and from the neighbors at once, then say what every head predicts."""
     turn = Turn.of(message, context)
     model = headed(turn)
     lessons = hear(turn, PublicHeads.all(message.content))
@@ -158,7 +158,7 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the heads as they are."""
     turn = Turn.of(message, context)
-    measure(turn, "heard", headed(turn))
+    measure(turn, "received", headed(turn))
     return reply(message, turn)
 
 
@@ -221,7 +221,7 @@ def predict(turn: Turn, model: Headed, samples: Samples) -> tuple[Tensor, Tensor
     return torch.cat(heads), torch.cat(features)
 
 
-def measure(turn: Turn, moment: str, model: Headed) -> None:
+def measure(turn: Turn, point: str, model: Headed) -> None:
     """Measure every head; the main head speaks for the client's own classes, the last one for everybody's."""
     seen: dict[int, tuple[Samples, Tensor]] = {}
 
@@ -233,4 +233,4 @@ def measure(turn: Turn, moment: str, model: Headed) -> None:
 
     last = turn.config.heads  # type: ignore[attr-defined]
     every = {"main": partial(head, 0), **{f"aux{k}": partial(head, k) for k in range(1, last + 1)}}
-    turn.measure(moment, every["main"], shared=every[f"aux{last}"], others=every)
+    turn.evaluate(point, every["main"], shared=every[f"aux{last}"], others=every)

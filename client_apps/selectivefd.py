@@ -6,9 +6,9 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, digested, fit, reply
+from fd_flower.client import App, Turn, fit, public_distillation, reply
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.density import kulsif, vote
 from fd_flower.training import supervised
 from fd_flower.wire import PublicLabels, PublicLogits, PublicVotes
@@ -23,7 +23,7 @@ LABELS = ("soft", "hard")
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """Selective-FD's knobs."""
+    """Selective-FD's options."""
 
     share: float = 0.05
     """Share of own samples that the density ratio is fitted to (50 at least, or half of them where that is less)."""
@@ -41,26 +41,26 @@ class Config(ClientConfig):
         super().__post_init__()
         for key in ("share", "quantile"):
             if not 0 <= getattr(self, key) <= 1:
-                raise WrongInput(f"client.{key} is {getattr(self, key)}; expected a share, 0 to 1")
+                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected a share, 0 to 1")
         if self.background < 1:
-            raise WrongInput(f"client.background is {self.background}; expected at least 1")
+            raise InvalidInputError(f"client.background is {self.background}; expected at least 1")
         if not 0 < self.width < float("inf"):
-            raise WrongInput(f"client.width is {self.width}; expected a number above 0")
+            raise InvalidInputError(f"client.width is {self.width}; expected a number above 0")
         if self.labels not in LABELS:
-            raise WrongInput(f"client.labels is '{self.labels}'{nearest(self.labels, LABELS)}")
+            raise InvalidInputError(f"client.labels is '{self.labels}'{nearest(self.labels, LABELS)}")
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:
     """Return ``kd_weight`` times the distance between the voters' log-probabilities [B, C] and the model."""
-    return config.kd_weight * config.distil(model(x), teacher)
+    return config.kd_weight * config.distill(model(x), teacher)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
-    turn = digested(message, context, objective)
+    turn = public_distillation(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
-    turn.measure("trained")
+    turn.evaluate("trained")
     claimed = votes(turn)
     index = turn.next_index[claimed[turn.next_index]]
     said = turn.predict(turn.public[index])
@@ -72,7 +72,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Learn from the last predictions and measure: the closing message."""
-    return reply(message, digested(message, context, objective))
+    return reply(message, public_distillation(message, context, objective))
 
 
 def votes(turn: Turn) -> Tensor:
@@ -84,10 +84,10 @@ def votes(turn: Turn) -> Tensor:
         box = float(public.min()), float(public.max())
         rows = max(round(config.share * len(own)), min(FITTED, len(own) // 2))
 
-        def ratio(learnt: Tensor, _: Tensor) -> kulsif.KuLSIF:
-            background = kulsif.uniform(*box, config.background, learnt.shape[1], turn.rng("background"))
-            width = config.width * kulsif.median_distance(learnt)
-            return kulsif.fit(learnt, background, width, config.background**-0.5)
+        def ratio(learned: Tensor, _: Tensor) -> kulsif.KuLSIF:
+            background = kulsif.uniform(*box, config.background, learned.shape[1], turn.rng("background"))
+            width = config.width * kulsif.median_distance(learned)
+            return kulsif.fit(learned, background, width, config.background**-0.5)
 
         known = vote(
             own,

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fd_flower.client.app import RAISED
 from fd_flower.config import Settings, registry
-from fd_flower.core.errors import RunFailed
+from fd_flower.core.errors import RunError
 from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
 
@@ -102,11 +102,11 @@ def run(
     Parameters
     ----------
     settings : Settings
-        The method and its knobs.
+        The method and its options.
     out : str | Path | None
         Folder of the run; None: ``run.out``, and where that is None nothing is written.
     on_line : Callable | None
-        Hears every line of ``rounds.jsonl`` as it is written.
+        Receives every line of ``rounds.jsonl`` as it is written.
 
     Returns
     -------
@@ -132,6 +132,4 @@ def _identify() -> None:
             if vars(TaskIdentity)[name] is None:
                 setattr(TaskIdentity, name, 1)
     except (ImportError, KeyError) as error:
-        raise RunFailed(
-            f"the in-process engine does not know this version of Flower ({error}); use flwr 1.41"
-        ) from None
+        raise RunError(f"the in-process engine does not know this version of Flower ({error}); use flwr 1.41") from None

@@ -12,10 +12,10 @@ from flwr.app import MetricRecord
 from torch import Tensor
 
 from fd_flower.config import ServerConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.ensemble import entropy_reduction, named, weights
 from fd_flower.ensemble.robust import few_voters
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -24,7 +24,7 @@ WEIGHTINGS = ("equal", "examples", "confidence", "entropy", "label_count", "comm
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """DS-FL's knobs."""
+    """DS-FL's options."""
 
     rule: str = "mean_of_probabilities"
     """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
@@ -42,24 +42,24 @@ class Config(ServerConfig):
         super().__post_init__()
         named(self.rule, **self.rule_args)
         if self.weighting not in WEIGHTINGS:
-            raise WrongInput(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
+            raise InvalidInputError(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
         if self.weighting == "label_count" and self.rule != "mean_of_probabilities":
-            raise WrongInput(
+            raise InvalidInputError(
                 f"server.weighting is 'label_count' and server.rule '{self.rule}':"
                 " weights by class need mean_of_probabilities"
             )
         for key in ("committee_temperature", "temperature"):
             value = getattr(self, key)
             if value is not None and not 0 < value < float("inf"):
-                raise WrongInput(f"server.{key} is {value}; expected a number above 0")
+                raise InvalidInputError(f"server.{key} is {value}; expected a number above 0")
 
 
 @final
 class DSFL(Strategy):
     """The mean of the clients' predictions on the round's public samples, made surer of itself."""
 
-    needs, measured = Needs(public=True, single_replies=True), "heard"
-    hears, predicts, digests = (PublicLogits,), True, True
+    requires, evaluated = Requirements(public=True, single_replies=True), "received"
+    reply_kinds, predicts, distills_public = (PublicLogits,), True, True
     config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
@@ -69,8 +69,8 @@ class DSFL(Strategy):
         teacher, valid = named(self.config.rule, **self.config.rule_args)(logprobs, mask, weight)
         if self.config.temperature is not None:
             teacher = entropy_reduction(teacher, self.config.temperature)
-        self.note_votes(logprobs, mask, teacher, valid)
-        self.note({"few_voters": float(few_voters(mask).double().mean())})
+        self.log_votes(logprobs, mask, teacher, valid)
+        self.log_diagnostics({"few_voters": float(few_voters(mask).double().mean())})
         return [PublicLogits(self.round_index[valid], teacher[valid])]
 
     def _weight(self, replies: Sequence[Reply], logprobs: Tensor) -> Tensor | None:

@@ -9,14 +9,14 @@ from flwr.common.logger import log
 
 from fd_flower.config import ServerConfig
 from fd_flower.ensemble import named
-from fd_flower.server import Needs, Voting
+from fd_flower.server import Requirements, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """EdgeFD's knobs."""
+    """EdgeFD's options."""
 
     rule: str = "mean_of_logits"
     """How the voters' predictions become one, a rule of `fd_flower.ensemble` by name."""
@@ -33,7 +33,7 @@ class Config(ServerConfig):
 class EdgeFD(Voting):
     """The mean of the voters' logits on the round's public samples; nothing is filtered after it."""
 
-    needs, measured, hears = Needs(public=True, single_replies=True), "heard", (PublicLogits,)
+    requires, evaluated, reply_kinds = Requirements(public=True, single_replies=True), "received", (PublicLogits,)
     config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
@@ -41,6 +41,6 @@ class EdgeFD(Voting):
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         teacher, voted = named(self.config.rule, **self.config.rule_args)(logprobs, mask)
         if not bool(voted.any()):
-            log(WARNING, "round %s: no public sample has a vote, so clients hear nothing", round)
-        self.note_votes(logprobs, mask, teacher, voted)
+            log(WARNING, "round %s: no public sample has a vote, so clients receive nothing", round)
+        self.log_votes(logprobs, mask, teacher, voted)
         return [PublicLogits(self.round_index[voted], teacher[voted]), *self.ballots(replies, knowledge)]

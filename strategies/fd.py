@@ -18,7 +18,7 @@ class FD(Strategy):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Add the tables of sums [C, C] and counts [C] (algorithm 1, lines 9 to 15, but for the leaving out)."""
-        heard = [ClassLogits.need(reply.content) for reply in replies]
+        received = [ClassLogits.need(reply.content) for reply in replies]
         rounds = {client.id: round for reply in replies for client in reply.clients}
-        sums, counts = (torch.stack([getattr(t, part) for t in heard]).sum(0) for part in ("sums", "counts"))
+        sums, counts = (torch.stack([getattr(t, part) for t in received]).sum(0) for part in ("sums", "counts"))
         return [ClassLogits.joined(sums, counts, rounds)]

@@ -16,10 +16,10 @@ from torch.nn import Module
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.samples import Samples
 from fd_flower.models.blocks import beyond, ends
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.training import Plan, predict, supervised, train
 from fd_flower.wire import Knowledge, Payload, Private, SampleKnowledge, Weights
 from fd_flower.wire.replies import Reply
@@ -27,7 +27,7 @@ from fd_flower.wire.replies import Reply
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedD2S's knobs."""
+    """FedD2S's options."""
 
     cuts: list[int] | None = None
     """Blocks that learn from the server, stage by stage, deepest first (`[4,2,1]`); None: from all down to one."""
@@ -36,7 +36,7 @@ class Config(ServerConfig):
     stage_weights: list[float] | None = None
     """Factors of `client.kd_weight`, stage by stage; None: 1. For an ablation: a weight that falls, not a cut."""
     keep_stale: bool = False
-    """Whether predictions of another cut's head are still learnt from when the cut has moved."""
+    """Whether predictions of another cut's head are still learned from when the cut has moved."""
     head_epochs: int = 1
     """Passes of the server over a round's features."""
     head_batch: int = 32
@@ -50,14 +50,18 @@ class Config(ServerConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.cuts is not None and not (self.cuts and self.cuts[-1] >= 1 and self.cuts == sorted(self.cuts)[::-1]):
-            raise WrongInput(f"server.cuts is {self.cuts}; expected numbers of blocks, none above the one before")
+            raise InvalidInputError(
+                f"server.cuts is {self.cuts}; expected numbers of blocks, none above the one before"
+            )
         if self.stage_weights is not None and not (self.stage_weights and min(self.stage_weights) >= 0):
-            raise WrongInput(f"server.stage_weights is {self.stage_weights}; expected a factor of 0 or more a stage")
+            raise InvalidInputError(
+                f"server.stage_weights is {self.stage_weights}; expected a factor of 0 or more a stage"
+            )
         for key, least in (("stage_rounds", 1), ("head_epochs", 0), ("head_batch", 1), ("head_weight", 0)):
             if getattr(self, key) < least:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected {least} or more")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected {least} or more")
         if self.head_lr <= 0:
-            raise WrongInput(f"server.head_lr is {self.head_lr}; expected a number above 0")
+            raise InvalidInputError(f"server.head_lr is {self.head_lr}; expected a number above 0")
 
     def cut_at(self, round: int, blocks: int) -> int:
         """Return how many of a model's blocks learn from the server in a round, counted from 1."""
@@ -74,7 +78,7 @@ class Config(ServerConfig):
 class FedD2S(Strategy):
     """A head for each cut learns from everybody's features, and tells each client what it predicts on its own."""
 
-    needs, hears = Needs(same_model=True, single_replies=True), (SampleKnowledge,)
+    requires, reply_kinds = Requirements(same_model=True, single_replies=True), (SampleKnowledge,)
     config: Config
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
@@ -82,7 +86,7 @@ class FedD2S(Strategy):
         model = clients[0].model
         blocks = len(ends(self.world.module(model)))
         if self.config.cuts and self.config.cuts[0] > blocks:
-            raise WrongInput(f"server.cuts has {self.config.cuts[0]}; '{model}' has {blocks} blocks")
+            raise InvalidInputError(f"server.cuts has {self.config.cuts[0]}; '{model}' has {blocks} blocks")
         return [_cut(self.config.cut_at(1, blocks))]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
@@ -103,7 +107,9 @@ class FedD2S(Strategy):
         loss = self._train(head, union, teacher.to(self.world.device), round)
         told = self._predictions(head, said, union)
         guesses = torch.cat([own.logits.argmax(1) for own in told.values() if own.logits is not None])
-        self.note({"cut": cut, "head_loss": loss, "head_accuracy": float((guesses == labels).double().mean())})
+        self.log_diagnostics(
+            {"cut": cut, "head_loss": loss, "head_accuracy": float((guesses == labels).double().mean())}
+        )
         self._note_bytes(said)
         kept = {p.client: p for p in SampleKnowledge.all(knowledge) if p.client} | told
         current = [p for p in kept.values() if int(p.cut) == after or self.config.keep_stale]
@@ -128,7 +134,7 @@ class FedD2S(Strategy):
                 log(WARNING, "round %s: client %s is left out: its features do not go with the others'", round, client)
                 del said[client]
         if not said:
-            raise RunFailed(f"round {round} has no reply with features, labels and predictions")
+            raise RunError(f"round {round} has no reply with features, labels and predictions")
         return said
 
     def _head(self, model: str, cut: int, knowledge: Knowledge) -> Module:
@@ -150,7 +156,7 @@ class FedD2S(Strategy):
             if not config.head_weight:
                 return supervised(model, u, y)
             logits = model(u)
-            said = self.settings.client.distil(logits, clients, y)
+            said = self.settings.client.distill(logits, clients, y)
             return torch.nn.functional.cross_entropy(logits, y) + config.head_weight * said
 
         plan = Plan(config.head_batch, config.head_lr, config.head_epochs, precision=self.settings.run.precision)
@@ -170,9 +176,9 @@ class FedD2S(Strategy):
     def _note_bytes(self, said: dict[str, SampleKnowledge]) -> None:
         """Note what features weigh, in all and a client."""
         sizes = {client: own.features.nbytes for client, own in said.items() if own.features is not None}
-        self.note({"feature_bytes": sum(sizes.values())})
+        self.log_diagnostics({"feature_bytes": sum(sizes.values())})
         for client, size in sizes.items():
-            self.note({"feature_bytes": size}, client)
+            self.log_diagnostics({"feature_bytes": size}, client)
 
 
 def _cut(cut: int) -> SampleKnowledge:

@@ -1,4 +1,4 @@
-"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distils the clients' ensemble into one student."""
+"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distills the clients' ensemble into one student."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from torch.nn import Module
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.ensemble import mean_of_logits
 from fd_flower.objectives import KL
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.training import Plan, predict, train
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
@@ -22,13 +22,13 @@ from fd_flower.wire.replies import Reply, mean_weights
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedDF's knobs."""
+    """FedDF's options."""
 
-    distil_steps: int = 10000
+    distill_steps: int = 10000
     """Mini-batches of distillation in a round, at most; 0 is FedAvg."""
-    distil_batch: int = 128
+    distill_batch: int = 128
     """Public samples a mini-batch."""
-    distil_lr: float = 0.001
+    distill_lr: float = 0.001
     """Learning rate of Adam, cosine to 0 over the steps."""
     patience: int = 1000
     """Stop after this many steps without a gain on the public samples that were held back."""
@@ -38,31 +38,31 @@ class Config(ServerConfig):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        for key, least in (("distil_steps", 0), ("distil_batch", 1), ("patience", 1), ("check_every", 1)):
+        for key, least in (("distill_steps", 0), ("distill_batch", 1), ("patience", 1), ("check_every", 1)):
             if getattr(self, key) < least:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected at least {least}")
-        if self.distil_lr <= 0:
-            raise WrongInput(f"server.distil_lr is {self.distil_lr}; expected a number above 0")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least {least}")
+        if self.distill_lr <= 0:
+            raise InvalidInputError(f"server.distill_lr is {self.distill_lr}; expected a number above 0")
 
 
 @final
 class FedDF(Strategy):
     """One student an architecture: the mean of its clients, then distilled from all clients' mean logits."""
 
-    needs, measured, hears = Needs(public=True, single_replies=True), "aggregated", (Weights,)
+    requires, evaluated, reply_kinds = Requirements(public=True, single_replies=True), "aggregated", (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of an architecture starts from."""
         return self.first_of_each(clients)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Average each architecture by examples, then distil the ensemble of all of them into it (algorithm 3)."""
-        heard = [Weights.need(reply.content) for reply in replies]
+        """Average each architecture by examples, then distill the ensemble of all of them into it (algorithm 3)."""
+        received = [Weights.need(reply.content) for reply in replies]
         before = {w.model: w for w in Weights.all(knowledge)}
         means = mean_weights(replies)
         students = {**before, **means}
-        if self.config.distil_steps:  # type: ignore[attr-defined]
-            teacher = self._teacher(heard, replies)
+        if self.config.distill_steps:  # type: ignore[attr-defined]
+            teacher = self._teacher(received, replies)
             students |= {name: self._distilled(mean, replies, teacher, round) for name, mean in means.items()}
         return list(students.values())
 
@@ -70,25 +70,25 @@ class FedDF(Strategy):
         """Return the public samples; without any, the run was refused before round one."""
         public = self.world.public
         if public is None or len(public) < 2:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"feddf has {0 if public is None else len(public)} public samples; expected at least 2, one to learn "
                 "from and one to stop by: raise data.public_size"
             )
         return public
 
-    def _teacher(self, heard: Sequence[Weights], replies: Sequence[Reply]) -> Tensor:
+    def _teacher(self, received: Sequence[Weights], replies: Sequence[Reply]) -> Tensor:
         """Return the softmax of the clients' mean logits on all public samples: log-probabilities [N, C]."""
         world = self.world
         predictions = [
             predict(world.load(reply.client.model, w.values), self._public(), precision=self.settings.run.precision)
-            for w, reply in zip(heard, replies, strict=True)
+            for w, reply in zip(received, replies, strict=True)
         ]
         stacked = torch.stack(predictions)
         mean, _ = mean_of_logits(stacked, torch.ones(stacked.shape[:2], dtype=torch.bool))
         return mean
 
     def _distilled(self, mean: Weights, replies: Sequence[Reply], teacher: Tensor, round: int) -> Weights:
-        """Distil into one student; the best on the held-back tenth of the public samples is returned."""
+        """Distill into one student; the best on the held-back tenth of the public samples is returned."""
         config: Config = self.config  # type: ignore[assignment]
         world, public = self.world, self._public()
         name = mean.model or replies[0].client.model
@@ -99,7 +99,7 @@ class FedDF(Strategy):
         teacher = teacher.to(world.device)
         loss = KL()
 
-        def distil(model: Module, x: Tensor, _: Tensor | None, target: Tensor) -> Tensor:
+        def distill(model: Module, x: Tensor, _: Tensor | None, target: Tensor) -> Tensor:
             return loss(model(x), target)
 
         best, kept = float("inf"), dict(mean.values)
@@ -107,7 +107,7 @@ class FedDF(Strategy):
 
         def look(step: int) -> bool:
             nonlocal best, kept, gained
-            if step % config.check_every and step < config.distil_steps:
+            if step % config.check_every and step < config.distill_steps:
                 return False
             far = float(loss(predict(model, public[held]), teacher[held].cpu()))
             if far < best:
@@ -116,13 +116,13 @@ class FedDF(Strategy):
             return step - gained >= config.patience
 
         plan = Plan(
-            config.distil_batch,
-            config.distil_lr,
-            steps=config.distil_steps,
+            config.distill_batch,
+            config.distill_lr,
+            steps=config.distill_steps,
             optimizer="adam",
             precision=self.settings.run.precision,
             cosine=True,
             clip=5.0,
         )
-        train(model, distil, public[used], teacher[used], plan=plan, rng=rng, watch=look)
+        train(model, distill, public[used], teacher[used], plan=plan, rng=rng, watch=look)
         return Weights(kept, mean.model)

@@ -6,9 +6,9 @@ from typing import final
 
 from fd_flower.config import ServerConfig, Settings
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 
@@ -17,7 +17,7 @@ MEANS = ("examples", "plain")
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedE4RAG's knobs."""
+    """FedE4RAG's options."""
 
     mean: str = "examples"
     """How retrievers are averaged: `examples` (by pairs of question and passage) or `plain` (each client alike)."""
@@ -26,20 +26,20 @@ class Config(ServerConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.mean not in MEANS:
-            raise WrongInput(f"server.mean is '{self.mean}'{nearest(self.mean, MEANS)}")
+            raise InvalidInputError(f"server.mean is '{self.mean}'{nearest(self.mean, MEANS)}")
 
 
 @final
 class FedE4RAG(Strategy):
-    """The mean of what clients have learnt; each goes on with its own."""
+    """The mean of what clients have learned; each resumes its own."""
 
-    needs = Needs(same_model=True, tasks=("retrieval",))
-    measured, summable = "aggregated", (Weights,)
+    requires = Requirements(same_model=True, tasks=("retrieval",))
+    evaluated, summable = "aggregated", (Weights,)
 
     @classmethod
-    def needed(cls, settings: Settings) -> Needs:
+    def requirements(cls, settings: Settings) -> Requirements:
         """Ask for every client's retriever where the mean is plain: what a sum gives is a mean by examples."""
-        return replace(cls.needs, single_replies=settings.server.mean == "plain")  # type: ignore[attr-defined]
+        return replace(cls.requires, single_replies=settings.server.mean == "plain")  # type: ignore[attr-defined]
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the retriever that every client starts from."""
@@ -49,5 +49,5 @@ class FedE4RAG(Strategy):
         """Average what learns, by examples or plainly."""
         if self.config.mean == "examples":  # type: ignore[attr-defined]
             return list(mean_weights(replies).values())
-        heard = [Weights.need(reply.content).values for reply in replies]
-        return [Weights(mean_of_parameters(heard, [1] * len(heard)))]
+        received = [Weights.need(reply.content).values for reply in replies]
+        return [Weights(mean_of_parameters(received, [1] * len(received)))]

@@ -7,15 +7,15 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, Settings
 from fd_flower.core.budget import each
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.generate.features import NOISES, FeatureGenerator, diversity, noise
 from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of
-from fd_flower.server import Needs, Strategy
-from fd_flower.server.requirements import check_guests
+from fd_flower.server import Requirements, Strategy
+from fd_flower.server.requirements import check_plain
 from fd_flower.tasks.world import device
 from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Payload, Private, Weights
 from fd_flower.wire.replies import Reply, mean_weights
@@ -23,12 +23,12 @@ from fd_flower.wire.replies import Reply, mean_weights
 SHARES = ("all", "head")
 LABELS = ("uniform", "prior")
 LOOKS = 16
-"""Features of each class in the look at what the generator has learnt."""
+"""Features of each class in the look at what the generator has learned."""
 
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedGen's knobs."""
+    """FedGen's options."""
 
     share: str = "all"
     """What is averaged: `all` weights, of each architecture by itself, or the `head` alone, of all architectures."""
@@ -39,7 +39,7 @@ class Config(ServerConfig):
     generator_steps: int = 50
     """Mini-batches on which the generator is trained in a round."""
     generator_batch: int = 32
-    """Features a mini-batch; batch normalisation needs at least 2."""
+    """Features a mini-batch; batch normalization needs at least 2."""
     generator_lr: float = 0.0003
     """Learning rate of the generator's Adam."""
     generator_decay: float = 0.98
@@ -60,35 +60,38 @@ class Config(ServerConfig):
         super().__post_init__()
         for key, known in (("share", SHARES), ("ensemble", ENSEMBLES), ("labels", LABELS), ("noise", NOISES)):
             if getattr(self, key) not in known:
-                raise WrongInput(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+                raise InvalidInputError(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         least = {"generator_steps": 0, "generator_batch": 2, "hidden": 1, "noise_size": 1}
         for key, bound in {**least, "generator_weight_decay": 0, "eta": 0}.items():
             if getattr(self, key) < bound:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected {bound} or more")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected {bound} or more")
         if self.generator_lr <= 0:
-            raise WrongInput(f"server.generator_lr is {self.generator_lr}; expected a number above 0")
+            raise InvalidInputError(f"server.generator_lr is {self.generator_lr}; expected a number above 0")
         if not 0 < self.generator_decay <= 1:
-            raise WrongInput(f"server.generator_decay is {self.generator_decay}; expected a factor above 0, at most 1")
+            raise InvalidInputError(
+                f"server.generator_decay is {self.generator_decay}; expected a factor above 0, at most 1"
+            )
 
 
 @final
 class FedGen(Strategy):
-    """The mean of the clients' weights, and a generator that has learnt from the heads that they sent."""
+    """The mean of the clients' weights, and a generator that has learned from the heads that they sent."""
 
-    needs, measured = Needs(features=True, single_replies=True), "aggregated"
-    hears = (Weights, LabelCounts)
+    requires, evaluated = Requirements(features=True, single_replies=True), "aggregated"
+    reply_kinds = (Weights, LabelCounts)
 
     config: Config
 
-    @property
-    def moment(self) -> str:
-        """With personal bodies there is no server's model to measure."""
-        return "trained" if self.config.share == "head" else self.measured
+    @classmethod
+    def evaluation_point(cls, settings: Settings) -> str:
+        """Return where it is evaluated: with personal bodies there is no server's model."""
+        config: Config = settings.server  # type: ignore[assignment]
+        return "trained" if config.share == "head" else cls.evaluated
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
-        """Start from the weights, or the head, that clients start from, and from a generator that nobody hears yet."""
+        """Start from the weights, or the head, that clients start from, and from a generator that is not sent yet."""
         some, config = clients[0], self.config
-        check_guests(self.settings.method, weights_alone=some.classes > 0)
+        check_plain(self.settings.method, weights_alone=some.classes > 0)
         first = self.first_of_each(clients)
         if config.share == "head":
             first = [Weights(head_of(first[0].values))]
@@ -98,15 +101,15 @@ class FedGen(Strategy):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Train the generator against the heads as they came, then average the weights (algorithm 1)."""
-        heard = [Weights.need(reply.content) for reply in replies]
+        received = [Weights.need(reply.content) for reply in replies]
         counts = torch.stack([LabelCounts.need(reply.content).counts for reply in replies])
         weights = {w.model: w for w in Weights.all(knowledge)} | mean_weights(replies)
-        return [*weights.values(), *self._taught([w.values for w in heard], counts, knowledge, round)]
+        return [*weights.values(), *self._taught([w.values for w in received], counts, knowledge, round)]
 
     def _taught(
-        self, heard: Sequence[Mapping[str, Tensor]], counts: Tensor, knowledge: Knowledge, round: int
+        self, received: Sequence[Mapping[str, Tensor]], counts: Tensor, knowledge: Knowledge, round: int
     ) -> Sequence[Payload | Private]:
-        """Return the generator after its training against heads that have seen ``counts`` [K, C], and its optimiser.
+        """Return the generator after its training against heads that have seen ``counts`` [K, C], and its optimizer.
 
         Classes that none of these clients has seen in this round are never drawn.
         """
@@ -117,7 +120,7 @@ class FedGen(Strategy):
             return [before if bool(before.trained.any()) else Private(before), *kept]
         place = device(self.settings.run.device)
         generator = FeatureGenerator.of(before.values, len(before.trained)).to(place)
-        heads = [head_of(values) for values in heard]
+        heads = [head_of(values) for values in received]
         weight = torch.stack([head["head.weight"] for head in heads]).to(place)
         none = torch.zeros(weight.shape[1])
         bias = torch.stack([head.get("head.bias", none) for head in heads]).to(place)
@@ -134,7 +137,7 @@ class FedGen(Strategy):
         remembered: OptimizerState | None,
         round: int,
     ) -> torch.optim.Optimizer:
-        """Train the generator in place, and return its optimiser."""
+        """Train the generator in place, and return its optimizer."""
         config, rng = self.config, self.rng("generator", round)
         optimizer = torch.optim.Adam(
             generator.parameters(),
@@ -158,7 +161,7 @@ class FedGen(Strategy):
             loss.backward()
             optimizer.step()
             total += loss.detach().item()
-        self.note({"generator_loss": total / config.generator_steps})
+        self.log_diagnostics({"generator_loss": total / config.generator_steps})
         return optimizer
 
     @torch.no_grad()
@@ -171,7 +174,7 @@ class FedGen(Strategy):
             "generator_accuracy": accuracy(logits_of(made, *heads), y, counts),
             "generator_diversity": float(diversity(eps, made)),
         }
-        self.note(figures)
+        self.log_diagnostics(figures)
 
 
 def head_of(values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,9 +8,9 @@ import torch
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Holders, Knowledge, Payload, Private, Update, Weights
 from fd_flower.wire.lowrank import applied, difference
 from fd_flower.wire.replies import Reply
@@ -18,7 +18,7 @@ from fd_flower.wire.replies import Reply
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedKD's knobs."""
+    """FedKD's options."""
 
     mentee: str | None = None
     """The shared model's architecture; None: the first client's. The message says it, so clients need not be told."""
@@ -32,7 +32,7 @@ class Config(ServerConfig):
         super().__post_init__()
         for key in ("energy_start", "energy_end"):
             if not 0 < getattr(self, key) <= 1:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected a share above 0 and at most 1")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected a share above 0 and at most 1")
 
     def energy(self, round: int) -> float:
         """Return the share of energy that travels in a round, counted from 1."""
@@ -43,7 +43,7 @@ class Config(ServerConfig):
 class FedKD(Strategy):
     """The mean of the mentees' updates, compressed anew; who missed the last one is sent the whole mentee."""
 
-    needs, hears = Needs(headed=True, single_replies=True), (Update,)
+    requires, reply_kinds = Requirements(headed=True, single_replies=True), (Update,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that the mentee's architecture starts from."""
@@ -57,7 +57,7 @@ class FedKD(Strategy):
         mean = mean_of_parameters(mentees, [reply.examples for reply in replies])
         energy = self.config.energy(round)  # type: ignore[attr-defined]
         update = difference(mean, before.values, energy)
-        self.note({"energy": energy})
+        self.log_diagnostics({"energy": energy})
         return [
             Weights(applied(before.values, update), before.model),
             Private(Update(update, before.model)),

@@ -1,4 +1,4 @@
-"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled pictures, their own and the server's."""
+"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled images, their own and the server's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from torch import Tensor
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.generate import gradient
 from fd_flower.generate.distribution import noise
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, PixelStatistics, SyntheticSet, Weights
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedLGD's knobs."""
+    """FedLGD's options."""
 
-    pictures: int = 10
-    """The server's virtual pictures of each class."""
+    images: int = 10
+    """The server's virtual images of each class."""
     statistics: bool = False
-    """Whether clients say mean and deviation of each class's pixels once, from which the server's pictures start."""
+    """Whether clients say mean and deviation of each class's pixels once, from which the server's images start."""
     match_every: int = 5
     """Rounds from one matching to the next, the first in round one; clients refresh theirs in the others of these."""
     match_times: int = 10
     """Matchings after that of round one."""
     match_steps: int = 500
-    """Steps on the server's pictures in a matching; 0 leaves them as they are."""
+    """Steps on the server's images in a matching; 0 leaves them as they are."""
     match_lr: float = 1.0
     """Learning rate of these (SGD)."""
     match_momentum: float = 0.5
@@ -42,31 +42,31 @@ class Config(ServerConfig):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        for key, least in (("pictures", 1), ("match_every", 1), ("match_times", 0), ("match_steps", 0)):
+        for key, least in (("images", 1), ("match_every", 1), ("match_times", 0), ("match_steps", 0)):
             if getattr(self, key) < least:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected {least} or more")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected {least} or more")
         if self.match_lr <= 0 or not 0 <= self.match_momentum < 1:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"server.match_lr is {self.match_lr} and server.match_momentum {self.match_momentum}; "
                 "expected a number above 0 and one of 0 to 1"
             )
         if self.distance not in gradient.DISTANCES:
-            raise WrongInput(f"server.distance is '{self.distance}'{nearest(self.distance, gradient.DISTANCES)}")
+            raise InvalidInputError(f"server.distance is '{self.distance}'{nearest(self.distance, gradient.DISTANCES)}")
 
     def matches(self, round: int) -> bool:
-        """Whether the server's pictures are matched after a round, counted from 1."""
+        """Whether the server's images are matched after a round, counted from 1."""
         return (round - 1) % self.match_every == 0 and (round - 1) // self.match_every <= self.match_times
 
 
 @final
 class FedLGD(Strategy):
-    """The mean of the clients' models, and pictures that move a model as the clients together moved it."""
+    """The mean of the clients' models, and images that move a model as the clients together moved it."""
 
-    needs, measured, hears = Needs(same_model=True, headed=True), "aggregated", (Weights,)
+    requires, evaluated, reply_kinds = Requirements(same_model=True, headed=True), "aggregated", (Weights,)
     config: Config
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
-        """Start from the architecture's weights and from noise; with statistics the pictures come after round one."""
+        """Start from the architecture's weights and from noise; with statistics the images come after round one."""
         weights = self.first_weights(clients[0].model)
         if self.config.statistics:
             return [weights]
@@ -74,18 +74,18 @@ class FedLGD(Strategy):
         return [weights, SyntheticSet(noise(labels, self.world.shape, self.rng("pictures")), labels)]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Average the weights, each client's alike; in a matching round, match the pictures to what the clients did."""
+        """Average the weights, each client's alike; in a matching round, match the images to what the clients did."""
         before = Weights.need(knowledge)
-        heard = [Weights.need(reply.content).values for reply in replies]
-        mean = Weights(mean_of_parameters(heard, [1.0] * len(heard)))
-        pictures = SyntheticSet.find(knowledge) or self._from_statistics(replies)
+        received = [Weights.need(reply.content).values for reply in replies]
+        mean = Weights(mean_of_parameters(received, [1.0] * len(received)))
+        images = SyntheticSet.find(knowledge) or self._from_statistics(replies)
         if self.config.matches(round) and self.config.match_steps:
-            pictures = self._matched(pictures, before, mean, replies[0].client.model, round)
-        return [mean, pictures]
+            images = self._matched(images, before, mean, replies[0].client.model, round)
+        return [mean, images]
 
     def _labels(self, model: str) -> Tensor:
-        """Return the pictures' classes [N], class by class."""
-        return torch.arange(self.world.classes(model)).repeat_interleave(self.config.pictures)
+        """Return the images' classes [N], class by class."""
+        return torch.arange(self.world.classes(model)).repeat_interleave(self.config.images)
 
     def _from_statistics(self, replies: Sequence[Reply]) -> SyntheticSet:
         """Return noise with the mean of the holders' pixel statistics, class by class; standard where there is none."""
@@ -102,15 +102,15 @@ class FedLGD(Strategy):
                 std[c] = torch.stack([own.std[c] for own in holders]).mean(0)
         return SyntheticSet(noise(labels, shape, self.rng("pictures"), mean, std), labels)
 
-    def _matched(self, pictures: SyntheticSet, before: Weights, after: Weights, model: str, round: int) -> SyntheticSet:
-        """Move the pictures until their gradient at the old weights is the direction in which the clients went."""
+    def _matched(self, images: SyntheticSet, before: Weights, after: Weights, model: str, round: int) -> SyntheticSet:
+        """Move the images until their gradient at the old weights is the direction in which the clients went."""
         config, here = self.config, self.world.device
         net = self.world.load(model, before.values)
         lr = self.settings.client.lr_at(round, config.rounds)
         given = [((before.values[key] - after.values[key]) / lr).to(here) for key, _ in net.named_parameters()]
         x, first, last = gradient.matched(
-            pictures.x.to(here),
-            pictures.labels.to(here),
+            images.x.to(here),
+            images.labels.to(here),
             net,
             given,
             steps=config.match_steps,
@@ -118,5 +118,5 @@ class FedLGD(Strategy):
             momentum=config.match_momentum,
             distance=config.distance,
         )
-        self.note({"match_first": first, "match_last": last})
-        return SyntheticSet(x.cpu(), pictures.labels)
+        self.log_diagnostics({"match_first": first, "match_last": last})
+        return SyntheticSet(x.cpu(), images.labels)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import final
 
 from fd_flower.ensemble import mean_of_logits
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -13,12 +13,12 @@ from fd_flower.wire.replies import Reply
 class FedMD(Strategy):
     """The mean of the clients' logits on the round's public samples."""
 
-    needs, measured, summable = Needs(public=True), "heard", (PublicLogits,)
-    predicts, digests = True, True
+    requires, evaluated, summable = Requirements(public=True), "received", (PublicLogits,)
+    predicts, distills_public = True, True
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate")."""
         votes = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         mean, valid = mean_of_logits(*votes)
-        self.note_votes(*votes, mean, valid)
+        self.log_votes(*votes, mean, valid)
         return [PublicLogits(self.round_index[valid], mean[valid])]

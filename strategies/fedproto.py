@@ -7,8 +7,8 @@ from typing import final
 import torch
 
 from fd_flower.config import ServerConfig, Settings
-from fd_flower.core.errors import WrongInput, nearest
-from fd_flower.server import Needs, Strategy
+from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, Prototypes
 from fd_flower.wire.replies import Reply
 
@@ -17,7 +17,7 @@ WEIGHTINGS = ("examples", "clients")
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedProto's knobs."""
+    """FedProto's options."""
 
     weighting: str = "examples"
     """What counts the same in a prototype: `examples`, or `clients` (the authors' code)."""
@@ -26,29 +26,29 @@ class Config(ServerConfig):
         """Check the ranges."""
         super().__post_init__()
         if self.weighting not in WEIGHTINGS:
-            raise WrongInput(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
+            raise InvalidInputError(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
 
 
 @final
 class FedProto(Strategy):
     """The mean of the clients' prototypes, class by class."""
 
-    needs, summable = Needs(features=True), (Prototypes,)
+    requires, summable = Requirements(features=True), (Prototypes,)
 
     @classmethod
-    def needed(cls, settings: Settings) -> Needs:
+    def requirements(cls, settings: Settings) -> Requirements:
         """Return ``needs``: where clients count the same, a sum over samples does not tell the mean."""
-        return replace(cls.needs, single_replies=settings.server.weighting == "clients")  # type: ignore[attr-defined]
+        return replace(cls.requires, single_replies=settings.server.weighting == "clients")  # type: ignore[attr-defined]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the prototypes [C, F] by samples of the class, without equation 6's further 1 / holders.
 
         A class that nobody has this round keeps its prototype of before.
         """
-        heard = [Prototypes.need(reply.content) for reply in replies]
-        counts = torch.stack([p.counts for p in heard])  # [U, C]
+        received = [Prototypes.need(reply.content) for reply in replies]
+        counts = torch.stack([p.counts for p in received])  # [U, C]
         weights = counts.double() if self.config.weighting == "examples" else (counts > 0).double()  # type: ignore[attr-defined]
-        values = torch.stack([p.values for p in heard]).double()  # [U, C, F]
+        values = torch.stack([p.values for p in received]).double()  # [U, C, F]
         mean = (weights.unsqueeze(2) * values).sum(0) / weights.sum(0).clamp_min(1.0).unsqueeze(1)
         total = counts.sum(0)
         if before := Prototypes.find(knowledge):

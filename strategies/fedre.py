@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.training import Plan, train
 from fd_flower.wire import Head, Knowledge, Payload, Representation
 from fd_flower.wire.replies import Reply
@@ -21,7 +21,7 @@ from fd_flower.wire.replies import Reply
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedRE's knobs."""
+    """FedRE's options."""
 
     epochs: int = 1
     """Passes over a round's representations."""
@@ -35,16 +35,16 @@ class Config(ServerConfig):
         super().__post_init__()
         for key, least in (("epochs", 0), ("batch", 1)):
             if getattr(self, key) < least:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected at least {least}")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least {least}")
         if self.lr <= 0:
-            raise WrongInput(f"server.lr is {self.lr}; expected a number above 0")
+            raise InvalidInputError(f"server.lr is {self.lr}; expected a number above 0")
 
 
 @final
 class FedRE(Strategy):
     """A head that learns from clients' entangled representations and overwrites theirs."""
 
-    needs = Needs(features=True, single_replies=True)
+    requires = Requirements(features=True, single_replies=True)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the head that the first client's architecture starts from, a copy of it."""
@@ -55,16 +55,16 @@ class FedRE(Strategy):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Train the head by soft cross-entropy, summed over the mini-batch; a client without samples says nothing."""
         said = [Representation.find(reply.content) for reply in replies]
-        heard = [r for r in said if r is not None]
-        if not heard:
+        received = [r for r in said if r is not None]
+        if not received:
             return knowledge.public
         config: Config = self.config  # type: ignore[assignment]
         head = _linear(Head.need(knowledge)).to(self.world.device)
-        samples = Samples(torch.stack([r.values for r in heard])).to(self.world.device)
-        labels = torch.stack([r.label for r in heard]).to(self.world.device)
+        samples = Samples(torch.stack([r.values for r in received])).to(self.world.device)
+        labels = torch.stack([r.label for r in received]).to(self.world.device)
         plan = Plan(config.batch, config.lr, epochs=config.epochs)
         loss = train(head, soft_cross_entropy, samples, labels, plan=plan, rng=self.rng("head", round))
-        self.note({"head_loss": loss / min(len(heard), config.batch)})
+        self.log_diagnostics({"head_loss": loss / min(len(received), config.batch)})
         return [Head(*(tensor.detach().cpu().clone() for tensor in head.parameters()))]
 
 

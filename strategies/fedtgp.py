@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.margin import margin_loss, widest_gap
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.training import Plan, train
 from fd_flower.wire import Knowledge, Payload, Private, Prototypes, Weights
 from fd_flower.wire.replies import Reply
@@ -24,7 +24,7 @@ GENERATOR = "prototypes"
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FedTGP's knobs."""
+    """FedTGP's options."""
 
     epochs: int = 100
     """Passes over a round's uploaded prototypes."""
@@ -40,9 +40,9 @@ class Config(ServerConfig):
         super().__post_init__()
         for key, least in (("epochs", 0), ("batch", 1), ("margin", 0)):
             if getattr(self, key) < least:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected at least {least}")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least {least}")
         if self.lr <= 0:
-            raise WrongInput(f"server.lr is {self.lr}; expected a number above 0")
+            raise InvalidInputError(f"server.lr is {self.lr}; expected a number above 0")
 
 
 class Trainable(nn.Module):
@@ -63,7 +63,7 @@ class Trainable(nn.Module):
 class FedTGP(Strategy):
     """Trainable prototypes, each drawn to what clients upload for its class and pushed from all others."""
 
-    needs, hears = Needs(features=True, single_replies=True), (Prototypes,)
+    requires, reply_kinds = Requirements(features=True, single_replies=True), (Prototypes,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Private]:
         """Draw the trainable vectors and their network."""
@@ -78,9 +78,9 @@ class FedTGP(Strategy):
         is never the nearest.
         """
         config: Config = self.config  # type: ignore[assignment]
-        heard = [Prototypes.need(reply.content) for reply in replies]
-        counts = torch.stack([p.counts for p in heard])  # [U, C]
-        values = torch.stack([p.values for p in heard])  # [U, C, F]
+        received = [Prototypes.need(reply.content) for reply in replies]
+        counts = torch.stack([p.counts for p in received])  # [U, C]
+        values = torch.stack([p.values for p in received])  # [U, C, F]
         who, labels = (counts > 0).nonzero(as_tuple=True)
         uploaded = Samples(values[who, labels], labels).to(self.world.device)
         model = Trainable(*values.shape[1:]).to(self.world.device)
@@ -92,7 +92,7 @@ class FedTGP(Strategy):
 
         plan = Plan(config.batch, config.lr, epochs=config.epochs)
         loss = train(model, learn, uploaded, plan=plan, rng=self.rng("prototypes", round))
-        self.note({"margin": margin, "prototype_loss": loss})
+        self.log_diagnostics({"margin": margin, "prototype_loss": loss})
         total = counts.sum(0)
         if before := Prototypes.find(knowledge):
             total = total.where(total > 0, before.counts)

@@ -13,7 +13,7 @@ from fd_flower.wire.replies import Reply, mean_weights
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """FML's knobs."""
+    """FML's options."""
 
     peer: str | None = None
     """The meme's architecture; None: the first client's. The message says it, so clients need not be told."""

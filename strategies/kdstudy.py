@@ -11,10 +11,10 @@ from flwr.app import MetricRecord
 
 from fd_flower.config import ClientConfig, ServerConfig, Settings
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.metrics import accuracy_by_class, measure
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.server.diagnostics import Figure
 from fd_flower.training import predict
 from fd_flower.training.consolidation import Lesson, has_statistics, mutual, recalibrate, teach
@@ -32,7 +32,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """The study's knobs; those of the distillation loop are the clients', who distil along a chain."""
+    """The study's options; those of the distillation loop are the clients', who distill along a chain."""
 
     technique: str = "kd"
     """How a student learns from the clients' models: `kd`, `tuned-kd`, `dml`, `dp-kd`; `none`: FedAvg from `start`."""
@@ -56,19 +56,21 @@ class Config(ServerConfig):
         super().__post_init__()
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
-                raise WrongInput(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+                raise InvalidInputError(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         if self.place == "chain" and (self.order != "sequential" or self.technique not in ("kd", "dml", "dp-kd")):
-            raise WrongInput(
+            raise InvalidInputError(
                 f"server.place=chain got server.technique={self.technique} server.order={self.order}; expected kd, dml "
                 "or dp-kd and sequential (fd-flower sweep tunes along a chain)"
             )
         by_label = self.technique == "dp-kd" and self.criterion == "label"
         if by_label and self.place == "server" and not self.labels:
-            raise WrongInput(
-                "server.criterion=label at the server needs labelled public samples: set server.labels=true"
+            raise InvalidInputError(
+                "server.criterion=label at the server needs labeled public samples: set server.labels=true"
             )
         if not self.temperatures or not self.weights:
-            raise WrongInput("server.temperatures or server.weights is empty; expected at least one value to try")
+            raise InvalidInputError(
+                "server.temperatures or server.weights is empty; expected at least one value to try"
+            )
 
     @property
     def consolidates(self) -> bool:
@@ -77,7 +79,7 @@ class Config(ServerConfig):
 
     @property
     def public(self) -> bool:
-        """Whether the server distils on public samples."""
+        """Whether the server distills on public samples."""
         return self.technique != "none" and self.place == "server"
 
 
@@ -85,15 +87,15 @@ class Config(ServerConfig):
 class KDStudy(Strategy):
     """Round one: clients' models become one student (a round more for ``tuned-kd``, one a link for a chain); FedAvg."""
 
-    needs, measured = Needs(public=True, same_model=True, single_replies=True), "aggregated"
+    requires, evaluated = Requirements(public=True, same_model=True, single_replies=True), "aggregated"
 
     @classmethod
-    def needed(cls, settings: Settings) -> Needs:
-        """Return what these knobs need: public samples at the server alone, labels where they say so."""
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return what these options need: public samples at the server alone, labels where they say so."""
         config: Config = settings.server  # type: ignore[assignment]
-        return replace(cls.needs, public=config.public, labels=config.public and config.labels)
+        return replace(cls.requires, public=config.public, labels=config.public and config.labels)
 
-    def expected(self, round: int) -> Sequence[type[Payload]]:
+    def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
         """Return what clients are asked for: scores where there are candidates, else weights."""
         return (Scores,) if Candidates.find(self.knowledge) else (Weights,)
 
@@ -112,13 +114,13 @@ class KDStudy(Strategy):
         return [self.first_weights(clients[0].model)]
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
-        """Return what everybody hears; of a chain's clients each hears of itself alone."""
+        """Return what everybody receives; of a chain's clients each receives of itself alone."""
         chain = Chain.find(knowledge)
         others = [payload for payload in super().knowledge_for(client, knowledge) if payload is not chain]
         return others if chain is None or client.id not in chain.left else [*others, Chain.along([client.id])]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Make one student of the teachers heard, go on with its making, or average the weights (FedAvg)."""
+        """Make one student of the teachers received, resume its making, or average the weights (FedAvg)."""
         config = self._config
         if Candidates.find(knowledge):
             return [self._chosen(replies, knowledge)]
@@ -136,7 +138,7 @@ class KDStudy(Strategy):
 
     def _consolidated(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Return the student, or the candidates for it, or the start and the chain that it is handed along."""
-        config, knobs = self._config, self.settings.client
+        config, options = self._config, self.settings.client
         order = torch.randperm(len(replies), generator=self.rng("order", round)).tolist()
         replies = [replies[place] for place in order]
         start = self._calibrated(self._start(replies, knowledge))
@@ -148,7 +150,7 @@ class KDStudy(Strategy):
         if config.technique == "tuned-kd":
             tried = self._students(start, teachers, self._grid(), round)
             return [start, Candidates.of_models([student.values for student in tried])]
-        (student,) = self._students(start, teachers, [knobs], round)
+        (student,) = self._students(start, teachers, [options], round)
         self._compare(start, student)
         return [student]
 
@@ -166,16 +168,16 @@ class KDStudy(Strategy):
     def _students(
         self, start: Weights, teachers: Sequence[Weights], tries: Sequence[ClientConfig], round: int
     ) -> list[Weights]:
-        """Distil the teachers into one student for each of these knobs, with the same order of samples."""
+        """Distill the teachers into one student for each of these options, with the same order of samples."""
         config, world = self._config, self.world
         public, precision, name = self._public(), self.settings.run.precision, self._architecture
         if config.technique != "dml":
             said = torch.stack([predict(world.load(name, w.values), public, precision=precision) for w in teachers])
         technique = "kd" if config.technique == "tuned-kd" else config.technique
         students = []
-        for knobs in tries:
-            lr: float = knobs.distil_lr  # type: ignore[attr-defined]
-            lesson = Lesson(technique, config.criterion, knobs, lr, config.order == "sequential", precision)
+        for options in tries:
+            lr: float = options.distill_lr  # type: ignore[attr-defined]
+            lesson = Lesson(technique, config.criterion, options, lr, config.order == "sequential", precision)
             rng = self.rng("distil", round)
             if technique == "dml":
                 peers = [copy.deepcopy(world.load(name, w.values)) for w in teachers]
@@ -184,20 +186,20 @@ class KDStudy(Strategy):
             else:
                 student = world.load(name, start.values)
                 teach(student, said, public, lesson, rng)
-            learnt = Weights({key: t.detach().cpu().clone() for key, t in student.state_dict().items()}, start.model)
-            students.append(self._calibrated(learnt))
+            learned = Weights({key: t.detach().cpu().clone() for key, t in student.state_dict().items()}, start.model)
+            students.append(self._calibrated(learned))
         return students
 
     def _grid(self) -> list[ClientConfig]:
-        """Return the clients' knobs with each temperature and weight to try, temperatures outermost."""
-        knobs = self.settings.client
+        """Return the clients' options with each temperature and weight to try, temperatures outermost."""
+        options = self.settings.client
         return [
-            replace(knobs, objective_args={**knobs.objective_args, "temperature": heat}, kd_weight=weight)
+            replace(options, objective_args={**options.objective_args, "temperature": heat}, kd_weight=weight)
             for heat, weight in product(self._config.temperatures, self._config.weights)
         ]
 
     def _calibrated(self, weights: Weights) -> Weights:
-        """Return a model with batch normalisation's statistics taken on public samples, where there are both."""
+        """Return a model with batch normalization's statistics taken on public samples, where there are both."""
         public = self.world.public
         model = self.world.module(self._architecture)
         if public is None or not has_statistics(model):
@@ -214,14 +216,16 @@ class KDStudy(Strategy):
         scores = [scores for r in replies if len((scores := Scores.need(r.content)).right) == len(candidates)]
         count = sum(int(s.count) for s in scores)
         if not count:
-            raise WrongInput("tuned-kd chooses by the clients' validation parts, and there are none: see data.split")
+            raise InvalidInputError(
+                "tuned-kd chooses by the clients' validation parts, and there are none: see data.split"
+            )
         right = torch.stack([s.right for s in scores]).sum(0)
         best = int(right.argmax())
         student = Weights(candidates[best], Weights.need(knowledge).model)
         self._compare(Weights.need(knowledge), student)
         heat = float(grid[best].objective_args["temperature"])
         tried: list[float | None] = [float(n) / count for n in right]
-        self.note({"temperature": heat, "weight": grid[best].kd_weight, "validation_by_candidate": tried})
+        self.log_diagnostics({"temperature": heat, "weight": grid[best].kd_weight, "validation_by_candidate": tried})
         return student
 
     def _handed_on(self, replies: Sequence[Reply], knowledge: Knowledge, chain: Chain) -> Sequence[Payload]:
@@ -240,11 +244,13 @@ class KDStudy(Strategy):
     def _public(self) -> Samples:
         """Return the public samples; without any, the run was refused before round one."""
         if self.world.public is None:
-            raise WrongInput("kdstudy distils on public samples at the server, and there are none: see data.public")
+            raise InvalidInputError(
+                "kdstudy distills on public samples at the server, and there are none: see data.public"
+            )
         return self.world.public
 
     def _compare(self, before: Weights, after: Weights) -> None:
-        """Note the accuracy of the student before and after it has learnt, and by class, where there is a test set."""
+        """Note the accuracy of the student before and after it has learned, and by class, where there is a test set."""
         test = self.world.test
         if test is None:
             return
@@ -254,7 +260,7 @@ class KDStudy(Strategy):
             logprobs = predict(model, test, precision=self.settings.run.precision)
             figures[name] = measure(logprobs, test.labels)["accuracy"]
             figures[f"{name}_by_class"] = accuracy_by_class(logprobs, test.labels)
-        self.note({**figures, "gain": figures["after"] - figures["before"]})  # type: ignore[operator]
+        self.log_diagnostics({**figures, "gain": figures["after"] - figures["before"]})  # type: ignore[operator]
 
 
 def _standing(reply: Reply) -> tuple[float, int]:

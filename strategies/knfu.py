@@ -9,16 +9,16 @@ from typing import final
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import (
     distribution_divergence,
-    effective_neighbours,
-    neighbour_weights,
+    effective_neighbors,
+    neighbor_weights,
     sample_divergence,
 )
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -30,30 +30,30 @@ ALONE = 1 - 1e-6
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """KnFu's knobs."""
+    """KnFu's options."""
 
     beta: float = 10.0
     """Sharpness of the weights, softmax(-beta d): 0 counts all the same, a large one oneself alone."""
     distance: str = "distribution"
     """d is the divergence of mean predictions (`distribution`), or the mean one over samples (`sample`)."""
     include_self: bool = True
-    """Whether a client counts among its own neighbours."""
+    """Whether a client counts among its own neighbors."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
         if not 0 <= self.beta < float("inf"):
-            raise WrongInput(f"server.beta is {self.beta}; expected a number of 0 or more")
+            raise InvalidInputError(f"server.beta is {self.beta}; expected a number of 0 or more")
         if self.distance not in DISTANCES:
-            raise WrongInput(f"server.distance is '{self.distance}'{nearest(self.distance, DISTANCES)}")
+            raise InvalidInputError(f"server.distance is '{self.distance}'{nearest(self.distance, DISTANCES)}")
 
 
 @final
 class KnFu(Strategy):
     """An own fusion of all predictions for each client, by whose predictions are like its own."""
 
-    needs, measured = Needs(public=True, single_replies=True), "heard"
-    hears, predicts, digests = (PublicLogits,), True, True
+    requires, evaluated = Requirements(public=True, single_replies=True), "received"
+    reply_kinds, predicts, distills_public = (PublicLogits,), True, True
     config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
@@ -64,17 +64,17 @@ class KnFu(Strategy):
         """
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         divergence = DISTANCES[self.config.distance](logprobs, mask)
-        weight = neighbour_weights(divergence, self.config.beta, include_self=self.config.include_self)
+        weight = neighbor_weights(divergence, self.config.beta, include_self=self.config.include_self)
         fused, valid = for_receivers(mean_of_probabilities, logprobs, mask, weight)
-        own, neighbours = weight.diagonal(), effective_neighbours(weight)
-        self.note_votes(logprobs, mask, fused, valid)
-        self.note({"self_weight": float(own.mean()), "neighbours": float(neighbours.mean())})
+        own, neighbors = weight.diagonal(), effective_neighbors(weight)
+        self.log_votes(logprobs, mask, fused, valid)
+        self.log_diagnostics({"self_weight": float(own.mean()), "neighbors": float(neighbors.mean())})
         told = []
-        for reply, alone, count, rows, heard in zip(replies, own, neighbours, fused, valid, strict=True):
+        for reply, alone, count, rows, received in zip(replies, own, neighbors, fused, valid, strict=True):
             client = reply.client.id
-            self.note({"self_weight": float(alone), "neighbours": float(count)}, client)
-            if alone < ALONE and bool(heard.any()):
-                told.append(PublicLogits(self.round_index[heard], rows[heard], client))
+            self.log_diagnostics({"self_weight": float(alone), "neighbors": float(count)}, client)
+            if alone < ALONE and bool(received.any()):
+                told.append(PublicLogits(self.round_index[received], rows[received], client))
         here = {reply.client.id for reply in replies}
         absent = [p for p in PublicLogits.all(knowledge) if p.client not in here]
         return [Private(p) for p in [*absent, *told]]

@@ -1,4 +1,4 @@
-"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbours' heads one level lower."""
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbors' heads one level lower."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,24 +13,24 @@ from torch.nn.functional import one_hot
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
-from fd_flower.server import Needs, Strategy
-from fd_flower.server.graph import check_graph, neighbours
+from fd_flower.server import Requirements, Strategy
+from fd_flower.server.graph import check_graph, neighbors
 from fd_flower.wire import Knowledge, Payload, Private, PublicHeads, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """MHD's knobs."""
+    """MHD's options."""
 
     graph: str = "complete"
     """Who learns from whom: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.server.graph`)."""
     teachers: int = 1
-    """Neighbours that a client learns from in a round, drawn anew each."""
+    """Neighbors that a client learns from in a round, drawn anew each."""
     max_age: int = 3
-    """Rounds for which what a client said last is learnt from; with 1 a client that misses a round is not."""
+    """Rounds for which what a client said last is learned from; with 1 a client that misses a round is not."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -38,14 +38,14 @@ class Config(ServerConfig):
         check_graph(self.graph)
         for key in ("teachers", "max_age"):
             if getattr(self, key) < 1:
-                raise WrongInput(f"server.{key} is {getattr(self, key)}; expected at least 1")
+                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least 1")
 
 
 @final
 class MHD(Strategy):
-    """A relay: it keeps what each client said last, and passes on what a few neighbours said."""
+    """A relay: it keeps what each client said last, and passes on what a few neighbors said."""
 
-    needs, predicts, hears = Needs(public=True, headed=True, single_replies=True), True, (PublicHeads,)
+    requires, predicts, reply_kinds = Requirements(public=True, headed=True, single_replies=True), True, (PublicHeads,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Know nothing yet; refuse a graph that these clients cannot have."""
@@ -58,21 +58,28 @@ class MHD(Strategy):
         levels = 1 + self.settings.client.heads  # type: ignore[attr-defined]
         for client in [client for client, heads in said.items() if heads.values.shape[1] != levels]:
             found = said.pop(client).values.shape[1]
-            log(WARNING, "round %s: client %s has %s heads, expected %s: nobody hears it", round, client, found, levels)
+            log(
+                WARNING,
+                "round %s: client %s has %s heads, expected %s: nobody receives it",
+                round,
+                client,
+                found,
+                levels,
+            )
         kept = [replace(heads, client=client, round=torch.tensor(round)) for client, heads in said.items()]
         self._describe(kept, round)
         bank = {entry.client: entry for entry in (*PublicHeads.all(knowledge), *kept)}
         return [Private(entry) for entry in bank.values() if round - _round(entry) < self.config.max_age]  # type: ignore[attr-defined]
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[PublicHeads]:
-        """Return what ``server.teachers`` of the client's neighbours said last, drawn for it and the round.
+        """Return what ``server.teachers`` of the client's neighbors said last, drawn for it and the round.
 
         Embeddings of another size than the client's are left out: it could not compare them with its own.
         """
         bank = {entry.client: entry for entry in PublicHeads.all(knowledge)}
         ids = [c.id for c in self.clients]
         listens = self._graph(self.clients)[:, ids.index(client.id)].tolist()
-        near = [bank[voice] for voice, heard in zip(ids, listens, strict=True) if heard and voice in bank]
+        near = [bank[console] for console, received in zip(ids, listens, strict=True) if received and console in bank]
         newest = max(map(_round, bank.values()), default=0)
         order = torch.randperm(len(near), generator=torch_rng(self.settings.run.seed, "teachers", client.id, newest))
         drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]  # type: ignore[attr-defined]
@@ -80,13 +87,13 @@ class MHD(Strategy):
 
     def _graph(self, clients: Sequence[Client]) -> Tensor:
         """Return who listens to whom, bool [K, K]."""
-        return neighbours(self.config.graph, [c.id for c in clients], self.settings.run.seed)  # type: ignore[attr-defined]
+        return neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)  # type: ignore[attr-defined]
 
     def _describe(self, said: Sequence[PublicHeads], round: int) -> None:
         """Note how sure the clients are and how far they agree; warn where no head tells any classes apart."""
         collapsed = {heads.client: _collapsed(heads) for heads in said}
         for client, share in collapsed.items():
-            self.note({"collapsed": share}, client)
+            self.log_diagnostics({"collapsed": share}, client)
         if collapsed and min(collapsed.values()) == 1:
             log(
                 WARNING,
@@ -94,10 +101,10 @@ class MHD(Strategy):
                 "client.momentum=0 or a smaller client.lr",
                 round,
             )
-        self.note({"collapsed": fmean(collapsed.values()) if collapsed else None})
+        self.log_diagnostics({"collapsed": fmean(collapsed.values()) if collapsed else None})
         for name, level in (("main", 0), ("last", -1)):
             entropy, agreement = _described(said, level)
-            self.note({f"{name}_entropy": entropy, f"{name}_agreement": agreement})
+            self.log_diagnostics({f"{name}_entropy": entropy, f"{name}_agreement": agreement})
 
 
 def _round(entry: PublicHeads) -> int:

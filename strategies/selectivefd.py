@@ -8,16 +8,16 @@ from typing import Any, final
 from flwr.common.logger import log
 
 from fd_flower.config import ServerConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import ambiguity, named
-from fd_flower.server import Needs, Voting
+from fd_flower.server import Requirements, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLabels, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
-    """Selective-FD's knobs."""
+    """Selective-FD's options."""
 
     rule: str = "mean_of_probabilities"
     """How the voters' predictions become one, a rule of `fd_flower.ensemble` by name."""
@@ -31,29 +31,29 @@ class Config(ServerConfig):
         super().__post_init__()
         named(self.rule, **self.rule_args)
         if not 0 <= self.ambiguity <= 2:
-            raise WrongInput(f"server.ambiguity is {self.ambiguity}; expected an L1 distance, 0 to 2")
+            raise InvalidInputError(f"server.ambiguity is {self.ambiguity}; expected an L1 distance, 0 to 2")
 
 
 @final
 class SelectiveFD(Voting):
     """The voters' mean prediction of the round's public samples, without the ambiguous ones."""
 
-    needs, measured = Needs(public=True, single_replies=True), "heard"
+    requires, evaluated = Requirements(public=True, single_replies=True), "received"
     config: Config
 
     @property
-    def hears(self) -> tuple[type[PublicLogits | PublicLabels]]:  # type: ignore[override]
+    def reply_kinds(self) -> tuple[type[PublicLogits | PublicLabels]]:  # type: ignore[override]
         """Soft or hard labels, as ``client.labels`` says."""
         return (PublicLabels if self.settings.client.labels == "hard" else PublicLogits,)  # type: ignore[attr-defined]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the votes [U, N, C] sample by sample over its voters, and keep what is clear: [M, C]."""
-        (kind,) = self.hears
+        (kind,) = self.reply_kinds
         logprobs, mask = stack([kind.need(reply.content) for reply in replies], self.round_index)
         teacher, voted = named(self.config.rule, **self.config.rule_args)(logprobs, mask)
         kept = voted & (ambiguity(teacher) <= self.config.ambiguity)
         if not bool(kept.any()):
-            log(WARNING, "round %s: no public sample has a vote and is clear, so clients hear nothing", round)
-        self.note_votes(logprobs, mask, teacher, kept)
-        self.note({"ambiguous": float((voted & ~kept).sum()) / max(int(voted.sum()), 1)})
+            log(WARNING, "round %s: no public sample has a vote and is clear, so clients receive nothing", round)
+        self.log_votes(logprobs, mask, teacher, kept)
+        self.log_diagnostics({"ambiguous": float((voted & ~kept).sum()) / max(int(voted.sum()), 1)})
         return [PublicLogits(self.round_index[kept], teacher[kept]), *self.ballots(replies, knowledge)]

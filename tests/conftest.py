@@ -41,7 +41,7 @@ def fresh_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def write_parquet() -> Callable[..., Path]:
-    """Write pictures [N, height, width(, 3)] and labels as Parquet in the hub's manner."""
+    """Write images [N, height, width(, 3)] and labels as Parquet in the hub's manner."""
     from datasets import ClassLabel, Dataset, Features, Image, Value
     from PIL import Image as Pil
 
@@ -52,16 +52,16 @@ def write_parquet() -> Callable[..., Path]:
         *,
         split: str = "train",
         classes: int = 10,
-        picture: str = "image",
+        image: str = "image",
         writer: list[str] | None = None,
     ) -> Path:
         files = []
-        for image in images:
+        for pixels in images:
             file = io.BytesIO()
-            Pil.fromarray(image).save(file, "PNG")
+            Pil.fromarray(pixels).save(file, "PNG")
             files.append({"bytes": file.getvalue(), "path": None})
-        columns: dict[str, object] = {picture: files, "label": [int(label) for label in labels]}
-        features = {picture: Image(), "label": ClassLabel(names=[str(number) for number in range(classes)])}
+        columns: dict[str, object] = {image: files, "label": [int(label) for label in labels]}
+        features = {image: Image(), "label": ClassLabel(names=[str(number) for number in range(classes)])}
         if writer is not None:
             columns["writer"], features["writer"] = writer, Value("string")
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def write_parquet() -> Callable[..., Path]:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out a run's pictures and its report, which take longer than a tiny run."""
+    """Leave out a run's images and its report, which take longer than a tiny run."""
     monkeypatch.setattr("fd_flower.results.report.draw", lambda folder: None)
 
 

@@ -39,15 +39,15 @@ def until(holds: Callable[[], Any], what: str, limit: float = LIMIT) -> None:
 
 
 def export(folder: Path, x: torch.Tensor, y: torch.Tensor, names: tuple[str, ...], split: str = "train") -> None:
-    """Write grey pictures and labels as a folder of Parquet."""
+    """Write gray images and labels as a folder of Parquet."""
     features = datasets.Features({"img": datasets.Image(), "label": datasets.ClassLabel(names=list(names))})
-    pictures = []
+    images = []
     for pixels in x:
         buffer = io.BytesIO()
         Image.fromarray(pixels[0].numpy()).save(buffer, "PNG")
-        pictures.append({"bytes": buffer.getvalue(), "path": None})
+        images.append({"bytes": buffer.getvalue(), "path": None})
     folder.mkdir(parents=True, exist_ok=True)
-    rows = datasets.Dataset.from_dict({"img": pictures, "label": y.tolist()}, features=features)
+    rows = datasets.Dataset.from_dict({"img": images, "label": y.tolist()}, features=features)
     rows.to_parquet(folder / f"{split}-00000-of-00001.parquet")
 
 

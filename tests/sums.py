@@ -11,11 +11,11 @@ from toys import client
 
 from fd_flower.config import PrivacyConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import fixed
-from fd_flower.privacy.client_protocol import Party, Veil
-from fd_flower.privacy.party import VEILS
-from fd_flower.privacy.secret_store import Vault
+from fd_flower.privacy.client_protocol import ClientProtocol, Party
+from fd_flower.privacy.party import CLIENT_PROTOCOLS
+from fd_flower.privacy.secret_store import SecretStore
 from fd_flower.privacy.server_protocol import Letters
 from fd_flower.privacy.sums import stage
 from fd_flower.wire import Bounds, Payload, Weights, pack
@@ -52,14 +52,14 @@ class Adding:
         self.clients = [client(str(i), examples=1) for i in range(len(rows))]
         self.stage = stage(config, (Weights,))
         self.errors: dict[str, str] = {}
-        self.heard: dict[str, dict[str, RecordDict]] = {}
+        self.received: dict[str, dict[str, RecordDict]] = {}
         self.said: dict[str, dict[str, RecordDict]] = {}
 
     def party(self, name: str, **more: object) -> Party:
-        return Party(name, "run", self.config, Vault(self.folder / name), **more)  # type: ignore[arg-type]
+        return Party(name, "run", self.config, SecretStore(self.folder / name), **more)  # type: ignore[arg-type]
 
-    def veil(self, name: str, content: RecordDict) -> Veil:
-        return VEILS[self.config.sum](self.party(name), copy.deepcopy(content))
+    def veil(self, name: str, content: RecordDict) -> ClientProtocol:
+        return CLIENT_PROTOCOLS[self.config.sum](self.party(name), copy.deepcopy(content))
 
     def train(self, row: torch.Tensor) -> RecordDict:
         content = pack(Weights({"w": row}))
@@ -69,7 +69,7 @@ class Adding:
     def ask(self, exchange: str, letters: Letters, kinds: Sequence[type[Payload]]) -> list[Reply]:
         replies = []
         for who, content in letters.items():
-            self.heard.setdefault(exchange, {})[who.id] = content
+            self.received.setdefault(exchange, {})[who.id] = content
             if who.id in self.lost.get(exchange, ()):
                 continue
             try:
@@ -80,7 +80,7 @@ class Adding:
                     kind.need(said).check(Bounds())
                 self.said.setdefault(exchange, {})[who.id] = said
                 replies.append(Reply(who, said, 1))
-            except WrongInput as error:
+            except InvalidInputError as error:
                 self.errors[who.id] = str(error)
         return replies
 
@@ -89,11 +89,11 @@ class Adding:
         return self.stage.open(round, self.clients, bounds, self.ask)
 
     def round(self, number: int = 1) -> Reply:
-        """Play a round; return what the server hears."""
+        """Play a round; return what the server receives."""
         letters = self.open(number)
         replies = self.ask("train", letters, self.stage.kinds((Weights,)))
-        (heard,) = self.stage.close(replies, self.ask)
-        return heard
+        (received,) = self.stage.close(replies, self.ask)
+        return received
 
     def whole(self, survivors: Sequence[Client]) -> np.ndarray:
         """Return the survivors' numbers, as integers modulo 2^bits, added up without any mask."""

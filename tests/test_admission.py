@@ -17,7 +17,7 @@ from toys import Spoilt, devices, hosts, rounds
 from fd_flower import methods
 from fd_flower.cli import keys
 from fd_flower.cli.app import main
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.keys import allowed, refusal
 from fd_flower.engine import InProcessGrid
 
@@ -129,15 +129,15 @@ def test_a_list_that_says_nothing_is_refused(text: str, told: str, made: Path, t
     key = (made / "clients" / "0" / "client.pub").read_text().strip()
     path = tmp_path / "allow.yaml"
     path.write_text(text.replace("{key}", key))
-    with pytest.raises(WrongInput, match=told) as caught:
+    with pytest.raises(InvalidInputError, match=told) as caught:
         allowed(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_a_list_that_is_not_there_or_has_a_relative_path_is_refused(tmp_path: Path):
-    with pytest.raises(WrongInput, match="cannot be read"):
+    with pytest.raises(InvalidInputError, match="cannot be read"):
         allowed(str(tmp_path / "nowhere.yaml"))
-    with pytest.raises(WrongInput, match=r"is the relative path 'allow\.yaml'; give an absolute one"):
+    with pytest.raises(InvalidInputError, match=r"is the relative path 'allow\.yaml'; give an absolute one"):
         allowed("allow.yaml")
 
 
@@ -165,12 +165,14 @@ def test_a_node_that_claims_anothers_id_is_refused_even_where_it_comes_first(mad
 
 def test_hosts_speak_for_nobody_where_there_is_a_list(made: Path, tmp_path: Path):
     grid = Keyed({1: pem(made, "0")}, methods.client_app("fd"), run_config={"task": "toys:task"})
-    with pytest.raises(RunFailed, match=r"node 1: it hosts; server\.allow names devices"):
+    with pytest.raises(RunError, match=r"node 1: it hosts; server\.allow names devices"):
         toys.run("fd", f"server.allow={made}/allow.yaml", grid)
 
 
 def test_a_grid_without_keys_cannot_have_a_list(made: Path, tmp_path: Path):
-    with pytest.raises(WrongInput, match=r"server\.allow needs nodes with keys, which InProcessGrid does not show"):
+    with pytest.raises(
+        InvalidInputError, match=r"server\.allow needs nodes with keys, which InProcessGrid does not show"
+    ):
         toys.run("fd", f"server.allow={made}/allow.yaml", devices("fd", str(tmp_path), "0"))
 
 
@@ -212,15 +214,15 @@ def test_a_reply_that_comes_twice_counts_once():
         ({"counts": ["many"]}, r"cannot be read \(ValueError"),
         ({"examples": float("inf")}, r"cannot be read \(OverflowError"),
         ({"counts": [-1, 1]}, "counts less than nothing"),
-        ({"role": "king"}, "its answer to the roll call cannot be read"),
+        ({"role": "king"}, "its answer to the handshake cannot be read"),
     ],
 )
 def test_an_answer_to_the_roll_call_that_is_none_costs_that_node_alone(
     change: dict[str, Any], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from fd_flower.client import turn
+    from fd_flower.client import app
 
-    honest = turn.introduction
+    honest = app.introduction
 
     def introduction(header: Any, context: Any) -> Any:
         answer = honest(header, context)
@@ -228,7 +230,7 @@ def test_an_answer_to_the_roll_call_that_is_none_costs_that_node_alone(
             answer.update(change)
         return answer
 
-    monkeypatch.setattr(turn, "introduction", introduction)
+    monkeypatch.setattr(app, "introduction", introduction)
     strategy, _, lines = toys.run("fd", "", devices("fd", str(tmp_path), "0", "1", "2"))
     assert rounds(lines)[0]["replied"] == ["0", "2"]
     (reason,) = strategy._host.refused.values()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fd_flower import models
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.blocks import below, beyond, ends
 
 CUTS = [("mlp", (3,)), ("lenet", (1, 2, 3)), ("cnn", (1, 2, 3)), ("resnet8", (1, 2, 3, 5)), ("resnet20", (1, 2, 3, 5))]
@@ -36,12 +36,12 @@ def test_keys_are_the_models_own_and_the_first_part_shares_them():
 
 @pytest.mark.parametrize("model", [nn.Linear(2, 2), nn.ModuleDict({"body": nn.Linear(2, 2)})])
 def test_models_without_blocks_are_refused(model):
-    with pytest.raises(WrongInput, match=r"cannot be cut: expected a model whose input enters `body`"):
+    with pytest.raises(InvalidInputError, match=r"cannot be cut: expected a model whose input enters `body`"):
         ends(model)
 
 
 def test_a_body_that_learns_nothing_is_refused():
     model = nn.Sequential()
     model.body = nn.Sequential(nn.Flatten(), nn.ReLU())
-    with pytest.raises(WrongInput, match="Sequential cannot be cut"):
+    with pytest.raises(InvalidInputError, match="Sequential cannot be cut"):
         ends(model)

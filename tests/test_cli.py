@@ -9,7 +9,7 @@ import pytest
 from fd_flower import engine
 from fd_flower.cli import main
 from fd_flower.cli.run import order
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 
 TINY = (
     "model.name=mlp data.clients=3 data.limit=300 data.public_size=60 data.public_batch=20 server.rounds=2 "
@@ -96,8 +96,8 @@ def test_wrong_input_is_one_line_and_status_2(capsys, arguments, told):
 @pytest.mark.parametrize(
     ("error", "status", "told"),
     [
-        (WrongInput("fd needs\nmore"), 2, "fd-flower: fd needs more\n"),
-        (RunFailed("no client replied"), 1, "fd-flower: no client replied\n"),
+        (InvalidInputError("fd needs\nmore"), 2, "fd-flower: fd needs more\n"),
+        (RunError("no client replied"), 1, "fd-flower: no client replied\n"),
         (ValueError("two\n\nlines"), 1, "fd-flower: ValueError: two lines\n"),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_goes_wrong_in_a_run_decides_the_status(capsys, failing, error, sta
 
 
 def test_a_traceback_comes_with_debug_alone(capsys, failing):
-    failing(RunFailed("no client replied"))
+    failing(RunError("no client replied"))
     assert main(["run", "fd", "--debug"]) == 1
     said = capsys.readouterr().err
     assert "Traceback" in said
@@ -116,7 +116,7 @@ def test_a_traceback_comes_with_debug_alone(capsys, failing):
 
 
 def test_interrupted_says_how_the_run_goes_on(capsys, monkeypatch, tmp_path):
-    """A run is broken off after its first round; the command that is told goes on with it."""
+    """A run is broken off after its first round; the command that is told resumes it."""
     played = engine.run
 
     def broken_off(settings, *, out, on_line):
@@ -133,7 +133,7 @@ def test_interrupted_says_how_the_run_goes_on(capsys, monkeypatch, tmp_path):
     assert f"fd-flower run fd --set run.resume={tmp_path / 'here'}" in told
 
     monkeypatch.setattr(engine, "run", played)
-    words = told.split("go on with: fd-flower ")[1].split()
+    words = told.split("resume: fd-flower ")[1].split()
     assert main([*words, "--quiet"]) == 0
     assert main(["run", "fd", "--set", TINY, "--out", "whole", "--quiet"]) == 0
     broken, whole = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("here", "whole"))

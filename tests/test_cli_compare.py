@@ -10,7 +10,7 @@ import pytest
 from fd_flower import engine
 from fd_flower.cli import compare, main
 from fd_flower.cli.plan import Plan
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 
 TINY = (
     "model.name=mlp data.clients=3 data.limit=300 data.public_size=60 data.public_batch=20 server.rounds=1 "
@@ -76,7 +76,7 @@ def test_one_that_refuses_stops_nobody(capsys, tmp_path):
     assert (tmp_path / "both" / "local-seed0" / "summary.json").is_file()
 
 
-@pytest.mark.parametrize("error", [RunFailed("nobody\nreplied"), ZeroDivisionError("nobody replied")])
+@pytest.mark.parametrize("error", [RunError("nobody\nreplied"), ZeroDivisionError("nobody replied")])
 def test_one_that_fails_stops_nobody(capsys, monkeypatch, error):
     played = engine.run
 
@@ -109,7 +109,7 @@ def recipes(monkeypatch: pytest.MonkeyPatch) -> None:
         "local": {"data": {"alpha": 0.1}, "model": {"name": "mlp"}, "client": {"lr": 0.1, "epochs": 5}},
         "fd": {"data": {"alpha": 0.1, "clients": 20}, "client": {"lr": 0.2, "epochs": 1}},
     }
-    monkeypatch.setattr("fd_flower.config.read_recipe", lambda name: told[name])
+    monkeypatch.setattr("fd_flower.config.merge.read_recipe", lambda name: told[name])
     monkeypatch.setattr(compare, "read_recipe", lambda name: told[name])
 
 
@@ -138,7 +138,7 @@ def test_differing_budgets_and_what_is_set_aside_are_said(recipes):
 
 
 def test_a_key_that_one_method_lacks_is_refused_before_anything_runs():
-    with pytest.raises(WrongInput, match=r"client\.weighting"):
+    with pytest.raises(InvalidInputError, match=r"client\.weighting"):
         ordered("fd", "local", words="client.weighting=examples")
 
 
@@ -149,7 +149,7 @@ def test_a_key_with_a_methods_name_is_for_that_method_alone():
 
 @pytest.mark.parametrize("word", ["fd.data.alpha=0.1", "fd.run.seed=3"])
 def test_data_and_seeds_are_never_for_one_method_alone(word):
-    with pytest.raises(WrongInput, match="same data and seeds"):
+    with pytest.raises(InvalidInputError, match="same data and seeds"):
         ordered("fd", "local", words=word)
 
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from fd_flower import methods
 from fd_flower.cli import doctor, main
 from fd_flower.cli.data import table
-from fd_flower.cli.describe import described, docstrings, exchanged, knobs, needed, type_words
+from fd_flower.cli.describe import described, docstrings, exchanged, needed, options, type_words
 from fd_flower.cli.machine import Gpu, federation_config
 from fd_flower.config import SECTIONS, ClientConfig
 from fd_flower.data import Holdings
-from fd_flower.server import Needs
+from fd_flower.server import Requirements
 
 
 @pytest.mark.parametrize("width", ["80", "200"])
@@ -30,17 +30,21 @@ def test_every_method_is_listed(capsys, monkeypatch, width):
 
 @pytest.mark.parametrize("stem", methods.names())
 def test_every_knob_has_a_value_and_a_meaning(stem):
-    found = [knob for section in knobs(stem, []).values() for knob in section]
+    found = [option for section in options(stem, []).values() for option in section]
     classes = {**SECTIONS, **{side: methods.config_class(stem, side) for side in ("server", "client")}}
-    assert [knob.key for knob in found] == [f"{name}.{f.name}" for name, cls in classes.items() for f in fields(cls)]
-    assert [knob.key for knob in found if not knob.meaning] == []
+    assert [option.key for option in found] == [
+        f"{name}.{f.name}" for name, cls in classes.items() for f in fields(cls)
+    ]
+    assert [option.key for option in found if not option.meaning] == []
 
 
 def test_a_value_comes_from_the_set_before_the_recipe_before_the_default(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("client: {lr: 0.5, objective_args: {temperature: 2.0}}\nserver: {rounds: 3}")
     found = {
-        knob.key: knob for section in knobs("fd", [f"recipe={recipe}", "server.rounds=7"]).values() for knob in section
+        option.key: option
+        for section in options("fd", [f"recipe={recipe}", "server.rounds=7"]).values()
+        for option in section
     }
     told = {key: (found[key].value, found[key].source) for key in ("server.rounds", "client.lr", "client.batch")}
     assert told == {"server.rounds": (7, "set"), "client.lr": (0.5, "recipe"), "client.batch": (32, "default")}
@@ -71,16 +75,16 @@ def test_types_as_they_are_written():
 
 
 def test_needs_and_kinds_in_words():
-    assert needed(Needs(public=True, same_model=True)) == "public samples, one architecture"
-    assert needed(Needs()) == "nothing"
+    assert needed(Requirements(public=True, same_model=True)) == "public samples, one architecture"
+    assert needed(Requirements()) == "nothing"
     assert exchanged("fd") == "class-logits"
     assert exchanged("local") == "nothing"
 
 
 @pytest.mark.parametrize(("changes", "moment"), [([], "aggregated"), (["server.share=head"], "trained")])
-def test_describe_says_what_these_knobs_measure(changes: list[str], moment: str):
+def test_describe_says_what_these_options_measure(changes: list[str], moment: str):
     names, facts = (column.cells for column in list(described("fedgen", changes))[1].columns)
-    assert dict(zip(names, facts, strict=True))["measured"] == moment
+    assert dict(zip(names, facts, strict=True))["evaluated"] == moment
 
 
 @pytest.mark.parametrize("width", ["80", "200"])
@@ -94,14 +98,14 @@ def test_describe_shows_lists_with_their_brackets(capsys, monkeypatch, width):
 
 
 def test_data_shows_who_holds_what(capsys, tmp_path):
-    picture = tmp_path / "deep" / "who.png"
-    assert main(["data", "--set", "data.clients=3 data.limit=600", "--out", str(picture)]) == 0
+    image = tmp_path / "deep" / "who.png"
+    assert main(["data", "--set", "data.clients=3 data.limit=600", "--out", str(image)]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: line.split()[1:] for line in lines if line[:4].strip() in ("0", "1", "2", "all")}
     columns = zip(*([int(c.replace("·", "0")) for c in rows[who][:-1]] for who in ("0", "1", "2", "all")), strict=True)
     assert all(first + second + third == total for first, second, third, total in columns)
-    assert lines[-1] == str(picture)
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert lines[-1] == str(image)
+    assert image.read_bytes().startswith(b"\x89PNG")
 
 
 def test_many_classes_are_counted_not_listed():

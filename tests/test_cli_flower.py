@@ -15,7 +15,7 @@ from fd_flower.cli import flower, main, superlink
 from fd_flower.cli.order import Order
 from fd_flower.cli.paths import path_word
 from fd_flower.config import settings
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 
 TINY = (
     "model.name=mlp data.clients=3 data.limit=300 data.public_size=60 data.public_batch=20 server.rounds=2 "
@@ -38,25 +38,25 @@ def test_the_project_says_what_was_ordered(out):
     [
         (
             {"status": "finished:failed", "status-details": "Simulation failed with exception: no client replied"},
-            "Traceback\nfd_flower.errors.RunFailed: no client replied\n",
-            RunFailed,
+            "Traceback\nfd_flower.core.errors.RunError: no client replied\n",
+            RunError,
             "no client replied (Flower's log: {})",
         ),
         (
             {"status": "finished:failed", "status-details": "ServerApp failed with exception: fd needs y"},
-            "Traceback\nfd_flower.errors.WrongInput: fd needs y\nExit Code: 201\n",
-            WrongInput,
+            "Traceback\nfd_flower.core.errors.InvalidInputError: fd needs y\nExit Code: 201\n",
+            InvalidInputError,
             "fd needs y",
         ),
         (
             {"status": "finished:failed", "status-details": "Simulation failed with exception: fd needs x"},
-            "Traceback\nfd_flower.errors.WrongInput: fd needs x\n",
-            WrongInput,
+            "Traceback\nfd_flower.core.errors.InvalidInputError: fd needs x\n",
+            InvalidInputError,
             "fd needs x",
         ),
-        ({"status": "finished:stopped", "status-details": ""}, "", RunFailed, "finished:stopped (Flower's log: {})"),
-        ({}, "Error: no such key\n\n", RunFailed, "flwr run ended with 1: Error: no such key (Flower's log: {})"),
-        ({}, "", RunFailed, "flwr run ended with 1: it said nothing (Flower's log: {})"),
+        ({"status": "finished:stopped", "status-details": ""}, "", RunError, "finished:stopped (Flower's log: {})"),
+        ({}, "Error: no such key\n\n", RunError, "flwr run ended with 1: Error: no such key (Flower's log: {})"),
+        ({}, "", RunError, "flwr run ended with 1: it said nothing (Flower's log: {})"),
     ],
 )
 def test_the_outcome_is_told_in_one_line(tmp_path, outcome, text, kind, told):
@@ -100,12 +100,12 @@ def alive(pid: int) -> bool:
     return pid in superlink._processes()
 
 
-@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), RunFailed("it fell")])
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt(), RunError("it fell")])
 def test_nothing_stays_whatever_happens(tmp_path, program, error):
     folder = tmp_path / "project"
     folder.mkdir()
     environment = {**os.environ, "FLWR_HOME": str(tmp_path / "home")}
-    with suppress(KeyboardInterrupt, RunFailed), superlink.superlink(program, environment, folder):
+    with suppress(KeyboardInterrupt, RunError), superlink.superlink(program, environment, folder):
         link, child = pids(folder)
         assert alive(link)
         assert alive(child)
@@ -136,14 +136,14 @@ def test_a_link_that_does_not_come_up_says_its_last_line(tmp_path):
     (tmp_path / "project").mkdir()
     environment = {**os.environ, "FLWR_HOME": str(tmp_path / "home")}
     with (
-        pytest.raises(RunFailed, match="SuperLink ended with 3: no database"),
+        pytest.raises(RunError, match="SuperLink ended with 3: no database"),
         superlink.superlink(str(broken), environment, tmp_path / "project"),
     ):
         pass
 
 
 def test_a_program_that_is_missing_says_what_to_install():
-    with pytest.raises(RunFailed, match="pip install"):
+    with pytest.raises(RunError, match="pip install"):
         flower.program("flower-nowhere")
 
 

@@ -14,8 +14,8 @@ def round_line(number: int, *, seconds: float = 2.0, replied: str = "01", **more
     return {"round": number, "seconds": seconds, "replied": list(replied), "failed": {}, "global": None, **more}
 
 
-def client_line(number: int, client: str, **measures: float) -> dict[str, object]:
-    return {"round": number, "client": client, "measures": {m: {"accuracy": a} for m, a in measures.items()}}
+def client_line(number: int, client: str, **evaluations: float) -> dict[str, object]:
+    return {"round": number, "client": client, "evaluations": {m: {"accuracy": a} for m, a in evaluations.items()}}
 
 
 def hear(standing: Standing, *lines: dict[str, object]) -> list[bool]:
@@ -41,15 +41,15 @@ def test_the_servers_model_goes_before_the_clients():
 
 def test_the_last_moment_counts_and_a_round_without_figures_keeps_the_old_ones():
     standing = Standing(rounds=3)
-    hear(standing, round_line(1, replied="0"), client_line(1, "0", heard=0.1, trained=0.9))
+    hear(standing, round_line(1, replied="0"), client_line(1, "0", received=0.1, trained=0.9))
     hear(standing, round_line(2, replied="0"), client_line(2, "0"))
     assert standing.accuracy == "personal 90.0%"
 
 
 def test_figures_that_are_missing_are_no_figures():
     standing = Standing(rounds=1)
-    empty = {"round": 1, "client": "0", "measures": {"trained": {"accuracy": None}}}
-    hear(standing, round_line(1, **{"global": {"moment": "aggregated"}}), empty)
+    empty = {"round": 1, "client": "0", "evaluations": {"trained": {"accuracy": None}}}
+    hear(standing, round_line(1, **{"global": {"evaluated": "aggregated"}}), empty)
     assert standing.accuracy == ""
 
 

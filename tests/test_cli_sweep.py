@@ -19,10 +19,10 @@ from fd_flower.cli import main
 from fd_flower.cli import sweep as sweeping
 from fd_flower.cli.grid import Choices, Range, axes, drawn, whole_grid
 from fd_flower.config import settings
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.results import RunFolder
 from fd_flower.results.sweep import SENT, TESTED, VALIDATION, Point, Sweep, Trial, short, trial
-from fd_flower.results.sweep_plots import pictures
+from fd_flower.results.sweep_plots import images
 from fd_flower.results.sweep_tables import markdown, notes, points_table, recipe, runs_table
 
 TINY = (
@@ -87,7 +87,7 @@ def test_ranges(text, axis):
     ],
 )
 def test_a_grid_that_cannot_be_read(grids, told):
-    with pytest.raises(WrongInput, match=told):
+    with pytest.raises(InvalidInputError, match=told):
         axes(grids)
 
 
@@ -110,7 +110,7 @@ def test_draws_are_different_points_that_more_draws_begin_with():
 def test_as_many_draws_as_points_are_the_grid_and_more_are_refused():
     grid = axes(["a=1,2,3", "b=4,5"])
     assert sorted(map(str, drawn(grid, 6, np.random.default_rng(0)))) == sorted(map(str, whole_grid(grid)))
-    with pytest.raises(WrongInput, match="more points than there are: 6"):
+    with pytest.raises(InvalidInputError, match="more points than there are: 6"):
         drawn(grid, 7, np.random.default_rng(0))
 
 
@@ -254,9 +254,11 @@ def folder(tmp_path: Path) -> Callable[..., RunFolder]:
                 at = (number - 1, client)
                 figures = {"accuracy": 0.0, "global": 0.1 * number, "nll": nll}
                 figures |= {"pooled_validation": pooled[at[0]][at[1]], "validation": own[at[0]][at[1]]}
-                lines.append({"round": number, "client": str(client), "metrics": {}, "measures": {"trained": figures}})
+                lines.append(
+                    {"round": number, "client": str(client), "metrics": {}, "evaluations": {"trained": figures}}
+                )
             made.append(lines)
-        accuracy = {"final": 0.2, "selected": 0.1, "worst10": 0.0, "moment": "trained"}
+        accuracy = {"final": 0.2, "selected": 0.1, "worst10": 0.0, "evaluated": "trained"}
         summary = {"seed": 3, "accuracy": {"global": accuracy, "personal": accuracy}, "bytes": {"up": 7, "down": 8}}
         (made.path / "summary.json").write_text(json.dumps(summary))
         return made
@@ -295,7 +297,7 @@ def test_a_run_without_accuracy_does_not_count(folder):
     assert trial(run, "global").reason == "it measured no accuracy, by which a sweep chooses"
 
 
-# Pictures
+# Images
 
 
 @pytest.mark.parametrize(
@@ -313,14 +315,14 @@ def test_a_run_without_accuracy_does_not_count(folder):
     ],
 )
 @pytest.mark.parametrize("all_failed", [False, True])
-def test_there_is_a_picture_for_one_key_and_for_each_pair_of_more(keys, names, all_failed):
+def test_there_is_a_image_for_one_key_and_for_each_pair_of_more(keys, names, all_failed):
     values = whole_grid([Choices(key, tuple(each or ("0.01", "0.5"))) for key, each in keys.items()])
     figures = {VALIDATION: 0.5, **dict.fromkeys(TESTED, 0.4)}
     points = []
     for number, value in enumerate(values):
         failed = all_failed or (number == 1)
         points.append(Point(str(number), value, [Trial(0, {}, "fell") if failed else Trial(0, figures)]))
-    drawn = pictures(Sweep("fd", "global", keys, points, "the whole grid"))
+    drawn = images(Sweep("fd", "global", keys, points, "the whole grid"))
     assert list(drawn) == names
     assert all(png.startswith(b"\x89PNG") for png in drawn.values())
 
@@ -328,7 +330,7 @@ def test_there_is_a_picture_for_one_key_and_for_each_pair_of_more(keys, names, a
 # What is left behind
 
 
-def test_a_sweep_leaves_tables_pictures_a_page_and_a_recipe_that_gives_the_same_run(capsys, tmp_path):
+def test_a_sweep_leaves_tables_images_a_page_and_a_recipe_that_gives_the_same_run(capsys, tmp_path):
     arguments = ["sweep", "local", "--out", "found", "--set", f"{TINY} run.seed=4", "--seeds", "2"]
     assert main([*arguments, "--grid", "client.lr=1e30,0.1"]) == 0
     said = capsys.readouterr().out
@@ -361,7 +363,7 @@ def test_a_sweep_leaves_tables_pictures_a_page_and_a_recipe_that_gives_the_same_
     )
     again, before = (json.loads((f / "summary.json").read_text()) for f in (tmp_path / "again", first))
     assert again["accuracy"] == before["accuracy"]
-    validation = [line["measures"]["trained"] for line in RunFolder.open(first).lines() if "client" in line]
+    validation = [line["evaluations"]["trained"] for line in RunFolder.open(first).lines() if "client" in line]
     by_hand = max(np.mean([f["pooled_validation"] for f in validation[i : i + 2]]) for i in (0, 2))
     assert float(table[2]["validation"]) == pytest.approx(by_hand)
 
@@ -378,7 +380,7 @@ def test_finished_runs_are_kept_when_the_grid_grows_and_other_settings_are_refus
 
 def test_where_no_point_is_left_the_status_is_1_and_an_old_recipe_goes(capsys, monkeypatch, tmp_path):
     def run(*_: object, **__: object) -> None:
-        raise RunFailed("nobody\nreplied")
+        raise RunError("nobody\nreplied")
 
     monkeypatch.setattr(engine, "run", run)
     (tmp_path / "found").mkdir()
@@ -391,7 +393,7 @@ def test_where_no_point_is_left_the_status_is_1_and_an_old_recipe_goes(capsys, m
 
 
 def test_a_sweep_that_was_broken_off_ends_like_a_whole_one(capsys, monkeypatch, tmp_path):
-    """Ctrl-C in the second run's second round; what is left is byte for byte the same, the page and picture too."""
+    """Ctrl-C in the second run's second round; what is left is byte for byte the same, the page and image too."""
     arguments = [*LOCAL, "--grid", "client.lr=0.1,0.3"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for place in (whole, broken):
@@ -402,12 +404,12 @@ def test_a_sweep_that_was_broken_off_ends_like_a_whole_one(capsys, monkeypatch, 
     played, ended = engine.run, []
 
     def run(settings, *, out, on_line):
-        def heard(line):
+        def received(line):
             on_line(line)
             if ended and line["round"] == 2:
                 raise KeyboardInterrupt
 
-        found = played(settings, out=out, on_line=heard)
+        found = played(settings, out=out, on_line=received)
         ended.append(out)
         return found
 

@@ -1,4 +1,4 @@
-"""What makes small sets of pictures out of many: siamese changes, matched means, matched gradients."""
+"""What makes small sets of images out of many: siamese changes, matched means, matched gradients."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fd_flower import models
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.generate import augment, distribution, gradient
 
@@ -20,7 +20,7 @@ def rng(seed=0):
 
 
 @pytest.mark.parametrize("kind", augment.CHANGES)
-def test_a_change_is_the_same_for_every_picture_and_differentiable(kind):
+def test_a_change_is_the_same_for_every_image_and_differentiable(kind):
     """Drawn eight times: what is done to a batch is what is done to its halves, and pixels have true gradients."""
     for seed in range(8):
         change = augment.drawn([kind], rng(seed))
@@ -52,7 +52,7 @@ def test_changes_by_hand():
     plain = torch.ones(1, 3, 4, 4)
     for seed in range(8):
         bright = augment.color(rng(seed))(plain)
-        assert torch.equal(bright, bright[:, :1, :1, :1].expand_as(bright))  # of one colour, it stays so
+        assert torch.equal(bright, bright[:, :1, :1, :1].expand_as(bright))  # of one color, it stays so
         assert 0.5 <= bright[0, 0, 0, 0] <= 1.5
 
 
@@ -64,11 +64,11 @@ def test_turning_and_stretching_leave_the_middle_where_it_is():
             assert augment.drawn([kind], rng(seed))(x)[0, 0, 4, 4] == pytest.approx(1.0, abs=1e-5)
 
 
-def test_what_is_no_picture_stays_and_without_kinds_everything_does():
-    x, picture = torch.randn(3, 8), torch.randn(2, 1, 4, 4)
+def test_what_is_no_image_stays_and_without_kinds_everything_does():
+    x, image = torch.randn(3, 8), torch.randn(2, 1, 4, 4)
     assert augment.drawn(["flip"], rng())(x) is x
-    assert augment.drawn([], rng())(picture) is picture
-    with pytest.raises(WrongInput, match=r"there is no augmentation 'flipp' \(did you mean 'flip'"):
+    assert augment.drawn([], rng())(image) is image
+    with pytest.raises(InvalidInputError, match=r"there is no augmentation 'flipp' \(did you mean 'flip'"):
         augment.check(["flipp"])
 
 
@@ -85,7 +85,7 @@ def test_the_distance_of_means_by_hand():
 
 
 def test_statistics_are_each_classs_own():
-    """Class 0: pixels 0, 2, 4, 6, of mean 3 and variance 5; class 2: 1 alone. Divided by all three pictures they
+    """Class 0: pixels 0, 2, 4, 6, of mean 3 and variance 5; class 2: 1 alone. Divided by all three images they
     would be 2 and 1/3."""
     x = torch.tensor([[[[0.0, 2.0]]], [[[4.0, 6.0]]], [[[1.0, 1.0]]]])
     mean, std, held = distribution.class_statistics(Samples(x, torch.tensor([0, 0, 2])), 3)
@@ -180,7 +180,7 @@ def test_the_gradient_of_a_linear_model_by_hand():
 @pytest.mark.parametrize("distance", gradient.DISTANCES)
 @pytest.mark.parametrize("name", ["mlp:0.05", "convnet:0.02"])
 def test_second_order_gradients_are_those_of_finite_differences(name, distance):
-    """Through convolutions, per-picture normalisation and pooling: d distance / d pixels against differences."""
+    """Through convolutions, per-image normalization and pooling: d distance / d pixels against differences."""
     model = network(name).double().eval()
     given = [torch.randn(p.shape, generator=rng(2), dtype=torch.float64) for p in model.parameters()]
     x, labels = made(2, torch.float64)
@@ -218,12 +218,12 @@ def test_matching_brings_other_samples_nearer():
 
 
 def test_the_network_of_condensation():
-    """Three times 128 channels; a picture is normalised by itself, so what is beside it does not matter."""
+    """Three times 128 channels; a image is normalized by itself, so what is beside it does not matter."""
     model = models.build("convnet", (3, 32, 32), 10, seed=0)
     assert model.head.in_features == 128 * 4 * 4
     assert sum(p.numel() for p in model.parameters()) == 3584 + 2 * 147_584 + 3 * 256 + 20_490
     x = torch.randn(4, 3, 32, 32, generator=rng())
     torch.testing.assert_close(model(x)[:1], model(x[:1]))
     assert torch.allclose(F.group_norm(x, 3).mean((2, 3)), torch.zeros(4, 3), atol=1e-5)
-    with pytest.raises(WrongInput, match="convnet cannot take pictures of 7x9; expected sides of at least 8"):
+    with pytest.raises(InvalidInputError, match="convnet cannot take images of 7x9; expected sides of at least 8"):
         models.build("convnet", (1, 7, 9), 10, seed=0)

@@ -1,4 +1,4 @@
-"""Every knob has one place: default, then recipe, then `set`; what cannot be meant is refused in one line."""
+"""Every option has one place: default, then recipe, then `set`; what cannot be meant is refused in one line."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from toys import tiny, toy
 
 from fd_flower import engine, methods
 from fd_flower.config import ClientConfig, Settings, settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 def test_set_wins_over_the_recipe_and_the_recipe_over_the_default():
@@ -29,15 +29,15 @@ def test_a_recipe_can_be_another_methods_or_a_file(tmp_path: Path):
 def test_values_with_blanks_lists_numbers_and_nothing():
     chosen = settings(
         "fd",
-        'data.source="/data/my pictures" data.split=[0.5,0.25,0.25] model.name=[mlp,cnn] client.lr=1e-3 '
-        "data.limit=null server.evaluate=heard,trained",
+        'data.source="/data/my images" data.split=[0.5,0.25,0.25] model.name=[mlp,cnn] client.lr=1e-3 '
+        "data.limit=null server.evaluate=received,trained",
     )
-    assert chosen.data.source == "/data/my pictures"
+    assert chosen.data.source == "/data/my images"
     assert chosen.data.split == [0.5, 0.25, 0.25]
     assert chosen.model.name == ["mlp", "cnn"]
     assert chosen.client.lr == 0.001
     assert chosen.data.limit is None
-    assert chosen.server.moments == ("heard", "trained")
+    assert chosen.server.evaluation_points == ("received", "trained")
 
 
 def test_another_loss_is_chosen_without_the_recipes_arguments():
@@ -64,7 +64,7 @@ def test_another_loss_is_chosen_without_the_recipes_arguments():
         ("server.fraction=1.1", "server.fraction is 1.1; expected a share"),
         ("server.timeout=0", "server.timeout"),
         ("server.grace=-1", "server.grace"),
-        ("server.evaluate=hear", "server.evaluate has 'hear' .did you mean 'heard'"),
+        ("server.evaluate=receive", "server.evaluate has 'receive' .did you mean 'received'"),
         ("run.keep=perhaps", "run.keep is 'perhaps'"),
         ("run.device=gpu", "run.device is 'gpu'"),
         ("run.precision=fp16", "run.precision is 'fp16' .did you mean 'bf16'"),
@@ -91,13 +91,13 @@ def test_another_loss_is_chosen_without_the_recipes_arguments():
     ],
 )
 def test_what_cannot_be_meant_is_one_line(changes: str, words: str):
-    with pytest.raises(WrongInput, match=words) as caught:
+    with pytest.raises(InvalidInputError, match=words) as caught:
         settings("fd", changes)
     assert "\n" not in str(caught.value)
 
 
 def test_an_unknown_method_names_the_nearest():
-    with pytest.raises(WrongInput, match=r"no method 'fedavgg' .did you mean 'fedavg'"):
+    with pytest.raises(InvalidInputError, match=r"no method 'fedavgg' .did you mean 'fedavg'"):
         settings("fedavgg")
 
 
@@ -144,16 +144,18 @@ def test_a_resumed_run_has_the_settings_of_the_first(finished: Path):
 @pytest.mark.parametrize("change", ["client.lr=1", "run.seed=3", "server.fraction=0.5", "recipe=fedavg"])
 def test_nothing_else_can_be_changed_on_resume(finished: Path, change: str):
     key = change.partition("=")[0]
-    with pytest.raises(WrongInput, match=f"{key} cannot be changed on resume; only server.rounds and run.device can"):
+    with pytest.raises(
+        InvalidInputError, match=f"{key} cannot be changed on resume; only server.rounds and run.device can"
+    ):
         settings("fd", f"run.resume={finished} {change}")
 
 
 def test_a_run_is_not_resumed_as_another_method(finished: Path):
-    with pytest.raises(WrongInput, match="holds a run of another method than 'local'"):
+    with pytest.raises(InvalidInputError, match="holds a run of another method than 'local'"):
         settings("local", f"run.resume={finished}")
 
 
 def test_methods_config_gives_the_recipe_with_changes():
     assert methods.config("fedproto", "client", kd_weight=0.5).momentum == settings("fedproto").client.momentum
-    with pytest.raises(WrongInput, match=r"no key 'client.kd_wieght'"):
+    with pytest.raises(InvalidInputError, match=r"no key 'client.kd_wieght'"):
         methods.config("fedproto", "client", kd_wieght=0.5)

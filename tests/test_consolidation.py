@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.ensemble.means import softened_mean
 from fd_flower.training import Plan, predict
@@ -42,12 +42,12 @@ def linear(seed: int, scale: float = 1.0) -> nn.Linear:
     return model
 
 
-def knobs(**changes) -> ClientConfig:
+def options(**changes) -> ClientConfig:
     return ClientConfig(**{"public_epochs": 3, "public_batch": 10, "kd_weight": 0.5, **changes})
 
 
 def lesson(technique: str = "kd", lr: float = 0.1, *, criterion: str = "confidence", sequential=False, **changes):
-    return Lesson(technique, criterion, knobs(**changes), lr, sequential)
+    return Lesson(technique, criterion, options(**changes), lr, sequential)
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
@@ -119,7 +119,7 @@ def test_training_ends_without_gains_and_keeps_the_best(monkeypatch, losses, pat
     def fixed(model, x, y):  # a gradient of 1 a pass of two mini-batches: the weight counts epochs
         return model.step / 2
 
-    monkeypatch.setattr("fd_flower.training.supervised", fixed)
+    monkeypatch.setattr("fd_flower.training.consolidation.supervised", fixed)
     _, done = converge(model, own, own, plan=Plan(3, 1.0, epochs=7), patience=patience, rng=rng())
     assert (done, round(-model.step.item())) == (epochs, best)
 
@@ -140,24 +140,26 @@ def test_the_loss_by_hand():
     student, teacher = torch.zeros(5, 2), logs([0.75, 0.25]).expand(5, -1)
     labels = torch.zeros(5, dtype=torch.int64)
     kl = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert float(weighed(student, teacher, labels, knobs(kd_weight=0.25))) == pytest.approx(0.75 * math.log(2) + kl / 4)
-    assert float(weighed(student, teacher, None, knobs(kd_weight=0.25))) == pytest.approx(kl / 4)
-    assert float(weighed(student, teacher, labels, knobs(kd_weight=0))) == pytest.approx(math.log(2))
-    assert float(weighed(student, teacher, labels, knobs(kd_weight=1))) == pytest.approx(kl)
+    assert float(weighed(student, teacher, labels, options(kd_weight=0.25))) == pytest.approx(
+        0.75 * math.log(2) + kl / 4
+    )
+    assert float(weighed(student, teacher, None, options(kd_weight=0.25))) == pytest.approx(kl / 4)
+    assert float(weighed(student, teacher, labels, options(kd_weight=0))) == pytest.approx(math.log(2))
+    assert float(weighed(student, teacher, labels, options(kd_weight=1))) == pytest.approx(kl)
 
 
 def test_the_squared_temperature_is_in_it():
     """At T = 2 the teacher's 3:1 is sqrt 3:1; twice two times the divergence from an even student."""
     p = 3**0.5 / (1 + 3**0.5)
     kl = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
-    hot = knobs(kd_weight=1, objective_args={"temperature": 2.0})
+    hot = options(kd_weight=1, objective_args={"temperature": 2.0})
     assert float(weighed(torch.zeros(1, 2), logs([0.75, 0.25]), None, hot)) == pytest.approx(4 * kl, rel=1e-5)
 
 
 def test_a_teacher_that_is_the_student_has_nothing_to_say():
     model = linear(0)
     said = predict(model, PUBLIC)
-    assert weighed(model(X), said, None, knobs(kd_weight=1)).item() == pytest.approx(0, abs=1e-6)
+    assert weighed(model(X), said, None, options(kd_weight=1)).item() == pytest.approx(0, abs=1e-6)
     before = copy.deepcopy(model)
     teach(model, said[None], PUBLIC, lesson(lr=1.0), rng())
     torch.testing.assert_close(model.weight, before.weight, atol=1e-5, rtol=0)
@@ -232,7 +234,7 @@ def test_dp_kd_is_kd_towards_whoever_is_better(monkeypatch):
     def train(model, objective, samples, teacher, *, plan, rng):
         seen["target"], seen["loss"] = teacher, objective(model, *samples.batch(torch.arange(30)), teacher)
 
-    monkeypatch.setattr("fd_flower.training.train", train)
+    monkeypatch.setattr("fd_flower.training.consolidation.train", train)
     student, teacher = linear(0), linear(1)
     own, said = predict(student, LABELLED), predict(teacher, LABELLED)
     teach(student, said[None], LABELLED, lesson("dp-kd", criterion="label"), rng())
@@ -247,7 +249,7 @@ def test_dp_kd_is_kd_towards_whoever_is_better(monkeypatch):
 
 
 def test_mutual_learning_is_two_models_in_turn():
-    """Against a loop by hand: the first steps, and the second hears what the first says after its step."""
+    """Against a loop by hand: the first steps, and the second receives what the first says after its step."""
     one, two = linear(0), linear(1)
     mine, other = copy.deepcopy(one), copy.deepcopy(two)
     mutual(one, [two], LABELLED, lesson("dml"), rng())
@@ -296,7 +298,7 @@ def test_peers_one_after_another():
     assert same(student, by_hand)
 
 
-# --- batch normalisation
+# --- batch normalization
 
 
 def test_statistics_become_those_of_the_samples():
@@ -336,7 +338,7 @@ def test_candidates_are_taken_apart_again():
     [([3, 1], 2, "outside 0 to 2"), ([-1], 2, "outside"), ([[1]], 2, "shape"), ([0.5], 2, "integers")],
 )
 def test_impossible_scores_are_refused(right, count, why):
-    with pytest.raises(WrongInput, match=why):
+    with pytest.raises(InvalidInputError, match=why):
         Scores(torch.tensor(right), torch.tensor(count)).check(Bounds())
 
 
@@ -344,5 +346,5 @@ def test_a_chain_keeps_its_order_and_refuses_two_at_one_place():
     chain = Chain.along(["7", "0", "10"])
     assert Chain.of("chain", chain.tensors()).clients == ["7", "0", "10"]
     chain.check(Bounds())
-    with pytest.raises(WrongInput, match="two clients at one place"):
+    with pytest.raises(InvalidInputError, match="two clients at one place"):
         Chain({"a": torch.tensor(0), "b": torch.tensor(0)}).check(Bounds())

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
-from fd_flower.data import clients, cut, device_data, elsewhere, federation, holdings, labelled, plot_holdings
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.data import clients, cut, device_data, elsewhere, federation, holdings, labeled, plot_holdings
 from fd_flower.data.public import checksum
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
@@ -62,7 +62,7 @@ def test_clients_are_in_natural_order_and_strangers_refused():
     fed = federation(DataConfig(clients=12, partition="iid"), 0)
     assert fed.clients == tuple(str(number) for number in range(12))
     for stranger in ("12", "-1", "01", "anna"):
-        with pytest.raises(WrongInput, match=f"there is no client '{stranger}'"):
+        with pytest.raises(InvalidInputError, match=f"there is no client '{stranger}'"):
             fed.data(stranger)
 
 
@@ -99,8 +99,8 @@ def test_limits_hold():
 def test_public_samples_hide_their_labels():
     fed = federation(DataConfig(public_size=100), 0)
     assert fed.public.y is None
-    assert rows(fed.public_labelled) == rows(fed.public)
-    assert len(fed.public_labelled.labels) == 100
+    assert rows(fed.public_labeled) == rows(fed.public)
+    assert len(fed.public_labeled.labels) == 100
     same, other = federation(DataConfig(public_size=100, clients=3), 0), federation(DataConfig(public_size=100), 1)
     assert checksum(same.public) == checksum(fed.public) != checksum(other.public)
 
@@ -109,9 +109,9 @@ def test_noise_and_no_public_samples():
     noise = federation(DataConfig(public="noise", public_size=200), 0)
     assert noise.public.x.shape == (200, 1, 8, 8)
     assert noise.public.x.double().mean().item() == pytest.approx(127.5, abs=3)
-    assert noise.public_labelled is None
+    assert noise.public_labeled is None
     none = federation(DataConfig(public="none"), 0)
-    assert (none.public, none.public_labelled) == (None, None)
+    assert (none.public, none.public_labeled) == (None, None)
     assert sum(map(len, none.rows)) + len(none.test) == 1797
 
 
@@ -119,16 +119,16 @@ def test_another_set_as_public_samples(shared_data):
     usps = str(shared_data("usps"))
     fed = federation(DataConfig(public=usps, public_size=300), 0)
     assert fed.public.x.shape[1:] == (1, 8, 8)  # brought to the private shape
-    assert len(fed.public) == len(fed.public_labelled) == 300  # USPS has the same classes
+    assert len(fed.public) == len(fed.public_labeled) == 300  # USPS has the same classes
     alone = elsewhere(DataConfig(public=usps, public_size=300), 0, fed.shape, fed.class_names)
     assert checksum(alone.samples) == checksum(fed.public)  # as a device makes it
-    assert elsewhere(DataConfig(public=usps), 0, fed.shape, ("cat", "dog")).labelled is None
+    assert elsewhere(DataConfig(public=usps), 0, fed.shape, ("cat", "dog")).labeled is None
 
 
 def test_private_samples_cannot_be_public():
-    with pytest.raises(WrongInput, match=r"data.public is data.source, digits: use data.public=held-out"):
+    with pytest.raises(InvalidInputError, match=r"data.public is data.source, digits: use data.public=held-out"):
         federation(DataConfig(public="digits"), 0)
-    with pytest.raises(WrongInput, match=r"data.public=held-out cuts from simulated data"):
+    with pytest.raises(InvalidInputError, match=r"data.public=held-out cuts from simulated data"):
         elsewhere(DataConfig(), 0, (1, 8, 8), ())
 
 
@@ -140,28 +140,28 @@ def test_domains(shared_data):
     assert len(fed.test) == 359 + 2007  # a fifth of digits and the test rows of USPS
     assert sum(map(len, fed.rows)) == 1797 - 359 + 7291
     with pytest.raises(
-        WrongInput, match=r"\(1, 16, 16\), digits of \(1, 8, 8\): bring them to one size, like data.size"
+        InvalidInputError, match=r"\(1, 16, 16\), digits of \(1, 8, 8\): bring them to one size, like data.size"
     ):
         federation(DataConfig(source=["digits", usps], partition="domain"), 0)
-    with pytest.raises(WrongInput, match=r"a list of sources goes with data.partition=domain"):
+    with pytest.raises(InvalidInputError, match=r"a list of sources goes with data.partition=domain"):
         federation(DataConfig(source=["digits", usps]), 0)
 
 
 def test_domains_need_equally_many_classes(tmp_path, write_parquet):
     two = str(write_parquet(tmp_path, np.zeros((30, 8, 8), dtype=np.uint8), [0, 1] * 15, classes=2))
-    with pytest.raises(WrongInput, match="has 2 classes, digits has 10: expected equally many"):
+    with pytest.raises(InvalidInputError, match="has 2 classes, digits has 10: expected equally many"):
         federation(DataConfig(source=["digits", two], partition="domain"), 0)
 
 
 def test_a_column_of_clients(tmp_path, write_parquet):
-    pictures = np.random.default_rng(0).integers(0, 256, (120, 4, 4), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (120, 4, 4), dtype=np.uint8)
     writers = [f"writer {row % 3}" for row in range(120)]
-    folder = str(write_parquet(tmp_path, pictures, np.arange(120) % 10, writer=writers))
-    write_parquet(tmp_path, pictures[:20], np.arange(20) % 10, split="test")  # names no writers: nobody holds it
+    folder = str(write_parquet(tmp_path, images, np.arange(120) % 10, writer=writers))
+    write_parquet(tmp_path, images[:20], np.arange(20) % 10, split="test")  # names no writers: nobody holds it
     config = DataConfig(source=folder, partition="column", column="writer", clients=3, public_size=20)
     fed = federation(config, 0)
     assert [{writers[row] for row in own} for own in fed.rows] == [{"writer 0"}, {"writer 1"}, {"writer 2"}]
-    with pytest.raises(WrongInput, match=r"data.column is 'write'.*did you mean 'writer'"):
+    with pytest.raises(InvalidInputError, match=r"data.column is 'write'.*did you mean 'writer'"):
         federation(DataConfig(source=folder, partition="column", column="write"), 0)
 
 
@@ -179,22 +179,22 @@ def test_a_device_cuts_its_folder_as_the_simulation_does(tmp_path, write_parquet
 
 
 def test_a_missing_device_folder_is_refused():
-    with pytest.raises(WrongInput, match="there is no folder /nowhere"):
+    with pytest.raises(InvalidInputError, match="there is no folder /nowhere"):
         device_data("/nowhere", DataConfig(), 0, "anna")
 
 
-def test_an_unlabelled_set_serves_as_public_alone(tmp_path):
+def test_an_unlabeled_set_serves_as_public_alone(tmp_path):
     from datasets import Dataset, Features, Image
     from PIL import Image as Pil
 
-    pictures = [Pil.fromarray(np.full((4, 4), level, dtype=np.uint8)) for level in range(20)]
-    Dataset.from_dict({"image": pictures}, features=Features({"image": Image()})).to_parquet(tmp_path / "train.parquet")
+    images = [Pil.fromarray(np.full((4, 4), level, dtype=np.uint8)) for level in range(20)]
+    Dataset.from_dict({"image": images}, features=Features({"image": Image()})).to_parquet(tmp_path / "train.parquet")
     public = elsewhere(DataConfig(public=str(tmp_path), public_size=5), 0, (3, 8, 8), tuple("0123456789"))
     assert public.samples.x.shape == (20, 3, 8, 8)
     assert len(public.samples) == 5
-    assert public.labelled is None
-    with pytest.raises(WrongInput, match="the pictures are unlabelled"):
-        labelled(str(tmp_path), DataConfig(), "train")
+    assert public.labeled is None
+    with pytest.raises(InvalidInputError, match="the images are unlabeled"):
+        labeled(str(tmp_path), DataConfig(), "train")
 
 
 def test_holdings_count_every_row(tmp_path):
@@ -224,4 +224,4 @@ def test_real_federations_load_fast_the_second_time(shared_data, name, number):
 
 def test_the_cache_stays_where_it_is_told(fresh_cache: Path):
     federation(DataConfig(), 0)
-    assert {folder.name for folder in fresh_cache.iterdir()} == {"pictures", "partitions"}
+    assert {folder.name for folder in fresh_cache.iterdir()} == {"images", "partitions"}

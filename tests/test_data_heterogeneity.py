@@ -8,7 +8,7 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score
 
 from fd_flower.cli import main
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.data import clusters, federation, holdings, plot_holdings
 from fd_flower.data.encoder import identity
@@ -63,11 +63,11 @@ def test_mutual_information_is_scikit_learns():
 
 
 def blobs():
-    """Four bundles of 2x2 pictures, 30 of each, far apart."""
+    """Four bundles of 2x2 images, 30 of each, far apart."""
     rng = np.random.default_rng(0)
-    centres = np.array([[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 255]])
+    centers = np.array([[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 0, 255, 255]])
     truth = rng.permutation(np.repeat(np.arange(4), 30))
-    pixels = np.clip(centres[truth] + rng.integers(-9, 10, (120, 4)), 0, 255).astype(np.uint8)
+    pixels = np.clip(centers[truth] + rng.integers(-9, 10, (120, 4)), 0, 255).astype(np.uint8)
     return Samples(torch.from_numpy(pixels).view(120, 1, 2, 2)), truth
 
 
@@ -104,17 +104,17 @@ def test_encoders_differ_in_their_identity(tmp_path):
     a, b, c = (identity(DataConfig(encoder=str(tmp_path / f"{n}.safetensors")), (1, 8, 8)) for n in "abc")
     assert a == c != b
     assert identity(DataConfig(encoder="pixels"), (1, 8, 8)) not in (a, b)
-    with pytest.raises(WrongInput, match="cannot be read"):
+    with pytest.raises(InvalidInputError, match="cannot be read"):
         identity(DataConfig(encoder=str(tmp_path / "none.safetensors")), (1, 8, 8))
 
 
 def test_no_encoder_of_clusters_learns_private_labels():
-    with pytest.raises(WrongInput, match=r"train:digits would learn the private labels of data.source"):
+    with pytest.raises(InvalidInputError, match=r"train:digits would learn the private labels of data.source"):
         federation(DataConfig(partition="embedding", encoder="train:digits"), 0)
 
 
 def test_fewer_rows_than_clusters_are_refused():
-    with pytest.raises(WrongInput, match="40 private rows cannot make 50 clusters"):
+    with pytest.raises(InvalidInputError, match="40 private rows cannot make 50 clusters"):
         clusters.clustered(blobs()[0][torch.arange(40)], DataConfig(clusters=50), 0)
 
 

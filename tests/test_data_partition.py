@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data.partition import partition
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
@@ -26,8 +26,8 @@ RULES = {
 }
 
 
-def deal(rule, clients=8, seed=0, labels=LABELS, groups=None, **knobs):
-    config = DataConfig(partition=rule, clients=clients, **{**RULES[rule], **knobs})
+def deal(rule, clients=8, seed=0, labels=LABELS, groups=None, **options):
+    config = DataConfig(partition=rule, clients=clients, **{**RULES[rule], **options})
     if groups is None:
         writers = np.array([f"w{i % 12}" for i in range(1000)])
         groups = {"column": writers, "domain": np.arange(1000) % 3, "embedding": LABELS // 2}.get(rule)
@@ -102,7 +102,7 @@ def test_fedgens_rule_gives_up_in_words():
     assert "found no partition of 120 rows among 40 clients with at least 10" in line
     assert "found no partition of 250 rows among 20 clients" in refusal("fedgen", clients=20, alpha=1e-9, min_rows=20)
     for ratio in (0.0, 1.5):
-        with pytest.raises(WrongInput, match=r"data.ratio is .*; expected a share above 0 and at most 1"):
+        with pytest.raises(InvalidInputError, match=r"data.ratio is .*; expected a share above 0 and at most 1"):
             deal("fedgen", ratio=ratio)
 
 
@@ -261,20 +261,20 @@ def test_a_column_says_who_is_the_client():
     groups = np.array(["anna"] * 300 + ["bo"] * 5 + ["cy"] * 695)
     held = deal("column", clients=2, groups=groups)
     assert [set(groups[own]) for own in held] == [{"anna"}, {"cy"}]  # bo has less than data.min_rows
-    with pytest.raises(WrongInput, match=r"has 2 values with at least 10 rows .*: take at most 2 clients"):
+    with pytest.raises(InvalidInputError, match=r"has 2 values with at least 10 rows .*: take at most 2 clients"):
         deal("column", clients=3, groups=groups)
 
 
-def test_a_domain_is_shared_by_neighbours():
+def test_a_domain_is_shared_by_neighbors():
     groups = np.repeat([0, 1], 500)
     assert [set(groups[own]) for own in deal("domain", clients=5, groups=groups)] == [{0}, {0}, {0}, {1}, {1}]
-    with pytest.raises(WrongInput, match=r"data.clients is 1, but data.source lists 2 sources"):
+    with pytest.raises(InvalidInputError, match=r"data.clients is 1, but data.source lists 2 sources"):
         deal("domain", clients=1, groups=groups)
 
 
 def refusal(*args, **kwargs):
     """Return the one line, after a look that nothing else was said."""
-    with warnings.catch_warnings(action="error"), pytest.raises(WrongInput) as raised:
+    with warnings.catch_warnings(action="error"), pytest.raises(InvalidInputError) as raised:
         deal(*args, **kwargs)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 300
@@ -309,9 +309,9 @@ def test_impossible_classes_are_refused():
 
 def test_more_primary_clients_than_clients_are_refused():
     assert refusal("primary", primaries=9) == "data.primaries is 9, but data.clients is 8: take at most 8"
-    for knob in ({"skew": -1.0}, {"skew": float("inf")}, {"primaries": 0}):
-        with pytest.raises(WrongInput, match=f"data.{next(iter(knob))} is"):
-            deal("primary", **knob)
+    for option in ({"skew": -1.0}, {"skew": float("inf")}, {"primaries": 0}):
+        with pytest.raises(InvalidInputError, match=f"data.{next(iter(option))} is"):
+            deal("primary", **option)
 
 
 def test_a_client_that_is_primary_for_nothing_is_left_too_few_rows():

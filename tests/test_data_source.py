@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
-from fd_flower.data import images, labelled, read, source
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.data import images, labeled, read, source
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 GREY = np.random.default_rng(0).integers(0, 256, (12, 6, 5), dtype=np.uint8)
@@ -29,9 +29,9 @@ def test_digits_fill_a_byte():
 
 
 def test_grey_and_rgb_rows_come_back_in_order(tmp_path, write_parquet):
-    grey = read(str(write_parquet(tmp_path / "grey", GREY, LABELS)), DataConfig())
-    rgb = read(str(write_parquet(tmp_path / "rgb", RGB, LABELS, picture="img")), DataConfig())
-    assert np.array_equal(grey.x[:, 0], GREY)
+    gray = read(str(write_parquet(tmp_path / "gray", GREY, LABELS)), DataConfig())
+    rgb = read(str(write_parquet(tmp_path / "rgb", RGB, LABELS, image="img")), DataConfig())
+    assert np.array_equal(gray.x[:, 0], GREY)
     assert np.array_equal(rgb.x.permute(0, 2, 3, 1), RGB)
     assert rgb.labels.tolist() == LABELS.tolist()
     assert rgb.shape == (3, 6, 5)
@@ -57,10 +57,10 @@ def test_several_files_are_one_split(tmp_path, write_parquet):
     ("name", "shape", "mean"),
     [("mnist", (1, 28, 28), 0.1325), ("cifar10", (3, 32, 32), 0.4766), ("usps", (1, 16, 16), None)],
 )
-def test_real_pictures(shared_data, name, shape, mean):
-    """Rows equal a decoding of their own; means of the test pictures are those of the official files."""
+def test_real_images(shared_data, name, shape, mean):
+    """Rows equal a decoding of their own; means of the test images are those of the official files."""
     folder = shared_data(name)
-    test = labelled(str(folder), DataConfig())
+    test = labeled(str(folder), DataConfig())
     assert tuple(test.x.shape[1:]) == shape
     table = pq.read_table(folder / "test-00000-of-00001.parquet")
     assert len(test) == len(table)
@@ -81,7 +81,7 @@ def test_the_finer_of_two_label_columns_is_taken(shared_data):
     assert source.label_column("cifar100", features, "coarse_label") == "coarse_label"
 
 
-def test_pictures_are_decoded_once(tmp_path, write_parquet, fresh_cache, monkeypatch):
+def test_images_are_decoded_once(tmp_path, write_parquet, fresh_cache, monkeypatch):
     folder = str(write_parquet(tmp_path, GREY, LABELS))
     first = read(folder, DataConfig())
     written = {file: file.stat().st_mtime_ns for file in fresh_cache.rglob("*")}
@@ -100,11 +100,11 @@ def test_changed_files_are_decoded_again(tmp_path, write_parquet):
 
 
 def test_a_failed_decoding_leaves_nothing(tmp_path, write_parquet, fresh_cache):
-    before = set((fresh_cache / "pictures").iterdir()) if (fresh_cache / "pictures").is_dir() else set()
+    before = set((fresh_cache / "images").iterdir()) if (fresh_cache / "images").is_dir() else set()
     folder = write_parquet(tmp_path, [GREY[0], GREY[0][:3]], [0, 1])
-    with pytest.raises(WrongInput, match="6x5x1 and 3x5x1: bring them to one size"):
+    with pytest.raises(InvalidInputError, match="6x5x1 and 3x5x1: bring them to one size"):
         read(str(folder), DataConfig())
-    assert set((fresh_cache / "pictures").iterdir()) == before
+    assert set((fresh_cache / "images").iterdir()) == before
 
 
 def test_the_cache_cannot_be_changed_through_a_tensor(tmp_path, write_parquet):
@@ -122,7 +122,7 @@ def test_the_hub_is_read_like_a_folder(tmp_path, write_parquet, monkeypatch):
     downloaded = datasets.load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "kept"))
     monkeypatch.setattr(datasets, "load_dataset", lambda name: downloaded)
     source._download.cache_clear()
-    hub = read("somebody/greys", DataConfig())
+    hub = read("somebody/grays", DataConfig())
     source._download.cache_clear()
     assert np.array_equal(hub.x[:, 0], GREY)
     assert hub.labels.tolist() == LABELS.tolist()
@@ -135,56 +135,58 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
         raise ConnectionError("Couldn't reach it\nand a long story")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(WrongInput, match=r"'ylecun/mnist' cannot be had .* \(Couldn't reach it\): check") as raised:
+    with pytest.raises(
+        InvalidInputError, match=r"'ylecun/mnist' cannot be had .* \(Couldn't reach it\): check"
+    ) as raised:
         read("ylecun/mnist", DataConfig())
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("relative", ["./mnist", "../mnist", "~/mnist", "a/b/c"])
 def test_relative_folders_are_refused(relative):
-    with pytest.raises(WrongInput, match="is a relative path: give an absolute one"):
+    with pytest.raises(InvalidInputError, match="is a relative path: give an absolute one"):
         read(relative, DataConfig())
 
 
 def test_a_relative_folder_that_exists_is_refused(tmp_path, monkeypatch):
     (tmp_path / "mnist").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(WrongInput, match=f"give an absolute one, like {tmp_path / 'mnist'}"):
+    with pytest.raises(InvalidInputError, match=f"give an absolute one, like {tmp_path / 'mnist'}"):
         read("mnist", DataConfig())
 
 
 def test_missing_and_empty_folders_are_refused(tmp_path):
-    with pytest.raises(WrongInput, match=r"there is no folder .*/nowhere"):
+    with pytest.raises(InvalidInputError, match=r"there is no folder .*/nowhere"):
         read(str(tmp_path / "nowhere"), DataConfig())
-    with pytest.raises(WrongInput, match=r"holds no train-\*.parquet"):
+    with pytest.raises(InvalidInputError, match=r"holds no train-\*.parquet"):
         read(str(tmp_path), DataConfig())
 
 
-def test_a_folder_without_pictures_is_refused(shared_data):
-    with pytest.raises(WrongInput, match=r"has no picture column \(columns: text, label\)"):
-        labelled(str(shared_data("ag_news")), DataConfig())
+def test_a_folder_without_images_is_refused(shared_data):
+    with pytest.raises(InvalidInputError, match=r"has no image column \(columns: text, label\)"):
+        labeled(str(shared_data("ag_news")), DataConfig())
 
 
 def test_a_missing_split_is_refused(tmp_path, write_parquet):
-    with pytest.raises(WrongInput, match="has no test rows"):
-        labelled(str(write_parquet(tmp_path, GREY, LABELS)), DataConfig())
+    with pytest.raises(InvalidInputError, match="has no test rows"):
+        labeled(str(write_parquet(tmp_path, GREY, LABELS)), DataConfig())
 
 
-def test_a_misspelt_column_is_refused(tmp_path, write_parquet):
+def test_a_misspelled_column_is_refused(tmp_path, write_parquet):
     folder = str(write_parquet(tmp_path, GREY, LABELS))
-    with pytest.raises(WrongInput, match=r"data.picture is 'imagee'.*did you mean 'image'"):
-        read(folder, DataConfig(picture="imagee"))
-    with pytest.raises(WrongInput, match=r"data.label is 'labels'.*did you mean 'label'"):
+    with pytest.raises(InvalidInputError, match=r"data.image is 'imagee'.*did you mean 'image'"):
+        read(folder, DataConfig(image="imagee"))
+    with pytest.raises(InvalidInputError, match=r"data.label is 'labels'.*did you mean 'label'"):
         read(folder, DataConfig(label="labels"))
 
 
-def test_a_picture_column_can_be_plain_bytes(tmp_path):
+def test_a_image_column_can_be_plain_bytes(tmp_path):
     import pyarrow as pa
 
     file = io.BytesIO()
     Image.fromarray(GREY[0]).save(file, "PNG")
     pq.write_table(pa.table({"png": [file.getvalue()] * 2, "digit": [0, 4]}), tmp_path / "train.parquet")
-    plain = read(str(tmp_path), DataConfig(picture="png", label="digit"))
+    plain = read(str(tmp_path), DataConfig(image="png", label="digit"))
     assert np.array_equal(plain.x[1, 0], GREY[0])
     assert plain.class_names == tuple("01234")
 
@@ -192,33 +194,33 @@ def test_a_picture_column_can_be_plain_bytes(tmp_path):
 def test_broken_rows_are_refused(tmp_path, write_parquet):
     import pyarrow as pa
 
-    pq.write_table(pa.table({"png": [b"no picture"], "label": [0]}), tmp_path / "train.parquet")
-    with pytest.raises(WrongInput, match="has a picture that cannot be read"):
-        read(str(tmp_path), DataConfig(picture="png", label="label"))
+    pq.write_table(pa.table({"png": [b"no image"], "label": [0]}), tmp_path / "train.parquet")
+    with pytest.raises(InvalidInputError, match="has a image that cannot be read"):
+        read(str(tmp_path), DataConfig(image="png", label="label"))
     (tmp_path / "train.parquet").write_bytes(b"not Parquet at all")
-    with pytest.raises(WrongInput, match="cannot be read as Parquet"):
+    with pytest.raises(InvalidInputError, match="cannot be read as Parquet"):
         read(str(tmp_path), DataConfig())
     folder = str(write_parquet(tmp_path / "hidden", GREY, LABELS - 1))
-    with pytest.raises(WrongInput, match="has the label -1 in 'label': expected 0 to 9"):
+    with pytest.raises(InvalidInputError, match="has the label -1 in 'label': expected 0 to 9"):
         read(folder, DataConfig())
 
 
-def test_sixteen_bit_pictures_are_refused(tmp_path, write_parquet):
+def test_sixteen_bit_images_are_refused(tmp_path, write_parquet):
     folder = str(write_parquet(tmp_path, GREY.astype(np.uint16) * 256, LABELS))
-    with pytest.raises(WrongInput, match="expected 8 bits"):
+    with pytest.raises(InvalidInputError, match="expected 8 bits"):
         read(folder, DataConfig())
 
 
 @pytest.mark.parametrize("size", ["28", "28x28", "28x28x2", "0x28x1", "big"])
 def test_a_wrong_size_is_refused(size):
-    with pytest.raises(WrongInput, match=rf"data.size is '{size}': expected height x width x channels"):
+    with pytest.raises(InvalidInputError, match=rf"data.size is '{size}': expected height x width x channels"):
         read("digits", DataConfig(size=size))
 
 
 def test_an_unwritable_cache_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FD_FLOWER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(WrongInput, match=r"cannot be written .*: name another folder in FD_FLOWER_CACHE"):
+    with pytest.raises(InvalidInputError, match=r"cannot be written .*: name another folder in FD_FLOWER_CACHE"):
         read("digits", DataConfig(size="9x9x1"))
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.density import kmeans, kulsif, vote
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def test_kulsif_by_hand():
     torch.testing.assert_close(ratio.score(column(0, 1)), torch.tensor([14 / 15, 4 / 15], dtype=torch.float64))
 
 
-def test_kulsif_minimises_its_objective_over_all_kernels():
+def test_kulsif_minimizes_its_objective_over_all_kernels():
     """J(r) = mean r(u)^2 / 2 - mean r(x) + lambda |r|^2 / 2, solved over the kernels of x and u alike."""
     random = np.random.default_rng(0)
     x, u, new = random.normal(size=(6, 3)), 2 * random.normal(size=(9, 3)), random.normal(size=(5, 3))
@@ -83,11 +83,11 @@ def test_a_kernel_that_underflows_gives_zeros_and_says_so(caplog):
 
 def test_kulsif_refuses_what_it_cannot_use():
     some = column(0, 1)
-    with pytest.raises(WrongInput, match="0 own samples"):
+    with pytest.raises(InvalidInputError, match="0 own samples"):
         kulsif.fit(some[:0], some, 1.0, 1.0)
-    with pytest.raises(WrongInput, match="width 0"):
+    with pytest.raises(InvalidInputError, match="width 0"):
         kulsif.fit(some, some, 0.0, 1.0)
-    with pytest.raises(WrongInput, match="penalty -1"):
+    with pytest.raises(InvalidInputError, match="penalty -1"):
         kulsif.fit(some, some, 1.0, -1.0)
 
 
@@ -142,9 +142,9 @@ def test_kmeans_is_a_function_of_its_seed():
 
 
 def test_kmeans_refuses_what_it_cannot_use():
-    with pytest.raises(WrongInput, match="0 samples"):
+    with pytest.raises(InvalidInputError, match="0 samples"):
         kmeans.fit(LINE[:0], None, 1, seed=0)
-    with pytest.raises(WrongInput, match="0 clusters"):
+    with pytest.raises(InvalidInputError, match="0 clusters"):
         kmeans.fit(LINE, None, 0, seed=0)
 
 
@@ -154,8 +154,8 @@ def test_kmeans_refuses_what_it_cannot_use():
 class Own:
     """Scores a sample by its first feature, and remembers what it was fitted to."""
 
-    def __init__(self, learnt: Tensor, labels: Tensor) -> None:
-        self.learnt = learnt
+    def __init__(self, learned: Tensor, labels: Tensor) -> None:
+        self.learned = learned
 
     def score(self, x: Tensor) -> Tensor:
         return x[:, 0].double()
@@ -171,9 +171,9 @@ def test_the_threshold_comes_from_samples_that_were_not_fitted():
     """Four of 0 to 9 are fitted; the others' lower quartile is the limit, whatever the four are."""
     seen = []
 
-    def fit(learnt: Tensor, labels: Tensor) -> Own:
-        seen.extend(learnt[:, 0].tolist())
-        return Own(learnt, labels)
+    def fit(learned: Tensor, labels: Tensor) -> Own:
+        seen.extend(learned[:, 0].tolist())
+        return Own(learned, labels)
 
     own = column(*range(10))
     public = column(*np.arange(0, 10, 0.125))
@@ -226,13 +226,13 @@ def test_nothing_passes_where_the_kernel_underflows(caplog):
 
 
 def test_it_refuses_features_that_are_not_finite_and_shares_out_of_range():
-    with pytest.raises(WrongInput, match="client 3 has features that are not finite"):
+    with pytest.raises(InvalidInputError, match="client 3 has features that are not finite"):
         cast(column(0, math.nan), column(0))
-    with pytest.raises(WrongInput, match="share of 1"):
+    with pytest.raises(InvalidInputError, match="share of 1"):
         cast(column(0, 1), column(0), accepted=1.5)
 
 
-def test_one_class_clients_recognise_their_own_digits(shared_data):
+def test_one_class_clients_recognize_their_own_digits(shared_data):
     """On MNIST three quarters of its own, at a precision above 0.35, where all votes together have 0.1."""
     from fd_flower.config import settings
     from fd_flower.data import federation
@@ -243,7 +243,7 @@ def test_one_class_clients_recognise_their_own_digits(shared_data):
     ).data
     held = federation(data, 0)
     encode = encoder(data, held.public)
-    public, labels = encode(held.public), held.public_labelled.labels
+    public, labels = encode(held.public), held.public_labeled.labels
     right = torch.stack([torch.isin(labels, held.data(client).train.labels) for client in held.clients])
 
     def ratio(own: Tensor, _: Tensor) -> kulsif.KuLSIF:

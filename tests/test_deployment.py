@@ -29,7 +29,7 @@ def told(lines: list[dict[str, Any]]) -> dict[tuple[int, bool, str], dict[str, A
         (line["round"], bool(line.get("closing")), line["client"]): {
             "examples": line["examples"],
             "metrics": line["metrics"],
-            "accuracy": {moment: own["accuracy"] for moment, own in line["measures"].items()},
+            "accuracy": {moment: own["accuracy"] for moment, own in line["evaluations"].items()},
         }
         for line in lines
         if "client" in line

@@ -14,7 +14,7 @@ from PIL import Image
 from fd_flower import data, engine, methods
 from fd_flower.client.node import Node
 from fd_flower.config import Settings, settings
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
 from fd_flower.server.host_grid import HostGrid
@@ -41,7 +41,7 @@ def _run_on(nodes: list[dict[str, str]], chosen: Settings) -> RunFolder:
 
 @pytest.mark.parametrize("method", ["local", "fedavg", "fd", "fedproto", "fedmd", "feddf"])
 def test_devices_and_simulated_clients_give_the_same_numbers(method, devices, tmp_path):
-    own = "server.distil_steps=3" if method == "feddf" else ""
+    own = "server.distill_steps=3" if method == "feddf" else ""
     chosen = settings(method, f"{TINY} {own}")
     simulated = engine.run(chosen, out=tmp_path / "simulated").summary
     real = _run_on(devices, replace(chosen, run=replace(chosen.run, out=str(tmp_path / "real")))).summary
@@ -75,7 +75,7 @@ def test_a_device_measures_on_the_test_set_that_is_named(devices, tmp_path):
 def test_a_device_that_cannot_take_part_says_why(change, told, devices):
     config = {key: value for key, value in {**devices[0], **change}.items() if value is not None}
     grid = engine.InProcessGrid(methods.client_app("local"), run_config={"task": ""}, node_configs=[config])
-    with pytest.raises(RunFailed, match=told):
+    with pytest.raises(RunError, match=told):
         HostGrid.open(grid, settings("local", TINY))
 
 
@@ -112,7 +112,7 @@ def test_what_is_wrong_in_a_nodes_configuration_is_told_in_one_line(change, told
         pytest.skip("there is a GPU here")
     config = {key: value for key, value in {**devices[0], **change}.items() if value is not None}
     grid = engine.InProcessGrid(methods.client_app("local"), run_config={"task": ""}, node_configs=[config])
-    with pytest.raises(RunFailed, match=told) as caught:
+    with pytest.raises(RunError, match=told) as caught:
         HostGrid.open(grid, settings("local", TINY))
     assert "\n" not in str(caught.value)
 
@@ -132,8 +132,8 @@ def test_keys_of_a_users_own_are_nobody_elses_business(devices):
 # --- class folders
 
 
-def _pictures(folder: Path, held: dict[str, int], seed: int = 0) -> Path:
-    """Write so many grey pictures of each class into its folder."""
+def _images(folder: Path, held: dict[str, int], seed: int = 0) -> Path:
+    """Write so many gray images of each class into its folder."""
     rng = np.random.default_rng(seed)
     for name, count in held.items():
         (folder / name).mkdir(parents=True)
@@ -144,7 +144,7 @@ def _pictures(folder: Path, held: dict[str, int], seed: int = 0) -> Path:
 
 
 def test_class_folders_are_read_with_the_classes_that_a_device_lacks(tmp_path):
-    folder = _pictures(tmp_path / "own", {"cat": 12, "dog": 0, "eel": 8})
+    folder = _images(tmp_path / "own", {"cat": 12, "dog": 0, "eel": 8})
     grid = engine.InProcessGrid(
         methods.client_app("local"), run_config={"task": ""}, node_configs=[_on_folder(folder, "a")]
     )
@@ -161,29 +161,29 @@ def test_class_folders_are_read_with_the_classes_that_a_device_lacks(tmp_path):
 
 
 def test_class_folders_may_be_in_folders_of_splits(tmp_path):
-    _pictures(tmp_path / "own" / "train", {"cat": 6, "dog": 6})
-    _pictures(tmp_path / "own" / "test", {"cat": 2, "dog": 2})
+    _images(tmp_path / "own" / "train", {"cat": 6, "dog": 6})
+    _images(tmp_path / "own" / "test", {"cat": 2, "dog": 2})
     found = data.read(str(tmp_path / "own"), settings("local", TINY).data, "test")
     assert found.labels.tolist() == [0, 0, 1, 1]
 
 
 def test_devices_that_call_their_classes_otherwise_are_told_apart(tmp_path):
     """Both have two classes, which would be the same numbers for other things."""
-    one = _pictures(tmp_path / "one", {"cat": 12, "dog": 12})
-    two = _pictures(tmp_path / "two", {"dog": 12, "eel": 12})
+    one = _images(tmp_path / "one", {"cat": 12, "dog": 12})
+    two = _images(tmp_path / "two", {"dog": 12, "eel": 12})
     chosen = settings("fd", f"{TINY} run.out={tmp_path / 'run'}")
-    with pytest.raises(WrongInput, match=r"client b calls its classes dog, eel, \.\.\., client a cat, dog"):
+    with pytest.raises(InvalidInputError, match=r"client b calls its classes dog, eel, \.\.\., client a cat, dog"):
         _run_on([_on_folder(one, "a"), _on_folder(two, "b")], chosen)
 
 
 @pytest.mark.parametrize(
     ("held", "told"),
-    [({}, "nor a folder a class"), ({"cat": 0, "dog": 0}, "holds no picture: expected <class>/<picture>")],
+    [({}, "nor a folder a class"), ({"cat": 0, "dog": 0}, "holds no image: expected <class>/<image>")],
 )
-def test_a_folder_without_pictures_is_refused(tmp_path, held, told):
-    folder = _pictures(tmp_path / "own", held)
+def test_a_folder_without_images_is_refused(tmp_path, held, told):
+    folder = _images(tmp_path / "own", held)
     folder.mkdir(exist_ok=True)
-    with pytest.raises(WrongInput, match=told):
+    with pytest.raises(InvalidInputError, match=told):
         data.read(str(folder), settings("local", TINY).data)
 
 
@@ -212,4 +212,4 @@ def test_a_message_for_another_client_is_refused_by_the_device(devices):
     header = {"settings": settings("local", TINY).text, "state": "", "run-key": "k"}
     content = fold({"1": RecordDict({"config": ConfigRecord({"server-round": 1})})}, header)
     reply = app(Message(content, 1, "train"), Context(1, 1, devices[0], RecordDict(), {"task": ""}))
-    assert unfold(reply.content)["1"].reason == "WrongInput: this is the device of client '0', not of '1'"
+    assert unfold(reply.content)["1"].reason == "InvalidInputError: this is the device of client '0', not of '1'"

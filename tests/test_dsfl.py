@@ -1,4 +1,4 @@
-"""DS-FL: the mean of the clients' probabilities, by any rule and weights, sharpened, and learnt."""
+"""DS-FL: the mean of the clients' probabilities, by any rule and weights, sharpened, and learned."""
 
 import math
 
@@ -13,7 +13,7 @@ from fd_flower import methods
 from fd_flower.client import turn as turns
 from fd_flower.config import settings
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Knowledge, PublicLogits, pack
 from fd_flower.wire.replies import Reply
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 INDEX = torch.tensor([3, 8])
 
 
-def heard(*clients, index=INDEX):
+def received(*clients, index=INDEX):
     """Return replies that say these probabilities [N, C]."""
     return [said(str(i), PublicLogits(index, torch.tensor(rows).log())) for i, rows in enumerate(clients)]
 
@@ -44,19 +44,19 @@ TWO = ([[0.6, 0.4], [0.3, 0.7]], [[0.8, 0.2], [0.7, 0.3]])
 def test_the_mean_probability_goes_through_a_softmax_at_the_temperature():
     """Mean (.7, .3) at .1: odds of e^((.7 - .3) / .1) = e^4; a uniform mean stays uniform."""
     odds = math.exp(4)
-    torch.testing.assert_close(teacher(heard(*TWO)), torch.tensor([[odds / (1 + odds), 1 / (1 + odds)], [0.5, 0.5]]))
+    torch.testing.assert_close(teacher(received(*TWO)), torch.tensor([[odds / (1 + odds), 1 / (1 + odds)], [0.5, 0.5]]))
 
 
 def test_without_a_temperature_the_mean_stays_as_it_is():
-    torch.testing.assert_close(teacher(heard(*TWO), temperature=None), torch.tensor([[0.7, 0.3], [0.5, 0.5]]))
+    torch.testing.assert_close(teacher(received(*TWO), temperature=None), torch.tensor([[0.7, 0.3], [0.5, 0.5]]))
 
 
 def test_any_rule_by_name():
     """The median of .9 .8 .1 is .8, of .1 .2 .9 it is .2."""
     rows = [[[0.9, 0.1], [0.5, 0.5]], [[0.8, 0.2], [0.5, 0.5]], [[0.1, 0.9], [0.5, 0.5]]]
-    assert teacher(heard(*rows), rule="median", temperature=None)[0].tolist() == pytest.approx([0.8, 0.2])
+    assert teacher(received(*rows), rule="median", temperature=None)[0].tolist() == pytest.approx([0.8, 0.2])
     # of three votes and 0.1 at each end, the outer ones keep .7 of their width: (.7 * .9 + .8 + .7 * .1) / 2.4 = .625
-    trimmed = teacher(heard(*rows), rule="trimmed_mean", rule_args={"trim": 0.1}, temperature=None)
+    trimmed = teacher(received(*rows), rule="trimmed_mean", rule_args={"trim": 0.1}, temperature=None)
     assert trimmed[0].tolist() == pytest.approx([0.625, 0.375])
 
 
@@ -114,12 +114,12 @@ def test_a_sample_that_nobody_voted_for_is_not_taught():
 
 def test_the_server_keeps_no_older_teacher():
     before = Knowledge([PublicLogits(torch.tensor([0, 1]), torch.zeros(2, 2))])
-    after = strategy("dsfl", INDEX).aggregate(heard(*TWO), before, round=2)
+    after = strategy("dsfl", INDEX).aggregate(received(*TWO), before, round=2)
     assert [payload.index.tolist() for payload in after] == [[3, 8]]
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ("server.rule=medain", "no rule 'medain' .did you mean 'median'"),
         ("server.rule=trimmed_mean server.rule_args.trim=0.7", "trim is 0.7"),
@@ -130,9 +130,9 @@ def test_the_server_keeps_no_older_teacher():
         ("server.committee_temperature=-1", "server.committee_temperature is -1.0"),
     ],
 )
-def test_wrong_knobs_are_refused_before_the_run(knobs, message):
-    with pytest.raises(WrongInput, match=message):
-        settings("dsfl", knobs)
+def test_wrong_options_are_refused_before_the_run(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        settings("dsfl", options)
 
 
 # --- the clients
@@ -161,9 +161,9 @@ def test_clients_learn_from_the_server_then_from_their_own(monkeypatch):
 
 def test_learning_from_each_other_teaches_the_others_classes():
     split = TINY + "data.partition=classes data.classes=5 data.clients=2 client.steps=20 client.public_steps=60 "
-    lines = tiny.run("dsfl", split + "server.evaluate=heard,trained")
-    trained = [line["measures"]["trained"]["global"] for line in tiny.of_clients(lines).values()]
-    closing = [line["measures"]["heard"]["global"] for line in tiny.of_clients(lines, closing=True).values()]
+    lines = tiny.run("dsfl", split + "server.evaluate=received,trained")
+    trained = [line["evaluations"]["trained"]["global"] for line in tiny.of_clients(lines).values()]
+    closing = [line["evaluations"]["received"]["global"] for line in tiny.of_clients(lines, closing=True).values()]
     assert min(closing) > max(trained)
 
 
@@ -215,7 +215,7 @@ def test_architectures_may_differ_under_any_weighting(weighting):
 
 
 def test_public_samples_are_needed():
-    with pytest.raises(WrongInput, match="dsfl needs public samples"):
+    with pytest.raises(InvalidInputError, match="dsfl needs public samples"):
         tiny.run("dsfl", TINY + "data.public=none")
 
 

@@ -12,7 +12,7 @@ from tiny import said, strategy
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, PublicLogits, PublicVotes
 
@@ -51,7 +51,7 @@ def test_nobody_votes_and_nothing_is_said(caplog):
     silent = [said(str(i), PublicLogits(INDEX[:0], torch.empty(0, 2))) for i in range(2)]
     teacher = PublicLogits.need(strategy("edgefd", INDEX).aggregate(silent, Knowledge(), round=3))
     assert teacher.values.shape == (0, 2)
-    assert "round 3: no public sample has a vote, so clients hear nothing" in caplog.text
+    assert "round 3: no public sample has a vote, so clients receive nothing" in caplog.text
 
 
 # --- the client
@@ -73,18 +73,18 @@ def two_corners() -> Task:
 
 def claimed(changes: str) -> list[bool]:
     """Return the votes of the client with two corners."""
-    heard = []
+    received = []
     real = methods.strategy("edgefd").aggregate
 
     def listen(self, replies, knowledge, round):
-        heard.extend(PublicVotes.need(reply.content).mask.tolist() for reply in replies)
+        received.extend(PublicVotes.need(reply.content).mask.tolist() for reply in replies)
         return real(self, replies, knowledge, round)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods.strategy("edgefd"), "aggregate", listen)
         words = f"data.clients=1 server.rounds=1 client.quantile=1 {changes}"
         tiny.run("edgefd", tiny.STILL + words, task="test_edgefd:two_corners")
-    return heard[0]
+    return received[0]
 
 
 def test_a_class_of_its_own_has_a_centroid_of_its_own():
@@ -116,7 +116,7 @@ def test_a_higher_quantile_claims_more():
     assert narrow["precision"] > wide["precision"]
 
 
-# --- its knobs
+# --- its options
 
 
 def test_the_ports_recipe_has_one_cluster_and_accepts_nine_tenths():
@@ -134,7 +134,7 @@ def test_the_ports_recipe_has_one_cluster_and_accepts_nine_tenths():
     ],
 )
 def test_values_out_of_range_are_refused(change, message):
-    with pytest.raises(WrongInput, match=message):
+    with pytest.raises(InvalidInputError, match=message):
         settings("edgefd", change)
 
 

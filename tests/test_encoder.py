@@ -1,4 +1,4 @@
-"""What votes see: pixels, torchvision's weights, a file, and a resnet8 trained on another labelled set."""
+"""What votes see: pixels, torchvision's weights, a file, and a resnet8 trained on another labeled set."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fd_flower import models
 from fd_flower.config import DataConfig, settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.data import encoder as encoders
 from fd_flower.data.encoder import encoder
@@ -18,8 +18,8 @@ from fd_flower.tasks.world import World, described
 
 torch.set_num_threads(1)
 
-PICTURES = torch.randint(0, 256, (7, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-PUBLIC = Samples(PICTURES)
+IMAGES = torch.randint(0, 256, (7, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+PUBLIC = Samples(IMAGES)
 
 
 def config(name: str, **also) -> DataConfig:
@@ -28,7 +28,7 @@ def config(name: str, **also) -> DataConfig:
 
 @pytest.fixture
 def body(tmp_path) -> Path:
-    """Write the body of a resnet8 for grey pictures."""
+    """Write the body of a resnet8 for gray images."""
     tensors = models.build("resnet8", (1, 8, 8), 3, seed=1).body.state_dict()
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, tmp_path / "body.safetensors")
     return tmp_path / "body.safetensors"
@@ -51,7 +51,7 @@ def test_a_users_own_inputs_are_pixels_as_they_are():
 
 
 def test_no_sample_is_no_row():
-    none = Samples(PICTURES, index=torch.empty(0, dtype=torch.int64))
+    none = Samples(IMAGES, index=torch.empty(0, dtype=torch.int64))
     assert encoder(config("pixels"), PUBLIC)(none).shape == (0, 64)
 
 
@@ -69,7 +69,7 @@ def test_the_public_samples_are_encoded_once(monkeypatch, body):
 # --- a file
 
 
-def test_a_files_features_are_standardised_by_the_public_ones(body):
+def test_a_files_features_are_standardized_by_the_public_ones(body):
     """Mean 0 and deviation 1 over the public samples; own samples share their scale."""
     encode = encoder(config(str(body)), PUBLIC)
     net = models.build("resnet8", (1, 8, 8), 3, seed=1).eval()
@@ -89,20 +89,20 @@ def test_a_feature_that_is_the_same_for_all_says_nothing(body):
 
 
 def test_a_file_that_does_not_fit_is_refused(body, tmp_path):
-    colour = Samples(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
-    with pytest.raises(WrongInput, match="no body of a resnet8 for pictures with 3 channels"):
-        encoder(config(str(body)), colour)
-    with pytest.raises(WrongInput, match="no body of a resnet8"):
+    color = Samples(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(InvalidInputError, match="no body of a resnet8 for images with 3 channels"):
+        encoder(config(str(body)), color)
+    with pytest.raises(InvalidInputError, match="no body of a resnet8"):
         encoder(config(str(tmp_path / "nowhere.safetensors")), PUBLIC)
     (tmp_path / "broken.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(WrongInput, match="no body of a resnet8"):
+    with pytest.raises(InvalidInputError, match="no body of a resnet8"):
         encoder(config(str(tmp_path / "broken.safetensors")), PUBLIC)
-    with pytest.raises(WrongInput, match="relative path"):
+    with pytest.raises(InvalidInputError, match="relative path"):
         encoder(config("body.safetensors"), PUBLIC)
 
 
-def test_what_is_no_picture_can_only_be_seen_as_pixels(body):
-    with pytest.raises(WrongInput, match=r"sees pictures, not inputs of shape \[64\]: use pixels"):
+def test_what_is_no_image_can_only_be_seen_as_pixels(body):
+    with pytest.raises(InvalidInputError, match=r"sees images, not inputs of shape \[64\]: use pixels"):
         encoder(config(str(body)), Samples(torch.zeros(3, 64)))
 
 
@@ -126,7 +126,7 @@ def test_a_torchvision_weight_is_the_network_without_its_last_layer(monkeypatch,
     prepare = zoo.ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1.transforms()
     net.fc = torch.nn.Identity()
     with torch.no_grad():
-        plain = net.eval()(prepare(PICTURES.expand(-1, 3, -1, -1).float() / 255)).double()
+        plain = net.eval()(prepare(IMAGES.expand(-1, 3, -1, -1).float() / 255)).double()
     deviation = plain.std(0, correction=0)
     varied = deviation > 1e-2 * plain.abs().amax(0)
     assert varied.any()
@@ -140,7 +140,7 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch, tmp_path):
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr("torch.hub.download_url_to_file", fail)
-    with pytest.raises(WrongInput) as raised:
+    with pytest.raises(InvalidInputError) as raised:
         encoder(config(NAME), PUBLIC)
     assert len(str(raised.value).splitlines()) == 1
     for part in (NAME, "service not known", "shufflenetv2_x0.5-f707e7126e.pth", str(tmp_path), "data.encoder=pixels"):
@@ -149,12 +149,12 @@ def test_weights_that_cannot_be_downloaded_are_named(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name", ["ResNet18_Weights.IMAGENET1K_V2", "ResNet19_Weights.IMAGENET1K_V1"])
 def test_an_unknown_weight_names_the_nearest(name):
-    with pytest.raises(WrongInput, match=r"did you mean 'ResNet18_Weights.IMAGENET1K_V1'"):
+    with pytest.raises(InvalidInputError, match=r"did you mean 'ResNet18_Weights.IMAGENET1K_V1'"):
         encoder(config(name), PUBLIC)
 
 
 def test_a_word_that_is_no_encoder_is_refused_before_the_run():
-    with pytest.raises(WrongInput, match=r"data\.encoder is 'pixel'"):
+    with pytest.raises(InvalidInputError, match=r"data\.encoder is 'pixel'"):
         settings("fedmd", "data.encoder=pixel")
 
 
@@ -163,13 +163,13 @@ def test_a_word_that_is_no_encoder_is_refused_before_the_run():
 
 @pytest.fixture
 def source(write_parquet, tmp_path) -> str:
-    """Write pictures of two classes that are easily told apart: bright above, or bright below."""
+    """Write images of two classes that are easily told apart: bright above, or bright below."""
     labels = np.arange(600) % 2
-    pictures = np.random.default_rng(0).integers(0, 128, (600, 8, 8), dtype=np.uint8)
-    pictures[labels == 0, :4] += 128
-    pictures[labels == 1, 4:] += 128
-    write_parquet(tmp_path / "halves", list(pictures[:500]), labels[:500], classes=2)
-    write_parquet(tmp_path / "halves", list(pictures[500:]), labels[500:], classes=2, split="test")
+    images = np.random.default_rng(0).integers(0, 128, (600, 8, 8), dtype=np.uint8)
+    images[labels == 0, :4] += 128
+    images[labels == 1, 4:] += 128
+    write_parquet(tmp_path / "halves", list(images[:500]), labels[:500], classes=2)
+    write_parquet(tmp_path / "halves", list(images[500:]), labels[500:], classes=2, split="test")
     return str(tmp_path / "halves")
 
 
@@ -178,7 +178,7 @@ def test_an_encoder_is_trained_once_and_says_what_it_cost(source, fresh_cache, c
     first = encoder(config(f"train:{source}"), PUBLIC)(PUBLIC)
     assert first.shape == (7, 64)
     assert f"a resnet8 trained on {source} (500 rows" in caplog.text
-    assert "100 held-out pictures of 2 classes" in caplog.text
+    assert "100 held-out images of 2 classes" in caplog.text
     accuracy = float(caplog.text.partition(" tells ")[2].partition(" %")[0])
     assert accuracy > 90
     monkeypatch.setattr(encoders, "_train", lambda *about: pytest.fail("trained again"))
@@ -205,21 +205,21 @@ def test_another_size_is_another_encoder(source, fresh_cache):
 
 
 def test_a_source_without_test_rows_is_measured_on_a_fifth(fresh_cache):
-    pictures, learnt, held_out = encoders._labelled("digits", DataConfig(), "8x8x1")
-    assert len(learnt) + len(held_out) == len(pictures.x) == 1797
+    images, learned, held_out = encoders._labeled("digits", DataConfig(), "8x8x1")
+    assert len(learned) + len(held_out) == len(images.x) == 1797
     assert abs(len(held_out) - 1797 / 5) < 6
-    assert not set(learnt.index.tolist()) & set(held_out.index.tolist())
+    assert not set(learned.index.tolist()) & set(held_out.index.tolist())
 
 
 def test_private_labels_are_refused(source):
-    with pytest.raises(WrongInput, match=r"would learn the private labels of data\.source"):
+    with pytest.raises(InvalidInputError, match=r"would learn the private labels of data\.source"):
         encoder(config("train:digits"), PUBLIC)
     listed = config(f"train:{source}/", source=["digits", source], partition="domain")
-    with pytest.raises(WrongInput, match="private labels"):
+    with pytest.raises(InvalidInputError, match="private labels"):
         encoder(listed, PUBLIC)
 
 
-def test_an_unlabelled_source_is_refused(tmp_path, fresh_cache):
+def test_an_unlabeled_source_is_refused(tmp_path, fresh_cache):
     import io
 
     from datasets import Dataset, Features, Image
@@ -230,7 +230,7 @@ def test_an_unlabelled_source_is_refused(tmp_path, fresh_cache):
     rows = {"image": [{"bytes": file.getvalue(), "path": None}] * 4}
     (tmp_path / "bare").mkdir()
     Dataset.from_dict(rows, features=Features({"image": Image()})).to_parquet(tmp_path / "bare" / "train.parquet")
-    with pytest.raises(WrongInput, match="unlabelled"):
+    with pytest.raises(InvalidInputError, match="unlabeled"):
         encoder(config(f"train:{tmp_path}/bare"), PUBLIC)
 
 

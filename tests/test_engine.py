@@ -34,7 +34,7 @@ def test_another_seed_gives_other_numbers():
 @pytest.mark.parametrize("architecture", ["small", "forgetful", "normal"])
 @pytest.mark.parametrize("method", ["fedavg", "fd"])
 def test_numbers_do_not_depend_on_how_many_nodes_host_the_clients(method: str, architecture: str):
-    """Dropout draws from torch's global generator and normalisation keeps running figures: both are the turn's own."""
+    """Dropout draws from torch's global generator and normalization keeps running figures: both are the turn's own."""
     changes = f"data.clients=5 model.name={architecture}"
     one, two, three = (figures(run(method, changes, hosts(method, nodes))[2]) for nodes in (1, 2, 3))
     assert one == two == three
@@ -73,12 +73,12 @@ def test_numbers_do_not_depend_on_global_generators():
     assert figures(play(toy("fedmd", "model.name=forgetful"))) == first
 
 
-def test_lines_are_heard_as_they_are_written(tmp_path: Path):
-    heard: list[dict[str, Any]] = []
-    folder = engine.run(toy("fd"), out=tmp_path / "run", on_line=heard.append)
+def test_lines_are_received_as_they_are_written(tmp_path: Path):
+    received: list[dict[str, Any]] = []
+    folder = engine.run(toy("fd"), out=tmp_path / "run", on_line=received.append)
     assert folder is not None
-    assert folder.lines() == heard
-    assert [line["round"] for line in rounds(heard)] == [1, 2]
+    assert folder.lines() == received
+    assert [line["round"] for line in rounds(received)] == [1, 2]
     assert folder.finished
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import mean_of_logits, mean_of_probabilities, named, names
 
 MEANS = (mean_of_probabilities, mean_of_logits)
@@ -33,7 +33,7 @@ def test_mean_of_logits_by_hand():
 def test_the_two_means_differ():
     stack = votes([[0.98, 0.01, 0.01]], [[0.01, 0.495, 0.495]])
     arithmetic, geometric = (rule(stack, ALL)[0].exp() for rule in MEANS)
-    # arithmetic .495 .2525 .2525; geometric sqrt(.0098) = .09899 and sqrt(.00495) = .07036, normalised
+    # arithmetic .495 .2525 .2525; geometric sqrt(.0098) = .09899 and sqrt(.00495) = .07036, normalized
     torch.testing.assert_close(arithmetic, torch.tensor([[0.495, 0.2525, 0.2525]]))
     torch.testing.assert_close(geometric, torch.tensor([[0.4130, 0.2935, 0.2935]]), atol=1e-4, rtol=0)
 
@@ -102,7 +102,7 @@ def test_what_was_left_where_nobody_voted_is_never_looked_at(rule, garbage):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_only_those_who_voted_are_heard(rule):
+def test_only_those_who_voted_are_received(rule):
     stack = votes([[0.6, 0.4], [0.3, 0.7], [0.5, 0.5]], [[0.8, 0.2], [0.1, 0.9], [0.5, 0.5]])
     stack[1, 1] = math.nan  # what a voter left there is never looked at
     stack[:, 2] = math.inf
@@ -170,7 +170,7 @@ def test_mean_of_logits_takes_logits_too():
 )
 @pytest.mark.parametrize("rule", RULES)
 def test_wrong_votes_are_refused(rule, stack, mask, weight, said):
-    with pytest.raises(WrongInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         rule(stack, mask, weight)
 
 
@@ -180,7 +180,7 @@ def test_wrong_votes_are_refused(rule, stack, mask, weight, said):
 def test_weights_by_class_by_hand():
     """Two voters of (.6, .4) and (.2, .8), who have seen (3, 1) and (1, 1) samples of the two classes.
 
-    Class 0: (3 * .6 + 1 * .2) / 4 = .5; class 1: (.4 + .8) / 2 = .6; normalised 5/11 and 6/11.
+    Class 0: (3 * .6 + 1 * .2) / 4 = .5; class 1: (.4 + .8) / 2 = .6; normalized 5/11 and 6/11.
     """
     stack, weight = votes([[0.6, 0.4]], [[0.2, 0.8]]), torch.tensor([[[3.0, 1.0]], [[1.0, 1.0]]])
     mean, valid = mean_of_probabilities(stack, ALL, weight)
@@ -212,7 +212,7 @@ def test_votes_for_nothing_but_unseen_classes_are_no_votes():
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if rule.id != "mean_of_probabilities"])
 def test_other_rules_refuse_weights_by_class(rule):
-    with pytest.raises(WrongInput, match=r"\[2, 1, 3\], by class; mean_of_probabilities alone"):
+    with pytest.raises(InvalidInputError, match=r"\[2, 1, 3\], by class; mean_of_probabilities alone"):
         rule(torch.zeros(2, 4, 3), torch.ones(2, 4, dtype=torch.bool), torch.ones(2, 1, 3))
 
 
@@ -237,5 +237,5 @@ def test_rules_are_found_by_their_names():
     ],
 )
 def test_wrong_names_and_arguments_are_refused(name, args, said):
-    with pytest.raises(WrongInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         named(name, **args)

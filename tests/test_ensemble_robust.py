@@ -13,7 +13,7 @@ from sklearn.neural_network import MLPClassifier
 from threadpoolctl import threadpool_limits
 from torch.nn.functional import nll_loss
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import mean_of_probabilities, median, named, names, rank_vote, trimmed_mean
 from fd_flower.ensemble.robust import few_voters
 
@@ -26,7 +26,7 @@ def votes(*voters):
     return stack, torch.ones(stack.shape[:2], dtype=torch.bool)
 
 
-def normalised(row):
+def normalized(row):
     return row / row.sum(-1, keepdims=True)
 
 
@@ -77,7 +77,7 @@ def test_how_sure_a_voter_is_does_not_matter_to_the_rank_vote():
 def test_median_is_numpys(voters):
     stack = torch.randn(voters, 30, 5, generator=torch.Generator().manual_seed(voters)).double().log_softmax(2)
     row, _ = median(stack, torch.ones(voters, 30, dtype=torch.bool))
-    expected = normalised(np.median(stack.exp().numpy(), axis=0))
+    expected = normalized(np.median(stack.exp().numpy(), axis=0))
     np.testing.assert_allclose(row.exp().numpy(), expected, rtol=1e-8)
 
 
@@ -85,7 +85,7 @@ def test_median_is_numpys(voters):
 def test_trimmed_mean_is_scipys_where_the_cut_goes_between_votes(voters, trim):
     stack = torch.randn(voters, 30, 5, generator=torch.Generator().manual_seed(voters)).double().log_softmax(2)
     row, _ = trimmed_mean(stack, torch.ones(voters, 30, dtype=torch.bool), trim=trim)
-    expected = normalised(stats.trim_mean(stack.exp().numpy(), trim, axis=0))
+    expected = normalized(stats.trim_mean(stack.exp().numpy(), trim, axis=0))
     np.testing.assert_allclose(row.exp().numpy(), expected, rtol=1e-8)
 
 
@@ -93,7 +93,7 @@ def test_rank_vote_is_scipys():
     stack = torch.randn(6, 30, 5, generator=torch.Generator().manual_seed(0)).double().log_softmax(2)
     row, _ = rank_vote(stack, torch.ones(6, 30, dtype=torch.bool))
     points = stats.rankdata(stack.numpy(), axis=2)
-    np.testing.assert_allclose(row.exp().numpy(), normalised(points.sum(0)), rtol=1e-8)
+    np.testing.assert_allclose(row.exp().numpy(), normalized(points.sum(0)), rtol=1e-8)
 
 
 def test_no_trimming_is_the_mean_and_all_but_the_middle_the_median():
@@ -153,7 +153,7 @@ def test_a_single_class(rule):
 
 @pytest.mark.parametrize("trim", [-0.1, 0.5, 1.0, math.nan])
 def test_senseless_trimming_is_refused(trim):
-    with pytest.raises(WrongInput, match="trim is"):
+    with pytest.raises(InvalidInputError, match="trim is"):
         trimmed_mean(torch.zeros(3, 2, 4), torch.ones(3, 2, dtype=torch.bool), trim=trim)
 
 

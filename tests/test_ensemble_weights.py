@@ -7,13 +7,13 @@ import torch
 from scipy.special import rel_entr
 from scipy.stats import entropy as scipy_entropy
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import ambiguity, entropy_reduction, mean_of_probabilities, named, names, weights
 from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import (
     distribution_divergence,
-    effective_neighbours,
-    neighbour_weights,
+    effective_neighbors,
+    neighbor_weights,
     sample_divergence,
 )
 
@@ -48,7 +48,7 @@ def test_entropy_of_the_surest_and_of_the_unsurest_vote():
     assert weights.entropy(torch.zeros(2, 3, 1)).tolist() == [[1.0] * 3] * 2  # one class: everybody is sure
 
 
-def test_a_voter_who_knows_nothing_is_not_heard():
+def test_a_voter_who_knows_nothing_is_not_received():
     logprobs = torch.stack([torch.zeros(1, 4).log_softmax(1), torch.tensor([[0.7, 0.1, 0.1, 0.1]]).log()])
     row, _ = mean_of_probabilities(logprobs, every(logprobs), weights.entropy(logprobs))
     torch.testing.assert_close(row, logprobs[1], atol=1e-5, rtol=0)
@@ -90,7 +90,7 @@ def test_a_committees_weights_do_not_overflow():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
 def test_a_committee_needs_a_temperature(temperature):
-    with pytest.raises(WrongInput, match="committee's temperature"):
+    with pytest.raises(InvalidInputError, match="committee's temperature"):
         weights.prior_softmax(torch.ones(2), temperature)
 
 
@@ -129,7 +129,7 @@ def test_a_temperature_of_one():
 
 @pytest.mark.parametrize("value", [0.0, -1.0, math.inf, math.nan])
 def test_senseless_sharpening_is_refused(value):
-    with pytest.raises(WrongInput, match="temperature"):
+    with pytest.raises(InvalidInputError, match="temperature"):
         entropy_reduction(torch.zeros(1, 2), value)
 
 
@@ -175,7 +175,7 @@ def test_receivers_may_weigh_sample_by_sample():
 @pytest.mark.parametrize("shape", [(3,), (2, 4), (2, 4, 5), (2, 3, 4, 1)])
 def test_wrong_receivers_are_refused(shape):
     logprobs = random(3, 4, 2)
-    with pytest.raises(WrongInput, match=r"expected \[receivers, 3\]"):
+    with pytest.raises(InvalidInputError, match=r"expected \[receivers, 3\]"):
         for_receivers(mean_of_probabilities, logprobs, every(logprobs), torch.ones(shape))
 
 
@@ -224,7 +224,7 @@ def test_clients_who_agree_on_the_mix_and_on_no_sample_are_told_apart_by_samples
 
 @pytest.mark.parametrize("divergence", [distribution_divergence, sample_divergence])
 def test_divergences_of_hard_votes_and_of_nobodys(divergence):
-    """One-class clients: ln(1 / 1e-8) = 18.4 apart at most. Who said nothing is nobody's neighbour but its own."""
+    """One-class clients: ln(1 / 1e-8) = 18.4 apart at most. Who said nothing is nobody's neighbor but its own."""
     logprobs = torch.eye(3).log().unsqueeze(1).repeat(1, 2, 1)
     mask = torch.tensor([[True, True], [True, True], [False, False]])
     logprobs[2] = math.nan
@@ -234,41 +234,41 @@ def test_divergences_of_hard_votes_and_of_nobodys(divergence):
     assert apart.diagonal().tolist() == [0.0, 0.0, 0.0]
 
 
-def test_neighbours_by_hand():
-    """Divergences 0, .1 and .2 at beta 10: e^0, e^-1 and e^-2, normalised."""
+def test_neighbors_by_hand():
+    """Divergences 0, .1 and .2 at beta 10: e^0, e^-1 and e^-2, normalized."""
     divergence = torch.tensor([[0.0, 0.1, 0.2], [0.1, 0.0, 0.1], [0.2, 0.1, 0.0]], dtype=torch.float64)
-    weight = neighbour_weights(divergence, 10.0)
+    weight = neighbor_weights(divergence, 10.0)
     e = torch.tensor([1.0, math.exp(-1), math.exp(-2)], dtype=torch.float64)
     torch.testing.assert_close(weight[0], e / e.sum())
-    others = neighbour_weights(divergence, 10.0, include_self=False)
+    others = neighbor_weights(divergence, 10.0, include_self=False)
     torch.testing.assert_close(others[0], torch.tensor([0.0, math.e, 1.0], dtype=torch.float64) / (math.e + 1))
 
 
 def test_beta_zero_counts_all_the_same_and_a_large_one_oneself_alone():
     divergence = distribution_divergence(random(5, 9, 4), torch.ones(5, 9, dtype=torch.bool))
-    assert torch.equal(neighbour_weights(divergence, 0.0), torch.full((5, 5), 0.2, dtype=torch.float64))
-    assert torch.equal(neighbour_weights(divergence, 1e9), torch.eye(5, dtype=torch.float64))
+    assert torch.equal(neighbor_weights(divergence, 0.0), torch.full((5, 5), 0.2, dtype=torch.float64))
+    assert torch.equal(neighbor_weights(divergence, 1e9), torch.eye(5, dtype=torch.float64))
 
 
 def test_who_shares_nothing_has_no_weight_even_at_beta_zero():
     divergence = torch.tensor([[0.0, math.inf], [math.inf, 0.0]], dtype=torch.float64)
-    assert torch.equal(neighbour_weights(divergence, 0.0), torch.eye(2, dtype=torch.float64))
-    assert neighbour_weights(divergence, 0.0, include_self=False).tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert torch.equal(neighbor_weights(divergence, 0.0), torch.eye(2, dtype=torch.float64))
+    assert neighbor_weights(divergence, 0.0, include_self=False).tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 def test_a_lone_client():
     alone = torch.zeros(1, 1, dtype=torch.float64)
-    assert neighbour_weights(alone, 10.0).tolist() == [[1.0]]
-    assert neighbour_weights(alone, 10.0, include_self=False).tolist() == [[0.0]]
+    assert neighbor_weights(alone, 10.0).tolist() == [[1.0]]
+    assert neighbor_weights(alone, 10.0, include_self=False).tolist() == [[0.0]]
 
 
 @pytest.mark.parametrize("beta", [-1.0, math.inf, math.nan])
 def test_senseless_beta_is_refused(beta):
-    with pytest.raises(WrongInput, match="beta is"):
-        neighbour_weights(torch.zeros(2, 2), beta)
+    with pytest.raises(InvalidInputError, match="beta is"):
+        neighbor_weights(torch.zeros(2, 2), beta)
 
 
-def test_effective_neighbours_by_hand():
+def test_effective_neighbors_by_hand():
     """All the same: U; one alone: 1; nobody: 0; halves of two, of any size: 2."""
     weight = torch.tensor([[0.25] * 4, [1.0, 0.0, 0.0, 0.0], [0.0] * 4, [3.0, 0.0, 3.0, 0.0]])
-    torch.testing.assert_close(effective_neighbours(weight), torch.tensor([4.0, 1.0, 0.0, 2.0]))
+    torch.testing.assert_close(effective_neighbors(weight), torch.tensor([4.0, 1.0, 0.0, 2.0]))

@@ -15,10 +15,10 @@ from toys import Noted, Spoilt, classifies, figures, play, rounds, run, tiny
 
 from fd_flower import config, engine, methods, objectives
 from fd_flower.client import App
-from fd_flower.config import MOMENTS, settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.config import EVALUATION_POINTS, settings
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
-from fd_flower.server import Needs, Strategy
+from fd_flower.server import Requirements, Strategy
 from fd_flower.tasks.retrieval.metrics import METRICS
 from fd_flower.wire import unpack
 from fd_flower.wire.envelope import unfold
@@ -53,8 +53,8 @@ def test_its_strategy_is_final_and_says_what_it_needs_and_when_it_measures(metho
     cls = methods.strategy(method)
     assert issubclass(cls, Strategy)
     assert getattr(cls, "__final__", False)
-    assert isinstance(cls.needs, Needs)
-    assert cls.measured in MOMENTS
+    assert isinstance(cls.requires, Requirements)
+    assert cls.evaluated in EVALUATION_POINTS
     assert cls.exchanges[-1] == "train"
     assert "" not in (cls.__doc__, cls.aggregate.__doc__)
 
@@ -82,7 +82,7 @@ def _strategy_module(method: str) -> Any:
 
 @EVERY
 @pytest.mark.parametrize("side", ["server", "client"])
-def test_its_knobs_are_documented_frozen_and_the_cores_and_its_own(method: str, side: str):
+def test_its_options_are_documented_frozen_and_the_cores_and_its_own(method: str, side: str):
     cls = methods.config_class(method, side)
     assert issubclass(cls, config.SECTIONS[side])
     assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
@@ -94,7 +94,7 @@ def test_its_knobs_are_documented_frozen_and_the_cores_and_its_own(method: str, 
 
 
 @EVERY
-def test_its_recipe_fits_its_knobs(method: str):
+def test_its_recipe_fits_its_options(method: str):
     chosen = settings(method)
     for side, values in config.read_recipe(method).items():
         for key, value in values.items():
@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_result(method: str):
 
 @EVERY
 def test_a_client_that_drops_out_is_survived(method: str):
-    """Client 1 fails in round one, and client 2 in round two: it hears round three having missed what came between."""
+    """Client 1 fails in round one, and client 2 in round two: round three finds it without what came between."""
 
     def drop(client: str, round: int, content: RecordDict) -> RecordDict | Error:
         return Error(2, "gone") if (client, round) in {("1", 1), ("2", 2)} else content
@@ -147,18 +147,18 @@ def test_a_part_of_the_clients_at_a_time_is_enough(method: str):
 
 @EVERY
 def test_mixed_architectures_run_or_are_refused_with_the_reason(method: str):
-    needs = methods.strategy(method).needs
+    requires = methods.strategy(method).requires
     mixed = "model.name=[mlp,cnn]"
     if not classifies(method):
-        with pytest.raises(WrongInput, match="retrievers have one encoder for all clients"):
+        with pytest.raises(InvalidInputError, match="retrievers have one encoder for all clients"):
             play(tiny(method, mixed))
         return
-    if needs.same_model:
-        with pytest.raises(WrongInput, match=f"{method} needs one architecture for all clients; got cnn, mlp"):
+    if requires.same_model:
+        with pytest.raises(InvalidInputError, match=f"{method} needs one architecture for all clients; got cnn, mlp"):
             play(tiny(method, mixed))
         return
-    if needs.features:
-        with pytest.raises(WrongInput, match=rf"{method} needs one feature size .*: set model\.features"):
+    if requires.features:
+        with pytest.raises(InvalidInputError, match=rf"{method} needs one feature size .*: set model\.features"):
             play(tiny(method, mixed))
         mixed += " model.features=16"
     lines = play(tiny(method, mixed))
@@ -229,7 +229,7 @@ def test_its_summary_has_the_figures_of_every_method(method: str, tmp_path: Path
     if classifies(method):
         accuracy = folder.summary["accuracy"]
         for what in ("global", "pooled", "personal"):
-            assert {"final", "selected", "best", "moment"} <= accuracy[what].keys()
+            assert {"final", "selected", "best", "evaluated"} <= accuracy[what].keys()
             assert 0 <= accuracy[what]["final"] <= 1
         assert {"std", "worst10"} <= accuracy["personal"].keys()
     else:

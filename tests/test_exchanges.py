@@ -1,4 +1,4 @@
-"""A round is a list of exchanges; each client hears what is meant for it, and what is private stays at the server."""
+"""A round is a list of exchanges; each client receives what is meant for it, private knowledge stays at the server."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -43,10 +43,10 @@ def test_a_method_is_found_by_its_stem(relay: Callable[..., Any]):
 
 
 def test_what_one_exchange_gathers_the_next_one_hears(relay: Callable[..., Any]):
-    """Three clients of 20 samples: each hears 60 in the second exchange, and its own number."""
+    """Three clients of 20 samples: each receives 60 in the second exchange, and its own number."""
     _, _, lines = begin(relay(), hosts("relay"))
     said = {line["client"]: line["metrics"] for line in lines if line.get("client") and line["round"] == 1}
-    assert {client: (m["heard"], m["number"]) for client, m in said.items()} == {
+    assert {client: (m["received"], m["number"]) for client, m in said.items()} == {
         "0": (60, 0),
         "1": (60, 1),
         "2": (60, 2),
@@ -91,14 +91,14 @@ def test_a_client_that_fails_in_the_first_exchange_is_left_out_of_it(relay: Call
 
     app = Half(methods.client_app("relay"), spoil)
     _, _, lines = begin(relay(), InProcessGrid(app))
-    assert [line["metrics"]["heard"] for line in lines if line.get("client") == "0"] == [40, 40]
+    assert [line["metrics"]["received"] for line in lines if line.get("client") == "0"] == [40, 40]
     assert rounds(lines)[0]["failed"]["1"] == "asleep"
 
 
 def test_knowledge_for_each_architecture_is_its_own_weights():
     grid = Noted(methods.client_app("feddf"))
     _, result, _ = run("feddf", "model.name=[small,wide]", grid)
-    heard = next(unfold(m.content) for m in grid.sent if m.metadata.message_type == "train")
-    names = {client: list(content.array_records) for client, content in heard.items()}  # type: ignore[union-attr]
+    received = next(unfold(m.content) for m in grid.sent if m.metadata.message_type == "train")
+    names = {client: list(content.array_records) for client, content in received.items()}  # type: ignore[union-attr]
     assert names == {"0": ["arrays.small"], "1": ["arrays.wide"], "2": ["arrays.small"]}
     assert {key.partition("/")[0] for key in result.arrays} == {"arrays.small", "arrays.wide"}

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fd_flower import models
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.blocks import below
 from fd_flower.models.exits import Exiting, at_every_exit, channels, exits
 from fd_flower.objectives import OFA
@@ -27,11 +27,11 @@ def built(name: str, stages: list[int]) -> Exiting:
 @pytest.mark.parametrize(
     ("name", "widths"), [("lenet", [6, 16]), ("cnn", [32, 64]), ("resnet8", [16, 16, 32]), ("mlp", [])]
 )
-def test_stages_with_pictures(name: str, widths: list[int]):
+def test_stages_with_images(name: str, widths: list[int]):
     assert channels(models.build(name, SHAPE, 10, seed=0), name, [], SHAPE) == widths
 
 
-def test_an_exit_halves_the_picture_and_doubles_the_channels_once_a_stage_that_follows():
+def test_an_exit_halves_the_image_and_doubles_the_channels_once_a_stage_that_follows():
     """After resnet8's first stage two follow: 16 to 32 to 64 channels; after its last none, but the mean."""
     first, last = exits(models.build("resnet8", SHAPE, 10, seed=0), "resnet8", [1, 3], SHAPE, 10)
     sizes = [tuple(layer.weight.shape) for layer in first if isinstance(layer, nn.Conv2d)]
@@ -67,13 +67,13 @@ def test_the_loss_is_the_sum_over_the_model_and_its_exits(weight: torch.Tensor |
     torch.testing.assert_close(at_every_exit(objective, 3)(both, x, None, teacher), expected)
 
 
-def test_stages_without_pictures_are_refused():
+def test_stages_without_images_are_refused():
     with pytest.raises(
-        WrongInput, match="'lenet' gives no picture after stage 3, so no exit can be there: choose of 1 to 2"
+        InvalidInputError, match="'lenet' gives no image after stage 3, so no exit can be there: choose of 1 to 2"
     ):
         built("lenet", [1, 3])
     with pytest.raises(
-        WrongInput, match=r"'mlp' gives no picture after stage 1.*: leave client.objective_args.stages out"
+        InvalidInputError, match=r"'mlp' gives no image after stage 1.*: leave client.objective_args.stages out"
     ):
         built("mlp", [1])
 
@@ -115,11 +115,11 @@ def test_every_method_whose_clients_digest_can_teach_exits(method: str, tmp_path
     ("method", "changes", "said"),
     [
         ("fd", "model.name=lenet", "fd cannot teach exits, these can: dsfl, edgefd, fedmd, knfu, selectivefd; leave"),
-        ("fedmd", "model.name=mlp", "'mlp' gives no picture after stage 1"),
-        ("fedmd", "model.name=[lenet,mlp,cnn]", "'mlp' gives no picture after stage 1"),
+        ("fedmd", "model.name=mlp", "'mlp' gives no image after stage 1"),
+        ("fedmd", "model.name=[lenet,mlp,cnn]", "'mlp' gives no image after stage 1"),
     ],
 )
 def test_who_cannot_teach_exits_is_refused_before_round_one(method: str, changes: str, said: str, tmp_path: Path):
-    with pytest.raises(WrongInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         tiny.run(method, f"{tiny.TINY} {changes} {OFA_AT}[1]", out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

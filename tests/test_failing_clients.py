@@ -10,7 +10,7 @@ from tiny import assert_same_bits
 from toys import Spoilt, model, rounds, run
 
 from fd_flower import methods
-from fd_flower.core.errors import RunFailed
+from fd_flower.core.errors import RunError
 from fd_flower.engine import InProcessGrid
 from fd_flower.wire import ClassLogits, Prototypes, PublicLogits, pack
 
@@ -124,7 +124,7 @@ def test_a_round_without_a_usable_reply_fails_and_names_everyone():
     def spoil(client: str, round: int, content: RecordDict) -> RecordDict | Error:
         return Error(2, f"{client} is broken") if round == 2 else content
 
-    with pytest.raises(RunFailed, match=r"round 2 has no usable reply: client 0: 0 is broken; client 1: .*client 2:"):
+    with pytest.raises(RunError, match=r"round 2 has no usable reply: client 0: 0 is broken; client 1: .*client 2:"):
         run("fd", grid=InProcessGrid(Spoilt(methods.client_app("fd"), spoil)))
 
 

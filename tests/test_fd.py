@@ -1,4 +1,4 @@
-"""FD: tables of mean outputs by class, each client hears the others', and without them it is local training."""
+"""FD: tables of mean outputs by class, each client receives the others', and without them it is local training."""
 
 import math
 import shutil
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fd_flower import methods
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import ClassLogits, Knowledge, pack
 from fd_flower.wire.replies import Reply
 
@@ -36,11 +36,11 @@ def changed(**changes):
 
 def test_tables_are_added():
     """Two clients' sums and counts, class by class; the second has nothing of class 1."""
-    heard = [
+    received = [
         said("0", table([[1.6, 0.4], [0.3, 0.7]], [2, 1])),
         said("1", table([[0.5, 0.5], [0.0, 0.0]], [1, 0])),
     ]
-    (total,) = strategy("fd").aggregate(heard, Knowledge(), round=4)
+    (total,) = strategy("fd").aggregate(received, Knowledge(), round=4)
     torch.testing.assert_close(total.sums, torch.tensor([[2.1, 0.9], [0.3, 0.7]], dtype=torch.float64))
     assert total.counts.tolist() == [3, 1]
     assert total.rounds == {"0": 4, "1": 4}
@@ -95,9 +95,9 @@ class Remembering:
 
 
 def test_a_client_takes_its_own_table_out():
-    heard = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], c0=4, c1=4)
+    received = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], c0=4, c1=4)
     own = table([[1.6, 0.4], [0.3, 0.7]], [2, 1])
-    left = without_own(heard, Remembering("0", sums=own.sums, counts=own.counts, said=torch.tensor(4)))
+    left = without_own(received, Remembering("0", sums=own.sums, counts=own.counts, said=torch.tensor(4)))
     assert left.counts.tolist() == [1, 0]
     teacher = teacher_of(left, "probabilities")
     torch.testing.assert_close(teacher[0].exp(), torch.tensor([0.5, 0.5]))
@@ -113,10 +113,10 @@ def test_a_client_takes_its_own_table_out():
     ],
 )
 def test_what_cannot_be_taken_out_stays_in(client, kept):
-    heard = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], c0=4, c1=4)
-    own = {"sums": heard.sums / 3, "counts": heard.counts / 3} if kept else {}
+    received = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], c0=4, c1=4)
+    own = {"sums": received.sums / 3, "counts": received.counts / 3} if kept else {}
     turn = Remembering(client, **own, **{name: torch.tensor(value) for name, value in kept.items()})
-    assert without_own(heard, turn) is heard
+    assert without_own(received, turn) is received
 
 
 def test_rounding_leaves_no_class_behind():
@@ -206,13 +206,13 @@ def still():
     return tiny.echoes(logs)
 
 
-def expected_loss(client: str, heard_from: Iterable[str], output: str, weighting: str) -> float:
+def expected_loss(client: str, received_from: Iterable[str], output: str, weighting: str) -> float:
     """Return the mean over the client's samples of CE + KL(mean output of these clients || own), in plain Python."""
     total = 0.0
     for row, y in HELD[client]:
         total -= math.log(row[y])
         votes = []  # (weight, what was said of class y)
-        for other in heard_from:
+        for other in received_from:
             mine = [r for r, c in HELD[other] if c == y]
             votes += [(1 / len(mine) if weighting == "clients" else 1.0, r) for r in mine]
         if not votes:
@@ -230,9 +230,9 @@ def expected_loss(client: str, heard_from: Iterable[str], output: str, weighting
 @pytest.mark.parametrize("weighting", ["clients", "examples"])
 @pytest.mark.parametrize("output", ["probabilities", "logits"])
 def test_every_client_hears_the_others_of_the_last_round(output, weighting):
-    """Two of three clients a round: a client hears who replied last, less itself where it is among them.
+    """Two of three clients a round: a client receives who replied last, less itself where it is among them.
 
-    A client that heard itself, a table that stays round one's, or the others' mean taken over the wrong thing each
+    A client that received itself, a table that stays round one's, or the others' mean taken over the wrong thing each
     gives another loss in some round.
     """
     changes = f"{STILL} data.clients=3 server.rounds=6 server.fraction=0.67 client.kd_weight=1.0 "
@@ -260,8 +260,8 @@ def test_a_client_without_memory_hears_itself_too(tmp_path):
     changes = f"{STILL} data.clients=3 server.rounds=3 client.steps=null client.output=probabilities"
     lines = tiny.run("fd", changes, out=tmp_path / "run", task="test_fd:still", on_line=forget)
     seen = {who: line["metrics"]["loss"] for who, line in tiny.of_clients(lines).items()}
-    for who, heard_from in {(2, "0"): "012", (2, "1"): "02", (3, "0"): "12", (3, "2"): "01"}.items():
-        assert seen[who] == pytest.approx(expected_loss(who[1], heard_from, "probabilities", "clients"), rel=1e-5)
+    for who, received_from in {(2, "0"): "012", (2, "1"): "02", (3, "0"): "12", (3, "2"): "01"}.items():
+        assert seen[who] == pytest.approx(expected_loss(who[1], received_from, "probabilities", "clients"), rel=1e-5)
 
 
 def test_without_its_second_term_it_is_local_training(tmp_path):
@@ -272,7 +272,7 @@ def test_without_its_second_term_it_is_local_training(tmp_path):
 
 
 def test_with_its_second_term_it_is_not(tmp_path):
-    """And in round one, when there is nothing to hear, it still is."""
+    """And in round one, when there is nothing to receive, it still is."""
     for method in ("fd", "local"):
         tiny.run(method, TINY + "run.keep=true", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fd"), tiny.models(tmp_path / "local")
@@ -294,7 +294,7 @@ def test_architectures_may_differ():
 
 @pytest.mark.parametrize("key", ["output", "weighting"])
 def test_unknown_words_are_refused(key):
-    with pytest.raises(WrongInput, match=f"client.{key} is 'exmples'"):
+    with pytest.raises(InvalidInputError, match=f"client.{key} is 'exmples'"):
         changed(**{key: "exmples"})
 
 
@@ -307,8 +307,8 @@ def test_federations_at_the_edge(edge):
 
 def test_a_client_is_known_by_its_id():
     """Ids are words on devices; the table of one is never taken for another's."""
-    heard = [Reply(Client(name, n), pack(table([[1.0, 0.0], [0.0, 1.0]], [1, 1]))) for n, name in enumerate("ab")]
-    (total,) = strategy("fd").aggregate(heard, Knowledge(), round=2)
+    received = [Reply(Client(name, n), pack(table([[1.0, 0.0], [0.0, 1.0]], [1, 1]))) for n, name in enumerate("ab")]
+    (total,) = strategy("fd").aggregate(received, Knowledge(), round=2)
     mine = {"sums": total.sums / 2, "counts": total.counts / 2, "said": torch.tensor(2)}
     assert without_own(total, Remembering("b", **mine)).counts.tolist() == [1, 1]
     assert without_own(total, Remembering("0", **mine)).counts.tolist() == [2, 2]

@@ -10,7 +10,7 @@ from tiny import TINY, said, strategy
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.tasks.world import World, described
@@ -21,11 +21,11 @@ NOTHING = Knowledge()
 
 def test_mean_by_examples():
     """One client with 1 example says 2 and -1, one with 3 says 6 and 1: (2 + 18) / 4 = 5 and (-1 + 3) / 4 = 0.5."""
-    heard = [
+    received = [
         said("0", Weights({"w": torch.tensor([2.0, -1.0])}), examples=1),
         said("1", Weights({"w": torch.tensor([6.0, 1.0])}), examples=3),
     ]
-    (mean,) = strategy("fedavg").aggregate(heard, NOTHING, round=1)
+    (mean,) = strategy("fedavg").aggregate(received, NOTHING, round=1)
     assert torch.equal(mean.values["w"], torch.tensor([5.0, 0.5]))
 
 
@@ -36,7 +36,7 @@ def test_clients_without_examples_count_the_same():
 
 
 def test_running_statistics_are_averaged_and_counters_are_not():
-    """Batch normalisation's mean and variance are floating and averaged; a count of batches is the largest."""
+    """Batch normalization's mean and variance are floating and averaged; a count of batches is the largest."""
     states = [
         {"bn.running_mean": torch.tensor([1.0]), "bn.num_batches_tracked": torch.tensor(7)},
         {"bn.running_mean": torch.tensor([4.0]), "bn.num_batches_tracked": torch.tensor(5)},
@@ -108,7 +108,7 @@ def test_weights_go_up_and_down():
 
 
 def test_two_architectures_are_refused():
-    with pytest.raises(WrongInput, match="fedavg needs one architecture for all clients; got cnn, mlp"):
+    with pytest.raises(InvalidInputError, match="fedavg needs one architecture for all clients; got cnn, mlp"):
         tiny.run("fedavg", TINY + "model.name=[mlp,cnn]")
 
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from fd_flower import methods, models
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.models.blocks import below, beyond
 from fd_flower.server import Run
 from fd_flower.tasks.task import Task
@@ -65,7 +65,7 @@ def test_the_second_term_moves_what_lies_below_the_cut_and_nothing_else(cut):
         assert (taught[key].abs().max() > 1e-4) or key.endswith("bias")
 
 
-def test_batch_normalisation_counts_a_batch_once():
+def test_batch_normalization_counts_a_batch_once():
     once, twice, (x, y, teacher) = resnet(), resnet(), drawn()
     once(x)
     objective(twice, x, y, Taught(teacher, 2), changed())
@@ -145,7 +145,7 @@ def test_a_head_learns_from_everybodys_features_by_hand():
     """
     strategy = server(head_weight=2.0, stage_rounds=5)
     noted = {"": {}, "0": {}, "1": {}}
-    strategy.note = lambda figures, client="": noted[client].update(figures)
+    strategy.log_diagnostics = lambda figures, client="": noted[client].update(figures)
     known = Knowledge(strategy.aggregate(HEARD, Knowledge(), round=1))
     q = 3 ** (1 / 3) / (3 ** (1 / 3) + 1)
     kl = 9 * -math.log(2 * math.sqrt(q * (1 - q))) * 2 / 3
@@ -191,8 +191,8 @@ def test_a_new_cuts_head_goes_on_from_the_last_ones_blocks():
     assert set(deep.values) == {"head.weight"}
     assert not torch.equal(deep.values["head.weight"], torch.eye(2))
     second = server(head_epochs=0, stage_rounds=1)
-    heard = [rows("0", [[LN3, 0.0]], [0], [[0.5, 0.5]], cut=1)]
-    shallow = {w.model: w.values for w in Weights.all(Knowledge(second.aggregate(heard, known, round=2)))}
+    received = [rows("0", [[LN3, 0.0]], [0], [[0.5, 0.5]], cut=1)]
+    shallow = {w.model: w.values for w in Weights.all(Knowledge(second.aggregate(received, known, round=2)))}
     assert set(shallow["head1"]) == {"body.1.weight", "head.weight"}
     assert torch.equal(shallow["head1"]["head.weight"], deep.values["head.weight"])
     assert torch.equal(shallow["head1"]["body.1.weight"], torch.eye(2))
@@ -204,7 +204,7 @@ def test_features_of_another_shape_are_left_out():
     bare = said("3", SampleKnowledge(torch.arange(1), torch.tensor(2)))
     known = Knowledge(server().aggregate([*HEARD, wide, bare], Knowledge(), round=1))
     assert [p.client for p in SampleKnowledge.all(known)] == ["", "0", "1"]
-    with pytest.raises(RunFailed, match="round 1 has no reply with features, labels and predictions"):
+    with pytest.raises(RunError, match="round 1 has no reply with features, labels and predictions"):
         server().aggregate([bare], Knowledge(), round=1)
 
 
@@ -228,7 +228,7 @@ def test_the_schedule():
     ],
 )
 def test_schedules_that_cannot_be_are_refused(changes, words):
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         methods.config("fedd2s", "server", **changes)
 
 
@@ -246,7 +246,7 @@ def test_without_its_second_term_it_is_local_training(model, tmp_path):
     }
     tiny.assert_same_bits(tiny.models(tmp_path / "fedd2s"), tiny.models(tmp_path / "local"))
     ours, alone = (tiny.of_clients(found) for found in lines.values())
-    assert all(ours[who]["measures"] == alone[who]["measures"] for who in ours)
+    assert all(ours[who]["evaluations"] == alone[who]["evaluations"] for who in ours)
 
 
 def test_with_its_second_term_it_is_not(tmp_path):
@@ -260,18 +260,18 @@ def test_with_its_second_term_it_is_not(tmp_path):
 
 def listen(monkeypatch, changes):
     """Run and return what clients said, by (round, client), and the lines."""
-    heard, real = {}, methods.strategy("fedd2s").aggregate
+    received, real = {}, methods.strategy("fedd2s").aggregate
 
     def note(self, replies, knowledge, round):
-        heard.update({(round, r.client.id): SampleKnowledge.need(r.content) for r in replies})
+        received.update({(round, r.client.id): SampleKnowledge.need(r.content) for r in replies})
         return real(self, replies, knowledge, round)
 
     monkeypatch.setattr(methods.strategy("fedd2s"), "aggregate", note)
-    return heard, tiny.run("fedd2s", changes)
+    return received, tiny.run("fedd2s", changes)
 
 
 def test_features_grow_as_the_cut_moves_up_and_a_subset_in_half_precision_is_smaller(monkeypatch):
-    """8x8 pictures, a quarter of the width: 16 features, then 8 of 4x4, then 4 of 8x8, and 4 of 8x8 from the stem."""
+    """8x8 images, a quarter of the width: 16 features, then 8 of 4x4, then 4 of 8x8, and 4 of 8x8 from the stem."""
     changes = RESNET + "server.rounds=5 server.stage_rounds=1 client.samples=10 "
     whole, lines = listen(monkeypatch, changes)
     shapes = [list(whole[t, "0"].features.shape) for t in range(1, 6)]
@@ -282,7 +282,7 @@ def test_features_grow_as_the_cut_moves_up_and_a_subset_in_half_precision_is_sma
         *[(1, 3 * 10240)] * 2,
     ]
     down = [line["bytes"]["down"]["sample-knowledge"] for line in tiny.rounds(lines)]
-    assert down[0] == down[1] == down[2] == down[3] < down[4]  # the last stage goes on, so its words are heard
+    assert down[0] == down[1] == down[2] == down[3] < down[4]  # the last stage goes on, so its words are received
     half, lines = listen(monkeypatch, changes + "client.half=true")
     assert [line["diagnostics"]["feature_bytes"] for line in tiny.rounds(lines)] == [
         n["feature_bytes"] / 2 for n in notes
@@ -295,20 +295,22 @@ def test_features_grow_as_the_cut_moves_up_and_a_subset_in_half_precision_is_sma
 
 
 def test_a_feature_beyond_half_precision_stays_finite(monkeypatch):
-    heard, _ = listen(monkeypatch, TINY + "client.half=true client.lr=1e-30 data.source=digits server.rounds=1")
-    assert heard[1, "0"].features.dtype is torch.float16
+    received, _ = listen(monkeypatch, TINY + "client.half=true client.lr=1e-30 data.source=digits server.rounds=1")
+    assert received[1, "0"].features.dtype is torch.float16
     monkeypatch.setattr("fd_flower.client_apps.fedd2s.LARGEST", 0.25)
     cut, _ = listen(monkeypatch, TINY + "client.half=true client.lr=1e-30 data.source=digits server.rounds=1")
-    assert torch.equal(cut[1, "0"].features, heard[1, "0"].features.clamp(max=0.25))
+    assert torch.equal(cut[1, "0"].features, received[1, "0"].features.clamp(max=0.25))
 
 
 def test_what_is_said_is_of_the_trained_model(monkeypatch, tmp_path):
     """Features and predictions are those of the model that the client keeps, in evaluation mode."""
-    heard, _ = listen(monkeypatch, f"{RESNET} server.rounds=1 server.cuts=[2] run.keep=true run.out={tmp_path / 'run'}")
+    received, _ = listen(
+        monkeypatch, f"{RESNET} server.rounds=1 server.cuts=[2] run.keep=true run.out={tmp_path / 'run'}"
+    )
     kept = tiny.models(tmp_path / "run")["1", "1-0"]
     model = models.build("resnet8:0.25", (1, 8, 8), 10, seed=0).eval()
     model.load_state_dict({k.removeprefix("model/"): t for k, t in kept.items()})
-    own = heard[1, "1"]
+    own = received[1, "1"]
     torch.testing.assert_close(beyond(model, 2)(own.features).log_softmax(1), own.logits)
 
 
@@ -321,7 +323,7 @@ def test_what_is_said_is_of_the_trained_model(monkeypatch, tmp_path):
     ],
 )
 def test_models_that_it_cannot_cut_are_refused(changes, words):
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         tiny.run("fedd2s", f"{TINY} {changes}")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
@@ -20,7 +20,9 @@ from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, Weights
 
-SHORT = "server.distil_steps=6 server.distil_batch=16 server.check_every=2 server.patience=100 server.distil_lr=0.01 "
+SHORT = (
+    "server.distill_steps=6 server.distill_batch=16 server.check_every=2 server.patience=100 server.distill_lr=0.01 "
+)
 NOTHING = Knowledge()
 PUBLIC = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
 
@@ -37,7 +39,7 @@ class Linear(nn.Module):
 
 
 class Normed(nn.Module):
-    """Batch normalisation before a linear layer, so that training and evaluation mode differ."""
+    """Batch normalization before a linear layer, so that training and evaluation mode differ."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,23 +78,23 @@ def linear(*rows: list[float], model: str = "") -> Weights:
 
 def test_without_steps_it_is_the_mean_by_examples():
     """(1 * 2 + 3 * 6) / 4 = 5 in every entry."""
-    heard = [said("0", linear([2.0, 2.0], [2.0, 2.0])), said("1", linear([6.0, 6.0], [6.0, 6.0]), examples=3)]
-    (mean,) = server(Linear, "server.distil_steps=0").aggregate(heard, NOTHING, round=1)
+    received = [said("0", linear([2.0, 2.0], [2.0, 2.0])), said("1", linear([6.0, 6.0], [6.0, 6.0]), examples=3)]
+    (mean,) = server(Linear, "server.distill_steps=0").aggregate(received, NOTHING, round=1)
     assert torch.equal(mean.values["w"], torch.full((2, 2), 5.0))
 
 
 def test_the_teacher_is_the_softmax_of_the_mean_logits():
     """Linear models: the mean of x w1 and x w2 is x (w1 + w2) / 2, however many examples are behind either."""
     one, two = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(1))
-    heard = [Weights({"w": one}), Weights({"w": two})]
-    replies = [said("0", heard[0], examples=1, model="any"), said("1", heard[1], examples=9, model="any")]
-    teacher = server(Linear)._teacher(heard, replies)
+    received = [Weights({"w": one}), Weights({"w": two})]
+    replies = [said("0", received[0], examples=1, model="any"), said("1", received[1], examples=9, model="any")]
+    teacher = server(Linear)._teacher(received, replies)
     torch.testing.assert_close(teacher, (PUBLIC @ (one + two) / 2).log_softmax(1))
 
 
 def test_teachers_speak_in_evaluation_mode():
     """MarsFL leaves its networks in training mode while they teach: then a sample's target depends on its batch,
-    and batch normalisation's statistics, which are part of the weights, take in the public samples.
+    and batch normalization's statistics, which are part of the weights, take in the public samples.
     """
     strategy = server(Normed)
     values = {name: tensor.clone() for name, tensor in strategy.world.initial("any").items()}
@@ -131,8 +133,8 @@ TEACHER = [[2.0, 0.0], [0.0, 1.0]]
 
 
 def distilled(changes: str, *clients: list[list[float]]) -> Tensor:
-    heard = [said(str(i), linear(*w), model="any") for i, w in enumerate(clients or [TEACHER])]
-    (student,) = server(Linear, changes).aggregate(heard, NOTHING, round=1)
+    received = [said(str(i), linear(*w), model="any") for i, w in enumerate(clients or [TEACHER])]
+    (student,) = server(Linear, changes).aggregate(received, NOTHING, round=1)
     return student.values["w"]
 
 
@@ -187,14 +189,14 @@ def test_the_last_step_is_looked_at_too(scripted):
 def test_patience_ends_the_distillation(scripted):
     """Looks at 2, 4, 6, ...: the best comes at 4, and 6 steps later, at 10 of 100, the server has seen enough."""
     scripted["script"] = {1: FAR, 3: NEAR, 5: FAR, 11: NEARER}
-    kept = distilled("server.distil_steps=100 server.check_every=2 server.patience=6")
+    kept = distilled("server.distill_steps=100 server.check_every=2 server.patience=6")
     assert scripted["steps"] == 10
     assert torch.equal(kept, NEAR)
 
 
 def test_a_gain_renews_patience(scripted):
     scripted["script"] = {1: FAR, 3: NEAR, 5: FAR, 9: NEARER}
-    kept = distilled("server.distil_steps=100 server.check_every=2 server.patience=6")
+    kept = distilled("server.distill_steps=100 server.check_every=2 server.patience=6")
     assert scripted["steps"] == 16
     assert torch.equal(kept, NEARER)
 
@@ -203,19 +205,19 @@ def test_a_gain_renews_patience(scripted):
 
 
 def test_the_student_comes_nearer_to_the_ensemble():
-    """Batch-normalised clients trained apart: their mean is a poor model of what they say together."""
-    strategy = server(Normed, "server.distil_steps=300 server.check_every=20")
+    """Batch-normalized clients trained apart: their mean is a poor model of what they say together."""
+    strategy = server(Normed, "server.distill_steps=300 server.check_every=20")
     rng = torch.Generator().manual_seed(3)
     values = [
         {n: t + torch.randn(t.shape, generator=rng) if t.is_floating_point() else t for n, t in w.items()}
         for w in [strategy.world.initial("any")] * 3
     ]
-    heard = [Weights({n: t.abs() if n == "norm.running_var" else t for n, t in w.items()}) for w in values]
-    replies = [said(str(i), w, model="any") for i, w in enumerate(heard)]
-    teacher = strategy._teacher(heard, replies)
+    received = [Weights({n: t.abs() if n == "norm.running_var" else t for n, t in w.items()}) for w in values]
+    replies = [said(str(i), w, model="any") for i, w in enumerate(received)]
+    teacher = strategy._teacher(received, replies)
     far = {}
     for steps in (0, 300):
-        strategy.config = methods.config("feddf", "server", distil_steps=steps, distil_batch=16, distil_lr=0.01)
+        strategy.config = methods.config("feddf", "server", distill_steps=steps, distill_batch=16, distill_lr=0.01)
         (student,) = strategy.aggregate(replies, NOTHING, round=1)
         model = strategy.world.load("any", student.values)
         said_of_public = feddf.predict(model, Samples(PUBLIC))
@@ -226,13 +228,13 @@ def test_the_student_comes_nearer_to_the_ensemble():
 def test_one_public_sample_is_not_enough():
     strategy = server(Linear)
     strategy.world.__dict__["public"] = Samples(PUBLIC[:1])
-    with pytest.raises(WrongInput, match="feddf has 1 public samples; expected at least 2"):
+    with pytest.raises(InvalidInputError, match="feddf has 1 public samples; expected at least 2"):
         strategy.aggregate([said("0", linear([1.0, 0.0], [0.0, 1.0]), model="any")], NOTHING, round=1)
 
 
 def test_a_few_public_samples_are_learnt_from():
     """Of five one is held back: without it no student would ever be better than the mean."""
-    strategy = server(Linear, "server.distil_steps=50 server.distil_lr=0.1")
+    strategy = server(Linear, "server.distill_steps=50 server.distill_lr=0.1")
     strategy.world.__dict__["public"] = Samples(PUBLIC[:5])
     replies = [
         said("0", linear([4.0, 0.0], [0.0, 4.0]), model="any"),
@@ -247,24 +249,24 @@ def test_a_few_public_samples_are_learnt_from():
 
 def test_each_architecture_has_one_student():
     """Means within an architecture, one teacher of all clients; an architecture without a reply keeps its student."""
-    strategy = server(Linear, "server.distil_steps=0")
-    heard = [
+    strategy = server(Linear, "server.distill_steps=0")
+    received = [
         said("0", linear([1.0, 0.0], [0.0, 1.0], model="a"), model="a"),
         said("1", linear([5.0, 0.0], [0.0, 5.0], model="b"), model="b", examples=1),
         said("2", linear([3.0, 0.0], [0.0, 3.0], model="a"), model="a"),
     ]
     before = Knowledge([linear([9.0, 9.0], [9.0, 9.0], model=name) for name in ("a", "b", "c")])
-    students = {s.model: s.values["w"][0, 0].item() for s in strategy.aggregate(heard, before, round=2)}
+    students = {s.model: s.values["w"][0, 0].item() for s in strategy.aggregate(received, before, round=2)}
     assert students == {"a": 2.0, "b": 5.0, "c": 9.0}
 
 
 def test_the_teacher_is_all_architectures(scripted):
     strategy = server(Linear)
-    heard = [
+    received = [
         said("0", linear([1.0, 0.0], [0.0, 1.0], model="a"), model="a"),
         said("1", linear([5.0, 0.0], [0.0, 5.0], model="b"), model="b"),
     ]
-    strategy.aggregate(heard, NOTHING, round=1)
+    strategy.aggregate(received, NOTHING, round=1)
     x, _ = scripted["samples"].batch(torch.arange(36))
     torch.testing.assert_close(scripted["teacher"], (3 * x).log_softmax(1))
 
@@ -285,7 +287,7 @@ def test_mixed_architectures_run(tmp_path):
 
 def test_without_distillation_it_is_fedavg(tmp_path):
     """No steps: the same server model and the same clients as FedAvg, bit for bit."""
-    for method, changes in (("feddf", "server.distil_steps=0"), ("fedavg", "")):
+    for method, changes in (("feddf", "server.distill_steps=0"), ("fedavg", "")):
         tiny.run(method, TINY + "server.rounds=3 " + changes, out=tmp_path / method)
     ours, theirs = (
         Weights.need(Checkpoint.read(tmp_path / method, method).knowledge).values for method in ("feddf", "fedavg")
@@ -302,8 +304,8 @@ def test_with_distillation_it_is_not(tmp_path):
     assert not torch.equal(ours["head.weight"], theirs["head.weight"])
 
 
-def test_clients_never_distil(tmp_path):
-    """MarsFL distils into every client instead of into a student: here clients exchange weights and keep nothing."""
+def test_clients_never_distill(tmp_path):
+    """MarsFL distills into every client instead of into a student: here clients exchange weights and keep nothing."""
     lines = tiny.run("feddf", f"{TINY} {SHORT} run.keep=true", out=tmp_path / "run")
     for line in tiny.rounds(lines):
         assert list(line["bytes"]["up"]) == list(line["bytes"]["down"]) == ["arrays"]
@@ -311,20 +313,20 @@ def test_clients_never_distil(tmp_path):
 
 
 def test_public_samples_are_needed():
-    with pytest.raises(WrongInput, match="feddf needs public samples"):
+    with pytest.raises(InvalidInputError, match="feddf needs public samples"):
         tiny.run("feddf", TINY + "data.public=none")
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("distil_steps", -1), ("distil_batch", 0), ("distil_lr", 0.0), ("patience", 0), ("check_every", 0)],
+    [("distill_steps", -1), ("distill_batch", 0), ("distill_lr", 0.0), ("patience", 0), ("check_every", 0)],
 )
 def test_values_outside_their_range_are_refused(key, value):
-    with pytest.raises(WrongInput, match=f"server.{key} is {value}"):
+    with pytest.raises(InvalidInputError, match=f"server.{key} is {value}"):
         methods.config("feddf", "server", **{key: value})
 
 
-@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "server.distil_batch=1000"])
+@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "server.distill_batch=1000"])
 def test_federations_at_the_edge(edge):
     lines = tiny.run("feddf", f"{TINY} {SHORT} {edge}")
     assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())

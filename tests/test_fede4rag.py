@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import said, strategy
 
 from fd_flower import methods
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.retrieval.models import ResidualMap, Retriever
 from fd_flower.wire import Knowledge, Weights
 
@@ -113,7 +113,7 @@ def test_without_distillation_persisting_is_local(tmp_path, trainable):
     alone = tiny.run("local", words, out=tmp_path / "local")
     tiny.assert_same_bits(kept(tmp_path / "fede4rag"), kept(tmp_path / "local"))
     for who, line in tiny.of_clients(alone).items():
-        assert tiny.of_clients(ours)[who]["measures"] == line["measures"]
+        assert tiny.of_clients(ours)[who]["evaluations"] == line["evaluations"]
 
 
 def test_one_client_that_is_overwritten_without_distillation_is_fedavg(tmp_path):
@@ -166,6 +166,6 @@ def test_training_lifts_the_hashed_encoder_well_above_its_random_start(tmp_path)
         ("data.source=digits data.partition=iid model.name=mlp", "fede4rag cannot learn classification"),
     ],
 )
-def test_knobs_and_tasks_that_cannot_be(key, reason):
-    with pytest.raises(WrongInput, match=reason):
+def test_options_and_tasks_that_cannot_be(key, reason):
+    with pytest.raises(InvalidInputError, match=reason):
         tiny.run("fede4rag", f"{TINY} {key}")

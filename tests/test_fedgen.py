@@ -19,7 +19,7 @@ from toys import Noted, play, task, toy
 
 from fd_flower import engine, methods
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.generate.features import FeatureGenerator
 from fd_flower.generate.heads import logits_of
@@ -80,8 +80,8 @@ def before(features: int = 3) -> Knowledge:
 
 def test_weights_are_averaged_by_examples():
     """(1 * 2 + 3 * 6) / 4 = 5."""
-    heard = [reply_of("0", [1, 1, 0], 2.0, 1), reply_of("1", [1, 1, 0], 6.0, 3)]
-    after = Knowledge(strategy("fedgen").aggregate(heard, before(), round=1))
+    received = [reply_of("0", [1, 1, 0], 2.0, 1), reply_of("1", [1, 1, 0], 6.0, 3)]
+    after = Knowledge(strategy("fedgen").aggregate(received, before(), round=1))
     assert Weights.need(after).values["body"].tolist() == [5.0]
 
 
@@ -120,7 +120,7 @@ def test_labels_by_their_counts(monkeypatch):
 
 
 def test_a_round_without_labels_trains_nothing():
-    """And nobody hears a generator that knows nothing: it stays private."""
+    """And nobody receives a generator that knows nothing: it stays private."""
     server, start = strategy("fedgen"), before()
     after = Knowledge(server.aggregate([reply_of("0", [0, 0, 0])], start, round=1))
     assert Generator.find(after.public) is None
@@ -131,7 +131,7 @@ def test_a_round_without_labels_trains_nothing():
     assert OptimizerState.need(again) is OptimizerState.need(taught)
 
 
-def test_the_optimiser_is_kept_and_the_learning_rate_decays():
+def test_the_optimizer_is_kept_and_the_learning_rate_decays():
     """Adam's first step moves an entry by its learning rate, whatever the gradient: 0.98^9 as far in round ten."""
     server = strategy("fedgen", generator_steps=1, generator_weight_decay=0.0)
     moved = {}
@@ -153,15 +153,15 @@ def test_the_optimiser_is_kept_and_the_learning_rate_decays():
 def test_the_generator_that_clients_hear_has_changed_and_its_labels_get_righter():
     """Peers hand out the random one of the start for ever. Heads: those that made it, as clients sent them."""
     down, up, rounds = conversation(NET + "server.rounds=6 server.generator_steps=30 server.generator_lr=0.003")
-    heard = [Generator.find(round[0]) for round in down]
-    assert heard[0] is None
-    for old, new in pairwise(heard[1:]):
+    received = [Generator.find(round[0]) for round in down]
+    assert received[0] is None
+    for old, new in pairwise(received[1:]):
         assert not torch.equal(old.values["body.0.weight"], new.values["body.0.weight"])
         assert not torch.equal(old.values["body.1.running_mean"], new.values["body.1.running_mean"])
     right = []
     y = torch.arange(10).repeat(20)
     eps = torch.randn(200, 32, generator=torch.Generator().manual_seed(0))
-    for generator, replies in zip(heard[1:], up, strict=False):
+    for generator, replies in zip(received[1:], up, strict=False):
         weight, bias = (torch.stack([Weights.need(r).values[f"head.{w}"] for r in replies]) for w in ("weight", "bias"))
         made = FeatureGenerator.of(generator.values, 10).eval()(y, eps)
         right.append(float((logits_of(made, weight, bias).mean(0).argmax(1) == y).float().mean()))
@@ -343,7 +343,7 @@ def test_with_heads_alone_clients_are_measured_on_everybodys_classes(tmp_path):
         settings("fedgen", HEADED + "model.name=[mlp,fedgen_cnn] model.features=24"), out=tmp_path / "r"
     )
     accuracy = folder.summary["accuracy"]
-    assert [accuracy[k]["moment"] for k in ("global", "pooled", "personal")] == ["trained"] * 3
+    assert [accuracy[k]["evaluated"] for k in ("global", "pooled", "personal")] == ["trained"] * 3
     assert all(accuracy[k]["final"] is not None for k in ("global", "pooled", "personal"))
     assert {w.name for w in Weights.all(known(tmp_path / "r"))} == {"arrays"}
 
@@ -352,7 +352,7 @@ def test_with_heads_alone_clients_are_measured_on_everybodys_classes(tmp_path):
 def test_bodies_may_differ_where_features_have_one_size(tmp_path, share):
     """With all weights shared each architecture has its mean; the generator learns from all heads either way."""
     mixed = BRIEF + f"server.share={share} model.name=[mlp,fedgen_cnn] "
-    with pytest.raises(WrongInput, match=r"fedgen needs one feature size .* fedgen_cnn 32, mlp 128"):
+    with pytest.raises(InvalidInputError, match=r"fedgen needs one feature size .* fedgen_cnn 32, mlp 128"):
         tiny.run("fedgen", mixed)
     lines = tiny.run("fedgen", mixed + "model.features=24", out=tmp_path / "run")
     assert tiny.rounds(lines)[-1]["failed"] == {}
@@ -378,26 +378,28 @@ def test_bodies_may_differ_where_features_have_one_size(tmp_path, share):
         ({"eta": -1.0}, "server.eta is -1.0; expected 0 or more"),
     ],
 )
-def test_server_knobs_out_of_range_are_refused(changes, words):
-    with pytest.raises(WrongInput, match=words):
+def test_server_options_out_of_range_are_refused(changes, words):
+    with pytest.raises(InvalidInputError, match=words):
         methods.config("fedgen", "server", **changes)
 
 
 @pytest.mark.parametrize(
     "changes", [{"alpha": -1.0}, {"beta": math.inf}, {"floor": -1.0}, {"fade": 0.0}, {"generated": 0}]
 )
-def test_client_knobs_out_of_range_are_refused(changes):
-    with pytest.raises(WrongInput, match=f"client.{next(iter(changes))} is"):
+def test_client_options_out_of_range_are_refused(changes):
+    with pytest.raises(InvalidInputError, match=f"client.{next(iter(changes))} is"):
         changed(**changes)
 
 
 def test_a_model_without_features_is_refused():
-    with pytest.raises(WrongInput, match="fedgen needs one feature size for all models; got plain none"):
+    with pytest.raises(InvalidInputError, match="fedgen needs one feature size for all models; got plain none"):
         play(toy("fedgen", "model.name=plain"))
 
 
 def test_apps_that_know_nothing_of_it_are_refused():
-    with pytest.raises(WrongInput, match=r"fedgen exchanges more than weights: use fd_flower\.client_apps\.fedgen"):
+    with pytest.raises(
+        InvalidInputError, match=r"fedgen exchanges more than weights: use fd_flower\.client_apps\.fedgen"
+    ):
         methods.strategy("fedgen")(task=task()).start(InProcessGrid(quickstart.app, 2))
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from fd_flower import methods
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Holders, Knowledge, Private, Update, Weights
 from fd_flower.wire.lowrank import applied
 
@@ -97,8 +97,8 @@ def test_where_labels_are_learnt_the_divisor_stays_above_its_floor():
     ("client", "hidden_weight", -1.0), ("client", "ce_floor", 0.0),
     ("server", "energy_start", 0.0), ("server", "energy_end", 1.5),
 ])  # fmt: skip
-def test_knobs_out_of_range_are_refused(side, key, value):
-    with pytest.raises(WrongInput, match=f"{side}.{key} is {value}; expected"):
+def test_options_out_of_range_are_refused(side, key, value):
+    with pytest.raises(InvalidInputError, match=f"{side}.{key} is {value}; expected"):
         methods.config("fedkd", side, **{key: value})
 
 
@@ -172,8 +172,8 @@ def test_without_distillation_the_mentor_is_local_and_the_mentee_fedavgs(tmp_pat
     tiny.assert_same_bits(tiny.models(tmp_path / "fedkd"), tiny.models(tmp_path / "local"))
     ours, alone = (tiny.of_clients(lines[method]) for method in ("fedkd", "local"))
     for who, line in alone.items():
-        measured = ours[who]["measures"]["trained"]
-        assert {key: measured[key] for key in line["measures"]["trained"]} == line["measures"]["trained"]
+        measured = ours[who]["evaluations"]["trained"]
+        assert {key: measured[key] for key in line["evaluations"]["trained"]} == line["evaluations"]["trained"]
     theirs = load_file(tmp_path / "fedavg" / "checkpoint" / "knowledge.safetensors")
     for name, tensor in knowledge_of(tmp_path / "fedkd").items():
         torch.testing.assert_close(tensor, theirs[f"arrays/{name}"], atol=1e-6, rtol=1e-5)
@@ -195,13 +195,13 @@ def test_clients_have_the_servers_mentee_bit_for_bit(fraction, tmp_path):
     down = [set(line["bytes"]["down"]) for line in lines]
     assert down[0] == {"arrays"}
     assert down[1:] == [{"update"}] * 4 if fraction == 1 else set.union(*down[1:]) == {"arrays", "update"}
-    heard = {
+    received = {
         who: {k.removeprefix("mentee/"): t for k, t in kept.items() if k.startswith("mentee/")}
         for who, kept in tiny.memories(tmp_path / "5").items()
         if who[1] == "5-0"
     }
-    assert [who[0] for who in heard] == lines[-1]["replied"]
-    tiny.assert_same_bits(heard, dict.fromkeys(heard, knowledge_of(tmp_path / "4")))
+    assert [who[0] for who in received] == lines[-1]["replied"]
+    tiny.assert_same_bits(received, dict.fromkeys(received, knowledge_of(tmp_path / "4")))
 
 
 def test_a_client_that_forgot_says_so_and_is_sent_the_whole_mentee(tmp_path, monkeypatch):
@@ -233,11 +233,11 @@ def test_updates_cost_less_than_the_mentee_and_never_more():
 def test_the_mentee_may_have_another_size_of_features():
     lines = tiny.run("fedkd", f"{TINY} model.name=[mlp,cnn] server.mentee=mlp:0.5 server.rounds=3")
     assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1", "2"]] * 3
-    assert all("mentee/global" in line["measures"]["trained"] for line in tiny.of_clients(lines).values())
+    assert all("mentee/global" in line["evaluations"]["trained"] for line in tiny.of_clients(lines).values())
 
 
 def test_an_unknown_mentee_is_refused():
-    with pytest.raises(WrongInput, match="no architecture or group 'mpl'"):
+    with pytest.raises(InvalidInputError, match="no architecture or group 'mpl'"):
         tiny.run("fedkd", f"{TINY} server.mentee=mpl")
 
 

@@ -1,4 +1,4 @@
-"""FedLGD: virtual pictures of each client's classes, and the server's, which follow what the clients did."""
+"""FedLGD: virtual images of each client's classes, and the server's, which follow what the clients did."""
 
 import math
 
@@ -9,7 +9,7 @@ from fd_flower.client_apps.fedlgd import objective
 from tiny import TINY, Echo, said
 
 from fd_flower import methods, models
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.generate import gradient
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
@@ -20,8 +20,8 @@ from fd_flower.wire import Knowledge, PixelStatistics, SyntheticSet, Weights
 
 SHORT = (
     TINY
-    + "model.name=convnet:0.1 client.distil_model=convnet:0.1 client.pictures=3 client.distil_warmup=2 "
-    + "client.distil_refresh=1 client.distil_batch=8 server.pictures=2 server.match_every=2 server.match_steps=2 "
+    + "model.name=convnet:0.1 client.distill_model=convnet:0.1 client.images=3 client.distill_warmup=2 "
+    + "client.distill_refresh=1 client.distill_batch=8 server.images=2 server.match_every=2 server.match_steps=2 "
 )
 
 
@@ -63,11 +63,11 @@ def server(**changes):
         lambda _: models.build("convnet:0.05", (1, 8, 8), 3, seed=0),
         test=Samples(torch.zeros(1, 1, 8, 8), torch.tensor([0])),
     )
-    config = methods.config("fedlgd", "server", **{"pictures": 2, "match_steps": 3, **changes})
+    config = methods.config("fedlgd", "server", **{"images": 2, "match_steps": 3, **changes})
     strategy = methods.strategy("fedlgd")(config, task=task, run=Run(device="cpu"))
     strategy.__dict__["world"] = World(strategy.settings, task, hosted=False)
     strategy.noted = {}
-    strategy.note = lambda figures, client="": strategy.noted.update(figures)
+    strategy.log_diagnostics = lambda figures, client="": strategy.noted.update(figures)
     return strategy
 
 
@@ -76,12 +76,12 @@ def begun(strategy):
 
 
 def test_round_one_starts_from_standard_noise_and_says_nothing_of_pixels():
-    known = begun(server(pictures=300))
-    pictures = SyntheticSet.need(known)
-    assert pictures.x.shape == (900, 1, 8, 8)
-    assert pictures.labels.bincount().tolist() == [300] * 3
-    assert pictures.x.mean().item() == pytest.approx(0.0, abs=0.02)
-    assert pictures.x.std().item() == pytest.approx(1.0, abs=0.02)
+    known = begun(server(images=300))
+    images = SyntheticSet.need(known)
+    assert images.x.shape == (900, 1, 8, 8)
+    assert images.labels.bincount().tolist() == [300] * 3
+    assert images.x.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert images.x.std().item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_the_schedule_is_that_of_the_code():
@@ -94,32 +94,32 @@ def test_clients_count_alike():
     strategy = server(match_steps=0)
     known = begun(strategy)
     old = Weights.need(known).values
-    heard = [
+    received = [
         said(client, Weights({k: t + by for k, t in old.items()}), examples=examples)
         for client, by, examples in (("0", 1.0, 1), ("1", 4.0, 999))
     ]
-    after = Knowledge(strategy.aggregate(heard, known, round=1))
+    after = Knowledge(strategy.aggregate(received, known, round=1))
     for key, tensor in Weights.need(after).values.items():
         torch.testing.assert_close(tensor, old[key] + 2.5)
     assert torch.equal(SyntheticSet.need(after).x, SyntheticSet.need(known).x)
 
 
-def test_pictures_that_move_the_model_as_the_clients_did_are_at_no_distance():
-    """Clients that went one step down the pictures' own gradient, by the clients' learning rate."""
+def test_images_that_move_the_model_as_the_clients_did_are_at_no_distance():
+    """Clients that went one step down the images' own gradient, by the clients' learning rate."""
     strategy = server(match_steps=1)
     known = begun(strategy)
-    pictures, old = SyntheticSet.need(known), Weights.need(known).values
+    images, old = SyntheticSet.need(known), Weights.need(known).values
     net = strategy.world.load("", old).eval()
-    own = gradient.gradients(net, pictures.x, pictures.labels)
+    own = gradient.gradients(net, images.x, images.labels)
     steps = dict(zip([name for name, _ in net.named_parameters()], own, strict=True))
     lr = strategy.settings.client.lr
     reply = said("0", Weights({k: t - lr * steps[k] for k, t in old.items()}))
     after = Knowledge(strategy.aggregate([reply], known, round=1))
     assert strategy.noted["match_first"] == pytest.approx(0.0, abs=1e-3)  # a difference of weights has lost some bits
-    assert (SyntheticSet.need(after).x - pictures.x).abs().max() < 0.05
+    assert (SyntheticSet.need(after).x - images.x).abs().max() < 0.05
 
 
-def test_pictures_move_in_matching_rounds_alone_and_labels_never():
+def test_images_move_in_matching_rounds_alone_and_labels_never():
     strategy = server(match_every=2, match_times=1)
     known = begun(strategy)
     moved = []
@@ -140,21 +140,21 @@ def test_clients_that_stood_still_give_no_nan():
     assert SyntheticSet.need(after).x.isfinite().all()
 
 
-def test_pictures_start_from_the_holders_statistics():
+def test_images_start_from_the_holders_statistics():
     """Class 0 of two holders, class 1 of one, class 2 of nobody."""
-    strategy = server(statistics=True, pictures=400, match_steps=0)
+    strategy = server(statistics=True, images=400, match_steps=0)
     known = begun(strategy)
     assert SyntheticSet.find(known) is None
     weights = Weights.need(known)
     held = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
     means = [torch.tensor([[1.0], [5.0], [0.0]]), torch.tensor([[3.0], [0.0], [0.0]])]
-    heard = [
+    received = [
         said(str(i), weights, PixelStatistics(mean, torch.full((3, 1), 0.1), has))
         for i, (mean, has) in enumerate(zip(means, held, strict=True))
     ]
-    pictures = SyntheticSet.need(Knowledge(strategy.aggregate(heard, known, round=1)))
+    images = SyntheticSet.need(Knowledge(strategy.aggregate(received, known, round=1)))
     for c, (mean, std) in enumerate([(2.0, 0.1), (5.0, 0.1), (0.0, 1.0)]):
-        own = pictures.x[pictures.labels == c]
+        own = images.x[images.labels == c]
         assert own.mean().item() == pytest.approx(mean, abs=0.03)
         assert own.std().item() == pytest.approx(std, rel=0.05)
 
@@ -163,48 +163,48 @@ def test_pictures_start_from_the_holders_statistics():
 
 
 def virtual(folder):
-    """Return what clients remember of their pictures, by client and round."""
+    """Return what clients remember of their images, by client and round."""
     kept = tiny.memories(folder)
     return {(client, int(file.partition("-")[0])): tensors["virtual"] for (client, file), tensors in kept.items()}
 
 
-def test_a_client_has_pictures_of_its_own_classes_and_no_other(tmp_path):
+def test_a_client_has_images_of_its_own_classes_and_no_other(tmp_path):
     changes = "data.partition=classes data.classes=2 data.clients=5 server.rounds=1 run.keep=true"
     lines = tiny.run("fedlgd", SHORT + changes, out=tmp_path / "run")
-    pictures = virtual(tmp_path / "run")
-    assert {tuple(x.shape) for x in pictures.values()} == {(2 * 3, 1, 8, 8)}
-    assert all(x.isfinite().all() for x in pictures.values())
+    images = virtual(tmp_path / "run")
+    assert {tuple(x.shape) for x in images.values()} == {(2 * 3, 1, 8, 8)}
+    assert all(x.isfinite().all() for x in images.values())
     assert not any(line["failed"] for line in tiny.rounds(lines))
 
 
-def test_pictures_are_kept_and_refreshed_with_the_servers_model_in_matching_rounds(tmp_path):
+def test_images_are_kept_and_refreshed_with_the_servers_model_in_matching_rounds(tmp_path):
     """Matching after rounds 1 and 3 of 4; memories of the last two rounds are there."""
     lines = tiny.run("fedlgd", SHORT + "server.rounds=4 run.keep=true", out=tmp_path / "run")
-    pictures = virtual(tmp_path / "run")
+    images = virtual(tmp_path / "run")
     for client in "012":
-        assert torch.equal(pictures[client, 4], pictures[client, 3])
+        assert torch.equal(images[client, 4], images[client, 3])
     told = tiny.of_clients(lines)
     assert ["distance" in told[t, "0"]["metrics"] for t in range(1, 5)] == [True, False, True, False]
     short = tiny.run("fedlgd", SHORT + "server.rounds=2 run.keep=true", out=tmp_path / "short")
-    assert not torch.equal(virtual(tmp_path / "short")["0", 2], pictures["0", 3])
+    assert not torch.equal(virtual(tmp_path / "short")["0", 2], images["0", 3])
     assert [line["failed"] for line in tiny.rounds(short)] == [{}, {}]
 
 
-def test_distilling_brings_virtual_pictures_nearer_to_the_real_ones():
+def test_distilling_brings_virtual_images_nearer_to_the_real_ones():
     """The features' distance at the last step, summed over classes, mean over clients.
 
-    At 16x16 pixels: what `convnet` makes of 8x8 is the mean of four normalised numbers, nearly the same for everything.
+    At 16x16 pixels: what `convnet` makes of 8x8 is the mean of four normalized numbers, nearly the same for everything.
     """
     far = {}
     for steps in (1, 12):
-        changes = f"server.rounds=1 data.size=16x16x1 data.limit=200 client.distil_warmup={steps} client.distil_lr=10"
+        changes = f"server.rounds=1 data.size=16x16x1 data.limit=200 client.distill_warmup={steps} client.distill_lr=10"
         (line,) = tiny.rounds(tiny.run("fedlgd", SHORT + changes))
         far[steps] = line["metrics"]["distance"]
     assert far[12] < 0.6 * far[1]
 
 
-def test_whoever_missed_a_matching_round_keeps_its_pictures(tmp_path):
-    """One client of three a round: a newcomer distils in whatever round it comes, nobody forgets."""
+def test_whoever_missed_a_matching_round_keeps_its_images(tmp_path):
+    """One client of three a round: a newcomer distills in whatever round it comes, nobody forgets."""
     changes = "server.rounds=6 server.fraction=0.34 run.keep=true"
     lines = tiny.run("fedlgd", SHORT + changes, out=tmp_path / "run")
     met, told = set(), tiny.of_clients(lines)
@@ -230,7 +230,7 @@ def test_in_a_matching_round_weights_move_by_cross_entropy_alone(tmp_path):
 
 
 def test_what_travels():
-    """Weights up; weights and the server's pictures down. Ten classes of 2 pictures of 64 float32 values: 5,120."""
+    """Weights up; weights and the server's images down. Ten classes of 2 images of 64 float32 values: 5,120."""
     first, second = tiny.rounds(tiny.run("fedlgd", SHORT))
     assert list(first["bytes"]["up"]) == list(second["bytes"]["up"]) == ["arrays"]
     assert sorted(first["bytes"]["down"]) == sorted(second["bytes"]["down"]) == ["arrays", "synthetic-set"]
@@ -245,7 +245,7 @@ def test_statistics_travel_once_and_only_by_the_knob():
     assert sorted(second["bytes"]["down"]) == ["arrays", "synthetic-set"]
 
 
-def test_the_network_may_normalise_batches():
+def test_the_network_may_normalize_batches():
     lines = tiny.run("fedlgd", SHORT + "model.name=resnet8:0.25")
     assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())
 
@@ -254,17 +254,17 @@ def test_the_network_may_normalise_batches():
     ("section", "changes", "words"),
     [
         ("server", {"distance": "row"}, r"server.distance is 'row' \(did you mean 'rows'"),
-        ("server", {"pictures": 0}, "server.pictures is 0; expected 1 or more"),
+        ("server", {"images": 0}, "server.images is 0; expected 1 or more"),
         ("server", {"match_momentum": 1.0}, "server.match_momentum 1.0"),
         ("client", {"align": "mmdd"}, r"client.align is 'mmdd' \(did you mean 'mmd'"),
         ("client", {"start": "real"}, "client.start is 'real'"),
         ("client", {"augment": ["colour"]}, r"no augmentation 'colour' \(did you mean 'color'"),
-        ("client", {"distil_model": "convnett"}, r"no architecture or group 'convnett' \(did you mean 'convnet'"),
+        ("client", {"distill_model": "convnett"}, r"no architecture or group 'convnett' \(did you mean 'convnet'"),
         ("client", {"temperature": 0.0}, "client.temperature is 0.0; expected a number above 0"),
     ],
 )
-def test_knobs_that_cannot_be_are_refused(section, changes, words):
-    with pytest.raises(WrongInput, match=words):
+def test_options_that_cannot_be_are_refused(section, changes, words):
+    with pytest.raises(InvalidInputError, match=words):
         methods.config("fedlgd", section, **changes)
 
 

@@ -1,4 +1,4 @@
-"""FedMD: the softmax of the clients' mean logits, digested before the private data are revisited."""
+"""FedMD: the softmax of the clients' mean logits, public_distillation before the private data are revisited."""
 
 import math
 
@@ -12,7 +12,7 @@ from tiny import TINY, said, strategy
 from fd_flower import methods
 from fd_flower.client import distillation
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.tasks.world import World, described
 from fd_flower.wire import Knowledge, PublicLogits
@@ -33,8 +33,8 @@ def test_the_consensus_is_the_softmax_of_the_mean_logits():
     The mean of the two softmaxes would be (0.449, 0.551).
     """
     first, second = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 0.0]])
-    heard = [said(str(i), PublicLogits(INDEX, z.log_softmax(1))) for i, z in enumerate((first, second))]
-    (consensus,) = strategy("fedmd", INDEX).aggregate(heard, Knowledge(), round=1)
+    received = [said(str(i), PublicLogits(INDEX, z.log_softmax(1))) for i, z in enumerate((first, second))]
+    (consensus,) = strategy("fedmd", INDEX).aggregate(received, Knowledge(), round=1)
     assert torch.equal(consensus.index, INDEX)
     e = math.e
     torch.testing.assert_close(consensus.values.exp(), torch.tensor([[1 / (1 + e), e / (1 + e)], [0.5, 0.5]]))
@@ -96,21 +96,21 @@ def test_the_loss_is_the_one_that_is_named():
 
 @pytest.fixture
 def fits(monkeypatch):
-    """Listen to what clients learn from: (client, round, closing, "digest" or "revisit", rows learnt from)."""
-    heard = []
+    """Listen to what clients learn from: (client, round, closing, "digest" or "revisit", rows learned from)."""
+    received = []
     real = fedmd.fit
 
     def listen(turn, objective, samples, teacher=None, *, model=None):
         what = "revisit" if teacher is None else "digest"
-        heard.append((turn.client, turn.round, turn.closing, what, samples))
+        received.append((turn.client, turn.round, turn.closing, what, samples))
         return real(turn, objective, samples, teacher, model=model)
 
     monkeypatch.setattr(fedmd, "fit", listen)
     monkeypatch.setattr(distillation, "fit", listen)  # what a turn's `digest` calls
-    return heard
+    return received
 
 
-def test_digest_comes_before_revisit_and_nothing_is_heard_in_round_one(fits):
+def test_digest_comes_before_revisit_and_nothing_is_received_in_round_one(fits):
     tiny.run("fedmd", TINY)
     for client in "012":
         order = [(number, closing, what) for who, number, closing, what, _ in fits if who == client]
@@ -128,10 +128,10 @@ def test_a_round_digests_the_last_rounds_samples_alone(fits):
     tiny.run("fedmd", changes)
     chosen = settings("fedmd", changes)
     world = World(chosen, described(chosen))
-    digested = {(n, closing): s for who, n, closing, what, s in fits if what == "digest" and who == "0"}
-    assert digested.keys() == {(2, False), (3, False), (4, False), (4, True)}
+    public_distillation = {(n, closing): s for who, n, closing, what, s in fits if what == "digest" and who == "0"}
+    assert public_distillation.keys() == {(2, False), (3, False), (4, False), (4, True)}
     subsets = []
-    for (number, closing), samples in digested.items():
+    for (number, closing), samples in public_distillation.items():
         about = world.public_index(number if closing else number - 1)
         assert len(samples) == 20
         assert torch.equal(samples.index, world.public[about].index)
@@ -170,10 +170,10 @@ def test_clients_say_log_probabilities_of_the_rounds_samples(monkeypatch):
 def test_digesting_teaches_the_others_classes():
     """Two clients with five classes each: after digesting, either knows something of the other's five."""
     split = TINY + "data.partition=classes data.classes=5 data.clients=2 client.steps=20 client.public_steps=60 "
-    both = "server.evaluate=heard,trained client.objective=kl"
+    both = "server.evaluate=received,trained client.objective=kl"
     lines = tiny.run("fedmd", split + both)
-    trained = [line["measures"]["trained"]["global"] for line in tiny.of_clients(lines).values()]
-    closing = [line["measures"]["heard"]["global"] for line in tiny.of_clients(lines, closing=True).values()]
+    trained = [line["evaluations"]["trained"]["global"] for line in tiny.of_clients(lines).values()]
+    closing = [line["evaluations"]["received"]["global"] for line in tiny.of_clients(lines, closing=True).values()]
     assert min(closing) > max(trained)
 
 
@@ -207,7 +207,7 @@ def test_architectures_may_differ():
 
 
 def test_public_samples_are_needed():
-    with pytest.raises(WrongInput, match="fedmd needs public samples"):
+    with pytest.raises(InvalidInputError, match="fedmd needs public samples"):
         tiny.run("fedmd", TINY + "data.public=none")
 
 

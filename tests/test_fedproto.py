@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, dropout
 
 from fd_flower import methods
 from fd_flower.client.prototypes import Nearest
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.tasks.task import Task
 from fd_flower.training import predict
@@ -210,12 +210,12 @@ def test_own_prototypes_are_means_over_all_own_samples(length, monkeypatch):
 
 
 def test_what_predicts_is_chosen(tmp_path):
-    """Weights stand still, so the head stays where it is; prototypes predict from round two on, when they are heard."""
+    """Weights stand still, so the head stays where it is; prototypes predict from round two on, when they come."""
     seen = {}
     for inference in ("prototypes", "head"):
         lines = tiny.run("fedproto", TINY + f"client.lr=1e-30 client.inference={inference}")
         own = tiny.of_clients(lines)
-        seen[inference] = [own[number, "0"]["measures"]["trained"]["global"] for number in (1, 2)]
+        seen[inference] = [own[number, "0"]["evaluations"]["trained"]["global"] for number in (1, 2)]
     assert seen["head"][0] == seen["head"][1] == seen["prototypes"][0]
     assert seen["prototypes"][1] > seen["head"][1] + 0.2
 
@@ -231,7 +231,7 @@ def test_without_its_second_term_it_is_local_training(tmp_path):
     tiny.assert_same_bits(tiny.models(tmp_path / "fedproto"), tiny.models(tmp_path / "local"))
     ours, alone = (tiny.of_clients(lines[method]) for method in ("fedproto", "local"))
     assert ours.keys() == alone.keys()
-    assert all(ours[who]["measures"] == alone[who]["measures"] for who in ours)
+    assert all(ours[who]["evaluations"] == alone[who]["evaluations"] for who in ours)
 
 
 def test_with_its_second_term_it_is_not(tmp_path):
@@ -252,7 +252,9 @@ def test_only_prototypes_travel():
 
 
 def test_feature_sizes_must_be_equal():
-    with pytest.raises(WrongInput, match="fedproto needs one feature size for all models; got lenet 84, mlp 128"):
+    with pytest.raises(
+        InvalidInputError, match="fedproto needs one feature size for all models; got lenet 84, mlp 128"
+    ):
         tiny.run("fedproto", TINY + "model.name=[mlp,lenet]")
     lines = tiny.run("fedproto", TINY + "model.name=[mlp,lenet] model.features=16")
     assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1", "2"]] * 2
@@ -260,7 +262,7 @@ def test_feature_sizes_must_be_equal():
 
 @pytest.mark.parametrize(("section", "key"), [("server", "weighting"), ("client", "inference")])
 def test_unknown_words_are_refused(section, key):
-    with pytest.raises(WrongInput, match=f"{section}.{key} is 'exmples'"):
+    with pytest.raises(InvalidInputError, match=f"{section}.{key} is 'exmples'"):
         methods.config("fedproto", section, **{key: "exmples"})
 
 

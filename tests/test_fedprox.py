@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.wire import Knowledge, Weights
 
@@ -93,21 +93,21 @@ def test_a_stronger_spring_keeps_clients_nearer(tmp_path):
 
 def test_mean_by_examples():
     """One client with 1 example says 2, one with 3 says 6: (2 + 18) / 4 = 5."""
-    heard = [
+    received = [
         said(str(i), Weights({"w": torch.tensor([w])}), examples=n) for i, (w, n) in enumerate([(2.0, 1), (6.0, 3)])
     ]
-    (mean,) = strategy("fedprox").aggregate(heard, Knowledge(), round=1)
+    (mean,) = strategy("fedprox").aggregate(received, Knowledge(), round=1)
     assert mean.values["w"].tolist() == [5.0]
 
 
 @pytest.mark.parametrize("mu", [-0.1, math.nan, math.inf])
 def test_a_mu_out_of_range_is_refused(mu):
-    with pytest.raises(WrongInput, match=r"client.mu is .*; expected a number, 0 or more"):
+    with pytest.raises(InvalidInputError, match=r"client.mu is .*; expected a number, 0 or more"):
         changed(mu=mu)
 
 
 def test_two_architectures_are_refused():
-    with pytest.raises(WrongInput, match="fedprox needs one architecture for all clients; got cnn, mlp"):
+    with pytest.raises(InvalidInputError, match="fedprox needs one architecture for all clients; got cnn, mlp"):
         tiny.run("fedprox", TINY + "model.name=[mlp,cnn]")
 
 

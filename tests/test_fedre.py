@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tiny import STILL, TINY, said, strategy
 
 from fd_flower import methods
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.generate.entangled import RULES, entangled
@@ -63,7 +63,7 @@ def test_rsr_draws_one_sample_a_class():
     assert drawn == {1, 3}
 
 
-def test_random_weights_are_uniform_before_they_are_normalised():
+def test_random_weights_are_uniform_before_they_are_normalized():
     """Of two classes, w1 / (w1 + w2) has the mean 1/2 and the mean square 1 - ln 2; normal weights would have others.
 
     E[(u / (u + v))^2] = 1 - ln 2: on u < v the ratio r = u / v is uniform, on u > v so is v / u, and the integral of
@@ -94,7 +94,7 @@ def test_means_of_large_features_do_not_overflow_or_lose_digits():
 
 @pytest.mark.parametrize(("key", "value"), [("entangle", "rsp"), ("entangle", "rpa")])
 def test_unknown_rules_are_refused(key, value):
-    with pytest.raises(WrongInput, match=f"client.{key} is '{value}'"):
+    with pytest.raises(InvalidInputError, match=f"client.{key} is '{value}'"):
         methods.config("fedre", "client", **{key: value})
 
 
@@ -156,8 +156,8 @@ def test_the_first_head_is_a_copy():
 
 
 @pytest.mark.parametrize(("key", "value"), [("epochs", -1), ("batch", 0), ("lr", 0.0)])
-def test_knobs_out_of_range_are_refused(key, value):
-    with pytest.raises(WrongInput, match=f"server.{key} is {value}; expected"):
+def test_options_out_of_range_are_refused(key, value):
+    with pytest.raises(InvalidInputError, match=f"server.{key} is {value}; expected"):
         methods.config("fedre", "server", **{key: value})
 
 
@@ -177,7 +177,7 @@ def test_without_head_sharing_it_is_local(tmp_path):
     }
     tiny.assert_same_bits(tiny.models(tmp_path / "fedre"), tiny.models(tmp_path / "local"))
     ours, alone = (tiny.of_clients(lines[method]) for method in ("fedre", "local"))
-    assert all(ours[who]["measures"] == alone[who]["measures"] for who in alone)
+    assert all(ours[who]["evaluations"] == alone[who]["evaluations"] for who in alone)
 
 
 def test_clients_train_on_from_the_servers_head(tmp_path):
@@ -194,24 +194,24 @@ def test_clients_train_on_from_the_servers_head(tmp_path):
     assert not torch.equal(heads_of(tmp_path / "1").weight, heads_of(tmp_path / "2").weight)
 
 
-def heard_by_the_server(monkeypatch):
+def received_by_the_server(monkeypatch):
     """Return the list that every round's replies go into."""
-    heard = []
+    received = []
     real = methods.strategy("fedre").aggregate
 
     def listen(self, replies, knowledge, round):
-        heard.append({r.client.id: Representation.find(r.content) for r in replies})
+        received.append({r.client.id: Representation.find(r.content) for r in replies})
         return real(self, replies, knowledge, round)
 
     monkeypatch.setattr(methods.strategy("fedre"), "aggregate", listen)
-    return heard
+    return received
 
 
 def test_weights_are_fresh_for_each_round_and_client(monkeypatch):
     """With one seed for all, as in the authors' client base class, clients with the same classes would say the same."""
-    heard = heard_by_the_server(monkeypatch)
+    received = received_by_the_server(monkeypatch)
     tiny.run("fedre", f"{TINY} data.partition=iid")
-    labels = [tuple(said.label.tolist()) for round in heard for said in round.values()]
+    labels = [tuple(said.label.tolist()) for round in received for said in round.values()]
     assert len(labels) == len(set(labels)) == 6
     assert all(min(label) > 0 and sum(label) == pytest.approx(1) for label in labels)
 
@@ -225,13 +225,13 @@ def still():
 
 def test_what_a_client_says_is_of_its_own_samples(monkeypatch):
     """One class: its prototype, one-hot. Two classes of a sample each: both, by the turn's own weights."""
-    heard = heard_by_the_server(monkeypatch)
+    received = received_by_the_server(monkeypatch)
     tiny.run("fedre", f"{STILL} data.clients=2 server.rounds=1 client.steps=null", task="test_fedre:still")
-    assert (heard[0]["1"].values.tolist(), heard[0]["1"].label.tolist()) == ([5.0, 1.0], [1.0, 0.0])
+    assert (received[0]["1"].values.tolist(), received[0]["1"].label.tolist()) == ([5.0, 1.0], [1.0, 0.0])
     values, label = entangled(
         "rap", torch.tensor([[3.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 1]), 2, torch_rng(0, "entangle", "0", 1)
     )
-    assert (heard[0]["0"].values.tolist(), heard[0]["0"].label.tolist()) == (values.tolist(), label.tolist())
+    assert (received[0]["0"].values.tolist(), received[0]["0"].label.tolist()) == (values.tolist(), label.tolist())
 
 
 def empty():
@@ -241,10 +241,10 @@ def empty():
 
 
 def test_a_client_without_samples_takes_the_head_and_says_nothing(monkeypatch):
-    heard = heard_by_the_server(monkeypatch)
+    received = received_by_the_server(monkeypatch)
     lines = tiny.run("fedre", f"{STILL} data.clients=3 server.rounds=2 client.steps=null", task="test_fedre:empty")
-    assert [sorted(round) for round in heard] == [["0", "1", "2"]] * 2
-    assert [round["2"] for round in heard] == [None, None]
+    assert [sorted(round) for round in received] == [["0", "1", "2"]] * 2
+    assert [round["2"] for round in received] == [None, None]
     assert not any(line["failed"] for line in tiny.rounds(lines))
 
 
@@ -255,9 +255,9 @@ def test_scalars_are_the_papers(monkeypatch):
     said = Representation(torch.zeros(512), torch.eye(100)[0]), Head(torch.zeros(100, 512), torch.zeros(100))
     numbers = [sum(tensor.numel() for tensor in payload.tensors().values()) for payload in said]
     assert [10 * n for n in numbers] == [6_120, 513_000]
-    heard = heard_by_the_server(monkeypatch)
+    received = received_by_the_server(monkeypatch)
     lines = tiny.rounds(tiny.run("fedre", TINY))
-    up = sum(t.numel() for said in heard[0].values() for t in said.tensors().values())
+    up = sum(t.numel() for said in received[0].values() for t in said.tensors().values())
     assert up == 3 * (128 + 10)
     for line in lines:  # float32, and names on top
         assert 0 <= line["bytes"]["up"]["representation"] - 4 * up < 3 * 400
@@ -265,7 +265,7 @@ def test_scalars_are_the_papers(monkeypatch):
 
 
 def test_feature_sizes_must_be_equal():
-    with pytest.raises(WrongInput, match="fedre needs one feature size for all models; got lenet 84, mlp 128"):
+    with pytest.raises(InvalidInputError, match="fedre needs one feature size for all models; got lenet 84, mlp 128"):
         tiny.run("fedre", TINY + "model.name=[mlp,lenet]")
     lines = tiny.run("fedre", TINY + "model.name=[mlp,lenet] model.features=16")
     assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1", "2"]] * 2

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.margin import margin_loss, widest_gap
 from fd_flower.server import Run
 from fd_flower.wire import Knowledge, Private, Prototypes, Weights
@@ -150,14 +150,14 @@ def test_what_makes_the_prototypes_is_never_sent():
 def test_the_margin_adapts_up_to_its_threshold(margin, noted):
     made, knowledge = server(epochs=1, margin=margin)
     figures = {}
-    made.note = figures.update
+    made.log_diagnostics = figures.update
     made.aggregate(HEARD, knowledge, 1)
     assert figures["margin"] == pytest.approx(noted)
 
 
 @pytest.mark.parametrize(("key", "value"), [("epochs", -1), ("batch", 0), ("lr", 0.0), ("margin", -1.0)])
-def test_knobs_out_of_range_are_refused(key, value):
-    with pytest.raises(WrongInput, match=f"server.{key} is {value}; expected"):
+def test_options_out_of_range_are_refused(key, value):
+    with pytest.raises(InvalidInputError, match=f"server.{key} is {value}; expected"):
         methods.config("fedtgp", "server", **{key: value})
 
 
@@ -173,7 +173,7 @@ def test_objective_by_hand():
 
 
 def test_an_unknown_predictor_is_refused():
-    with pytest.raises(WrongInput, match=r"client\.inference is 'haed'"):
+    with pytest.raises(InvalidInputError, match=r"client\.inference is 'haed'"):
         methods.config("fedtgp", "client", inference="haed")
 
 
@@ -187,7 +187,7 @@ def test_without_its_second_term_it_is_local_training(tmp_path):
     }
     tiny.assert_same_bits(tiny.models(tmp_path / "fedtgp"), tiny.models(tmp_path / "local"))
     ours, alone = (tiny.of_clients(lines[method]) for method in ("fedtgp", "local"))
-    assert all(ours[who]["measures"] == alone[who]["measures"] for who in alone)
+    assert all(ours[who]["evaluations"] == alone[who]["evaluations"] for who in alone)
 
 
 def test_with_its_second_term_it_is_not(tmp_path):
@@ -212,7 +212,7 @@ def test_prototypes_move_and_are_all_that_travels(tmp_path):
 
 
 def test_feature_sizes_must_be_equal():
-    with pytest.raises(WrongInput, match="fedtgp needs one feature size for all models; got lenet 84, mlp 128"):
+    with pytest.raises(InvalidInputError, match="fedtgp needs one feature size for all models; got lenet 84, mlp 128"):
         tiny.run("fedtgp", TINY + "model.name=[mlp,lenet]")
 
 

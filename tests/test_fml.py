@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Knowledge, Weights
 
 
@@ -82,7 +82,7 @@ def test_kl_is_a_mean_over_the_batch_times_t_squared(temperature):
 
 @pytest.mark.parametrize(("key", "value"), [("alpha", 1.5), ("beta", -0.1)])
 def test_shares_are_shares(key, value):
-    with pytest.raises(WrongInput, match=f"client.{key} is {value}; expected a share from 0 to 1"):
+    with pytest.raises(InvalidInputError, match=f"client.{key} is {value}; expected a share from 0 to 1"):
         changed(**{key: value})
 
 
@@ -98,8 +98,8 @@ def test_without_the_memes_share_the_personal_model_is_local(tmp_path):
     tiny.assert_same_bits(tiny.models(tmp_path / "fml"), tiny.models(tmp_path / "local"))
     ours, alone = (tiny.of_clients(lines[method]) for method in ("fml", "local"))
     for who, line in alone.items():
-        measured = ours[who]["measures"]["trained"]
-        assert {key: measured[key] for key in line["measures"]["trained"]} == line["measures"]["trained"]
+        measured = ours[who]["evaluations"]["trained"]
+        assert {key: measured[key] for key in line["evaluations"]["trained"]} == line["evaluations"]["trained"]
 
 
 def test_with_it_the_personal_model_is_not(tmp_path):
@@ -122,7 +122,7 @@ def test_without_the_personal_models_share_the_meme_is_fedavgs(tmp_path):
 
 def test_the_meme_changes_from_round_to_round_and_predicts():
     lines = tiny.run("fml", f"{TINY} server.rounds=6 client.steps=20")
-    memes = [line["measures"]["trained"]["meme/global"] for line in tiny.of_clients(lines).values()]
+    memes = [line["evaluations"]["trained"]["meme/global"] for line in tiny.of_clients(lines).values()]
     assert sum(memes[-3:]) / 3 > sum(memes[:3]) / 3 + 0.1
 
 
@@ -141,7 +141,7 @@ def test_the_meme_is_the_first_clients_architecture_unless_told(tmp_path):
     tiny.run("fml", f"{TINY} model.name=[mlp,cnn]", out=tmp_path / "run")
     kept = load_file(tmp_path / "run" / "checkpoint" / "knowledge.safetensors")
     assert {name.partition("/")[0] for name in kept} == {"arrays.mlp"}
-    with pytest.raises(WrongInput, match="no architecture or group 'mpl'"):
+    with pytest.raises(InvalidInputError, match="no architecture or group 'mpl'"):
         tiny.run("fml", f"{TINY} server.peer=mpl")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.generate.features import FeatureGenerator, diversity, noise
 from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of, mean_logit, released_ce, shares, weighted_ce
 from fd_flower.wire import OptimizerState
@@ -54,7 +54,7 @@ def test_it_comes_back_from_its_weights_without_a_draw():
     with torch.no_grad():
         next(again.parameters()).zero_()
     assert next(first.parameters()).abs().sum() > 0  # a copy
-    with pytest.raises(WrongInput, match="not the weights of a generator of 4 classes"):
+    with pytest.raises(InvalidInputError, match="not the weights of a generator of 4 classes"):
         FeatureGenerator.of(nn.Linear(2, 2).state_dict(), 4)
 
 
@@ -146,10 +146,10 @@ def test_accuracy_by_hand():
     assert accuracy(LOGITS.flip(2), Y, COUNTS) == 0.125  # head 1 on sample 0 alone
 
 
-# --- its optimiser
+# --- its optimizer
 
 
-def test_an_optimiser_goes_on_where_it_stopped():
+def test_an_optimizer_goes_on_where_it_stopped():
     """Five steps, with a break after the second in which everything is written down and made anew, end the same."""
 
     def steps(model: nn.Module, optimizer: torch.optim.Optimizer, numbers: range) -> None:

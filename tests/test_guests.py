@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
 from toys import model, task
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Run
 
@@ -41,7 +41,7 @@ def test_our_fedavg_equals_flowers():
 
 def test_feddf_needs_one_line_more():
     """The example of the documentation: the same app, the strategy swapped."""
-    strategy = FedDF(Config(rounds=2, distil_steps=4), task=task())
+    strategy = FedDF(Config(rounds=2, distill_steps=4), task=task())
     result = strategy.start(nodes(), initial_arrays=arrays(), train_config=CONFIG)
     model("").load_state_dict(result.arrays.to_torch_state_dict())
     assert set(result.evaluate_metrics_serverapp[2]) == {"accuracy", "nll", "ece"}
@@ -56,20 +56,22 @@ def test_without_initial_arrays_the_tasks_model_starts():
     assert result.arrays.to_torch_state_dict().keys() == model("").state_dict().keys()
 
 
-def test_a_run_of_guests_leaves_its_results(tmp_path: Path):
+def test_a_run_of_plain_leaves_its_results(tmp_path: Path):
     FedAvg(task=task(), run=Run(out=str(tmp_path / "run"))).start(nodes(), num_rounds=2, train_config=CONFIG)
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {"rounds.jsonl", "summary.json", "checkpoint"}
 
 
 def test_a_method_that_exchanges_more_refuses_and_says_what_to_use():
-    with pytest.raises(WrongInput, match="an app without FD-Flower's turn, and fd exchanges more than weights: use"):
+    with pytest.raises(
+        InvalidInputError, match="an app without FD-Flower's turn, and fd exchanges more than weights: use"
+    ):
         FD(task=task()).start(nodes(), initial_arrays=arrays())
 
 
 def test_a_server_without_a_model_says_what_it_needs():
-    with pytest.raises(WrongInput, match=r"needs a model on the server: give task=Task\(model=...\)"):
+    with pytest.raises(InvalidInputError, match=r"needs a model on the server: give task=Task\(model=...\)"):
         FedAvg().start(nodes(), num_rounds=1, train_config=CONFIG)
-    with pytest.raises(WrongInput, match="feddf needs public samples"):
+    with pytest.raises(InvalidInputError, match="feddf needs public samples"):
         FedDF().start(nodes(), initial_arrays=arrays(), num_rounds=1, train_config=CONFIG)
 
 

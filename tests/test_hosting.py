@@ -15,12 +15,12 @@ from toys import Moody, Noted, Spoilt, devices, figures, hosts, model, play, rou
 
 from fd_flower import methods
 from fd_flower.core.client import natural
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Strategy, host_grid
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.tasks.world import World
-from fd_flower.wire.envelope import HEADER, ROLL_CALL, fold, unfold
+from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, unfold
 
 
 def run(grid: InProcessGrid, method: str = "fd", changes: str = "") -> tuple[Strategy, list[dict[str, Any]]]:
@@ -64,7 +64,7 @@ def test_what_was_folded_unfolds():
 )
 def test_a_message_that_was_not_folded_is_refused(layout: str | None):
     content = RecordDict() if layout is None else RecordDict({HEADER: ConfigRecord({"layout": layout})})
-    with pytest.raises(WrongInput, match="not one for clients"):
+    with pytest.raises(InvalidInputError, match="not one for clients"):
         unfold(content)
 
 
@@ -182,7 +182,7 @@ def test_a_node_that_is_set_up_wrongly_says_why(tmp_path: Path, config: dict[str
     good = {"client-id": "0", "data-path": "/toys", "state-dir": str(tmp_path)}
     grid = InProcessGrid(methods.client_app("fd"), node_configs=[good, config])
     if "classes" in words:
-        with pytest.raises(WrongInput, match=words):
+        with pytest.raises(InvalidInputError, match=words):
             run(grid)
     else:
         strategy, _ = run(grid)
@@ -194,7 +194,7 @@ def test_a_node_with_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch):
     from fd_flower.client import node
 
     monkeypatch.setattr(node, "sources", lambda: "stale")
-    with pytest.raises(RunFailed, match="node 1: it runs other FD-Flower sources than the server; install the same"):
+    with pytest.raises(RunError, match="node 1: it runs other FD-Flower sources than the server; install the same"):
         run(hosts("fd"))
 
 
@@ -210,7 +210,7 @@ def test_a_client_that_cannot_take_part_is_named_and_the_others_go_on():
 
 def test_waiting_for_nodes_ends():
     begin = time.monotonic()
-    with pytest.raises(RunFailed, match=r"2 of 3 nodes are there after 0.3 s \(server.nodes, server.wait\)"):
+    with pytest.raises(RunError, match=r"2 of 3 nodes are there after 0.3 s \(server.nodes, server.wait\)"):
         run(hosts("fd", 2), changes="server.nodes=3 server.wait=0.3")
     assert time.monotonic() - begin < 5
 
@@ -220,7 +220,7 @@ def test_nodes_that_register_late_are_waited_for():
     looks = iter([[], [1], [1, 2], [1, 2, 3]])
     grid.get_node_ids = lambda: next(looks, [1, 2, 3])  # type: ignore[method-assign]
     strategy, _ = run(grid, "local", "server.nodes=2")
-    assert len(set(strategy._host._roll.homes.values())) == 3  # two equal looks, so the third was seen too
+    assert len(set(strategy._host._handshake.homes.values())) == 3  # two equal looks, so the third was seen too
 
 
 # --- devices that come and go
@@ -429,7 +429,7 @@ def test_the_round_ends_at_the_timeout():
 
 
 def test_a_round_without_a_reply_in_time_fails():
-    with pytest.raises(RunFailed, match="round 1 has no usable reply: nobody answered"):
+    with pytest.raises(RunError, match="round 1 has no usable reply: nobody answered"):
         moody({1: 10**6}, changes="server.timeout=0.2", nodes=1)
 
 
@@ -437,7 +437,7 @@ def test_a_round_that_can_ask_nobody_fails_and_says_why(tmp_path: Path):
     def leave(grid: Changing) -> None:
         grid.gone |= {1, 3}
 
-    with pytest.raises(RunFailed) as caught:
+    with pytest.raises(RunError) as caught:
         changing(leave, tmp_path, changes="server.timeout=0.3", slow={2: 10**6})
     assert "round 2 has no usable reply" in str(caught.value)
     assert "client 0: its node is gone" in str(caught.value)
@@ -452,7 +452,7 @@ def test_grace_does_not_apply_to_the_roll_call():
             ids = super().push_messages(list(messages))
             for name in ids:
                 message = self._waiting[name]
-                if message.metadata.message_type == ROLL_CALL and unfold(message.content):
+                if message.metadata.message_type == HANDSHAKE and unfold(message.content):
                     self._looks[name] = 5 * (message.metadata.dst_node_id - 1)
             return ids
 
@@ -509,7 +509,7 @@ def test_flowers_own_fedavg_runs_unchanged_and_ends_where_ours_does(nodes: int):
 
 def test_there_are_no_other_nodes_than_those_shown():
     grid = HostGrid.open(hosts("fedavg"), toy("fedavg"))
-    with pytest.raises(WrongInput, match="there is no node 4; this federation shows 1 to 3"):
+    with pytest.raises(InvalidInputError, match="there is no node 4; this federation shows 1 to 3"):
         grid.client(4)
 
 
@@ -538,7 +538,7 @@ def test_a_client_that_its_node_left_out_is_named():
     class Losing(Spoilt):
         def __call__(self, message: Message, context: Any) -> Message:
             answer = super().__call__(message, context)
-            if message.metadata.message_type == ROLL_CALL:
+            if message.metadata.message_type == HANDSHAKE:
                 return answer
             kept = {k: v for k, v in unfold(answer.content).items() if k != "1"}
             return Message(fold(kept, {}), reply_to=message)

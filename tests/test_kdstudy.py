@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.samples import Samples
 from fd_flower.data import federation
@@ -23,7 +23,7 @@ from fd_flower.training import predict
 from fd_flower.training.consolidation import Lesson, teach
 from fd_flower.wire import Candidates, Chain, Knowledge, Scores, Weights
 
-SHORT = f"{tiny.TINY} client.convergence=2 client.public_steps=null client.public_epochs=1 client.distil_lr=0.05 "
+SHORT = f"{tiny.TINY} client.convergence=2 client.public_steps=null client.public_epochs=1 client.distill_lr=0.05 "
 CHAIN = "server.place=chain server.order=sequential data.public=none server.rounds=6 "
 POINTS = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
 PUBLIC = Samples(POINTS, POINTS.argmax(1))
@@ -41,7 +41,7 @@ class Linear(nn.Module):
 
 
 class Normed(Linear):
-    """The same behind batch normalisation."""
+    """The same behind batch normalization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ def test_the_student_learns_the_mean_of_the_teachers():
     """Against the lesson itself: from the average, towards the clients' predictions on public samples."""
     (student,) = after_one("client.objective_args.temperature=3.0 client.kd_weight=1.0")
     strategy = server("client.objective_args.temperature=3.0 client.kd_weight=1.0")
-    world, knobs = strategy.world, strategy.settings.client
+    world, options = strategy.world, strategy.settings.client
     public = Samples(PUBLIC.x)
     predictions = torch.stack([predict(world.load("any", Weights.need(r.content).values), public) for r in REPLIES])
     by_hand = world.load("any", linear(2.5, 2.75).values)
@@ -123,7 +123,7 @@ def test_the_student_learns_the_mean_of_the_teachers():
         by_hand,
         shuffled,
         public,
-        Lesson("kd", "confidence", knobs, knobs.distil_lr),
+        Lesson("kd", "confidence", options, options.distill_lr),
         torch_rng(0, "distil", "server", 1),
     )
     assert torch.equal(student.values["w"], by_hand.w)
@@ -143,7 +143,7 @@ def test_every_technique_moves_the_student_and_says_how_far(technique, order):
 
 
 def test_labels_are_used_where_they_are_declared():
-    """With weight 0 the labelled student learns from cross-entropy alone, the unlabelled one nothing."""
+    """With weight 0 the labeled student learns from cross-entropy alone, the unlabeled one nothing."""
     for labels, moved in ((True, True), (False, False)):
         (student,) = after_one(f"server.labels={labels} client.kd_weight=0 server.start=random")
         assert bool(student.values["w"].any()) == moved
@@ -154,7 +154,7 @@ def test_labels_that_are_not_declared_are_not_even_there():
     assert server("server.labels=true").world.public.y is not None
 
 
-def test_batch_normalisation_is_calibrated_on_public_samples():
+def test_batch_normalization_is_calibrated_on_public_samples():
     strategy = server("server.technique=none server.start=average", Normed)
     values = strategy.world.initial("any")
     odd = {key: tensor + 3.0 if key == "norm.running_mean" else tensor for key, tensor in values.items()}
@@ -195,12 +195,12 @@ def test_the_candidate_that_is_right_most_often_is_chosen():
 
 
 def test_a_loss_without_a_temperature_cannot_be_tuned():
-    with pytest.raises(WrongInput, match="temperature"):
+    with pytest.raises(InvalidInputError, match="temperature"):
         tiny.run("kdstudy", f"{SHORT} {GRID} client.objective=mse")
 
 
 def test_a_choice_needs_validation_samples():
-    with pytest.raises(WrongInput, match=r"there are none: see data\.split"):
+    with pytest.raises(InvalidInputError, match=r"there are none: see data\.split"):
         tiny.run("kdstudy", f"{SHORT} {GRID} data.split=[0.8,0.0,0.2]")
 
 
@@ -244,7 +244,7 @@ def test_techniques_along_a_chain(learner, technique):
 
 def test_who_does_not_learn_hands_the_student_on(tmp_path):
     """KD of weight 1 at a rate of 1e-30 leaves the learner: the arriving one is the start, the own is the teacher."""
-    still = f"{SHORT} {CHAIN} server.rounds=4 client.distil_lr=1e-30 run.keep=true "
+    still = f"{SHORT} {CHAIN} server.rounds=4 client.distill_lr=1e-30 run.keep=true "
     for learner in ("arriving", "own"):
         tiny.run("kdstudy", f"{still} client.learner={learner}", out=tmp_path / learner)
     tiny.run("kdstudy", f"{still} server.technique=none server.place=server server.rounds=1", out=tmp_path / "start")
@@ -336,7 +336,7 @@ def test_teachers_are_trained_to_convergence_and_told_of():
 
 def test_one_client_teaches_a_student_from_random_weights():
     changes = f"{SHORT} data.clients=1 data.partition=iid data.public_size=400 server.rounds=1 server.start=random "
-    changes += "client.convergence=10 client.public_epochs=40 client.kd_weight=1.0 client.distil_lr=0.2"
+    changes += "client.convergence=10 client.public_epochs=40 client.kd_weight=1.0 client.distill_lr=0.2"
     told = tiny.rounds(tiny.run("kdstudy", changes))[0]["diagnostics"]
     assert told["after"] > 0.7 > told["before"]
 
@@ -344,15 +344,15 @@ def test_one_client_teaches_a_student_from_random_weights():
 # --- what it needs and refuses
 
 
-def test_needs_go_by_the_knobs():
-    needed = methods.strategy("kdstudy").needed
+def test_needs_go_by_the_options():
+    needed = methods.strategy("kdstudy").requirements
     assert needed(settings("kdstudy")).public
     assert not needed(settings("kdstudy", "server.technique=none")).public
     assert not needed(settings("kdstudy", CHAIN)).public
     assert needed(settings("kdstudy", "server.labels=true")).labels
-    with pytest.raises(WrongInput, match="kdstudy needs public samples"):
+    with pytest.raises(InvalidInputError, match="kdstudy needs public samples"):
         tiny.run("kdstudy", f"{SHORT} data.public=none")
-    with pytest.raises(WrongInput, match="kdstudy needs labelled public samples"):
+    with pytest.raises(InvalidInputError, match="kdstudy needs labeled public samples"):
         tiny.run("kdstudy", f"{SHORT} data.public=noise server.labels=true")
     assert tiny.rounds(tiny.run("kdstudy", f"{SHORT} server.technique=none data.public=none"))
 
@@ -368,12 +368,12 @@ def test_needs_go_by_the_knobs():
         ("server.weights=[]", "expected at least one value"),
         ("client.kd_weight=1.5", "client.kd_weight is 1.5; expected a share from 0 to 1"),
         ("client.patience=0", "client.patience is 0"),
-        ("client.distil_lr=0", "client.distil_lr is 0.0"),
+        ("client.distill_lr=0", "client.distill_lr is 0.0"),
         ("client.learner=both", "client.learner is 'both'"),
     ],
 )
 def test_what_does_not_go_is_refused(changes, why):
-    with pytest.raises(WrongInput, match=why):
+    with pytest.raises(InvalidInputError, match=why):
         settings("kdstudy", changes)
 
 
@@ -386,14 +386,14 @@ def test_federations_at_the_edge(edge, technique):
     assert not any(line["failed"] for line in tiny.rounds(lines))
 
 
-def test_models_with_batch_normalisation_run():
+def test_models_with_batch_normalization_run():
     lines = tiny.rounds(tiny.run("kdstudy", f"{SHORT} model.name=resnet8:0.25 server.technique=dml data.limit=300"))
     assert math.isfinite(lines[-1]["global"]["nll"])
 
 
-def test_the_study_has_labelled_public_samples(shared_data):
-    """What benchmarks/kdstudy.py gives the server: held-out pictures of all ten classes."""
+def test_the_study_has_labeled_public_samples(shared_data):
+    """What benchmarks/kdstudy.py gives the server: held-out images of all ten classes."""
     chosen = settings("kdstudy", f"data.source={shared_data('mnist')} data.limit=10000 data.public_size=1000")
-    held = federation(chosen.data, 0).public_labelled
+    held = federation(chosen.data, 0).public_labeled
     assert held is not None
     assert len(held.labels.unique()) == 10

@@ -11,7 +11,7 @@ from tiny import TINY, said, strategy
 from fd_flower import methods
 from fd_flower.config import settings
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Knowledge, PublicLogits
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 INDEX = torch.tensor([3, 8])
 
 
-def heard(*clients, names=None):
+def received(*clients, names=None):
     """Return replies that say these probabilities [N, C] of INDEX."""
     named = names or [str(i) for i in range(len(clients))]
     return [said(i, PublicLogits(INDEX, torch.tensor(rows).log())) for i, rows in zip(named, clients, strict=True)]
 
 
 def fused(replies, before=(), **changes):
-    """Return client -> what is fused for it, as the client hears it."""
+    """Return client -> what is fused for it, as the client receives it."""
     server = strategy("knfu", INDEX, **changes)
     knowledge = Knowledge(server.aggregate(replies, Knowledge(before), round=1))
     assert not knowledge.public  # nothing is for everybody
@@ -46,44 +46,44 @@ def test_fusion_by_hand():
     for receiver, other in (("0", math.log(4 / 3) / 2), ("1", 0.75 * math.log(1.5) - 0.25 * math.log(2))):
         weight = 1 / (1 + math.exp(-10 * other))  # on itself
         own, others = (0.5, 0.75) if receiver == "0" else (0.75, 0.5)
-        row = fused(heard(*TWO))[receiver]
+        row = fused(received(*TWO))[receiver]
         p = weight * own + (1 - weight) * others
         torch.testing.assert_close(row, torch.tensor([[p, 1 - p]] * 2))
 
 
 def test_beta_zero_is_the_mean_for_everybody():
-    rows = fused(heard(*TWO), beta=0.0)
+    rows = fused(received(*TWO), beta=0.0)
     torch.testing.assert_close(rows["0"], torch.tensor([[0.625, 0.375]] * 2))
     assert torch.equal(rows["0"], rows["1"])
 
 
 def test_without_oneself_two_clients_swap():
-    rows = fused(heard(*TWO), include_self=False)
+    rows = fused(received(*TWO), include_self=False)
     torch.testing.assert_close(rows["0"], torch.tensor(TWO[1]))
     torch.testing.assert_close(rows["1"], torch.tensor(TWO[0]))
 
 
 def test_the_distance_may_be_taken_sample_by_sample():
-    """Both say each class of one sample: the same mix, so neighbours by distribution, and strangers by sample."""
-    crossed = heard([[0.9, 0.1], [0.1, 0.9]], [[0.1, 0.9], [0.9, 0.1]])
+    """Both say each class of one sample: the same mix, so neighbors by distribution, and strangers by sample."""
+    crossed = received([[0.9, 0.1], [0.1, 0.9]], [[0.1, 0.9], [0.9, 0.1]])
     torch.testing.assert_close(fused(crossed)["0"], torch.full((2, 2), 0.5))
     assert fused(crossed, distance="sample") == {}  # d = .8 ln 9 = 1.76: weights of 1 - 2e-8 on themselves
 
 
 @pytest.mark.parametrize("include_self", [True, False])
 def test_a_lone_client_is_told_nothing(include_self):
-    assert fused(heard(TWO[0]), include_self=include_self) == {}
+    assert fused(received(TWO[0]), include_self=include_self) == {}
 
 
 def test_who_counts_to_itself_alone_is_told_nothing():
-    rows = fused(heard([[1.0, 0.0]] * 2, [[0.1, 0.9]] * 2, [[0.2, 0.8]] * 2))
+    rows = fused(received([[1.0, 0.0]] * 2, [[0.1, 0.9]] * 2, [[0.2, 0.8]] * 2))
     assert set(rows) == {"1", "2"}
 
 
 def test_who_was_away_keeps_what_was_fused_for_it():
     """Client 2 took part before and is away now; client 0 has new knowledge in place of its old."""
     server = strategy("knfu", INDEX, beta=0.0)
-    old = Knowledge(server.aggregate(heard(TWO[0], TWO[1], names=["0", "2"]), Knowledge(), round=1))
+    old = Knowledge(server.aggregate(received(TWO[0], TWO[1], names=["0", "2"]), Knowledge(), round=1))
     server.round_index = torch.tensor([1, 2])
     replies = [said(i, PublicLogits(torch.tensor([1, 2]), torch.tensor(TWO[0]).log())) for i in ("0", "1")]
     new = Knowledge(server.aggregate(replies, old, round=2))
@@ -93,30 +93,30 @@ def test_who_was_away_keeps_what_was_fused_for_it():
 
 def test_who_is_alone_now_forgets_what_was_fused_for_it():
     server = strategy("knfu", INDEX)
-    old = Knowledge(server.aggregate(heard(*TWO), Knowledge(), round=1))
-    new = Knowledge(server.aggregate(heard([[1.0, 0.0]] * 2, [[0.1, 0.9]] * 2), old, round=2))
+    old = Knowledge(server.aggregate(received(*TWO), Knowledge(), round=1))
+    new = Knowledge(server.aggregate(received([[1.0, 0.0]] * 2, [[0.1, 0.9]] * 2), old, round=2))
     assert server.knowledge_for(Client("0", 0), old)
     assert not server.knowledge_for(Client("0", 0), new)
 
 
-def test_a_sample_that_no_neighbour_voted_on_is_not_taught():
+def test_a_sample_that_no_neighbor_voted_on_is_not_taught():
     """Without itself, client 0 has client 1's one row alone."""
-    replies = [*heard(TWO[0]), said("1", PublicLogits(INDEX[:1], torch.tensor([[0.6, 0.4]]).log()))]
+    replies = [*received(TWO[0]), said("1", PublicLogits(INDEX[:1], torch.tensor([[0.6, 0.4]]).log()))]
     rows = fused(replies, include_self=False)
     torch.testing.assert_close(rows["0"], torch.tensor([[0.6, 0.4]]))
     assert len(rows["1"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("knobs", "message"),
+    ("options", "message"),
     [
         ("server.beta=-1", "server.beta is -1.0; expected a number of 0 or more"),
         ("server.distance=samples", "server.distance is 'samples' .did you mean 'sample'"),
     ],
 )
-def test_wrong_knobs_are_refused_before_the_run(knobs, message):
-    with pytest.raises(WrongInput, match=message):
-        settings("knfu", knobs)
+def test_wrong_options_are_refused_before_the_run(options, message):
+    with pytest.raises(InvalidInputError, match=message):
+        settings("knfu", options)
 
 
 def test_objective_by_hand():
@@ -132,30 +132,30 @@ def test_objective_by_hand():
 def test_beta_zero_is_uniform_averaging_bit_for_bit(tmp_path):
     """As dsfl without its entropy reduction: the same models at every client in every round, with seven clients too."""
     for clients in (3, 7):
-        knobs = TINY + f"data.clients={clients} client.objective=kl run.keep=true "
-        tiny.run("knfu", knobs + "server.beta=0", out=tmp_path / f"knfu{clients}")
-        tiny.run("dsfl", knobs + "server.temperature=null", out=tmp_path / f"dsfl{clients}")
+        options = TINY + f"data.clients={clients} client.objective=kl run.keep=true "
+        tiny.run("knfu", options + "server.beta=0", out=tmp_path / f"knfu{clients}")
+        tiny.run("dsfl", options + "server.temperature=null", out=tmp_path / f"dsfl{clients}")
         tiny.assert_same_bits(tiny.models(tmp_path / f"knfu{clients}"), tiny.models(tmp_path / f"dsfl{clients}"))
 
 
 @pytest.mark.parametrize("distance", ["distribution", "sample"])
 def test_a_large_beta_is_local_training_bit_for_bit(tmp_path, distance):
     """Under Adam, too, which would make a step of ordinary size of the rounding noise in Q = P."""
-    knobs = TINY + "client.optimizer=adam client.lr=0.001 run.keep=true "
-    tiny.run("knfu", knobs + f"server.beta=1e9 server.distance={distance}", out=tmp_path / "knfu")
-    tiny.run("local", knobs, out=tmp_path / "local")
+    options = TINY + "client.optimizer=adam client.lr=0.001 run.keep=true "
+    tiny.run("knfu", options + f"server.beta=1e9 server.distance={distance}", out=tmp_path / "knfu")
+    tiny.run("local", options, out=tmp_path / "local")
     tiny.assert_same_bits(tiny.models(tmp_path / "knfu"), tiny.models(tmp_path / "local"))
 
 
 def test_clients_of_one_class_are_local_by_the_formula(tmp_path):
     """Once each predicts its own class alone, d is large, every weight on itself 1, and nothing comes down."""
-    knobs = TINY + "data.partition=classes data.classes=1 data.clients=10 client.warmup=50 run.keep=true "
-    lines = tiny.run("knfu", knobs, out=tmp_path / "knfu")
-    tiny.run("local", knobs, out=tmp_path / "local")
+    options = TINY + "data.partition=classes data.classes=1 data.clients=10 client.warmup=50 run.keep=true "
+    lines = tiny.run("knfu", options, out=tmp_path / "knfu")
+    tiny.run("local", options, out=tmp_path / "local")
     tiny.assert_same_bits(tiny.models(tmp_path / "knfu"), tiny.models(tmp_path / "local"))
     for line in tiny.rounds(lines):
         assert line["diagnostics"]["self_weight"] == pytest.approx(1, abs=1e-6)
-        assert line["diagnostics"]["neighbours"] == pytest.approx(1, abs=1e-4)
+        assert line["diagnostics"]["neighbors"] == pytest.approx(1, abs=1e-4)
         assert "public-logits" not in line["bytes"]["down"]
 
 
@@ -172,9 +172,9 @@ def test_between_the_limits_it_is_neither(tmp_path):
 
 def test_a_run_that_is_resumed_goes_on_with_everybodys_own_fusion(tmp_path):
     """What is fused for a client is the server's alone, and in its checkpoint."""
-    knobs = TINY + "server.beta=1 run.keep=true "
-    tiny.run("knfu", knobs + "server.rounds=3", out=tmp_path / "whole")
-    tiny.run("knfu", knobs + "server.rounds=2", out=tmp_path / "parts")
+    options = TINY + "server.beta=1 run.keep=true "
+    tiny.run("knfu", options + "server.rounds=3", out=tmp_path / "whole")
+    tiny.run("knfu", options + "server.rounds=2", out=tmp_path / "parts")
     tiny.run("knfu", f"server.rounds=3 run.resume={tmp_path / 'parts'}")
     whole, parts = tiny.models(tmp_path / "whole"), tiny.models(tmp_path / "parts")
     last = {who: state for who, state in whole.items() if who[1] == "3-0"}
@@ -188,13 +188,13 @@ def test_each_client_hears_its_own_fusion_and_says_predictions():
     assert 0 <= lines[1]["bytes"]["down"]["public-logits"] / 3 - 960 < 400
 
 
-def test_neighbours_are_noted_for_each_client_and_on_average():
+def test_neighbors_are_noted_for_each_client_and_on_average():
     lines = tiny.run("knfu", TINY + "server.beta=1")
     for line in tiny.rounds(lines):
         own = [tiny.of_clients(lines)[line["round"], client]["diagnostics"] for client in line["replied"]]
-        for name in ("self_weight", "neighbours"):
+        for name in ("self_weight", "neighbors"):
             assert line["diagnostics"][name] == pytest.approx(sum(notes[name] for notes in own) / len(own))
-        assert all(1 / 3 <= notes["self_weight"] <= 1 and 1 <= notes["neighbours"] <= 3 for notes in own)
+        assert all(1 / 3 <= notes["self_weight"] <= 1 and 1 <= notes["neighbors"] <= 3 for notes in own)
 
 
 def test_architectures_may_differ():
@@ -203,7 +203,7 @@ def test_architectures_may_differ():
 
 
 def test_public_samples_are_needed():
-    with pytest.raises(WrongInput, match="knfu needs public samples"):
+    with pytest.raises(InvalidInputError, match="knfu needs public samples"):
         tiny.run("knfu", TINY + "data.public=none")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import Memory
 
 
@@ -142,5 +142,5 @@ def test_tensors_that_share_memory_are_kept(memory: Memory):
 def test_a_torn_file_is_named_with_what_to_do(memory: Memory):
     memory.write((1, 0), number(1))
     (memory.folder / "1-0.safetensors").write_bytes(b"torn")
-    with pytest.raises(WrongInput, match=r"1-0.safetensors cannot be read .*; delete it to start as a newcomer"):
+    with pytest.raises(InvalidInputError, match=r"1-0.safetensors cannot be read .*; delete it to start as a newcomer"):
         memory.read(None)

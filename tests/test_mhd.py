@@ -17,7 +17,7 @@ from toys import INPUTS, Noted, Small, Spoilt, begin, samples
 from fd_flower import methods
 from fd_flower.config import settings
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.objectives.heads import embedding_distance, targets
@@ -181,7 +181,7 @@ def test_the_chain_moves_features_and_the_learning_heads_and_no_other():
 
 
 def test_the_loss_of_the_chain_is_the_one_that_is_named():
-    """Centred logits (0, 0) against (ln 3, -ln 3) / 2: the mean absolute difference is ln(3) / 2."""
+    """Centerd logits (0, 0) against (ln 3, -ln 3) / 2: the mean absolute difference is ln(3) / 2."""
     x, y = torch.zeros(1, 2), torch.tensor([0])
     public = taught(torch.zeros(1, 2), log([0.75, 0.5]), torch.zeros(1, 2))
     config = changed(heads=1, emb_weight=0, kd_weight=1, objective="mae")
@@ -222,8 +222,8 @@ def bank(server, *rounds):
     """Return what the server knows after rounds of {client: what it says}."""
     knowledge = Knowledge()
     for number, replies in enumerate(rounds, 1):
-        heard = [said(client, payload) for client, payload in sorted(replies.items())]
-        knowledge = Knowledge(server.aggregate(heard, knowledge, round=number))
+        received = [said(client, payload) for client, payload in sorted(replies.items())]
+        knowledge = Knowledge(server.aggregate(received, knowledge, round=number))
         knowledge = Knowledge.of(knowledge.flat())  # as the checkpoint has it
     return knowledge
 
@@ -236,19 +236,19 @@ def test_the_server_keeps_what_each_client_said_last_and_for_how_long():
     server = relay(max_age=3)
     rounds = [{"0": heads(0.6), "1": heads()}, {"0": heads(0.7)}, {"0": heads(0.8)}, {"0": heads(0.9)}]
     assert kept(bank(server, *rounds[:1])) == {"0": 1, "1": 1}
-    assert kept(bank(server, *rounds[:3])) == {"0": 3, "1": 1}  # heard in rounds two, three and four
+    assert kept(bank(server, *rounds[:3])) == {"0": 3, "1": 1}  # received in rounds two, three and four
     assert kept(bank(server, *rounds)) == {"0": 4}
     assert kept(bank(relay(max_age=1), *rounds[:2])) == {"0": 2}
     newest = PublicHeads.all(bank(server, *rounds))[0]
     assert torch.equal(newest.values, heads(0.9).values)
 
 
-def test_what_is_kept_is_sent_to_neighbours_alone():
+def test_what_is_kept_is_sent_to_neighbors_alone():
     knowledge = bank(relay(), {str(i): heads() for i in range(4)})
     assert not knowledge.public
-    for graph, heard in (("ring", "13"), ("islands:2", "1"), ("complete", "123"), ("islands:1", "")):
+    for graph, received in (("ring", "13"), ("islands:2", "1"), ("complete", "123"), ("islands:1", "")):
         server = relay(graph=graph, teachers=9)
-        assert "".join(entry.client for entry in server.knowledge_for(server.clients[0], knowledge)) == heard
+        assert "".join(entry.client for entry in server.knowledge_for(server.clients[0], knowledge)) == received
 
 
 def test_teachers_are_drawn_anew_for_every_client_and_round():
@@ -256,14 +256,14 @@ def test_teachers_are_drawn_anew_for_every_client_and_round():
     everybody = {str(i): heads() for i in range(8)}
 
     def drawn(client, rounds):
-        heard = server.knowledge_for(server.clients[client], bank(server, *[everybody] * rounds))
-        return [entry.client for entry in heard]
+        received = server.knowledge_for(server.clients[client], bank(server, *[everybody] * rounds))
+        return [entry.client for entry in received]
 
     assert drawn(0, 1) == drawn(0, 1)
     assert len(drawn(0, 1)) == 2
     assert len({tuple(drawn(client, 1)) for client in range(8)}) > 1
     assert len({tuple(drawn(0, rounds)) for rounds in range(1, 6)}) > 1
-    assert {voice for rounds in range(1, 20) for voice in drawn(0, rounds)} == set("1234567")
+    assert {console for rounds in range(1, 20) for console in drawn(0, rounds)} == set("1234567")
 
 
 def test_nobody_to_learn_from_is_nothing_to_hear():
@@ -289,7 +289,7 @@ def logged(caplog):
     logger.removeHandler(caplog.handler)
 
 
-def test_another_number_of_heads_is_not_heard(logged):
+def test_another_number_of_heads_is_not_received(logged):
     three = PublicHeads(torch.tensor([0]), log([0.5, 0.5, 0.5]), torch.ones(1, 2))
     assert kept(bank(relay(), {"0": heads(), "1": three})) == {"0": 1}
     assert "client 1 has 3 heads, expected 2" in logged.text
@@ -418,7 +418,9 @@ def test_memory_keeps_the_heads(tmp_path):
     first, second = memories["0", "1-0"], memories["0", "2-0"]
     assert {name for name in first if name.startswith("heads/")} == {"heads/weight", "heads/bias"}
     assert first["heads/weight"].shape == (2 * 10, 128)
-    assert torch.equal(first["heads/weight"], memories["1", "1-0"]["heads/weight"])  # nothing heard: as they were made
+    assert torch.equal(
+        first["heads/weight"], memories["1", "1-0"]["heads/weight"]
+    )  # nothing received: as they were made
     assert not torch.equal(first["heads/weight"], second["heads/weight"])
 
 
@@ -434,7 +436,7 @@ def test_the_main_head_is_personal_and_the_last_one_global(monkeypatch):
     monkeypatch.setattr(mhd, "predict", listen)
     lines = tiny.run("mhd", TINY + "client.heads=2 client.steps=20")
     for line in tiny.of_clients(lines).values():
-        seen = line["measures"]["trained"]
+        seen = line["evaluations"]["trained"]
         assert seen["accuracy"] == seen["main/accuracy"]
         for figure in ("global", "pooled"):
             assert seen[figure] == seen[f"aux2/{figure}"]
@@ -448,7 +450,7 @@ def test_auxiliary_heads_learn_the_others_classes():
     split = TINY + "data.partition=classes data.classes=5 data.clients=2 data.public_size=400 data.public_batch=400 "
     lines = tiny.run("mhd", split + "client.heads=1 client.steps=60 client.public_batch=64 server.rounds=4")
     for line in tiny.of_clients(lines).values():
-        seen = line["measures"]["trained"]
+        seen = line["evaluations"]["trained"]
         if line["round"] == 4:
             assert seen["aux1/global"] > seen["main/global"] + 0.1
             assert seen["main/accuracy"] > 0.8
@@ -477,7 +479,9 @@ def headless() -> Task:
 
 
 def test_a_model_without_a_head_is_refused():
-    with pytest.raises(WrongInput, match=r"mhd needs models with features\(x\) and a linear head.*got 'plain' without"):
+    with pytest.raises(
+        InvalidInputError, match=r"mhd needs models with features\(x\) and a linear head.*got 'plain' without"
+    ):
         tiny.run("mhd", TINY + "model.name=plain", task="test_mhd:headless")
 
 
@@ -495,7 +499,7 @@ def test_a_model_without_a_head_is_refused():
     ],
 )
 def test_what_cannot_be_is_refused_before_round_one(change, words):
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         tiny.run("mhd", TINY + change)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fd_flower import models
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 DIGITS, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 SMALL = ("mlp", "lenet", "cnn", "fedgen_cnn", "resnet8", "resnet20")
@@ -38,7 +38,7 @@ def _one_thread():
         for shape in (DIGITS, (1, 16, 16), MNIST, CIFAR)
     ],
 )
-def test_every_architecture_takes_every_picture(name, shape):
+def test_every_architecture_takes_every_image(name, shape):
     model = models.build(name, shape, 7, seed=0)
     assert all(value.is_contiguous() for value in model.state_dict().values())  # as safetensors wants them
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
@@ -199,7 +199,7 @@ def test_groups_are_of_known_and_different_models(group):
     ],
 )
 def test_unknown_names_are_refused(name, said):
-    with pytest.raises(WrongInput, match=said) as caught:
+    with pytest.raises(InvalidInputError, match=said) as caught:
         models.assign(name, 0)
     assert "\n" not in str(caught.value)
 
@@ -218,13 +218,13 @@ def test_unknown_names_are_refused(name, said):
     ],
 )
 def test_models_that_cannot_be_are_refused(name, shape, said):
-    with pytest.raises(WrongInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         models.build(name, shape, 10, seed=0)
 
 
 @pytest.mark.parametrize(("classes", "features"), [(0, None), (10, 0)])
 def test_sizes_below_one_are_refused(classes, features):
-    with pytest.raises(WrongInput, match="at least 1"):
+    with pytest.raises(InvalidInputError, match="at least 1"):
         models.build("mlp", DIGITS, classes, features, seed=0)
 
 
@@ -234,5 +234,5 @@ def test_the_multilayer_perceptron_takes_any_shape():
 
 
 @pytest.mark.parametrize("name", ["lenet", "cnn", "fedgen_cnn", "resnet8"])
-def test_pictures_need_not_be_square(name):
+def test_images_need_not_be_square(name):
     assert models.build(name, (2, 13, 40), 3, seed=0)(torch.randn(2, 2, 13, 40)).shape == (2, 3)

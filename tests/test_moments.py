@@ -17,7 +17,7 @@ Lines = list[dict[str, Any]]
 
 def measured(lines: Lines) -> dict[int, set[str]]:
     return {
-        number: {m for line in lines if line.get("client") and line["round"] == number for m in line["measures"]}
+        number: {m for line in lines if line.get("client") and line["round"] == number for m in line["evaluations"]}
         for number in sorted({line["round"] for line in lines})
     }
 
@@ -31,19 +31,19 @@ def test_rounds_are_measured_as_often_as_asked_and_always_at_the_end(every: int,
     assert {line["round"] for line in rounds(lines) if line["global"]} == rounds_measured
 
 
-def test_test_pictures_are_limited_in_between_and_never_at_the_end():
+def test_test_images_are_limited_in_between_and_never_at_the_end():
     lines = run("fedavg", "data.test_limit=9 server.rounds=3")[2]
-    assert [line["global"]["pictures"] for line in rounds(lines)] == [9, 9, 30]
+    assert [line["global"]["images"] for line in rounds(lines)] == [9, 9, 30]
 
 
 def test_each_method_is_measured_at_its_moment():
     assert measured(run("fd", "server.rounds=1")[2]) == {1: {"trained"}}
     assert measured(run("fedavg", "server.rounds=1")[2]) == {1: {"trained"}}
-    assert measured(run("fedmd", "server.rounds=1")[2]) == {1: {"heard"}}
+    assert measured(run("fedmd", "server.rounds=1")[2]) == {1: {"received"}}
 
 
 def test_moments_can_be_asked_for():
-    assert measured(run("fedmd", "server.rounds=1 server.evaluate=heard,trained")[2]) == {1: {"heard", "trained"}}
+    assert measured(run("fedmd", "server.rounds=1 server.evaluate=received,trained")[2]) == {1: {"received", "trained"}}
     lines = run("fedavg", "server.evaluate=trained")[2]
     assert [line["global"] for line in rounds(lines)] == [None, None]
 
@@ -52,9 +52,9 @@ def test_figures_are_of_own_and_of_everybodys_samples():
     line = next(line for line in run("fd")[2] if line.get("client"))
     own = {"accuracy", "nll", "ece", "validation"}
     shared = {"global", "global_nll", "global_ece", "pooled", "pooled_validation"}
-    assert set(line["measures"]["trained"]) == own | shared
+    assert set(line["evaluations"]["trained"]) == own | shared
     personal = next(line for line in run("fedavg")[2] if line.get("client"))
-    assert set(personal["measures"]["trained"]) == own  # the server's model is measured once, by the server
+    assert set(personal["evaluations"]["trained"]) == own  # the server's model is measured once, by the server
 
 
 def closing(lines: Lines) -> Lines:
@@ -62,21 +62,23 @@ def closing(lines: Lines) -> Lines:
 
 
 def test_the_closing_message_measures_what_the_last_knowledge_taught():
-    """Every client hears the last consensus; without the closing message the last aggregate would never be used."""
+    """Every client receives the last consensus; without the closing message the last aggregate would never be used."""
     _, _, lines = run("fedmd")
     assert [line.get("client", "all") for line in closing(lines)] == ["all", "0", "1", "2"]
     assert {line["round"] for line in closing(lines)} == {2}
     for line in closing(lines)[1:]:
-        assert set(line["measures"]) == {"heard"}
+        assert set(line["evaluations"]) == {"received"}
     assert closing(run("fd")[2]) == []
 
 
 def test_the_closing_message_trains_on_no_private_data_and_writes_no_memory(tmp_path: Path):
     """Without a step of digestion the closing figures are those of the models that the last round left."""
-    changes = f"client.public_steps=0 server.evaluate=heard,trained run.keep=true run.out={tmp_path}/run"
+    changes = f"client.public_steps=0 server.evaluate=received,trained run.keep=true run.out={tmp_path}/run"
     _, _, lines = run("fedmd", changes)
-    trained = {line["client"]: line["measures"]["trained"] for line in lines if "trained" in line.get("measures", {})}
-    assert {line["client"]: line["measures"]["heard"] for line in closing(lines)[1:]} == trained
+    trained = {
+        line["client"]: line["evaluations"]["trained"] for line in lines if "trained" in line.get("evaluations", {})
+    }
+    assert {line["client"]: line["evaluations"]["received"] for line in closing(lines)[1:]} == trained
     (of_the_run,) = (tmp_path / "run" / "clients").iterdir()
     assert sorted(path.name for path in (of_the_run / "0").iterdir()) == ["1-0.safetensors", "2-0.safetensors"]
 

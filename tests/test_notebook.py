@@ -26,10 +26,10 @@ def played(name: str, folder: Path) -> list[nbformat.NotebookNode]:
 
 
 @pytest.mark.slow
-def test_from_zero_draws_three_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_from_zero_draws_three_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    pictures = [output for output in played("from-zero", tmp_path) if "image/png" in output.get("data", {})]
-    assert len(pictures) == 3
+    images = [output for output in played("from-zero", tmp_path) if "image/png" in output.get("data", {})]
+    assert len(images) == 3
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 
 from fd_flower import objectives
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, MAE, MSE, OFA, PLD, TAID, TVD, Jeffreys, ReverseKL, SkewKL
 
 DISTANCES = [
@@ -205,7 +205,7 @@ def test_half_precision_students_are_compared_in_float32(loss):
     ],
 )
 def test_shapes_that_would_broadcast_are_refused(loss, student, teacher, weight, said):
-    with pytest.raises(WrongInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         loss(student, teacher, None, weight)
 
 
@@ -244,11 +244,11 @@ def test_losses_are_found_by_name():
     ],
 )
 def test_unknown_losses_and_arguments_are_refused(name, args, said):
-    with pytest.raises(WrongInput, match=said) as caught:
+    with pytest.raises(InvalidInputError, match=said) as caught:
         objectives.named(name, **args)
     assert "\n" not in str(caught.value)
 
 
 def test_a_client_distils_with_the_loss_that_it_names():
     config = ClientConfig(objective="kl", objective_args={"temperature": 3.0})
-    torch.testing.assert_close(config.distil(draw(16), draw(17)), KL(3.0)(draw(16), draw(17)))
+    torch.testing.assert_close(config.distill(draw(16), draw(17)), KL(3.0)(draw(16), draw(17)))

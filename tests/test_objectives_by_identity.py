@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, OFA, PLD, TVD, Jeffreys, ReverseKL, SkewKL
 
 LABELS = torch.tensor([0, 2, 1, 4, 3, 0])
@@ -86,7 +86,7 @@ def test_soft_bdkd_without_steepness_is_the_sum_of_both_divergences(temperature:
     torch.testing.assert_close(soft(S, T), temperature**2 * ((p - q) * (p / q).log()).sum(1).mean())
 
 
-def test_bdkd_favours_the_forward_divergence_where_the_student_is_the_surer():
+def test_bdkd_favors_the_forward_divergence_where_the_student_is_the_surer():
     sure, flat = torch.tensor([[6.0, 0.0, 0.0]]), torch.tensor([[0.3, 0.0, 0.0]])
     hard = BDKD("hard", nu=3.0, temperature=1.0)
     torch.testing.assert_close(hard(sure, flat), 3 * KL()(sure, flat) + ReverseKL()(sure, flat))
@@ -220,7 +220,7 @@ def test_dist_sees_no_affine_map_of_the_probabilities():
     assert DIST()(flatter, T).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_dist_centres_columns_with_the_weights():
+def test_dist_centers_columns_with_the_weights():
     """Two samples of weight 1 and 3 are four, three of them equal."""
     weight = torch.tensor([1.0, 3.0, 0.0, 0.0, 0.0, 0.0])
     rows = torch.tensor([0, 1, 1, 1])
@@ -243,7 +243,7 @@ def test_what_is_constant_correlates_with_nothing():
 def test_without_labels_it_is_the_teachers_likeliest_class(loss):
     torch.testing.assert_close(loss(S, T), loss(S, T, T.argmax(1)))
     assert abs(loss(S, T, (T.argmax(1) + 1) % 5) - loss(S, T)) > 1e-3
-    with pytest.raises(WrongInput, match=r"labels have shape \[6, 1\]; expected one a sample, \[6\]"):
+    with pytest.raises(InvalidInputError, match=r"labels have shape \[6, 1\]; expected one a sample, \[6\]"):
         loss(S, T, LABELS.unsqueeze(1))
 
 

@@ -222,7 +222,7 @@ def methods_table() -> str:
     rows = ["| method | what it does | needs | exchanges | measured |", "| --- | --- | --- | --- | --- |"]
     for stem in methods.names():
         strategy = methods.strategy(stem)
-        cells = describe.idea(stem), describe.needed(strategy.needs), describe.exchanged(stem), strategy.measured
+        cells = describe.idea(stem), describe.needed(strategy.requires), describe.exchanged(stem), strategy.evaluated
         rows.append(f"| [`{stem}`](docs/methods/{stem}.md) | {' | '.join(cells)} |")
     return "\n".join(rows)
 

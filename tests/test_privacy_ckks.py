@@ -12,10 +12,10 @@ from sums import Adding
 
 from fd_flower.cli import main
 from fd_flower.config import PrivacyConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import ckks
 from fd_flower.privacy.messages import DECRYPT
-from fd_flower.privacy.server_protocol import SumFailed
+from fd_flower.privacy.server_protocol import AggregationError
 from fd_flower.wire import Weights, pack
 from fd_flower.wire.sums import Encrypted
 
@@ -56,27 +56,27 @@ def test_numbers_come_back_and_add_up_without_the_key(key: Path):
 @pytest.mark.parametrize("lost", [[], ["2"]])
 def test_the_mean_of_the_survivors_is_opened_by_one_of_them(lost: list[str], tmp_path: Path, key: Path):
     adding = Encrypting(tmp_path, key, lost={"train": lost})
-    heard = adding.round()
+    received = adding.round()
     there = [i for i in range(4) if str(i) not in lost]
-    assert [c.id for c in heard.clients] == [str(i) for i in there]
-    found = Weights.need(heard.content).values["w"]
+    assert [c.id for c in received.clients] == [str(i) for i in there]
+    found = Weights.need(received.content).values["w"]
     torch.testing.assert_close(found, adding.rows[there].mean(0), atol=1e-5, rtol=0)
-    assert len(adding.heard[DECRYPT]) == 1
+    assert len(adding.received[DECRYPT]) == 1
 
 
 def test_another_client_opens_it_where_one_does_not(tmp_path: Path, key: Path):
     adding = Encrypting(tmp_path, key, lost={DECRYPT: ["1"]})  # round 1 begins with client 1
     assert len(adding.round().clients) == 4
-    assert list(adding.heard[DECRYPT]) == ["1", "2"]
+    assert list(adding.received[DECRYPT]) == ["1", "2"]
 
 
 def test_where_nobody_opens_it_the_round_is_lost(tmp_path: Path, key: Path):
-    with pytest.raises(SumFailed, match="none of 3 clients opened the encrypted sum"):
+    with pytest.raises(AggregationError, match="none of 3 clients opened the encrypted sum"):
         Encrypting(tmp_path, key, lost={DECRYPT: ["0", "1", "2", "3"]}).round()
 
 
 def test_below_the_threshold_a_round_is_lost(tmp_path: Path, key: Path):
-    with pytest.raises(SumFailed, match=r"2 of 4 clients; privacy.threshold=0.667 needs 3"):
+    with pytest.raises(AggregationError, match=r"2 of 4 clients; privacy.threshold=0.667 needs 3"):
         Encrypting(tmp_path, key, lost={"train": ["0", "1"]}).round()
 
 
@@ -92,7 +92,7 @@ def test_another_key_would_open_it_to_garbage_and_is_refused(tmp_path: Path, key
     ckks.make_key(tmp_path / "other.key")
     mine, other = ckks.Key(key), ckks.Key(tmp_path / "other.key")
     said = mine.encrypt(torch.ones(3).double(), 36)
-    with pytest.raises(WrongInput, match="give all clients one secret-key"):
+    with pytest.raises(InvalidInputError, match="give all clients one secret-key"):
         other.decrypt(said)
     forged = ckks.packed(ckks.parts_of(said), other.fingerprint, 3)
     assert float(other.decrypt(forged)[:3].abs().max()) > 1000
@@ -106,20 +106,22 @@ def test_what_is_no_ciphertext_loses_the_round_in_words(tmp_path: Path, key: Pat
         zeros = Encrypted(theirs.chunks * 0, theirs.sizes, theirs.fingerprint, theirs.length)
         return RecordDict({**said, **pack(zeros)})
 
-    with pytest.raises(SumFailed, match="the encrypted replies do not add up"):
+    with pytest.raises(AggregationError, match="the encrypted replies do not add up"):
         Encrypting(tmp_path, key, spoil=spoil).round()
 
 
 def test_a_client_opens_one_sum_a_round(tmp_path: Path, key: Path):
     adding = Encrypting(tmp_path, key)
     adding.round()
-    with pytest.raises(WrongInput, match="is at 'decrypted' of round 1"):
-        adding.veil("1", adding.heard[DECRYPT]["1"]).answer(DECRYPT)
+    with pytest.raises(InvalidInputError, match="is at 'decrypted' of round 1"):
+        adding.veil("1", adding.received[DECRYPT]["1"]).answer(DECRYPT)
 
 
 def test_more_than_two_million_numbers_are_refused_with_the_arithmetic():
     ckks.check_length(2_000_000)
-    with pytest.raises(WrongInput, match=r"110,000,000 numbers are 26,856 ciphertexts of 131 kB, 3524 MB a client"):
+    with pytest.raises(
+        InvalidInputError, match=r"110,000,000 numbers are 26,856 ciphertexts of 131 kB, 3524 MB a client"
+    ):
         ckks.check_length(110_000_000)
 
 
@@ -127,7 +129,7 @@ def test_what_would_wrap_is_refused():
     """Four clients of up to 8: 2^5, of 2^59 that leaves more than the 40 bits that are used."""
     assert ckks.point(4, 8.0) == 40
     assert ckks.point(100, 65536.0) == 36
-    with pytest.raises(WrongInput, match=r"leave 10 bits after the point under CKKS"):
+    with pytest.raises(InvalidInputError, match=r"leave 10 bits after the point under CKKS"):
         ckks.point(1024, 2.0**39)
 
 
@@ -142,20 +144,20 @@ def test_a_key_is_its_owners_and_not_made_twice(tmp_path: Path, capsys: pytest.C
 def test_a_file_without_a_key_says_so(tmp_path: Path, key: Path):
     (tmp_path / "empty").write_bytes(b"")
     for path in (tmp_path / "none", tmp_path / "empty"):
-        with pytest.raises(WrongInput, match=f"secret-key {path} cannot be read"):
+        with pytest.raises(InvalidInputError, match=f"secret-key {path} cannot be read"):
             ckks.Key(path)
     import tenseal
 
     context = tenseal.context_from(key.read_bytes())
     context.make_context_public()
     (tmp_path / "public").write_bytes(context.serialize())
-    with pytest.raises(WrongInput, match="holds no secret key"):
+    with pytest.raises(InvalidInputError, match="holds no secret key"):
         ckks.Key(tmp_path / "public")
 
 
 def test_without_tenseal_an_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "tenseal", None)
-    with pytest.raises(WrongInput, match=r"pip install 'fd-flower\[ckks\]'"):
+    with pytest.raises(InvalidInputError, match=r"pip install 'fd-flower\[ckks\]'"):
         ckks.tenseal()
 
 

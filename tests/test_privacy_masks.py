@@ -14,12 +14,12 @@ from sums import Adding
 
 from fd_flower.cli import keys
 from fd_flower.config import PrivacyConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.privacy import crypto, fixed, sharing
-from fd_flower.privacy.mask_client import MaskVeil, pair_masks
+from fd_flower.privacy.mask_client import MaskClient, pair_masks
 from fd_flower.privacy.messages import KEYS, RECORD, SHARES, UNMASK
-from fd_flower.privacy.server_protocol import SumFailed, least
+from fd_flower.privacy.server_protocol import AggregationError, least
 from fd_flower.wire import Weights, pack
 from fd_flower.wire.sums import Masked, SumKeys, SumShares, SumUnmask, read, table, text
 
@@ -76,14 +76,14 @@ def test_places_by_hand():
     assert fixed.places(4, 8.0, 32) == 25
     assert 4 * 8 * 2**25 < 2**31 <= 4 * 8 * 2**26
     with pytest.raises(
-        WrongInput, match=r"1000 clients .* privacy.range=65536 leave 5 of 32 bits .* privacy.range=8389 or"
+        InvalidInputError, match=r"1000 clients .* privacy.range=65536 leave 5 of 32 bits .* privacy.range=8389 or"
     ):
         fixed.places(1000, 65536.0, 32)
 
 
 @pytest.mark.parametrize(("number", "words"), [(2.1, "beyond privacy.range=2"), (float("nan"), "not finite")])
 def test_a_number_that_does_not_fit_is_refused_and_not_cut(number: float, words: str):
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         fixed.encode(torch.tensor([0.0, number], dtype=torch.float64), 20, 2.0, 64)
 
 
@@ -104,7 +104,7 @@ def test_a_sealed_letter_fits_its_sender_its_receiver_and_nobody_else():
     assert crypto.unseal(key, sealed, b"other to one") is None
     assert crypto.unseal(key, sealed[:-1] + bytes([sealed[-1] ^ 1]), b"one to other") is None
     assert crypto.seal(key, b"letter", b"one to other") != sealed
-    with pytest.raises(WrongInput, match="cannot be used"):
+    with pytest.raises(InvalidInputError, match="cannot be used"):
         crypto.agreed(one, bytes(32), b"x")
 
 
@@ -119,33 +119,35 @@ def test_with_six_of_twenty_lost_at_an_exchange_the_sum_of_the_others_is_exact(
     """Who is lost while the masks are taken off has its reply in the sum already."""
     gone = ["1", "4", "5", "9", "16", "19"]
     adding = Adding(tmp_path, rows(20), PrivacyConfig("masks", bits=bits, range=64.0), {exchange: gone})
-    heard = adding.round()
+    received = adding.round()
     there = [c for c in adding.clients if exchange == UNMASK or c.id not in gone]
     assert np.array_equal(opened[0], adding.whole(there))
-    assert list(heard.clients) == there
-    assert heard.examples == len(there)
+    assert list(received.clients) == there
+    assert received.examples == len(there)
     mean = adding.rows[[int(c.id) for c in there]].mean(0)
-    torch.testing.assert_close(Weights.need(heard.content).values["w"], mean, atol=1e-5 if bits == 32 else 1e-7, rtol=0)
+    torch.testing.assert_close(
+        Weights.need(received.content).values["w"], mean, atol=1e-5 if bits == 32 else 1e-7, rtol=0
+    )
 
 
 def test_some_may_be_lost_at_every_exchange(tmp_path: Path, opened: list[np.ndarray]):
     lost = {KEYS: ["0"], SHARES: ["1", "2"], "train": ["3"], UNMASK: ["4", "5"]}
     adding = Adding(tmp_path, rows(20), MASKS, lost)
-    heard = adding.round()
-    assert [c.id for c in heard.clients] == [str(i) for i in range(4, 20)]
-    assert np.array_equal(opened[0], adding.whole(heard.clients))
+    received = adding.round()
+    assert [c.id for c in received.clients] == [str(i) for i in range(4, 20)]
+    assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_below_the_threshold_a_round_is_lost(exchange: str, tmp_path: Path):
     adding = Adding(tmp_path, rows(20), MASKS, {exchange: [str(i) for i in range(7)]})
-    with pytest.raises(SumFailed, match=r"from 13 of 20 clients; privacy.threshold=0.667 needs 14"):
+    with pytest.raises(AggregationError, match=r"from 13 of 20 clients; privacy.threshold=0.667 needs 14"):
         adding.round()
 
 
 def test_two_clients_are_enough_and_one_is_not(tmp_path: Path):
     assert len(Adding(tmp_path, rows(2), MASKS).round().clients) == 2
-    with pytest.raises(WrongInput, match="a round asks one client, whose reply a sum cannot hide"):
+    with pytest.raises(InvalidInputError, match="a round asks one client, whose reply a sum cannot hide"):
         Adding(tmp_path, rows(1), MASKS).open()
 
 
@@ -184,9 +186,9 @@ def test_a_share_that_is_changed_on_its_way_is_named_and_the_sum_is_right(tmp_pa
         return flipped(said, SumShares, "sealed", (1, 20)) if (exchange, name) == (SHARES, "2") else said
 
     adding = Adding(tmp_path, rows(5), MASKS, spoil=spoil)
-    heard = adding.round()
+    received = adding.round()
     assert adding.stage.faults == {"2": "its sealed share for client 1 was tampered with"}
-    assert np.array_equal(opened[0], adding.whole(heard.clients))
+    assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
 def test_a_share_that_is_changed_by_who_gives_it_back_is_named_and_the_sum_is_right(
@@ -196,16 +198,16 @@ def test_a_share_that_is_changed_by_who_gives_it_back_is_named_and_the_sum_is_ri
         return flipped(said, SumUnmask, "shares", (3, 0)) if (exchange, name) == (UNMASK, "0") else said
 
     adding = Adding(tmp_path, rows(5), MASKS, spoil=spoil)
-    heard = adding.round()
+    received = adding.round()
     assert adding.stage.faults == {"0": "its share of client 3 is not the one that was dealt"}
-    assert np.array_equal(opened[0], adding.whole(heard.clients))
+    assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
 def test_too_many_changed_shares_lose_the_round_and_do_not_make_a_wrong_sum(tmp_path: Path):
     def spoil(exchange: str, name: str, said: RecordDict) -> RecordDict:
         return flipped(said, SumUnmask, "shares", (3, 0)) if exchange == UNMASK and name in "01" else said
 
-    with pytest.raises(SumFailed, match="good shares of client 3 have come from 3 of 5 clients"):
+    with pytest.raises(AggregationError, match="good shares of client 3 have come from 3 of 5 clients"):
         Adding(tmp_path, rows(5), MASKS, spoil=spoil).round()
 
 
@@ -217,7 +219,7 @@ def test_a_client_that_shared_out_another_secret_is_named(tmp_path: Path, monkey
         return split(bytes(16) if len(drawn) == 2 else secret, threshold, number)  # client 0's own mask
 
     monkeypatch.setattr(sharing, "split", lying)
-    with pytest.raises(SumFailed, match="client 0 shared out another secret than it used"):
+    with pytest.raises(AggregationError, match="client 0 shared out another secret than it used"):
         Adding(tmp_path, rows(3), MASKS).round()
 
 
@@ -235,16 +237,16 @@ def test_a_masked_reply_of_another_size_is_left_out_and_named(
         return RecordDict({**said, **pack(Masked(values))}) if (exchange, name) == ("train", "3") else said
 
     adding = Adding(tmp_path, rows(4), MASKS, spoil=spoil)
-    heard = adding.round()
+    received = adding.round()
     assert adding.stage.faults == {"3": words}
-    assert np.array_equal(opened[0], adding.whole(heard.clients))
+    assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
 def test_a_reply_with_fewer_numbers_does_not_leave_the_client(tmp_path: Path):
     adding = Adding(tmp_path, rows(4), MASKS)
     letters = adding.open()
     veil = adding.veil("0", letters[adding.clients[0]])
-    with pytest.raises(WrongInput, match="the reply has 49 numbers; the sum has 50"):
+    with pytest.raises(InvalidInputError, match="the reply has 49 numbers; the sum has 50"):
         veil.over("train", adding.train(adding.rows[0][:49]))
 
 
@@ -253,10 +255,10 @@ def test_knowledge_that_is_not_summed_does_not_leave_the_client(tmp_path: Path):
     letters = adding.open()
     said = adding.train(adding.rows[0])
     veil = adding.veil("0", letters[adding.clients[0]])
-    with pytest.raises(WrongInput, match="arrays would be sent without being summed"):
+    with pytest.raises(InvalidInputError, match="arrays would be sent without being summed"):
         veil.over("evaluate", said)
     said.update(pack(SumKeys(table([bytes(32)]), table([bytes(32)]), text([]))))
-    with pytest.raises(WrongInput, match="sum-keys cannot be summed, so it is not sent"):
+    with pytest.raises(InvalidInputError, match="sum-keys cannot be summed, so it is not sent"):
         veil.over("train", said)
 
 
@@ -264,7 +266,7 @@ def test_knowledge_that_is_not_summed_does_not_leave_the_client(tmp_path: Path):
 
 
 def asked(adding: Adding, name: str, survivors: Sequence[str]) -> SumUnmask:
-    content = RecordDict(dict(adding.heard[UNMASK][name]))
+    content = RecordDict(dict(adding.received[UNMASK][name]))
     content.update(pack(SumUnmask(text(list(survivors)), torch.zeros(0, 16, dtype=torch.uint8))))
     return SumUnmask.need(adding.veil(name, content).answer(UNMASK))  # type: ignore[arg-type]
 
@@ -274,7 +276,7 @@ def test_a_client_gives_one_secret_of_each_client_once_and_never_the_other(tmp_p
     adding = Adding(tmp_path, rows(6), MASKS)
     adding.round()
     for survivors in (["0", "1", "2", "3"], [str(i) for i in range(6)]):
-        with pytest.raises(WrongInput, match=r"is at 'unmasked' of round 1 and says no more"):
+        with pytest.raises(InvalidInputError, match=r"is at 'unmasked' of round 1 and says no more"):
             asked(adding, "0", survivors)
 
 
@@ -288,9 +290,9 @@ def test_a_client_gives_one_secret_of_each_client_once_and_never_the_other(tmp_p
 )
 def test_a_client_opens_no_sum_of_too_few_nor_of_strangers(survivors: list[str], words: str, tmp_path: Path):
     adding = Adding(tmp_path, rows(6), MASKS, {UNMASK: ["0", "1", "2"]})
-    with pytest.raises(SumFailed):
+    with pytest.raises(AggregationError):
         adding.round()
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         asked(adding, "0", survivors)
 
 
@@ -299,18 +301,20 @@ def test_a_client_masks_one_reply_a_round(tmp_path: Path):
     letters = adding.open()
     veil = adding.veil("0", letters[adding.clients[0]])
     veil.over("train", adding.train(adding.rows[0]))
-    with pytest.raises(WrongInput, match="a secure sum goes on from 'shares' of round 1; this client is at 'masked'"):
+    with pytest.raises(
+        InvalidInputError, match="a secure sum goes on from 'shares' of round 1; this client is at 'masked'"
+    ):
         veil.over("train", adding.train(adding.rows[0]))
 
 
 def test_a_client_that_is_told_of_no_sum_says_nothing(tmp_path: Path):
-    with pytest.raises(WrongInput, match="says nothing about the round's sum"):
+    with pytest.raises(InvalidInputError, match="says nothing about the round's sum"):
         Adding(tmp_path, rows(3), MASKS).veil("0", RecordDict()).over("train", RecordDict())
 
 
 def roster(adding: Adding, **change: Any) -> RecordDict:
     """Return what client 0 is told about everybody's keys, with something changed."""
-    content = adding.heard[SHARES]["0"]
+    content = adding.received[SHARES]["0"]
     said, told = SumKeys.need(content), dict(content[RECORD])  # type: ignore[call-overload]
     told |= {key: value for key, value in change.items() if key in told}
     lies = {key: value(getattr(said, key)) for key, value in change.items() if key not in told}
@@ -331,7 +335,7 @@ def roster(adding: Adding, **change: Any) -> RecordDict:
 def test_a_client_shares_no_secrets_on_terms_that_would_betray_it(change: Any, words: str, tmp_path: Path):
     adding = Adding(tmp_path, rows(6), MASKS, {SHARES: ["0"]})
     adding.open()
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         adding.veil("0", roster(adding, **change)).answer(SHARES)
 
 
@@ -356,7 +360,7 @@ def test_keys_are_checked_where_peers_are_pinned(tmp_path: Path):
         return pack(SumKeys(theirs.channel, table([key]), theirs.about))
 
     adding.spoil = swap
-    with pytest.raises(SumFailed):
+    with pytest.raises(AggregationError):
         adding.round(2)
     assert adding.errors["0"] == "client 1's keys are not signed by a key that peer-keys has for it"
     assert "without this client's own" in adding.errors["1"]
@@ -387,9 +391,9 @@ def test_what_a_lost_client_kept_is_gone_when_it_hears_of_a_later_round(tmp_path
     adding.round()
     path = tmp_path / "0" / "sum.json"
     assert "mask" in json.loads(path.read_text())
-    adding.veil("0", RecordDict({RECORD: adding.heard[KEYS]["0"][RECORD]}))
+    adding.veil("0", RecordDict({RECORD: adding.received[KEYS]["0"][RECORD]}))
     assert path.exists()
-    later = ConfigRecord({**adding.heard[KEYS]["0"][RECORD], "round": 2})  # type: ignore[dict-item]
+    later = ConfigRecord({**adding.received[KEYS]["0"][RECORD], "round": 2})  # type: ignore[dict-item]
     adding.veil("0", RecordDict({RECORD: later}))
     assert not path.exists()
 
@@ -402,11 +406,11 @@ def test_nothing_is_kept_beyond_the_closing_message(tmp_path: Path):
 
 
 def test_the_revealed_names_are_read_as_text():
-    with pytest.raises(WrongInput, match="text on the wire cannot be read"):
+    with pytest.raises(InvalidInputError, match="text on the wire cannot be read"):
         read(torch.tensor([1, 2], dtype=torch.uint8))
 
 
 def test_a_veil_answers_its_own_messages_alone(tmp_path: Path):
-    veil = MaskVeil(Adding(tmp_path, rows(2), MASKS).party("0"), RecordDict())
+    veil = MaskClient(Adding(tmp_path, rows(2), MASKS).party("0"), RecordDict())
     assert veil.answer("train") is None
     assert veil.answer("query.where") is None

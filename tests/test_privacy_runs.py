@@ -16,14 +16,14 @@ from toys import run as played
 
 from fd_flower import config, methods
 from fd_flower.cli import keys
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
 from fd_flower.privacy import ckks
 from fd_flower.privacy.vector import flat, restored
 from fd_flower.server import Run, Strategy
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.wire import Bounds, ClassLogits, Knowledge, Payload, Prototypes, PublicLogits, Summable, Weights, pack
-from fd_flower.wire.envelope import ROLL_CALL, unfold
+from fd_flower.wire.envelope import HANDSHAKE, unfold
 from fd_flower.wire.replies import Reply
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -43,7 +43,7 @@ def test_every_method_that_a_sum_will_do_for_is_tried_here():
     declared = {stem for stem in methods.names() if methods.strategy(stem).summable}
     assert set(SUMMED) <= declared
     for stem in declared:
-        assert not methods.strategy(stem).needs.single_replies
+        assert not methods.strategy(stem).requires.single_replies
         assert all(issubclass(kind, Summable) for kind in methods.strategy(stem).summable)
 
 
@@ -90,7 +90,7 @@ def test_a_method_makes_of_the_sum_what_it_makes_of_the_replies(method: str):
 
 
 def test_a_sum_of_two_architectures_is_none():
-    with pytest.raises(WrongInput, match="weights of 2 architectures do not add up"):
+    with pytest.raises(InvalidInputError, match="weights of 2 architectures do not add up"):
         Weights.blank(Bounds(weights={"a": WEIGHTS, "b": WEIGHTS}))
 
 
@@ -164,7 +164,7 @@ def test_a_run_under_ckks_ends_as_one_without(method: str):
 def test_the_server_hears_no_knowledge_but_sums():
     grid = Noted(methods.client_app("fd"))
     strategy, _, _ = played("fd", "privacy.sum=masks", grid)
-    answers = [unfold(m.content) for m in grid.replies if m.metadata.message_type != ROLL_CALL]
+    answers = [unfold(m.content) for m in grid.replies if m.metadata.message_type != HANDSHAKE]
     up = {name for answer in answers for said in answer.values() for name in said}  # type: ignore[union-attr]
     assert up == {"sum-keys", "sum-shares", "sum-commitments", "masked", "metrics", "sum-unmask"}
     assert ClassLogits.need(strategy.knowledge).rounds == {"0": 2, "1": 2, "2": 2}  # so each takes its own out
@@ -173,7 +173,7 @@ def test_the_server_hears_no_knowledge_but_sums():
 def test_what_each_exchange_costs_is_in_the_rounds_line():
     _, _, lines = played("fedavg", "privacy.sum=masks")
     first = rounds(lines)[0]
-    kinds = ["query.fd_flower_keys", "query.fd_flower_shares", "train", "query.fd_flower_unmask"]
+    kinds = ["query.fd_flower_setup", "query.fd_flower_share_keys", "train", "query.fd_flower_unmask"]
     assert list(first["exchanges"]) == kinds
     for direction in ("up", "down"):
         assert sum(e[direction] for e in first["exchanges"].values()) == sum(first["bytes"][direction].values())
@@ -223,7 +223,7 @@ def spoilt(method: str, spoil: Callable[[str, str, int], bool]) -> InProcessGrid
 
 
 @pytest.mark.parametrize(
-    "exchange", ["query.fd_flower_keys", "query.fd_flower_shares", "train", "query.fd_flower_unmask"]
+    "exchange", ["query.fd_flower_setup", "query.fd_flower_share_keys", "train", "query.fd_flower_unmask"]
 )
 def test_a_client_that_is_lost_at_an_exchange_costs_itself_alone(exchange: str):
     grid = spoilt("fedavg", lambda kind, name, round: kind == exchange and name == "3" and round == 1)
@@ -234,7 +234,7 @@ def test_a_client_that_is_lost_at_an_exchange_costs_itself_alone(exchange: str):
     assert second["sum"]["clients"] == 4
 
 
-@pytest.mark.parametrize("exchange", ["query.fd_flower_shares", "train"])
+@pytest.mark.parametrize("exchange", ["query.fd_flower_share_keys", "train"])
 def test_below_the_threshold_the_old_knowledge_stays_and_the_run_goes_on(exchange: str, tmp_path: Path):
     grid = spoilt("fedavg", lambda kind, name, round: kind == exchange and name in "23" and round == 2)
     out = tmp_path / "run"
@@ -296,14 +296,14 @@ def test_a_value_beyond_the_range_costs_the_client_its_round():
     ],
 )
 def test_what_cannot_be_summed_is_refused_with_the_reason(method: str, changes: str, words: str):
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         begin(tiny(method, f"privacy.sum=masks {changes}"), hosts(method))
 
 
 def test_masks_and_ckks_are_refused_for_apps_that_hide_nothing():
     app = ClientApp()
     app.train()(lambda message, context: message)
-    with pytest.raises(WrongInput, match="an app without FD-Flower's turn, which hides nothing"):
+    with pytest.raises(InvalidInputError, match="an app without FD-Flower's turn, which hides nothing"):
         begin(toy("fedavg", "privacy.sum=masks"), InProcessGrid(app))
 
 
@@ -324,7 +324,7 @@ def test_a_device_takes_no_part_in_less_than_it_was_promised(
     keys.make(tmp_path / "keys", ["localhost"], ["0"], 1)
     told = {k: v.replace("PEERS", str(tmp_path / "keys" / "allow.yaml")) for k, v in own.items()}
     grid = devices("fedavg", str(tmp_path), "0", "1", **told)
-    with pytest.raises(RunFailed, match=words):
+    with pytest.raises(RunError, match=words):
         played("fedavg", changes, grid)
 
 
@@ -337,7 +337,7 @@ def test_devices_with_a_common_key_sum_under_ckks(tmp_path: Path):
 
 
 def test_an_unknown_sum_names_the_nearest():
-    with pytest.raises(WrongInput, match=r"privacy.sum is 'mask' \(did you mean 'masks'\?\)"):
+    with pytest.raises(InvalidInputError, match=r"privacy.sum is 'mask' \(did you mean 'masks'\?\)"):
         toy("fd", "privacy.sum=mask")
-    with pytest.raises(WrongInput, match=r"privacy.threshold is 0.5; expected a share above 0.5"):
+    with pytest.raises(InvalidInputError, match=r"privacy.threshold is 0.5; expected a share above 0.5"):
         toy("fd", "privacy.threshold=0.5")

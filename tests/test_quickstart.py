@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from fd_flower import methods
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.tasks.task import Task
 
@@ -45,7 +45,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Guests train outside of a client's turn, so nobody else sees to it; two threads on a busy machine spin."""
+    """Plain ClientApps train outside of a client's turn, so nobody sees to it; two threads on a busy machine spin."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -101,10 +101,10 @@ def accuracy(model: nn.Module) -> float:
         return float((model(x).argmax(1) == y).float().mean())
 
 
-guest = ClientApp()
+plain = ClientApp()
 
 
-@guest.train()
+@plain.train()
 def train(msg: Message, context: Context) -> Message:
     """Train as a ClientApp of Flower's quickstart does: weights in, weights and metrics out."""
     model = Net()
@@ -125,17 +125,17 @@ def train(msg: Message, context: Context) -> Message:
 def pytorchexample(page: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Return the server's file with the ten lines of the page, in a project like the quickstart's."""
     task = ModuleType("pytorchexample.task")
-    task.pytorch_transforms = lambda picture: torch.tensor(list(picture.getdata())).reshape(1, 8, 8) / 16  # type: ignore[attr-defined]
+    task.pytorch_transforms = lambda image: torch.tensor(list(image.getdata())).reshape(1, 8, 8) / 16  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pytorchexample.task", task)
-    pictures = [Image.fromarray(row.byte().reshape(8, 8).numpy()) for row in PIXELS[1000:1500]]
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"img": pictures})
+    images = [Image.fromarray(row.byte().reshape(8, 8).numpy()) for row in PIXELS[1000:1500]]
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, split: {"img": images})
     server = page("pytorchexample.server_app")
     server.Net = Net  # type: ignore[attr-defined]
     return server
 
 
 def _started(strategy: object) -> tuple[dict[str, Tensor], dict[int, MetricRecord]]:
-    """Call ``start`` as the quickstart does, over nodes that run the guest's app."""
+    """Call ``start`` as the quickstart does, over nodes that run the plain ClientApp's app."""
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
         model = Net()
@@ -144,7 +144,7 @@ def _started(strategy: object) -> tuple[dict[str, Tensor], dict[int, MetricRecor
 
     torch.manual_seed(0)
     result = strategy.start(  # type: ignore[attr-defined]
-        grid=InProcessGrid(guest, nodes=NODES, run_config={"batch-size": 32}),
+        grid=InProcessGrid(plain, nodes=NODES, run_config={"batch-size": 32}),
         initial_arrays=ArrayRecord(Net().state_dict()),
         train_config=ConfigRecord({"lr": LR}),
         num_rounds=3,
@@ -162,7 +162,7 @@ def test_feddf_takes_fedavgs_place_over_a_client_app_that_knows_nothing_of_us(py
 
 
 def test_without_distillation_it_is_flowers_own_fedavg():
-    config = methods.config("feddf", "server", distil_steps=0)
+    config = methods.config("feddf", "server", distill_steps=0)
     ours, _ = _started(methods.strategy("feddf")(config, Task(lambda _: Net(), public=lambda: torch.zeros(8, 1, 8, 8))))
     theirs, _ = _started(FedAvg(fraction_evaluate=0.0))
     for key, tensor in theirs.items():
@@ -171,5 +171,5 @@ def test_without_distillation_it_is_flowers_own_fedavg():
 
 def test_a_method_that_exchanges_more_than_weights_refuses_such_clients_and_says_what_to_add():
     strategy = methods.strategy("fd")(task=Task(lambda _: Net()))
-    with pytest.raises(WrongInput, match=r"fd_flower\.client_apps\.fd:app"):
+    with pytest.raises(InvalidInputError, match=r"fd_flower\.client_apps\.fd:app"):
         _started(strategy)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from fd_flower.config import RunConfig, ServerConfig, Settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder, report
 
 SETTINGS = Settings("fd", server=ServerConfig(rounds=3), run=RunConfig(seed=7))
@@ -18,7 +18,7 @@ FACTS = {
     "model": "cnn",
     "data": "digits",
     "versions": {"torch": "2"},
-    "moments": {"global": "trained", "personal": "trained"},
+    "evaluated": {"global": "trained", "personal": "trained"},
 }
 ROUND = {
     "round": 1,
@@ -30,7 +30,7 @@ ROUND = {
     "metrics": {"loss": 0.5},
     "global": None,
 }
-CLIENT = {"round": 1, "client": "0", "examples": 9, "metrics": {}, "measures": {"trained": {"accuracy": 0.5}}}
+CLIENT = {"round": 1, "client": "0", "examples": 9, "metrics": {}, "evaluations": {"trained": {"accuracy": 0.5}}}
 
 
 @pytest.fixture
@@ -48,20 +48,20 @@ def test_what_was_written_is_read_back(folder):
 
 
 def test_a_folder_that_holds_a_run_is_refused(folder):
-    with pytest.raises(WrongInput, match=r"already holds a run.*run\.resume=") as refused:
+    with pytest.raises(InvalidInputError, match=r"already holds a run.*run\.resume=") as refused:
         RunFolder.create(folder.path, SETTINGS, "other")
     assert "\n" not in str(refused.value)
 
 
 def test_a_folder_without_a_run_cannot_be_opened(tmp_path):
-    with pytest.raises(WrongInput, match="holds no run"):
+    with pytest.raises(InvalidInputError, match="holds no run"):
         RunFolder.open(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["- 1\n", "method: fd\n", "a: [\n"])
 def test_a_config_that_is_no_run_s_is_refused(tmp_path, content):
     (tmp_path / "config.yaml").write_text(content)
-    with pytest.raises(WrongInput, match=r"config\.yaml"):
+    with pytest.raises(InvalidInputError, match=r"config\.yaml"):
         RunFolder.open(tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_a_torn_only_line_does_not_count(folder):
 
 def test_a_broken_line_in_the_middle_is_named(folder):
     (folder.path / "rounds.jsonl").write_text('{"round": 1}\n{"rou\n{"round": 2}\n')
-    with pytest.raises(WrongInput, match="line 2"):
+    with pytest.raises(InvalidInputError, match="line 2"):
         folder.lines()
 
 
@@ -121,13 +121,13 @@ def test_finish_leaves_everything_behind(folder):
 
 
 def test_figures_that_diverged_are_null(folder):
-    measures = {"trained": {"accuracy": 0.5, "nll": float("inf"), "ece": float("nan")}}
-    folder.append([{**ROUND, "metrics": {"loss": float("nan")}}, {**CLIENT, "measures": measures}])
+    evaluations = {"trained": {"accuracy": 0.5, "nll": float("inf"), "ece": float("nan")}}
+    folder.append([{**ROUND, "metrics": {"loss": float("nan")}}, {**CLIENT, "evaluations": evaluations}])
     assert "NaN" not in (folder.path / "rounds.jsonl").read_text()
     assert folder.lines()[0]["metrics"] == {"loss": None}
     assert folder.finish(FACTS)["calibration"]["personal"] == {"ece": None, "nll": None}
 
 
 def test_an_unfinished_run_has_no_summary(folder):
-    with pytest.raises(WrongInput, match="not finished"):
+    with pytest.raises(InvalidInputError, match="not finished"):
         folder.summary  # noqa: B018 (the property raises)

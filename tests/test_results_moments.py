@@ -1,11 +1,11 @@
-"""What a comparison says of every moment, and the report of votes and heads."""
+"""What a comparison says of every evaluation point, and the report of votes and heads."""
 
 import pytest
 
 from fd_flower.results import diagnostics, evaluation_points
 
 
-def lines(trained, *, heard=(), ensemble=(), server=()):
+def lines(trained, *, received=(), ensemble=(), server=()):
     """Return lines of one client whose model has these accuracies on the test set, round by round."""
     made = []
     for number in range(1, len(trained) + 1):
@@ -13,18 +13,18 @@ def lines(trained, *, heard=(), ensemble=(), server=()):
         if ensemble:
             whole["diagnostics"] |= {"ensemble_accuracy": ensemble[number - 1], "by_class": [0.1, None]}
         if server:
-            whole["global"] = {"moment": "aggregated", "accuracy": server[number - 1]}
-        measures = {"trained": {"global": trained[number - 1], "accuracy": 1.0}}
-        if heard:
-            measures["heard"] = {"global": heard[number - 1]}
-        made += [whole, {"round": number, "client": "0", "measures": measures}]
+            whole["global"] = {"evaluated": "aggregated", "accuracy": server[number - 1]}
+        evaluations = {"trained": {"global": trained[number - 1], "accuracy": 1.0}}
+        if received:
+            evaluations["received"] = {"global": received[number - 1]}
+        made += [whole, {"round": number, "client": "0", "evaluations": evaluations}]
     return made
 
 
 def test_every_moment_has_its_series():
-    found = evaluation_points.series(lines([0.1, 0.2], heard=[0.3, 0.4], ensemble=[0.5, 0.6], server=[0.7, 0.8]))
+    found = evaluation_points.series(lines([0.1, 0.2], received=[0.3, 0.4], ensemble=[0.5, 0.6], server=[0.7, 0.8]))
     assert {name: [track[when] for when in sorted(track)] for name, track in found.items()} == {
-        "heard": [0.3, 0.4],
+        "received": [0.3, 0.4],
         "trained": [0.1, 0.2],
         "aggregated": [0.7, 0.8],
         "ensemble": [0.5, 0.6],
@@ -62,13 +62,13 @@ def test_a_report_of_votes_by_client_and_class():
 
 
 def test_a_report_of_heads():
-    measures = {"trained": {"accuracy": 0.9, "head1/accuracy": 0.4, "head1/global": 0.6, "head1/nll": 3.0}}
-    told = [{"round": 1, "client": str(i), "measures": measures} for i in range(2)]
+    evaluations = {"trained": {"accuracy": 0.9, "head1/accuracy": 0.4, "head1/global": 0.6, "head1/nll": 3.0}}
+    told = [{"round": 1, "client": str(i), "evaluations": evaluations} for i in range(2)]
     page = "\n".join(diagnostics.sections(told))
     assert '<td class="text">head1</td><td>40.0</td><td>-</td><td>60.0</td>' in page
     assert "3.0" not in page
 
 
-@pytest.mark.parametrize("told", [[], [{"round": 1, "client": "0", "measures": {"trained": {"accuracy": 1.0}}}]])
+@pytest.mark.parametrize("told", [[], [{"round": 1, "client": "0", "evaluations": {"trained": {"accuracy": 1.0}}}]])
 def test_a_run_with_neither_has_no_such_part(told):
     assert diagnostics.sections(told) == []

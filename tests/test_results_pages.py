@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fd_flower import config
 from fd_flower.config import DataConfig, RunConfig, ServerConfig, Settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder, compare, page, plots, report, reproduce
 from fd_flower.results.groups import grouped
 
@@ -33,11 +33,11 @@ def finished(path, method="fd", seed=0, top=0.5, *, clients=2, failed=None, vers
         line = {"round": number, "seconds": 1.0, "asked": ids, "replied": ids, "failed": failed or {}}
         folder.append([{**line, "bytes": traffic, "metrics": {"loss": 1.0}, "global": None}])
         figures = {"accuracy": share, "validation": share, "global": share / 2, "pooled_validation": share}
-        line = {"round": number, "examples": 30, "metrics": {}, "measures": {"trained": figures}}
+        line = {"round": number, "examples": 30, "metrics": {}, "evaluations": {"trained": figures}}
         folder.append([{**line, "client": client} for client in ids])
     facts = {"method": method, "seed": seed, "rounds": 2, "clients": clients, "engine": "local", "model": "cnn"}
     facts |= {"data": {"source": "digits", "copy": "abc123"}, "versions": versions or {"torch": "2"}}
-    folder.finish({**facts, "moments": {"global": "trained", "personal": "trained"}})
+    folder.finish({**facts, "evaluated": {"global": "trained", "personal": "trained"}})
     report.draw(folder)
     return folder
 
@@ -134,7 +134,7 @@ def test_csv_has_plain_numbers(runs):
     assert float(rows[0]["personal_final_std"]) == pytest.approx(0.02**0.5)
 
 
-def test_runs_of_one_method_are_told_apart_by_their_knobs(tmp_path):
+def test_runs_of_one_method_are_told_apart_by_their_options(tmp_path):
     folders = [finished(tmp_path / str(alpha), alpha=alpha) for alpha in (0.1, 1.0)]
     assert [group.name for group in grouped(folders)] == ["fd (data.alpha=0.1)", "fd (data.alpha=1.0)"]
 
@@ -161,9 +161,9 @@ def test_the_terminal_s_table_has_every_method(runs):
 
 def test_an_unfinished_run_is_refused(tmp_path):
     folder = RunFolder.create(tmp_path / "run", Settings("fd"), "key")
-    with pytest.raises(WrongInput, match="not finished"):
+    with pytest.raises(InvalidInputError, match="not finished"):
         compare.write([folder], tmp_path / "out")
-    with pytest.raises(WrongInput, match="nothing to compare"):
+    with pytest.raises(InvalidInputError, match="nothing to compare"):
         grouped([])
 
 
@@ -173,7 +173,7 @@ def test_megabytes_by_the_time_of_measuring(tmp_path):
     assert list(group.courses[0]["personal"].spent.values()) == [1.5, 3.0]
 
 
-def test_pictures_of_nothing_are_drawn():
+def test_images_of_nothing_are_drawn():
     assert plots.png(plots.curves([], {"global": "trained", "personal": "trained"})).startswith(b"\x89PNG")
     assert plots.png(plots.comparison({"global": [], "personal": []}, "round", [])).startswith(b"\x89PNG")
 

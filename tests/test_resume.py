@@ -13,7 +13,7 @@ from toys import Spoilt, begin, figures, hosts, rounds, task, toy
 
 from fd_flower import methods
 from fd_flower.config import ServerConfig, settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.results import RunFolder
 from fd_flower.server import Run, Strategy
@@ -84,8 +84,8 @@ def test_a_run_killed_in_mid_round_goes_on_on_another_number_of_nodes(
     with pytest.raises(Killed):
         begin(started(method, tmp_path, 4), InProcessGrid(Spoilt(methods.client_app(method), kill)))
     assert [line["round"] for line in rounds(RunFolder.open(tmp_path).lines())] == [1, 2]
-    _, _, heard = begin(again(method, tmp_path), hosts(method, 2))
-    assert [line["round"] for line in rounds(heard)] == [3, 4]
+    _, _, received = begin(again(method, tmp_path), hosts(method, 2))
+    assert [line["round"] for line in rounds(received)] == [3, 4]
     assert_same(tmp_path, whole(method))
 
 
@@ -117,8 +117,8 @@ def test_a_run_killed_after_its_last_round_only_finishes(tmp_path: Path, whole: 
     strategy.on_line = kill
     with pytest.raises(Killed):
         strategy.start(hosts("fedmd"))
-    _, result, heard = begin(again("fedmd", tmp_path), hosts("fedmd"))
-    assert rounds(heard) == []
+    _, result, received = begin(again("fedmd", tmp_path), hosts("fedmd"))
+    assert rounds(received) == []
     assert set(result.arrays) == {"public-logits/index", "public-logits/values"}
     assert_same(tmp_path, whole("fedmd"))
 
@@ -156,7 +156,7 @@ def test_a_finished_run_that_was_kept_can_have_more_rounds(method: str, tmp_path
 def test_a_finished_run_that_was_not_kept_says_why_it_cannot_go_on(tmp_path: Path):
     begin(started("fd", tmp_path, 2), hosts("fd"))
     before = (tmp_path / "rounds.jsonl").read_bytes()
-    with pytest.raises(WrongInput, match=r"is finished and its clients' memory is gone; .* needs run.keep=true"):
+    with pytest.raises(InvalidInputError, match=r"is finished and its clients' memory is gone; .* needs run.keep=true"):
         begin(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
     assert (tmp_path / "rounds.jsonl").read_bytes() == before
     assert RunFolder.open(tmp_path).finished
@@ -165,23 +165,23 @@ def test_a_finished_run_that_was_not_kept_says_why_it_cannot_go_on(tmp_path: Pat
 def test_a_finished_run_stays_as_it_is(tmp_path: Path):
     begin(started("fedmd", tmp_path, 2), hosts("fedmd"))
     before = outcome(tmp_path)
-    _, result, heard = begin(again("fedmd", tmp_path), hosts("fedmd"))
+    _, result, received = begin(again("fedmd", tmp_path), hosts("fedmd"))
     after = outcome(tmp_path)
-    assert heard == []
+    assert received == []
     assert before[:2] == after[:2]
     assert "public-logits/values" in result.arrays
 
 
 def test_a_run_is_not_begun_where_another_lies(tmp_path: Path):
     begin(started("local", tmp_path, 1), hosts("local"))
-    with pytest.raises(WrongInput, match=r"already holds a run: go on with it by run\.resume"):
+    with pytest.raises(InvalidInputError, match=r"already holds a run: go on with it by run\.resume"):
         begin(started("local", tmp_path, 1), hosts("local"))
 
 
 def test_a_torn_checkpoint_is_named(tmp_path: Path):
     begin(started("fedavg", tmp_path, 2, "run.keep=true"), hosts("fedavg"))
     (tmp_path / FILE).write_bytes(b"torn")
-    with pytest.raises(WrongInput, match=r"the checkpoint .*knowledge.safetensors cannot be read"):
+    with pytest.raises(InvalidInputError, match=r"the checkpoint .*knowledge.safetensors cannot be read"):
         begin(again("fedavg", tmp_path, "server.rounds=3"), hosts("fedavg"))
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 import datasets
 import numpy as np
 import pytest
-from shelves import animals, judgement, write
+from library_inputs import animals, judgment, write
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.retrieval.library import library, pairs
 
@@ -26,20 +26,20 @@ def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> p
 
 def test_ids_are_texts(tmp_path):
     corpus = [{"_id": "7", "title": "", "text": "seven"}, {"_id": "007", "title": "", "text": "agent"}]
-    folder = write(tmp_path, corpus, [{"_id": "1", "text": "who"}], test=[judgement("1", "007")])
+    folder = write(tmp_path, corpus, [{"_id": "1", "text": "who"}], test=[judgment("1", "007")])
     assert beir.read(str(folder)).judged == {"test": {0: {1: 1}}}
 
 
 def test_numbers_as_ids_are_read_as_texts(tmp_path):
     folder = write(
-        tmp_path, [{"_id": 7, "title": "", "text": "x"}], [{"_id": 1, "text": "y"}], test=[judgement("1", "7")]
+        tmp_path, [{"_id": 7, "title": "", "text": "x"}], [{"_id": 1, "text": "y"}], test=[judgment("1", "7")]
     )
     assert beir.read(str(folder)).documents == ("7",)
 
 
 def test_only_scores_above_0_answer(tmp_path):
     corpus = [{"_id": name, "title": "", "text": name} for name in "abc"]
-    rows = [judgement("q", "a", 2), judgement("q", "b", 0), judgement("p", "c", 0)]
+    rows = [judgment("q", "a", 2), judgment("q", "b", 0), judgment("p", "c", 0)]
     folder = write(tmp_path, corpus, [{"_id": "q", "text": "?"}, {"_id": "p", "text": "?"}], train=rows)
     found = beir.read(str(folder))
     assert found.judged == {"train": {0: {0: 2}}}
@@ -50,7 +50,7 @@ def test_only_scores_above_0_answer(tmp_path):
 @pytest.mark.parametrize("row", [{"score": -1}, {"score": 0, "code": -1}, {"score": 1, "code": -1}])
 def test_a_question_is_ranked_without_the_paper_that_it_was_taken_from(tmp_path, told, row):
     corpus = [{"_id": name, "title": "", "text": name} for name in "ab"]
-    rows = [judgement("q", "a", 1, code=3), judgement("q", "b", **row)]
+    rows = [judgment("q", "a", 1, code=3), judgment("q", "b", **row)]
     found = beir.read(str(write(tmp_path, corpus, [{"_id": "q", "text": "?"}], test=rows)))
     assert found.hidden == {0: frozenset({1})}
     assert found.judged == {"test": {0: {0: 1}}}
@@ -59,7 +59,7 @@ def test_a_question_is_ranked_without_the_paper_that_it_was_taken_from(tmp_path,
 
 def test_empty_documents_are_told_and_teach_nothing(tmp_path, told):
     corpus = [{"_id": "a", "title": "", "text": ""}, {"_id": "b", "title": None, "text": "b"}]
-    rows = [judgement("q", "a"), judgement("q", "b")]
+    rows = [judgment("q", "a"), judgment("q", "b")]
     found = beir.read(str(write(tmp_path, corpus, [{"_id": "q", "text": "?"}], test=rows)))
     assert found.passages == ("", "b")
     assert pairs(found, found.judged["test"], [0]).tolist() == [[0, 1]]
@@ -69,36 +69,36 @@ def test_empty_documents_are_told_and_teach_nothing(tmp_path, told):
 @pytest.mark.parametrize(
     ("rows", "reason"),
     [
-        ([judgement("q", "z")], "the corpus-id 'z', which is not there"),
-        ([judgement("x", "a")], "the query-id 'x', which is not there"),
+        ([judgment("q", "z")], "the corpus-id 'z', which is not there"),
+        ([judgment("x", "a")], "the query-id 'x', which is not there"),
         ([{"query": "q"}], "expected query-id, corpus-id and score"),
     ],
 )
-def test_judgements_that_cannot_be_used(tmp_path, rows, reason):
+def test_judgments_that_cannot_be_used(tmp_path, rows, reason):
     folder = write(tmp_path, [{"_id": "a", "title": "", "text": "a"}], [{"_id": "q", "text": "?"}], test=rows)
-    with pytest.raises(WrongInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         beir.read(str(folder))
 
 
 def test_an_id_twice_and_a_part_that_is_missing(tmp_path):
     twice = write(
-        tmp_path / "twice", [{"_id": "a", "text": ""}] * 2, [{"_id": "q", "text": "?"}], test=[judgement("q", "a")]
+        tmp_path / "twice", [{"_id": "a", "text": ""}] * 2, [{"_id": "q", "text": "?"}], test=[judgment("q", "a")]
     )
-    with pytest.raises(WrongInput, match="the id 'a' twice"):
+    with pytest.raises(InvalidInputError, match="the id 'a' twice"):
         beir.read(str(twice))
     none = write(tmp_path / "none", [{"_id": "a", "text": ""}], [{"_id": "q", "text": "?"}])
-    with pytest.raises(WrongInput, match=r"holds no qrels\*-\*\.parquet"):
+    with pytest.raises(InvalidInputError, match=r"holds no qrels\*-\*\.parquet"):
         beir.read(str(none))
 
 
 @pytest.mark.parametrize("home", ["default", "qrels"])
 def test_a_name_on_the_hub(monkeypatch, home):
-    """Judgements are the default configuration, or in a set of their own beside it."""
+    """Judgments are the default configuration, or in a set of their own beside it."""
     name = f"some/{home}"
     rows = {
         (name, "corpus"): {"corpus": [{"_id": "a", "title": "t", "text": "x"}]},
         (name, "queries"): {"queries": [{"_id": "q", "text": "?"}]},
-        ((name, "default") if home == "default" else (f"{name}-qrels", None)): {"test": [judgement("q", "a")]},
+        ((name, "default") if home == "default" else (f"{name}-qrels", None)): {"test": [judgment("q", "a")]},
     }
     parts = ["corpus", "queries", *(["default"] if home == "default" else [])]
     monkeypatch.setattr(datasets, "get_dataset_config_names", lambda name: parts)
@@ -111,7 +111,7 @@ def test_a_name_on_the_hub(monkeypatch, home):
     assert beir.read(name).judged == {"test": {0: {0: 1}}}
 
 
-def test_pictures_are_no_collection(shared_data):
+def test_images_are_no_collection(shared_data):
     assert not beir.holds(str(shared_data("usps")))
     assert not beir.holds("digits")
 
@@ -138,8 +138,8 @@ def test_a_question_that_is_judged_in_both_splits_is_for_tests(tmp_path):
     corpus = [{"_id": str(i), "title": "", "text": f"t{i}"} for i in range(9)]
     queries = [{"_id": f"q{i}", "text": "?"} for i in range(9)]
     both = {
-        "train": [judgement(f"q{i}", str(i)) for i in range(7)],
-        "test": [judgement(f"q{i}", str(i)) for i in (6, 7, 8)],
+        "train": [judgment(f"q{i}", str(i)) for i in range(7)],
+        "test": [judgment(f"q{i}", str(i)) for i in (6, 7, 8)],
     }
     held = dealt(source=str(write(tmp_path, corpus, queries, **both)), clients=1, min_rows=1)
     own = held.holdings[0]
@@ -147,7 +147,7 @@ def test_a_question_that_is_judged_in_both_splits_is_for_tests(tmp_path):
     assert sorted([*own.train, *own.validation]) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_collection_without_training_judgements_is_cross_validated(tmp_path, told):
+def test_a_collection_without_training_judgments_is_cross_validated(tmp_path, told):
     folder = str(animals(tmp_path, 13))
     folds = []
     for seed in range(4):
@@ -186,25 +186,25 @@ def test_a_collection_each():
 def test_the_largest_clients_of_a_column_that_will_do(tmp_path):
     corpus = [{"_id": str(i), "title": "", "text": f"t{i}", "owner": "big" if i < 9 else "small"} for i in range(11)]
     queries = [{"_id": f"q{i}", "text": "?"} for i in range(11)]
-    folder = write(tmp_path, corpus, queries, test=[judgement(f"q{i}", str(i)) for i in range(11)])
+    folder = write(tmp_path, corpus, queries, test=[judgment(f"q{i}", str(i)) for i in range(11)])
     data = {"source": str(folder), "partition": "column", "column": "owner", "min_rows": 5}
     assert [one.name for one in dealt(**data, clients=1).collections] == ["big"]
-    with pytest.raises(WrongInput, match=r"has 1 values with at least 5 questions .* take at most 1 clients"):
+    with pytest.raises(InvalidInputError, match=r"has 1 values with at least 5 questions .* take at most 1 clients"):
         dealt(**data, clients=2)
 
 
 @pytest.mark.parametrize(
     ("about", "reason"),
     [
-        ({"partition": "dirichlet"}, "data.partition is 'dirichlet', which deals out labelled samples"),
+        ({"partition": "dirichlet"}, "data.partition is 'dirichlet', which deals out labeled samples"),
         ({"partition": "domain"}, "a list of sources goes with data.partition=domain"),
         ({"partition": "column", "column": "compny"}, "data.column is 'compny'.*did you mean 'company'"),
-        ({"test_limit": 5}, "data.test_limit is 5; it is about pictures"),
+        ({"test_limit": 5}, "data.test_limit is 5; it is about images"),
         ({"clients": 100}, "training questions, data.min_rows is 10"),
     ],
 )
 def test_federations_that_cannot_be(about, reason):
-    with pytest.raises(WrongInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         dealt(**about)
 
 

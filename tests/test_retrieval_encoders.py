@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from shelves import animals
+from library_inputs import animals
 from torch.nn import functional as F
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import cache
 from fd_flower.tasks.retrieval import ask, encoders
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder, padded
@@ -167,7 +167,7 @@ def test_lora_begins_as_no_change(transformer):
 @pytest.mark.parametrize("trainable", ["lora", "last_layer"])
 def test_static_embeddings_have_no_layers(trainable):
     with pytest.raises(
-        WrongInput, match=f"client.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
+        InvalidInputError, match=f"client.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
     ):
         learning(encoder("hashed", "model", 0).network(), trainable, "hashed")
 
@@ -247,15 +247,17 @@ def test_other_files_are_another_encoder(transformer, tmp_path):
     ],
 )
 def test_encoders_that_there_are_not(name, pool, reason):
-    with pytest.raises(WrongInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         encoder(name, pool, 0)
 
 
 def test_a_missing_library_is_one_line_that_says_what_to_install(transformer, monkeypatch):
     network = encoder(transformer, "model", 0).network()
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(WrongInput, match=r"client.trainable=lora needs peft: pip install 'fd-flower\[retrieval\]'"):
+    with pytest.raises(
+        InvalidInputError, match=r"client.trainable=lora needs peft: pip install 'fd-flower\[retrieval\]'"
+    ):
         learning(network, "lora", "bert")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(WrongInput, match=r"needs sentence-transformers: pip install 'fd-flower\[retrieval\]'"):
+    with pytest.raises(InvalidInputError, match=r"needs sentence-transformers: pip install 'fd-flower\[retrieval\]'"):
         encoders._fresh(transformer)

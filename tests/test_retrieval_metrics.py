@@ -45,7 +45,7 @@ def test_nothing_counts_below_its_rank():
 
 @pytest.mark.parametrize("levels", [3, 1000])
 def test_like_trec_eval(levels):
-    """Random scores of few levels (many ties) and of many, graded judgements, ids of one to three digits."""
+    """Random scores of few levels (many ties) and of many, graded judgments, ids of one to three digits."""
     pytrec_eval = pytest.importorskip("pytrec_eval")
     rng = torch.Generator().manual_seed(levels)
     documents = [str(number) for number in torch.randperm(150, generator=rng).tolist()]

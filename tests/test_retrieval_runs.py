@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from shelves import animals, judgement, write
+from library_inputs import animals, judgment, write
 
 from fd_flower import engine, methods
 from fd_flower.cli import main
 from fd_flower.cli.progress import Standing
 from fd_flower.cli.run import outcome
 from fd_flower.config import Settings, settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder, compare
 from fd_flower.results.groups import grouped
 from fd_flower.server import Strategy
@@ -50,10 +50,10 @@ def test_a_clients_figures_are_those_of_its_own_documents_and_of_the_others():
     world = World(*_task(TINY))
     model = world.module("hashed:8")
     found = world.kind.figures(world, "1", model, None, None)
-    held = world.kind.shelves.held  # type: ignore[attr-defined]
+    held = world.kind.library_inputs.held  # type: ignore[attr-defined]
     expected = []
     for one, test in zip(held.collections, held.tests, strict=True):
-        encoder = world.kind.shelves.encoder  # type: ignore[attr-defined]
+        encoder = world.kind.library_inputs.encoder  # type: ignore[attr-defined]
         with torch.no_grad():
             asked, said = (model(encoder.tokens(texts, "")) for texts in (one.asked, one.passages))
         answers = [one.judged["test"][q] for q in test.tolist()]
@@ -85,7 +85,7 @@ def test_a_client_without_validation_questions_is_no_obstacle(tmp_path):
         f"data.source={sources} data.partition=domain data.clients=3 data.min_rows=1 model.name=hashed:4 run.device=cpu"
     )
     world = World(*_task(words))
-    parts = [len(own.validation) for own in world.kind.shelves.held.holdings]  # type: ignore[attr-defined]
+    parts = [len(own.validation) for own in world.kind.library_inputs.held.holdings]  # type: ignore[attr-defined]
     assert 0 in parts
     assert max(parts) > 0
     assert 0 <= world.kind.judged(world, world.module("hashed:4"), 0)["validation"] <= 1
@@ -100,13 +100,13 @@ def test_empty_documents_come_last_and_hidden_ones_nowhere(tmp_path):
         {"_id": "3", "title": "", "text": "omega"},
     ]
     queries = [{"_id": "a", "text": "alpha beta"}, {"_id": "b", "text": "omega"}, {"_id": "c", "text": "gamma"}]
-    rows = [judgement("a", "1", -1), judgement("a", "2"), judgement("b", "0"), judgement("c", "2")]
+    rows = [judgment("a", "1", -1), judgment("a", "2"), judgment("b", "0"), judgment("c", "2")]
     folder = write(tmp_path / "four", corpus, queries, test=rows)
     words = f"data.source=[{folder}] data.partition=domain data.clients=1 data.min_rows=1 model.name=hashed:64"
     ranks = {}
     for seed in range(3):
         world = World(*_task(f"{words} run.seed={seed} run.device=cpu"))
-        (question,) = world.kind.shelves.held.tests[0].tolist()  # type: ignore[attr-defined]
+        (question,) = world.kind.library_inputs.held.tests[0].tolist()  # type: ignore[attr-defined]
         first = world.module("hashed:64")
         ranks["abc"[question]] = 1 / world.kind.figures(world, "0", first, None, None)["own/mrr@100"]
     assert ranks == pytest.approx({"a": 1, "b": 4, "c": 1})
@@ -134,7 +134,7 @@ def test_the_summary_is_the_designs(runs):
                     assert set(found) == {*METRICS, "se"}
                     assert set(found["ndcg@10"]) == {"final", "selected", "best"}
                     assert found["map"]["best"] >= found["map"]["final"] >= 0
-        moments = {who: summary["retrieval"][who]["moment"] for who in ("personal", "global")}
+        moments = {who: summary["retrieval"][who]["evaluated"] for who in ("personal", "global")}
         assert moments == {"personal": "trained", "global": "trained" if method == "local" else "aggregated"}
         assert {"zero-shot"} <= summary["retrieval"]["references"].keys()
         assert len(summary["data"]["copy"]) == 12
@@ -147,7 +147,7 @@ def test_figures_are_of_the_lines(runs):
     (whole,), own = ([line for line in last if ("client" in line) == client] for client in (False, True))
     summary = folder.summary["retrieval"]
     assert summary["global"]["others"]["map"]["final"] == whole["global"]["others/map"]
-    finals = [line["measures"]["trained"]["unseen/hit@10"] for line in own]
+    finals = [line["evaluations"]["trained"]["unseen/hit@10"] for line in own]
     assert summary["personal"]["unseen"]["hit@10"]["final"] == pytest.approx(sum(finals) / 3)
 
 
@@ -185,9 +185,9 @@ def test_runs_side_by_side(runs, tmp_path):
 
 
 def test_runs_of_two_kinds_have_no_figure_in_common(runs, tmp_path):
-    tiny.run("local", tiny.TINY, out=tmp_path / "pictures")
-    with pytest.raises(WrongInput, match="some of these runs tell classes apart and some retrieve"):
-        grouped([runs["local"], RunFolder.open(tmp_path / "pictures")])
+    tiny.run("local", tiny.TINY, out=tmp_path / "images")
+    with pytest.raises(InvalidInputError, match="some of these runs tell classes apart and some retrieve"):
+        grouped([runs["local"], RunFolder.open(tmp_path / "images")])
 
 
 def test_progress_and_outcome_say_ndcg(runs):
@@ -205,10 +205,12 @@ def test_progress_and_outcome_say_ndcg(runs):
 
 
 @pytest.mark.parametrize(
-    "method", [name for name in methods.names() if "retrieval" not in methods.strategy(name).needs.tasks]
+    "method", [name for name in methods.names() if "retrieval" not in methods.strategy(name).requires.tasks]
 )
 def test_methods_that_cannot_are_refused_in_one_line(method):
-    with pytest.raises(WrongInput, match=f"{method} cannot learn retrieval .* these can: .*fede4rag.*local") as caught:
+    with pytest.raises(
+        InvalidInputError, match=f"{method} cannot learn retrieval .* these can: .*fede4rag.*local"
+    ) as caught:
         engine.run(settings(method, "data.source=companies data.partition=iid data.clients=2 model.name=hashed:4"))
     assert "\n" not in str(caught.value)
 
@@ -218,11 +220,11 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys):
     said = capsys.readouterr().err
     assert status == 2
     assert said.count("\n") == 1
-    assert "data.partition is 'dirichlet', which deals out labelled samples" in said
+    assert "data.partition is 'dirichlet', which deals out labeled samples" in said
 
 
-def test_knobs_of_retrievers_are_refused_for_pictures():
-    with pytest.raises(WrongInput, match="are about questions and documents: leave them out"):
+def test_options_of_retrievers_are_refused_for_images():
+    with pytest.raises(InvalidInputError, match="are about questions and documents: leave them out"):
         engine.run(settings("local", f"{tiny.TINY} client.trainable=all"))
 
 
@@ -295,7 +297,7 @@ def test_the_retriever_that_is_asked_is_the_clients_own(tmp_path):
     (best,) = ask(tmp_path / "run", "sleeps", "2", folder, 1)
     kept = tiny.models(tmp_path / "run")["2", "2-0"]["model/body.weight"]
     world = World(*_task(TINY))
-    encoder, one = world.kind.shelves.encoder, beir.read(str(folder))  # type: ignore[attr-defined]
+    encoder, one = world.kind.library_inputs.encoder, beir.read(str(folder))  # type: ignore[attr-defined]
     asked, said = (encoder.network()(encoder.tokens(texts, "")).detach() for texts in (["sleeps"], one.passages))
     asked, said = (torch.nn.functional.normalize(x + x @ kept.T, dim=1) for x in (asked, said))
     scores = (asked @ said.T)[0]
@@ -321,7 +323,7 @@ def test_passages_go_into_a_prompt(tmp_path):
 )
 def test_what_was_not_kept_cannot_be_asked(tmp_path, method, changes, client, reason):
     tiny.run(method, f"{TINY} server.rounds=1 {changes}", out=tmp_path / "run")
-    with pytest.raises(WrongInput, match=reason):
+    with pytest.raises(InvalidInputError, match=reason):
         ask(tmp_path / "run", "?", client, animals(tmp_path / "animals"))
 
 
@@ -329,7 +331,7 @@ def test_a_folder_without_anything_to_search(tmp_path):
     tiny.run("fede4rag", f"{TINY} server.rounds=1", out=tmp_path / "run")
     (tmp_path / "none").mkdir()
     for folder, reason in (("none", "holds nothing to search"), ("nowhere", "there is no folder")):
-        with pytest.raises(WrongInput, match=reason):
+        with pytest.raises(InvalidInputError, match=reason):
             ask(tmp_path / "run", "?", "0", tmp_path / folder)
 
 

@@ -10,7 +10,7 @@ from toys import Noted, begin, figures, hosts, rounds, run, toy
 
 from fd_flower import methods
 from fd_flower.config import ClientConfig, settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.objectives import schedules
 from fd_flower.objectives.metrics import measure
@@ -20,7 +20,7 @@ from fd_flower.training import Plan, loop, predict
 from fd_flower.wire.envelope import unfold
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-PERSONAL = [name for name in methods.names() if methods.strategy(name).measured != "aggregated"]
+PERSONAL = [name for name in methods.names() if methods.strategy(name).evaluated != "aggregated"]
 
 
 # --- by hand
@@ -49,7 +49,9 @@ def test_infinite_without_its_phases_is_constant():
 def test_of_the_schedules_only_cosine_needs_the_number_of_rounds():
     for name in ("constant", "exponential", "infinite"):
         assert ClientConfig(schedule=name).lr_at(3, None) == ClientConfig(schedule=name).lr_at(3, 10)
-    with pytest.raises(WrongInput, match=r"client.schedule=cosine falls until the last round and needs their number"):
+    with pytest.raises(
+        InvalidInputError, match=r"client.schedule=cosine falls until the last round and needs their number"
+    ):
         ClientConfig(schedule="cosine").lr_at(3, None)
     assert schedules.cosine(3, 4) == pytest.approx(0.5)
 
@@ -73,7 +75,7 @@ def test_annealing_falls_exponentially():
     ],
 )
 def test_what_is_out_of_range_is_refused(words: str, said: str):
-    with pytest.raises(WrongInput, match=said):
+    with pytest.raises(InvalidInputError, match=said):
         settings("fd", words)
 
 
@@ -128,9 +130,9 @@ def test_the_run_is_the_same_with_and_without_annealed_copies(method: str, model
         begin(toy(method, f"{words} server.anneal_every={every} run.out={folder}"), hosts(method))
     plain, annealed = (figures(RunFolder.open(folder).lines()) for folder in folders)
     copies = {
-        (line["round"], line["client"]): line["measures"].pop("annealed")
+        (line["round"], line["client"]): line["evaluations"].pop("annealed")
         for line in annealed
-        if "annealed" in line.get("measures", {})
+        if "annealed" in line.get("evaluations", {})
     }
     assert copies.keys() == {(2, "0"), (2, "1"), (2, "2")}
     assert all({"accuracy", "nll", "global"} <= figure.keys() for figure in copies.values())
@@ -163,13 +165,17 @@ def test_an_annealed_copy_is_what_the_client_remembers_trained_on(tmp_path: Path
             plan, rng = Plan(5, lr, steps=3), torch_rng(0, f"anneal {number}", client, 1)
             loop.train(copied, loop.supervised, data.train, plan=plan, rng=rng)
         expected = measure(predict(copied, data.test), data.test.labels)
-        assert lines[1, client]["measures"]["annealed"]["nll"] == pytest.approx(expected["nll"], abs=1e-6)
+        assert lines[1, client]["evaluations"]["annealed"]["nll"] == pytest.approx(expected["nll"], abs=1e-6)
     assert len(kept) == 3
 
 
 def test_a_round_that_is_not_measured_measures_its_copies_alone():
     lines = of_clients(run("local", "server.rounds=3 server.evaluate_every=0 server.anneal_every=2")[2])
-    assert {n: set(line["measures"]) for (n, _), line in lines.items()} == {1: set(), 2: {"annealed"}, 3: {"trained"}}
+    assert {n: set(line["evaluations"]) for (n, _), line in lines.items()} == {
+        1: set(),
+        2: {"annealed"},
+        3: {"trained"},
+    }
 
 
 def test_annealed_figures_are_a_series_of_their_own():
@@ -180,5 +186,7 @@ def test_annealed_figures_are_a_series_of_their_own():
 
 @pytest.mark.parametrize("method", ["fedavg", "feddf"])
 def test_a_servers_model_is_not_annealed(method: str):
-    with pytest.raises(WrongInput, match=f"copies of the clients' own models, and {method} has a server's model"):
+    with pytest.raises(
+        InvalidInputError, match=f"copies of the clients' own models, and {method} has a server's model"
+    ):
         run(method, "server.anneal_every=1")

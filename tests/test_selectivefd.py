@@ -12,7 +12,7 @@ from tiny import said, strategy
 
 from fd_flower import methods
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
 from fd_flower.server import Run
 from fd_flower.tasks.task import Task
@@ -117,8 +117,8 @@ def test_hard_labels_travel_as_classes():
 
 
 def test_a_reply_of_the_other_kind_is_not_waited_for():
-    assert strategy("selectivefd").hears == (PublicLogits,)
-    assert hard().hears == (PublicLabels,)
+    assert strategy("selectivefd").reply_kinds == (PublicLogits,)
+    assert hard().reply_kinds == (PublicLabels,)
 
 
 # --- the client
@@ -186,7 +186,7 @@ def test_a_narrower_width_claims_what_is_nearer():
     assert narrow["precision"] > wide["precision"] + 0.1
 
 
-# --- its knobs
+# --- its options
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_narrower_width_claims_what_is_nearer():
     ],
 )
 def test_values_out_of_range_are_refused(change, message):
-    with pytest.raises(WrongInput, match=message):
+    with pytest.raises(InvalidInputError, match=message):
         settings("selectivefd", change)
 
 

@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
 from toys import Noted, devices, hosts, model, play, rounds, run, samples, tiny, toy
 
 from fd_flower import methods
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.tasks.task import Task
@@ -63,25 +63,27 @@ def test_a_share_of_five_clients(fraction: float, number: int):
 )
 def test_needs_are_checked_before_round_one(method: str, changes: str, words: str):
     lines: Lines = []
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         lines += play(tiny(method, changes))
     assert lines == []
 
 
 def test_a_model_without_features_does_for_methods_that_compare_logits():
     assert len(rounds(run("fd", "model.name=plain")[2])) == 2
-    with pytest.raises(WrongInput, match="fedproto needs one feature size for all models; got plain none"):
+    with pytest.raises(InvalidInputError, match="fedproto needs one feature size for all models; got plain none"):
         run("fedproto", "model.name=plain")
 
 
 def test_models_that_tell_different_classes_apart_are_refused():
-    with pytest.raises(WrongInput, match=r"the clients' models tell \[3, 4\] classes apart; expected one number"):
+    with pytest.raises(
+        InvalidInputError, match=r"the clients' models tell \[3, 4\] classes apart; expected one number"
+    ):
         run("fd", "model.name=[small,fourth]")
 
 
 def test_public_samples_that_differ_are_noticed(tmp_path: Path):
     strategy = Strategy.for_method(toy("fedmd"), Task(model, None, lambda: samples("others", 40, labels=False)))
-    with pytest.raises(WrongInput, match="client 0 has other public samples than the server"):
+    with pytest.raises(InvalidInputError, match="client 0 has other public samples than the server"):
         strategy.start(devices("fedmd", str(tmp_path), "0", "1"))
 
 
@@ -90,19 +92,21 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path):
     found = Checkpoint.read(tmp_path, "fedavg")
     assert found is not None
     assert found.round == 3
-    with pytest.raises(WrongInput, match="is of the method 'fedavg', not of 'fd'"):
+    with pytest.raises(InvalidInputError, match="is of the method 'fedavg', not of 'fd'"):
         Checkpoint.read(tmp_path, "fd")
     assert Checkpoint.read(tmp_path / "elsewhere", "fd") is None
 
 
 def test_flowers_privacy_wrappers_are_refused_with_what_to_use_instead():
     wrapped = DifferentialPrivacyServerSideFixedClipping(Strategy.for_method(toy("fedavg")), 1.0, 1.0, 3)
-    with pytest.raises(WrongInput, match=r"is wrapped in a strategy that runs its own start; .*use Flower's mods"):
+    with pytest.raises(
+        InvalidInputError, match=r"is wrapped in a strategy that runs its own start; .*use Flower's mods"
+    ):
         wrapped.start(hosts("fedavg"), initial_arrays=ArrayRecord(model("").state_dict()))
 
 
 def test_a_relative_folder_that_reaches_the_server_says_so():
-    with pytest.raises(WrongInput, match=r"run\.out is the relative path 'somewhere'; give an absolute one"):
+    with pytest.raises(InvalidInputError, match=r"run\.out is the relative path 'somewhere'; give an absolute one"):
         run("local", "run.out=somewhere")
 
 
@@ -113,7 +117,7 @@ def test_an_explicit_number_of_rounds_wins():
     _, result, lines = run("fedavg", num_rounds=3)
     assert [line["round"] for line in rounds(lines)] == [1, 2, 3]
     assert list(result.train_metrics_clientapp) == [1, 2, 3]
-    with pytest.raises(WrongInput, match=r"server.rounds is 0; expected at least 1"):
+    with pytest.raises(InvalidInputError, match=r"server.rounds is 0; expected at least 1"):
         run("fedavg", num_rounds=0)
 
 
@@ -129,8 +133,8 @@ def test_initial_arrays_replace_the_weights_that_the_method_starts_from():
 def test_train_config_reaches_every_client_beside_ours():
     grid = Noted(methods.client_app("local"))
     run("local", grid=grid, train_config=ConfigRecord({"mine": 7, "server-round": 99}))
-    heard = [unfold(m.content)["0"]["config"] for m in grid.sent if m.metadata.message_type == "train"]  # type: ignore[index]
-    assert [(c["mine"], c["server-round"]) for c in heard] == [(7, 1), (7, 2)]
+    received = [unfold(m.content)["0"]["config"] for m in grid.sent if m.metadata.message_type == "train"]  # type: ignore[index]
+    assert [(c["mine"], c["server-round"]) for c in received] == [(7, 1), (7, 2)]
 
 
 def test_an_evaluate_fn_replaces_ours():
@@ -176,9 +180,9 @@ def test_a_method_that_draws_from_the_global_generator_draws_the_same_in_every_r
     method, draws = methods.strategy("fd"), []
     original = method.aggregate
 
-    def aggregate(self: Strategy, *heard: Any, **also: Any) -> Any:
+    def aggregate(self: Strategy, *received: Any, **also: Any) -> Any:
         draws.append(torch.rand(1).item())
-        return original(self, *heard, **also)
+        return original(self, *received, **also)
 
     monkeypatch.setattr(method, "aggregate", aggregate)
     for disturbance in (1, 2):

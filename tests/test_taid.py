@@ -17,16 +17,16 @@ from fd_flower.config import ClientConfig, settings
 from fd_flower.engine import InProcessGrid
 from fd_flower.objectives import KL, TAID
 from fd_flower.results import RunFolder
-from fd_flower.training.scheduled import Paced
+from fd_flower.training.scheduled import Scheduled
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
 DISTIL = [
     method
     for method in methods.names()
-    if "config.distil(" in inspect.getsource(import_module(f"fd_flower.client_apps.{method}"))
+    if "config.distill(" in inspect.getsource(import_module(f"fd_flower.client_apps.{method}"))
 ]
-"""Methods whose clients distil by the name in ``client.objective``."""
+"""Methods whose clients distill by the name in ``client.objective``."""
 
 INNER = [name for name in objectives.names() if name != "taid"]
 
@@ -139,17 +139,17 @@ def test_what_is_no_loss_moves_nothing(value: float):
 
 def test_several_calls_of_a_step_are_one_step():
     """Two models that teach each other: t stays between the calls, and moves by the mean of what came out."""
-    paced = Paced(TAID(alpha=1.0, beta=0.5, clock="step"), torch.tensor([0.4, 0.0, 2.0]), 0, 4)
-    stepped = paced.over(2)
-    values = [paced(draw(1), draw(2)), paced(draw(2), draw(1))]
-    assert paced.t == pytest.approx(0.4)
+    scheduled = Scheduled(TAID(alpha=1.0, beta=0.5, clock="step"), torch.tensor([0.4, 0.0, 2.0]), 0, 4)
+    stepped = scheduled.over(2)
+    values = [scheduled(draw(1), draw(2)), scheduled(draw(2), draw(1))]
+    assert scheduled.t == pytest.approx(0.4)
     torch.testing.assert_close(values[0], TAID().at(None, 0.0)[0](draw(1), draw(2), None, None))
     assert stepped(1) is False
     mean = float(values[0] + values[1]) / 2
-    assert paced.state is not None
-    assert paced.state[2] == pytest.approx(mean)
+    assert scheduled.state is not None
+    assert scheduled.state[2] == pytest.approx(mean)
     momentum = 0.5 * (2.0 - mean) / 2.0
-    assert paced.t == pytest.approx(0.4 + 0.6 / (1 + math.exp(-momentum)))
+    assert scheduled.t == pytest.approx(0.4 + 0.6 / (1 + math.exp(-momentum)))
 
 
 # --- in a run
@@ -182,7 +182,7 @@ def test_a_steps_clock_goes_on_within_the_round(moments: list[float]):
 
 @pytest.mark.parametrize("clock", ["round", "step"])
 def test_the_state_is_the_clients_own_and_the_closing_message_writes_nothing(clock: str, tmp_path: Path):
-    """FedMD's clients hear nothing in round one, so they first distil in round two, and note L alone."""
+    """FedMD's clients receive nothing in round one, so they first distill in round two, and note L alone."""
     begin(toy("fedmd", f"client.objective=taid client.objective_args.clock={clock} run.keep=true "
               f"run.out={tmp_path} server.rounds=3 client.public_steps=2"), hosts("fedmd"))  # fmt: skip
     kept = tiny.memories(tmp_path)
@@ -225,19 +225,19 @@ def test_a_run_that_was_killed_goes_on_as_one_that_was_not(method: str, clock: s
 def test_every_method_that_distils_by_name_has_the_loss_as_its_turn_has_it(
     method: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """A method that makes its knobs anew (`dataclasses.replace`) and loses the bound loss would fail here."""
+    """A method that makes its options anew (`dataclasses.replace`) and loses the bound loss would fail here."""
     calls: list[str] = []
-    distil = ClientConfig.distil
+    distill = ClientConfig.distill
 
     def noted(self: ClientConfig, *args: Any) -> torch.Tensor:
         if turn._current.get(None) is not None:
             calls.append(type(self.loss).__name__)
-        return distil(self, *args)
+        return distill(self, *args)
 
-    monkeypatch.setattr(ClientConfig, "distil", noted)
+    monkeypatch.setattr(ClientConfig, "distill", noted)
     lines = run(method, "client.objective=taid server.rounds=3")[2]
     assert rounds(lines)[-1]["replied"] == ["0", "1", "2"]
-    assert set(calls) == {"Paced"}
+    assert set(calls) == {"Scheduled"}
 
 
 @pytest.mark.parametrize("name", objectives.names())

@@ -15,7 +15,7 @@ from toys import hosts, own, rounds, run, toy
 
 from fd_flower import methods
 from fd_flower.client import App, Turn, fit, turn
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import Memory
 from fd_flower.engine import InProcessGrid
@@ -38,7 +38,7 @@ def of(world: World, folder: Path, client: str = "0", number: int = 1, **said: A
 
 
 def test_without_a_turn_around_it_a_message_says_what_to_do():
-    with pytest.raises(WrongInput, match=r"make the app with fd_flower.client.App\(\)"):
+    with pytest.raises(InvalidInputError, match=r"make the app with fd_flower.client.App\(\)"):
         Turn.of(None, None)  # type: ignore[arg-type]
 
 
@@ -80,11 +80,11 @@ def test_a_turn_has_a_personal_model_or_a_shared_one(world: World, tmp_path: Pat
     """Both would be the one resident module: the shared weights would be kept as the personal model."""
     first = of(world, tmp_path)
     assert first.model is not None
-    with pytest.raises(WrongInput, match="one module of an architecture"):
+    with pytest.raises(InvalidInputError, match="one module of an architecture"):
         first.shared(None)
     second = of(world, tmp_path)
     second.shared(None)
-    with pytest.raises(WrongInput, match="one module of an architecture"):
+    with pytest.raises(InvalidInputError, match="one module of an architecture"):
         _ = second.model
 
 
@@ -99,12 +99,12 @@ def test_random_numbers_are_a_function_of_seed_purpose_client_and_round(world: W
 # --- learning
 
 
-def test_private_training_follows_its_knobs(plans: list[Plan]):
+def test_private_training_follows_its_options(plans: list[Plan]):
     run("local", "client.steps=null client.epochs=3 client.batch=7 client.momentum=0.5 client.optimizer=adam")
     assert {(p.batch, p.epochs, p.steps, p.momentum, p.optimizer) for p in plans} == {(7, 3, None, 0.5, "adam")}
 
 
-def test_distillation_follows_its_own_knobs(plans: list[Plan]):
+def test_distillation_follows_its_own_options(plans: list[Plan]):
     """Three clients digest in round two and at the closing message."""
     run("fedmd", "client.public_steps=5 client.public_batch=9 client.batch=7")
     assert [(p.batch, p.steps) for p in plans if p.steps == 5] == [(9, 5)] * 6
@@ -133,29 +133,29 @@ def test_a_client_that_is_first_asked_later_warms_up_later_where_it_keeps_its_mo
 
 
 def test_a_figure_is_measured_where_its_moment_is_asked_for(world: World, tmp_path: Path):
-    here = of(world, tmp_path, measure="trained,heard", **{"global": False})
-    here.measure("heard")
-    here.measure("elsewhere")
-    assert {name.partition("/")[0] for name in here.measures} == {"heard"}
-    silent = of(world, tmp_path, measure="")
-    silent.measure("heard")
-    assert silent.measures == {}
+    here = of(world, tmp_path, evaluate="trained,received", **{"global": False})
+    here.evaluate("received")
+    here.evaluate("elsewhere")
+    assert {name.partition("/")[0] for name in here.evaluations} == {"received"}
+    silent = of(world, tmp_path, evaluate="")
+    silent.evaluate("received")
+    assert silent.evaluations == {}
 
 
 def test_what_speaks_for_everybodys_classes_may_be_another(world: World, tmp_path: Path):
     """Own parts are the model's, everybody's are another predictor's, and whatever else is measured has a name."""
-    here = of(world, tmp_path, measure="trained", **{"global": True})
+    here = of(world, tmp_path, evaluate="trained", **{"global": True})
 
     def never(samples: Samples) -> torch.Tensor:
         return torch.nn.functional.one_hot((samples.labels + 1) % 3, 3).float().log()
 
-    here.measure("trained", shared=never, others={"head1": never})
-    alone = of(world, tmp_path, measure="trained", **{"global": True})
-    alone.measure("trained")
-    assert here.measures["trained/accuracy"] == alone.measures["trained/accuracy"]
-    assert here.measures["trained/validation"] == alone.measures["trained/validation"]
-    assert [here.measures[f"trained/{k}"] for k in ("global", "pooled", "pooled_validation")] == [0, 0, 0]
-    assert here.measures["trained/head1/accuracy"] == here.measures["trained/head1/global"] == 0
+    here.evaluate("trained", shared=never, others={"head1": never})
+    alone = of(world, tmp_path, evaluate="trained", **{"global": True})
+    alone.evaluate("trained")
+    assert here.evaluations["trained/accuracy"] == alone.evaluations["trained/accuracy"]
+    assert here.evaluations["trained/validation"] == alone.evaluations["trained/validation"]
+    assert [here.evaluations[f"trained/{k}"] for k in ("global", "pooled", "pooled_validation")] == [0, 0, 0]
+    assert here.evaluations["trained/head1/accuracy"] == here.evaluations["trained/head1/global"] == 0
 
 
 def test_a_further_module_is_kept_as_the_personal_model_is(world: World, tmp_path: Path):
@@ -194,36 +194,38 @@ def test_samples_that_this_machine_lacks_are_named(world: World, tmp_path: Path)
     content = pack(PublicIndex(torch.tensor([0, 10_000])))
     content["config"] = ConfigRecord({"server-round": 1})
     here = Turn(world, "0", "small", content, Memory(tmp_path, "key", "0"))
-    with pytest.raises(WrongInput, match="about public sample 10000; there are"):
+    with pytest.raises(InvalidInputError, match="about public sample 10000; there are"):
         _ = here.next_index
 
 
 def test_figures_are_right(world: World, tmp_path: Path):
     """The share of own test samples whose likeliest class is theirs, by hand."""
-    here = of(world, tmp_path, measure="trained", **{"global": True})
-    here.measure("trained")
+    here = of(world, tmp_path, evaluate="trained", **{"global": True})
+    here.evaluate("trained")
     mine = own("0").test
     by_hand = (here.model(mine.x).argmax(1) == mine.labels).float().mean().item()
-    assert here.measures["trained/accuracy"] == pytest.approx(by_hand)
+    assert here.evaluations["trained/accuracy"] == pytest.approx(by_hand)
     everybody = [own(c).test for c in world.clients]
     right = sum(int((here.model(s.x).argmax(1) == s.labels).sum()) for s in everybody)
-    assert here.measures["trained/pooled"] == pytest.approx(right / sum(map(len, everybody)))
+    assert here.evaluations["trained/pooled"] == pytest.approx(right / sum(map(len, everybody)))
 
 
 # --- the app
 
 
 def test_a_mod_goes_around_each_clients_turn():
-    heard: list[tuple[str, str, bool]] = []
+    received: list[tuple[str, str, bool]] = []
 
     def mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        heard.append((message.metadata.message_type, str(context.node_config["client-id"]), HEADER in message.content))
+        received.append(
+            (message.metadata.message_type, str(context.node_config["client-id"]), HEADER in message.content)
+        )
         return call_next(message, context)
 
     app = App(mods=[mod])
     app.train()(fedavg.train)
     run("fedavg", "server.rounds=1", InProcessGrid(app, 1))
-    assert heard == [("train", "0", False), ("train", "1", False), ("train", "2", False)]
+    assert received == [("train", "0", False), ("train", "1", False), ("train", "2", False)]
 
 
 def test_what_a_mod_does_to_a_reply_is_what_the_server_hears():
@@ -278,7 +280,7 @@ def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none
 def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
     from fd_flower.tasks.world import load_task
 
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         load_task(name)
 
 

@@ -91,13 +91,13 @@ def test_a_run_writes_them_down():
 def test_labels_of_public_samples_change_no_figure_of_the_models(tmp_path):
     """They are the experimenter's: the run is bit for bit the one on the same samples without labels."""
     lines = {}
-    for task in ("labelled", "bare"):
+    for task in ("labeled", "bare"):
         tiny.run("fedmd", tiny.TINY + "run.keep=true", out=tmp_path / task, task=f"test_votes:{task}")
         lines[task] = tiny.models(tmp_path / task)
-    tiny.assert_same_bits(lines["labelled"], lines["bare"])
+    tiny.assert_same_bits(lines["labeled"], lines["bare"])
 
 
-def labelled():
+def labeled():
     """Return a task whose public samples have labels."""
     return _task(torch.tensor([0, 1] * 10))
 

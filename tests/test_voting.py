@@ -14,7 +14,7 @@ from toys import Noted, Spoilt, begin
 from fd_flower import density, methods
 from fd_flower.config import settings
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.engine import InProcessGrid
 from fd_flower.tasks.task import Task
@@ -113,7 +113,7 @@ def test_votes_are_fitted_once_and_sent_once(method, monkeypatch):
 def test_clients_say_something_of_the_samples_they_vote_for_alone(method):
     grid = Noted(methods.client_app(method), 1)
     play(method, grid=grid)
-    asked, heard = {}, []
+    asked, received = {}, []
     for message in grid.sent:
         for content in unfold(message.content).values():
             if message.metadata.message_type == "train":
@@ -124,28 +124,28 @@ def test_clients_say_something_of_the_samples_they_vote_for_alone(method):
             own = {"0": range(4), "1": range(4, 8), "2": []}[client]
             assert index.tolist() == [i for i in asked[number].tolist() if i in own]
             torch.testing.assert_close(PublicLogits.need(content).values, PUBLIC[index].log_softmax(1))
-            heard += index.tolist()
-    assert set(heard) == set(range(8))
+            received += index.tolist()
+    assert set(received) == set(range(8))
 
 
 @BOTH
 def test_who_claims_nothing_still_hears(method, tmp_path):
     """Client 2 has one sample and votes for nothing; what the others say changes its model all the same."""
-    learnt = {}
+    learned = {}
     for weight in (0, 1):
         changes = f"{EVERYTHING[method]} server.rounds=2 client.lr=0.5 client.kd_weight={weight} run.keep=true"
         folder = tmp_path / str(weight)
         lines = tiny.run(method, f"{SETTINGS} {changes}", task="test_voting:corners", out=folder)
         assert tiny.of_clients(lines)[2, "2"]["diagnostics"]["accepted"] == 0.0
-        learnt[weight] = tiny.models(folder)["2", "2-0"]["model/head.weight"]
-    assert not torch.equal(learnt[0], learnt[1])
+        learned[weight] = tiny.models(folder)["2", "2-0"]["model/head.weight"]
+    assert not torch.equal(learned[0], learned[1])
 
 
 @BOTH
 def test_nothing_claimed_means_nothing_to_learn(method, announced, caplog):
     """Public samples far from everybody: every later round is about none, and clients train alone."""
     _, lines = play(method, task="strangers")
-    assert caplog.text.count("so clients hear nothing") == 4
+    assert caplog.text.count("so clients receive nothing") == 4
     assert [len(announced[number]) for number in (1, 2, 3, 4)] == [4, 0, 0, 0]
     assert not any(line["failed"] for line in tiny.rounds(lines))
     assert tiny.rounds(lines)[-1]["diagnostics"]["valid"] is None
@@ -228,21 +228,21 @@ def test_votes_beat_everybody_in_strong_skew(method):
 
 def test_a_world_without_public_samples_is_refused():
     for method in ("selectivefd", "edgefd"):
-        with pytest.raises(WrongInput, match="needs public samples"):
+        with pytest.raises(InvalidInputError, match="needs public samples"):
             tiny.run(method, tiny.TINY + "data.public=none")
 
 
 @BOTH
 def test_an_encoder_that_cannot_be_had_is_refused_before_round_one(method):
     lines: list[tiny.Line] = []
-    with pytest.raises(WrongInput, match="private labels"):
+    with pytest.raises(InvalidInputError, match="private labels"):
         tiny.run(method, tiny.TINY + "data.encoder=train:digits", on_line=lines.append)
     assert not lines
 
 
 def test_public_votes_of_another_number_are_refused():
     """A reply that votes on other public samples than the server's is left out, and named."""
-    from fd_flower.core.errors import WrongInput
+    from fd_flower.core.errors import InvalidInputError
 
-    with pytest.raises(WrongInput, match=r"'mask' of shape \[3\]; expected \[4\]"):
+    with pytest.raises(InvalidInputError, match=r"'mask' of shape \[3\]; expected \[4\]"):
         PublicVotes(torch.ones(3, dtype=torch.bool)).check(Bounds(public=4))

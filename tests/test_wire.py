@@ -11,7 +11,7 @@ import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import (
     Bounds,
     Candidates,
@@ -132,15 +132,15 @@ def test_weights_travel_as_flowers_plain_arrays():
 
 
 def test_a_missing_kind_is_named_with_what_came_instead():
-    with pytest.raises(WrongInput, match="expected class-logits on the wire, got prototypes"):
+    with pytest.raises(InvalidInputError, match="expected class-logits on the wire, got prototypes"):
         ClassLogits.need(pack(SAID["prototypes"]))
-    with pytest.raises(WrongInput, match="expected arrays on the wire, got nothing"):
+    with pytest.raises(InvalidInputError, match="expected arrays on the wire, got nothing"):
         Weights.need(Knowledge())
     assert ClassLogits.find(pack(SAID["prototypes"])) is None
 
 
 def test_a_record_of_no_kind_is_refused():
-    with pytest.raises(WrongInput, match=r"no kind 'logitz' on the wire; known: .*arrays, .*class-logits"):
+    with pytest.raises(InvalidInputError, match=r"no kind 'logitz' on the wire; known: .*arrays, .*class-logits"):
         unpack(RecordDict({"logitz": ArrayRecord({"x": torch.zeros(1)})}))
 
 
@@ -154,14 +154,14 @@ def test_a_record_of_no_kind_is_refused():
     ],
 )
 def test_a_record_with_other_fields_is_refused(fields: dict[str, Tensor], words: str):
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         ClassLogits.need(RecordDict({"class-logits": ArrayRecord(fields)}))
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", b"PK\x03\x04nonsense", npy(np.array([{}], dtype=object))])
 def test_bytes_that_are_no_array_are_refused(data: bytes):
     array = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=data)
-    with pytest.raises(WrongInput, match="class-logits on the wire cannot be decoded"):
+    with pytest.raises(InvalidInputError, match="class-logits on the wire cannot be decoded"):
         ClassLogits.need(RecordDict({"class-logits": ArrayRecord({"sums": array})}))
 
 
@@ -273,7 +273,7 @@ def test_what_is_well_formed_passes(name: str):
     ids=lambda value: value.name if isinstance(value, Payload) else None,
 )
 def test_what_cannot_be_used_is_refused_in_words(payload: Payload, words: str):
-    with pytest.raises(WrongInput, match=words):
+    with pytest.raises(InvalidInputError, match=words):
         payload.check(BOUNDS)
 
 
@@ -287,7 +287,7 @@ def known() -> Knowledge:
             Weights(WEIGHTS, "org/model"),
             SAID["class logits of members"],
             Private(SAID["prototypes"]),
-            Private(Weights({"moment": torch.ones(2)}, "generator")),
+            Private(Weights({"evaluated": torch.ones(2)}, "generator")),
         ]
     )
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World, described, join, load_task
@@ -51,7 +51,7 @@ def test_a_module_is_loaded_by_pointer_or_by_copy():
     model = here.load("mlp", weights, copy=False)
     model.state_dict()[key].add_(1.0)
     assert not torch.equal(weights[key], here.initial("mlp")[key])
-    with pytest.raises(WrongInput, match=f"lack '{key}'"):
+    with pytest.raises(InvalidInputError, match=f"lack '{key}'"):
         here.load("mlp", {k: v for k, v in weights.items() if k != key})
 
 
@@ -79,5 +79,5 @@ def test_a_users_task_has_its_own_sizes():
     "name", ["nothing", "no.such.module:task", "fd_flower.tasks.world:no", "fd_flower.core.rng:seed_of"]
 )
 def test_a_task_that_cannot_be_loaded_is_named(name):
-    with pytest.raises(WrongInput, match=name):
+    with pytest.raises(InvalidInputError, match=name):
         load_task(name)

@@ -20,7 +20,7 @@ from fd_flower.engine import InProcessGrid
 from fd_flower.server import Strategy
 from fd_flower.tasks.task import Task
 from fd_flower.wire import Payload, pack
-from fd_flower.wire.envelope import ROLL_CALL, fold, unfold
+from fd_flower.wire.envelope import HANDSHAKE, fold, unfold
 from fd_flower.wire.replies import Reply
 
 CLASSES, INPUTS, FEATURES = 3, 8, 4
@@ -38,7 +38,7 @@ TINY = {
 
 SHORT = {
     "kdstudy": {"client.convergence": 2, "client.public_steps": 2},
-    "feddf": {"server.distil_steps": 2},
+    "feddf": {"server.distill_steps": 2},
     "fede4rag": {
         "data.source": "companies",
         "data.partition": "iid",
@@ -49,11 +49,11 @@ SHORT = {
         "privacy.sum": "none",  # and hides what they say
     },
     "fedlgd": {
-        "client.distil_warmup": 2,
-        "client.distil_refresh": 1,
-        "client.distil_model": "mlp",  # the toy task's inputs are no pictures
-        "client.pictures": 2,
-        "server.pictures": 2,
+        "client.distill_warmup": 2,
+        "client.distill_refresh": 1,
+        "client.distill_model": "mlp",  # the toy task's inputs are no images
+        "client.images": 2,
+        "server.images": 2,
         "server.match_every": 2,
         "server.match_steps": 2,
     },
@@ -80,7 +80,7 @@ def toy(method: str, changes: str = "") -> config.Settings:
 
 def classifies(method: str) -> bool:
     """Whether a method can learn to tell classes apart."""
-    return "classification" in methods.strategy(method).needs.tasks
+    return "classification" in methods.strategy(method).requires.tasks
 
 
 def play(settings: config.Settings, **also: Any) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ def samples(name: str, number: int, *, labels: bool = True) -> Samples:
 def model(name: str) -> Module:
     """Return an architecture: ``wide`` has other features, ``fourth`` another class, ``plain`` no features at all.
 
-    ``forgetful`` drops out, and ``normal`` normalises batches.
+    ``forgetful`` drops out, and ``normal`` normalizes batches.
     """
     if name == "plain":
         return Linear(INPUTS, CLASSES)
@@ -223,7 +223,7 @@ class Moody(InProcessGrid):
     gone : set[int]
         Nodes that are not there.
     slow : dict[int, int]
-        Node -> how often its reply to a message is looked for before it is there; the roll call is always answered.
+        Node -> how often its reply to a message is looked for before it is there; the handshake is always answered.
     late : list[Message]
         Replies that came after the first look.
     """
@@ -247,7 +247,7 @@ class Moody(InProcessGrid):
         there = [m for m in messages if m.metadata.dst_node_id not in self.gone]
         ids = super().push_messages(there)
         for message in there:
-            asked = message.metadata.message_type != ROLL_CALL
+            asked = message.metadata.message_type != HANDSHAKE
             self._looks[message.metadata.message_id] = self.slow.get(message.metadata.dst_node_id, 0) if asked else 0
         return ids
 

@@ -10,8 +10,8 @@ import click
 import typer
 
 from fd_flower import __version__
-from fd_flower.cli.voice import Interrupted, Voice, console
-from fd_flower.core.errors import WrongInput
+from fd_flower.cli.console import Interrupted, Output, console
+from fd_flower.core.errors import InvalidInputError
 
 app = typer.Typer(
     name="fd-flower",
@@ -35,7 +35,7 @@ Select = StrEnum("Select", ["global", "personal"])
 Method = Annotated[str, typer.Argument(metavar="METHOD")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A knob, or several in quotes; `describe METHOD` lists them."),
+    typer.Option("--set", metavar="KEY=VALUE", help="A option, or several in quotes; `describe METHOD` lists them."),
 ]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another recipe than the method's own.")]
 InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
@@ -60,9 +60,9 @@ def run(
     """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
     from fd_flower.cli import run as runs
 
-    voice: Voice = context.obj
+    output: Output = context.obj
     order = runs.order(method, set or [], recipe, engine.value, out, task, on)
-    with voice.board() as board:
+    with output.board() as board:
         folder = runs.execute(order, board, method)
         board.say(runs.outcome(folder.summary))
     typer.echo(folder.path)
@@ -85,17 +85,17 @@ def compare(
 ) -> None:
     """Compare methods on the same data, models and seeds: a table, CSV, plots and a page.
 
-    A knob with a method's name before it is for that method alone: --set fd.client.kd_weight=0.5
+    A option with a method's name before it is for that method alone: --set fd.client.kd_weight=0.5
     """
     from fd_flower.cli import compare as comparing
     from fd_flower.cli.plan import carry_out
 
-    voice: Voice = context.obj
+    output: Output = context.obj
     comparison = comparing.ordered(methods, set or [], recipe, engine.value, out, task, seeds)
-    with voice.board() as board:
+    with output.board() as board:
         for remark in comparing.remarks(comparison):
             board.say(remark)
-        carry_out(comparison, jobs, board, voice)
+        carry_out(comparison, jobs, board, output)
     comparing.write(comparison, console(), None if reach is None else reach / 100)
     typer.echo(comparison.path)
     if comparison.failures:
@@ -129,10 +129,10 @@ def sweep(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
     jobs: Jobs = 1,
 ) -> None:
-    """Search knobs of METHOD for the best validation accuracy: tables, heat maps, a page, the best as a recipe.
+    """Search options of METHOD for the best validation accuracy: tables, heat maps, a page, the best as a recipe.
 
     A point stands where its runs have their best validation round, in the mean over seeds; test data choose nothing.
-    The same command and --out go on with a sweep that was broken off. A point that fails is named in the table; the
+    The same command and --out resume a sweep that was broken off. A point that fails is named in the table; the
     status is 1 where no point is left to choose.
 
     fd-flower sweep fd --grid client.kd_weight=0.1,1,10 --grid client.lr=0.01,0.1 --seeds 3 --jobs 2 --out runs/fd
@@ -142,12 +142,12 @@ def sweep(
     from fd_flower.cli import sweep as sweeping
     from fd_flower.cli.plan import carry_out
 
-    voice: Voice = context.obj
+    output: Output = context.obj
     search = sweeping.ordered(
         method, grid or [], random, select.value, set or [], recipe, engine.value, out, task, seeds
     )
-    with voice.board() as board:
-        carry_out(search.plan, jobs, board, voice, search.standing)
+    with output.board() as board:
+        carry_out(search.plan, jobs, board, output, search.standing)
     chosen = sweeping.write(search, console())
     typer.echo(search.plan.path)
     if not chosen:
@@ -164,7 +164,7 @@ def methods() -> None:
 
 @app.command()
 def describe(method: Method, set: Set = None, recipe: Recipe = None) -> None:
-    """Describe METHOD: what it needs, when it is measured, and every knob with its value."""
+    """Describe METHOD: what it needs, when it is measured, and every option with its value."""
     from fd_flower.cli import describe as describing
     from fd_flower.cli.run import words_of
 
@@ -177,7 +177,7 @@ def data(
     method: Annotated[str, typer.Argument(metavar="[METHOD]")] = "fd",
     set: Set = None,
     recipe: Recipe = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the picture.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the image.")] = None,
     clusters: Annotated[
         bool, typer.Option("--clusters", help="Count clusters of what data.encoder sees, too.")
     ] = False,
@@ -283,28 +283,28 @@ def report(
 
     folders = [folder for path in runs for folder in runs_in(absolute(path, Path.cwd()))]
     if out is None and len(folders) > 1:
-        raise WrongInput(f"{len(folders)} runs make one report: say where by --out DIR")
+        raise InvalidInputError(f"{len(folders)} runs make one report: say where by --out DIR")
     typer.echo(page.write(folders, absolute(out, Path.cwd()) if out else folders[0].path))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
-    voice = Voice()
+    output = Output()
     command = typer.main.get_command(app)
     command.params.append(_version())
     for each in (command, *command.commands.values()):  # type: ignore[attr-defined]
-        each.params += _switches(voice)
+        each.params += _switches(output)
     try:
-        return command.main(arguments, prog_name="fd-flower", standalone_mode=False, obj=voice) or 0
+        return command.main(arguments, prog_name="fd-flower", standalone_mode=False, obj=output) or 0
     except (Interrupted, click.Abort) as error:
-        return _tell(voice.reason(error) if isinstance(error, Interrupted) else "interrupted", 130)
+        return _tell(output.reason(error) if isinstance(error, Interrupted) else "interrupted", 130)
     except click.UsageError as error:
         # Typer and click both suggest the nearest command: once is enough.
         return _tell(" ".join(dict.fromkeys(re.split(r"(?<=[.?]) ", error.format_message()))), 2)
-    except WrongInput as error:
-        return _tell(voice.reason(error), 2)
+    except InvalidInputError as error:
+        return _tell(output.reason(error), 2)
     except Exception as error:
-        return _tell(voice.reason(error), 1)
+        return _tell(output.reason(error), 1)
 
 
 def _version() -> click.Parameter:
@@ -326,12 +326,12 @@ def _version() -> click.Parameter:
     )
 
 
-def _switches(voice: Voice) -> list[click.Parameter]:
+def _switches(output: Output) -> list[click.Parameter]:
     """Return ``--quiet`` and ``--debug``, which stand before or after a command's name."""
 
     def remember(context: click.Context, option: click.Parameter, given: bool) -> None:
         if given:
-            setattr(voice, str(option.name), True)
+            setattr(output, str(option.name), True)
 
     helps = {"quiet": "Results alone, no progress.", "debug": "A traceback with every error."}
     return [

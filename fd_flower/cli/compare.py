@@ -12,7 +12,7 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, command, place
 from fd_flower.cli.run import words_of
 from fd_flower.config import DataConfig, ModelConfig, read_recipe
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import compare
 from fd_flower.results.reproduce import flatten
 
@@ -42,7 +42,7 @@ def ordered(
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For anything that no run can be made of.
     """
     words = words_of(changes, recipe)
@@ -60,17 +60,17 @@ def ordered(
 
 
 def _for(method: str, words: Sequence[str], methods: Sequence[str]) -> tuple[str, ...]:
-    """Return the words for one method: ``feddf.server.distil_steps=100`` is for feddf alone, over what is for all.
+    """Return the words for one method: ``feddf.server.distill_steps=100`` is for feddf alone, over what is for all.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For data or a seed of its own: what is compared then is not the method.
     """
     own = [word.removeprefix(f"{method}.") for word in words if word.startswith(f"{method}.")]
     for word in own:
         if word.startswith(("data.", "run.seed=")):
-            raise WrongInput(f"{method}.{word}: all methods that are compared have the same data and seeds")
+            raise InvalidInputError(f"{method}.{word}: all methods that are compared have the same data and seeds")
     return (*(word for word in words if word.partition(".")[0] not in methods), *own)
 
 

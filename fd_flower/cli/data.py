@@ -12,7 +12,7 @@ from torch import Tensor
 from fd_flower.cli import paths
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import Holdings, federation, holdings, plot_holdings
 from fd_flower.data.heterogeneity import divergences, entropy, mutual_information
 from fd_flower.tasks.retrieval import beir
@@ -43,14 +43,14 @@ def show(
     recipe : str | None
         Another recipe than the method's.
     out : Path | None
-        A picture's file, or a folder for it.
+        A image's file, or a folder for it.
     clusters : bool
         Count clusters of what ``data.encoder`` sees, too; with `data.partition=embedding` they always are.
     """
     chosen = settings(method, words_of(changes, recipe))
     if any(map(beir.holds, [chosen.data.source] if isinstance(chosen.data.source, str) else chosen.data.source)):
         if out is not None or clusters:
-            raise WrongInput(
+            raise InvalidInputError(
                 "questions and documents have no classes to draw or cluster: leave out --out and --clusters"
             )
         console.print(collections(library(chosen.data, chosen.run.seed)))
@@ -86,8 +86,8 @@ def collections(held: Library) -> Table:
         shown.add_column(name, justify="left" if name in ("client", "collection") else "right", overflow="fold")
     for client, own in zip(held.clients, held.holdings, strict=True):
         whole = held.collections[own.collection]
-        learnt = pairs(whole, held.answers[own.collection], own.train.tolist())
-        counts = (len(whole.documents), *map(len, (own.train, own.validation, own.test, learnt)))
+        learned = pairs(whole, held.answers[own.collection], own.train.tolist())
+        counts = (len(whole.documents), *map(len, (own.train, own.validation, own.test, learned)))
         shown.add_row(client, Text(Path(whole.name).name), *map(str, counts))
     return shown
 

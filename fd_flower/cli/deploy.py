@@ -8,7 +8,7 @@ from pathlib import Path
 
 import fd_flower
 from fd_flower.cli.flower import program
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 
 SETTLED = "settled.json"
 """What a folder's services were made for, so that clients that are added later get the same."""
@@ -66,14 +66,16 @@ def register(folder: Path) -> Iterator[str]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a folder without keys.
-    RunFailed
+    RunError
         Where the SuperLink cannot be reached or refuses a key.
     """
     home = folder / "flwr"
     if not clients(folder) or not (home / "config.toml").is_file():
-        raise WrongInput(f"{folder} holds no clients' keys; make them: fd-flower keys {folder} --host NAME --client ID")
+        raise InvalidInputError(
+            f"{folder} holds no clients' keys; make them: fd-flower keys {folder} --host NAME --client ID"
+        )
     environment = {
         **os.environ,
         "FLWR_HOME": str(home),
@@ -89,7 +91,7 @@ def register(folder: Path) -> Iterator[str]:
         elif IN_USE in said:
             yield f"{own.name}: was registered already"
         else:
-            raise RunFailed(f"client {own.name} could not be registered: {said[-300:]}")
+            raise RunError(f"client {own.name} could not be registered: {said[-300:]}")
 
 
 def _fill(name: str, target: Path, words: dict[str, str]) -> None:

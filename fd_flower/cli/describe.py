@@ -1,4 +1,4 @@
-"""``fd-flower methods`` and ``describe``: what a method is, needs and exchanges, and every knob with its value."""
+"""``fd-flower methods`` and ``describe``: what a method is, needs and exchanges, and every option with its value."""
 
 import ast
 import inspect
@@ -20,7 +20,7 @@ from fd_flower.cli import paths
 from fd_flower.config import SECTIONS, read_recipe, settings
 from fd_flower.results.page import words
 from fd_flower.results.reproduce import flatten
-from fd_flower.server import Needs
+from fd_flower.server import Requirements
 from fd_flower.wire import Payload
 
 NEEDS = {
@@ -35,7 +35,7 @@ NEEDS = {
 
 
 @dataclass(frozen=True)
-class Knob:
+class Option:
     """One key: its type, its value, where that comes from, and what its docstring says."""
 
     key: str
@@ -49,33 +49,33 @@ def methods_table() -> Table:
     """Return all methods: what each does, needs and exchanges."""
     table = _table("method", "what it does", "needs", "exchanges")
     for stem in methods.names():
-        table.add_row(stem, Text(idea(stem)), needed(methods.strategy(stem).needs), exchanged(stem))
+        table.add_row(stem, Text(idea(stem)), needed(methods.strategy(stem).requires), exchanged(stem))
     return table
 
 
 def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
-    """Yield what there is to know of a method: its idea, a few facts, then the knobs, section by section.
+    """Yield what there is to know of a method: its idea, a few facts, then the options, section by section.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown method, key or value.
     """
-    sections = knobs(stem, changes)
+    sections = options(stem, changes)
     strategy, chosen = methods.strategy(stem), settings(stem, changes)
     yield Text(idea(stem))
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("needs", needed(strategy.needed(chosen)))
-    facts.add_row("learns", ", ".join(strategy.needed(chosen).tasks))
+    facts.add_row("needs", needed(strategy.requirements(chosen)))
+    facts.add_row("learns", ", ".join(strategy.requirements(chosen).tasks))
     facts.add_row("exchanges", exchanged(stem))
-    facts.add_row("measured", strategy.for_method(chosen).moment)
+    facts.add_row("evaluated", strategy.evaluation_point(chosen))
     yield facts
     for values in sections.values():
         table = _table("key", "value", "from", "meaning")
-        for knob in values:
-            meaning = Text.assemble(knob.meaning, " ", (f"({knob.type})", "dim"))
+        for option in values:
+            meaning = Text.assemble(option.meaning, " ", (f"({option.type})", "dim"))
             # Text, not strings: brackets are part of values, not markup.
-            table.add_row(knob.key, Text(words(knob.value)), knob.source, meaning)
+            table.add_row(option.key, Text(words(option.value)), option.source, meaning)
         yield table
 
 
@@ -92,14 +92,14 @@ def idea(stem: str) -> str:
     return (inspect.getdoc(sys.modules[methods.strategy(stem).__module__]) or "").partition("\n")[0]
 
 
-def needed(needs: Needs) -> str:
+def needed(requires: Requirements) -> str:
     """Return what a method cannot work without, in words."""
-    said = [NEEDS[f.name] for f in fields(needs) if f.name in NEEDS and getattr(needs, f.name)]
-    return ", ".join(said if "classification" in needs.tasks else [*said, "questions and documents"]) or "nothing"
+    said = [NEEDS[f.name] for f in fields(requires) if f.name in NEEDS and getattr(requires, f.name)]
+    return ", ".join(said if "classification" in requires.tasks else [*said, "questions and documents"]) or "nothing"
 
 
 def exchanged(stem: str) -> str:
-    """Return the kinds of payload that a method's client says or hears: those that its file imports."""
+    """Return the kinds of payload that a method's client says or receives: those that its file imports."""
     module = import_module(f"fd_flower.client_apps.{stem}")
     kinds = {found.kind for found in vars(module).values() if _is_kind(found)}
     return ", ".join(sorted(kinds)) or "nothing"
@@ -109,21 +109,21 @@ def _is_kind(found: Any) -> bool:
     return inspect.isclass(found) and issubclass(found, Payload) and found is not Payload
 
 
-def knobs(stem: str, changes: Sequence[str]) -> dict[str, list[Knob]]:
-    """Return every knob of a method by its section, under ``changes`` (``key=value`` words, ``recipe`` among them)."""
+def options(stem: str, changes: Sequence[str]) -> dict[str, list[Option]]:
+    """Return a method's options by section, under ``changes`` (``key=value`` words, ``recipe`` among them)."""
     chosen = settings(stem, changes)
     recipe = paths.value_of(changes, "recipe") or stem
     known = {"set": [word.partition("=")[0] for word in changes], "recipe": flatten(read_recipe(recipe))}
 
-    found: dict[str, list[Knob]] = {}
+    found: dict[str, list[Option]] = {}
     for section in SECTIONS:
         values = getattr(chosen, section)
         meanings = docstrings(type(values))
         for f in fields(values):
             key = f"{section}.{f.name}"
             source = next((source for source, keys in known.items() if _speaks_of(keys, key)), "default")
-            knob = Knob(key, type_words(f.type), getattr(values, f.name), source, meanings.get(f.name, ""))
-            found.setdefault(section, []).append(knob)
+            option = Option(key, type_words(f.type), getattr(values, f.name), source, meanings.get(f.name, ""))
+            found.setdefault(section, []).append(option)
     return found
 
 

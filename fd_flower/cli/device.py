@@ -48,7 +48,7 @@ def findings(folder: Path) -> Iterator[Finding]:
 
 
 def _client(config: dict[str, Any]) -> Iterator[Finding]:
-    """Answer the roll call as a run would hear it."""
+    """Answer the handshake as a run would receive it."""
     lacking = [key for key in DEVICE_KEYS if key not in config]
     if lacking:
         yield Finding(CONFIG, f"lacks {', '.join(lacking)}", f"give {', '.join(lacking)} in {CONFIG}")

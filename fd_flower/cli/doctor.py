@@ -19,7 +19,7 @@ import fd_flower
 from fd_flower.cli import device, flower, machine
 from fd_flower.cli.finding import Finding
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import RunFailed
+from fd_flower.core.errors import RunError
 
 REINSTALL = "pip install 'flwr[simulation]>=1.41,<2'"
 SHARED_PORT = 39091  # where a plain `flwr run` finds a SuperLink, or starts one that stays
@@ -67,7 +67,7 @@ def _programs(*, device: bool) -> Iterator[Finding]:
     for name in ("flower-supernode", "flwr-clientapp") if device else ("flwr", "flower-superlink"):
         try:
             yield Finding(name, flower.program(name))
-        except RunFailed as error:
+        except RunError as error:
             yield Finding(name, "not on the PATH", str(error))
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from fd_flower.cli.run import words_of
 from fd_flower.config import Settings, settings
 from fd_flower.core.budget import short
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.page import megabytes
 
 
@@ -81,12 +81,12 @@ def show(
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For anything that no run can be made of.
     """
     chosen = settings(method, words_of(changes, recipe), task=task)
     if chosen.run.resume:
-        raise WrongInput("a run that goes on cannot be estimated: leave out run.resume")
+        raise InvalidInputError("a run that goes on cannot be estimated: leave out run.resume")
     logging.getLogger("flwr").setLevel(logging.WARNING)
     found = estimated(chosen, rounds, steps)
     console.print(table(found))

@@ -16,13 +16,13 @@ from tempfile import TemporaryDirectory
 import fd_flower
 from fd_flower.cli import machine
 from fd_flower.cli.order import Order
-from fd_flower.cli.progress import Hear, Tail
+from fd_flower.cli.progress import Listener, Tail
 from fd_flower.cli.superlink import ended_in_order, superlink
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.results.folder import LINES
 
 LOG = "flower.log"
-REFUSAL = re.compile(r"^(?:[\w.]*\.)?WrongInput: (.+)$", re.MULTILINE)  # the last line of a traceback
+REFUSAL = re.compile(r"^(?:[\w.]*\.)?InvalidInputError: (.+)$", re.MULTILINE)  # the last line of a traceback
 STARTED = re.compile(r"Successfully started run (\d+)")
 FAILURE = re.compile(r"^(?:Simulation|ServerApp) failed with exception: ")  # in what `flwr list` says of a run
 
@@ -48,7 +48,7 @@ task = {task}
 """
 
 
-def run(order: Order, hear: Hear) -> None:
+def run(order: Order, hear: Listener) -> None:
     """Run an order through ``flwr run`` in a folder with nothing but a ``pyproject.toml``.
 
     A simulation has a SuperLink of its own, devices have theirs. What Flower says is kept in the run's folder, as
@@ -56,9 +56,9 @@ def run(order: Order, hear: Hear) -> None:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where the server refuses what was ordered.
-    RunFailed
+    RunError
         Where Flower does not come up, or the run ends in any way but well.
     """
     with TemporaryDirectory(prefix="fd-flower-", ignore_cleanup_errors=True) as folder, ended_in_order():
@@ -84,12 +84,12 @@ def program(name: str) -> str:
 
     Raises
     ------
-    RunFailed
+    RunError
         Where there is none.
     """
     found = shutil.which(name, path=_programs())
     if found is None:
-        raise RunFailed(f"the command {name} is not there: pip install 'flwr[simulation]>=1.41,<2'")
+        raise RunError(f"the command {name} is not there: pip install 'flwr[simulation]>=1.41,<2'")
     return found
 
 
@@ -130,7 +130,7 @@ def _federation(order: Order) -> str:
     return machine.federation_config(chosen.data.clients, machine.cores(), gpus, chosen.server.nodes)
 
 
-def _submit_and_follow(order: Order, hear: Hear, project: Path, environment: dict[str, str]) -> None:
+def _submit_and_follow(order: Order, hear: Listener, project: Path, environment: dict[str, str]) -> None:
     order.out.mkdir(parents=True, exist_ok=True)
     lines, log = Tail(order.out / LINES), order.out / LOG
     command = [program("flwr"), "run", str(project), "--stream"]
@@ -145,7 +145,7 @@ def _submit_and_follow(order: Order, hear: Hear, project: Path, environment: dic
                 for line in lines.new():
                     hear(line)
         except BaseException:
-            if order.lab and (number := _number(log)):  # else the devices would go on with it
+            if order.lab and (number := _number(log)):  # else the devices would resume it
                 _flwr(["stop", number], project, environment)
             raise
         finally:
@@ -181,11 +181,11 @@ def _judge(log: Path, outcome: dict[str, str], submitted: int) -> None:
         return
     text = log.read_text(encoding="utf-8", errors="replace")
     if not outcome:
-        raise RunFailed(f"flwr run ended with {submitted}: {_last_words(text)} (Flower's log: {log})")
+        raise RunError(f"flwr run ended with {submitted}: {_last_words(text)} (Flower's log: {log})")
     details = FAILURE.sub("", outcome.get("status-details", ""))
     if details in REFUSAL.findall(text):
-        raise WrongInput(details)
-    raise RunFailed(f"{details or outcome['status']} (Flower's log: {log})")
+        raise InvalidInputError(details)
+    raise RunError(f"{details or outcome['status']} (Flower's log: {log})")
 
 
 def _last_words(text: str) -> str:

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})")
@@ -62,19 +62,21 @@ def axes(grids: Sequence[str]) -> list[Axis]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where one cannot be read, or names a key for the second time.
     """
     found: dict[str, Axis] = {}
     for grid in grids:
         key, equals, text = grid.partition("=")
         if not key or not equals:
-            raise WrongInput(f"--grid '{grid}' says nothing: expected KEY=V1,V2, like client.lr=0.01,0.1")
+            raise InvalidInputError(f"--grid '{grid}' says nothing: expected KEY=V1,V2, like client.lr=0.01,0.1")
         if key in found:
-            raise WrongInput(f"--grid names {key} twice: write all of its values after one {key}=")
+            raise InvalidInputError(f"--grid names {key} twice: write all of its values after one {key}=")
         found[key] = _axis(key, text)
     if not found:
-        raise WrongInput("a sweep needs a key to try values of: --grid KEY=V1,V2, like --grid client.lr=0.01,0.1")
+        raise InvalidInputError(
+            "a sweep needs a key to try values of: --grid KEY=V1,V2, like --grid client.lr=0.01,0.1"
+        )
     return list(found.values())
 
 
@@ -83,12 +85,14 @@ def _axis(key: str, text: str) -> Axis:
         log, low, high = match.groups()
         if float(low) >= float(high) or (log and float(low) <= 0):
             above = ", both above 0" if log else ""
-            raise WrongInput(f"--grid {key}={text} is no range: expected the smaller number first{above}")
+            raise InvalidInputError(f"--grid {key}={text} is no range: expected the smaller number first{above}")
         whole = bool(WHOLE.fullmatch(low) and WHOLE.fullmatch(high))
         return Range(key, float(low), float(high), bool(log), whole)
     values = list(_split(text))
     if not all(values):
-        raise WrongInput(f"--grid {key}={text} has an empty value: expected {key}=V1,V2 (nothing is written null)")
+        raise InvalidInputError(
+            f"--grid {key}={text} has an empty value: expected {key}=V1,V2 (nothing is written null)"
+        )
     return Choices(key, tuple(values))
 
 
@@ -116,12 +120,12 @@ def whole_grid(axes: Sequence[Axis]) -> list[Point]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where an axis is a range, which has no combinations.
     """
     for axis in axes:
         if isinstance(axis, Range):
-            raise WrongInput(f"--grid {axis.key} is a range: say by --random N how many points to draw")
+            raise InvalidInputError(f"--grid {axis.key} is a range: say by --random N how many points to draw")
     keys = [axis.key for axis in axes]
     values = product(*(axis.values for axis in axes if isinstance(axis, Choices)))
     return [dict(zip(keys, each, strict=True)) for each in values]
@@ -132,7 +136,7 @@ def drawn(axes: Sequence[Axis], count: int, rng: np.random.Generator) -> list[Po
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there are not so many.
     """
     points: dict[tuple[str, ...], Point] = {}
@@ -142,6 +146,6 @@ def drawn(axes: Sequence[Axis], count: int, rng: np.random.Generator) -> list[Po
         known = tuple(point.values()) in points
         in_vain = in_vain + 1 if known else 0
         if in_vain > TRIES * count:
-            raise WrongInput(f"--random {count} asks for more points than there are: {len(points)} were found")
+            raise InvalidInputError(f"--random {count} asks for more points than there are: {len(points)} were found")
         points.setdefault(tuple(point.values()), point)
     return list(points.values())

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 CURVE = ec.SECP384R1()  # Flower takes NIST curves alone
 AUTHORITY_DAYS = 3650
@@ -48,15 +48,17 @@ def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int) 
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a client id that makes no folder's name, and for a new folder without hosts.
     """
     for client in clients:
         if not CLIENT_ID.fullmatch(client):
-            raise WrongInput(f"client id {client!r} makes no folder's name: use letters, digits, '.', '_' and '-'")
+            raise InvalidInputError(
+                f"client id {client!r} makes no folder's name: use letters, digits, '.', '_' and '-'"
+            )
     authority = folder / "ca.crt"
     if not hosts and not authority.exists():
-        raise WrongInput("a server certificate needs a name: give --host NAME, as devices call the server")
+        raise InvalidInputError("a server certificate needs a name: give --host NAME, as devices call the server")
     folder.mkdir(parents=True, exist_ok=True)
     if not authority.exists():
         _authority(folder)

@@ -38,12 +38,12 @@ class Order:
 
     @cached_property
     def settings(self) -> Settings:
-        """The merged knobs."""
+        """The merged options."""
         return settings(self.method, self.words, task=self.task)
 
     @property
     def to_go_on(self) -> str:
-        """The command that goes on with this run."""
+        """The command that resumes this run."""
         change = shlex.quote(paths.path_word("run.resume", self.out))
         task = ["--task", self.task] if self.task else []
         lab = ["--on", str(self.lab)] if self.lab else []

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fd_flower.cli import paths
+from fd_flower.cli.console import Interrupted, Output
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board
 from fd_flower.cli.run import execute, new_folder, outcome
-from fd_flower.cli.voice import Interrupted, Voice
 from fd_flower.cli.workers import at_once
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
 from fd_flower.results.folder import CONFIG
 from fd_flower.results.reproduce import flatten
@@ -57,24 +57,24 @@ def place(words: Sequence[str], out: Path | None, name: str) -> Path:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where words say where a single run is put.
     """
     for key in ("run.resume", "run.out"):
         if paths.value_of(words, key):
-            raise WrongInput(f"{key} is about one run: several are put, and go on, where --out says")
+            raise InvalidInputError(f"{key} is about one run: several are put, and go on, where --out says")
     here = Path.cwd()
     return new_folder(name, here) if out is None else paths.absolute(out, here)
 
 
-def carry_out(plan: Plan, jobs: int, board: Board, voice: Voice, standing: Callable[[], str] | None = None) -> None:
+def carry_out(plan: Plan, jobs: int, board: Board, output: Output, standing: Callable[[], str] | None = None) -> None:
     """Run what is not finished, ``jobs`` at a time; one that fails does not stop the others.
 
     ``standing`` tells after every run how the whole is coming on; it sees ``plan`` as it is then.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where a folder holds a run of other settings.
     Interrupted
         Where the user broke it off.
@@ -91,7 +91,7 @@ def carry_out(plan: Plan, jobs: int, board: Board, voice: Voice, standing: Calla
         else:
             pending[name] = replace(order, words=(paths.path_word("run.resume", order.out),))
     try:
-        for name, reason in _one_by_one(pending, board, voice) if jobs == 1 else at_once(pending, jobs, board):
+        for name, reason in _one_by_one(pending, board, output) if jobs == 1 else at_once(pending, jobs, board):
             if reason is None:
                 plan.folders[name] = RunFolder.open(pending[name].out)
                 reason = outcome(plan.folders[name].summary)
@@ -106,7 +106,7 @@ def carry_out(plan: Plan, jobs: int, board: Board, voice: Voice, standing: Calla
         raise Interrupted(f"interrupted; {len(plan.folders)} of {len(plan.orders)} runs are done, {go_on}") from None
 
 
-def _one_by_one(orders: Mapping[str, Order], board: Board, voice: Voice) -> Iterator[tuple[str, str | None]]:
+def _one_by_one(orders: Mapping[str, Order], board: Board, output: Output) -> Iterator[tuple[str, str | None]]:
     """Run orders in this process; give the name of each that ends, and why it failed, if it did."""
     for name, order in orders.items():
         try:
@@ -114,7 +114,7 @@ def _one_by_one(orders: Mapping[str, Order], board: Board, voice: Voice) -> Iter
         except Interrupted:
             raise
         except Exception as error:  # whatever it is, the others are not to suffer
-            yield name, voice.reason(error)
+            yield name, output.reason(error)
         else:
             yield name, None
 
@@ -124,7 +124,7 @@ def _need_the_same(folder: RunFolder, order: Order) -> None:
     there, here = (flatten(tree) for tree in (folder.config, order.settings.tree()))
     for key in sorted(there.keys() | here.keys()):
         if key not in PLACE and there.get(key) != here.get(key):
-            raise WrongInput(
+            raise InvalidInputError(
                 f"{folder.path} holds a run with {key}={there.get(key)}, not {here.get(key)}: name another --out"
             )
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 Line = Mapping[str, Any]
 """A line of ``rounds.jsonl``."""
-Hear = Callable[[Line], None]
+Listener = Callable[[Line], None]
 Headline = tuple[str, float]
 """A figure and its name."""
 HEADLINES = {"accuracy": "{:.1%}", "own/ndcg@10": "nDCG@10 {:.3f}", "unseen/ndcg@10": "unseen nDCG@10 {:.3f}"}
@@ -78,7 +78,7 @@ class Standing:
 
 def _last_headline(line: Line) -> Headline | None:
     """Return a client's figure at the last of the moments that its line has."""
-    found = [_headline(figures) for figures in (line.get("measures") or {}).values()]
+    found = [_headline(figures) for figures in (line.get("evaluations") or {}).values()]
     return next((figure for figure in reversed(found) if figure is not None), None)
 
 
@@ -94,8 +94,8 @@ def _told(name: str, figure: float) -> str:
 class Board(Protocol):
     """Where runs show how they are coming on."""
 
-    def run(self, title: str, rounds: int) -> AbstractContextManager[Hear]:
-        """Show one more run: what is given hears its lines."""
+    def run(self, title: str, rounds: int) -> AbstractContextManager[Listener]:
+        """Show one more run: what is given receives its lines."""
 
     def say(self, text: str) -> None:
         """Say something beside the runs."""
@@ -105,8 +105,8 @@ class SilentBoard:
     """Shows nothing."""
 
     @contextmanager
-    def run(self, title: str, rounds: int) -> Iterator[Hear]:
-        """Hear and forget."""
+    def run(self, title: str, rounds: int) -> Iterator[Listener]:
+        """Receive and forget."""
         yield lambda line: None
 
     def say(self, text: str) -> None:
@@ -120,7 +120,7 @@ class PlainBoard:
         self._console = console
 
     @contextmanager
-    def run(self, title: str, rounds: int) -> Iterator[Hear]:
+    def run(self, title: str, rounds: int) -> Iterator[Listener]:
         """Write a line when a round is complete."""
         standing = Standing(rounds)
 
@@ -170,7 +170,7 @@ class LiveBoard:
         self._bars.stop()
 
     @contextmanager
-    def run(self, title: str, rounds: int) -> Iterator[Hear]:
+    def run(self, title: str, rounds: int) -> Iterator[Listener]:
         """Show a bar of rounds with live accuracy and the time that is left."""
         standing = Standing(rounds)
         bar = self._bars.add_task(title, total=rounds, accuracy="", left="starting")

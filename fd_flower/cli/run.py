@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from fd_flower.cli import paths
+from fd_flower.cli.console import Interrupted
 from fd_flower.cli.order import Order
-from fd_flower.cli.progress import Board, Hear, clock
-from fd_flower.cli.voice import Interrupted
-from fd_flower.core.errors import WrongInput
+from fd_flower.cli.progress import Board, Listener, clock
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import retrieval
 from fd_flower.results.folder import CONFIG, RunFolder
 
@@ -43,19 +43,21 @@ def order(
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For anything that no run can be made of.
     """
     words, here = words_of(changes, recipe), Path.cwd()
     if lab is not None:
         lab, engine = paths.absolute(lab, here), "flower"
         if not (lab / "flwr" / "config.toml").is_file():
-            raise WrongInput(f"{lab} holds no federation; make one: fd-flower keys {lab} --host NAME --client ID")
+            raise InvalidInputError(
+                f"{lab} holds no federation; make one: fd-flower keys {lab} --host NAME --client ID"
+            )
         if not paths.value_of(words, "run.resume") and paths.value_of(words, "server.allow") is None:
             words = (*words, paths.path_word("server.allow", lab / "allow.yaml"))
     if resumed := paths.value_of(words, "run.resume"):
         if out is not None:
-            raise WrongInput(f"a run goes on in its own folder: leave out --out {out}, or run.resume={resumed}")
+            raise InvalidInputError(f"a run goes on in its own folder: leave out --out {out}, or run.resume={resumed}")
         asked = Order(method, words, Path(resumed), task, engine, lab)
     else:
         said = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
@@ -70,7 +72,7 @@ def words_of(changes: Sequence[str], recipe: str | None) -> tuple[str, ...]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a quote that is not closed.
     """
     words = [] if recipe is None else [f"recipe={recipe}"]
@@ -78,7 +80,7 @@ def words_of(changes: Sequence[str], recipe: str | None) -> tuple[str, ...]:
         try:
             words += shlex.split(change)
         except ValueError as error:
-            raise WrongInput(f"--set {change!r} cannot be read: {str(error).lower()}") from None
+            raise InvalidInputError(f"--set {change!r} cannot be read: {str(error).lower()}") from None
     return tuple(paths.absolute_words(words, Path.cwd()))
 
 
@@ -94,9 +96,9 @@ def execute(order: Order, board: Board, title: str) -> RunFolder:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where it cannot be run.
-    RunFailed
+    RunError
         Where it could not go on.
     Interrupted
         Where the user broke it off.
@@ -110,7 +112,7 @@ def execute(order: Order, board: Board, title: str) -> RunFolder:
     return RunFolder.open(order.out)
 
 
-def _in_process(order: Order, hear: Hear) -> None:
+def _in_process(order: Order, hear: Listener) -> None:
     from fd_flower import engine
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
@@ -119,7 +121,7 @@ def _in_process(order: Order, hear: Hear) -> None:
     engine.run(order.settings, out=order.out, on_line=hear)
 
 
-def _through_flower(order: Order, hear: Hear) -> None:
+def _through_flower(order: Order, hear: Listener) -> None:
     from fd_flower.cli import flower
 
     flower.run(order, hear)
@@ -128,7 +130,7 @@ def _through_flower(order: Order, hear: Hear) -> None:
 def _how_it_goes_on(order: Order) -> str:
     if not (order.out / CONFIG).is_file():
         return "interrupted before the run began"
-    return f"interrupted; {order.out} holds the rounds so far, go on with: {order.to_go_on}"
+    return f"interrupted; {order.out} holds the rounds so far, resume: {order.to_go_on}"
 
 
 def outcome(summary: Mapping[str, Any]) -> str:
@@ -147,7 +149,7 @@ def runs_in(path: Path) -> list[RunFolder]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there is none.
     """
     inner = [] if (path / CONFIG).is_file() else sorted(config.parent for config in path.glob(f"*/{CONFIG}"))

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from fd_flower.core.errors import RunFailed
+from fd_flower.core.errors import RunError
 
 START_LIMIT = 60.0  # seconds to begin to listen: it imports much, and the machine may be busy
 END_LIMIT = 15.0  # seconds for processes to end by themselves
@@ -32,7 +32,7 @@ def superlink(program: str, environment: Mapping[str, str], folder: Path) -> Ite
 
     Raises
     ------
-    RunFailed
+    RunError
         Where it does not come up.
     """
     port = free_port()
@@ -88,7 +88,7 @@ def free_port() -> int:
 
 
 def wait_until_it_listens(link: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return once a SuperLink listens on a port; where it does not, raise RunFailed with its last words."""
+    """Return once a SuperLink listens on a port; where it does not, raise RunError with its last words."""
     limit = time.monotonic() + START_LIMIT
     while time.monotonic() < limit and link.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
@@ -97,7 +97,7 @@ def wait_until_it_listens(link: subprocess.Popen[bytes], port: int, log: Path) -
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
     how = f"did not listen within {START_LIMIT:.0f} s" if link.poll() is None else f"ended with {link.returncode}"
-    raise RunFailed(f"Flower's SuperLink {how}: {last}")
+    raise RunError(f"Flower's SuperLink {how}: {last}")
 
 
 def end(link: subprocess.Popen[bytes], groups: set[int]) -> None:

@@ -16,7 +16,7 @@ from fd_flower.cli.plan import PLACE, Plan, command, place
 from fd_flower.cli.progress import clock
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.results import sweep, sweep_tables
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
@@ -115,15 +115,17 @@ def ordered(
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For anything that no run can be made of.
     """
     axes, words = grid.axes(grids), words_of(changes, recipe)
     for axis in axes:
         if axis.key in OWN:
-            raise WrongInput(f"{axis.key} cannot be swept: a sweep is put where --out says, its seeds are --seeds")
+            raise InvalidInputError(
+                f"{axis.key} cannot be swept: a sweep is put where --out says, its seeds are --seeds"
+            )
         if paths.value_of(words, axis.key) is not None:
-            raise WrongInput(f"{axis.key} is in --grid and in --set: leave it out of one of them")
+            raise InvalidInputError(f"{axis.key} is in --grid and in --set: leave it out of one of them")
     path = place(words, out, "sweep")
     # Neither the seed nor where a run happens is swept, so they are known before there are points.
     first = settings(method, [word for word in words if word.startswith(("run.", "recipe="))]).run.seed
@@ -152,13 +154,13 @@ def _check(order: Order, name: str, known: dict[str, str]) -> None:
     """
     try:
         asked = order.settings
-    except WrongInput as error:
-        raise WrongInput(f"{name}: {error}") from None
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{name}: {error}") from None
     if not (order.task or asked.data.split[1]):
-        raise WrongInput(f"data.split={list(asked.data.split)} leaves no validation data to choose by")
+        raise InvalidInputError(f"data.split={list(asked.data.split)} leaves no validation data to choose by")
     text = replace(asked, run=replace(asked.run, out=None)).text
     if text in known:
-        raise WrongInput(f"{known[text]} and {name} are the same settings: leave one of them out of --grid")
+        raise InvalidInputError(f"{known[text]} and {name} are the same settings: leave one of them out of --grid")
     known[text] = name
 
 

@@ -14,7 +14,7 @@ from typing import IO
 
 from fd_flower.cli.flower import python_path
 from fd_flower.cli.order import Order
-from fd_flower.cli.progress import Board, Hear, Tail
+from fd_flower.cli.progress import Board, Listener, Tail
 from fd_flower.cli.superlink import ended_in_order
 from fd_flower.results.folder import LINES
 
@@ -28,7 +28,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
     lines: Tail
-    hear: Hear
+    hear: Listener
     shown: ExitStack
 
     @property

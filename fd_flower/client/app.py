@@ -9,18 +9,18 @@ from flwr.clientapp import ClientApp
 
 from fd_flower.client.node import Node, introduction
 from fd_flower.client.turn import Turn, _current
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import veil
 from fd_flower.training import one_thread
-from fd_flower.wire.envelope import HEADER, ROLL_CALL, fold, records, unfold
+from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, records, unfold
 
 RAISED = 2
 """Flower's error code for a client that raised."""
 
 
 class App(ClientApp):
-    """A ClientApp that answers the roll call and puts a client's turn around each message.
+    """A ClientApp that answers the handshake and puts a client's turn around each message.
 
     One node may host many clients: the message that comes names them, and each has its turn after the other on
     resident models and data. A client that raises costs its own reply alone.
@@ -30,12 +30,12 @@ class App(ClientApp):
         """Run every client that the message names, and answer for all of them in one message."""
         header = records(message.content, ConfigRecord).get(HEADER)
         if header is None:
-            raise WrongInput(
-                "this app hears FD-Flower's messages; to drive it with another strategy, hand that strategy "
+            raise InvalidInputError(
+                "this app receives FD-Flower's messages; to drive it with another strategy, hand that strategy "
                 "fd_flower.server.host_grid.HostGrid.open(grid, ...) as its grid"
             )
         contents = unfold(message.content)
-        if message.metadata.message_type == ROLL_CALL and not contents:
+        if message.metadata.message_type == HANDSHAKE and not contents:
             return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)
         node = Node(header, context)
         with one_thread():
@@ -47,7 +47,7 @@ class App(ClientApp):
         try:
             if isinstance(content, Error):
                 return content
-            if message.metadata.message_type == ROLL_CALL:
+            if message.metadata.message_type == HANDSHAKE:
                 return RecordDict({"client": node.capabilities(client)})
             hiding = veil(node, client, content)
             if (said := hiding.answer(message.metadata.message_type)) is not None:

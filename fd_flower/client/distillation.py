@@ -12,8 +12,8 @@ from fd_flower.training.loop import Objective
 from fd_flower.wire import PublicLogits
 
 
-def digested(message: Message, context: Context, objective: Objective) -> Turn:
-    """Return the client's turn after it has learnt what the server says about public samples, and was measured.
+def public_distillation(message: Message, context: Context, objective: Objective) -> Turn:
+    """Return the client's turn after it has learned what the server says about public samples, and was measured.
 
     It learns nothing where nothing is said, in round one say, or about no sample, and with ``kd_weight`` 0. Where the
     loss teaches exits, too, these are the client's own, kept from turn to turn, and the loss is the sum over the model
@@ -35,7 +35,7 @@ def digested(message: Message, context: Context, objective: Objective) -> Turn:
         if stages := turn.config.loss.exits:
             learn, model = at_every_exit(learn, 1 + len(stages)), _exiting(turn, stages)
         fit(turn, learn, turn.public[said.index], said.values, model=model)
-    turn.measure("heard")
+    turn.evaluate("received")
     return turn
 
 

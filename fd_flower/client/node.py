@@ -9,7 +9,7 @@ from pathlib import Path
 from flwr.app import ConfigRecord, Context, RecordDict
 
 from fd_flower.config import Settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory
 from fd_flower.core.versions import sources, versions
@@ -36,8 +36,8 @@ class Node:
 
     Raises
     ------
-    WrongInput
-        For a node-config with a key that is missing, misspelt or wrong.
+    InvalidInputError
+        For a node-config with a key that is missing, misspelled or wrong.
     """
 
     def __init__(self, header: ConfigRecord, context: Context) -> None:
@@ -46,15 +46,15 @@ class Node:
         config = context.node_config
         for key in config:
             if key not in KEYS and (near := get_close_matches(key, KEYS, n=1, cutoff=0.85)):
-                raise WrongInput(f"the node's config has '{key}'; did you mean '{near[0]}'?")
+                raise InvalidInputError(f"the node's config has '{key}'; did you mean '{near[0]}'?")
         named = [key for key in DEVICE_KEYS if key in config]
         if named and len(named) < len(DEVICE_KEYS):
             lacking = [key for key in DEVICE_KEYS if key not in config]
-            raise WrongInput(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
+            raise InvalidInputError(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
         self.client = str(config["client-id"]) if named else None
         self.folder = str(config["data-path"]) if named else None
         if self.client == "":
-            raise WrongInput("the node's client-id is empty; give it a name of its own")
+            raise InvalidInputError("the node's client-id is empty; give it a name of its own")
         state = str(config["state-dir"]) if named else str(header["state"])
         secret, peers = (str(config[key]) if key in config else None for key in ("secret-key", "peer-keys"))
         for key, path in (
@@ -64,7 +64,7 @@ class Node:
             ("peer-keys", peers),
         ):
             if path is not None and not Path(path).is_absolute():
-                raise WrongInput(f"{key} is the relative path '{path}' on a node; give an absolute one")
+                raise InvalidInputError(f"{key} is the relative path '{path}' on a node; give an absolute one")
         self.state = Path(state)
         self.settings = self._settings(Settings.read(str(header["settings"])))
         self.peers = allowed(peers, "peer-keys")
@@ -82,8 +82,8 @@ class Node:
         try:
             run = replace(told.run, device=str(named))
             device(run.device)
-        except WrongInput as error:
-            raise WrongInput(f"the node's config has device='{named}': {error}") from None
+        except InvalidInputError as error:
+            raise InvalidInputError(f"the node's config has device='{named}': {error}") from None
         return replace(told, run=run)
 
     @cached_property
@@ -100,11 +100,11 @@ class Node:
     def memory(self, client: str) -> Memory:
         """Return a client's memory; a device may lose its power, so what it writes has to reach the disk."""
         if self.client not in (None, client):
-            raise WrongInput(f"this is the device of client '{self.client}', not of '{client}'")
+            raise InvalidInputError(f"this is the device of client '{self.client}', not of '{client}'")
         return Memory(self.state, str(self.header["run-key"]), client, lasting=self.client is not None)
 
     def capabilities(self, client: str) -> ConfigRecord:
-        """Answer the roll call for a client: what it has."""
+        """Answer the handshake for a client: what it has."""
         here, name = self.world, self.architecture(client)
         return ConfigRecord(
             {
@@ -122,7 +122,7 @@ class Node:
 
 
 def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
-    """Answer the roll call for a node: what it is, what it runs, and what keeps it from taking part."""
+    """Answer the handshake for a node: what it is, what it runs, and what keeps it from taking part."""
     answer = ConfigRecord({"role": "host", "sources": sources(), **versions()})
     try:
         node = Node(header, context)
@@ -131,7 +131,7 @@ def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
             check_state(node.state)
             with one_thread():
                 answer.update(node.capabilities(node.client))
-    except WrongInput as error:
+    except InvalidInputError as error:
         answer["refused"] = str(error)
     return answer
 
@@ -144,4 +144,6 @@ def check_state(folder: Path) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
     if reason:
-        raise WrongInput(f"state-dir {folder} cannot be written ({reason}); give a folder of the SuperNode's user")
+        raise InvalidInputError(
+            f"state-dir {folder} cannot be written ({reason}); give a folder of the SuperNode's user"
+        )

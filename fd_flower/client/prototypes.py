@@ -8,7 +8,7 @@ from torch.nn import Module
 
 from fd_flower.client.turn import Turn
 from fd_flower.config import ClientConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.training import forward, supervised
 from fd_flower.wire import Prototypes
 
@@ -17,16 +17,16 @@ INFERENCES = ("prototypes", "head")
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """The knobs of a client that shares prototypes."""
+    """The options of a client that shares prototypes."""
 
     inference: str = "prototypes"
-    """What predicts: the nearest of the `prototypes` that the client hears, or its own `head`."""
+    """What predicts: the nearest of the `prototypes` that the client receives, or its own `head`."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
         if self.inference not in INFERENCES:
-            raise WrongInput(f"client.inference is '{self.inference}'{nearest(self.inference, INFERENCES)}")
+            raise InvalidInputError(f"client.inference is '{self.inference}'{nearest(self.inference, INFERENCES)}")
 
 
 class Nearest(Module):
@@ -62,7 +62,7 @@ def class_means(turn: Turn) -> Prototypes:
     """Return the mean feature of each class over the private training data, as the turn's model has it by now.
 
     FedProto's equation 3. Its authors' code averages what went by in the last local epoch instead, of a model that was
-    still moving: that costs no pass, but with ``client.steps`` it misses classes, and with batch normalisation or
+    still moving: that costs no pass, but with ``client.steps`` it misses classes, and with batch normalization or
     dropout these are not the features that are compared when the nearest prototype predicts.
     """
     model, samples = turn.model, turn.data.train
@@ -76,12 +76,14 @@ def class_means(turn: Turn) -> Prototypes:
     return Prototypes((sums / counts.clamp_min(1).unsqueeze(1)).float(), counts)
 
 
-def measure(turn: Turn, moment: str, heard: Prototypes | None) -> None:
+def measure(turn: Turn, point: str, received: Prototypes | None) -> None:
     """Measure what predicts: the nearest prototype once there are prototypes, else the head."""
-    by_head = heard is None or turn.config.inference == "head"  # type: ignore[attr-defined]
-    turn.measure(moment, None if by_head else Nearest(turn.model, heard))  # type: ignore[arg-type]
+    by_head = received is None or turn.config.inference == "head"  # type: ignore[attr-defined]
+    turn.evaluate(point, None if by_head else Nearest(turn.model, received))  # type: ignore[arg-type]
 
 
-def on_device(turn: Turn, heard: Prototypes | None) -> Prototypes | None:
-    """Return prototypes that were heard on the client's device."""
-    return None if heard is None else Prototypes(*(t.to(turn.world.device) for t in (heard.values, heard.counts)))
+def on_device(turn: Turn, received: Prototypes | None) -> Prototypes | None:
+    """Return prototypes that were received on the client's device."""
+    return (
+        None if received is None else Prototypes(*(t.to(turn.world.device) for t in (received.values, received.counts)))
+    )

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ANNEALED, ClientConfig
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory
@@ -23,7 +23,7 @@ from fd_flower.tasks.kind import Predictor, predicted
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
-from fd_flower.training.scheduled import Paced
+from fd_flower.training.scheduled import Scheduled
 from fd_flower.wire import Payload, PublicIndex, Weights, pack
 from fd_flower.wire.envelope import records
 
@@ -34,7 +34,7 @@ _current: ContextVar["Turn"] = ContextVar("turn")
 
 
 class Turn:
-    """What a client has during one message: model, data, public samples, memory, round and knobs.
+    """What a client has during one message: model, data, public samples, memory, round and options.
 
     Attributes
     ----------
@@ -43,9 +43,9 @@ class Turn:
     round : int
         The round, counted from 1 over the whole run.
     config : ClientConfig
-        The method's client knobs; a loss that has a state is bound to them as it is in this turn.
+        The method's client options; a loss that has a state is bound to them as it is in this turn.
     closing : bool
-        Whether this is the message after the last round: learn from what is heard and measure, no more.
+        Whether this is the message after the last round: learn from what is received and measure, no more.
     """
 
     def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
@@ -56,7 +56,7 @@ class Turn:
         self.config: ClientConfig = here.settings.client
         self.round = int(said.get("server-round", 1))  # type: ignore[arg-type]
         self.closing = bool(said.get("closing", False))
-        self.measures: dict[str, float] = {}
+        self.evaluations: dict[str, float] = {}
         self._said = said
         self._moment = (self.round, int(said.get("exchange", 0)))  # type: ignore[arg-type]
         self._memory = memory
@@ -65,18 +65,18 @@ class Turn:
         self._asked = False
         self._module: Module | None = None
         self._modules: dict[str, Module] = {}
-        self.paced: Paced | None = None
+        self.scheduled: Scheduled | None = None
         if isinstance(self.config.loss, Stateful):
             done = self.round if self.closing else self.round - 1
-            self.paced = Paced(self.config.loss, self.recall(LOSS), done, here.settings.server.rounds)
-            self.config = self.config.bound(self.paced)
+            self.scheduled = Scheduled(self.config.loss, self.recall(LOSS), done, here.settings.server.rounds)
+            self.config = self.config.bound(self.scheduled)
 
     @staticmethod
     def of(message: Message, context: Context) -> "Turn":
         """Return the turn that the App put around this message."""
         turn = _current.get(None)
         if turn is None:
-            raise WrongInput("there is no turn around this message: make the app with fd_flower.client.App()")
+            raise InvalidInputError("there is no turn around this message: make the app with fd_flower.client.App()")
         return turn
 
     # --- what the client has
@@ -90,7 +90,7 @@ class Turn:
     def public(self) -> Samples:
         """The public samples."""
         if self.world.public is None:
-            raise WrongInput(f"{self.world.settings.method} needs public samples; data.public is none")
+            raise InvalidInputError(f"{self.world.settings.method} needs public samples; data.public is none")
         return self.world.public
 
     @property
@@ -98,7 +98,9 @@ class Turn:
         """The public samples to predict on now, int64 [N], rising."""
         index = PublicIndex.need(self._content).index
         if len(index) and int(index[-1]) >= len(self.public):
-            raise WrongInput(f"the round is about public sample {int(index[-1])}; there are {len(self.public)} here")
+            raise InvalidInputError(
+                f"the round is about public sample {int(index[-1])}; there are {len(self.public)} here"
+            )
         return index
 
     def encoded(self, samples: Samples) -> Tensor:
@@ -156,7 +158,7 @@ class Turn:
         architecture : str
             Its architecture; it may be the client's own.
         weights : Weights | None
-            What was heard.
+            What was received.
         """
         key = f"{architecture} + peer"
         self.world.module(key, lambda: self.world.task.model(architecture))
@@ -165,7 +167,9 @@ class Turn:
     def _claim(self, free: bool) -> None:
         """Refuse a second use of the one resident module, which would be kept, or trained, as the first."""
         if not free:
-            raise WrongInput("a turn has one module of an architecture: for the personal model or for shared weights")
+            raise InvalidInputError(
+                "a turn has one module of an architecture: for the personal model or for shared weights"
+            )
 
     def recall(self, name: str) -> Tensor | None:
         """Return what the client remembers under this name, or None."""
@@ -183,7 +187,7 @@ class Turn:
             log(
                 WARNING,
                 "client %s remembers nothing of this run (no file in %s): it takes part in round %s as a newcomer, "
-                "with first weights and without what it learnt or was told before",
+                "with first weights and without what it learned or was told before",
                 self.client,
                 self._memory.folder,
                 self.round,
@@ -219,20 +223,20 @@ class Turn:
 
     # --- what is measured
 
-    def measure(
+    def evaluate(
         self,
-        moment: str,
+        point: str,
         model: Predictor | None = None,
         *,
         shared: Predictor | None = None,
         others: Mapping[str, Predictor] | None = None,
     ) -> None:
-        """Measure, where this moment is asked for in this round.
+        """Measure, where this point is asked for in this round.
 
         Parameters
         ----------
-        moment : str
-            ``heard``, ``trained`` or ``annealed``.
+        point : str
+            ``received``, ``trained`` or ``annealed``.
         model : Predictor | None
             A model, or a function that returns a model's log-probabilities [N, C] on samples; None: the turn's model.
         shared : Predictor | None
@@ -240,19 +244,19 @@ class Turn:
         others : Mapping[str, Predictor] | None
             What else to measure (heads, say), by name: accuracies alone.
         """
-        if not self._asks(moment):
+        if not self._asks(point):
             return
         limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
         found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
             more = self.world.kind.figures(self.world, self.client, other, None, limit)
             found |= {f"{name}/{key}": more[key] for key in ("accuracy", "pooled", "global") if key in more}
-        self.measures |= {f"{moment}/{name}": value for name, value in found.items()}
+        self.evaluations |= {f"{point}/{name}": value for name, value in found.items()}
 
     def anneal(self) -> None:
         """Where the round asks for it, measure a copy of the model that private training anneals; the model stays.
 
-        The copy learns as in ``client.anneal_rounds`` further rounds in which nobody is heard: by cross-entropy on the
+        The copy learns as in ``client.anneal_rounds`` further rounds without any knowledge: by cross-entropy on the
         client's own samples, while the learning rate falls. The run is the same, bit for bit, with and without it.
         """
         if not self._asks(ANNEALED):
@@ -263,10 +267,10 @@ class Turn:
             for number in range(1, count + 1):
                 plan = replace(self.plan, lr=self.lr * schedules.anneal(number, count, to=to))
                 train(copied, supervised, self.data.train, plan=plan, rng=self.rng(f"anneal {number}"))
-        self.measure(ANNEALED, copied)
+        self.evaluate(ANNEALED, copied)
 
-    def _asks(self, moment: str) -> bool:
-        return moment in str(self._said.get("measure", "")).split(",")
+    def _asks(self, point: str) -> bool:
+        return point in str(self._said.get("evaluate", "")).split(",")
 
     def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
         """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
@@ -279,7 +283,7 @@ class Turn:
 
         Raises
         ------
-        RunFailed
+        RunError
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
         if not self._asked or self.closing:
@@ -288,13 +292,13 @@ class Turn:
             self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
         for name, module in self._modules.items():
             self._tensors.update({f"{name}/{k}": t for k, t in module.state_dict().items()})
-        if self.paced is not None:
-            self.paced.move()
-            if self.paced.state is not None:
-                self.remember(LOSS, self.paced.state)
+        if self.scheduled is not None:
+            self.scheduled.move()
+            if self.scheduled.state is not None:
+                self.remember(LOSS, self.scheduled.state)
         for name, tensor in self._tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise RunFailed(
+                raise RunError(
                     f"this turn ended with {name} not finite, and the client goes on from its state before: "
                     "look at its samples, or lower client.lr"
                 )
@@ -311,9 +315,9 @@ def fit(
     model: Module | None = None,
     private: bool | None = None,
 ) -> float:
-    """Train a model (None: the turn's) by the client's knobs and return the mean loss.
+    """Train a model (None: the turn's) by the client's options and return the mean loss.
 
-    Without a teacher these are the knobs of private training (``client.epochs``, ``client.batch``, ...); with one,
+    Without a teacher these are the options of private training (``client.epochs``, ``client.batch``, ...); with one,
     a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
     unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
     steps on its labels alone.
@@ -325,7 +329,7 @@ def fit(
     if not public and turn.config.warmup and turn.newcomer:
         train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
     rng = turn.rng("public" if public else "private")
-    watch = None if turn.paced is None else turn.paced.over(length(len(samples), plan))
+    watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
     return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
 
 
@@ -334,5 +338,5 @@ def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) ->
     turn.anneal()
     content = pack(*payloads)
     counted = {"num-examples": len(turn.data.train)}
-    content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.measures})
+    content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.evaluations})
     return Message(content, reply_to=message)

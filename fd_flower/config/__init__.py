@@ -8,11 +8,11 @@ from fd_flower.config.privacy import PrivacyConfig
 from fd_flower.config.registry import read_recipe
 from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
-from fd_flower.config.server import ANNEALED, MOMENTS, ServerConfig
+from fd_flower.config.server import ANNEALED, EVALUATION_POINTS, ServerConfig
 
 __all__ = [
     "ANNEALED",
-    "MOMENTS",
+    "EVALUATION_POINTS",
     "SECTIONS",
     "ClientConfig",
     "DataConfig",

@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from fd_flower import objectives
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import need
 from fd_flower.objectives import schedules
 
@@ -90,7 +90,7 @@ class ClientConfig:
         kinds = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "trainable": TRAINABLE, "pool": POOLS}
         for key, known in kinds.items():
             if getattr(self, key) not in known:
-                raise WrongInput(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+                raise InvalidInputError(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         objectives.named(self.objective, **self.objective_args)  # refuses unknown names and arguments
 
     @cached_property
@@ -99,12 +99,12 @@ class ClientConfig:
         return objectives.named(self.objective, **self.objective_args)
 
     def bound(self, loss: objectives.Objective) -> Self:
-        """Return these knobs with this loss in place of the one that they name; `dataclasses.replace` undoes it."""
+        """Return these options with this loss in place of the one that they name; `dataclasses.replace` undoes it."""
         same = copy.copy(self)
         same.__dict__["loss"] = loss
         return same
 
-    def distil(
+    def distill(
         self,
         student_logits: Tensor,
         teacher_logprobs: Tensor,
@@ -119,7 +119,7 @@ class ClientConfig:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             For `cosine` without a number of rounds.
         """
         if self.schedule == "exponential":

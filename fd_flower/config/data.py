@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import need
 
 PARTITIONS = (
@@ -29,15 +29,15 @@ class DataConfig:
     source: Any = "digits"
     """`digits`, a hub name, a folder of Parquet files or class folders, a list of these (`data.partition=domain`)."""
     clients: int = 10
-    """Number of hosted clients; on devices all that answer the roll call take part."""
+    """Number of hosted clients; on devices all that answer the handshake take part."""
     split: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
     """Shares of a client's rows for training, validation and test."""
     test_limit: int | None = None
-    """Test pictures used between the first and the last evaluation (class-balanced); None: all."""
+    """Test images used between the first and the last evaluation (class-balanced); None: all."""
     size: str | None = None
-    """Bring pictures to this size, grey or RGB: `28x28x1`."""
-    picture: str | None = None
-    """The picture column; None: found by its type."""
+    """Bring images to this size, gray or RGB: `28x28x1`."""
+    image: str | None = None
+    """The image column; None: found by its type."""
     label: str | None = None
     """The label column; None: found by its type."""
     column: str | None = None
@@ -75,7 +75,7 @@ class DataConfig:
     min_rows: int = 10
     """The smallest client."""
     folds: int = 3
-    """Questions without training judgements: in this many parts, of which `run.seed` says which one tests."""
+    """Questions without training judgments: in this many parts, of which `run.seed` says which one tests."""
     unseen: str | None = None
     """A collection that no client holds, to measure retrievers on."""
     test: str | None = None
@@ -89,7 +89,7 @@ class DataConfig:
         need(right, "data.split", list(shares), "three shares (train, validation, test) that add up to 1")
         for key, known in (("partition", PARTITIONS), ("allocation", ALLOCATIONS)):
             if getattr(self, key) not in known:
-                raise WrongInput(f"data.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
+                raise InvalidInputError(f"data.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         need(self.folds >= 2, "data.folds", self.folds, "at least 2")
         need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
         need(0 < self.ratio <= 1, "data.ratio", self.ratio, "a share above 0 and at most 1")

@@ -21,13 +21,13 @@ from fd_flower.config.registry import read_recipe
 from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
 from fd_flower.config.server import ServerConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import first_line, section
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A method and all of its knobs, merged."""
+    """A method and all of its options, merged."""
 
     method: str
     data: DataConfig = field(default_factory=DataConfig)
@@ -56,7 +56,7 @@ class Settings:
 
 
 def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", recipe: str | None = None) -> Settings:
-    """Merge a method's knobs: defaults, then its recipe, then ``changes``.
+    """Merge a method's options: defaults, then its recipe, then ``changes``.
 
     Parameters
     ----------
@@ -71,18 +71,18 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown method or key (names the nearest), a wrong type, or a value outside its range.
     """
     try:
         words = shlex.split(changes) if isinstance(changes, str) else list(changes)
     except ValueError as error:
-        raise WrongInput(f"set '{changes}' cannot be read: {error}") from None
+        raise InvalidInputError(f"set '{changes}' cannot be read: {error}") from None
     dotted = []
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise WrongInput(f"'{word}' says nothing: expected key=value, like server.rounds=20")
+            raise InvalidInputError(f"'{word}' says nothing: expected key=value, like server.rounds=20")
         if key == "recipe":
             recipe = value
         else:
@@ -90,7 +90,7 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     registry.check(method)
     resumed = next((_value(word) for word in dotted if word.startswith("run.resume=")), None)
     if resumed and recipe:
-        raise WrongInput("recipe cannot be changed on resume; only server.rounds and run.device can")
+        raise InvalidInputError("recipe cannot be changed on resume; only server.rounds and run.device can")
     base = OmegaConf.create(read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method))
     try:
         chosen = OmegaConf.from_dotlist(dotted)
@@ -100,7 +100,7 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
             OmegaConf.update(base, "client.objective_args", {}, merge=False, force_add=True)
         tree = OmegaConf.to_container(OmegaConf.merge(base, chosen), resolve=True)
     except (OmegaConfBaseException, YAMLError) as error:
-        raise WrongInput(f"set '{' '.join(dotted)}' cannot be read: {first_line(error)}") from None
+        raise InvalidInputError(f"set '{' '.join(dotted)}' cannot be read: {first_line(error)}") from None
     if resumed:
         task = tree.pop("task")  # type: ignore[union-attr, call-overload, arg-type]
         tree["run"]["out"] = resumed  # type: ignore[index, call-overload]
@@ -117,21 +117,21 @@ def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, An
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a folder without a run, a run of another method, or a change of anything but `server.rounds` and
         `run.device`.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise WrongInput(f"run.resume: {folder} holds no run; expected the folder that a run left behind")
+        raise InvalidInputError(f"run.resume: {folder} holds no run; expected the folder that a run left behind")
     tree = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(tree, dict) or tree.pop("method", None) != method:
-        raise WrongInput(f"run.resume: {folder} holds a run of another method than '{method}'")
+        raise InvalidInputError(f"run.resume: {folder} holds a run of another method than '{method}'")
     tree.pop("run_key", None)
     for word in words:
         key = word.partition("=")[0]
         if key not in ("run.resume", "run.out", "server.rounds", "run.device"):
-            raise WrongInput(f"{key} cannot be changed on resume; only server.rounds and run.device can")
+            raise InvalidInputError(f"{key} cannot be changed on resume; only server.rounds and run.device can")
     return tree  # type: ignore[return-value]
 
 
@@ -139,9 +139,9 @@ def _settings(method: str, task: str, tree: dict[str, Any]) -> Settings:
     """Check a merged tree section by section."""
     for name, values in tree.items():
         if name not in SECTIONS:
-            raise WrongInput(f"there is no section '{name}'{nearest(name, SECTIONS)}")
+            raise InvalidInputError(f"there is no section '{name}'{nearest(name, SECTIONS)}")
         if values is not None and not isinstance(values, dict):
-            raise WrongInput(f"'{name}' is {values!r}; expected keys like {name}.<key>=<value>")
+            raise InvalidInputError(f"'{name}' is {values!r}; expected keys like {name}.<key>=<value>")
     classes: dict[str, type] = {**SECTIONS, **{s: registry.config_class(method, s) for s in ("server", "client")}}
     return Settings(
         method, task=task, **{name: section(cls, name, tree.get(name) or {}) for name, cls in classes.items()}

@@ -1,8 +1,8 @@
-"""The knobs of secure sums (section ``privacy``)."""
+"""The options of secure sums (section ``privacy``)."""
 
 from dataclasses import dataclass
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 
 SUMS = ("none", "masks", "ckks")
 
@@ -23,10 +23,10 @@ class PrivacyConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.sum not in SUMS:
-            raise WrongInput(f"privacy.sum is '{self.sum}'{nearest(self.sum, SUMS)}")
+            raise InvalidInputError(f"privacy.sum is '{self.sum}'{nearest(self.sum, SUMS)}")
         if not 0.5 < self.threshold <= 1:
-            raise WrongInput(f"privacy.threshold is {self.threshold}; expected a share above 0.5 and at most 1")
+            raise InvalidInputError(f"privacy.threshold is {self.threshold}; expected a share above 0.5 and at most 1")
         if self.bits not in (32, 64):
-            raise WrongInput(f"privacy.bits is {self.bits}; expected 32 or 64")
+            raise InvalidInputError(f"privacy.bits is {self.bits}; expected 32 or 64")
         if not 0 < self.range < float("inf"):
-            raise WrongInput(f"privacy.range is {self.range}; expected a number above 0")
+            raise InvalidInputError(f"privacy.range is {self.range}; expected a number above 0")

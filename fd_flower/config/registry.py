@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from fd_flower.config.sections import SECTIONS
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import section
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def names() -> tuple[str, ...]:
 
 
 def check(stem: str) -> None:
-    """Raise WrongInput, naming the nearest, where there is no such method."""
+    """Raise InvalidInputError, naming the nearest, where there is no such method."""
     if stem not in names():
-        raise WrongInput(f"there is no method '{stem}'{nearest(stem, names())}")
+        raise InvalidInputError(f"there is no method '{stem}'{nearest(stem, names())}")
 
 
 def strategy(stem: str) -> "type[Strategy]":
@@ -62,8 +62,8 @@ def read_recipe(name: str) -> dict[str, Any]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
         known = nearest(name, (p.stem for p in folder.glob("*.yaml")))
-        raise WrongInput(f"there is no recipe '{name}'{known}")
+        raise InvalidInputError(f"there is no recipe '{name}'{known}")
     tree = OmegaConf.to_container(OmegaConf.load(path)) or {}
     if not isinstance(tree, dict):
-        raise WrongInput(f"{path} holds {type(tree).__name__}; expected sections like 'client:' and 'server:'")
+        raise InvalidInputError(f"{path} holds {type(tree).__name__}; expected sections like 'client:' and 'server:'")
     return tree  # type: ignore[return-value]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
@@ -17,7 +17,7 @@ class RunConfig:
     out: str | None = None
     """The folder that the run leaves behind."""
     resume: str | None = None
-    """The folder of a run to go on with."""
+    """The folder of a run to resume."""
     keep: bool = False
     """Keep the hosted clients' memory after the end."""
     device: str = "auto"
@@ -28,6 +28,6 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.device.split(":")[0] not in DEVICES:
-            raise WrongInput(f"run.device is '{self.device}'{nearest(self.device, DEVICES)}")
+            raise InvalidInputError(f"run.device is '{self.device}'{nearest(self.device, DEVICES)}")
         if self.precision not in PRECISIONS:
-            raise WrongInput(f"run.precision is '{self.precision}'{nearest(self.precision, PRECISIONS)}")
+            raise InvalidInputError(f"run.precision is '{self.precision}'{nearest(self.precision, PRECISIONS)}")

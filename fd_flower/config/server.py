@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import need
 
-MOMENTS = ("heard", "trained", "aggregated")
-ANNEALED = "annealed"  # the moment of an annealed copy, which `server.anneal_every` asks for
+EVALUATION_POINTS = ("received", "trained", "aggregated")
+ANNEALED = "annealed"  # the evaluation point of an annealed copy, which `server.anneal_every` asks for
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class ServerConfig:
     grace: float | None = None
     """Seconds to wait for stragglers once `server.min_replies` have come; None: until `server.timeout`."""
     timeout: float = 3600.0
-    """Seconds after which a round goes on with the replies that have come."""
+    """Seconds after which a round resumes the replies that have come."""
     evaluate_every: int = 1
     """Measure after every n-th round, and always after the last; 0: after the last alone."""
     evaluate: str | None = None
-    """Moments to measure, of `heard`, `trained`, `aggregated`, with commas between; None: the method's own."""
+    """Evaluation points, of `received`, `trained`, `aggregated`, with commas between; None: the method's own."""
     anneal_every: int = 0
     """After every n-th round also measure a copy of each client's model, trained on as the rate falls; 0: never."""
     nodes: int = 1
@@ -50,11 +50,11 @@ class ServerConfig:
         need(self.nodes >= 1, "server.nodes", self.nodes, "at least 1")
         need(self.wait > 0, "server.wait", self.wait, "seconds above 0")
         need(self.max_reply_mb > 0, "server.max_reply_mb", self.max_reply_mb, "MB (of 2^20 bytes) above 0")
-        for moment in self.moments or ():
-            if moment not in MOMENTS:
-                raise WrongInput(f"server.evaluate has '{moment}'{nearest(moment, MOMENTS)}")
+        for point in self.evaluation_points or ():
+            if point not in EVALUATION_POINTS:
+                raise InvalidInputError(f"server.evaluate has '{point}'{nearest(point, EVALUATION_POINTS)}")
 
     @property
-    def moments(self) -> tuple[str, ...] | None:
-        """`server.evaluate` as moments; None: the method's own."""
+    def evaluation_points(self) -> tuple[str, ...] | None:
+        """`server.evaluate` as evaluation points; None: the method's own."""
         return None if self.evaluate is None else tuple(m.strip() for m in self.evaluate.split(",") if m.strip())

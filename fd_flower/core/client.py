@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     pass
@@ -19,7 +19,7 @@ def share(total: int, fraction: float) -> int:
 
 @dataclass(frozen=True)
 class Client:
-    """A client as it answered the roll call.
+    """A client as it answered the handshake.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Client:
     features : int
         Its feature size F; 0 for a model without features and head.
     classes : int
-        Number of classes C; 0 for a guest, of whom nothing is known.
+        Number of classes C; 0 for a plain ClientApp, of whom nothing is known.
     counts : tuple[int, ...]
         Training samples of each class [C].
     examples : int
@@ -60,11 +60,11 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 def answered(name: str, answer: Mapping[str, Any]) -> Client:
-    """Return the client that a roll-call answer describes; its number is not known yet.
+    """Return the client that a handshake answer describes; its number is not known yet.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an answer that describes none.
     """
     try:
@@ -73,9 +73,9 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         model, public = str(answer["model"]), str(answer["public"])
         labels = tuple(map(str, answer.get("labels", ())))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise WrongInput(
-            f"its answer to the roll call cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
+        raise InvalidInputError(
+            f"its answer to the handshake cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
         ) from None
     if min(counts + tuple(whole.values())) < 0:
-        raise WrongInput("its answer to the roll call counts less than nothing; expected numbers from 0 on")
+        raise InvalidInputError("its answer to the handshake counts less than nothing; expected numbers from 0 on")
     return Client(name, 0, model, counts=counts, public=public, labels=labels, **whole)

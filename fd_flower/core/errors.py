@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class WrongInput(ValueError):  # noqa: N818 (what happened, not a kind of error)
+class InvalidInputError(ValueError):
     """What the user asked for cannot be done: the message names what came, what was expected and what to do."""
 
 
-class RunFailed(RuntimeError):  # noqa: N818
+class RunError(RuntimeError):
     """The run was asked for correctly and could not go on."""
 
 

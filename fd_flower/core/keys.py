@@ -13,17 +13,17 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from flwr.serverapp import Grid
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
-def allowed(path: str | None, knob: str = "server.allow") -> dict[str, bytes] | None:
+def allowed(path: str | None, option: str = "server.allow") -> dict[str, bytes] | None:
     """Read an allow-list; None where there is none.
 
     Parameters
     ----------
     path : str | None
         A YAML file that maps client ids to public keys, as OpenSSH or PEM writes them.
-    knob : str
+    option : str
         What names the file, for errors.
 
     Returns
@@ -33,27 +33,31 @@ def allowed(path: str | None, knob: str = "server.allow") -> dict[str, bytes] | 
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a file that cannot be read, a key that is none, and one key under two ids.
     """
     if path is None:
         return None
     if not Path(path).is_absolute():
-        raise WrongInput(f"{knob} is the relative path '{path}'; give an absolute one")
+        raise InvalidInputError(f"{option} is the relative path '{path}'; give an absolute one")
     try:
         # As text throughout: YAML would make the number 7 of the client id 007.
         tree = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader)
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise WrongInput(f"{knob}: {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise InvalidInputError(f"{option}: {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not tree:
-        raise WrongInput(f"{knob}: {path} holds no client; expected lines like 'ward-7: ecdsa-sha2-nistp384 ...'")
+        raise InvalidInputError(
+            f"{option}: {path} holds no client; expected lines like 'ward-7: ecdsa-sha2-nistp384 ...'"
+        )
     keys: dict[str, bytes] = {}
     for client, text in tree.items():
         key = _der(text.encode() if isinstance(text, str) else b"")
         if key is None:
-            raise WrongInput(f"{knob}: {path} has no public key for client '{client}', in OpenSSH's form or PEM")
+            raise InvalidInputError(
+                f"{option}: {path} has no public key for client '{client}', in OpenSSH's form or PEM"
+            )
         if key in keys.values():
-            raise WrongInput(f"{knob}: {path} gives the key of client '{client}' to another client, too")
+            raise InvalidInputError(f"{option}: {path} gives the key of client '{client}' to another client, too")
         keys[client] = key
     return keys
 
@@ -63,12 +67,14 @@ def keys_of(grid: Grid) -> dict[int, bytes]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a grid that shows no keys, as those of simulations.
     """
     found = {node.node_id: _der(node.public_key) for node in grid.get_nodes()}
     if found and not any(found.values()):
-        raise WrongInput(f"server.allow needs nodes with keys, which {type(grid).__name__} does not show; leave it out")
+        raise InvalidInputError(
+            f"server.allow needs nodes with keys, which {type(grid).__name__} does not show; leave it out"
+        )
     return {node: key for node, key in found.items() if key is not None}
 
 

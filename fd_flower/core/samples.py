@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     pass
@@ -20,11 +20,11 @@ class Samples:
     Attributes
     ----------
     x : Tensor
-        Inputs [N, ...]. Pictures of bytes [N, channels, height, width] are brought to [-1, 1] batch by batch, in
+        Inputs [N, ...]. Images of bytes [N, channels, height, width] are brought to [-1, 1] batch by batch, in
         channels_last memory, so that all processes can share one memory-mapped copy. Other inputs stay as they are:
         a user's model may ask for contiguous ones (``x.view(...)`` behind a convolution does).
     y : Tensor | None
-        Class labels [N], int64; None for unlabelled samples. Of pairs to retrieve by: their numbers [N, 2].
+        Class labels [N], int64; None for unlabeled samples. Of pairs to retrieve by: their numbers [N, 2].
     index : Tensor | None
         The rows of ``x`` and ``y`` that these samples are, int64; None means all of them.
     """
@@ -47,7 +47,7 @@ class Samples:
         x = self.x[rows]
         if x.dtype == torch.uint8:
             # One memory format everywhere, since another changes the last bits of a convolution. `contiguous` would
-            # leave the strides of grey pictures as they are, and convolutions on them a fifth slower.
+            # leave the strides of gray images as they are, and convolutions on them a fifth slower.
             memory = torch.channels_last if x.dim() == 4 else torch.contiguous_format
             x = torch.empty(x.shape, device=x.device, memory_format=memory).copy_(x).div_(127.5).sub_(1.0)
         return x, None if self.y is None else self.y[rows]
@@ -56,7 +56,7 @@ class Samples:
     def labels(self) -> Tensor:
         """The labels [N] of these samples."""
         if self.y is None:
-            raise WrongInput("these samples are unlabelled")
+            raise InvalidInputError("these samples are unlabeled")
         return self.y if self.index is None else self.y[self.index]
 
     def to(self, device: torch.device) -> "Samples":
@@ -70,7 +70,7 @@ class Samples:
             return dataset
         rows = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type, index]
         if not rows:
-            raise WrongInput("the data set is empty: expected at least one sample")
+            raise InvalidInputError("the data set is empty: expected at least one sample")
         pairs = [_pair(row) for row in rows]
         x = torch.stack([torch.as_tensor(x) for x, _ in pairs])
         labels = [y for _, y in pairs]

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown key (names the nearest), a wrong type, or a value outside its range.
     """
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
@@ -26,9 +26,9 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
         try:
             OmegaConf.update(node, key, value)
         except (ConfigAttributeError, ConfigKeyError):
-            raise WrongInput(f"there is no key '{name}.{key}'{nearest(key, known)}") from None
+            raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, known)}") from None
         except ValidationError as error:
-            raise WrongInput(f"{name}.{key} is {value!r}: {first_line(error)}") from None
+            raise InvalidInputError(f"{name}.{key} is {value!r}: {first_line(error)}") from None
     return cls(**OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
 
 
@@ -40,4 +40,4 @@ def first_line(error: Exception) -> str:
 def need(holds: bool, key: str, value: object, expected: str) -> None:
     """Refuse a value outside its range."""
     if not holds:
-        raise WrongInput(f"{key} is {value!r}; expected {expected}")
+        raise InvalidInputError(f"{key} is {value!r}; expected {expected}")

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 class Memory:
@@ -46,7 +46,9 @@ class Memory:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            raise WrongInput(f"the memory {path} cannot be read ({error}); delete it to start as a newcomer") from None
+            raise InvalidInputError(
+                f"the memory {path} cannot be read ({error}); delete it to start as a newcomer"
+            ) from None
 
     def about(self) -> dict[str, str]:
         """Return the words that were written beside the newest tensors."""

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 def root() -> Path:
@@ -31,7 +31,7 @@ def stored(kind: str, key: Sequence[object], make: Callable[[Path], None]) -> Pa
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         When the cache cannot be written.
     """
     folder = root() / kind / hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:32]
@@ -41,7 +41,7 @@ def stored(kind: str, key: Sequence[object], make: Callable[[Path], None]) -> Pa
         folder.parent.mkdir(parents=True, exist_ok=True)
         unnamed = Path(tempfile.mkdtemp(prefix=".", dir=folder.parent))
     except OSError as error:
-        raise WrongInput(
+        raise InvalidInputError(
             f"the cache {root()} cannot be written ({error.strerror}): name another folder in FD_FLOWER_CACHE"
         ) from None
     try:

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data import cut
 from fd_flower.data.clusters import clustered
-from fd_flower.data.images import Pictures, read
+from fd_flower.data.images import Images, read
 from fd_flower.data.partition import partition
 from fd_flower.data.public import Public, elsewhere, held_out
 from fd_flower.data.source import locate
@@ -32,7 +32,7 @@ class Federation:
         What it was made of.
     seed : int
         The run's seed.
-    base : Pictures
+    base : Images
         All training rows.
     rows : tuple[np.ndarray, ...]
         The rows of each client, sorted, disjoint.
@@ -46,7 +46,7 @@ class Federation:
 
     config: DataConfig
     seed: int
-    base: Pictures
+    base: Images
     rows: tuple[np.ndarray, ...]
     dealt: np.ndarray
     known: Public
@@ -69,18 +69,18 @@ class Federation:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """A picture's (channels, height, width)."""
+        """A image's (channels, height, width)."""
         return self.base.shape
 
     @property
     def public(self) -> Samples | None:
-        """The public samples, unlabelled; None with ``data.public=none``."""
+        """The public samples, unlabeled; None with ``data.public=none``."""
         return self.known.samples
 
     @property
-    def public_labelled(self) -> Samples | None:
+    def public_labeled(self) -> Samples | None:
         """The public samples with labels; None where their classes are not the private ones."""
-        return self.known.labelled
+        return self.known.labeled
 
     @cached_property
     def clusters(self) -> np.ndarray:
@@ -88,9 +88,9 @@ class Federation:
         return clustered(Samples(self.base.x, None, torch.from_numpy(self.dealt)), self.config, self.seed)
 
     def data(self, client: str) -> Data:
-        """Return a client's training, validation and test samples; raises WrongInput for a stranger."""
+        """Return a client's training, validation and test samples; raises InvalidInputError for a stranger."""
         if client not in self.clients:
-            raise WrongInput(f"there is no client '{client}': expected '0' to '{self.clients[-1]}'")
+            raise InvalidInputError(f"there is no client '{client}': expected '0' to '{self.clients[-1]}'")
         return _own(self.base, self.rows[int(client)], self.config, self.seed, client)
 
 
@@ -102,7 +102,7 @@ def federation(data: DataConfig, seed: int) -> Federation:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         When a source cannot be read, or no such partition is found.
     """
     return _federation(json.dumps(asdict(data), sort_keys=True), seed)
@@ -113,7 +113,7 @@ def _federation(text: str, seed: int) -> Federation:
     data = DataConfig(**json.loads(text))
     listed = not isinstance(data.source, str)
     if listed != (data.partition == "domain"):
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.source is {data.source!r} and data.partition is '{data.partition}': "
             "a list of sources goes with data.partition=domain, one source with the others"
         )
@@ -127,7 +127,7 @@ def _federation(text: str, seed: int) -> Federation:
         public, rows = held_out(base, rows, data, seed)
     else:
         if data.public not in ("noise", "none") and locate(data.public) in map(locate, sources):
-            raise WrongInput(
+            raise InvalidInputError(
                 f"data.public is data.source, {data.public}: use data.public=held-out, which does not overlap"
             )
         public = elsewhere(data, seed, base.shape, base.class_names)
@@ -144,7 +144,7 @@ def _groups(dealt: Federation, origin: np.ndarray) -> np.ndarray | None:
     return None if groups is None else groups[dealt.dealt]
 
 
-def _joined(sources: Sequence[str], sets: Sequence[Pictures]) -> tuple[Pictures, np.ndarray]:
+def _joined(sources: Sequence[str], sets: Sequence[Images]) -> tuple[Images, np.ndarray]:
     """Return the sources' rows in one set, and for each row the number of its source [N]."""
     first = sets[0]
     for source, other in zip(sources, sets, strict=True):
@@ -153,25 +153,25 @@ def _joined(sources: Sequence[str], sets: Sequence[Pictures]) -> tuple[Pictures,
     if len(sets) == 1:
         return first, origin
     x, y = (torch.cat(tensors) for tensors in ([one.x for one in sets], [one.labels for one in sets]))
-    return Pictures(x, y, first.class_names, None), origin
+    return Images(x, y, first.class_names, None), origin
 
 
-def _check_alike(name: str, pictures: Pictures, other_name: str, other: Pictures) -> None:
-    if pictures.shape != other.shape:
-        channels, height, width = pictures.shape
-        raise WrongInput(
-            f"{other_name} has pictures of shape {other.shape}, {name} of {pictures.shape}: "
+def _check_alike(name: str, images: Images, other_name: str, other: Images) -> None:
+    if images.shape != other.shape:
+        channels, height, width = images.shape
+        raise InvalidInputError(
+            f"{other_name} has images of shape {other.shape}, {name} of {images.shape}: "
             f"bring them to one size, like data.size={height}x{width}x{channels}"
         )
-    if len(pictures.class_names) != len(other.class_names):
-        raise WrongInput(
-            f"{other_name} has {len(other.class_names)} classes, {name} has {len(pictures.class_names)}: "
+    if len(images.class_names) != len(other.class_names):
+        raise InvalidInputError(
+            f"{other_name} has {len(other.class_names)} classes, {name} has {len(images.class_names)}: "
             "expected equally many"
         )
 
 
 def _test(
-    sources: Sequence[str], base: Pictures, origin: np.ndarray, rows: np.ndarray, data: DataConfig, seed: int
+    sources: Sequence[str], base: Images, origin: np.ndarray, rows: np.ndarray, data: DataConfig, seed: int
 ) -> tuple[Samples, np.ndarray]:
     """Return the full test set, and the rows that are left for training."""
     tests, left = [], np.ones(len(rows), dtype=bool)
@@ -207,20 +207,20 @@ def device_data(folder: str, data: DataConfig, seed: int, client: str) -> Data:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         When the folder cannot be read.
     """
     own = read(folder, data)
     return _own(own, np.arange(len(own.x)), data, seed, client)
 
 
-def labelled(source: str, data: DataConfig, split: str = "test") -> Samples:
-    """Return a whole split of a set with its labels, like ``data.test`` on a device; raises WrongInput without any."""
-    pictures = read(source, data, split, own=False)
-    return Samples(pictures.x, pictures.labels)
+def labeled(source: str, data: DataConfig, split: str = "test") -> Samples:
+    """Return a whole split of a set with its labels, like ``data.test`` on a device; InvalidInputError without any."""
+    images = read(source, data, split, own=False)
+    return Samples(images.x, images.labels)
 
 
-def _own(base: Pictures, rows: np.ndarray, data: DataConfig, seed: int, client: str) -> Data:
+def _own(base: Images, rows: np.ndarray, data: DataConfig, seed: int, client: str) -> Data:
     """Cut a client's rows by (seed, client id): the same cut for a partition and for a device's folder."""
     shuffled = numpy_rng(seed, "split", client).permutation(len(rows))[: data.per_client]
     return Data(

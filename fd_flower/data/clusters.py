@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
 from fd_flower.data.cache import stored
@@ -20,7 +20,7 @@ LAYOUT = 1  # of the cached file and of how it is made: raise it when either cha
 def clustered(samples: Samples, data: DataConfig, seed: int) -> np.ndarray:
     """Return each sample's cluster [N], int64: mini-batch k-means of the encoder's features, no label being used.
 
-    Features other than pixels are standardised by these samples themselves. Made once a machine for the same samples,
+    Features other than pixels are standardized by these samples themselves. Made once a machine for the same samples,
     encoder, number of clusters and seed.
 
     Parameters
@@ -34,13 +34,13 @@ def clustered(samples: Samples, data: DataConfig, seed: int) -> np.ndarray:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where the encoder cannot be had, or there are fewer samples than clusters.
     """
     from fd_flower.data.encoder import identity  # which reads sources, so it imports this package
 
     if len(samples) < data.clusters:
-        raise WrongInput(
+        raise InvalidInputError(
             f"{len(samples)} private rows cannot make {data.clusters} clusters: take fewer (data.clusters)"
         )
     seen = identity(data, tuple(samples.x.shape[1:]))

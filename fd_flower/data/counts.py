@@ -1,4 +1,4 @@
-"""Who holds how many rows of which class, as numbers and as a picture."""
+"""Who holds how many rows of which class, as numbers and as a image."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 PARTS = ("train", "validation", "test")
-NUMBERED = 20  # up to this many clients or classes are named one by one, and their counts written into the picture
+NUMBERED = 20  # up to this many clients or classes are named one by one, and their counts written into the image
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ def _clusters(federation: Federation, rows: Tensor) -> Tensor:
 
 
 def plot_holdings(federation: Federation, path: Path, *, clusters: bool = False) -> None:
-    """Draw clients from left to right: their rows per part as bars, below them per class, and per cluster, as colours.
+    """Draw clients from left to right: their rows per part as bars, below them per class, and per cluster, as colors.
 
     Parameters
     ----------
     federation : Federation
         Who holds which.
     path : Path
-        The picture's file.
+        The image's file.
     clusters : bool
         Draw clusters, too: what ``data.encoder`` sees is made where it is not known yet.
     """
@@ -119,8 +119,8 @@ def plot_holdings(federation: Federation, path: Path, *, clusters: bool = False)
 def _draw_parts(bars: "Axes", held: Holdings, federation: Federation) -> None:
     """Draw each client's rows per part as a bar, below what all of this is about."""
     base = np.zeros(len(held.clients))
-    for part, rows, colour in zip(PARTS, held.parts.T.numpy(), ("#31688e", "#90c8e8", "#fd9a44"), strict=True):
-        bars.bar(np.arange(len(base)), rows, bottom=base, label=part, color=colour, width=0.85)
+    for part, rows, color in zip(PARTS, held.parts.T.numpy(), ("#31688e", "#90c8e8", "#fd9a44"), strict=True):
+        bars.bar(np.arange(len(base)), rows, bottom=base, label=part, color=color, width=0.85)
         base = base + rows
     bars.set_ylabel("rows")
     bars.spines[["top", "right"]].set_visible(False)
@@ -132,7 +132,7 @@ def _draw_parts(bars: "Axes", held: Holdings, federation: Federation) -> None:
 
 
 def _draw_field(axes: "Axes", counts: Tensor, names: list[str]) -> "AxesImage":
-    """Draw how many rows of each kind each client has [clients, kinds] as colours, and as numbers where they fit."""
+    """Draw how many rows of each kind each client has [clients, kinds] as colors, and as numbers where they fit."""
     from matplotlib.colors import PowerNorm
 
     # The square root keeps small counts visible beside large ones; a kind that a client lacks stays white.
@@ -144,6 +144,6 @@ def _draw_field(axes: "Axes", counts: Tensor, names: list[str]) -> "AxesImage":
     if max(counts.shape) <= NUMBERED:
         for (row, column), number in np.ndenumerate(counts.T.numpy()):
             if number:
-                colour = "white" if norm(number) > 0.5 else "black"
-                axes.text(column, row, f"{number}", ha="center", va="center", fontsize=8, color=colour)
+                color = "white" if norm(number) > 0.5 else "black"
+                axes.text(column, row, f"{number}", ha="center", va="center", fontsize=8, color=color)
     return image

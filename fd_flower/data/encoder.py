@@ -2,7 +2,7 @@
 
 ``data.encoder`` names it: ``pixels``; a torchvision weight, like ``ResNet18_Weights.IMAGENET1K_V1``; a file
 ``/absolute/path.safetensors`` with the body of a resnet8; or ``train:<source>``, a resnet8 trained once on another
-labelled set. The body of such a model is kept in the cache as a file of the third kind.
+labeled set. The body of such a model is kept in the cache as a file of the third kind.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from torch.nn import Identity, Linear, Module
 
 from fd_flower import models
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import numpy_rng, torch_rng
 from fd_flower.core.samples import Samples
 from fd_flower.data.cache import stored
 from fd_flower.data.cut import stratified
-from fd_flower.data.images import Pictures, read
+from fd_flower.data.images import Images, read
 from fd_flower.data.source import locate
 from fd_flower.training import Plan, forward, one_thread, predict, supervised, train
 
@@ -54,13 +54,13 @@ def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
     data : DataConfig
         Its ``encoder`` names what sees; its ``source`` is what no encoder may be trained on.
     public : Samples
-        The public samples: the mean and deviation of their features standardise everybody's, so that all clients
+        The public samples: the mean and deviation of their features standardize everybody's, so that all clients
         share one scale and nobody's samples give it away. Pixels stay in the models' scale, [-1, 1]. Their own
         features are made here, once.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where the encoder cannot be had, does not fit the samples, or would be trained on private labels.
     """
     if data.encoder == "pixels":
@@ -75,11 +75,11 @@ def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
 
 
 def identity(data: DataConfig, shape: tuple[int, ...]) -> list[object]:
-    """Return plain values that differ where encoders differ, for pictures of this shape; nothing is trained.
+    """Return plain values that differ where encoders differ, for images of this shape; nothing is trained.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there is no such encoder.
     """
     name = data.encoder
@@ -89,7 +89,7 @@ def identity(data: DataConfig, shape: tuple[int, ...]) -> list[object]:
         try:
             return ["file", hashlib.sha256(Path(name).read_bytes()).hexdigest()]
         except OSError as error:
-            raise WrongInput(f"data.encoder={name} cannot be read: {error.strerror}") from None
+            raise InvalidInputError(f"data.encoder={name} cannot be read: {error.strerror}") from None
     return [name, version("torchvision")]
 
 
@@ -99,10 +99,10 @@ def _features(body: Module, samples: Samples) -> Tensor:
 
 
 def _body(data: DataConfig, public: Samples) -> Module:
-    """Return the frozen encoder that ``data.encoder`` names: pictures [B, ...] to features [B, D]."""
+    """Return the frozen encoder that ``data.encoder`` names: images [B, ...] to features [B, D]."""
     name, shape = data.encoder, tuple(public.x.shape[1:])
     if len(shape) != 3 or shape[0] not in (1, 3):
-        raise WrongInput(f"data.encoder={name} sees pictures, not inputs of shape {list(shape)}: use pixels")
+        raise InvalidInputError(f"data.encoder={name} sees images, not inputs of shape {list(shape)}: use pixels")
     if name.startswith("train:"):
         body = _of_file(_trained(name.removeprefix("train:"), data, shape), shape)
     elif name.endswith(".safetensors"):
@@ -124,7 +124,7 @@ class _Pretrained(Module):
         self._prepare = prepare
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return features [B, D] of pictures [B, 1 or 3, height, width] in [-1, 1]."""
+        """Return features [B, D] of images [B, 1 or 3, height, width] in [-1, 1]."""
         return self.net(self._prepare(x.expand(-1, 3, -1, -1).add(1).div(2)))
 
 
@@ -138,7 +138,7 @@ def _of_torchvision(name: str) -> Module:
     except (OSError, RuntimeError) as error:  # no network, a full disk; a download with another checksum
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.encoder={name} cannot be had ({reason}): put {weights.url} into {folder}, or use data.encoder=pixels"
         ) from None
     last = [place for place, module in net.named_modules() if isinstance(module, Linear)][-1]
@@ -148,13 +148,13 @@ def _of_torchvision(name: str) -> Module:
 
 
 def _weights(name: str) -> "WeightsEnum":
-    """Return torchvision's weight of this name, of a network that classifies pictures."""
+    """Return torchvision's weight of this name, of a network that classifies images."""
     from torchvision import models as zoo
 
     known = [zoo.get_model_weights(model) for model in zoo.list_models(module=zoo)]
     named = {f"{weights.__name__}.{member}": weights[member] for weights in known for member in weights.__members__}
     if name not in named:
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.encoder is '{name}': expected pixels, train:<source>, /absolute/path.safetensors or torchvision's "
             f"name of a weight{nearest(name, named) if '_' in name else ', like ResNet18_Weights.IMAGENET1K_V1'}"
         )
@@ -165,16 +165,16 @@ def _weights(name: str) -> "WeightsEnum":
 
 
 def _of_file(path: Path, shape: tuple[int, ...]) -> Module:
-    """Return the body of a resnet8 for pictures of this shape, with the weights of a file."""
+    """Return the body of a resnet8 for images of this shape, with the weights of a file."""
     if not path.is_absolute():
-        raise WrongInput(f"data.encoder is the relative path '{path}': give an absolute one")
+        raise InvalidInputError(f"data.encoder is the relative path '{path}': give an absolute one")
     body = models.build("resnet8", shape, 1, seed=0).body
     try:
         body.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise WrongInput(
-            f"data.encoder={path} is no body of a resnet8 for pictures with {shape[0]} channels: {reason}"
+        raise InvalidInputError(
+            f"data.encoder={path} is no body of a resnet8 for images with {shape[0]} channels: {reason}"
         ) from None
     return body
 
@@ -185,7 +185,7 @@ def _trained(source: str, data: DataConfig, shape: tuple[int, ...]) -> Path:
     figures = json.loads((folder / FIGURES).read_text())
     log(
         INFO,
-        "data.encoder: a resnet8 trained on %s (%s rows, %s epochs, %.0f CPU s) tells %.1f %% of %s held-out pictures "
+        "data.encoder: a resnet8 trained on %s (%s rows, %s epochs, %.0f CPU s) tells %.1f %% of %s held-out images "
         "of %s classes apart",
         source,
         figures["rows"],
@@ -202,27 +202,27 @@ def _key(source: str, data: DataConfig, shape: tuple[int, ...]) -> list[object]:
     """Return plain values that a body trained on a source is a function of; refuse private sources."""
     found, private = locate(source), data.source if isinstance(data.source, list) else [data.source]
     if found in map(locate, private):
-        raise WrongInput(
-            f"data.encoder=train:{source} would learn the private labels of data.source: name another labelled set"
+        raise InvalidInputError(
+            f"data.encoder=train:{source} would learn the private labels of data.source: name another labeled set"
         )
     recipe = [LAYOUT, "resnet8", EPOCHS, BATCH, LR, torch.__version__]
     rows = [[split, found.fingerprint(split)] for split in found.splits()]
-    return [recipe, rows, _size(shape), data.picture, data.label]
+    return [recipe, rows, _size(shape), data.image, data.label]
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    """Return a picture's (channels, height, width) in the words of ``data.size``."""
+    """Return a image's (channels, height, width) in the words of ``data.size``."""
     channels, height, width = shape
     return f"{height}x{width}x{channels}"
 
 
 def _train(source: str, data: DataConfig, size: str, folder: Path) -> None:
     """Train on a source's labels, measure on held-out rows, and write the body and these figures."""
-    pictures, learnt, held_out = _labelled(source, data, size)
-    classes = len(pictures.class_names)
+    images, learned, held_out = _labeled(source, data, size)
+    classes = len(images.class_names)
     # The same for every run, whatever its seed: the encoder is a tool that is given, not a part of the experiment.
-    model = models.build("resnet8", pictures.shape, classes, seed=0)
-    steps = EPOCHS * (len(learnt) // BATCH + bool(len(learnt) % BATCH))
+    model = models.build("resnet8", images.shape, classes, seed=0)
+    steps = EPOCHS * (len(learned) // BATCH + bool(len(learned) % BATCH))
     plan = Plan(
         BATCH,
         LR,
@@ -236,12 +236,12 @@ def _train(source: str, data: DataConfig, size: str, folder: Path) -> None:
     )
     before = time.process_time()
     with one_thread():
-        train(model, supervised, learnt, plan=plan, rng=torch_rng("encoder"))
+        train(model, supervised, learned, plan=plan, rng=torch_rng("encoder"))
         seconds = time.process_time() - before
         right = predict(model, held_out).argmax(1) == held_out.labels
     save_file({key: tensor.contiguous() for key, tensor in model.body.state_dict().items()}, folder / BODY)
     figures = {
-        "rows": len(learnt),
+        "rows": len(learned),
         "classes": classes,
         "seconds": seconds,
         "accuracy": float(right.double().mean()),
@@ -250,12 +250,12 @@ def _train(source: str, data: DataConfig, size: str, folder: Path) -> None:
     (folder / FIGURES).write_text(json.dumps(figures))
 
 
-def _labelled(source: str, data: DataConfig, size: str) -> tuple[Pictures, Samples, Samples]:
+def _labeled(source: str, data: DataConfig, size: str) -> tuple[Images, Samples, Samples]:
     """Return a source's training rows, and as samples those to learn from and those to measure on."""
-    pictures = read(source, data, size=size, own=False)
+    images = read(source, data, size=size, own=False)
     if "test" in locate(source).splits():
         test = read(source, data, "test", size=size, own=False)
-        return pictures, Samples(pictures.x, pictures.labels), Samples(test.x, test.labels)
-    fifth = torch.from_numpy(stratified(pictures.labels.numpy(), TEST_SHARE, numpy_rng("encoder")))
-    whole = Samples(pictures.x, pictures.labels)
-    return pictures, whole[(~fifth).nonzero()[:, 0]], whole[fifth.nonzero()[:, 0]]
+        return images, Samples(images.x, images.labels), Samples(test.x, test.labels)
+    fifth = torch.from_numpy(stratified(images.labels.numpy(), TEST_SHARE, numpy_rng("encoder")))
+    whole = Samples(images.x, images.labels)
+    return images, whole[(~fifth).nonzero()[:, 0]], whole[fifth.nonzero()[:, 0]]

@@ -1,11 +1,11 @@
-"""Pictures in class folders: one folder a class, whose name is the class's."""
+"""Images in class folders: one folder a class, whose name is the class's."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,9 +17,9 @@ ROWS = 1000  # rows a table
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """``<class>/<picture>``, or ``train/<class>/<picture>`` and ``test/<class>/<picture>``.
+    """``<class>/<image>``, or ``train/<class>/<image>`` and ``test/<class>/<image>``.
 
-    A folder without a picture is a class, too: a device that lacks a class has an empty folder for it, so that classes
+    A folder without a image is a class, too: a device that lacks a class has an empty folder for it, so that classes
     have the same numbers on every device.
     """
 
@@ -31,7 +31,7 @@ class ClassFolders:
         return named or ("train",)
 
     def fingerprint(self, split: str) -> list[object]:
-        """Return the classes, and path, size and time of change of each picture."""
+        """Return the classes, and path, size and time of change of each image."""
         classes, files = self._found(split)
         stats = [(path, Path(path).stat()) for path, _ in files]
         return [list(classes), [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]]
@@ -43,11 +43,11 @@ class ClassFolders:
         return Features({"image": Image(), "label": ClassLabel(names=list(self._found(split)[0]))})
 
     def count(self, split: str) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self._found(split)[1])
 
     def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table]":
-        """Yield the pictures class by class, by name within a class."""
+        """Yield the images class by class, by name within a class."""
         import pyarrow as pa
 
         files = self._found(split)[1]
@@ -66,13 +66,13 @@ def in_class_folders(path: Path) -> bool:
 
 
 def _listed(folder: Path) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
-    """Return the classes, sorted by name, and each picture with its class, both as torchvision orders them."""
+    """Return the classes, sorted by name, and each image with its class, both as torchvision orders them."""
     from torchvision.datasets import ImageFolder
 
     try:
         found = ImageFolder(str(folder), allow_empty=True)
     except (FileNotFoundError, OSError) as error:
-        raise WrongInput(f"{folder} cannot be read as class folders: {error}") from None
+        raise InvalidInputError(f"{folder} cannot be read as class folders: {error}") from None
     if not found.samples:
-        raise WrongInput(f"{folder} holds no picture: expected <class>/<picture>, a folder a class")
+        raise InvalidInputError(f"{folder} holds no image: expected <class>/<image>, a folder a class")
     return tuple(found.classes), tuple(found.samples)

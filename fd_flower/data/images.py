@@ -1,4 +1,4 @@
-"""Rows decoded once: pictures of bytes and labels, memory-mapped and shared by all processes of a machine."""
+"""Rows decoded once: images of bytes and labels, memory-mapped and shared by all processes of a machine."""
 
 import io
 import json
@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data.cache import stored
-from fd_flower.data.source import Source, check_column, label_column, locate, picture_column
+from fd_flower.data.source import Source, check_column, image_column, label_column, locate
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -26,13 +26,13 @@ GREY, RGB = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  # the
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class Images:
     """A split of a source.
 
     Attributes
     ----------
     x : Tensor
-        Pictures [N, channels, height, width], uint8, memory-mapped.
+        Images [N, channels, height, width], uint8, memory-mapped.
     y : Tensor | None
         Labels [N], int64; None without a label column.
     class_names : tuple[str, ...]
@@ -53,9 +53,9 @@ class Pictures:
 
     @property
     def labels(self) -> Tensor:
-        """The labels [N]; raises WrongInput without any."""
+        """The labels [N]; raises InvalidInputError without any."""
         if self.y is None:
-            raise WrongInput("the pictures are unlabelled: expected a column of type ClassLabel, or data.label")
+            raise InvalidInputError("the images are unlabeled: expected a column of type ClassLabel, or data.label")
         return self.y
 
 
@@ -63,7 +63,7 @@ def size_of(text: str) -> tuple[int, int, int]:
     """Read a size like `28x28x1`: (height, width, channels)."""
     found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([13])", text)
     if not found:
-        raise WrongInput(f"data.size is '{text}': expected height x width x channels (1 or 3), like 28x28x1")
+        raise InvalidInputError(f"data.size is '{text}': expected height x width x channels (1 or 3), like 28x28x1")
     height, width, channels = map(int, found.groups())
     return height, width, channels
 
@@ -76,7 +76,7 @@ def read(
     size: str | None = None,
     column: str | None = None,
     own: bool = True,
-) -> Pictures:
+) -> Images:
     """Return a split of a source, decoded.
 
     Parameters
@@ -84,7 +84,7 @@ def read(
     source : str
         `digits`, the absolute path of a folder of Parquet files, or a Hugging Face name.
     data : DataConfig
-        Its ``picture`` and ``label`` name columns, its ``size`` brings pictures to a size.
+        Its ``image`` and ``label`` name columns, its ``size`` brings images to a size.
     split : str
         `train` or `test`.
     size : str | None
@@ -97,17 +97,19 @@ def read(
 
     Raises
     ------
-    WrongInput
-        When the source, the split or a column is missing, when a picture cannot be read, when pictures differ in size,
+    InvalidInputError
+        When the source, the split or a column is missing, when a image cannot be read, when images differ in size,
         when a label is out of range.
     """
     found = locate(source)
     if split not in found.splits():
-        raise WrongInput(f"{source} has no {split} rows: expected {split}-*.parquet in a folder, a split on the hub")
+        raise InvalidInputError(
+            f"{source} has no {split} rows: expected {split}-*.parquet in a folder, a split on the hub"
+        )
     size = size or data.size
-    wanted = _Wanted(size_of(size) if size else None, data.picture, data.label, column, own)
+    wanted = _Wanted(size_of(size) if size else None, data.image, data.label, column, own)
     key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
-    return _load(stored("pictures", key, partial(_decode, source, found, split, wanted)))
+    return _load(stored("images", key, partial(_decode, source, found, split, wanted)))
 
 
 @dataclass(frozen=True)
@@ -115,25 +117,25 @@ class _Wanted:
     """What is read of a source's rows: together with the rows all that the decoded files are a function of."""
 
     size: tuple[int, int, int] | None
-    picture: str | None
+    image: str | None
     label: str | None
     column: str | None
     own: bool
 
     def columns(self, source: str, features: "Features") -> tuple[str, str | None]:
-        """Return the names of the picture and the label column."""
-        picture, label = (name if self.own or name in features else None for name in (self.picture, self.label))
+        """Return the names of the image and the label column."""
+        image, label = (name if self.own or name in features else None for name in (self.image, self.label))
         if self.column is not None:
             check_column(source, features, "data.column", self.column)
-        return picture_column(source, features, picture), label_column(source, features, label)
+        return image_column(source, features, image), label_column(source, features, label)
 
 
 @lru_cache
-def _load(folder: Path) -> Pictures:
+def _load(folder: Path) -> Images:
     """Map what ``_decode`` wrote. Copy-on-write: nobody can change the file through a tensor."""
     columns = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
-    return Pictures(
-        x=torch.from_numpy(columns["pictures"]),
+    return Images(
+        x=torch.from_numpy(columns["images"]),
         y=torch.from_numpy(columns["labels"]) if "labels" in columns else None,
         class_names=tuple(json.loads((folder / "classes.json").read_text())),
         groups=columns.get("groups"),
@@ -141,26 +143,28 @@ def _load(folder: Path) -> Pictures:
 
 
 def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Path) -> None:
-    """Write ``pictures.npy``, ``labels.npy``, ``groups.npy`` and ``classes.json``."""
+    """Write ``images.npy``, ``labels.npy``, ``groups.npy`` and ``classes.json``."""
     features, count = found.features(split), found.count(split)
     if not count:
-        raise WrongInput(f"{source} has no {split} rows: the files are empty")
-    picture, label = wanted.columns(source, features)
-    columns = [name for name in dict.fromkeys((picture, label, wanted.column)) if name is not None]
-    pictures: np.ndarray | None = None
+        raise InvalidInputError(f"{source} has no {split} rows: the files are empty")
+    image, label = wanted.columns(source, features)
+    columns = [name for name in dict.fromkeys((image, label, wanted.column)) if name is not None]
+    images: np.ndarray | None = None
     labels: list[Any] = []
     groups: list[str] = []
     start = 0
     for table in found.tables(split, columns):
-        rows = [_picture(source, wanted.size, encoded) for encoded in table[picture].to_pylist()]
-        if pictures is None:
+        rows = [_image(source, wanted.size, encoded) for encoded in table[image].to_pylist()]
+        if images is None:
             shape = (count, *rows[0].shape)
-            pictures = np.lib.format.open_memmap(folder / "pictures.npy", mode="w+", dtype=np.uint8, shape=shape)
+            images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
         for row in rows:
-            if row.shape != pictures.shape[1:]:
-                both = f"{_text(pictures.shape[1:])} and {_text(row.shape)}"
-                raise WrongInput(f"{source} has pictures of {both}: bring them to one size, like data.size=32x32x3")
-        pictures[start : start + len(rows)] = rows
+            if row.shape != images.shape[1:]:
+                both = f"{_text(images.shape[1:])} and {_text(row.shape)}"
+                raise InvalidInputError(
+                    f"{source} has images of {both}: bring them to one size, like data.size=32x32x3"
+                )
+        images[start : start + len(rows)] = rows
         start += len(rows)
         if label is not None:
             labels += table[label].to_pylist()
@@ -175,8 +179,8 @@ def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Pat
     (folder / "classes.json").write_text(json.dumps(list(names)))
 
 
-def _picture(source: str, size: tuple[int, int, int] | None, encoded: dict[str, Any] | bytes | None) -> np.ndarray:
-    """Decode one picture: uint8 [channels, height, width]."""
+def _image(source: str, size: tuple[int, int, int] | None, encoded: dict[str, Any] | bytes | None) -> np.ndarray:
+    """Decode one image: uint8 [channels, height, width]."""
     from PIL import Image
 
     row: dict[str, Any] = encoded if isinstance(encoded, dict) else {"bytes": encoded, "path": None}
@@ -185,15 +189,15 @@ def _picture(source: str, size: tuple[int, int, int] | None, encoded: dict[str, 
         image.load()
     except Exception as error:  # a broken file raises whatever its decoder raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongInput(f"{source} has a picture that cannot be read: {reason}") from None
+        raise InvalidInputError(f"{source} has a image that cannot be read: {reason}") from None
     if image.mode not in GREY + RGB:
-        raise WrongInput(f"{source} has a picture of mode {image.mode}: expected 8 bits, grey or RGB")
-    grey = image.mode in GREY if size is None else size[2] == 1
-    image = image.convert("L" if grey else "RGB")
+        raise InvalidInputError(f"{source} has a image of mode {image.mode}: expected 8 bits, gray or RGB")
+    gray = image.mode in GREY if size is None else size[2] == 1
+    image = image.convert("L" if gray else "RGB")
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = np.asarray(image)
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+    return pixels[None] if gray else pixels.transpose(2, 0, 1)
 
 
 def _class_names(source: str, label: str, features: "Features", labels: list[Any]) -> Sequence[str]:
@@ -202,13 +206,13 @@ def _class_names(source: str, label: str, features: "Features", labels: list[Any
 
     kind = features[label]
     if not all(isinstance(value, int) for value in labels):
-        raise WrongInput(
+        raise InvalidInputError(
             f"{source} has labels in '{label}' that are no whole numbers: expected ClassLabel or 0, 1, ..."
         )
     names = kind.names if isinstance(kind, ClassLabel) else [str(number) for number in range(max(labels) + 1)]
     if min(labels) < 0 or max(labels) >= len(names):
         wrong = min(labels) if min(labels) < 0 else max(labels)
-        raise WrongInput(f"{source} has the label {wrong} in '{label}': expected 0 to {len(names) - 1}")
+        raise InvalidInputError(f"{source} has the label {wrong} in '{label}': expected 0 to {len(names) - 1}")
     return names
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Samples
-from fd_flower.data.images import Pictures, read
+from fd_flower.data.images import Images, read
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,18 +20,18 @@ class Public:
     Attributes
     ----------
     samples : Samples | None
-        Unlabelled; None with ``data.public=none``.
-    labelled : Samples | None
+        Unlabeled; None with ``data.public=none``.
+    labeled : Samples | None
         The same rows with labels; None where their classes are not the private ones.
     """
 
     samples: Samples | None = None
-    labelled: Samples | None = None
+    labeled: Samples | None = None
 
     @classmethod
-    def of(cls, labelled: Samples) -> "Public":
-        """Make public samples of labelled ones."""
-        return cls(replace(labelled, y=None), labelled if labelled.y is not None else None)
+    def of(cls, labeled: Samples) -> "Public":
+        """Make public samples of labeled ones."""
+        return cls(replace(labeled, y=None), labeled if labeled.y is not None else None)
 
 
 def checksum(samples: Samples) -> str:
@@ -40,7 +40,7 @@ def checksum(samples: Samples) -> str:
     return hashlib.sha256(repr(tuple(x.shape)).encode() + x.cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def held_out(base: Pictures, rows: np.ndarray, data: DataConfig, seed: int) -> tuple[Public, np.ndarray]:
+def held_out(base: Images, rows: np.ndarray, data: DataConfig, seed: int) -> tuple[Public, np.ndarray]:
     """Cut public samples off the training rows: at most ``data.public_size`` and at most a third of them.
 
     Returns the public samples and the rows that are left for the clients. A third, because ``digits`` has fewer rows
@@ -48,7 +48,9 @@ def held_out(base: Pictures, rows: np.ndarray, data: DataConfig, seed: int) -> t
     """
     size = min(data.public_size, len(rows) // 3)
     if not size:
-        raise WrongInput(f"{len(rows)} rows leave none for data.public=held-out: take more rows or data.public=noise")
+        raise InvalidInputError(
+            f"{len(rows)} rows leave none for data.public=held-out: take more rows or data.public=noise"
+        )
     order = numpy_rng(seed, "public").permutation(len(rows))
     public, left = np.sort(order[:size]), np.sort(order[size:])
     return Public.of(Samples(base.x, base.labels, torch.from_numpy(rows[public]))), rows[left]
@@ -66,13 +68,13 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     seed : int
         The run's seed.
     shape : tuple[int, ...]
-        (channels, height, width) that pictures are brought to.
+        (channels, height, width) that images are brought to.
     class_names : tuple[str, ...]
-        The private classes: the samples are labelled if they have the same.
+        The private classes: the samples are labeled if they have the same.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         When the set cannot be read, and for `held-out`, which only a simulation has.
     """
     if data.public == "none":
@@ -81,7 +83,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
         pixels = numpy_rng(seed, "public").integers(0, 256, (data.public_size, *shape), dtype=np.uint8)
         return Public.of(Samples(torch.from_numpy(pixels)))
     if data.public == "held-out":
-        raise WrongInput(
+        raise InvalidInputError(
             "data.public=held-out cuts from simulated data: on a device name a folder, a set, noise or none"
         )
     channels, height, width = shape

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.data.folders import ClassFolders, in_class_folders
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class Source(Protocol):
         """Return the number of rows."""
 
     def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table | pa.RecordBatch]":
-        """Yield the rows of these columns as they are stored: pictures are still encoded."""
+        """Yield the rows of these columns as they are stored: images are still encoded."""
 
 
 @dataclass(frozen=True)
 class Digits:
-    """scikit-learn's 1,797 grey 8x8 pictures; one split."""
+    """scikit-learn's 1,797 gray 8x8 images; one split."""
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits."""
@@ -62,16 +62,16 @@ class Digits:
         return 1797
 
     def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table]":
-        """Yield all rows, pictures as PNG with 0..16 scaled to 0..255."""
+        """Yield all rows, images as PNG with 0..16 scaled to 0..255."""
         import pyarrow as pa
         from PIL import Image
         from sklearn.datasets import load_digits
 
         digits = load_digits()
         encoded = []
-        for grey in (digits.images * (255 / 16)).round().astype("uint8"):
+        for gray in (digits.images * (255 / 16)).round().astype("uint8"):
             file = io.BytesIO()
-            Image.fromarray(grey).save(file, "PNG")
+            Image.fromarray(gray).save(file, "PNG")
             encoded.append({"bytes": file.getvalue(), "path": None})
         yield pa.table({"image": encoded, "label": digits.target}).select(columns)
 
@@ -123,7 +123,7 @@ def _parquet(path: Path) -> "pq.ParquetFile":
     try:
         return pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
-        raise WrongInput(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+        raise InvalidInputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _download(name: str) -> "DatasetDict":
         return datasets.load_dataset(name)
     except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongInput(
+        raise InvalidInputError(
             f"the data set '{name}' cannot be had from the Hugging Face hub ({reason}): check name and network, "
             "or give 'digits' or the absolute path of a folder of Parquet files"
         ) from None
@@ -173,7 +173,7 @@ def locate(source: str) -> Source:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a folder that does not exist or holds no split, and for a relative path: under Flower the working folder of
         a process is not the user's.
     """
@@ -182,37 +182,41 @@ def locate(source: str) -> Source:
     path = Path(source)
     if path.is_absolute():
         if not path.is_dir():
-            raise WrongInput(f"there is no folder {source}: expected one that holds train-*.parquet or class folders")
+            raise InvalidInputError(
+                f"there is no folder {source}: expected one that holds train-*.parquet or class folders"
+            )
         folder = Folder(path.resolve())
         if folder.splits():
             return folder
         if in_class_folders(path):
             return ClassFolders(path.resolve())
-        raise WrongInput(
+        raise InvalidInputError(
             f"the folder {source} holds no train-*.parquet or test-*.parquet, nor a folder a class: expected either"
         )
     if path.is_dir() or source.startswith((".", "~")) or source.count("/") > 1:
-        raise WrongInput(f"the folder '{source}' is a relative path: give an absolute one, like {path.absolute()}")
+        raise InvalidInputError(
+            f"the folder '{source}' is a relative path: give an absolute one, like {path.absolute()}"
+        )
     return Hub(source)
 
 
-def picture_column(source: str, features: "Features", named: str | None) -> str:
-    """Return the picture column: the named one, else the only one of that type.
+def image_column(source: str, features: "Features", named: str | None) -> str:
+    """Return the image column: the named one, else the only one of that type.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         When there is none, or more than one.
     """
     from datasets import Image
 
     if named is not None:
-        return check_column(source, features, "data.picture", named)
+        return check_column(source, features, "data.image", named)
     found = [name for name, kind in features.items() if isinstance(kind, Image)]
     if len(found) == 1:
         return found[0]
-    several = f"several picture columns ({', '.join(found)})" if found else f"no picture column ({_listed(features)})"
-    raise WrongInput(f"{source} has {several}: expected one of type Image, or its name in data.picture")
+    several = f"several image columns ({', '.join(found)})" if found else f"no image column ({_listed(features)})"
+    raise InvalidInputError(f"{source} has {several}: expected one of type Image, or its name in data.image")
 
 
 def label_column(source: str, features: "Features", named: str | None) -> str | None:
@@ -220,7 +224,7 @@ def label_column(source: str, features: "Features", named: str | None) -> str | 
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         When several are equally fine.
     """
     from datasets import ClassLabel
@@ -230,14 +234,14 @@ def label_column(source: str, features: "Features", named: str | None) -> str | 
     classes = {name: kind.num_classes for name, kind in features.items() if isinstance(kind, ClassLabel)}
     finest = [name for name, number in classes.items() if number == max(classes.values())]
     if len(finest) > 1:
-        raise WrongInput(f"{source} has several label columns ({', '.join(finest)}): name one in data.label")
+        raise InvalidInputError(f"{source} has several label columns ({', '.join(finest)}): name one in data.label")
     return finest[0] if finest else None
 
 
 def check_column(source: str, features: "Features", key: str, name: str) -> str:
-    """Return ``name``; raises WrongInput where the source has no such column."""
+    """Return ``name``; raises InvalidInputError where the source has no such column."""
     if name not in features:
-        raise WrongInput(f"{key} is '{name}', but {source} has no such column{nearest(name, features)}")
+        raise InvalidInputError(f"{key} is '{name}', but {source} has no such column{nearest(name, features)}")
     return name
 
 

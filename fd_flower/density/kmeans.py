@@ -8,7 +8,7 @@ import torch
 from flwr.common.logger import log
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 EACH = 5
 """Samples a cluster, at least: a centroid of one or two samples is as near to nothing else as a sample is."""
@@ -53,11 +53,11 @@ def fit(own: Tensor, labels: Tensor | None, clusters: int, seed: int) -> KMeans:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there is no sample, or fewer than one cluster is asked for.
     """
     if not len(own) or clusters < 1:
-        raise WrongInput(f"k-means has {len(own)} samples for {clusters} clusters; expected at least 1 of each")
+        raise InvalidInputError(f"k-means has {len(own)} samples for {clusters} clusters; expected at least 1 of each")
     own = own.double()
     groups = [own] if labels is None else [own[labels == c] for c in labels.unique()]
     sizes = [max(1, min(clusters, len(group) // EACH)) for group in groups]

@@ -8,7 +8,7 @@ import torch
 from flwr.common.logger import log
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 ROWS = 1024  # scored at once: the kernels are [ROWS, n + m]
 
@@ -66,14 +66,14 @@ def fit(own: Tensor, background: Tensor, width: float, penalty: float) -> KuLSIF
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there is no sample, or width or penalty are not above 0.
     """
     m, n = len(own), len(background)
     if not m or not n:
-        raise WrongInput(f"KuLSIF has {m} own samples and {n} of the background; expected at least 1 of each")
+        raise InvalidInputError(f"KuLSIF has {m} own samples and {n} of the background; expected at least 1 of each")
     if not (width > 0 and penalty > 0):
-        raise WrongInput(f"KuLSIF has the width {width:g} and the penalty {penalty:g}; expected numbers above 0")
+        raise InvalidInputError(f"KuLSIF has the width {width:g} and the penalty {penalty:g}; expected numbers above 0")
     own, background = own.double(), background.double()
     if m > 1:
         _warn_of_underflow(own, width)

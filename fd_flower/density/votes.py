@@ -8,7 +8,7 @@ import torch
 from flwr.common.logger import log
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 class Estimator(Protocol):
@@ -62,19 +62,21 @@ def vote(
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where features are not finite, or the share is out of range.
     """
     if not 0 <= accepted <= 1:
-        raise WrongInput(f"a share of {accepted:g} own samples cannot be accepted; expected 0 to 1")
+        raise InvalidInputError(f"a share of {accepted:g} own samples cannot be accepted; expected 0 to 1")
     if not bool(own.isfinite().all() and public.isfinite().all()):
-        raise WrongInput(f"{who} has features that are not finite: look at its samples, or choose another data.encoder")
+        raise InvalidInputError(
+            f"{who} has features that are not finite: look at its samples, or choose another data.encoder"
+        )
     if len(own) < 2:
         log(WARNING, "%s has %s samples, too few to hold one out: it votes on no public sample", who, len(own))
         return torch.zeros(len(public), dtype=torch.bool)
     order = torch.randperm(len(own), generator=rng)
-    learnt, held_out = order.tensor_split([min(max(fitted, 1), len(own) - 1)])
-    estimator = fit(own[learnt], labels[learnt])
+    learned, held_out = order.tensor_split([min(max(fitted, 1), len(own) - 1)])
+    estimator = fit(own[learned], labels[learned])
     threshold = estimator.score(own[held_out]).quantile(1 - accepted)
     # Strictly above: where a kernel underflows, all scores are 0, and nobody's sample should pass for one's own.
     said = estimator.score(public) > threshold

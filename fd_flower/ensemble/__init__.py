@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import section
 from fd_flower.ensemble.base import Rule
 from fd_flower.ensemble.filters import ambiguity
@@ -69,11 +69,11 @@ def named(name: str, **args: Any) -> Rule:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown rule or argument (names the nearest), a wrong type, or a value outside its range.
     """
     if name not in _found():
-        raise WrongInput(f"there is no rule '{name}'{nearest(name, names())}")
+        raise InvalidInputError(f"there is no rule '{name}'{nearest(name, names())}")
     own = [*signature(_found()[name]).parameters.values()][3:]
     typed: type = make_dataclass(name, [(arg.name, arg.annotation, arg.default) for arg in own])
     rule = partial(_found()[name], **asdict(section(typed, "server.rule_args", args)))

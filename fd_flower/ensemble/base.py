@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 class Rule(Protocol):
@@ -18,7 +18,7 @@ class Rule(Protocol):
         Parameters
         ----------
         logprobs : Tensor
-            [U, N, C], normalised; -inf is a class that the voter rules out.
+            [U, N, C], normalized; -inf is a class that the voter rules out.
         mask : Tensor
             Who voted on which sample, bool [U, N].
         weight : Tensor | None
@@ -26,7 +26,7 @@ class Rule(Protocol):
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             If the shapes do not fit together or a vote's weight is negative or not finite.
         """
 
@@ -46,11 +46,11 @@ def shared_out(logprobs: Tensor, mask: Tensor, weight: Tensor | None, *, classwi
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the shapes do not fit together or a vote's weight is negative or not finite.
     """
     if logprobs.dim() != 3 or mask.shape != logprobs.shape[:2]:
-        raise WrongInput(
+        raise InvalidInputError(
             f"the votes have shape {list(logprobs.shape)} and their mask {list(mask.shape)};"
             " expected [voters, samples, classes] and [voters, samples]"
         )
@@ -62,7 +62,7 @@ def shared_out(logprobs: Tensor, mask: Tensor, weight: Tensor | None, *, classwi
         voted = voted.unsqueeze(2) if weight.dim() == 3 else voted
         counts = weight.double().masked_fill(~voted, 0.0)
         if not bool(((counts >= 0) & counts.isfinite()).all()):
-            raise WrongInput("a voter's weight is negative or not finite; expected 0 or more")
+            raise InvalidInputError("a voter's weight is negative or not finite; expected 0 or more")
     total = counts.sum(0)
     return counts / torch.where(total > 0, total, 1.0)
 
@@ -75,7 +75,7 @@ def _fitting(weight: Tensor, votes: torch.Size, *, classwise: bool) -> Tensor:
     if weight.shape == votes[:2]:
         return weight
     if weight.dim() == 3 and not classwise:
-        raise WrongInput(
+        raise InvalidInputError(
             f"the weights have shape {list(weight.shape)}, by class; mean_of_probabilities alone can take these,"
             " this rule takes one a voter or a vote"
         )
@@ -83,7 +83,7 @@ def _fitting(weight: Tensor, votes: torch.Size, *, classwise: bool) -> Tensor:
         return weight.expand(votes)
     fitting = [list(votes[:1]), list(votes[:2])] + ([[voters, 1, classes], list(votes)] if classwise else [])
     expected = " or ".join(map(str, fitting))
-    raise WrongInput(f"the weights have shape {list(weight.shape)}; expected {expected}")
+    raise InvalidInputError(f"the weights have shape {list(weight.shape)}; expected {expected}")
 
 
 def or_uniform(logprobs: Tensor, valid: Tensor) -> Tensor:

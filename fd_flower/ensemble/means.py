@@ -12,12 +12,12 @@ from fd_flower.objectives.base import floored
 def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Average the voters' probabilities: a class that one voter is sure of stays likely.
 
-    With weights by class, each class is averaged by its own, and the row is normalised again.
+    With weights by class, each class is averaged by its own, and the row is normalized again.
 
     Parameters
     ----------
     logprobs : Tensor
-        [U, N, C], normalised; -inf is a class that the voter rules out.
+        [U, N, C], normalized; -inf is a class that the voter rules out.
     mask : Tensor
         Who voted on which sample, bool [U, N].
     weight : Tensor | None
@@ -30,7 +30,7 @@ def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None 
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the shapes do not fit together or a vote's weight is negative or not finite.
     """
     shares = shared_out(logprobs, mask, weight, classwise=True).to(logprobs.dtype)
@@ -43,16 +43,16 @@ def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None 
 
 
 def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Average the voters' log-probabilities and normalise: a class that one voter doubts becomes unlikely.
+    """Average the voters' log-probabilities and normalize: a class that one voter doubts becomes unlikely.
 
-    This is the softmax of their mean logits and, equally, the normalised geometric mean of their probabilities.
+    This is the softmax of their mean logits and, equally, the normalized geometric mean of their probabilities.
     A ruled-out class counts as ``objectives.base.floored`` has it: else two voters who are sure of different
     classes would leave none.
 
     Parameters
     ----------
     logprobs : Tensor
-        [U, N, C], normalised or as logits: a number added to a row changes nothing.
+        [U, N, C], normalized or as logits: a number added to a row changes nothing.
     mask : Tensor
         Who voted on which sample, bool [U, N].
     weight : Tensor | None
@@ -65,7 +65,7 @@ def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None)
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the shapes do not fit together or a vote's weight is negative or not finite.
     """
     shares = shared_out(logprobs, mask, weight).to(logprobs.dtype).unsqueeze(2)

@@ -14,12 +14,12 @@ def mean_of_parameters(states: Sequence[Mapping[str, Tensor]], examples: Sequenc
     states : Sequence[Mapping[str, Tensor]]
         One state dict a client, all with the same keys and shapes.
     examples : Sequence[float]
-        Their weights, normalised by their sum; if all are 0, every client counts the same.
+        Their weights, normalized by their sum; if all are 0, every client counts the same.
 
     Returns
     -------
     dict[str, Tensor]
-        Floating tensors (batch normalisation's running statistics too) are averaged in float64; whole numbers
+        Floating tensors (batch normalization's running statistics too) are averaged in float64; whole numbers
         (batches seen) are the largest.
     """
     weights = torch.tensor([float(n) for n in examples], dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.base import Rule
 
 
@@ -27,12 +27,12 @@ def for_receivers(rule: Rule, logprobs: Tensor, mask: Tensor, weight: Tensor) ->
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the shapes do not fit together or a vote's weight is negative or not finite.
     """
     voters = mask.shape[0]
     if weight.dim() not in (2, 3) or weight.shape[1] != voters:
-        raise WrongInput(
+        raise InvalidInputError(
             f"the receivers' weights have shape {list(weight.shape)};"
             f" expected [receivers, {voters}] or [receivers, {voters}, samples]"
         )

@@ -7,7 +7,7 @@ probabilities; ``few_voters`` says where.
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.base import shared_out
 from fd_flower.ensemble.means import mean_of_probabilities
 
@@ -35,12 +35,12 @@ def few_voters(mask: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def median(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Take each class's median probability and normalise; of an even number the mean of the two middle ones.
+    """Take each class's median probability and normalize; of an even number the mean of the two middle ones.
 
     Parameters
     ----------
     logprobs : Tensor
-        [U, N, C], normalised; -inf is a class that the voter rules out.
+        [U, N, C], normalized; -inf is a class that the voter rules out.
     mask : Tensor
         Who voted on which sample, bool [U, N].
     weight : Tensor | None
@@ -51,11 +51,11 @@ def median(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tupl
     -------
     tuple[Tensor, Tensor]
         Log-probabilities [N, C] and validity, bool [N]. Where every class's median is 0 (sure voters who disagree)
-        there is nothing to normalise, and the row is the mean of probabilities.
+        there is nothing to normalize, and the row is the mean of probabilities.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the shapes do not fit together or a vote's weight is negative or not finite.
     """
     return trimmed_mean(logprobs, mask, weight, trim=NEARLY_HALF)
@@ -64,7 +64,7 @@ def median(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tupl
 def trimmed_mean(
     logprobs: Tensor, mask: Tensor, weight: Tensor | None = None, *, trim: float = 0.2
 ) -> tuple[Tensor, Tensor]:
-    """Average each class's probabilities without the lowest and the highest, and normalise.
+    """Average each class's probabilities without the lowest and the highest, and normalize.
 
     The votes stand side by side in the order of their probabilities, each as wide as its share; what lies in the
     first or last ``trim`` of that width is cut off. Of ten equal votes and 0.2 these are the two lowest and the two
@@ -73,7 +73,7 @@ def trimmed_mean(
     Parameters
     ----------
     logprobs : Tensor
-        [U, N, C], normalised; -inf is a class that the voter rules out.
+        [U, N, C], normalized; -inf is a class that the voter rules out.
     mask : Tensor
         Who voted on which sample, bool [U, N].
     weight : Tensor | None
@@ -89,11 +89,11 @@ def trimmed_mean(
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If ``trim`` is out of range, the shapes do not fit together or a vote's weight is negative or not finite.
     """
     if not 0 <= trim < 0.5:
-        raise WrongInput(f"trim is {trim}; expected a share of the votes, at least 0 and below 0.5")
+        raise InvalidInputError(f"trim is {trim}; expected a share of the votes, at least 0 and below 0.5")
     shares = shared_out(logprobs, mask, weight)
     values, order = logprobs.double().exp().masked_fill(shares.unsqueeze(2) == 0, 0.0).sort(0)
     width = shares.unsqueeze(2).expand_as(order).gather(0, order)
@@ -103,7 +103,7 @@ def trimmed_mean(
 
 
 def rank_vote(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Give a voter's last class one point, the next two, and so on up to C, and normalise the points (Borda's count).
+    """Give a voter's last class one point, the next two, and so on up to C, and normalize the points (Borda's count).
 
     Ties share their points. How sure a voter is does not matter, so the result is flat, 2 / (C + 1) for a class that
     everybody puts first: as a teacher it needs sharpening.
@@ -124,7 +124,7 @@ def rank_vote(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> t
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the shapes do not fit together or a vote's weight is negative or not finite.
     """
     shares = shared_out(logprobs, mask, weight)
@@ -138,7 +138,7 @@ def rank_vote(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> t
 def _or_mean(
     scores: Tensor, shares: Tensor, logprobs: Tensor, mask: Tensor, weight: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Normalise scores [N, C]; the mean of probabilities where there are too few voters or nothing to normalise."""
+    """Normalize scores [N, C]; the mean of probabilities where there are too few voters or nothing to normalize."""
     mean, valid = mean_of_probabilities(logprobs, mask, weight)
     total = scores.sum(1, keepdim=True)
     robust = ((shares > 0).sum(0) >= ENOUGH).unsqueeze(1) & (total > 0)

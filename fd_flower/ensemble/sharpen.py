@@ -5,7 +5,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 def entropy_reduction(logprobs: Tensor, temperature: float = 0.1) -> Tensor:
@@ -23,9 +23,9 @@ def entropy_reduction(logprobs: Tensor, temperature: float = 0.1) -> Tensor:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the temperature is not a number above 0.
     """
     if not 0 < temperature < math.inf:
-        raise WrongInput(f"the temperature is {temperature}; expected a number above 0")
+        raise InvalidInputError(f"the temperature is {temperature}; expected a number above 0")
     return F.log_softmax(logprobs.exp() / temperature, dim=-1)

@@ -1,4 +1,4 @@
-"""Who is whose neighbour, judged by what they predict: divergences receiver first, weights, how many count.
+"""Who is whose neighbor, judged by what they predict: divergences receiver first, weights, how many count.
 
 ``d[k, j]`` is ``KL(p_k || p_j)``: how badly what j says describes what the receiver k says. It is not symmetric. All of
 it is taken in float64: the weights are exponentials of these numbers.
@@ -9,10 +9,10 @@ import math
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 SMOOTHING = 1e-8
-"""The least probability before a logarithm is taken; rows are normalised again."""
+"""The least probability before a logarithm is taken; rows are normalized again."""
 
 
 def distribution_divergence(logprobs: Tensor, mask: Tensor, smoothing: float = SMOOTHING) -> Tensor:
@@ -57,25 +57,25 @@ def sample_divergence(logprobs: Tensor, mask: Tensor, smoothing: float = SMOOTHI
     return _exact(((negentropy - crossed) / both.clamp(min=1)).masked_fill(both == 0, math.inf))
 
 
-def neighbour_weights(divergence: Tensor, beta: float, *, include_self: bool = True) -> Tensor:
+def neighbor_weights(divergence: Tensor, beta: float, *, include_self: bool = True) -> Tensor:
     """Return how much each client counts to each receiver, ``softmax(-beta d)`` over the senders: [R, U].
 
     Parameters
     ----------
     divergence : Tensor
-        [U, U], receiver first, 0 on the diagonal; inf: not a neighbour at any beta.
+        [U, U], receiver first, 0 on the diagonal; inf: not a neighbor at any beta.
     beta : float
         Sharpness, not negative: 0 counts all the same, a large one only those who say the same.
     include_self : bool
-        Whether a receiver counts among its own neighbours. If not, one that has no other has weights of 0 alone.
+        Whether a receiver counts among its own neighbors. If not, one that has no other has weights of 0 alone.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If beta is negative or not finite.
     """
     if not 0 <= beta < math.inf:
-        raise WrongInput(f"beta is {beta}; expected a number of 0 or more")
+        raise InvalidInputError(f"beta is {beta}; expected a number of 0 or more")
     apart = divergence.isinf()
     if not include_self:
         apart = apart | torch.eye(len(divergence), dtype=torch.bool, device=divergence.device)
@@ -83,8 +83,8 @@ def neighbour_weights(divergence: Tensor, beta: float, *, include_self: bool = T
     return scores.softmax(1).masked_fill(apart, 0.0)
 
 
-def effective_neighbours(weight: Tensor) -> Tensor:
-    """Return how many neighbours a receiver's weights [R, U] amount to, ``exp(H(w))`` [R]: 1 to U, 0 for none."""
+def effective_neighbors(weight: Tensor) -> Tensor:
+    """Return how many neighbors a receiver's weights [R, U] amount to, ``exp(H(w))`` [R]: 1 to U, 0 for none."""
     total = weight.sum(1, keepdim=True)
     shares = weight / torch.where(total > 0, total, 1.0)
     return torch.where(total.squeeze(1) > 0, torch.special.entr(shares).sum(1).exp(), 0.0)

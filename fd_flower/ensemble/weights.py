@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 def confidence(logprobs: Tensor) -> Tensor:
@@ -17,7 +17,7 @@ def confidence(logprobs: Tensor) -> Tensor:
 def entropy(logprobs: Tensor) -> Tensor:
     """Return each vote's missing entropy, ``1 - H(p) / log C``: [U, N] of log-probabilities [U, N, C].
 
-    1 where a vote is one-hot, 0 where it is uniform: a voter who knows nothing is not heard.
+    1 where a vote is one-hot, 0 where it is uniform: a voter who knows nothing is not received.
     """
     h = -torch.where(logprobs == -math.inf, 0.0, logprobs.exp() * logprobs).sum(-1)
     return (1 - h / math.log(max(logprobs.shape[-1], 2))).clamp(0, 1)
@@ -40,14 +40,14 @@ def label_count(counts: Tensor) -> Tensor:
 def prior_softmax(accuracy: Tensor, temperature: float = 5.0) -> Tensor:
     """Return a committee's weights [U], ``softmax(a_u / T)`` over the voters, of accuracies *in percent* [U].
 
-    CV-DD's committee voting (its code: T 5 where it makes pictures, 10 where it labels them). Whoever reports the
+    CV-DD's committee voting (its code: T 5 where it makes images, 10 where it labels them). Whoever reports the
     accuracy is trusted: not a robust weight.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the temperature is not a number above 0.
     """
     if not 0 < temperature < math.inf:
-        raise WrongInput(f"the committee's temperature is {temperature}; expected a number above 0")
+        raise InvalidInputError(f"the committee's temperature is {temperature}; expected a number above 0")
     return (accuracy.double() / temperature).softmax(0)  # subtracts the greatest before it takes the exponential

@@ -1,4 +1,4 @@
-"""Siamese augmentation of pictures (Zhao and Bilen 2021, arXiv 2102.08259): one drawn change, for real and made ones.
+"""Siamese augmentation of images (Zhao and Bilen 2021, arXiv 2102.08259): one drawn change, for real and made ones.
 
 A change is drawn once and returned as a function, so that both sides see the same; all are differentiable in the
 pixels. Ranges are those of the authors' code as recalled.
@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 
 Change = Callable[[Tensor], Tensor]
-"""Pictures [B, channels, height, width] to pictures of the same shape; the same for each of them."""
+"""Images [B, channels, height, width] to images of the same shape; the same for each of them."""
 
 
 def color(rng: torch.Generator) -> Change:
@@ -23,8 +23,8 @@ def color(rng: torch.Generator) -> Change:
 
     def change(x: Tensor) -> Tensor:
         x = x + (brightness - 0.5)
-        grey = x.mean(1, keepdim=True)
-        x = grey + (x - grey) * (2 * saturation) if x.shape[1] > 1 else x  # a grey picture has no colour to lose
+        gray = x.mean(1, keepdim=True)
+        x = gray + (x - gray) * (2 * saturation) if x.shape[1] > 1 else x  # a gray image has no color to lose
         mean = x.mean((1, 2, 3), keepdim=True)
         return mean + (x - mean) * (contrast + 0.5)
 
@@ -32,7 +32,7 @@ def color(rng: torch.Generator) -> Change:
 
 
 def crop(rng: torch.Generator) -> Change:
-    """Move by up to an eighth of the picture in either direction; what comes in is 0."""
+    """Move by up to an eighth of the image in either direction; what comes in is 0."""
     down, right = (2 * torch.rand(2, generator=rng) - 1).tolist()
 
     def change(x: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def crop(rng: torch.Generator) -> Change:
 
 
 def cutout(rng: torch.Generator) -> Change:
-    """Set a square of half the picture's sides to 0, around any pixel."""
+    """Set a square of half the image's sides to 0, around any pixel."""
     down, right = torch.rand(2, generator=rng).tolist()
 
     def change(x: Tensor) -> Tensor:
@@ -82,14 +82,14 @@ CHANGES: dict[str, Callable[[torch.Generator], Change]] = {
 
 
 def check(kinds: Sequence[str]) -> None:
-    """Raise WrongInput, naming the nearest, for a kind of change that there is not."""
+    """Raise InvalidInputError, naming the nearest, for a kind of change that there is not."""
     for kind in kinds:
         if kind not in CHANGES:
-            raise WrongInput(f"there is no augmentation '{kind}'{nearest(kind, CHANGES)}")
+            raise InvalidInputError(f"there is no augmentation '{kind}'{nearest(kind, CHANGES)}")
 
 
 def drawn(kinds: Sequence[str], rng: torch.Generator) -> Change:
-    """Draw one change of one of these kinds; without any kind it is none. What is no picture [B, C, H, W] stays."""
+    """Draw one change of one of these kinds; without any kind it is none. What is no image [B, C, H, W] stays."""
     if not kinds:
         return lambda x: x
     change = CHANGES[kinds[int(torch.randint(len(kinds), (), generator=rng))]](rng)
@@ -97,6 +97,6 @@ def drawn(kinds: Sequence[str], rng: torch.Generator) -> Change:
 
 
 def _affine(x: Tensor, matrix: list[list[float]]) -> Tensor:
-    """Sample pictures where a matrix [2, 3] sends their pixels; what lies outside is 0."""
+    """Sample images where a matrix [2, 3] sends their pixels; what lies outside is 0."""
     theta = torch.tensor(matrix, device=x.device, dtype=x.dtype).expand(len(x), 2, 3)
     return F.grid_sample(x, F.affine_grid(theta, list(x.shape), align_corners=False), align_corners=False)

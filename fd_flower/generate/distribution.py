@@ -1,4 +1,4 @@
-"""Distribution matching (Zhao and Bilen 2023, arXiv 2110.04181): pictures whose mean features are the real ones'."""
+"""Distribution matching (Zhao and Bilen 2023, arXiv 2110.04181): images whose mean features are the real ones'."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,7 +19,7 @@ def mean_distance(real: Tensor, made: Tensor) -> Tensor:
 def class_statistics(samples: Samples, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean and standard deviation of the pixels of each class, channel by channel.
 
-    They are the class's own: of its pictures alone, whatever share of the samples these are.
+    They are the class's own: of its images alone, whatever share of the samples these are.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def matched(
             change = drawn(augment, rng)
             picked = own[torch.randperm(len(own), generator=rng)[:batch].to(own.device)]
             part = x[labels == c].requires_grad_()
-            # In channels_last memory, normalisation by picture takes three times as long.
+            # In channels_last memory, normalization by image takes three times as long.
             taken = real.batch(picked)[0].clone(memory_format=torch.contiguous_format)
             with torch.no_grad():
                 seen = net.features(change(taken))  # type: ignore[operator]

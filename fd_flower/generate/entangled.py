@@ -44,7 +44,7 @@ def entangled(rule: str, features: Tensor, labels: Tensor, classes: int, rng: to
         shuffled = torch.randperm(len(labels), generator=rng)
         drawn = torch.stack([shuffled[labels[shuffled] == c][0] for c in labels.unique()])
         values, labels = values[drawn], labels[drawn]
-    # Uniform on (0, 1]: weights of 0 alone could not be normalised.
+    # Uniform on (0, 1]: weights of 0 alone could not be normalized.
     weight = 1 - torch.rand(len(labels), generator=rng) if random else torch.ones(len(labels))
     weight = weight.double() / weight.double().sum()
     label = torch.zeros(classes, dtype=torch.float64).index_add_(0, labels, weight)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 NOISES = ("normal", "uniform")
 
@@ -20,7 +20,7 @@ def noise(kind: str, count: int, size: int, rng: torch.Generator) -> Tensor:
 
 @final
 class FeatureGenerator(nn.Module):
-    """Features of a class out of noise: one hidden layer, normalised over the batch, on (noise, one-hot class).
+    """Features of a class out of noise: one hidden layer, normalized over the batch, on (noise, one-hot class).
 
     In training mode it needs at least 2 samples a batch.
 
@@ -59,7 +59,7 @@ class FeatureGenerator(nn.Module):
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             For a state dict of something else.
         """
         try:
@@ -69,7 +69,7 @@ class FeatureGenerator(nn.Module):
             made.load_state_dict({key: tensor.clone() for key, tensor in values.items()}, assign=True)
         except (KeyError, ValueError, RuntimeError) as error:
             said = str(error).splitlines()[0]
-            raise WrongInput(f"these are not the weights of a generator of {classes} classes: {said}") from None
+            raise InvalidInputError(f"these are not the weights of a generator of {classes} classes: {said}") from None
         return made
 
 

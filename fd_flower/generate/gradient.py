@@ -49,7 +49,7 @@ def gradients(model: Module, x: Tensor, labels: Tensor, *, graph: bool = False) 
     Parameters
     ----------
     model : Module
-        The model, in the mode that it is in: batch normalisation takes its running statistics in evaluation mode.
+        The model, in the mode that it is in: batch normalization takes its running statistics in evaluation mode.
     x, labels : Tensor
         [N, ...] and [N].
     graph : bool

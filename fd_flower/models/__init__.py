@@ -1,4 +1,4 @@
-"""The model zoo: architectures and groups of them by name, small pictures first.
+"""The model zoo: architectures and groups of them by name, small images first.
 
 Parameters are counted for 10 classes at 1x28x28.
 
@@ -8,15 +8,15 @@ name              parameters  what it is
 ``mlp``              101,770  one hidden layer of 128; inputs of any shape
 ``lenet``             61,706  LeNet-5
 ``cnn``            1,663,370  FedAvg's CNN
-``convnet``          308,746  dataset condensation's: three normalised convolutions; sides of 8 pixels and more
+``convnet``          308,746  dataset condensation's: three normalized convolutions; sides of 8 pixels and more
 ``fedgen_cnn``        26,434  FedGen's CNN: 32 features without activation
 ``resnet8``           77,754  the CIFAR network with one block a stage
 ``resnet20``         272,186  the CIFAR network with three
-``resnet18``      11,172,810  torchvision's with a stem for small pictures, like all that follow
+``resnet18``      11,172,810  torchvision's with a stem for small images, like all that follow
 ``resnet34``      21,280,970  its deeper sister
 ``mobilenet_v2``   2,236,106  inverted residuals
 ``shufflenet_v2``  1,263,422  shuffled groups of channels; also ``shufflenet_v2_x1_0``
-``vit``              805,130  patches of 4 pixels (of 2 in pictures under 16), 6 layers of 128
+``vit``              805,130  patches of 4 pixels (of 2 in images under 16), 6 layers of 128
 ================  ==========  =====================================================================
 
 ``name:0.5`` halves every width, for all but ``resnet18``, ``resnet34`` and ``vit``; ``shufflenet_v2`` comes in 0.5,
@@ -28,7 +28,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
 from fd_flower.models.body import Body, Shape
 from fd_flower.models.classifier import Classifier
@@ -64,7 +64,7 @@ GROUPS = {
     "resnets4": ("resnet8", "resnet20", "resnet18", "resnet34"),
     "vision5": ("resnet18", "resnet34", "mobilenet_v2", "shufflenet_v2", "vit"),
 }
-"""Architectures that clients take in turn; all members of a group take pictures of 8x8 and more."""
+"""Architectures that clients take in turn; all members of a group take images of 8x8 and more."""
 
 
 def names() -> tuple[str, ...]:
@@ -87,13 +87,13 @@ def architectures(name: str | Sequence[str]) -> tuple[str, ...]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown name (names the nearest) or width, or an empty list.
     """
     if isinstance(name, str):
         return tuple(map(_canonical, GROUPS.get(name, (name,))))
     if not isinstance(name, Sequence) or not name or not all(isinstance(member, str) for member in name):
-        raise WrongInput(f"model.name is {name!r}; expected an architecture, a group or a list of these")
+        raise InvalidInputError(f"model.name is {name!r}; expected an architecture, a group or a list of these")
     return tuple(architecture for member in name for architecture in architectures(member))
 
 
@@ -102,7 +102,7 @@ def assign(name: str | Sequence[str], number: int) -> str:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         As ``architectures`` does.
     """
     cycle = architectures(name)
@@ -130,13 +130,13 @@ def build(name: str, shape: Shape, classes: int, features: int | None = None, *,
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown name or width, or a shape that the architecture cannot take.
     """
     name = _canonical(name)
     stem, width = _parse(name)
     if classes < 1 or (features is not None and features < 1):
-        raise WrongInput(f"a model of {classes} classes and {features} features; expected at least 1 of each")
+        raise InvalidInputError(f"a model of {classes} classes and {features} features; expected at least 1 of each")
     # Layers draw from the CPU's global generator: lend them one of ours. `torch.manual_seed` would seed GPUs too.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
@@ -149,15 +149,19 @@ def _parse(name: str) -> tuple[str, float]:
     stem, colon, factor = name.partition(":")
     stem = ALIASES.get(stem, stem)
     if stem in GROUPS:
-        raise WrongInput(f"'{name}' is of a group; expected one architecture: {', '.join(GROUPS[stem])}")
+        raise InvalidInputError(f"'{name}' is of a group; expected one architecture: {', '.join(GROUPS[stem])}")
     if stem not in BODIES:
-        raise WrongInput(f"there is no architecture or group '{stem}'{nearest(stem, (*BODIES, *ALIASES, *GROUPS))}")
+        raise InvalidInputError(
+            f"there is no architecture or group '{stem}'{nearest(stem, (*BODIES, *ALIASES, *GROUPS))}"
+        )
     try:
         width = float(factor) if colon else 1.0
     except ValueError:
         width = 0.0
     if not 0 < width <= 16:
-        raise WrongInput(f"'{name}' has the width '{factor}'; expected a number above 0 and at most 16: '{stem}:0.5'")
+        raise InvalidInputError(
+            f"'{name}' has the width '{factor}'; expected a number above 0 and at most 16: '{stem}:0.5'"
+        )
     return stem, width
 
 

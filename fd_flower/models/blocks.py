@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 from torch.nn import Identity, Module, Sequential
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 @runtime_checkable
@@ -17,16 +17,16 @@ def ends(model: Module) -> tuple[int, ...]:
     """Return where each block of a model ends, as numbers of children of its body.
 
     A block is a child with parameters and the children without any around it (a pooling that follows; flattening
-    before the first one). So a cut never lies inside a residual block, nor before anything was learnt.
+    before the first one). So a cut never lies inside a residual block, nor before anything was learned.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Unless ``model.body`` is a ``torch.nn.Sequential`` with parameters.
     """
     body = model.body if isinstance(model, _WithBody) else None
     if not isinstance(body, Sequential) or not any(True for _ in body.parameters()):
-        raise WrongInput(
+        raise InvalidInputError(
             f"{type(model).__name__} cannot be cut: expected a model whose input enters `body`, a torch.nn.Sequential"
             " of blocks, as that of mlp, lenet, cnn, resnet8 and resnet20 does"
         )

@@ -1,10 +1,10 @@
-"""What every body shares: a body turns pictures [B, channels, height, width] into features [B, F]."""
+"""What every body shares: a body turns images [B, channels, height, width] into features [B, F]."""
 
 from collections.abc import Callable
 
 from torch.nn import Module
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 Shape = tuple[int, ...]
 """Of one input: (channels, height, width); `mlp` takes any."""
@@ -16,19 +16,19 @@ SMALLEST = 4
 """Shortest side in pixels: two halvings leave a pixel."""
 
 
-def check_picture(name: str, shape: Shape) -> None:
-    """Raise WrongInput unless ``shape`` is a picture's that a convolution body can take."""
+def check_image(name: str, shape: Shape) -> None:
+    """Raise InvalidInputError unless ``shape`` is a image's that a convolution body can take."""
     if len(shape) != 3 or min(shape[1:]) < SMALLEST:
-        raise WrongInput(
+        raise InvalidInputError(
             f"{name} cannot take inputs of shape {list(shape)}; expected [channels, height, width]"
-            f" with sides of at least {SMALLEST}: choose mlp, or bring the pictures to a size with data.size"
+            f" with sides of at least {SMALLEST}: choose mlp, or bring the images to a size with data.size"
         )
 
 
 def check_full_width(name: str, width: float) -> None:
-    """Raise WrongInput unless the width multiplier is 1."""
+    """Raise InvalidInputError unless the width multiplier is 1."""
     if width != 1:
-        raise WrongInput(f"{name} has no width multiplier, so not '{name}:{width:g}': say '{name}'")
+        raise InvalidInputError(f"{name} has no width multiplier, so not '{name}:{width:g}': say '{name}'")
 
 
 def scaled(channels: int, width: float) -> int:

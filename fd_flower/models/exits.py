@@ -1,7 +1,7 @@
 """Exits: what a model would predict after one of its stages, by a small network of the stage's own.
 
 The networks are those of One-for-All distillation (Hao et al. 2023, arXiv 2310.19444) for convolutional students,
-without normalisation: small bodies have none, and a batch may be one picture.
+without normalization: small bodies have none, and a batch may be one image.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.blocks import below, ends
 
 
@@ -42,9 +42,7 @@ class Exiting(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.cat(
-            [logits, *(leave(picture) for leave, picture in zip(self.exits.children(), seen, strict=True))]
-        )
+        return torch.cat([logits, *(leave(image) for leave, image in zip(self.exits.children(), seen, strict=True))])
 
 
 def at_every_exit(objective: Callable[..., Tensor], outputs: int) -> Callable[..., Tensor]:
@@ -62,8 +60,8 @@ def at_every_exit(objective: Callable[..., Tensor], outputs: int) -> Callable[..
 def exits(model: nn.Module, name: str, stages: Sequence[int], shape: Sequence[int], classes: int) -> nn.ModuleList:
     """Return new exits after these stages of a model.
 
-    A stage that has d stages with pictures after it gets d separable convolutions, each of which halves the sides and
-    doubles the channels, so that every exit sees the picture as small as the last stage does; then the mean over
+    A stage that has d stages with images after it gets d separable convolutions, each of which halves the sides and
+    doubles the channels, so that every exit sees the image as small as the last stage does; then the mean over
     positions and a linear layer.
 
     Parameters
@@ -81,8 +79,8 @@ def exits(model: nn.Module, name: str, stages: Sequence[int], shape: Sequence[in
 
     Raises
     ------
-    WrongInput
-        If the model cannot be cut, or has no picture after a stage.
+    InvalidInputError
+        If the model cannot be cut, or has no image after a stage.
     """
     widths = channels(model, name, stages, shape)
     return nn.ModuleList(_exit(widths[stage - 1], len(widths) - stage, classes) for stage in stages)
@@ -90,7 +88,7 @@ def exits(model: nn.Module, name: str, stages: Sequence[int], shape: Sequence[in
 
 @torch.no_grad()
 def channels(model: nn.Module, name: str, stages: Sequence[int], shape: Sequence[int]) -> list[int]:
-    """Return the channels of the pictures [B, channels, height, width] that a model's stages give, in order.
+    """Return the channels of the images [B, channels, height, width] that a model's stages give, in order.
 
     Parameters and errors are those of ``exits``.
     """
@@ -99,16 +97,16 @@ def channels(model: nn.Module, name: str, stages: Sequence[int], shape: Sequence
     model.eval()
     made = [below(model, cut)(x) for cut in range(1, len(ends(model)) + 1)]
     model.train(before)
-    widths = [picture.shape[1] for picture in made if picture.dim() == 4]
+    widths = [image.shape[1] for image in made if image.dim() == 4]
     for stage in stages:
         if stage > len(widths):
             there = f"choose of 1 to {len(widths)}" if widths else "leave client.objective_args.stages out"
-            raise WrongInput(f"'{name}' gives no picture after stage {stage}, so no exit can be there: {there}")
+            raise InvalidInputError(f"'{name}' gives no image after stage {stage}, so no exit can be there: {there}")
     return widths
 
 
 def _exit(width: int, halvings: int, classes: int) -> nn.Sequential:
-    """Return pictures [B, width, height, breadth] to logits [B, classes]."""
+    """Return images [B, width, height, breadth] to logits [B, classes]."""
     layers: list[nn.Module] = []
     for _ in range(halvings):
         depthwise = nn.Conv2d(width, width, 3, stride=2, padding=1, groups=width, bias=False)

@@ -1,11 +1,11 @@
-"""Bodies without shortcuts: the small networks of the federated literature, most without normalisation.
+"""Bodies without shortcuts: the small networks of the federated literature, most without normalization.
 
 Pooling stands before ReLU: the two commute, and so ReLU touches a quarter of the values.
 """
 
 from torch import nn
 
-from fd_flower.models.body import Shape, check_picture, scaled
+from fd_flower.models.body import Shape, check_image, scaled
 
 
 def mlp(shape: Shape, width: float) -> tuple[nn.Module, int]:
@@ -19,7 +19,7 @@ def mlp(shape: Shape, width: float) -> tuple[nn.Module, int]:
 
 def cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
     """Two 5x5 convolutions and 512 features (FedAvg's CNN, McMahan et al. 2017, arXiv 1602.05629)."""
-    check_picture("cnn", shape)
+    check_image("cnn", shape)
     channels, height, breadth = shape
     first, second, hidden = (scaled(size, width) for size in (32, 64, 512))
     body = nn.Sequential(
@@ -37,10 +37,10 @@ def cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
 def lenet(shape: Shape, width: float) -> tuple[nn.Module, int]:
     """LeNet-5 (LeCun et al. 1998) with max-pooling and ReLU: 84 features.
 
-    The first convolution pads pictures under 32 pixels, as the paper pads MNIST's 28 to 32; the second pads
+    The first convolution pads images under 32 pixels, as the paper pads MNIST's 28 to 32; the second pads
     those under 12, of which it would leave nothing.
     """
-    check_picture("lenet", shape)
+    check_image("lenet", shape)
     channels, *sides = shape
     outer, inner = (2 if min(sides) < 32 else 0), (2 if min(sides) < 12 else 0)
     first, second, wide, hidden = (scaled(size, width) for size in (6, 16, 120, 84))
@@ -60,11 +60,11 @@ def lenet(shape: Shape, width: float) -> tuple[nn.Module, int]:
 
 
 def fedgen_cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
-    """Two normalised 3x3 convolutions of stride 2 and 32 features without activation.
+    """Two normalized 3x3 convolutions of stride 2 and 32 features without activation.
 
     The network of FedGen's experiments (Zhu et al. 2021, arXiv 2105.10056; their code's for MNIST).
     """
-    check_picture("fedgen_cnn", shape)
+    check_image("fedgen_cnn", shape)
     channels, height, breadth = shape
     first, second, hidden = (scaled(size, width) for size in (6, 16, 32))
     rows, columns = (-(-side // 4) for side in (height, breadth))

@@ -4,7 +4,7 @@ from typing import final
 
 from torch import Tensor, nn
 
-from fd_flower.models.body import Shape, check_picture, scaled
+from fd_flower.models.body import Shape, check_image, scaled
 
 
 @final
@@ -26,13 +26,13 @@ class Block(nn.Module):
 
 def resnet8(shape: Shape, width: float) -> tuple[nn.Module, int]:
     """Three stages of one block each: 64 features."""
-    check_picture("resnet8", shape)
+    check_image("resnet8", shape)
     return _residual(shape[0], width, 1)
 
 
 def resnet20(shape: Shape, width: float) -> tuple[nn.Module, int]:
     """Three stages of three blocks each: 64 features."""
-    check_picture("resnet20", shape)
+    check_image("resnet20", shape)
     return _residual(shape[0], width, 3)
 
 
@@ -55,6 +55,6 @@ def _stage(inputs: int, outputs: int, stride: int, blocks: int) -> nn.Sequential
 
 
 def _convolution(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Sequential:
-    """Return a convolution that keeps the size (but for its stride), normalised over the batch."""
+    """Return a convolution that keeps the size (but for its stride), normalized over the batch."""
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs))

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.objectives.base import Samplewise, above_zero, within
 from fd_flower.objectives.divergence import forward, reverse
 
@@ -26,7 +26,7 @@ class BDKD(Samplewise):
     mode: str = "hard"
     """How a and b come from the gap: `hard` or `soft`."""
     nu: float = 2.0
-    """Weight of the favoured divergence under `hard`."""
+    """Weight of the favored divergence under `hard`."""
     kappa: float = 1.0
     """Steepness under `soft`; 0 is the sum of both divergences."""
     temperature: float = 4.0
@@ -35,7 +35,7 @@ class BDKD(Samplewise):
     def __post_init__(self) -> None:
         """Check the ranges."""
         if self.mode not in MODES:
-            raise WrongInput(f"the mode of bdkd is '{self.mode}'{nearest(self.mode, MODES)}")
+            raise InvalidInputError(f"the mode of bdkd is '{self.mode}'{nearest(self.mode, MODES)}")
         for argument, value in (("nu", self.nu), ("kappa", self.kappa)):
             within("bdkd", argument, value, 0)
         above_zero("bdkd", "temperature", self.temperature)

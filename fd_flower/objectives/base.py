@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 FLOOR = math.log(torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps)
 """Log of the smallest float32 above 0 (-103.3)."""
@@ -49,7 +49,7 @@ class Objective(ABC):
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             If the shapes do not fit together.
         """
 
@@ -81,14 +81,14 @@ class Samplewise(Objective):
 def above_zero(loss: str, argument: str, value: float) -> None:
     """Refuse an argument of a loss that is no number above 0."""
     if not 0 < value < math.inf:
-        raise WrongInput(f"the {argument} of {loss} is {value}; expected a number above 0")
+        raise InvalidInputError(f"the {argument} of {loss} is {value}; expected a number above 0")
 
 
 def within(loss: str, argument: str, value: float, least: float, most: float = math.inf) -> None:
     """Refuse an argument of a loss that is no number from ``least`` to ``most``."""
     if not (least <= value <= most and value < math.inf):
         said = f"{least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
-        raise WrongInput(f"the {argument} of {loss} is {value}; expected {said}")
+        raise InvalidInputError(f"the {argument} of {loss} is {value}; expected {said}")
 
 
 def likeliest(teacher: Tensor, labels: Tensor | None) -> Tensor:
@@ -96,13 +96,13 @@ def likeliest(teacher: Tensor, labels: Tensor | None) -> Tensor:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the labels are not [B].
     """
     if labels is None:
         return teacher.argmax(1)
     if labels.shape != teacher.shape[:1]:
-        raise WrongInput(f"the labels have shape {list(labels.shape)}; expected one a sample, [{len(teacher)}]")
+        raise InvalidInputError(f"the labels have shape {list(labels.shape)}; expected one a sample, [{len(teacher)}]")
     return labels
 
 
@@ -111,11 +111,11 @@ def matched(student_logits: Tensor, teacher_logprobs: Tensor) -> tuple[Tensor, T
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If they are not both [B, C].
     """
     if student_logits.dim() != 2 or student_logits.shape != teacher_logprobs.shape:
-        raise WrongInput(
+        raise InvalidInputError(
             f"the student's logits have shape {list(student_logits.shape)}, the teacher's log-probabilities"
             f" {list(teacher_logprobs.shape)}; expected the same [samples, classes] of both"
         )
@@ -128,7 +128,7 @@ def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the weights are not [B].
     """
     return losses.mean() if weight is None else (losses * shares(weight, losses)).sum()
@@ -139,11 +139,13 @@ def shares(weight: Tensor, losses: Tensor) -> Tensor:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         If the weights are not [B].
     """
     if weight.shape != losses.shape:
-        raise WrongInput(f"the weights have shape {list(weight.shape)}; expected one a sample, {list(losses.shape)}")
+        raise InvalidInputError(
+            f"the weights have shape {list(weight.shape)}; expected one a sample, {list(losses.shape)}"
+        )
     weight = weight.to(losses.dtype)
     total = weight.sum()
     # The denominator is replaced, not the quotient: 0/0 would still send NaN backwards through a `where`.

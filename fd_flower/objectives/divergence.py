@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.base import Samplewise, above_zero, floored
 
 
@@ -36,7 +36,7 @@ def _mixture(student: Tensor, teacher: Tensor, share: float) -> tuple[Tensor, Te
 def _share(loss: str, argument: str, value: float) -> None:
     """Refuse a share of a mixture that leaves one side out."""
     if not 0 < value < 1:
-        raise WrongInput(f"the {argument} of {loss} is {value}; expected a share above 0 and below 1")
+        raise InvalidInputError(f"the {argument} of {loss} is {value}; expected a share above 0 and below 1")
 
 
 @final
@@ -98,7 +98,7 @@ class Jeffreys(Samplewise):
 @final
 @dataclass(frozen=True)
 class JS(Samplewise):
-    """Generalised Jensen-Shannon divergence ``b KL(p || m) + (1 - b) KL(q || m)``, ``m = b p + (1 - b) q``.
+    """Generalized Jensen-Shannon divergence ``b KL(p || m) + (1 - b) KL(q || m)``, ``m = b p + (1 - b) q``.
 
     It is not divided by ``b (1 - b)``: near 0 it is ``b KL(p || q)``, near 1 ``(1 - b) KL(q || p)``.
     """

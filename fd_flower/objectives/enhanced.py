@@ -6,7 +6,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.base import Samplewise, above_zero, likeliest, within
 
 
@@ -32,7 +32,7 @@ class OFA(Samplewise):
         within("ofa", "eps", self.eps, 1)
         above_zero("ofa", "temperature", self.temperature)
         if any(stage < 1 for stage in self.stages) or self.stages != sorted(set(self.stages)):
-            raise WrongInput(f"the stages of ofa are {self.stages}; expected rising numbers from 1, like [1,2]")
+            raise InvalidInputError(f"the stages of ofa are {self.stages}; expected rising numbers from 1, like [1,2]")
 
     @property
     def exits(self) -> tuple[int, ...]:

@@ -79,7 +79,7 @@ def targets(
 
 
 def embedding_distance(own: Tensor, teachers: Tensor, speaks: Tensor) -> Tensor:
-    """Return the squared distance between normalised embeddings, mean over samples and summed over teachers, a scalar.
+    """Return the squared distance between normalized embeddings, mean over samples and summed over teachers, a scalar.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.base import Objective, likeliest, matched, within
 from fd_flower.objectives.names import made
 from fd_flower.objectives.stateful import Loss, Stateful, check_clock
@@ -44,7 +44,9 @@ class TAID(Stateful):
     def __post_init__(self) -> None:
         """Check the ranges."""
         if isinstance(self._inner, Stateful):
-            raise WrongInput(f"the inner loss of taid is '{self.inner}'; expected one that does not change by itself")
+            raise InvalidInputError(
+                f"the inner loss of taid is '{self.inner}'; expected one that does not change by itself"
+            )
         within("taid", "start", self.start, 0, 1)
         within("taid", "end", self.end, self.start, 1)
         within("taid", "alpha", self.alpha, 0)

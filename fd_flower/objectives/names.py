@@ -8,7 +8,7 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import section
 from fd_flower.objectives.base import Objective
 
@@ -32,7 +32,7 @@ def named(name: str, **args: Any) -> Objective:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown loss or argument (names the nearest), a wrong type, or a value outside its range.
     """
     return made(name, args, "client.objective_args")
@@ -41,5 +41,5 @@ def named(name: str, **args: Any) -> Objective:
 def made(name: str, args: Mapping[str, Any], where: str) -> Objective:
     """Return the loss of this name with arguments that stand ``where`` an error is to say; raises as ``named`` does."""
     if name not in _found():
-        raise WrongInput(f"there is no objective '{name}'{nearest(name, names())}")
+        raise InvalidInputError(f"there is no objective '{name}'{nearest(name, names())}")
     return section(_found()[name], where, dict(args))

@@ -7,7 +7,7 @@ resumed goes by the same clock.
 
 import math
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 
 def constant(round: int, total: int | None = None) -> float:
@@ -25,11 +25,11 @@ def cosine(round: int, total: int | None) -> float:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where nobody knows the last round.
     """
     if total is None:
-        raise WrongInput(
+        raise InvalidInputError(
             "client.schedule=cosine falls until the last round and needs their number: without one take infinite, "
             "exponential or constant"
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.objectives.base import Objective
 
 Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
@@ -40,4 +40,4 @@ class Stateful(Objective):
 def check_clock(loss: str, clock: str) -> None:
     """Refuse a clock that there is not."""
     if clock not in CLOCKS:
-        raise WrongInput(f"the clock of {loss} is '{clock}'{nearest(clock, CLOCKS)}")
+        raise InvalidInputError(f"the clock of {loss} is '{clock}'{nearest(clock, CLOCKS)}")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.sums import Encrypted, table
 
 DEGREE, MODULI = 8192, [60, 60]
@@ -35,13 +35,13 @@ def tenseal() -> Any:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where it is not installed.
     """
     try:
         return import_module("tenseal")
     except ImportError:
-        raise WrongInput("privacy.sum=ckks needs TenSEAL: pip install 'fd-flower[ckks]'") from None
+        raise InvalidInputError("privacy.sum=ckks needs TenSEAL: pip install 'fd-flower[ckks]'") from None
 
 
 def make_key(path: Path) -> None:
@@ -49,7 +49,7 @@ def make_key(path: Path) -> None:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where TenSEAL is missing or the file is there already.
     """
     made = _context(tenseal()).serialize(
@@ -60,7 +60,7 @@ def make_key(path: Path) -> None:
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(made)
     except FileExistsError:
-        raise WrongInput(f"{path} is there already; another key would not open what it has closed") from None
+        raise InvalidInputError(f"{path} is there already; another key would not open what it has closed") from None
 
 
 class Key:
@@ -73,7 +73,7 @@ class Key:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a file that holds no key.
     """
 
@@ -83,9 +83,9 @@ class Key:
             said = path.read_bytes()
             self._context = self._tenseal.context_from(said)
         except (OSError, ValueError, RuntimeError) as error:
-            raise WrongInput(f"secret-key {path} cannot be read: {' '.join(str(error).split())}") from None
+            raise InvalidInputError(f"secret-key {path} cannot be read: {' '.join(str(error).split())}") from None
         if not self._context.is_private():
-            raise WrongInput(f"secret-key {path} holds no secret key; make one by `fd-flower keys --ckks`")
+            raise InvalidInputError(f"secret-key {path} holds no secret key; make one by `fd-flower keys --ckks`")
         self.fingerprint = hashlib.sha256(b"fd-flower ckks" + said).digest()
 
     def encrypt(self, values: Tensor, point: int) -> Encrypted:
@@ -101,12 +101,12 @@ class Key:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             For what another key encrypted, which would come out as garbage, and for what is no ciphertext.
         """
         theirs = said.fingerprint.numpy().tobytes()
         if theirs != self.fingerprint:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"the sum is under the key {theirs.hex()[:12]}, this client's is {self.fingerprint.hex()[:12]}: "
                 "give all clients one secret-key"
             )
@@ -156,13 +156,13 @@ def loaded(library: Any, context: Any, part: bytes) -> Any:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For what is none.
     """
     try:
         return library.ckks_vector_from(context, part)
     except (ValueError, RuntimeError) as error:
-        raise WrongInput(f"a ciphertext cannot be read: {' '.join(str(error).split())}") from None
+        raise InvalidInputError(f"a ciphertext cannot be read: {' '.join(str(error).split())}") from None
 
 
 def point(clients: int, largest: float) -> int:
@@ -170,12 +170,12 @@ def point(clients: int, largest: float) -> int:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where too few are left for the noise.
     """
     left = min(SCALE, int(np.floor(np.log2(2.0 ** (MODULI[0] - 1) / (clients * largest)))))
     if left < SCALE // 2:
-        raise WrongInput(
+        raise InvalidInputError(
             f"{clients} clients with numbers of up to privacy.range={largest:g} leave {left} bits after the point "
             f"under CKKS, of which noise takes some 14; expected {SCALE // 2}: give privacy.range="
             f"{2.0 ** (MODULI[0] - 1 - SCALE // 2) / clients:.0f} or less"
@@ -187,7 +187,7 @@ def check_length(length: int) -> None:
     """Refuse more numbers than CKKS is fit for, with the arithmetic."""
     if length > MOST:
         ciphertexts = -(-length // SLOTS)
-        raise WrongInput(
+        raise InvalidInputError(
             f"privacy.sum=ckks: {length:,} numbers are {ciphertexts:,} ciphertexts of {CIPHERTEXT / 1e3:.0f} kB, "
             f"{ciphertexts * CIPHERTEXT / 1e6:.0f} MB a client and round; expected at most {MOST:,} numbers: "
             "use privacy.sum=masks, or train fewer parameters"

@@ -6,16 +6,16 @@ from typing import final
 
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import ckks, fixed
-from fd_flower.privacy.client_protocol import Hiding
+from fd_flower.privacy.client_protocol import HidingClient
 from fd_flower.privacy.messages import DECRYPT
 from fd_flower.wire import Bounds, Payload
 from fd_flower.wire.sums import Encrypted, Opened
 
 
 @final
-class CkksVeil(Hiding):
+class CkksClient(HidingClient):
     """An encrypted reply, and the sum decrypted once a round."""
 
     @property
@@ -26,7 +26,7 @@ class CkksVeil(Hiding):
     @cached_property
     def _key(self) -> ckks.Key:
         if self.party.secret is None:
-            raise WrongInput(
+            raise InvalidInputError(
                 "privacy.sum=ckks needs the clients' common key: name its file in node-config, secret-key=/path"
             )
         return ckks.Key(self.party.secret)

@@ -6,10 +6,10 @@ from typing import final
 
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import ckks
 from fd_flower.privacy.messages import DECRYPT
-from fd_flower.privacy.server_protocol import Ask, Letters, SecureSum, SumFailed
+from fd_flower.privacy.server_protocol import AggregationError, Ask, Letters, SecureSum
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.sums import Encrypted, Opened
 
@@ -34,15 +34,15 @@ class EncryptedSum(SecureSum):
 
         Raises
         ------
-        SumFailed
+        AggregationError
             Where too few replies have come under one key, or nobody opens their sum.
         """
         survivors = self._of_one_key(self._fitting(replies, lambda r: int(Encrypted.need(r.content).length)))
         self._enough(len(survivors), "encrypted replies under one key have come from")
         try:
             total = ckks.Adder().add([Encrypted.need(reply.content) for reply in survivors])
-        except (WrongInput, ValueError) as error:
-            raise SumFailed(f"the encrypted replies do not add up: {error}") from None
+        except (InvalidInputError, ValueError) as error:
+            raise AggregationError(f"the encrypted replies do not add up: {error}") from None
         # Another client each round, so that nobody carries the sums of all rounds.
         first = self._told.round % len(survivors)
         for reply in (survivors[first:] + survivors[:first])[:TRIES]:
@@ -51,7 +51,7 @@ class EncryptedSum(SecureSum):
                 if len(values) == self._told.length:
                     return survivors, values
                 self.faults[reply.client.id] = f"{len(values)} decrypted numbers; the sum has {self._told.length}"
-        raise SumFailed(f"none of {min(TRIES, len(survivors))} clients opened the encrypted sum")
+        raise AggregationError(f"none of {min(TRIES, len(survivors))} clients opened the encrypted sum")
 
     def _of_one_key(self, replies: Sequence[Reply]) -> list[Reply]:
         """Return the replies under the key that most clients have; the others are left out and named."""

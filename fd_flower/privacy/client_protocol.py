@@ -9,9 +9,9 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from torch import Tensor
 
 from fd_flower.config import PrivacyConfig
-from fd_flower.core.errors import WrongInput
-from fd_flower.privacy.messages import RECORD, Told
-from fd_flower.privacy.secret_store import Vault
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.privacy.messages import RECORD, RoundSpec
+from fd_flower.privacy.secret_store import SecretStore
 from fd_flower.privacy.vector import flat
 from fd_flower.wire import Payload, pack, unpack
 from fd_flower.wire.envelope import records
@@ -28,7 +28,7 @@ class Party:
     run_key : str
         The run's own key.
     config : PrivacyConfig
-        The run's knobs.
+        The run's options.
     vault : Vault
         Where the client keeps secrets.
     secret : Path | None
@@ -40,12 +40,12 @@ class Party:
     client: str
     run_key: str
     config: PrivacyConfig
-    vault: Vault
+    vault: SecretStore
     secret: Path | None = None
     peers: dict[str, bytes] | None = None
 
 
-class Veil:
+class ClientProtocol:
     """No sum: a reply leaves as it is."""
 
     def __init__(self, party: Party, content: RecordDict) -> None:
@@ -69,35 +69,41 @@ class Veil:
         return said
 
 
-class Hiding(Veil, ABC):
+class HidingClient(ClientProtocol, ABC):
     """A reply's knowledge leaves hidden; its metrics leave as they are."""
 
     def __init__(self, party: Party, content: RecordDict) -> None:
         super().__init__(party, content)
         told = records(content, ConfigRecord).get(RECORD)
-        self._told = None if told is None else Told.of(told)
+        self._told = None if told is None else RoundSpec.of(told)
         party.vault.forget(None if self._told is None else self._told.round)
 
     @property
-    def told(self) -> Told:
+    def told(self) -> RoundSpec:
         """What the server says about the round's sum."""
         if self._told is None:
-            raise WrongInput("the message says nothing about the round's sum; the client says nothing without one")
+            raise InvalidInputError(
+                "the message says nothing about the round's sum; the client says nothing without one"
+            )
         return self._told
 
     def over(self, message_type: str, said: RecordDict) -> RecordDict:
         """Hide a reply to ``train``; refuse to send knowledge in reply to anything else."""
         if message_type != "train":
             if open_kinds := list(records(said, ArrayRecord)):
-                raise WrongInput(f"{', '.join(open_kinds)} would be sent without being summed; only train's reply is")
+                raise InvalidInputError(
+                    f"{', '.join(open_kinds)} would be sent without being summed; only train's reply is"
+                )
             return said
         metrics = next(iter(records(said, MetricRecord).values()), MetricRecord())
         share = self.told.share(int(metrics.get("num-examples", 0)))  # type: ignore[arg-type]
         if not 0 <= share <= 1:
-            raise WrongInput(f"this client has {share:.3g} of all examples; it has more than it said at the roll call")
+            raise InvalidInputError(
+                f"this client has {share:.3g} of all examples; it has more than it said at the handshake"
+            )
         values = flat(unpack(said), share)
         if len(values) != self.told.length:
-            raise WrongInput(f"the reply has {len(values)} numbers; the sum has {self.told.length}")
+            raise InvalidInputError(f"the reply has {len(values)} numbers; the sum has {self.told.length}")
         hidden = pack(self.hidden(values))
         hidden["metrics"] = metrics
         return hidden

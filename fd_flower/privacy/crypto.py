@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import load_der_public_key, load_ssh_private_key
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy.fixed import UNSIGNED
 from fd_flower.wire.sums import NONCE
 
@@ -38,13 +38,13 @@ def agreed(private: bytes, peer: bytes, purpose: bytes) -> bytes:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a public key that agrees on zero with everybody.
     """
     try:
         shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(peer))
     except ValueError as error:
-        raise WrongInput(f"a peer's public key cannot be used: {error}") from None
+        raise InvalidInputError(f"a peer's public key cannot be used: {error}") from None
     return derived(shared, purpose)
 
 
@@ -76,15 +76,15 @@ def sign(path: Path, said: bytes) -> bytes:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a file that holds no such key.
     """
     try:
         key = load_ssh_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise WrongInput(f"secret-key {path} cannot be read: {' '.join(str(error).split())}") from None
+        raise InvalidInputError(f"secret-key {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise WrongInput(f"secret-key {path} is no key on a NIST curve; make one by `fd-flower keys`")
+        raise InvalidInputError(f"secret-key {path} is no key on a NIST curve; make one by `fd-flower keys`")
     return key.sign(said, ec.ECDSA(hashes.SHA384()))
 
 

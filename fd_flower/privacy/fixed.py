@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 LEAST = 8
 """Bits after the point without which a sum is too coarse to be of use."""
@@ -20,13 +20,13 @@ def places(clients: int, largest: float, bits: int) -> int:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where fewer than ``LEAST`` are left.
     """
     left = math.floor(math.log2((2 ** (bits - 1) - 1) / (clients * largest)))
     if left < LEAST:
         most = 2 ** (bits - 1 - LEAST) / clients
-        raise WrongInput(
+        raise InvalidInputError(
             f"{clients} clients with numbers of up to privacy.range={largest:g} leave {left} of {bits} bits after the "
             f"point; expected at least {LEAST}: give privacy.range={most:.0f} or less, or privacy.bits=64"
         )
@@ -38,7 +38,7 @@ def encode(values: Tensor, point: int, largest: float, bits: int) -> np.ndarray:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a number beyond ``largest``, or none at all: it is refused, since cut off it would be wrong silently.
     """
     check(values, largest)
@@ -55,6 +55,8 @@ def decode(whole: np.ndarray, point: int) -> Tensor:
 def check(values: Tensor, largest: float) -> None:
     """Refuse numbers that cannot be in a sum."""
     if not bool(torch.isfinite(values).all()):
-        raise WrongInput("what is to be summed has values that are not finite")
+        raise InvalidInputError("what is to be summed has values that are not finite")
     if values.numel() and float(values.abs().max()) > largest:
-        raise WrongInput(f"what is to be summed has a value beyond privacy.range={largest:g}; give a larger range")
+        raise InvalidInputError(
+            f"what is to be summed has a value beyond privacy.range={largest:g}; give a larger range"
+        )

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import crypto, fixed, sharing
-from fd_flower.privacy.client_protocol import Hiding
+from fd_flower.privacy.client_protocol import HidingClient
 from fd_flower.privacy.messages import KEYS, SHARES, UNMASK, about
 from fd_flower.wire import Bounds, Payload
 from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
 
 
 @final
-class MaskVeil(Hiding):
+class MaskClient(HidingClient):
     """Keys, shares, a masked reply, and what takes the masks off the sum."""
 
     @property
@@ -83,10 +83,12 @@ class MaskVeil(Hiding):
         asked = SumUnmask.need(self.content)
         survivors, members = set(read(asked.about)), kept["members"]
         if strangers := sorted(survivors - set(members)):
-            raise WrongInput(f"the sum is said to hold client {strangers[0]}, who shared no seeds with this one")
+            raise InvalidInputError(f"the sum is said to hold client {strangers[0]}, who shared no seeds with this one")
         if len(survivors) < kept["threshold"] or self.party.client not in survivors:
             least = kept["threshold"]
-            raise WrongInput(f"{len(survivors)} clients are said to be in the sum; expected {least}, with this one")
+            raise InvalidInputError(
+                f"{len(survivors)} clients are said to be in the sum; expected {least}, with this one"
+            )
         said, lacking = [], []
         for name in members:
             pair = bytes.fromhex(kept["held"].get(name, ""))
@@ -103,12 +105,14 @@ class MaskVeil(Hiding):
         """Refuse a roster of which a server, or a client, could profit."""
         client, threshold = self.party.client, self.told.threshold
         if len(set(ids)) < len(ids) or len(ids) != len(channels) or len(set(channels + pairs)) < 2 * len(ids):
-            raise WrongInput("the clients' keys come with one id or one key twice")
+            raise InvalidInputError("the clients' keys come with one id or one key twice")
         if client not in ids or (channels[ids.index(client)], pairs[ids.index(client)]) != own:
-            raise WrongInput("the clients' keys come without this client's own")
+            raise InvalidInputError("the clients' keys come without this client's own")
         if len(ids) > self.told.clients or not 2 <= threshold <= len(ids) < 2 * threshold:
             # With half of the shares two groups of clients could be told two stories.
-            raise WrongInput(f"a threshold of {threshold} of {len(ids)} clients; expected 2 or more, over half of all")
+            raise InvalidInputError(
+                f"a threshold of {threshold} of {len(ids)} clients; expected 2 or more, over half of all"
+            )
 
     def _check_signatures(self, told: Any, channels: list[bytes], pairs: list[bytes]) -> None:
         """Refuse keys that are not signed by those whom `peer-keys` names."""
@@ -118,20 +122,20 @@ class MaskVeil(Hiding):
         for (name, signature), channel, pair in zip(told, channels, pairs, strict=True):
             said = about(self.party.run_key, self.told.round, name) + channel + pair
             if name not in peers or not crypto.signed(peers[name], said, bytes.fromhex(signature)):
-                raise WrongInput(f"client {name}'s keys are not signed by a key that peer-keys has for it")
+                raise InvalidInputError(f"client {name}'s keys are not signed by a key that peer-keys has for it")
 
     def _opened(self, kept: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
         """Return who is in the round, and the pairs of shares that came from them unharmed."""
-        heard = SumShares.need(self.content)
-        heard.check(Bounds())
-        members, peers = list(read(heard.about)), kept["peers"]
-        if set(members) - set(peers) or len(set(members)) < len(members) or len(members) != len(heard.sealed):
-            raise WrongInput("shares have come from others than those whose keys have come")
+        received = SumShares.need(self.content)
+        received.check(Bounds())
+        members, peers = list(read(received.about)), kept["peers"]
+        if set(members) - set(peers) or len(set(members)) < len(members) or len(members) != len(received.sealed):
+            raise InvalidInputError("shares have come from others than those whose keys have come")
         if self.party.client not in members or len(members) < kept["threshold"]:
             least = kept["threshold"]
-            raise WrongInput(f"shares have come from {len(members)} clients; expected {least}, with this one")
+            raise InvalidInputError(f"shares have come from {len(members)} clients; expected {least}, with this one")
         held, channel = {}, bytes.fromhex(kept["channel"])
-        for name, sealed in zip(members, rows(heard.sealed), strict=True):
+        for name, sealed in zip(members, rows(received.sealed), strict=True):
             key = crypto.agreed(channel, bytes.fromhex(peers[name][0]), b"channel")
             pair = crypto.unseal(key, sealed, self._between(name, self.party.client))
             if pair is not None:

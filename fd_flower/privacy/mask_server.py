@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import crypto, fixed, sharing
 from fd_flower.privacy.mask_client import own_mask, pair_masks
 from fd_flower.privacy.messages import KEYS, SHARES, UNMASK
-from fd_flower.privacy.server_protocol import Ask, Letters, SecureSum, SumFailed
+from fd_flower.privacy.server_protocol import AggregationError, Ask, Letters, SecureSum
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
 
@@ -69,7 +69,7 @@ class MaskedSum(SecureSum):
 
         Raises
         ------
-        SumFailed
+        AggregationError
             Where too few replies or shares have come, or a client's secret is not what it was said to be.
         """
         survivors = self._fitting(replies, self._length)
@@ -104,7 +104,7 @@ class MaskedSum(SecureSum):
             else:
                 good = crypto.public_key(crypto.private_key(secret)) == self._keys[client][1]
             if not good:
-                raise SumFailed(f"client {client.id} shared out another secret than it used")
+                raise AggregationError(f"client {client.id} shared out another secret than it used")
             secrets[client] = secret
         return secrets
 
@@ -114,7 +114,7 @@ class MaskedSum(SecureSum):
         place = list(self._keys).index(giver)
         try:
             lacking = set(read(said.about))
-        except (WrongInput, TypeError):
+        except (InvalidInputError, TypeError):
             lacking = None
         if lacking is None or len(said.shares) != len(self._members):
             self.faults[giver.id] = f"{len(said.shares)} opened shares; expected {len(self._members)}"
@@ -143,5 +143,5 @@ def _signature(said: SumKeys) -> str:
     """Return the signature that comes with a client's keys; its peers check it."""
     try:
         return str(read(said.about)[0][1])
-    except (WrongInput, LookupError, TypeError):
+    except (InvalidInputError, LookupError, TypeError):
         return ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord
 
-KEYS, SHARES, UNMASK = "query.fd_flower_keys", "query.fd_flower_shares", "query.fd_flower_unmask"
+KEYS, SHARES, UNMASK = "query.fd_flower_setup", "query.fd_flower_share_keys", "query.fd_flower_unmask"
 DECRYPT = "query.fd_flower_decrypt"
 
 RECORD = "sum"
@@ -15,7 +15,7 @@ RECORD = "sum"
 
 
 @dataclass(frozen=True)
-class Told:
+class RoundSpec:
     """What a client is told about a round's sum.
 
     Attributes
@@ -43,7 +43,7 @@ class Told:
         return ConfigRecord(asdict(self))
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Told":
+    def of(cls, record: Mapping[str, Any]) -> "RoundSpec":
         """Return what a record says."""
         return cls(**{key: int(record[key]) for key in cls.__dataclass_fields__})
 

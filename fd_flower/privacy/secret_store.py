@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 FILE = "sum.json"
 
 
-class Vault:
+class SecretStore:
     """The file ``sum.json`` in a client's memory.
 
     It says how far the client has come with a round's sum, and holds what the next step needs of the steps before:
@@ -39,13 +39,13 @@ class Vault:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where the client is at another step: a server that asks twice, or in another order, could take masks off.
         """
         found = self._read()
         if (found.get("round"), found.get("step")) != (round, step):
             at = f"'{found['step']}' of round {found['round']}" if found else "nothing"
-            raise WrongInput(
+            raise InvalidInputError(
                 f"a secure sum goes on from '{step}' of round {round}; this client is at {at} and says no more"
             )
         return found

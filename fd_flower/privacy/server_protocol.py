@@ -10,8 +10,8 @@ from torch import Tensor
 
 from fd_flower.config import PrivacyConfig
 from fd_flower.core.client import Client
-from fd_flower.core.errors import WrongInput
-from fd_flower.privacy.messages import RECORD, Told
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.privacy.messages import RECORD, RoundSpec
 from fd_flower.privacy.vector import ordered, restored
 from fd_flower.wire import Bounds, Payload, Summable, pack
 from fd_flower.wire.replies import Reply
@@ -21,11 +21,11 @@ Ask = Callable[[str, Letters, Sequence[type[Payload]]], list[Reply]]
 """Sends one exchange, a content a client, and returns the replies that hold these kinds and can be used."""
 
 
-class SumFailed(Exception):  # noqa: N818 (what happened, not a kind of error)
+class AggregationError(Exception):
     """A round's sum cannot be opened: the round is lost, what the server knew stays, and the run goes on."""
 
 
-class Stage:
+class ServerProtocol:
     """No sum: every reply is seen.
 
     Attributes
@@ -46,7 +46,7 @@ class Stage:
         return False
 
     def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Letters:
-        """Play the exchanges before ``train``; return whom to ask and what each hears beside."""
+        """Play the exchanges before ``train``; return whom to ask and what each receives beside."""
         return {client: RecordDict() for client in asked}
 
     def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
@@ -54,11 +54,11 @@ class Stage:
         return expected
 
     def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
-        """Play the exchanges after ``train``; return what the method hears."""
+        """Play the exchanges after ``train``; return what the method receives."""
         return replies
 
 
-class SecureSum(Stage, ABC):
+class SecureSum(ServerProtocol, ABC):
     """A sum that the server learns without its summands.
 
     Parameters
@@ -66,7 +66,7 @@ class SecureSum(Stage, ABC):
     summable : Sequence[type[Payload]]
         What the method declares summable.
     config : PrivacyConfig
-        The run's knobs.
+        The run's options.
     """
 
     says: type[Payload]
@@ -87,14 +87,14 @@ class SecureSum(Stage, ABC):
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where no sum of these clients would hide them, or one could wrap.
         """
         self.faults, self._lost = {}, ""
         self._prepare(round, asked, bounds)
         try:
             return self._before({client: self._letter() for client in asked}, ask)
-        except SumFailed as reason:
+        except AggregationError as reason:
             self._lost = str(reason)
             return {}
 
@@ -103,15 +103,15 @@ class SecureSum(Stage, ABC):
 
         Raises
         ------
-        SumFailed
+        AggregationError
             Where it stays closed.
         """
         if self._lost:
-            raise SumFailed(self._lost)
+            raise AggregationError(self._lost)
         survivors, total = self._after(replies, ask)
         share = sum(self._told.share(r.examples) for r in survivors)
         if share == 0:
-            raise SumFailed(f"the {len(survivors)} clients in the sum have no training samples")
+            raise AggregationError(f"the {len(survivors)} clients in the sum have no training samples")
         payloads = restored(self._blanks, total, share, len(survivors))
         self.figures["clients"] = len(survivors)
         return [Reply.of_sum([r.client for r in survivors], pack(*payloads), sum(r.examples for r in survivors))]
@@ -128,13 +128,13 @@ class SecureSum(Stage, ABC):
         """Work out what everybody is told."""
         threshold = least(self._config.threshold, len(asked))
         if threshold < 2:
-            raise WrongInput(
+            raise InvalidInputError(
                 "privacy.sum: a round asks one client, whose reply a sum cannot hide; ask two or more "
                 "(data.clients, server.fraction), or set privacy.sum=none"
             )
         self._blanks = ordered([kind.blank(bounds) for kind in self._kinds])
         length = sum(p.summand(1.0).numel() for p in self._blanks)
-        self._told = Told(round, len(asked), threshold, sum(c.examples for c in asked), length)
+        self._told = RoundSpec(round, len(asked), threshold, sum(c.examples for c in asked), length)
         self.figures = {"kind": self._config.sum, "threshold": threshold, "clients": 0}
 
     def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
@@ -149,7 +149,7 @@ class SecureSum(Stage, ABC):
     def _enough(self, count: int, what: str) -> None:
         """Give the round up where fewer clients than its threshold are left."""
         if count < self._told.threshold:
-            raise SumFailed(
+            raise AggregationError(
                 f"{what} {count} of {self._told.clients} clients; privacy.threshold={self._config.threshold:.3g} needs "
                 f"{self._told.threshold}"
             )

@@ -1,22 +1,22 @@
-"""The stage that a run's knobs ask for, and whether its method can be summed."""
+"""The stage that a run's options ask for, and whether its method can be summed."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from fd_flower.config import PrivacyConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import ckks
 from fd_flower.privacy.ckks_server import EncryptedSum
 from fd_flower.privacy.mask_server import MaskedSum
 from fd_flower.privacy.party import SIMULATED
-from fd_flower.privacy.server_protocol import Stage
+from fd_flower.privacy.server_protocol import ServerProtocol
 from fd_flower.wire import Payload
 
 
-def stage(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> Stage:
+def stage(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> ServerProtocol:
     """Return the server's half of a run's sum."""
     if config.sum == "none":
-        return Stage()
+        return ServerProtocol()
     return {"masks": MaskedSum, "ckks": EncryptedSum}[config.sum](summable, config)
 
 
@@ -27,29 +27,31 @@ def check_sum(
     exchanges: Sequence[str],
     *,
     single_replies: bool,
-    guests: bool,
+    plain: bool,
 ) -> None:
     """Refuse a secure sum of what cannot be summed.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         With the reason.
     """
     if config.sum == "none":
         return
     asked = f"privacy.sum={config.sum}"
-    if guests:
-        raise WrongInput(f"{asked}: the nodes run an app without FD-Flower's turn, which hides nothing")
+    if plain:
+        raise InvalidInputError(f"{asked}: the nodes run an app without FD-Flower's turn, which hides nothing")
     if single_replies:
-        raise WrongInput(
+        raise InvalidInputError(
             f"{asked}: {method} needs every single reply (it selects, ranks or weighs them, or answers each client "
             "differently), and a sum hides them: take privacy.sum=none or a method whose page says that a sum will do"
         )
     if not summable:
-        raise WrongInput(f"{asked}: {method}'s clients say nothing that could be summed; take privacy.sum=none")
+        raise InvalidInputError(f"{asked}: {method}'s clients say nothing that could be summed; take privacy.sum=none")
     if tuple(exchanges) != ("train",):
-        raise WrongInput(f"{asked}: {method} has more exchanges ({', '.join(exchanges)}), and only train's is summed")
+        raise InvalidInputError(
+            f"{asked}: {method} has more exchanges ({', '.join(exchanges)}), and only train's is summed"
+        )
     if config.sum == "ckks":
         ckks.tenseal()
 

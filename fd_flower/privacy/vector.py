@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Payload, Summable
 
 
@@ -14,12 +14,12 @@ def ordered(payloads: Sequence[Payload]) -> list[Summable]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a kind that cannot be summed: it would be sent as it is.
     """
     for payload in payloads:
         if not isinstance(payload, Summable):
-            raise WrongInput(f"{payload.name} cannot be summed, so it is not sent under privacy.sum")
+            raise InvalidInputError(f"{payload.name} cannot be summed, so it is not sent under privacy.sum")
     return sorted((p for p in payloads if isinstance(p, Summable)), key=lambda p: p.kind)
 
 

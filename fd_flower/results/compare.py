@@ -11,9 +11,9 @@ from rich.text import Text
 from fd_flower.core.storage import replace_file
 from fd_flower.results import evaluation_points, page, reproduce, retrieval_tables
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.group_plots import PER_MEGABYTE, PER_MOMENT, PER_ROUND, pictures
+from fd_flower.results.group_plots import PER_MEGABYTE, PER_POINT, PER_ROUND, images
 from fd_flower.results.groups import FIGURES, Group, grouped
-from fd_flower.results.page import Markup, element, picture, words
+from fd_flower.results.page import Markup, element, image, words
 
 HEAD = (
     "method",
@@ -43,7 +43,7 @@ def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Tab
 
 
 def _tables(groups: Sequence[Group], reach: float | None) -> list[tuple[Sequence[str], list[list[str]]]]:
-    """Return head and rows of the comparison, and of its moments where there is more than one to tell."""
+    """Return head and rows of the comparison, and of its evaluated where there is more than one to tell."""
     if groups[0].searching:
         return [retrieval_tables.table({group.name: group.summaries for group in groups})]
     first = (HEAD, [group.cells() for group in groups])
@@ -84,7 +84,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
     """Say what the figures are: units, seeds, data."""
     first = groups[0]
     kind = "retrieval" if first.searching else "accuracy"
-    measured = {group.name: group.summaries[0][kind]["global"]["moment"] for group in groups}
+    measured = {group.name: group.summaries[0][kind]["global"]["evaluated"] for group in groups}
     seeds = {group.name: words(group.seeds) for group in groups}
     data = {group.name: words(group.summaries[0]["data"]) for group in groups}
     several = any(len(group.folders) > 1 for group in groups)
@@ -130,7 +130,7 @@ def commands(groups: Sequence[Group]) -> str:
 def sections(folders: Sequence[RunFolder]) -> list[Markup]:
     """Return the comparison as parts of a page."""
     groups = grouped(folders)
-    return _sections(groups, pictures(groups), "", ())
+    return _sections(groups, images(groups), "", ())
 
 
 def _sections(
@@ -142,19 +142,19 @@ def _sections(
 ) -> list[Markup]:
     figure = "nDCG@10" if groups[0].searching else "Accuracy"
     first, *more = (page.table(head, rows) for head, rows in _tables(groups, reach))
-    moment = [picture(drawn[PER_MOMENT], "accuracy at every moment")] if PER_MOMENT in drawn else []
+    point = [image(drawn[PER_POINT], "accuracy at every evaluation point")] if PER_POINT in drawn else []
     return [
         first,
         *(element("p", note, "soft") for note in [*notes(groups), *remarks]),
-        *(element("h2", "Moments") for _ in more),
+        *(element("h2", "Evaluation points") for _ in more),
         *more,
         *(element("p", evaluation_points.MEANING, "soft") for _ in more),
-        *moment,
+        *point,
         element("h2", f"{figure} per round"),
-        picture(drawn[PER_ROUND], f"{figure} per round, one line a method"),
+        image(drawn[PER_ROUND], f"{figure} per round, one line a method"),
         element("p", " ".join(_legend(groups)), "soft"),
         element("h2", f"{figure} per megabyte"),
-        picture(drawn[PER_MEGABYTE], f"{figure} per megabyte exchanged, one line a method"),
+        image(drawn[PER_MEGABYTE], f"{figure} per megabyte exchanged, one line a method"),
         element("p", "A line from edge to edge is a method that exchanges nothing.", "soft"),
         element("h2", "To repeat this comparison"),
         element("pre", command or commands(groups)),
@@ -163,7 +163,7 @@ def _sections(
 
 def _legend(groups: Sequence[Group]) -> list[str]:
     """Say what in the curves does not explain itself."""
-    said = ["A point after the last round is the closing measurement: the last aggregate, heard."]
+    said = ["A point after the last round is the closing measurement: the last aggregate, received."]
     if any(folder.config["server"]["fraction"] < 1 for group in groups for folder in group.folders):
         said.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
     return said
@@ -193,11 +193,11 @@ def write(
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where a run is not finished, or there is none.
     """
     groups = grouped(folders)
-    drawn = pictures(groups)
+    drawn = images(groups)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for name, png in drawn.items():

@@ -7,7 +7,7 @@ from typing import Any
 from fd_flower.core.client import natural
 from fd_flower.results import evaluation_points, plots
 from fd_flower.results.history import Track, last
-from fd_flower.results.page import Markup, Share, element, percent, picture, rounded, table
+from fd_flower.results.page import Markup, Share, element, image, percent, rounded, table
 
 MEANING = {
     "votes": "voters a public sample",
@@ -39,7 +39,7 @@ def _rounds(lines: Lines) -> list[Markup]:
     return [
         element("h2", "Votes and teachers"),
         table(["figure", "what it is", "first round", "last round", "mean"], rows, texts=(0, 1)),
-        picture(plots.png(plots.notes(tracks)), "the same figures per round"),
+        image(plots.png(plots.notes(tracks)), "the same figures per round"),
     ]
 
 
@@ -71,7 +71,7 @@ def _heads(lines: Lines) -> list[Markup]:
     """Return the newest accuracy of everything that was measured beside the models, mean over clients."""
     newest: dict[str, dict[str, dict[str, float]]] = {}
     for line in lines:
-        for figures in (line.get("measures") or {}).values() if "client" in line else ():
+        for figures in (line.get("evaluations") or {}).values() if "client" in line else ():
             for key, value in figures.items():
                 name, slash, figure = key.partition("/")
                 if slash and figure in ("accuracy", "global", "pooled"):

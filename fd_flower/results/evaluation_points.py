@@ -1,4 +1,4 @@
-"""Global accuracy at every moment at which a run measured it, and of the teacher that its votes make."""
+"""Global accuracy at every evaluation point at which a run measured it, and of the teacher that its votes make."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, stdev
@@ -10,7 +10,7 @@ from fd_flower.results.page import NOTHING, percent
 ENSEMBLE = "ensemble"
 
 SERIES = {
-    "heard": "the clients' models when they have heard",
+    "received": "the clients' models when they have received",
     "trained": "the clients' models when they have trained",
     "annealed": "copies of the clients' models that private training has annealed",
     "aggregated": "the server's model",
@@ -20,22 +20,22 @@ SERIES = {
 
 
 MEANING = (
-    "Accuracy on everybody's classes at the end, in %: heard and trained, the clients' models after they have learnt "
-    "from what they hear, and from their own data; annealed, copies of these, trained on while the learning rate "
-    "falls; aggregated, the server's model; ensemble, the teacher on the last round's public samples. At: the first "
-    "measured round with this accuracy, of each seed."
+    "Accuracy on everybody's classes at the end, in %: received and trained, the clients' models after distilling what "
+    "they received and after training on their own data; annealed, copies of these, trained on while the learning "
+    "rate falls; aggregated, the server's model; ensemble, the teacher on the last round's public samples. At: the "
+    "first evaluated round with this accuracy, of each seed."
 )
 
 
 def worth_telling(runs: Iterable[Mapping[str, Track]]) -> bool:
-    """Return whether some run has more than the one moment that every comparison shows."""
+    """Return whether some run has more than the one point that every comparison shows."""
     return any(len(run) > 1 for run in runs)
 
 
 def table(
     runs: Mapping[str, Sequence[Mapping[str, Track]]], reach: float | None
 ) -> tuple[list[str], list[list[str]]] | None:
-    """Return head and rows of a table of moments; None where there is nothing to tell.
+    """Return head and rows of a table of evaluated; None where there is nothing to tell.
 
     Parameters
     ----------
@@ -105,6 +105,6 @@ def first_at(track: Track, level: float) -> int | None:
     return next((when[0] for when in sorted(track) if track[when] >= level), None)
 
 
-def _curve(lines: Iterable[Mapping[str, Any]], moment: str) -> Track:
-    history = History.of(lines, {"global": moment, "personal": moment})
+def _curve(lines: Iterable[Mapping[str, Any]], point: str) -> Track:
+    history = History.of(lines, {"global": point, "personal": point})
     return curve(history.shared.get("accuracy", {}), from_first=True)

@@ -12,9 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from fd_flower.config import Settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import replace_file
-from fd_flower.results.summary import summarise
+from fd_flower.results.summary import summarize
 
 CONFIG, LINES, SUMMARY, CURVES, REPORT = "config.yaml", "rounds.jsonl", "summary.json", "curves.png", "report.html"
 
@@ -45,12 +45,14 @@ class RunFolder:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where the folder already holds a run.
         """
         path = Path(path)
         if any((path / name).exists() for name in (CONFIG, LINES)):
-            raise WrongInput(f"{path} already holds a run: go on with it by run.resume={path}, or name another run.out")
+            raise InvalidInputError(
+                f"{path} already holds a run: go on with it by run.resume={path}, or name another run.out"
+            )
         path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, settings.tree(), run_key)
         folder._write_config()
@@ -62,24 +64,28 @@ class RunFolder:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where the folder holds no run.
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
-            raise WrongInput(f"{path} holds no run (it has no {CONFIG}): expected the folder that a run left behind")
+            raise InvalidInputError(
+                f"{path} holds no run (it has no {CONFIG}): expected the folder that a run left behind"
+            )
         try:
             config = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
         except (YAMLError, OmegaConfBaseException) as error:
-            raise WrongInput(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
+            raise InvalidInputError(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
         if not isinstance(config, dict) or not {"run_key", "method"} <= config.keys():
-            raise WrongInput(f"{path / CONFIG} is no run's: expected 'method', 'run_key' and the sections of the knobs")
+            raise InvalidInputError(
+                f"{path / CONFIG} is no run's: expected 'method', 'run_key' and the sections of the options"
+            )
         run_key = config.pop("run_key")
         return cls(path, config, run_key)  # type: ignore[arg-type]
 
     @cached_property
     def settings(self) -> Settings:
-        """The merged settings, checked against the method's knobs."""
+        """The merged settings, checked against the method's options."""
         return Settings.read(json.dumps(self.config, sort_keys=True))
 
     def update(self, settings: Settings) -> None:
@@ -106,7 +112,7 @@ class RunFolder:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where another line cannot be read.
         """
         path = self.path / LINES
@@ -116,7 +122,9 @@ class RunFolder:
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:
-                raise WrongInput(f"{path} line {number} is not JSON: the file was changed by hand, mend it") from None
+                raise InvalidInputError(
+                    f"{path} line {number} is not JSON: the file was changed by hand, mend it"
+                ) from None
         return lines
 
     def cut(self, after_round: int, *, ended: bool = False) -> None:
@@ -137,16 +145,18 @@ class RunFolder:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where the run is not finished.
         """
         if not self.finished:
-            raise WrongInput(f"{self.path} has no {SUMMARY}: the run is not finished, go on by run.resume={self.path}")
+            raise InvalidInputError(
+                f"{self.path} has no {SUMMARY}: the run is not finished, go on by run.resume={self.path}"
+            )
         return json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
-        """Write ``summary.json`` and return the summary; ``facts`` are those of ``summarise``."""
-        summary = _finite(summarise(self.lines(), facts))
+        """Write ``summary.json`` and return the summary; ``facts`` are those of ``summarize``."""
+        summary = _finite(summarize(self.lines(), facts))
         replace_file(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         return summary
 

@@ -1,4 +1,4 @@
-"""Pictures of several runs: accuracy over rounds and over what was exchanged, a line a group."""
+"""Images of several runs: accuracy over rounds and over what was exchanged, a line a group."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -8,10 +8,10 @@ from fd_flower.results.groups import Group
 from fd_flower.results.history import Track, When
 
 PER_ROUND, PER_MEGABYTE = "accuracy-per-round.png", "accuracy-per-megabyte.png"
-PER_MOMENT = "moments-per-round.png"
+PER_POINT = "evaluation-points-per-round.png"
 
 
-def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
+def images(groups: Sequence[Group]) -> dict[str, bytes]:
     """Return the plots by file name: accuracy per round and per megabyte."""
     if groups[0].searching:
         scopes = {"The server's retriever: own questions": "global", "Clients' retrievers: own questions": "personal"}
@@ -28,7 +28,7 @@ def pictures(groups: Sequence[Group]) -> dict[str, bytes]:
     told = [name for name in evaluation_points.SERIES if any(name in run for group in groups for run in group.series)]
     if evaluation_points.worth_telling(run for group in groups for run in group.series):
         panels = {evaluation_points.SERIES[name].capitalize(): _moment_bands(groups, name) for name in told}
-        drawn[PER_MOMENT] = plots.png(plots.comparison(panels, "round", names))
+        drawn[PER_POINT] = plots.png(plots.comparison(panels, "round", names))
     return drawn
 
 

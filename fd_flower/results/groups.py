@@ -6,7 +6,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import evaluation_points, page, reproduce, retrieval, retrieval_tables
 from fd_flower.results.folder import RunFolder
 from fd_flower.results.history import History, Track, When, curve
@@ -41,7 +41,7 @@ class Group:
     Attributes
     ----------
     name : str
-        The method, with the knobs that tell it from others of the same method.
+        The method, with the options that tell it from others of the same method.
     folders : list[RunFolder]
         One per seed.
     """
@@ -97,30 +97,32 @@ def grouped(folders: Sequence[RunFolder]) -> list[Group]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there is no run, and where tasks of two kinds are mixed.
     """
     if not folders:
-        raise WrongInput("there is nothing to compare: expected the folders of finished runs")
+        raise InvalidInputError("there is nothing to compare: expected the folders of finished runs")
     alike: dict[str, list[RunFolder]] = {}
     for folder in folders:
-        alike.setdefault(repr(_knobs(folder)), []).append(folder)
+        alike.setdefault(repr(_options(folder)), []).append(folder)
     groups = list(alike.values())
     kinds = {retrieval.of_retrieval(folder.summary) for folder in folders}
     if len(kinds) > 1:
-        raise WrongInput("some of these runs tell classes apart and some retrieve: they have no figure in common")
+        raise InvalidInputError(
+            "some of these runs tell classes apart and some retrieve: they have no figure in common"
+        )
     return [Group(_name(runs[0], [other[0] for other in groups]), runs) for runs in groups]
 
 
-def _knobs(folder: RunFolder) -> dict[str, Any]:
+def _options(folder: RunFolder) -> dict[str, Any]:
     """Return what makes runs alike: everything but the section ``run``."""
     return {key: value for key, value in reproduce.flatten(folder.config).items() if not key.startswith("run.")}
 
 
 def _name(folder: RunFolder, others: Iterable[RunFolder]) -> str:
-    """Return the method, and the knobs in which it differs from others of the same method."""
-    mine = _knobs(folder)
-    rivals = [_knobs(other) for other in others if other.config["method"] == folder.config["method"]]
+    """Return the method, and the options in which it differs from others of the same method."""
+    mine = _options(folder)
+    rivals = [_options(other) for other in others if other.config["method"] == folder.config["method"]]
     telling = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
     said = ", ".join(f"{key}={words(mine[key])}" for key in telling)
     return f"{folder.config['method']} ({said})" if said else folder.config["method"]
@@ -130,7 +132,7 @@ def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]
     """Read how a run went: ``global`` and ``personal`` accuracy over time."""
     searching = retrieval.of_retrieval(summary)
     figures = summary["retrieval" if searching else "accuracy"]
-    measured = {scope: figures[scope]["moment"] for scope in ("global", "personal")}
+    measured = {scope: figures[scope]["evaluated"] for scope in ("global", "personal")}
     lines = folder.lines()
     history = History.of(lines, measured)
     of_scope = {"global": history.shared.get("accuracy", {}), "personal": history.own.get("accuracy", {})}
@@ -145,8 +147,8 @@ def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]
         spent = {}
         for when in accuracy:
             round, closing = when
-            # Who has only heard has not answered yet: this round's uploads are still to come.
-            answered = round - (measured[scope] == "heard" and not closing)
+            # Who has only received has not answered yet: this round's uploads are still to come.
+            answered = round - (measured[scope] == "received" and not closing)
             down = sum(count for number, count in sent["down"].items() if number <= round)
             spent[when] = (down + sum(count for number, count in sent["up"].items() if number <= answered)) / 1e6
         courses[scope] = Course(accuracy, spent)

@@ -27,7 +27,7 @@ ON_OWN_DATA = {key: key for key in ("accuracy", "nll", "ece", "validation")}
 
 @dataclass(frozen=True)
 class History:
-    """The figures of a run at the moments that its method declares.
+    """The figures of a run at the evaluated that its method declares.
 
     Attributes
     ----------
@@ -42,17 +42,17 @@ class History:
     own: Tracks
 
     @classmethod
-    def of(cls, lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]) -> "History":
-        """Read the lines of ``rounds.jsonl``; ``moments`` says when ``global`` and ``personal`` are measured."""
+    def of(cls, lines: Iterable[Mapping[str, Any]], evaluated: Mapping[str, str | None]) -> "History":
+        """Read the lines of ``rounds.jsonl``; ``evaluated`` says when ``global`` and ``personal`` are measured."""
         server: Tracks = {}
         clients: Tracks = {}
         own: Tracks = {}
         for line in lines:
             when = (line["round"], bool(line.get("closing")))
             if "client" in line:
-                measures = line.get("measures") or {}
-                _note(clients, line["client"], when, measures.get(moments["global"]), ON_SHARED_DATA)
-                _note(own, line["client"], when, measures.get(moments["personal"]), ON_OWN_DATA)
+                evaluations = line.get("evaluations") or {}
+                _note(clients, line["client"], when, evaluations.get(evaluated["global"]), ON_SHARED_DATA)
+                _note(own, line["client"], when, evaluations.get(evaluated["personal"]), ON_OWN_DATA)
             else:
                 _note(server, SERVER, when, line.get("global"), {key: key for key in ON_SHARED_DATA})
         return cls(server or clients, own)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text is escaped where it enters, pictures travel inside."""
+"""One self-contained HTML page: text is escaped where it enters, images travel inside."""
 
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,8 +100,8 @@ def terms(pairs: Iterable[tuple[str, object]]) -> Markup:
     return Markup("<dl>" + "".join(f"<dt>{text(name)}</dt><dd>{text(what)}</dd>" for name, what in pairs) + "</dl>")
 
 
-def picture(png: bytes, description: str) -> Markup:
-    """Return a picture that travels inside the page."""
+def image(png: bytes, description: str) -> Markup:
+    """Return a image that travels inside the page."""
     return Markup(f'<img alt="{escape(description)}" src="data:image/png;base64,{b64encode(png).decode()}">')
 
 

@@ -1,4 +1,4 @@
-"""The pictures of a run and of a comparison."""
+"""The images of a run and of a comparison."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from fd_flower.results import retrieval
 from fd_flower.results.history import SERVER, History, Track, When, curve
 
-# Okabe and Ito's colours, told apart by the colour-blind too; after eight methods the dashes change.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
+# Okabe and Ito's colors, told apart by the color-blind too; after eight methods the dashes change.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
 DASHES = ("-", "--", ":", "-.")
-TEST, VALIDATION, TRAINING = COLOURS[0], COLOURS[1], COLOURS[2]
+TEST, VALIDATION, TRAINING = COLORS[0], COLORS[1], COLORS[2]
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,20 @@ class Band:
     std: list[float]
 
 
-def of_run(lines: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], moments: Mapping[str, str | None]) -> Figure:
+def of_run(
+    lines: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], evaluated: Mapping[str, str | None]
+) -> Figure:
     """Draw how a run went, whatever its task is."""
     if not retrieval.of_retrieval(summary):
-        return curves(lines, moments)
+        return curves(lines, evaluated)
     lines = list(lines)
-    return panels_of({**retrieval.courses(lines, moments), "Loss": {"training": training_loss(lines)}})
+    return panels_of({**retrieval.courses(lines, evaluated), "Loss": {"training": training_loss(lines)}})
 
 
-def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]) -> Figure:
+def curves(lines: Iterable[Mapping[str, Any]], evaluated: Mapping[str, str | None]) -> Figure:
     """Draw accuracy on the full test set, accuracy on the clients' own data, and loss, per round."""
     lines = list(lines)
-    history = History.of(lines, moments)
+    history = History.of(lines, evaluated)
     figure = Figure(figsize=(13, 3.9), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
 
@@ -56,14 +58,14 @@ def curves(lines: Iterable[Mapping[str, Any]], moments: Mapping[str, str | None]
     _draw(left, curve(history.shared.get("accuracy", {}), from_first=True), "full test set", TEST, scale=100)
     pooled = curve(history.shared.get("validation", {}), from_first=True)
     _draw(left, pooled, "all clients' validation parts", VALIDATION, "--", scale=100)
-    _dress(left, f"Global accuracy, {whose}", "%", moments["global"])
+    _dress(left, f"Global accuracy, {whose}", "%", evaluated["global"])
 
     tests = history.own.get("accuracy", {})
     _spread(middle, tests)
     _draw(middle, curve(tests, from_first=True), "own test part", TEST, scale=100)
     own = curve(history.own.get("validation", {}), from_first=True)
     _draw(middle, own, "own validation part", VALIDATION, "--", scale=100)
-    _dress(middle, "Personal accuracy, mean over clients", "%", moments["personal"])
+    _dress(middle, "Personal accuracy, mean over clients", "%", evaluated["personal"])
 
     _draw(right, training_loss(lines), "training", TRAINING)
     _draw(right, curve(history.shared.get("nll", {}), from_first=True), "full test set", TEST)
@@ -83,11 +85,11 @@ def comparison(
 ) -> Figure:
     """Draw figures (0 to 1, times ``scale``) of several methods, one panel per kind of figure, two in a row.
 
-    ``names`` are all lines' names, whose order gives each its colour. Where places are on a logarithmic axis, a line
+    ``names`` are all lines' names, whose order gives each its color. Where places are on a logarithmic axis, a line
     at place 0 throughout is drawn across, at its last value.
     """
     styles = {
-        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
+        name: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)]}
         for i, name in enumerate(names)
     }
     columns = min(2, len(panels))
@@ -132,13 +134,13 @@ def panels_of(panels: Mapping[str, Mapping[str, Track]]) -> Figure:
     figure = Figure(figsize=((13 / max(len(panels), 2)) * len(panels), 3.9), layout="constrained")
     for axes, (title, panel) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
         for i, (name, track) in enumerate(panel.items()):
-            _draw(axes, track, name, COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS) % len(DASHES)])
+            _draw(axes, track, name, COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)])
         _dress(axes, title, "", None)
     return figure
 
 
 def png(figure: Figure) -> bytes:
-    """Return the picture as a PNG file's content."""
+    """Return the image as a PNG file's content."""
     file = BytesIO()
     figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
     return file.getvalue()
@@ -150,7 +152,7 @@ def place(when: When) -> int:
     return round + closing
 
 
-def _draw(axes: Axes, track: Track, label: str, colour: str, dashes: str = "-", *, scale: float = 1) -> None:
+def _draw(axes: Axes, track: Track, label: str, color: str, dashes: str = "-", *, scale: float = 1) -> None:
     """Draw a line over rounds; the closing measurement is a diamond of its own."""
     if not track:
         return
@@ -159,13 +161,13 @@ def _draw(axes: Axes, track: Track, label: str, colour: str, dashes: str = "-", 
         [place(when) for when in points],
         [scale * track[when] for when in points],
         dashes,
-        color=colour,
+        color=color,
         label=label,
         linewidth=1.6,
         marker="o" if len(points) == 1 else "",
     )
     if points[-1][1]:
-        axes.plot(place(points[-1]), scale * track[points[-1]], "D", color=colour, markersize=5)
+        axes.plot(place(points[-1]), scale * track[points[-1]], "D", color=color, markersize=5)
 
 
 def _spread(axes: Axes, tracks: Mapping[str, Track]) -> None:
@@ -190,10 +192,10 @@ def training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:
     return {when: loss for when, loss in losses.items() if loss is not None}
 
 
-def _dress(axes: Axes, title: str, ylabel: str, moment: str | None) -> None:
+def _dress(axes: Axes, title: str, ylabel: str, point: str | None) -> None:
     """Finish a panel of rounds."""
     _whole(axes)
-    _frame(axes, title if moment is None else f"{title} ({moment})", ylabel, "round")
+    _frame(axes, title if point is None else f"{title} ({point})", ylabel, "round")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8.5)
     else:

@@ -17,11 +17,11 @@ from fd_flower.results.page import (
     Share,
     element,
     folded,
+    image,
     joined,
     megabytes,
     page,
     percent,
-    picture,
     rounded,
     table,
     terms,
@@ -29,8 +29,8 @@ from fd_flower.results.page import (
 )
 from fd_flower.results.reproduce import command
 
-MOMENTS = {
-    "heard": "heard: after a client has learnt from what the server says, before it trains on its own data",
+EVALUATION_POINTS = {
+    "received": "received: after a client has learned from what the server says, before it trains on its own data",
     "trained": "trained: at the end of a client's turn, after training on its own data",
     "aggregated": "aggregated: the server's model, after aggregation",
 }
@@ -39,14 +39,14 @@ MOMENTS = {
 def draw(folder: RunFolder) -> None:
     """Write ``curves.png`` and ``report.html`` of a finished run into its folder."""
     lines, summary = folder.lines(), folder.summary
-    replace_file(folder.path / CURVES, plots.png(plots.of_run(lines, summary, _moments(summary))))
+    replace_file(folder.path / CURVES, plots.png(plots.of_run(lines, summary, _evaluated(summary))))
     write([folder], folder.path)
 
 
-def _moments(summary: Mapping[str, Any]) -> dict[str, str | None]:
+def _evaluated(summary: Mapping[str, Any]) -> dict[str, str | None]:
     """Return when ``global`` and ``personal`` figures were measured."""
     figures = summary["retrieval" if retrieval.of_retrieval(summary) else "accuracy"]
-    return {scope: figures[scope]["moment"] for scope in ("global", "personal")}
+    return {scope: figures[scope]["evaluated"] for scope in ("global", "personal")}
 
 
 def write(folders: Sequence[RunFolder], out: str | Path) -> Path:
@@ -54,7 +54,7 @@ def write(folders: Sequence[RunFolder], out: str | Path) -> Path:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where a run is not finished.
     """
     if len(folders) == 1:
@@ -77,11 +77,11 @@ def _run(folder: RunFolder) -> list[Markup]:
     """Return the sections of one run."""
     lines, summary = folder.lines(), folder.summary
     searching = retrieval.of_retrieval(summary)
-    moments = _moments(summary)
-    history = History.of(lines, moments)
+    evaluated = _evaluated(summary)
+    history = History.of(lines, evaluated)
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
     drawn = folder.path / CURVES
-    curves = drawn.read_bytes() if drawn.is_file() else plots.png(plots.of_run(lines, summary, moments))
+    curves = drawn.read_bytes() if drawn.is_file() else plots.png(plots.of_run(lines, summary, evaluated))
     parts = (
         f"{summary['clients']} clients · rounds: {summary['rounds']} · seed {summary['seed']}",
         f"model {words(summary['model'])}",
@@ -93,7 +93,7 @@ def _run(folder: RunFolder) -> list[Markup]:
         element("p", f"Data: {words(summary['data'])}", "soft"),
         element("h2", "Retrieval" if searching else "Accuracy"),
         *(retrieval.headline(summary) if searching else _accuracy(folder, summary)),
-        picture(curves, "nDCG@10 and loss per round" if searching else "accuracy and loss per round"),
+        image(curves, "nDCG@10 and loss per round" if searching else "accuracy and loss per round"),
         element("p", _legend(history, lines), "soft"),
         *([] if searching else [*diagnostics.sections(lines), element("h2", "Calibration"), *_calibration(summary)]),
         element("h2", "Cost"),
@@ -101,7 +101,7 @@ def _run(folder: RunFolder) -> list[Markup]:
         element("h2", "Failures"),
         *_failures(rounds),
         element("h2", "Clients"),
-        *(retrieval.clients(lines, moments) if searching else _clients(history, lines, rounds)),
+        *(retrieval.clients(lines, evaluated) if searching else _clients(history, lines, rounds)),
         element("h2", "To repeat this run"),
         element("pre", command(folder.config, summary["engine"])),
         terms((name, version) for name, version in summary["versions"].items()),
@@ -112,7 +112,7 @@ def _run(folder: RunFolder) -> list[Markup]:
 def _accuracy(folder: RunFolder, summary: Mapping[str, Any]) -> list[Markup]:
     """Return the headline: what to report, and what each word in it means."""
     accuracy = summary["accuracy"]
-    served = accuracy["global"]["moment"] == "aggregated"
+    served = accuracy["global"]["evaluated"] == "aggregated"
     whose = "the server's model" if served else "mean over the clients' models"
     rows = [
         ("global", f"balanced test set, {whose}"),
@@ -127,7 +127,7 @@ def _accuracy(folder: RunFolder, summary: Mapping[str, Any]) -> list[Markup]:
             percent(accuracy[scope]["best"]),
             percent(accuracy[scope].get("std")),
             percent(accuracy[scope].get("worst10")),
-            accuracy[scope]["moment"],
+            accuracy[scope]["evaluated"],
         )
         for scope, what in rows
     ]
@@ -138,11 +138,11 @@ def _accuracy(folder: RunFolder, summary: Mapping[str, Any]) -> list[Markup]:
         "the test labels, so quote it only beside papers that do.",
         "Std and worst 10 % (the mean of the worst tenth of the clients) are over clients, at the end.",
     ]
-    used = dict.fromkeys(accuracy[scope]["moment"] for scope, _ in rows)
-    said.append("Measured " + "; ".join(MOMENTS[moment] for moment in used if moment) + ".")
+    used = dict.fromkeys(accuracy[scope]["evaluated"] for scope, _ in rows)
+    said.append("Measured " + "; ".join(EVALUATION_POINTS[point] for point in used if point) + ".")
     if limit := folder.config["data"]["test_limit"]:
         said.append(
-            f"Between the first and the last evaluation, the test set is {limit} of its pictures, class-balanced."
+            f"Between the first and the last evaluation, the test set is {limit} of its images, class-balanced."
         )
     return [table(head, cells, texts=(0, 6)), *(element("p", sentence, "soft") for sentence in said)]
 

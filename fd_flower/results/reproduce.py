@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fd_flower import config
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 HERE_ALONE = ("run.out", "run.resume", "run.keep")  # say where a run lives, not what it computes
 
@@ -24,7 +24,7 @@ def changes(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that differ from the method's recipe: all of them where the method is not installed here."""
     try:
         usual = flatten(config.settings(tree["method"]).tree())
-    except WrongInput:
+    except InvalidInputError:
         usual = {}
     flat = {key: value for key, value in flatten(tree).items() if key not in ("method", "task", *HERE_ALONE)}
     return {key: value for key, value in flat.items() if key not in usual or usual[key] != value}

@@ -1,4 +1,4 @@
-"""What a run on a retrieval task comes to: nDCG@10 and its kin in the place of accuracy, in summary, page and pictures.
+"""What a run on a retrieval task comes to: nDCG@10 and its kin in the place of accuracy, in summary, page and images.
 
 Figures are called ``<scope>/<metric>`` in the lines of a run: ``own/ndcg@10`` of a client's own questions, ``others/``
 of the other clients' collections, ``unseen/`` of one that nobody holds; ``<scope>/se`` is the standard error of the
@@ -29,13 +29,13 @@ def of_retrieval(summary: Mapping[str, Any]) -> bool:
     return "retrieval" in summary
 
 
-def tracks(lines: Lines, moments: Mapping[str, str | None]) -> dict[str, Tracks]:
+def tracks(lines: Lines, evaluated: Mapping[str, str | None]) -> dict[str, Tracks]:
     """Return every figure over time: ``global`` of the server's retriever, ``personal`` of each client's."""
     found: dict[str, Tracks] = {"global": {}, "personal": {}}
     for line in lines:
         if "client" in line:
             scope, who = "personal", line["client"]
-            figures = (line.get("measures") or {}).get(moments["personal"]) or {}
+            figures = (line.get("evaluations") or {}).get(evaluated["personal"]) or {}
         else:
             scope, who, figures = "global", SERVER, line.get("global") or {}
         for name, value in figures.items():
@@ -45,21 +45,21 @@ def tracks(lines: Lines, moments: Mapping[str, str | None]) -> dict[str, Tracks]
     return found
 
 
-def summarise(lines: Lines, moments: Mapping[str, str | None], references: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(lines: Lines, evaluated: Mapping[str, str | None], references: Mapping[str, Any]) -> dict[str, Any]:
     """Return what stands in ``summary.json`` in the place of accuracy.
 
     Parameters
     ----------
     lines : Iterable[Mapping]
         The lines of ``rounds.jsonl``.
-    moments : Mapping[str, str | None]
+    evaluated : Mapping[str, str | None]
         When ``global`` and ``personal`` are measured.
     references : Mapping[str, Mapping[str, float]]
         Figures of what needs no training, by its name.
     """
-    found = tracks(lines, moments)
+    found = tracks(lines, evaluated)
     return {
-        **{who: {**_of(found[who]), "moment": moments[who]} for who in ("personal", "global")},
+        **{who: {**_of(found[who]), "evaluated": evaluated[who]} for who in ("personal", "global")},
         "references": {
             name: {
                 scope: {metric: figures.get(f"{scope}/{metric}") for metric in (*METRICS, "se")}
@@ -130,7 +130,7 @@ def headline(summary: Mapping[str, Any]) -> list[Markup]:
                     for metric in METRICS
                 )
                 more = (rounded(metrics[HEADLINE][key]) for key in ("selected", "best"))
-                rows.append((f"{who}, {scope}", *finals, rounded(metrics["se"]), *more, retrieval[who]["moment"]))
+                rows.append((f"{who}, {scope}", *finals, rounded(metrics["se"]), *more, retrieval[who]["evaluated"]))
     for name, scopes in retrieval["references"].items():
         for scope, metrics in scopes.items():
             figures = (rounded(metrics[metric]) for metric in METRICS)
@@ -154,13 +154,13 @@ def meaning(summary: Mapping[str, Any]) -> list[str]:
         "test itself.",
     ]
     if retrieval["references"]:
-        said.append("BM25 counts words; zero-shot is the retriever before it has learnt. Neither needs clients.")
+        said.append("BM25 counts words; zero-shot is the retriever before it has learned. Neither needs clients.")
     return said
 
 
-def clients(lines: Sequence[Mapping[str, Any]], moments: Mapping[str, str | None]) -> list[Markup]:
+def clients(lines: Sequence[Mapping[str, Any]], evaluated: Mapping[str, str | None]) -> list[Markup]:
     """Return one row a client: its newest figures."""
-    found = tracks(lines, moments)["personal"]
+    found = tracks(lines, evaluated)["personal"]
     examples = {line["client"]: line.get("examples") for line in lines if "client" in line}
     columns = [f"{scope}/{HEADLINE}" for scope in SCOPES if f"{scope}/{HEADLINE}" in found]
     columns += [name for name in ("own/mrr@100", "own/hit@1", "own/hit@10", "validation") if name in found]
@@ -183,12 +183,12 @@ def _words(name: str) -> str:
     return f"{scope} {METRICS[metric]}" if slash else f"{name} nDCG@10"
 
 
-def courses(lines: Lines, moments: Mapping[str, str | None]) -> dict[str, dict[str, Track]]:
+def courses(lines: Lines, evaluated: Mapping[str, str | None]) -> dict[str, dict[str, Track]]:
     """Return what is drawn of a run: nDCG@10 of the server's retriever and of the clients', by panel and line."""
-    found = tracks(lines, moments)
+    found = tracks(lines, evaluated)
     panels = {}
     for who, title in (("global", "Server's retriever"), ("personal", "Clients' retrievers, mean")):
         names = {f"{scope}/{HEADLINE}": scope for scope in SCOPES} | {"validation": "own, validation"}
         drawn = {label: curve(found[who][name], from_first=True) for name, label in names.items() if name in found[who]}
-        panels[f"{title}: nDCG@10" + (f" ({moments[who]})" if drawn else "")] = drawn
+        panels[f"{title}: nDCG@10" + (f" ({evaluated[who]})" if drawn else "")] = drawn
     return panels

@@ -55,7 +55,7 @@ def notes(several: bool) -> list[str]:
         + ".",
         "SE: standard error of the figure on own questions, over the questions of one run (of personal ones its mean "
         "over clients). Where the questions are cross-validated, each seed is a fold of its own.",
-        "BM25 counts words, zero-shot is the retriever before it has learnt: neither is anybody's in particular.",
+        "BM25 counts words, zero-shot is the retriever before it has learned: neither is anybody's in particular.",
     ]
 
 

@@ -9,7 +9,7 @@ from fd_flower.results import retrieval
 from fd_flower.results.history import History, Track, at_best, curve, last
 
 
-def summarise(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary of a run; what was not measured is None.
 
     ``final`` is the newest figure of every client (the closing one where there is one), ``selected`` the figure at
@@ -22,15 +22,15 @@ def summarise(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         The lines of ``rounds.jsonl``.
     facts : Mapping[str, Any]
         ``method``, ``seed``, ``rounds``, ``clients``, ``engine``, ``model``, ``data``, ``versions``, and
-        ``moments``: when ``global`` and ``personal`` are measured; of a task that is not classification also ``task``,
-        its kind, and ``references``: figures, by name, of what needs no training.
+        ``evaluated``: the evaluation points of ``global`` and ``personal``; of a task that is not classification also
+        ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
-    moments = facts["moments"]
+    evaluated = facts["evaluated"]
     head = {key: facts[key] for key in ("method", "seed", "rounds", "clients", "engine", "model", "data")}
     if facts.get("task") == "retrieval":
-        found = retrieval.summarise(lines, moments, facts.get("references", {}))
+        found = retrieval.summarize(lines, evaluated, facts.get("references", {}))
         return {**head, "retrieval": found, **_cost(lines), "versions": facts["versions"]}
-    history = History.of(lines, moments)
+    history = History.of(lines, evaluated)
     shared, own = history.shared, history.own
     pooled_validation = curve(shared.get("validation", {}))
     # On devices nobody holds all clients' validation parts: what they say of their own is the next best judge.
@@ -38,9 +38,9 @@ def summarise(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
     return {
         **head,
         "accuracy": {
-            "global": {**_of_mean(shared.get("accuracy", {}), validation), "moment": moments["global"]},
-            "pooled": {**_of_mean(shared.get("pooled", {}), validation), "moment": moments["global"]},
-            "personal": {**_of_clients(own), "moment": moments["personal"]},
+            "global": {**_of_mean(shared.get("accuracy", {}), validation), "evaluated": evaluated["global"]},
+            "pooled": {**_of_mean(shared.get("pooled", {}), validation), "evaluated": evaluated["global"]},
+            "personal": {**_of_clients(own), "evaluated": evaluated["personal"]},
         },
         "selected_on": "pooled" if pooled_validation else "own" if validation else None,
         "calibration": {

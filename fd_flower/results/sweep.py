@@ -175,7 +175,7 @@ def trial(folder: RunFolder, select: str) -> Trial:
     accuracy = summary.get("accuracy")
     if accuracy is None:  # a task that retrieves has other figures
         return Trial(summary["seed"], {}, "it measured no accuracy, by which a sweep chooses")
-    history = History.of(lines, {scope: accuracy[scope]["moment"] for scope in ("global", "personal")})
+    history = History.of(lines, {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")})
     figures: dict[str, float | None] = {VALIDATION: JUDGED[select](history)}
     for column in TESTED:
         scope, _, figure = column.partition("_")
@@ -216,7 +216,7 @@ def _diverged(lines: Sequence[Mapping[str, Any]]) -> str:
             if NOT_FINITE in why:
                 return f"diverged: client {client}: {why}"
         if "client" in line:
-            who, groups = f"client {line['client']}", [line.get("metrics"), *(line.get("measures") or {}).values()]
+            who, groups = f"client {line['client']}", [line.get("metrics"), *(line.get("evaluations") or {}).values()]
         else:
             who, groups = "the server's model", [line.get("global")]
         for name, value in ((name, value) for group in groups for name, value in (group or {}).items()):

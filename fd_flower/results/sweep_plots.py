@@ -1,4 +1,4 @@
-"""The pictures of a sweep: a line over one key, a map for each pair of several."""
+"""The images of a sweep: a line over one key, a map for each pair of several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from fd_flower.results import sweep as sweeps
 from fd_flower.results.plots import png
 from fd_flower.results.sweep import Point, Sweep, short
 
-Colour = tuple[float, float, float, float]
-COLOURS = "viridis"
+Color = tuple[float, float, float, float]
+COLORS = "viridis"
 FAILED = (0.89, 0.89, 0.89, 1.0)
 CLEAR = (0.0, 0.0, 0.0, 0.0)
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue: writing is light on what is dark
@@ -66,24 +66,24 @@ class Scale:
 
 @dataclass(frozen=True)
 class Shades:
-    """The colours of accuracies (0 to 100), the same in all pictures of a sweep."""
+    """The colors of accuracies (0 to 100), the same in all images of a sweep."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, sweep: Sweep) -> "Shades":
-        """Return the colours from the worst to the best point."""
+        """Return the colors from the worst to the best point."""
         scores = [100 * score for score, _ in sweep.scores] or [0.0]
         return cls(scores[-1], max(scores[0], scores[-1] + 0.1))
 
-    def colour(self, score: float) -> Colour:
-        """Return the colour of an accuracy."""
-        return colormaps[COLOURS]((score - self.low) / (self.high - self.low))
+    def color(self, score: float) -> Color:
+        """Return the color of an accuracy."""
+        return colormaps[COLORS]((score - self.low) / (self.high - self.low))
 
     def explain(self, figure: Figure, axes: Axes) -> None:
-        """Draw what the colours mean."""
-        mappable = ScalarMappable(Normalize(self.low, self.high), COLOURS)
+        """Draw what the colors mean."""
+        mappable = ScalarMappable(Normalize(self.low, self.high), COLORS)
         figure.colorbar(mappable, ax=axes, label="validation accuracy, %")
 
 
@@ -95,7 +95,7 @@ def _number(text: str) -> float | None:
     return number if isfinite(number) else None
 
 
-def pictures(sweep: Sweep) -> dict[str, bytes]:
+def images(sweep: Sweep) -> dict[str, bytes]:
     """Return the plots by file name: one for one key, one for each pair of keys that took several values."""
     keys = sweep.varying or list(sweep.axes)[:1]
     names = short(sweep.axes)
@@ -115,7 +115,7 @@ def line(sweep: Sweep, key: str) -> Figure:
     scale = Scale.of(sweep, key)
     points = sorted(sweep.ranked, key=lambda point: scale.places[point.values[key]])
     x = [scale.places[point.values[key]] for point in points]
-    for column, label, colour, dashes in (
+    for column, label, color, dashes in (
         (sweeps.VALIDATION, "validation, which chooses", plots.VALIDATION, "-"),
         (f"{sweep.select}_selected", "test, at the best validation round", plots.TEST, "--"),
     ):
@@ -123,7 +123,7 @@ def line(sweep: Sweep, key: str) -> Figure:
         known = [(at, 100 * mean, 100 * (spread or 0)) for at, mean, spread in told if mean is not None]
         if known:
             places, means, spreads = zip(*known, strict=True)
-            axes.errorbar(places, means, spreads, label=label, color=colour, linestyle=dashes, marker="o", capsize=3)
+            axes.errorbar(places, means, spreads, label=label, color=color, linestyle=dashes, marker="o", capsize=3)
     for score, best in sweep.scores[:1]:
         at = scale.places[best.values[key]]
         axes.plot(at, 100 * score, "o", markersize=13, fillstyle="none", color=MARK, label="the best")
@@ -153,10 +153,10 @@ def heat_map(sweep: Sweep, x: str, y: str) -> Figure:
     cells: dict[tuple[float, float], float | None] = {place(point): None for point in sweep.failed}
     cells |= {place(point): 100 * score for score, point in reversed(sweep.scores)}  # of one place the best stays
     for at, score in cells.items():
-        colour = FAILED if score is None else shades.colour(score)
-        axes.add_patch(_cell(at, colour, "white", 1))
+        color = FAILED if score is None else shades.color(score)
+        axes.add_patch(_cell(at, color, "white", 1))
         if columns <= TICKS and rows <= TICKS:
-            ink = "white" if np.dot(colour[:3], LUMINANCE) < 0.5 else "#222222"
+            ink = "white" if np.dot(color[:3], LUMINANCE) < 0.5 else "#222222"
             said = "failed" if score is None else f"{score:.1f}"
             axes.text(*at, said, ha="center", va="center", fontsize=8.5, color=ink)
     if sweep.best:
@@ -174,8 +174,8 @@ def scatter(sweep: Sweep, x: str, y: str) -> Figure:
     def places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
         return [across.places[p.values[x]] for p in points], [up.places[p.values[y]] for p in points]
 
-    colours = [shades.colour(100 * score) for score, _ in sweep.scores]
-    axes.scatter(*places(sweep.ranked), c=colours, s=60, edgecolors="white", linewidths=0.6)
+    colors = [shades.color(100 * score) for score, _ in sweep.scores]
+    axes.scatter(*places(sweep.ranked), c=colors, s=60, edgecolors="white", linewidths=0.6)
     if sweep.failed:
         axes.plot(*places(sweep.failed), "x", color="#888888", label="failed")
     if sweep.best:
@@ -187,14 +187,14 @@ def scatter(sweep: Sweep, x: str, y: str) -> Figure:
     return figure
 
 
-def _cell(at: tuple[float, float], colour: Colour, edge: str, width: float) -> Rectangle:
-    return Rectangle((at[0] - 0.5, at[1] - 0.5), 1, 1, facecolor=colour, edgecolor=edge, linewidth=width)
+def _cell(at: tuple[float, float], color: Color, edge: str, width: float) -> Rectangle:
+    return Rectangle((at[0] - 0.5, at[1] - 0.5), 1, 1, facecolor=color, edgecolor=edge, linewidth=width)
 
 
 def _finish(
     figure: Figure, axes: Axes, sweep: Sweep, scales: tuple[Scale, Scale], shades: Shades, of_others: str
 ) -> None:
-    """Name the axes, the colours and, in the title, what happens to keys that have no axis."""
+    """Name the axes, the colors and, in the title, what happens to keys that have no axis."""
     for scale, which in zip(scales, "xy", strict=True):
         scale.dress(axes, which)
     shown = [scale.key for scale in scales]

@@ -1,4 +1,4 @@
-"""What a sweep found, to read and to go on with: CSV, Markdown, a page, and the best point as a recipe."""
+"""What a sweep found, to read and to resume: CSV, Markdown, a page, and the best point as a recipe."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from fd_flower.core.storage import replace_file
 from fd_flower.results import page, sweep_plots
-from fd_flower.results.page import NOTHING, Markup, element, percent, picture, words
+from fd_flower.results.page import NOTHING, Markup, element, image, percent, words
 from fd_flower.results.reproduce import HERE_ALONE
 from fd_flower.results.sweep import JUDGES, SENT, TESTED, VALIDATION, Point, Sweep
 
@@ -26,11 +26,11 @@ COLUMNS = (VALIDATION, "global_final", "global_selected", "personal_final", "per
 
 
 def write(sweep: Sweep, out: Path, command: str, tree: Mapping[str, Any] | None) -> None:
-    """Write tables, pictures, page and recipe into ``out``; ``tree`` is the best point's settings, where there is one.
+    """Write tables, images, page and recipe into ``out``; ``tree`` is the best point's settings, where there is one.
 
     Seconds are in none of them: a sweep that was broken off and went on leaves the same files, byte for byte.
     """
-    drawn = sweep_plots.pictures(sweep)
+    drawn = sweep_plots.images(sweep)
     for name, png in drawn.items():
         replace_file(out / name, png)
     replace_file(out / RUNS, runs_table(sweep))
@@ -145,18 +145,18 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def markdown(sweep: Sweep, command: str, pictures: Iterable[str]) -> str:
-    """Return the table of points as Markdown, with notes, pictures and the command."""
+def markdown(sweep: Sweep, command: str, images: Iterable[str]) -> str:
+    """Return the table of points as Markdown, with notes, images and the command."""
     head, rows = _table(sweep)
     lines = [head, ["---", *(["---"] * len(sweep.axes)), *(["---:"] * (1 + len(COLUMNS)))], *rows]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
     said = "\n".join(f"* {note}" for note in notes(sweep))
-    drawn = "\n".join(f"![{name}]({name})" for name in pictures)
+    drawn = "\n".join(f"![{name}]({name})" for name in images)
     return "\n\n".join([table, said, drawn, f"```\n{command}\n```\n"])
 
 
 def recipe(sweep: Sweep, command: str, tree: Mapping[str, Any]) -> str:
-    """Return settings as a recipe: all knobs of what a run computes, and in comments how they were chosen.
+    """Return settings as a recipe: all options of what a run computes, and in comments how they were chosen.
 
     Parameters
     ----------
@@ -199,14 +199,14 @@ def _sections(sweep: Sweep, command: str, drawn: Mapping[str, bytes], best: str 
     every = ["seed", *(column.replace("_", " ") for column in COLUMNS), "reason"]
     table = page.table([*sweep.axes, *every], runs, texts=[*texts[:-1], len(sweep.axes) + len(every) - 1], kind="tall")
     found = [] if sweep.best is None else [element("h2", "The best point"), _best(sweep.best)]
-    kept = [] if best is None else [page.folded(f"{BEST}: all knobs of the best point", element("pre", best))]
+    kept = [] if best is None else [page.folded(f"{BEST}: all options of the best point", element("pre", best))]
     return [
         element("h1", f"Sweep of {sweep.method}"),
         element("p", f"{_count(len(sweep.points), 'point')}, {_count(len(sweep.seeds), 'seed')} each", "soft"),
         *found,
         *kept,
         element("h2", "Validation accuracy over the swept keys"),
-        *(picture(png, f"validation accuracy: {name}") for name, png in drawn.items()),
+        *(image(png, f"validation accuracy: {name}") for name, png in drawn.items()),
         element("h2", "Points, best first"),
         page.table(head, rows, texts=texts, kind="tall"),
         *(element("p", note, "soft") for note in notes(sweep)),

@@ -1,9 +1,9 @@
 """The server's half: the strategy that methods fill in, and what runs it."""
 
 from fd_flower.server.host_grid import HostGrid
-from fd_flower.server.requirements import Needs
+from fd_flower.server.requirements import Requirements
 from fd_flower.server.strategy import Run, Strategy
 from fd_flower.server.voting import Voting
 from fd_flower.wire.replies import Reply, mean_weights
 
-__all__ = ["HostGrid", "Needs", "Reply", "Run", "Strategy", "Voting", "mean_weights"]
+__all__ = ["HostGrid", "Reply", "Requirements", "Run", "Strategy", "Voting", "mean_weights"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import save
 from fd_flower.wire import Knowledge
 
@@ -29,7 +29,7 @@ class Checkpoint:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             For a file that cannot be read, or that another method wrote.
         """
         path = folder / FILE
@@ -40,7 +40,9 @@ class Checkpoint:
                 about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         except (SafetensorError, OSError) as error:
-            raise WrongInput(f"the checkpoint {path} cannot be read: {error}") from None
+            raise InvalidInputError(f"the checkpoint {path} cannot be read: {error}") from None
         if about.get("method") != method:
-            raise WrongInput(f"the checkpoint {path} is of the method '{about.get('method')}', not of '{method}'")
+            raise InvalidInputError(
+                f"the checkpoint {path} is of the method '{about.get('method')}', not of '{method}'"
+            )
         return cls(int(about["round"]), Knowledge.of(tensors))

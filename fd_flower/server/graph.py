@@ -5,7 +5,7 @@ A graph is a word of ``server.graph``:
 ==============  ======================================================================================
 ``complete``    everybody listens to everybody
 ``ring``        to the one before and the one after, in natural order
-``islands:N``   to the others of one's island: N neighbours in natural order, fewer in the last island
+``islands:N``   to the others of one's island: N neighbors in natural order, fewer in the last island
 ``random:K``    to K others, drawn anew for every seed
 a YAML file     what it says: ``client: [those it listens to]``; who is not in it listens to nobody
 ==============  ======================================================================================
@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
 from fd_flower.core.schema import first_line
 
@@ -36,18 +36,18 @@ def check_graph(spec: str) -> None:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For an unknown word, or a file that is not there or is named by a relative path.
     """
     if spec in ("complete", "ring") or COUNTED.fullmatch(spec):
         return
     if not spec.endswith(ENDINGS):
-        raise WrongInput(f"server.graph is '{spec}'{nearest(spec, (*SHAPES, 'a YAML file'))}")
+        raise InvalidInputError(f"server.graph is '{spec}'{nearest(spec, (*SHAPES, 'a YAML file'))}")
     if not Path(spec).is_absolute():
-        raise WrongInput(f"server.graph is the relative path '{spec}'; give an absolute one")
+        raise InvalidInputError(f"server.graph is the relative path '{spec}'; give an absolute one")
 
 
-def neighbours(spec: str, clients: Sequence[str], seed: int) -> Tensor:
+def neighbors(spec: str, clients: Sequence[str], seed: int) -> Tensor:
     """Return who listens to whom among these clients.
 
     Parameters
@@ -66,22 +66,22 @@ def neighbours(spec: str, clients: Sequence[str], seed: int) -> Tensor:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where these clients have no such graph, or the file cannot be read or names strangers.
     """
     check_graph(spec)
     text = _read(spec) if spec.endswith(ENDINGS) else None
-    return _neighbours(spec, text, tuple(clients), seed).clone()
+    return _neighbors(spec, text, tuple(clients), seed).clone()
 
 
 @lru_cache(maxsize=8)
-def _neighbours(spec: str, text: str | None, clients: tuple[str, ...], seed: int) -> Tensor:
+def _neighbors(spec: str, text: str | None, clients: tuple[str, ...], seed: int) -> Tensor:
     """Return the graph; a run asks for it once a client and round, so it is kept."""
     voices = _shaped(spec, clients, seed) if text is None else _told(spec, text, clients)
-    heard = torch.zeros(len(clients), len(clients), dtype=torch.bool)
+    received = torch.zeros(len(clients), len(clients), dtype=torch.bool)
     for listener, places in enumerate(voices):
-        heard[places, listener] = True
-    return heard.fill_diagonal_(False)
+        received[places, listener] = True
+    return received.fill_diagonal_(False)
 
 
 def _shaped(spec: str, clients: tuple[str, ...], seed: int) -> list[list[int]]:
@@ -96,7 +96,9 @@ def _shaped(spec: str, clients: tuple[str, ...], seed: int) -> list[list[int]]:
     if shape == "islands":
         return [everybody[i - i % number :][:number] for i in everybody]
     if number >= len(clients):
-        raise WrongInput(f"server.graph is '{spec}' among {len(clients)} clients; take at most {len(clients) - 1}")
+        raise InvalidInputError(
+            f"server.graph is '{spec}' among {len(clients)} clients; take at most {len(clients) - 1}"
+        )
     return [_drawn(number, i, clients, seed) for i in everybody]
 
 
@@ -110,7 +112,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise WrongInput(f"server.graph: {path} cannot be read: {error}") from None
+        raise InvalidInputError(f"server.graph: {path} cannot be read: {error}") from None
 
 
 def _told(path: str, text: str, clients: tuple[str, ...]) -> list[list[int]]:
@@ -118,14 +120,14 @@ def _told(path: str, text: str, clients: tuple[str, ...]) -> list[list[int]]:
     try:
         said = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise WrongInput(f"server.graph: {path} cannot be read: {first_line(error)}") from None
+        raise InvalidInputError(f"server.graph: {path} cannot be read: {first_line(error)}") from None
     if not isinstance(said, dict) or not all(isinstance(voices, list) for voices in said.values()):
-        raise WrongInput(f"server.graph: {path} holds no graph; expected lines like '3: [1, 2]'")
-    graph = {str(listener): [str(voice) for voice in voices] for listener, voices in said.items()}
-    strangers = sorted({*graph, *(voice for voices in graph.values() for voice in voices)} - set(clients))
+        raise InvalidInputError(f"server.graph: {path} holds no graph; expected lines like '3: [1, 2]'")
+    graph = {str(listener): [str(console) for console in voices] for listener, voices in said.items()}
+    strangers = sorted({*graph, *(console for voices in graph.values() for console in voices)} - set(clients))
     if strangers:
-        raise WrongInput(
+        raise InvalidInputError(
             f"server.graph: {path} names {', '.join(strangers)}; the clients here are {', '.join(clients)}:"
             " correct the file, or let server.nodes wait for all devices"
         )
-    return [[clients.index(voice) for voice in graph.get(client, [])] for client in clients]
+    return [[clients.index(console) for console in graph.get(client, [])] for client in clients]

@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord, Message
 from flwr.common.logger import log
 
 from fd_flower.core.client import Client, answered, natural
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import refusal
 from fd_flower.core.versions import sources
 from fd_flower.wire.envelope import HEADER, records
@@ -22,7 +22,7 @@ def anybody(clients: Sequence[Client]) -> None:
     """Refuse nobody."""
 
 
-class Roll:
+class Handshake:
     """Who takes part.
 
     Parameters
@@ -60,7 +60,7 @@ class Roll:
             elif answer.get("role") == "host" or (answer.get("role") == "device" and "id" in answer):
                 good[node] = answer
             else:
-                self.refuse(f"node {node}", "its answer to the roll call cannot be read")
+                self.refuse(f"node {node}", "its answer to the handshake cannot be read")
         return good
 
     def hosts(self, answers: Answers) -> list[int]:
@@ -98,7 +98,7 @@ class Roll:
         gone : Collection[int]
             Nodes that are not there any more: their clients may come back on others.
         check : Check
-            Raises WrongInput for clients that do not go together.
+            Raises InvalidInputError for clients that do not go together.
         """
         found: dict[str, Client] = {}
         for node, answer in answers.items():
@@ -120,7 +120,7 @@ class Roll:
             try:
                 came = answered(client, answer)
                 check([*(c for c in clients if c.id != client), came])
-            except WrongInput as error:
+            except InvalidInputError as error:
                 self.refuse(client, str(error))
                 continue
             self.homes[client] = node
@@ -129,9 +129,9 @@ class Roll:
         return found
 
 
-def heard(nodes: Sequence[int], replies: Iterable[Message]) -> dict[int, dict[str, Any]]:
+def received(nodes: Sequence[int], replies: Iterable[Message]) -> dict[int, dict[str, Any]]:
     """Return what each node says of itself, or ``{"refused": reason}``."""
-    answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the roll call"} for node in nodes}
+    answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the handshake"} for node in nodes}
     for reply in replies:
         answer: dict[str, Any] = {"refused": "it runs another app than FD-Flower's"}
         if reply.has_error():

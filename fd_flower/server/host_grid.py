@@ -16,10 +16,10 @@ from flwr.serverapp import Grid
 
 from fd_flower.config import Settings
 from fd_flower.core.client import Client, answered, natural
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.keys import allowed, keys_of
-from fd_flower.server.handshake import Answers, Check, Roll, anybody, heard, joined
-from fd_flower.wire.envelope import ROLL_CALL, fold, records, unfold
+from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
+from fd_flower.wire.envelope import HANDSHAKE, fold, records, unfold
 from fd_flower.wire.traffic import Bytes, size_of
 
 REPLY_LIMIT = 64 * 2**20
@@ -44,10 +44,10 @@ class HostGrid(Grid):
     Attributes
     ----------
     clients : tuple[Client, ...]
-        Who answered the roll call, in natural order.
+        Who answered the handshake, in natural order.
     engine : str
         The class of the grid beneath.
-    guests : bool
+    plain ClientApps : bool
         Whether the nodes run an app that knows nothing of FD-Flower.
     absent : dict[str, str]
         Client id -> why it was not asked in the last exchange.
@@ -64,7 +64,7 @@ class HostGrid(Grid):
             atexit.register(shutil.rmtree, state, ignore_errors=True)
         self._header = {"run-key": run_key, "settings": settings.text, "state": state}
         self._allow = allowed(settings.server.allow)
-        self._roll = Roll(self._allow)
+        self._handshake = Handshake(self._allow)
         self._nodes: set[int] = set()
         self._queues: dict[int, deque[list[Message]]] = {}
         self._open: dict[str, tuple[int, list[Message]]] = {}
@@ -73,7 +73,7 @@ class HostGrid(Grid):
         self._arrived: dict[str, Message] = {}
         self._reply_size = 0
         self.clients: tuple[Client, ...] = ()
-        self.guests = False
+        self.plain = False
         self.engine = type(grid).__name__
         self.patient = False
         self.absent: dict[str, str] = {}
@@ -81,13 +81,13 @@ class HostGrid(Grid):
 
     @classmethod
     def open(cls, grid: Grid, settings: Settings) -> "HostGrid":
-        """Call the roll for a strategy that is not ours.
+        """Shake hands for a strategy that is not ours.
 
         >>> grid = HostGrid.open(grid, settings("fedavg", "data.clients=10"))  # doctest: +SKIP
         >>> FedAvg().start(grid, initial_arrays=...)  # doctest: +SKIP
         """
         host = cls(grid, settings)
-        host.call_the_roll()
+        host.handshake()
         return host
 
     # --- who is there
@@ -95,54 +95,56 @@ class HostGrid(Grid):
     @property
     def hosted(self) -> bool:
         """Whether nodes host simulated clients."""
-        return self._roll.hosted
+        return self._handshake.hosted
 
     @property
     def refused(self) -> dict[str, str]:
         """Client or node -> why it takes no part."""
-        return self._roll.refused
+        return self._handshake.refused
 
     def client(self, node_id: int) -> Client:
         """Return the client that strategies see under this node id."""
         if not 0 < node_id <= len(self.clients):
-            raise WrongInput(f"there is no node {node_id}; this federation shows 1 to {len(self.clients)}")
+            raise InvalidInputError(f"there is no node {node_id}; this federation shows 1 to {len(self.clients)}")
         return self.clients[node_id - 1]
 
-    def call_the_roll(self) -> tuple[Client, ...]:
+    def handshake(self) -> tuple[Client, ...]:
         """Wait for nodes and ask who is there.
 
         Raises
         ------
-        RunFailed
+        RunError
             Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
         """
         nodes = self._wait()
         first = self._ask(nodes[:1])
-        self.guests = GUEST in first[nodes[0]].get("refused", "")
-        if self.guests and self._allow is not None:
-            raise WrongInput("server.allow names clients; an app without FD-Flower's turn has none: leave it out")
-        if self.guests:
+        self.plain = GUEST in first[nodes[0]].get("refused", "")
+        if self.plain and self._allow is not None:
+            raise InvalidInputError(
+                "server.allow names clients; an app without FD-Flower's turn has none: leave it out"
+            )
+        if self.plain:
             ids = sorted(map(str, nodes), key=natural)
-            self._roll.homes = {name: int(name) for name in ids}
+            self._handshake.homes = {name: int(name) for name in ids}
             self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         else:
             self._admit(first | self._ask(nodes[1:]))
         self._nodes = set(nodes)
         if not self.clients:
             reasons = "; ".join(f"{who}: {why}" for who, why in self.refused.items())
-            raise RunFailed(f"no client can take part: {reasons}")
+            raise RunError(f"no client can take part: {reasons}")
         return self.clients
 
     def refresh(self, check: Check = anybody) -> None:
-        """Call the roll for nodes that have come since: a returning device has a new node id and its old client id.
+        """Shake hands for nodes that have come since: a returning device has a new node id and its old client id.
 
-        A device with which the clients would not pass ``check`` (it raises WrongInput) is refused.
+        A device with which the clients would not pass ``check`` (it raises InvalidInputError) is refused.
         """
         nodes = set(self._grid.get_node_ids())
         if new := sorted(nodes - self._nodes):
             self._nodes |= nodes
-            if not self.guests:
-                self._admit(self._ask(new), gone=set(self._roll.homes.values()) - nodes, check=check)
+            if not self.plain:
+                self._admit(self._ask(new), gone=set(self._handshake.homes.values()) - nodes, check=check)
 
     def _wait(self) -> list[int]:
         """Wait until enough nodes are there and two looks see the same ones."""
@@ -154,7 +156,7 @@ class HostGrid(Grid):
             if len(nodes) >= wanted and nodes == seen:
                 return sorted(nodes)
             if time.monotonic() > deadline:
-                raise RunFailed(
+                raise RunError(
                     f"{len(nodes)} of {wanted} nodes are there after {limit:g} s (server.nodes, server.wait)"
                 )
             seen = nodes
@@ -164,28 +166,28 @@ class HostGrid(Grid):
     def _ask(self, nodes: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Return what each node says of itself, or ``{"refused": reason}``."""
         content = fold({}, self._header)
-        asked = [Message(content, node, ROLL_CALL) for node in nodes]
+        asked = [Message(content, node, HANDSHAKE) for node in nodes]
         replies = self._grid.send_and_receive(asked, timeout=self._settings.server.timeout) if asked else ()
-        return heard(nodes, replies)
+        return received(nodes, replies)
 
     def _admit(self, answers: Answers, gone: Collection[int] = (), check: Check = anybody) -> None:
         """Take in the nodes that can take part."""
-        known, answers = self.clients, self._roll.sift(answers)
-        hosts = [] if known else self._roll.hosts(answers)  # once a run has begun, its hosts hold all clients
+        known, answers = self.clients, self._handshake.sift(answers)
+        hosts = [] if known else self._handshake.hosts(answers)  # once a run has begun, its hosts hold all clients
         if hosts:
             ids = [str(i) for i in range(self._settings.data.clients)]
-            self._roll.homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
+            self._handshake.homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
             found = self._hosted(ids)
         else:
             keys = {} if self._allow is None else keys_of(self._grid)
-            found = self._roll.devices(answers, known, keys, gone, check)
+            found = self._handshake.devices(answers, known, keys, gone, check)
         self.clients = joined(known, found)
 
     def _hosted(self, ids: list[str]) -> dict[str, Client]:
         """Ask hosts for one answer a client."""
         self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
-        asked = [Message(content, c.number + 1, ROLL_CALL) for c in self.clients]
+        asked = [Message(content, c.number + 1, HANDSHAKE) for c in self.clients]
         self.patient = True
         replies = self.send_and_receive(asked, timeout=self._settings.server.timeout)
         self.patient = False
@@ -196,12 +198,12 @@ class HostGrid(Grid):
             del silent[client]
             try:
                 if reply.has_error():
-                    raise WrongInput(reply.error.reason or "an error without a reason")
+                    raise InvalidInputError(reply.error.reason or "an error without a reason")
                 found[client] = answered(client, records(reply.content, ConfigRecord).get("client", {}))
-            except WrongInput as error:
-                self._roll.refuse(client, str(error))
+            except InvalidInputError as error:
+                self._handshake.refuse(client, str(error))
         for client in silent:
-            self._roll.refuse(client, "no answer to the roll call")
+            self._handshake.refuse(client, "no answer to the handshake")
         self.clients = ()
         self.bytes = Bytes()
         return found
@@ -234,7 +236,7 @@ class HostGrid(Grid):
         grouped: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
             client = self.client(message.metadata.dst_node_id)
-            home = self._roll.homes[client.id]
+            home = self._handshake.homes[client.id]
             if home in self._late.values():
                 self.absent[client.id] = "its node still owes an earlier reply"
                 continue
@@ -244,7 +246,7 @@ class HostGrid(Grid):
             grouped[home].append(message)
         for home, letters in grouped.items():
             size = max(self._reply_size, *(size_of(m.content) for m in letters), 1)
-            most = 1 if self.guests else max(1, REPLY_LIMIT // size)
+            most = 1 if self.plain else max(1, REPLY_LIMIT // size)
             self._queues[home] = deque(letters[i : i + most] for i in range(0, len(letters), most))
         self._send(grouped)
         return [m.metadata.message_id for letters in grouped.values() for m in letters]
@@ -303,7 +305,7 @@ class HostGrid(Grid):
         outer = []
         for home, inner in letters.items():
             kind, group = inner[0].metadata.message_type, inner[0].metadata.group_id
-            if self.guests:
+            if self.plain:
                 content = inner[0].content
             else:
                 content = fold({self.client(m.metadata.dst_node_id).id: m.content for m in inner}, self._header)
@@ -326,12 +328,12 @@ class HostGrid(Grid):
         if reply.has_error():
             return [Message(reply.error, reply_to=m) for m in letters]
         self.bytes.wire += size_of(reply.content)
-        if self.guests:
+        if self.plain:
             answers: dict[str, RecordDict | Error] = {self.client(letters[0].metadata.dst_node_id).id: reply.content}
         else:
             try:
                 answers = unfold(reply.content)
-            except WrongInput as error:
+            except InvalidInputError as error:
                 return [Message(Error(LOST, str(error)), reply_to=m) for m in letters]
         split = []
         limit = self._settings.server.max_reply_mb * 2**20

@@ -11,7 +11,7 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from fd_flower.config import Settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
 from fd_flower.server.checkpoint import Checkpoint
@@ -36,10 +36,10 @@ DEALS = {
     "skew": ("primary",),
     "primaries": ("primary",),
 }
-"""Which partitions a knob of ``data`` is about; others are about all."""
+"""Which partitions a option of ``data`` is about; others are about all."""
 
 IDLE = {"classification": ("folds",), "retrieval": ("public", "public_size", "public_batch", "encoder")}
-"""Knobs of ``data`` that say nothing about a kind of task."""
+"""Options of ``data`` that say nothing about a kind of task."""
 
 
 class Record:
@@ -50,7 +50,7 @@ class Record:
     settings : Settings
         The run; ``run.out`` None writes nothing.
     on_line : Callable | None
-        Hears every line as it is written.
+        Receives every line as it is written.
     """
 
     def __init__(self, settings: Settings, on_line: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -63,7 +63,7 @@ class Record:
         run = settings.run
         for key, path in (("run.out", run.out), ("run.resume", run.resume)):
             if path is not None and not Path(path).is_absolute():
-                raise WrongInput(
+                raise InvalidInputError(
                     f"{key} is the relative path '{path}'; give an absolute one: a ServerApp's directory is not yours"
                 )
         self.folder = RunFolder.open(run.resume) if run.resume else None
@@ -80,7 +80,7 @@ class Record:
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone.
         """
         if self.folder is None:
@@ -90,7 +90,7 @@ class Record:
         found = Checkpoint.read(self.folder.path, self.settings.method)
         done = found.round if found else 0
         if self.folder.finished and done < self.settings.server.rounds and not self.settings.run.keep:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"{self.folder.path} is finished and its clients' memory is gone; "
                 "a run that is to go on after its end needs run.keep=true"
             )
@@ -142,10 +142,10 @@ class Record:
                 **_diagnostics(notes, ""),
             }
         )
-        for reply, (plain, measures) in zip(replies, figures, strict=True):
+        for reply, (plain, evaluations) in zip(replies, figures, strict=True):
             line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
             told = _diagnostics(notes, reply.client.id)
-            self._lines.append({**line, "metrics": plain, "measures": measures, **told})
+            self._lines.append({**line, "metrics": plain, "evaluations": evaluations, **told})
 
     def judge(
         self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
@@ -158,8 +158,8 @@ class Record:
                 totals[name] = totals.get(name, 0.0) + value / len(students)
         if totals:
             test = world.test_part(limit)
-            pictures = {} if test is None else {"pictures": len(test)}
-            self._global = {"moment": "aggregated", **totals, **pictures}
+            images = {} if test is None else {"images": len(test)}
+            self._global = {"evaluated": "aggregated", **totals, **images}
         return MetricRecord({**totals}) if totals else None
 
     def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> None:
@@ -180,8 +180,8 @@ class Record:
         if not self.settings.run.keep:
             shutil.rmtree(self.state, ignore_errors=True)
 
-    def finish(self, *, clients: int, engine: str, measured: str, world: World) -> None:
-        """Write the summary of a run with so many clients, on a kind of Flower's Grid, and the method's moment."""
+    def finish(self, *, clients: int, engine: str, evaluated: str, world: World) -> None:
+        """Write the summary of a run with so many clients, on a kind of Flower's Grid, and the method's point."""
         if self.folder is None:
             return
         from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
@@ -198,7 +198,7 @@ class Record:
             "versions": versions(),
             "task": world.kind.name,
             "references": world.kind.references(world),
-            "moments": {"global": measured, "personal": "trained" if measured == "aggregated" else measured},
+            "evaluated": {"global": evaluated, "personal": "trained" if evaluated == "aggregated" else evaluated},
         }
         self.folder.finish(facts)
         report.draw(self.folder)
@@ -222,13 +222,13 @@ def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[st
 
 
 def _figures(reply: Reply) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Split a reply's metrics into plain ones and those measured at a moment (``trained/accuracy``)."""
+    """Split a reply's metrics into plain ones and those measured at a point (``trained/accuracy``)."""
     plain: dict[str, float] = {}
-    measures: dict[str, dict[str, float]] = {}
+    evaluations: dict[str, dict[str, float]] = {}
     for key, value in (reply.metrics or {}).items():
-        moment, slash, name = key.partition("/")
+        point, slash, name = key.partition("/")
         if slash and isinstance(value, int | float):
-            measures.setdefault(moment, {})[name] = float(value)
+            evaluations.setdefault(point, {})[name] = float(value)
         elif key != "num-examples":
             plain[key] = value  # type: ignore[assignment]
-    return plain, measures
+    return plain, evaluations

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 if TYPE_CHECKING:
     pass
@@ -18,7 +18,7 @@ from fd_flower.models.exits import channels
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """What a method cannot work without.
 
     Attributes
@@ -48,67 +48,71 @@ class Needs:
     tasks: tuple[str, ...] = ("classification",)
 
 
-def check_guests(method: str, *, weights_alone: bool) -> None:
+def check_plain(method: str, *, weights_alone: bool) -> None:
     """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights."""
     if not weights_alone:
-        raise WrongInput(
+        raise InvalidInputError(
             f"the nodes run an app without FD-Flower's turn, and {method} exchanges more than weights: "
             f"use fd_flower.client_apps.{method}:app, or add its objective to an App of yours"
         )
 
 
-def check_task(method: str, needs: Needs, kind: str) -> None:
+def check_task(method: str, requires: Requirements, kind: str) -> None:
     """Refuse a task of a kind that the method cannot learn."""
-    if kind not in needs.tasks:
-        able = ", ".join(name for name in registry.names() if kind in registry.strategy(name).needs.tasks)
+    if kind not in requires.tasks:
+        able = ", ".join(name for name in registry.names() if kind in registry.strategy(name).requires.tasks)
         what = "data.source holds questions and documents" if kind == "retrieval" else "data.source holds classes"
-        raise WrongInput(f"{method} cannot learn {kind} ({what}); these can: {able}")
+        raise InvalidInputError(f"{method} cannot learn {kind} ({what}); these can: {able}")
 
 
-def check_clients(method: str, needs: Needs, clients: Sequence[Client]) -> None:
+def check_clients(method: str, requires: Requirements, clients: Sequence[Client]) -> None:
     """Refuse clients whose models do not go together under this method."""
     if len(classes := {c.classes for c in clients}) > 1:
-        raise WrongInput(f"the clients' models tell {sorted(classes)} classes apart; expected one number")
-    labelled = [c for c in clients if c.labels]
-    for client in labelled:
-        if client.labels != labelled[0].labels:
-            theirs, others = ", ".join(client.labels[:5]), ", ".join(labelled[0].labels[:5])
-            raise WrongInput(
-                f"client {client.id} calls its classes {theirs}, ..., client {labelled[0].id} {others}, ...; "
+        raise InvalidInputError(f"the clients' models tell {sorted(classes)} classes apart; expected one number")
+    labeled = [c for c in clients if c.labels]
+    for client in labeled:
+        if client.labels != labeled[0].labels:
+            theirs, others = ", ".join(client.labels[:5]), ", ".join(labeled[0].labels[:5])
+            raise InvalidInputError(
+                f"client {client.id} calls its classes {theirs}, ..., client {labeled[0].id} {others}, ...; "
                 "expected the same names in the same order (a class folder may be empty)"
             )
     names = sorted({c.model for c in clients})
-    if needs.same_model and len(names) > 1:
-        raise WrongInput(f"{method} needs one architecture for all clients; got {', '.join(names)}")
+    if requires.same_model and len(names) > 1:
+        raise InvalidInputError(f"{method} needs one architecture for all clients; got {', '.join(names)}")
     sizes = {c.model: c.features for c in clients}
-    if needs.headed and (plain := sorted(model for model, size in sizes.items() if not size)):
-        raise WrongInput(
+    if requires.headed and (plain := sorted(model for model, size in sizes.items() if not size)):
+        raise InvalidInputError(
             f"{method} needs models with features(x) and a linear head, model(x) being head(features(x));"
             f" got '{plain[0]}' without them"
         )
-    if needs.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
+    if requires.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
         told = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
-        raise WrongInput(f"{method} needs one feature size for all models; got {told}: set model.features")
+        raise InvalidInputError(f"{method} needs one feature size for all models; got {told}: set model.features")
 
 
-def check_annealing(method: str, moment: str) -> None:
+def check_annealing(method: str, point: str) -> None:
     """Refuse annealed copies for a method that is measured on the server's model, since clients train them."""
-    if moment == "aggregated":
-        raise WrongInput(
+    if point == "aggregated":
+        raise InvalidInputError(
             f"server.anneal_every measures copies of the clients' own models, and {method} has a server's model: "
             "take a method of personal models, or server.anneal_every=0"
         )
 
 
-def check_public(method: str, needs: Needs, public: Samples | None, checksum: str, clients: Sequence[Client]) -> None:
+def check_public(
+    method: str, requires: Requirements, public: Samples | None, checksum: str, clients: Sequence[Client]
+) -> None:
     """Refuse a run without the public samples that the method needs, or with several sets of them."""
     if public is None:
-        raise WrongInput(f"{method} needs public samples: give data.public (held-out, a name, a folder or noise)")
-    if needs.labels and public.y is None:
-        raise WrongInput(f"{method} needs labelled public samples; these have no labels")
+        raise InvalidInputError(
+            f"{method} needs public samples: give data.public (held-out, a name, a folder or noise)"
+        )
+    if requires.labels and public.y is None:
+        raise InvalidInputError(f"{method} needs labeled public samples; these have no labels")
     for client in clients:
         if client.public and client.public != checksum:
-            raise WrongInput(f"client {client.id} has other public samples than the server (checksums differ)")
+            raise InvalidInputError(f"client {client.id} has other public samples than the server (checksums differ)")
 
 
 def check_exits(
@@ -123,7 +127,9 @@ def check_exits(
     ``module`` returns an architecture's, of inputs of this shape; None: the method's clients learn in another way.
     """
     if module is None:
-        able = ", ".join(name for name in registry.names() if registry.strategy(name).digests)
-        raise WrongInput(f"{method} cannot teach exits, these can: {able}; leave client.objective_args.stages out")
+        able = ", ".join(name for name in registry.names() if registry.strategy(name).distills_public)
+        raise InvalidInputError(
+            f"{method} cannot teach exits, these can: {able}; leave client.objective_args.stages out"
+        )
     for client in {c.model: c for c in clients}.values():
         channels(module(client.model), client.model, stages, shape)

@@ -27,20 +27,20 @@ from fd_flower.config import (
 )
 from fd_flower.config import settings as merged
 from fd_flower.core.client import Client, share
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.rng import numpy_rng, seed_of, seeded, torch_rng
-from fd_flower.privacy.server_protocol import Letters, SumFailed
+from fd_flower.privacy.server_protocol import AggregationError, Letters
 from fd_flower.privacy.sums import check_sum, simulated_key, stage
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.diagnostics import Figure, Notes
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.record import Record
 from fd_flower.server.requirements import (
-    Needs,
+    Requirements,
     check_annealing,
     check_clients,
     check_exits,
-    check_guests,
+    check_plain,
     check_public,
     check_task,
 )
@@ -64,11 +64,11 @@ class Run:
     clients : int
         Number of hosted clients; devices all take part.
     client : ClientConfig | None
-        The clients' knobs, sent with every message; None: the recipe's.
+        The clients' options, sent with every message; None: the recipe's.
     out : str | None
         Folder of the run; None: nothing is written and there is no checkpoint.
     resume : str | None
-        Folder of a run to go on with.
+        Folder of a run to resume.
     keep : bool
         Keep the hosted clients' memory after the end.
     device, precision : str
@@ -96,23 +96,23 @@ class Strategy(FlowerStrategy, ABC):
     Parameters
     ----------
     config : ServerConfig | None
-        The method's knobs; None means the recipe's values.
+        The method's options; None means the recipe's values.
     task : Task | None
         The user's task; the server uses its model, public samples and test set.
     run : Run
         Seed, clients, folder and device of the run.
     """
 
-    needs: ClassVar[Needs] = Needs()
-    """What the method cannot work without, by its recipe; a run's knobs may say otherwise (``needed``)."""
+    requires: ClassVar[Requirements] = Requirements()
+    """What the method cannot work without, by its recipe; a run's options may say otherwise (``requirements``)."""
 
-    measured: ClassVar[str] = "trained"
-    """The moment of its accuracy: ``heard``, ``trained``, or ``aggregated`` for a method with a server model."""
+    evaluated: ClassVar[str] = "trained"
+    """Where its accuracy is evaluated: ``received``, ``trained``, or, of a server's model, ``aggregated``."""
 
     exchanges: ClassVar[tuple[str, ...]] = ("train",)
     """Message types of a round, in order; the last is ``train``."""
 
-    hears: ClassVar[tuple[type[Payload], ...]] = ()
+    reply_kinds: ClassVar[tuple[type[Payload], ...]] = ()
     """Kinds without which a client's reply cannot be used, beside those of ``summable``."""
 
     summable: ClassVar[tuple[type[Payload], ...]] = ()
@@ -121,8 +121,8 @@ class Strategy(FlowerStrategy, ABC):
     predicts: ClassVar[bool] = False
     """Whether clients predict on public samples, which a round's message then names."""
 
-    digests: ClassVar[bool] = False
-    """Whether clients learn from what is said about public samples by ``turn.digested``, so that exits can, too."""
+    distills_public: ClassVar[bool] = False
+    """Whether clients distill on public samples by ``public_distillation``, so that exits can learn there, too."""
 
     def __init__(self, config: ServerConfig | None = None, task: Task | None = None, run: Run | None = None) -> None:
         run = run or Run()
@@ -183,19 +183,24 @@ class Strategy(FlowerStrategy, ABC):
 
     # --- what a method fills in
 
-    @property
-    def moment(self) -> str:
-        """The moment of this run's accuracy: ``measured``, but for a method whose knobs decide."""
-        return self.measured
+    @classmethod
+    def evaluation_point(cls, settings: Settings) -> str:
+        """Return the evaluation point of a run's accuracy: ``evaluated``, but for a method whose options decide."""
+        return cls.evaluated
 
     @classmethod
-    def needed(cls, settings: Settings) -> Needs:
-        """Return what a run cannot work without: ``needs``, but for a method whose knobs decide."""
-        return cls.needs
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return what a run cannot work without: ``requires``, but for a method whose options decide."""
+        return cls.requires
 
-    def expected(self, round: int) -> Sequence[type[Payload]]:
-        """Return the kinds without which a reply cannot be used: by default those of ``hears`` and ``summable``."""
-        return (*self.hears, *self.summable)
+    @property
+    def point(self) -> str:
+        """The evaluation point of this run's accuracy."""
+        return self.evaluation_point(self.settings)
+
+    def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
+        """Return the kinds without which a reply is of no use: by default those of ``reply_kinds`` and ``summable``."""
+        return (*self.reply_kinds, *self.summable)
 
     def sample(self, round: int) -> Sequence[Client]:
         """Draw whom a round asks, seeded, from those in natural order: by default a share of ``server.fraction``."""
@@ -204,7 +209,7 @@ class Strategy(FlowerStrategy, ABC):
         return [self.clients[i] for i in sorted(rng.permutation(len(self.clients))[:count])]
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
-        """Return what the server knows before round one, given who answered the roll call."""
+        """Return what the server knows before round one, given who answered the handshake."""
         return ()
 
     @abstractmethod
@@ -212,7 +217,7 @@ class Strategy(FlowerStrategy, ABC):
         """Return what the server knows after a round, from the usable replies (sorted by client) and what it knew."""
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
-        """Return what one client hears: by default everything public, and its own architecture's weights alone."""
+        """Return what one client receives: by default everything public, and its own architecture's weights alone."""
         own = Weights.all(knowledge)
         return [p for p in knowledge.public if len(own) < 2 or not isinstance(p, Weights) or p.model == client.model]
 
@@ -226,13 +231,11 @@ class Strategy(FlowerStrategy, ABC):
         """Return which public samples a round is about, int64 [N], rising: by default a fresh seeded subset."""
         return self.world.public_index(round)
 
-    def note(self, figures: Mapping[str, Figure], client: str = "") -> None:
+    def log_diagnostics(self, figures: Mapping[str, Figure], client: str = "") -> None:
         """Write figures into the round's line, or into a client's: what the method saw, which changes nothing."""
         self._notes.add(figures, client)
 
-    def note_votes(
-        self, logprobs: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor
-    ) -> None:
+    def log_votes(self, logprobs: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor) -> None:
         """Note who was trusted where: the votes [U, N, C] and their mask [U, N], the teacher [N, C] and validity [N].
 
         Where each client has a teacher of its own, these are [U, N, C] and [U, N].
@@ -270,9 +273,9 @@ class Strategy(FlowerStrategy, ABC):
 
         Raises
         ------
-        WrongInput
+        InvalidInputError
             Where the method cannot work with these clients, models or data, before round one.
-        RunFailed
+        RunError
             Where no node comes, or a round has no usable reply (each failure is named).
         """
         if num_rounds is not None:
@@ -281,7 +284,7 @@ class Strategy(FlowerStrategy, ABC):
         self.settings = replace(self.settings, server=self.config)
         self._record = Record(self.settings, self.on_line)
         self._host = HostGrid(grid, self.settings, run_key=self._record.run_key, state=self._record.state)
-        self.clients = self._host.call_the_roll()
+        self.clients = self._host.handshake()
         self._check(self.clients)
         self._sum = stage(self.settings.privacy, self.summable)
         done = self._begin(initial_arrays)
@@ -300,7 +303,7 @@ class Strategy(FlowerStrategy, ABC):
             )
         finally:
             self._started = False
-            if self._record.folder is None:  # nobody can go on with it
+            if self._record.folder is None:  # nobody can resume it
                 self._record.forget()
         if done >= self.config.rounds:
             result.arrays = self._show()
@@ -313,14 +316,14 @@ class Strategy(FlowerStrategy, ABC):
             table.clear()
             table.update(shifted)
         clients, engine = len(self.clients), self._host.engine
-        self._record.finish(clients=clients, engine=engine, measured=self.moment, world=self.world)
+        self._record.finish(clients=clients, engine=engine, evaluated=self.point, world=self.world)
         self._record.forget()
         return result
 
     def summary(self) -> None:
         """Log who takes part; refuse wrappers that run a ``start`` of their own."""
         if not self._started:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"{type(self).__name__} is wrapped in a strategy that runs its own start; "
                 "for differential privacy use Flower's mods on the client app"
             )
@@ -344,27 +347,27 @@ class Strategy(FlowerStrategy, ABC):
 
     def _check(self, clients: Sequence[Client]) -> None:
         """Refuse, before round one and when a device comes later, what the method cannot work with."""
-        name, needs = self.settings.method, self.needed(self.settings)
-        check_task(name, needs, self.world.kind.name)
-        if self._host.guests:
-            check_guests(name, weights_alone=self.moment == "aggregated")
+        name, requires = self.settings.method, self.requirements(self.settings)
+        check_task(name, requires, self.world.kind.name)
+        if self._host.plain:
+            check_plain(name, weights_alone=self.point == "aggregated")
         else:
-            check_clients(name, needs, clients)
-        privacy, guests = self.settings.privacy, self._host.guests
-        check_sum(name, privacy, self.summable, self.exchanges, single_replies=needs.single_replies, guests=guests)
+            check_clients(name, requires, clients)
+        privacy, plain = self.settings.privacy, self._host.plain
+        check_sum(name, privacy, self.summable, self.exchanges, single_replies=requires.single_replies, plain=plain)
         if self.config.anneal_every:
-            check_annealing(name, self.moment)
-        if needs.public:
-            check_public(name, needs, self.world.public, self.world.public_checksum, clients)
+            check_annealing(name, self.point)
+        if requires.public:
+            check_public(name, requires, self.world.public, self.world.public_checksum, clients)
         if stages := self.settings.client.loss.exits:
-            check_exits(name, stages, clients, self.world.module if self.digests else None, self.world.shape)
+            check_exits(name, stages, clients, self.world.module if self.distills_public else None, self.world.shape)
 
     # --- Flower's hooks
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """Choose clients and tell each what it hears."""
+        """Choose clients and tell each what it receives."""
         number = server_round + self._offset
         if arrays is not self._shown:  # somebody between the hooks changed what was shown
             self.knowledge = self.knowledge.overlaid(arrays)
@@ -391,15 +394,15 @@ class Strategy(FlowerStrategy, ABC):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         number = server_round + self._offset
-        usable = self._read(replies, number, self._sum.kinds(self.expected(number)))
+        usable = self._read(replies, number, self._sum.kinds(self.expected_kinds(number)))
         try:
-            heard = self._sum.close(usable, partial(self._ask, number))
-        except SumFailed as reason:
+            received = self._sum.close(usable, partial(self._ask, number))
+        except AggregationError as reason:
             return self._unchanged(number, usable, str(reason))
-        self._need_some(heard, number)
+        self._need_some(received, number)
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)):
-            self.knowledge = Knowledge(self.aggregate(heard, self.knowledge, number))
+            self.knowledge = Knowledge(self.aggregate(received, self.knowledge, number))
         if self._notes.votes is not None and not self._sum.secure:  # a sum's votes are nobody's
             self._notes.count([r.client for r in usable], self.world.public_labels, self.round_index)
         metrics = mean_metrics(usable)
@@ -428,7 +431,7 @@ class Strategy(FlowerStrategy, ABC):
     ) -> Iterable[Message]:
         """After the last round, let clients learn from the last knowledge and measure; otherwise ask nobody."""
         number = server_round + self._offset
-        if number < self.config.rounds or "heard" not in self._moments or self._host.guests:
+        if number < self.config.rounds or "received" not in self._points or self._host.plain:
             return []
         self._host.patient = True
         self._record.close(number)
@@ -460,10 +463,10 @@ class Strategy(FlowerStrategy, ABC):
     # --- the parts
 
     @property
-    def _moments(self) -> tuple[str, ...]:
-        """The moments at which clients measure."""
-        own = "trained" if self.moment == "aggregated" else self.moment
-        return tuple(m for m in self.config.moments or (own,) if m != "aggregated")
+    def _points(self) -> tuple[str, ...]:
+        """The evaluation points of the clients."""
+        own = "trained" if self.point == "aggregated" else self.point
+        return tuple(m for m in self.config.evaluation_points or (own,) if m != "aggregated")
 
     def _due(self, number: int) -> bool:
         """Whether this round is measured."""
@@ -471,7 +474,7 @@ class Strategy(FlowerStrategy, ABC):
         return number >= self.config.rounds or bool(every and number % every == 0)
 
     def _limit(self, number: int) -> int:
-        """Return the test pictures to use: all of them after the last round."""
+        """Return the test images to use: all of them after the last round."""
         return 0 if number >= self.config.rounds else self.settings.data.test_limit or 0
 
     def _letters(
@@ -485,11 +488,11 @@ class Strategy(FlowerStrategy, ABC):
         closing: bool = False,
     ) -> list[Message]:
         """Build a message for each client, sharing what is the same for all."""
-        moments = (("heard",) if closing else self._moments) if self._due(number) else ()
+        points = (("received",) if closing else self._points) if self._due(number) else ()
         every, last = self.config.anneal_every, place == len(self.exchanges) - 1
         if every and number % every == 0 and last and not closing:
-            moments = (*moments, ANNEALED)
-        rate = {} if self._host.guests else {"lr": self.settings.client.lr_at(number, self.config.rounds)}
+            points = (*points, ANNEALED)
+        rate = {} if self._host.plain else {"lr": self.settings.client.lr_at(number, self.config.rounds)}
         told = ConfigRecord(
             {
                 **rate,
@@ -497,8 +500,8 @@ class Strategy(FlowerStrategy, ABC):
                 "server-round": number,
                 "exchange": place,
                 "closing": closing,
-                "measure": ",".join(moments),
-                "global": self.moment != "aggregated",
+                "evaluate": ",".join(points),
+                "global": self.point != "aggregated",
                 "test-limit": self._limit(number),
             }
         )
@@ -517,17 +520,17 @@ class Strategy(FlowerStrategy, ABC):
         return usable
 
     def _need_some(self, usable: Sequence[Reply], number: int) -> None:
-        """Raise RunFailed for a round without a reply that can be used."""
+        """Raise RunError for a round without a reply that can be used."""
         if not usable:
             named = {**self._host.absent, **self._record.failed}
             reasons = "; ".join(f"client {c}: {why}" for c, why in named.items()) or "nobody answered"
-            raise RunFailed(f"round {number} has no usable reply: {reasons}")
+            raise RunError(f"round {number} has no usable reply: {reasons}")
 
     def _read(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
         """Check every reply; those with errors, or without these kinds, are named, recorded and left out."""
         bounds = self._bounds()
         said = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
-        usable, failed = read(said, bounds, kinds, guests=self._host.guests)
+        usable, failed = read(said, bounds, kinds, plain=self._host.plain)
         for client, why in failed.items():
             log(WARNING, "round %s: client %s is left out: %s", number, client, why)
         self._record.failed |= failed
@@ -540,15 +543,15 @@ class Strategy(FlowerStrategy, ABC):
             index=self.round_index if self.predicts else None,
             features=self.clients[0].features or None,
             weights={w.model: w.values for w in Weights.all(self.knowledge)},
-            public=len(self.world.public or ()) if self.needed(self.settings).public else None,
+            public=len(self.world.public or ()) if self.requirements(self.settings).public else None,
         )
 
     def _evaluate(self, number: int) -> MetricRecord | None:
         """Measure the server's model, or the mean over one a architecture, where the method has one."""
         students = Weights.all(self.knowledge)
-        if self.moment != "aggregated" or not students or not self._due(number):
+        if self.point != "aggregated" or not students or not self._due(number):
             return None
-        if "aggregated" not in (self.config.moments or ("aggregated",)):
+        if "aggregated" not in (self.config.evaluation_points or ("aggregated",)):
             return None
         return self._record.judge(self.world, students, self._limit(number), self._names())
 
@@ -558,4 +561,4 @@ class Strategy(FlowerStrategy, ABC):
 
 
 def _no_model(name: str) -> torch.nn.Module:
-    raise WrongInput("this strategy needs a model on the server: give task=Task(model=...)")
+    raise InvalidInputError("this strategy needs a model on the server: give task=Task(model=...)")

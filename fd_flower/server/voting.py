@@ -19,7 +19,7 @@ class Voting(Strategy, ABC):
     and again if its answer was lost. Until the first votes have come, a round is about any samples.
     """
 
-    predicts, digests = True, True
+    predicts, distills_public = True, True
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Know nothing yet; in a simulation make the encoder now: refused before round one, trained by one process."""
@@ -38,17 +38,17 @@ class Voting(Strategy, ABC):
         return claimed[order[: self.settings.data.public_batch]].sort().values
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
-        """Return what everybody hears, and a question for the client's votes where they are not known."""
+        """Return what everybody receives, and a question for the client's votes where they are not known."""
         known = any(votes.client == client.id for votes in PublicVotes.all(knowledge))
         question = [] if known else [PublicVotes(torch.zeros(0, dtype=torch.bool))]
         return [*super().knowledge_for(client, knowledge), *question]
 
     def ballots(self, replies: Sequence[Reply], knowledge: Knowledge) -> list[Private]:
-        """Return everybody's votes, with what has just been heard, for the server to keep; note the unclaimed share."""
+        """Return everybody's votes, those just received among them, for the server to keep; log the unclaimed share."""
         said = {reply.client.id: PublicVotes.find(reply.content) for reply in replies}
         new = [PublicVotes(votes.mask, client) for client, votes in said.items() if votes is not None]
         votes = {vote.client: vote for vote in (*PublicVotes.all(knowledge), *new)}
         if votes:
             claimed = torch.stack([vote.mask for vote in votes.values()]).any(0)
-            self.note({"unclaimed": 1.0 - float(claimed.double().mean())})
+            self.log_diagnostics({"unclaimed": 1.0 - float(claimed.double().mean())})
         return [Private(vote) for vote in votes.values()]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch.nn import Module
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import measure
 from fd_flower.training import predict
@@ -22,10 +22,10 @@ class Classification:
     name = "classification"
 
     def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
-        """Return a client's answer to the roll call; refuse a label that its model does not know."""
+        """Return a client's answer to the handshake; refuse a label that its model does not know."""
         labels, classes = world.data(client).train.labels, world.classes(model)
         if len(labels) and int(labels.max()) >= classes:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"client {client} has the label {int(labels.max())}; its model '{model}' has {classes} classes"
             )
         counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
@@ -47,7 +47,7 @@ class Classification:
         shared : Predictor | None
             What is measured on everybody's parts; None: the same.
         limit : int | None
-            Test pictures to use, 0: all; None: own parts alone, for a method whose server model stands for all.
+            Test images to use, 0: all; None: own parts alone, for a method whose server model stands for all.
 
         Returns
         -------
@@ -105,7 +105,7 @@ class Classification:
         return "" if world.test is None else checksum(world.test)[:12]
 
     def references(self, world: "World") -> dict[str, dict[str, float]]:
-        """Return nothing: a classifier that has not learnt tells nothing."""
+        """Return nothing: a classifier that has not learned tells nothing."""
         return {}
 
 

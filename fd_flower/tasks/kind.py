@@ -28,7 +28,7 @@ class Kind(Protocol):
     name: str
 
     def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
-        """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the roll call."""
+        """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""
 
     def figures(
         self, world: "World", client: str, model: Predictor, shared: Predictor | None, limit: int | None

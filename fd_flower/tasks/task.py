@@ -14,7 +14,7 @@ from fd_flower.core.samples import Data, Samples
 
 @dataclass(frozen=True)
 class Task:
-    """What is learnt: by default what ``data.*`` and ``model.*`` describe, else what the user's own functions return.
+    """What is learned: by default what ``data.*`` and ``model.*`` describe, else what the user's own functions return.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from torch.nn import Linear, Module
 
 from fd_flower import data, models
 from fd_flower.config import Settings, registry
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data.encoder import encoder
@@ -70,7 +70,7 @@ class World:
         """Return a client's samples."""
         if client not in self._data:
             if self.task.data is None:
-                raise WrongInput(f"the task has no data function, so client {client} has no samples")
+                raise InvalidInputError(f"the task has no data function, so client {client} has no samples")
             parts = self.task.data(client)
             self._data[client] = Data(*(self._resident(s) for s in (parts.train, parts.validation, parts.test)))
         return self._data[client]
@@ -78,8 +78,8 @@ class World:
     @cached_property
     def public(self) -> Samples | None:
         """The public samples, or None; without their labels, unless the method cannot do without."""
-        labelled = registry.strategy(self.settings.method).needed(self.settings).labels
-        return self._public if labelled or self._public is None else replace(self._public, y=None)
+        labeled = registry.strategy(self.settings.method).requirements(self.settings).labels
+        return self._public if labeled or self._public is None else replace(self._public, y=None)
 
     @property
     def public_labels(self) -> Tensor | None:
@@ -96,7 +96,7 @@ class World:
         return None if self.task.test is None else self._resident(self.task.test)
 
     def test_part(self, limit: int) -> Samples | None:
-        """Return a class-balanced, seeded part of the test set with at most ``limit`` pictures; 0: all of it."""
+        """Return a class-balanced, seeded part of the test set with at most ``limit`` images; 0: all of it."""
         if self.test is None or not 0 < limit < len(self.test):
             return self.test
         if limit not in self._test_parts:
@@ -131,7 +131,7 @@ class World:
     def encoded(self) -> Callable[[Samples], Tensor]:
         """What votes see of samples (`data.encoder`): Samples -> [N, D] float64 on the CPU, public ones made once."""
         if self.public is None:
-            raise WrongInput(f"{self.settings.method} needs public samples; data.public is none")
+            raise InvalidInputError(f"{self.settings.method} needs public samples; data.public is none")
         return encoder(self.settings.data, self.public)
 
     @cached_property
@@ -142,7 +142,7 @@ class World:
     def public_index(self, round: int) -> Tensor:
         """Return which public samples a round is about: a fresh seeded subset, int64 [N], sorted."""
         if self.public is None:
-            raise WrongInput(f"{self.settings.method} needs public samples; data.public is none")
+            raise InvalidInputError(f"{self.settings.method} needs public samples; data.public is none")
         order = torch.randperm(len(self.public), generator=torch_rng(self.settings.run.seed, "public", round))
         return order[: self.settings.data.public_batch].sort().values
 
@@ -171,7 +171,7 @@ class World:
         module = self.module(name)
         for key, owner, slot, is_parameter in self._slots[name]:
             if key not in tensors:
-                raise WrongInput(f"the weights lack '{key}' of the model '{name}'")
+                raise InvalidInputError(f"the weights lack '{key}' of the model '{name}'")
             tensor = tensors[key].to(self.device)
             if copy and tensor is tensors[key]:
                 tensor = tensor.clone()
@@ -207,14 +207,14 @@ class World:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: a picture's (channels, height, width)."""
+        """Shape of one input: a image's (channels, height, width)."""
         return tuple(self._any_input().shape[1:])
 
     def _any_input(self) -> Tensor:
         """Return one sample as a model takes it [1, ...]."""
         sample = next((s for s in self._any_samples() if len(s)), None)
         if sample is None:
-            raise WrongInput(
+            raise InvalidInputError(
                 "the task has no sample to try its model on: give it a test set (data.test) or public samples"
             )
         return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
@@ -242,7 +242,7 @@ def device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = torch.device(name)
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise WrongInput(f"run.device is '{name}' and there is no GPU here; use run.device=auto")
+        raise InvalidInputError(f"run.device is '{name}' and there is no GPU here; use run.device=auto")
     return chosen
 
 
@@ -265,21 +265,23 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
 
         return task.described(settings, folder, client)
     if config.unseen is not None or settings.client.trainable != "head" or settings.client.pool != "model":
-        raise WrongInput("data.unseen, client.trainable, client.pool are about questions and documents: leave them out")
+        raise InvalidInputError(
+            "data.unseen, client.trainable, client.pool are about questions and documents: leave them out"
+        )
     if folder is None or config.public == "held-out":
         whole = data.federation(config, seed)
-        public = whole.public_labelled or whole.public
+        public = whole.public_labeled or whole.public
     if folder is None:
         shape, names = whole.shape, whole.class_names
         own: Callable[[str], Data] = whole.data
         test: Samples | None = whole.test
     else:
-        pictures = data.read(folder, config)
-        shape, names = pictures.shape, pictures.class_names
+        images = data.read(folder, config)
+        shape, names = images.shape, images.class_names
         own, test = partial(_of_device, folder, settings, client), _named_test(settings)
         if config.public != "held-out":
             outside = data.elsewhere(config, seed, shape, names)
-            public = outside.labelled or outside.samples
+            public = outside.labeled or outside.samples
 
     def model(name: str) -> Module:
         return models.build(name, shape, len(names), settings.model.features, seed=seed)
@@ -297,7 +299,7 @@ def _of_device(folder: str, settings: Settings, client: str, _: str) -> Data:
 
 
 def _named_test(settings: Settings) -> Samples | None:
-    return data.labelled(settings.data.test, settings.data) if settings.data.test else None
+    return data.labeled(settings.data.test, settings.data) if settings.data.test else None
 
 
 @lru_cache(maxsize=4)
@@ -328,10 +330,10 @@ def load_task(name: str) -> Task:
             raise ImportError("expected package.module:name")
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise WrongInput(f"task '{name}' cannot be loaded: {error}") from None
+        raise InvalidInputError(f"task '{name}' cannot be loaded: {error}") from None
     found = found() if callable(found) else found
     if not isinstance(found, Task):
-        raise WrongInput(f"task '{name}' is {type(found).__name__}; expected fd_flower.tasks.task.Task")
+        raise InvalidInputError(f"task '{name}' is {type(found).__name__}; expected fd_flower.tasks.task.Task")
     return found
 
 

@@ -32,7 +32,7 @@ class Lesson:
         ``kd`` or ``dp-kd`` (both: ``teach``), or ``dml`` (``mutual``).
     criterion : str
         Of ``dp-kd``: ``label`` or ``confidence`` (``surpasses``).
-    knobs : ClientConfig
+    options : ClientConfig
         The loss, its weight and the loop: ``objective``, ``kd_weight``, ``public_epochs``, ``public_batch``, ...
     lr : float
         Learning rate.
@@ -44,15 +44,15 @@ class Lesson:
 
     technique: str
     criterion: str
-    knobs: ClientConfig
+    options: ClientConfig
     lr: float
     sequential: bool = False
     precision: str = "fp32"
 
     @property
     def plan(self) -> Plan:
-        """Length and optimiser of one pass over the teachers."""
-        return plan_of(self.knobs, self.lr, self.precision, public=True)
+        """Length and optimizer of one pass over the teachers."""
+        return plan_of(self.options, self.lr, self.precision, public=True)
 
 
 # --- teachers
@@ -70,7 +70,7 @@ def converge(
     model : Module
         Trained in place.
     samples, validation : Samples
-        What to learn from and what to stop by, both labelled.
+        What to learn from and what to stop by, both labeled.
     plan : Plan
         ``plan.epochs`` is the most; ``plan.steps`` must be None.
     patience : int
@@ -109,7 +109,7 @@ def converge(
 # --- lessons
 
 
-def weighed(student_logits: Tensor, teacher: Tensor, labels: Tensor | None, knobs: ClientConfig) -> Tensor:
+def weighed(student_logits: Tensor, teacher: Tensor, labels: Tensor | None, options: ClientConfig) -> Tensor:
     """Return ``(1 - a) CE + a * distillation``, a = ``kd_weight`` (Hinton et al. 2015, section 2), a scalar.
 
     Parameters
@@ -118,15 +118,15 @@ def weighed(student_logits: Tensor, teacher: Tensor, labels: Tensor | None, knob
         Logits and log-probabilities [B, C].
     labels : Tensor | None
         Classes [B]; None: there is no cross-entropy and ``a`` scales what is left.
-    knobs : ClientConfig
+    options : ClientConfig
         ``kd_weight`` and the distillation loss (``kl``: with its factor of the squared temperature).
     """
-    weight = knobs.kd_weight
+    weight = options.kd_weight
     if labels is None:
-        return weight * knobs.distil(student_logits, teacher)
+        return weight * options.distill(student_logits, teacher)
     if weight == 0:
         return F.cross_entropy(student_logits, labels)
-    taught = weight * knobs.distil(student_logits, teacher, labels)
+    taught = weight * options.distill(student_logits, teacher, labels)
     return taught if weight == 1 else (1 - weight) * F.cross_entropy(student_logits, labels) + taught
 
 
@@ -158,24 +158,24 @@ def teach(student: Module, said: Tensor, samples: Samples, lesson: Lesson, rng: 
     Parameters
     ----------
     student : Module
-        Trained in place. Where nothing can be learnt (weight 0 without labels, no surpassing) it stays, bit for bit.
+        Trained in place. Where nothing can be learned (weight 0 without labels, no surpassing) it stays, bit for bit.
     said : Tensor
         The teachers' log-probabilities on the transfer set [U, N, C].
     samples : Samples
         The transfer set, N samples.
     lesson : Lesson
-        How; sequential lessons go through the teachers in this order, each with a new optimiser.
+        How; sequential lessons go through the teachers in this order, each with a new optimizer.
     rng : torch.Generator
         It alone decides the order of samples.
     """
-    knobs = lesson.knobs
-    heat = float(knobs.objective_args.get("temperature", 1.0))
+    options = lesson.options
+    heat = float(options.objective_args.get("temperature", 1.0))
 
     def kd(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor) -> Tensor:
-        return weighed(model(x), teacher, y, knobs)
+        return weighed(model(x), teacher, y, options)
 
     def dp(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor) -> Tensor:
-        return knobs.distil(model(x), teacher)
+        return options.distill(model(x), teacher)
 
     for voters in said.split(1) if lesson.sequential else (said,):
         target, loss = softened_mean(voters, heat), kd
@@ -186,7 +186,7 @@ def teach(student: Module, said: Tensor, samples: Samples, lesson: Lesson, rng: 
             if not bool(better.any()):
                 continue
             target, loss = torch.where(better.unsqueeze(1), target, own), dp
-        elif knobs.kd_weight == 0 and samples.y is None:
+        elif options.kd_weight == 0 and samples.y is None:
             continue
         train(student, loss, samples, target.to(samples.x.device), plan=lesson.plan, rng=rng)
 
@@ -228,7 +228,7 @@ def _together(models: Sequence[Module], samples: Samples, lesson: Lesson, rng: t
             others = [said for other, said in enumerate(newest) if other != place]
             with half:
                 logits = model(x)
-                loss = torch.stack([lesson.knobs.distil(logits, said, y) for said in others]).mean()
+                loss = torch.stack([lesson.options.distill(logits, said, y) for said in others]).mean()
                 loss = loss if y is None else loss + F.cross_entropy(logits, y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -241,12 +241,12 @@ def _together(models: Sequence[Module], samples: Samples, lesson: Lesson, rng: t
 
 
 def has_statistics(model: Module) -> bool:
-    """Return whether a model has batch normalisation with running statistics."""
+    """Return whether a model has batch normalization with running statistics."""
     return any(isinstance(part, _BatchNorm) and part.track_running_stats for part in model.modules())
 
 
 def recalibrate(model: Module, samples: Samples, precision: str = "fp32") -> None:
-    """Set batch normalisation's running statistics to those of these samples, in place: the mean over large batches.
+    """Set batch normalization's running statistics to those of these samples, in place: the mean over large batches.
 
     A mean of models, or a student taught on other samples, has statistics that fit nobody's features.
     """

@@ -37,7 +37,7 @@ class Plan:
 
 
 def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = False) -> Plan:
-    """Return how a client's knobs say to train: on private samples, or on ``public`` ones in the distillation loop."""
+    """Return how a client trains by its options: on private samples, or on ``public`` ones in the distillation loop."""
     return Plan(
         config.public_batch if public else config.batch,
         lr,
@@ -101,7 +101,7 @@ def train(
     teacher : Tensor | None
         One row a sample [N, ...].
     plan : Plan
-        Length, batch size and optimiser.
+        Length, batch size and optimizer.
     rng : torch.Generator
         It alone decides the order of samples.
     watch : Callable[[int], bool] | None
@@ -139,7 +139,7 @@ def train(
 def batches(count: int, plan: Plan, rng: torch.Generator) -> Iterator[Tensor]:
     """Yield rows [B] in shuffled passes: ``plan.epochs`` of them, or ``plan.steps`` batches where that is set.
 
-    A last batch of one sample is left out where there are others, since batch normalisation cannot use it.
+    A last batch of one sample is left out where there are others, since batch normalization cannot use it.
     """
     sizes = _sizes(count, plan)
     left = length(count, plan)
@@ -165,7 +165,7 @@ def _sizes(count: int, plan: Plan) -> list[int]:
 
 
 def optimizer_of(model: Module, plan: Plan) -> torch.optim.Optimizer:
-    """Return a new optimiser of the parameters that learn, by a plan's kind, learning rate and decay."""
+    """Return a new optimizer of the parameters that learn, by a plan's kind, learning rate and decay."""
     params = [p for p in model.parameters() if p.requires_grad]
     if plan.optimizer == "sgd":
         return torch.optim.SGD(params, plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True)

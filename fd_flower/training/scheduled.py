@@ -10,7 +10,7 @@ from fd_flower.objectives import Objective, Stateful
 
 
 @final
-class Paced(Objective):
+class Scheduled(Objective):
     """A stateful loss that a turn moves on: once a round or after every mini-batch, by the loss's clock.
 
     However often it is called in between, it is the same loss, and moves on by the mean of what it came out as.

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 
 
@@ -90,4 +90,4 @@ class Chain(Payload):
             self._shape(client, place)
             self._integers(client, place)
         if len({int(place) for place in self.left.values()}) < len(self.left):
-            raise WrongInput(f"{self.name} has two clients at one place")
+            raise InvalidInputError(f"{self.name} has two clients at one place")

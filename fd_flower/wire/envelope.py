@@ -10,15 +10,15 @@ from typing import TypeVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
 HEADER = "fd-flower"
 """Name of the ConfigRecord that says what the server tells the node, not the client."""
 
-ROLL_CALL = "query.fd_flower"
-"""Message type of the roll call: never plain ``query``, since a user's app may have one."""
+HANDSHAKE = "query.fd_flower"
+"""Message type of the handshake: never plain ``query``, since a user's app may have one."""
 
 
 def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
@@ -54,7 +54,7 @@ def unfold(folded: RecordDict) -> dict[str, RecordDict | Error]:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For what ``fold`` did not make.
     """
     try:
@@ -66,4 +66,4 @@ def unfold(folded: RecordDict) -> dict[str, RecordDict | Error]:
             for client, names in layout.items()
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise WrongInput(f"the message is not one for clients: {type(error).__name__} {error}") from None
+        raise InvalidInputError(f"the message is not one for clients: {type(error).__name__} {error}") from None

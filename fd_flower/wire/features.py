@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 from fd_flower.wire.summable import Summable
 
@@ -36,7 +36,7 @@ class Representation(Payload):
         super().check(bounds)
         total = float(self.label.double().sum())
         if bool((self.label < 0).any()) or abs(total - 1) > 1e-3:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"{self.name} has a 'label' with the sum {total:g}; expected weights, none below 0, of sum 1"
             )
 

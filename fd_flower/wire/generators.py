@@ -1,4 +1,4 @@
-"""Kinds of knowledge about a generator: its weights, the labels that clients have seen, its optimiser."""
+"""Kinds of knowledge about a generator: its weights, the labels that clients have seen, its optimizer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 
 
@@ -32,12 +32,12 @@ class Generator(Payload):
         super().check(bounds)
         self._shape("trained", self.trained, bounds.classes)
         if self.trained.dtype is not torch.bool:
-            raise WrongInput(f"{self.name} has 'trained' of {self.trained.dtype}; expected torch.bool")
+            raise InvalidInputError(f"{self.name} has 'trained' of {self.trained.dtype}; expected torch.bool")
 
 
 @dataclass(frozen=True, eq=False)
 class LabelCounts(Payload):
-    """How many samples of each class a client has learnt from in this round, those that it saw twice counted twice.
+    """How many samples of each class a client has learned from in this round, those that it saw twice counted twice.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class LabelCounts(Payload):
 
 @dataclass(frozen=True, eq=False)
 class OptimizerState(Payload):
-    """What an optimiser of the server's remembers from round to round; it never travels.
+    """What an optimizer of the server's remembers from round to round; it never travels.
 
     Attributes
     ----------
@@ -70,12 +70,12 @@ class OptimizerState(Payload):
 
     @classmethod
     def of_optimizer(cls, optimizer: torch.optim.Optimizer) -> Self:
-        """Return what an optimiser remembers."""
+        """Return what an optimizer remembers."""
         state = optimizer.state_dict()["state"]
         return cls({f"{number}.{key}": t.detach().cpu() for number, own in state.items() for key, t in own.items()})
 
     def remind(self, optimizer: torch.optim.Optimizer) -> None:
-        """Give it back to an optimiser of the same parameters, in the same order."""
+        """Give it back to an optimizer of the same parameters, in the same order."""
         state: dict[int, dict[str, Tensor]] = {}
         for name, tensor in self.values.items():
             number, _, key = name.partition(".")

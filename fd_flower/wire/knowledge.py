@@ -45,7 +45,7 @@ class Knowledge(Sequence[Payload]):
     def flat(self, *, private: bool = True) -> dict[str, Tensor]:
         """Return everything as ``name/field[/name]`` -> tensor, private payloads under ``private/``.
 
-        A slash in a name (an architecture called ``organisation/model``) is quoted.
+        A slash in a name (an architecture called ``organization/model``) is quoted.
         """
         flat = {f"{quote(p.name, safe=':')}/{k}": t for p in self.public for k, t in p.tensors().items()}
         if private:

@@ -10,7 +10,7 @@ import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.envelope import records
 
 
@@ -134,7 +134,7 @@ class Payload:
         except TypeError:
             expected = ", ".join(f.name for f in fields(cls) if f.name != cls.named_by)
             got = sorted(parts.keys() - {cls.named_by})
-            raise WrongInput(f"{cls.kind} has the fields {got}; expected {expected}") from None
+            raise InvalidInputError(f"{cls.kind} has the fields {got}; expected {expected}") from None
 
     @property
     def record(self) -> ArrayRecord:
@@ -162,10 +162,10 @@ class Payload:
         if not isinstance(known, cls):
             try:
                 known = cls.of(name, {key: torch.from_numpy(array.numpy()) for key, array in record.items()})
-            except WrongInput:
+            except InvalidInputError:
                 raise
             except Exception as error:  # what a stranger's bytes make numpy raise has no end
-                raise WrongInput(f"{name} on the wire cannot be decoded: {error}") from None
+                raise InvalidInputError(f"{name} on the wire cannot be decoded: {error}") from None
             known._belongs(record, made=False)
         return known
 
@@ -188,46 +188,46 @@ class Payload:
 
     @classmethod
     def need(cls, content: "RecordDict | Sequence[Payload]") -> Self:
-        """Return the payload of this kind; WrongInput, naming what came instead, where there is none."""
+        """Return the payload of this kind; InvalidInputError, naming what came instead, where there is none."""
         found = cls.find(content)
         if found is None:
             names = (
                 list(records(content, ArrayRecord)) if isinstance(content, RecordDict) else [p.name for p in content]
             )
-            raise WrongInput(f"expected {cls.kind} on the wire, got {', '.join(names) or 'nothing'}")
+            raise InvalidInputError(f"expected {cls.kind} on the wire, got {', '.join(names) or 'nothing'}")
         return found
 
     def check(self, bounds: Bounds) -> None:
-        """Raise WrongInput, naming what came and what was expected, for a payload that cannot be used."""
+        """Raise InvalidInputError, naming what came and what was expected, for a payload that cannot be used."""
         for key, tensor in self.tensors().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise WrongInput(f"{self.name} has values in '{key}' that are not finite")
+                raise InvalidInputError(f"{self.name} has values in '{key}' that are not finite")
 
     def _shape(self, key: str, tensor: Tensor, *sizes: int | None) -> None:
         """Refuse a tensor whose shape is not these sizes (None: any)."""
         fits = tensor.dim() == len(sizes) and all(s is None or s == n for s, n in zip(sizes, tensor.shape, strict=True))
         if not fits:
             wanted = ", ".join("any" if s is None else str(s) for s in sizes)
-            raise WrongInput(f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected [{wanted}]")
+            raise InvalidInputError(f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected [{wanted}]")
 
     def _floats(self, key: str, tensor: Tensor) -> None:
         """Refuse anything but floating-point numbers."""
         if not tensor.is_floating_point():
-            raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected floating-point numbers")
+            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected floating-point numbers")
 
     def _integers(self, key: str, tensor: Tensor, below: int | None = None) -> None:
         """Refuse anything but integers in [0, below)."""
         if tensor.is_floating_point() or tensor.dtype is torch.bool:
-            raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected integers")
+            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected integers")
         if tensor.numel() and (int(tensor.min()) < 0 or (below is not None and int(tensor.max()) >= below)):
-            raise WrongInput(f"{self.name} has '{key}' outside 0 to {'any' if below is None else below - 1}")
+            raise InvalidInputError(f"{self.name} has '{key}' outside 0 to {'any' if below is None else below - 1}")
 
 
 def kind_of(name: str) -> type[Payload]:
     """Return the kind of a record by its name in a message."""
     kind = KINDS.get(name.partition(".")[0])
     if kind is None:
-        raise WrongInput(f"there is no kind '{name}' on the wire; known: {', '.join(KINDS)}")
+        raise InvalidInputError(f"there is no kind '{name}' on the wire; known: {', '.join(KINDS)}")
     return kind
 
 
@@ -237,5 +237,5 @@ def pack(*payloads: Payload) -> RecordDict:
 
 
 def unpack(content: RecordDict) -> list[Payload]:
-    """Return every payload in a message's content; WrongInput for a record of no known kind."""
+    """Return every payload in a message's content; InvalidInputError for a record of no known kind."""
     return [kind_of(name)._decoded(name, record) for name, record in records(content, ArrayRecord).items()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.base import floored
 from fd_flower.wire.payload import Bounds, Payload
 from fd_flower.wire.summable import Summable
@@ -26,9 +26,9 @@ class _Public(Payload):
         self._integers("index", self.index)
         self._shape("index", self.index, None)
         if bool((self.index.diff() <= 0).any()):
-            raise WrongInput(f"{self.name} has 'index' out of order; expected each sample once, in rising order")
+            raise InvalidInputError(f"{self.name} has 'index' out of order; expected each sample once, in rising order")
         if bounds.index is not None and not bool(torch.isin(self.index, bounds.index).all()):
-            raise WrongInput(f"{self.name} is about other public samples than the round's")
+            raise InvalidInputError(f"{self.name} is about other public samples than the round's")
         super().check(bounds)
 
 
@@ -81,7 +81,7 @@ class PublicLogits(_Public, Summable):
         return floored(self.values.double()).flatten()
 
     def summed(self, total: Tensor, share: float, clients: int) -> Self:
-        """Return the mean of log-probabilities, normalised."""
+        """Return the mean of log-probabilities, normalized."""
         mean = (total / clients).view(self.values.shape).log_softmax(1)
         return type(self)(self.index, mean.to(self.values.dtype))
 
@@ -119,7 +119,7 @@ class PublicLabels(_Public):
         super().check(bounds)
         self._shape("classes", self.classes)
         if bounds.classes is not None and int(self.classes) != bounds.classes:
-            raise WrongInput(f"{self.name} is about {int(self.classes)} classes; expected {bounds.classes}")
+            raise InvalidInputError(f"{self.name} is about {int(self.classes)} classes; expected {bounds.classes}")
         self._shape("labels", self.labels, len(self.index))
         self._integers("labels", self.labels, int(self.classes))
 
@@ -145,7 +145,7 @@ class PublicVotes(Payload):
         """Refuse another number of samples, and anything but votes."""
         self._shape("mask", self.mask, bounds.public)
         if self.mask.dtype is not torch.bool:
-            raise WrongInput(f"{self.name} has 'mask' of {self.mask.dtype}; expected torch.bool")
+            raise InvalidInputError(f"{self.name} has 'mask' of {self.mask.dtype}; expected torch.bool")
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,7 +243,7 @@ class ClassLogits(Summable):
         self._floats("sums", self.sums)
         super().check(bounds)
         if bool((self.counts < 0).any()):
-            raise WrongInput(f"{self.name} has counts below 0")
+            raise InvalidInputError(f"{self.name} has counts below 0")
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:

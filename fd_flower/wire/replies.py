@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fd_flower.core.client import Client, natural
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.wire.envelope import records
 from fd_flower.wire.payload import Bounds, Payload, unpack
@@ -48,22 +48,22 @@ class Reply:
         return self.members or (self.client,)
 
 
-def checked(client: Client, content: RecordDict, bounds: Bounds, *, guest: bool) -> Reply:
+def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool) -> Reply:
     """Return a client's reply.
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For a reply that cannot be used: records of no known kind, payloads out of bounds, a senseless example count.
     """
     metrics = next(iter(records(content, MetricRecord).values()), MetricRecord())
     examples = metrics.get("num-examples", 0)
     if not isinstance(examples, int | float) or not 0 <= examples < float("inf"):
-        raise WrongInput(f"num-examples is {examples!r}; expected a number of samples")
-    if guest:  # its records have any name
+        raise InvalidInputError(f"num-examples is {examples!r}; expected a number of samples")
+    if plain:  # its records have any name
         arrays = next(iter(records(content, ArrayRecord).values()), None)
         if arrays is None:
-            raise WrongInput("the reply has no arrays")
+            raise InvalidInputError("the reply has no arrays")
         content = RecordDict({"arrays": arrays, "metrics": metrics})
     for payload in unpack(content):
         payload.check(bounds)
@@ -71,7 +71,7 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, guest: bool)
 
 
 def read(
-    said: Iterable[tuple[Client, Message]], bounds: Bounds, kinds: Sequence[type[Payload]], *, guests: bool
+    said: Iterable[tuple[Client, Message]], bounds: Bounds, kinds: Sequence[type[Payload]], *, plain: bool
 ) -> tuple[list[Reply], dict[str, str]]:
     """Check what clients answered.
 
@@ -83,7 +83,7 @@ def read(
         What a payload can look like, but for the client's own classes and features.
     kinds : Sequence[type[Payload]]
         Kinds without which a reply cannot be used.
-    guests : bool
+    plain ClientApps : bool
         Whether the clients know nothing of FD-Flower.
 
     Returns
@@ -95,23 +95,23 @@ def read(
     for client, message in sorted(said, key=lambda pair: natural(pair[0].id)):
         try:
             if message.has_error():
-                raise WrongInput(message.error.reason or f"error {message.error.code}")
+                raise InvalidInputError(message.error.reason or f"error {message.error.code}")
             own = replace(bounds, classes=client.classes or None, features=client.features or None)
-            reply = checked(client, message.content, own, guest=guests)
+            reply = checked(client, message.content, own, plain=plain)
             for kind in kinds:
                 kind.need(reply.content)
             usable.append(reply)
-        except WrongInput as error:
+        except InvalidInputError as error:
             failed[client.id] = str(error)
     return usable, failed
 
 
 def mean_weights(replies: Sequence[Reply]) -> dict[str, Weights]:
     """Return the mean of each architecture's weights, by examples, under its name on the wire."""
-    heard = [Weights.need(reply.content) for reply in replies]
+    received = [Weights.need(reply.content) for reply in replies]
     means = {}
-    for model in dict.fromkeys(w.model for w in heard):
-        group = [(w.values, r.examples) for w, r in zip(heard, replies, strict=True) if w.model == model]
+    for model in dict.fromkeys(w.model for w in received):
+        group = [(w.values, r.examples) for w, r in zip(received, replies, strict=True) if w.model == model]
         means[model] = Weights(mean_of_parameters(*map(list, zip(*group, strict=True))), model)
     return means
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 
 
@@ -44,12 +44,12 @@ class SampleKnowledge(Payload):
         self._integers("id", self.id)
         self._shape("id", self.id, None)
         if bool((self.id.diff() <= 0).any()):
-            raise WrongInput(f"{self.name} has 'id' out of order; expected each sample once, in rising order")
+            raise InvalidInputError(f"{self.name} has 'id' out of order; expected each sample once, in rising order")
         self._shape("cut", self.cut)
         self._integers("cut", self.cut)
         if self.features is not None:
             if self.features.shape[:1] != self.id.shape:
-                raise WrongInput(
+                raise InvalidInputError(
                     f"{self.name} has 'features' of shape {list(self.features.shape)}; expected {len(self.id)} rows"
                 )
             self._floats("features", self.features)
@@ -64,7 +64,7 @@ class SampleKnowledge(Payload):
 
 @dataclass(frozen=True, eq=False)
 class SyntheticSet(Payload):
-    """Labelled inputs that were made, not taken.
+    """Labeled inputs that were made, not taken.
 
     Attributes
     ----------
@@ -84,7 +84,9 @@ class SyntheticSet(Payload):
         self._integers("labels", self.labels, bounds.classes)
         self._floats("x", self.x)
         if self.x.shape[:1] != self.labels.shape:
-            raise WrongInput(f"{self.name} has 'x' of shape {list(self.x.shape)}; expected {len(self.labels)} rows")
+            raise InvalidInputError(
+                f"{self.name} has 'x' of shape {list(self.x.shape)}; expected {len(self.labels)} rows"
+            )
         super().check(bounds)
 
 
@@ -95,11 +97,11 @@ class PixelStatistics(Payload):
     Attributes
     ----------
     mean : Tensor
-        [C, channels] float32; zeros for a class without a picture.
+        [C, channels] float32; zeros for a class without a image.
     std : Tensor
         [C, channels] float32, not negative.
     held : Tensor
-        [C] bool: the classes of which the client has pictures.
+        [C] bool: the classes of which the client has images.
     """
 
     kind: ClassVar[str] = "pixel-statistics"
@@ -111,11 +113,11 @@ class PixelStatistics(Payload):
         """Refuse another number of classes, values that are not finite and negative deviations."""
         self._shape("held", self.held, bounds.classes)
         if self.held.dtype is not torch.bool:
-            raise WrongInput(f"{self.name} has 'held' of {self.held.dtype}; expected torch.bool")
+            raise InvalidInputError(f"{self.name} has 'held' of {self.held.dtype}; expected torch.bool")
         self._shape("mean", self.mean, len(self.held), None)
         self._shape("std", self.std, *self.mean.shape)
         self._floats("mean", self.mean)
         self._floats("std", self.std)
         super().check(bounds)
         if bool((self.std < 0).any()):
-            raise WrongInput(f"{self.name} has standard deviations below 0")
+            raise InvalidInputError(f"{self.name} has standard deviations below 0")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 
 KEY = 32
@@ -35,13 +35,13 @@ def read(tensor: Tensor) -> Any:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For what is no JSON.
     """
     try:
         return json.loads(tensor.numpy().tobytes())
     except ValueError as error:
-        raise WrongInput(f"text on the wire cannot be read: {error}") from None
+        raise InvalidInputError(f"text on the wire cannot be read: {error}") from None
 
 
 def table(rows: Sequence[bytes]) -> Tensor:
@@ -58,7 +58,7 @@ class _Bytes(Payload):
     def _bytes(self, key: str, tensor: Tensor, *sizes: int | None) -> None:
         self._shape(key, tensor, *sizes)
         if tensor.dtype is not torch.uint8:
-            raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected torch.uint8")
+            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected torch.uint8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class SumShares(_Bytes):
 
 @dataclass(frozen=True, eq=False)
 class SumCommitments(_Bytes):
-    """What binds a client to the shares that it dealt; the server alone hears it.
+    """What binds a client to the shares that it dealt; the server alone receives it.
 
     Attributes
     ----------
@@ -148,7 +148,9 @@ class Masked(Payload):
         """Refuse anything but a list of whole numbers."""
         self._shape("values", self.values, None)
         if self.values.dtype not in (torch.int32, torch.int64):
-            raise WrongInput(f"{self.name} has 'values' of {self.values.dtype}; expected torch.int32 or torch.int64")
+            raise InvalidInputError(
+                f"{self.name} has 'values' of {self.values.dtype}; expected torch.int32 or torch.int64"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +183,7 @@ class Encrypted(_Bytes):
     Attributes
     ----------
     chunks : Tensor
-        uint8: serialised ciphertexts, one after the other.
+        uint8: serialized ciphertexts, one after the other.
     sizes : Tensor
         [chunks] int64: bytes of each.
     fingerprint : Tensor

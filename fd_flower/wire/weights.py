@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.lowrank import fits
 from fd_flower.wire.payload import Bounds, Payload
 from fd_flower.wire.summable import Summable
@@ -36,21 +36,21 @@ class Update(Payload):
         known = bounds.weights.get(self.model)
         if known is None:
             if bounds.weights:
-                raise WrongInput(
+                raise InvalidInputError(
                     f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
                 )
             return
         if self.values.keys() != known.keys():
             odd = sorted(self.values.keys() ^ known.keys())
-            raise WrongInput(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
+            raise InvalidInputError(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
         for key, tensor in self.values.items():
             shape = list(known[key].shape)
             if not fits(tensor, shape):
-                raise WrongInput(
+                raise InvalidInputError(
                     f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected an update of {shape}"
                 )
             if tensor.dtype is not known[key].dtype:
-                raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+                raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,23 +105,23 @@ class Weights(Summable):
         known = bounds.weights.get(self.model)
         if known is None:
             if bounds.weights:
-                raise WrongInput(
+                raise InvalidInputError(
                     f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
                 )
             return
         if self.values.keys() != known.keys():
             odd = sorted(self.values.keys() ^ known.keys())
-            raise WrongInput(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
+            raise InvalidInputError(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
         for key, tensor in self.values.items():
             self._shape(key, tensor, *known[key].shape)
             if tensor.dtype is not known[key].dtype:
-                raise WrongInput(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+                raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:
         """Return the server's own weights."""
         if len(bounds.weights) != 1:
-            raise WrongInput(
+            raise InvalidInputError(
                 f"weights of {len(bounds.weights)} architectures do not add up; privacy.sum needs one model for all"
             )
         model, values = next(iter(bounds.weights.items()))

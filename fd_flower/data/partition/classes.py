@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.data.partition.rows import Rows
 
@@ -18,9 +18,9 @@ def classes(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, see
     """
     present = np.unique(labels)
     if data.classes > len(present):
-        raise WrongInput(f"data.classes is {data.classes}, but the private rows have {len(present)} classes")
+        raise InvalidInputError(f"data.classes is {data.classes}, but the private rows have {len(present)} classes")
     if data.clients * data.classes < len(present):
-        raise WrongInput(
+        raise InvalidInputError(
             f"{data.clients} clients with {data.classes} classes each (data.classes) leave some of "
             f"{len(present)} classes to nobody: take data.classes={-(-len(present) // data.clients)} "
             f"or at least {-(-len(present) // data.classes)} clients"
@@ -37,12 +37,12 @@ def overlap(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, see
     present = np.unique(labels)
     others = len(present) - data.shared
     if data.classes > others:
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.shared is {data.shared} and data.classes is {data.classes}, but the private rows have "
             f"{len(present)} classes: expected a sum of at most {len(present)}"
         )
     if data.clients * data.classes < others:
-        raise WrongInput(
+        raise InvalidInputError(
             f"{data.clients} clients with {data.classes} classes each (data.classes) beside the {data.shared} that all "
             f"hold (data.shared) leave some of {len(present)} classes to nobody: take "
             f"data.classes={-(-others // data.clients)} or at least {-(-others // data.classes)} clients"
@@ -73,7 +73,7 @@ def primary(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, see
     that primary clients are dealt out evenly is ours.
     """
     if data.primaries > data.clients:
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.primaries is {data.primaries}, but data.clients is {data.clients}: take at most {data.clients}"
         )
     rng = numpy_rng(seed, "partition")

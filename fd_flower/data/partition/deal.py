@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data.cache import stored
 from fd_flower.data.partition import classes, dirichlet, embedding, given, sizes
 from fd_flower.data.partition.rows import Rows
@@ -49,17 +49,17 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         When no such partition is found; says what would work.
     """
     _check(data, len(labels))
     parts = [labels.tobytes(), b"" if groups is None else groups.tobytes()]
-    digests = [hashlib.sha256(part).hexdigest() for part in parts]
-    knobs = [data.partition, data.clients, data.min_rows, data.alpha, data.ratio, data.classes]
-    knobs += [data.skew, data.primaries, data.shared, data.allocation, seed]
+    distills_public = [hashlib.sha256(part).hexdigest() for part in parts]
+    options = [data.partition, data.clients, data.min_rows, data.alpha, data.ratio, data.classes]
+    options += [data.skew, data.primaries, data.shared, data.allocation, seed]
     # Kept on disk: importing the partitioners takes longer than all else that a client's process does to get its rows.
     folder = stored(
-        "partitions", [*digests, *knobs, version("flwr-datasets")], partial(_save, data, labels, groups, seed)
+        "partitions", [*distills_public, *options, version("flwr-datasets")], partial(_save, data, labels, groups, seed)
     )
     rows, lengths = np.load(folder / "rows.npy"), np.load(folder / "sizes.npy")
     return np.split(rows, np.cumsum(lengths)[:-1])
@@ -69,7 +69,7 @@ def _save(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed:
     held = [np.sort(rows) for rows in _RULES[data.partition](data, labels, groups, seed)]
     smallest = min(len(rows) for rows in held)
     if smallest < data.min_rows:
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.partition={data.partition} leaves a client with {smallest} rows, data.min_rows is {data.min_rows}: "
             f"take fewer than {data.clients} clients or data.min_rows={max(smallest, 1)}"
         )
@@ -82,8 +82,10 @@ def _check(data: DataConfig, rows: int) -> None:
     if data.clients * data.min_rows <= rows:
         return
     if data.clients > rows:
-        raise WrongInput(f"{data.clients} clients are more than the {rows} private rows: take {_most(data, rows)}")
-    raise WrongInput(
+        raise InvalidInputError(
+            f"{data.clients} clients are more than the {rows} private rows: take {_most(data, rows)}"
+        )
+    raise InvalidInputError(
         f"{data.clients} clients with at least {data.min_rows} rows each (data.min_rows) need "
         f"{data.clients * data.min_rows} private rows, there are {rows}: take {_most(data, rows)} "
         f"or data.min_rows={rows // data.clients}"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng, seed_of
 from fd_flower.data.partition.rows import Rows, run
 
@@ -19,7 +19,7 @@ def dirichlet(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     if held is not None:
         return held
     advice = larger(data.alpha, lambda alpha: _try_dirichlet(data, alpha, labels, seed) is not None)
-    raise WrongInput(
+    raise InvalidInputError(
         f"data.partition=dirichlet with data.alpha={data.alpha:g} found no partition of {len(labels)} rows among "
         f"{data.clients} clients with at least {data.min_rows} (data.min_rows) each: take {advice}"
         f"fewer clients or a smaller data.min_rows"
@@ -64,7 +64,7 @@ def fedgen(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed
         if ends is not None:
             break
     else:
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.partition=fedgen with data.alpha={data.alpha:g} and data.ratio={data.ratio:g} found no partition of "
             f"{sum(used)} rows among {data.clients} clients with at least {data.min_rows} (data.min_rows) each: take "
             f"a larger data.alpha, a larger data.ratio, fewer clients or a smaller data.min_rows"

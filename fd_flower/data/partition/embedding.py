@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.data.partition.dirichlet import larger
 from fd_flower.data.partition.rows import Rows
@@ -28,7 +28,7 @@ def embedding(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     clusters = [np.flatnonzero(groups == cluster) for cluster in np.unique(groups)]
     sizes = np.array([len(rows) for rows in clusters])
     if data.allocation == "per_client" and data.clients <= len(clusters):
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.allocation=per_client solves for clients' sizes, which takes more clients than clusters: "
             f"data.clients is {data.clients} for {len(clusters)} clusters (data.clusters); take more clients, fewer "
             f"clusters or data.allocation=per_cluster"
@@ -36,7 +36,7 @@ def embedding(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     counts = _drawn(data, data.alpha, sizes, seed)
     if counts is None:
         advice = larger(data.alpha, lambda alpha: _drawn(data, alpha, sizes, seed) is not None)
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.partition=embedding with data.alpha={data.alpha:g} found no partition of {len(labels)} rows among "
             f"{data.clients} clients with at least {data.min_rows} (data.min_rows) each in {DRAWS} draws: take {advice}"
             f"fewer clients or a smaller data.min_rows"

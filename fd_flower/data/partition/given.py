@@ -3,7 +3,7 @@
 import numpy as np
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.data.partition.rows import Rows, run
 
@@ -16,7 +16,7 @@ def column(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed
     natural = run(NaturalIdPartitioner("group"), row=np.arange(len(labels)), group=groups)
     enough = [rows for rows in natural if len(rows) >= data.min_rows]
     if len(enough) < data.clients:
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.column={data.column} has {len(enough)} values with at least {data.min_rows} rows (data.min_rows) of "
             f"{len(natural)} in all, data.clients is {data.clients}: take at most {len(enough)} clients "
             f"or a smaller data.min_rows"
@@ -26,11 +26,11 @@ def column(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed
 
 
 def domain(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
-    """One source a client, or a group of neighbouring clients that share it evenly."""
+    """One source a client, or a group of neighboring clients that share it evenly."""
     assert groups is not None
     domains = np.unique(groups)
     if data.clients < len(domains):
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.clients is {data.clients}, but data.source lists {len(domains)} sources: one client each"
         )
     rng = numpy_rng(seed, "partition")

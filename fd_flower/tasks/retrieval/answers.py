@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from fd_flower.config import Settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import Memory
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.retrieval.beir import Collection
@@ -59,7 +59,7 @@ def ask(run: str | Path, question: str, client: str, corpus: str | Path, count: 
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where the run kept no retriever of this client, or the folder holds nothing to search.
     """
     settings, weights = _kept(Path(run).absolute(), client)
@@ -101,11 +101,13 @@ def read(folder: Path) -> Collection:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there is no such folder, or nothing in it.
     """
     if not folder.is_dir():
-        raise WrongInput(f"there is no folder {folder}: expected one with a collection, or with .txt and .md files")
+        raise InvalidInputError(
+            f"there is no folder {folder}: expected one with a collection, or with .txt and .md files"
+        )
     if beir.holds(str(folder)):
         return beir.read(str(folder))
     found: list[tuple[str, str, str]] = []
@@ -115,7 +117,7 @@ def read(folder: Path) -> Collection:
         place = path.relative_to(folder)
         found += [(f"{place}#{number}", path.stem, text) for number, text in enumerate(kept, start=1)]
     if not found:
-        raise WrongInput(
+        raise InvalidInputError(
             f"{folder} holds nothing to search: expected corpus-*.parquet with queries, or .txt and .md files"
         )
     sources, titles, texts = zip(*found, strict=True)
@@ -123,7 +125,7 @@ def read(folder: Path) -> Collection:
 
 
 def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:
-    """Return a run's settings, and what a client's own retriever has learnt in it."""
+    """Return a run's settings, and what a client's own retriever has learned in it."""
     homes = [folder for folder in (run / "clients", run) if folder.is_dir()]
     keys = [
         key
@@ -132,7 +134,7 @@ def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:
         if key.is_dir() and Memory(home, key.name, client).folder.is_dir()
     ]
     if not keys:
-        raise WrongInput(
+        raise InvalidInputError(
             f"{run} holds no retriever of client '{client}': a run keeps its clients' with run.keep=true (fede4rag's "
             "recipe, local), and on a device they are in its state-dir"
         )
@@ -141,5 +143,7 @@ def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:
     weights = {name.removeprefix("model/"): t for name, t in memory.read(None).items() if name.startswith("model/")}
     told = memory.about().get("settings")
     if not weights or told is None:
-        raise WrongInput(f"{memory.folder} holds no model of client '{client}': its method keeps none at the client")
+        raise InvalidInputError(
+            f"{memory.folder} holds no model of client '{client}': its method keeps none at the client"
+        )
     return Settings.read(told), weights

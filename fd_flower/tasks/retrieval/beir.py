@@ -1,4 +1,4 @@
-"""Collections in BEIR's layout: documents, questions, and judgements of which documents answer which questions."""
+"""Collections in BEIR's layout: documents, questions, and judgments of which documents answer which questions."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,17 +10,17 @@ from typing import Any
 
 from flwr.common.logger import log
 
-from fd_flower.core.errors import WrongInput, nearest
+from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.tasks.retrieval import companies
 
-Judgements = dict[int, dict[int, int]]
+Judgments = dict[int, dict[int, int]]
 """Question -> document -> its score, 1 and above; both by their places in the collection."""
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Collection:
-    """Documents, questions and judgements.
+    """Documents, questions and judgments.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class Collection:
         The documents' ids, titles and texts.
     questions, asked : tuple[str, ...]
         The questions' ids and texts.
-    judged : Mapping[str, Judgements]
+    judged : Mapping[str, Judgments]
         By split: the documents that answer a question.
     hidden : Mapping[int, frozenset[int]]
         The documents without which a question is ranked: it was taken from them.
@@ -44,7 +44,7 @@ class Collection:
     texts: tuple[str, ...]
     questions: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
-    judged: Mapping[str, Judgements] = field(default_factory=dict)
+    judged: Mapping[str, Judgments] = field(default_factory=dict)
     hidden: Mapping[int, frozenset[int]] = field(default_factory=dict)
     groups: tuple[str, ...] | None = None
 
@@ -94,7 +94,7 @@ def read(source: str, column: str | None = None) -> Collection:
     """Read a collection: ``companies``, the absolute path of a folder of Parquet files, or a name on the hub.
 
     A folder holds ``corpus-*.parquet`` (``_id``, ``title``, ``text``), ``queries-*.parquet`` (``_id``, ``text``) and
-    ``qrels_<split>-*.parquet`` (``query-id``, ``corpus-id``, ``score``). Documents with a judgement below 0, in
+    ``qrels_<split>-*.parquet`` (``query-id``, ``corpus-id``, ``score``). Documents with a judgment below 0, in
     ``score`` or in a column ``code``, are those that a question was taken from (Cranfield's): it is ranked without.
 
     Parameters
@@ -106,8 +106,8 @@ def read(source: str, column: str | None = None) -> Collection:
 
     Raises
     ------
-    WrongInput
-        Where a part or a column is missing, an id is there twice, or a judgement is about an id that is not there.
+    InvalidInputError
+        Where a part or a column is missing, an id is there twice, or a judgment is about an id that is not there.
     """
     if source == companies.NAME:
         return _collection(source, *companies.rows(), column)
@@ -121,10 +121,10 @@ def _collection(
     documents, questions = _ids(source, "corpus", corpus), _ids(source, "queries", queries)
     if column is not None and (not corpus or column not in corpus[0]):
         known = corpus[0].keys() if corpus else ()
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.column is '{column}', but the corpus of {source} has no such column{nearest(column, known)}"
         )
-    judged: dict[str, Judgements] = {}
+    judged: dict[str, Judgments] = {}
     hidden: dict[int, set[int]] = {}
     for split, rows in qrels.items():
         judged[split] = {}
@@ -162,22 +162,22 @@ def _ids(source: str, part: str, rows: Iterable[Row]) -> dict[str, int]:
     places: dict[str, int] = {}
     for row in rows:
         if not {"_id", "text"} <= row.keys():
-            raise WrongInput(f"the {part} of {source} have the columns {', '.join(row)}; expected _id and text")
+            raise InvalidInputError(f"the {part} of {source} have the columns {', '.join(row)}; expected _id and text")
         name = str(row["_id"])
         if name in places:
-            raise WrongInput(f"the {part} of {source} have the id '{name}' twice; expected each once")
+            raise InvalidInputError(f"the {part} of {source} have the id '{name}' twice; expected each once")
         places[name] = len(places)
     return places
 
 
 def _known(source: str, split: str, row: Row, column: str, places: Mapping[str, int]) -> int:
     if column not in row or "score" not in row:
-        raise WrongInput(
+        raise InvalidInputError(
             f"the {split} qrels of {source} have the columns {', '.join(row)}; expected query-id, corpus-id and score"
         )
     name = str(row[column])
     if name not in places:
-        raise WrongInput(f"the {split} qrels of {source} have the {column} '{name}', which is not there")
+        raise InvalidInputError(f"the {split} qrels of {source} have the {column} '{name}', which is not there")
     return places[name]
 
 
@@ -191,7 +191,7 @@ def _files(folder: Path, part: str) -> list[Path]:
 def _of_folder(folder: Path) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
     for part in ("corpus", "queries", "qrels*"):
         if not _files(folder, part):
-            raise WrongInput(
+            raise InvalidInputError(
                 f"the folder {folder} holds no {part}-*.parquet; expected corpus, queries and qrels_<split>"
             )
     splits = sorted(
@@ -210,11 +210,11 @@ def _rows(folder: Path, part: str) -> list[Row]:
         try:
             rows += pq.read_table(path).to_pylist()
         except (pa.ArrowException, OSError) as error:
-            raise WrongInput(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
+            raise InvalidInputError(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
     return rows
 
 
-# --- the hub: queries and corpus are configurations; judgements are the default one, or those of `<name>-qrels`
+# --- the hub: queries and corpus are configurations; judgments are the default one, or those of `<name>-qrels`
 
 
 @lru_cache
@@ -236,7 +236,7 @@ def _of_hub(name: str) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
         qrels = {split: rows.to_list() for split, rows in datasets.load_dataset(home, part).items()}
     except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongInput(
+        raise InvalidInputError(
             f"the collection '{name}' cannot be had from the Hugging Face hub ({reason}): check name and network, "
             "or give the absolute path of a folder of Parquet files"
         ) from None

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module, ModuleList
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.data.cache import stored
 from fd_flower.tasks.retrieval.models import Bag, Tower
@@ -108,7 +108,7 @@ class Sentences:
             return padded([found.ids for found in self._model.tokenizer.encode_batch(asked, add_special_tokens=False)])
         longest = self._model.max_seq_length
         found = self._model.tokenizer(asked, truncation=longest is not None, max_length=longest)["input_ids"]
-        # A text without anything to say has no token of its own, only those that a tokeniser puts around any.
+        # A text without anything to say has no token of its own, only those that a tokenizer puts around any.
         return padded([ids if text else [] for ids, text in zip(found, texts, strict=True)])
 
     def network(self) -> Module:
@@ -116,7 +116,9 @@ class Sentences:
         model = _load(self.folder) if self._static else _fresh(self.folder)
         if self._static:
             if self.pool != "model":
-                raise WrongInput(f"client.pool is '{self.pool}'; '{self.name}' has no layers to pool: leave it out")
+                raise InvalidInputError(
+                    f"client.pool is '{self.pool}'; '{self.name}' has no layers to pool: leave it out"
+                )
             return Bag(model[0].embedding.weight.detach().float().clone())
         return Tower(ModuleList(model), int(model.tokenizer.pad_token_id or 0), self.pool)
 
@@ -139,18 +141,18 @@ def encoder(name: str, pool: str, seed: int) -> Encoder:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where there is no such model, or no sentence-transformers.
     """
     stem, colon, size = name.partition(":")
     if stem == HASHED:
         if colon and not re.fullmatch(r"[1-9]\d{0,3}", size):
-            raise WrongInput(f"model.name is '{name}'; expected a size from 1 to 9999, like hashed:128")
+            raise InvalidInputError(f"model.name is '{name}'; expected a size from 1 to 9999, like hashed:128")
         found: Encoder = Hashed(name, int(size or 64), seed)
     else:
         found = Sentences(name, str(_folder(name)), pool)
     if pool != "model" and isinstance(found, Hashed):
-        raise WrongInput(f"client.pool is '{pool}'; '{name}' has no tokens in layers to pool: leave it out")
+        raise InvalidInputError(f"client.pool is '{pool}'; '{name}' has no tokens in layers to pool: leave it out")
     return found
 
 
@@ -167,10 +169,12 @@ def _folder(name: str) -> Path:
     path = Path(name)
     if path.is_absolute():
         if not (path / "modules.json").is_file():
-            raise WrongInput(f"model.name={name} is no folder of sentence-transformers: expected one with modules.json")
+            raise InvalidInputError(
+                f"model.name={name} is no folder of sentence-transformers: expected one with modules.json"
+            )
         return path
     if path.is_dir() or "/" not in name or name.startswith((".", "~")):
-        raise WrongInput(
+        raise InvalidInputError(
             f"model.name is '{name}'; a retriever is '{HASHED}', the absolute path of a folder of "
             "sentence-transformers or a name on the hub, owner/name"
         )
@@ -180,7 +184,9 @@ def _folder(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=WEIGHTS))
     except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongInput(f"the model '{name}' cannot be had from the hub ({reason}): check name and network") from None
+        raise InvalidInputError(
+            f"the model '{name}' cannot be had from the hub ({reason}): check name and network"
+        ) from None
 
 
 @lru_cache(maxsize=4)
@@ -199,7 +205,7 @@ def _fresh(folder: str) -> Any:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
     except ImportError:
-        raise WrongInput(
+        raise InvalidInputError(
             "this model needs sentence-transformers: pip install 'fd-flower[retrieval]', or take model.name=hashed"
         ) from None
     disable_progress_bar()
@@ -207,7 +213,7 @@ def _fresh(folder: str) -> Any:
         return SentenceTransformer(folder, device="cpu", local_files_only=True)
     except Exception as error:  # its loaders raise whatever they raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise WrongInput(f"{folder} cannot be loaded by sentence-transformers: {reason}") from None
+        raise InvalidInputError(f"{folder} cannot be loaded by sentence-transformers: {reason}") from None
 
 
 _load = lru_cache(maxsize=2)(_fresh)

@@ -10,13 +10,13 @@ import numpy as np
 from flwr.common.logger import log
 
 from fd_flower.config import DataConfig
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
-from fd_flower.tasks.retrieval.beir import Collection, Judgements, read
+from fd_flower.tasks.retrieval.beir import Collection, Judgments, read
 
 PARTITIONS = ("iid", "column", "domain")
-PICTURES_ALONE = ("test_limit", "size", "picture", "label", "limit", "test")
-"""Knobs of ``data`` that say nothing about a collection."""
+IMAGES_ALONE = ("test_limit", "size", "image", "label", "limit", "test")
+"""Options of ``data`` that say nothing about a collection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Library:
     ----------
     collections : tuple[Collection, ...]
         What is held.
-    answers : tuple[Judgements, ...]
+    answers : tuple[Judgments, ...]
         Of each, what its questions are judged by: all splits together.
     tests : tuple[np.ndarray, ...]
         Of each, the questions that are for testing.
@@ -56,7 +56,7 @@ class Library:
     """
 
     collections: tuple[Collection, ...]
-    answers: tuple[Judgements, ...]
+    answers: tuple[Judgments, ...]
     tests: tuple[np.ndarray, ...]
     holdings: tuple[Holding, ...]
     unseen: Collection | None = None
@@ -75,7 +75,7 @@ def library(data: DataConfig, seed: int, folder: str | None = None, client: str 
     data : DataConfig
         ``source``, ``partition``, ``clients``, ``split``, ``folds`` and what belongs to them.
     seed : int
-        The run's; ``seed % data.folds`` is the fold that tests where a source has no training judgements.
+        The run's; ``seed % data.folds`` is the fold that tests where a source has no training judgments.
     folder : str | None
         A device's own collection.
     client : str
@@ -83,7 +83,7 @@ def library(data: DataConfig, seed: int, folder: str | None = None, client: str 
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where a source cannot be read, or the clients cannot be made of it.
     """
     return _library(json.dumps(asdict(data), sort_keys=True), seed, folder, client)
@@ -92,16 +92,16 @@ def library(data: DataConfig, seed: int, folder: str | None = None, client: str 
 @lru_cache(maxsize=8)
 def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
     data = DataConfig(**json.loads(text))
-    for key in PICTURES_ALONE:
+    for key in IMAGES_ALONE:
         if getattr(data, key) != next(field.default for field in fields(DataConfig) if field.name == key):
-            raise WrongInput(
-                f"data.{key} is {getattr(data, key)!r}; it is about pictures, leave it out for a collection"
+            raise InvalidInputError(
+                f"data.{key} is {getattr(data, key)!r}; it is about images, leave it out for a collection"
             )
     collections = (read(folder),) if folder else _collections(data, seed)
     answers = tuple(_joined(one) for one in collections)
     for one, judged in zip(collections, answers, strict=True):
         if len(judged) < 2:
-            raise WrongInput(f"{one.name} has {len(judged)} questions with an answer; expected 2 and more")
+            raise InvalidInputError(f"{one.name} has {len(judged)} questions with an answer; expected 2 and more")
     cuts = [_cut(one, judged, data, seed) for one, judged in zip(collections, answers, strict=True)]
     clients = 1 if folder else data.clients
     shares = np.array_split(np.arange(clients), len(collections))
@@ -111,15 +111,17 @@ def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
         for own, place in zip(dealt, numbers, strict=True):
             name = client if folder else str(place)
             if len(own) < data.min_rows:
-                raise WrongInput(
+                raise InvalidInputError(
                     f"client {name} has {len(own)} training questions, data.min_rows is {data.min_rows}: "
                     f"take fewer clients or data.min_rows={max(len(own), 1)}"
                 )
-            learnt, validation = _parts(own, data, seed, name)
-            holdings.append(Holding(number, learnt, validation, test))
+            learned, validation = _parts(own, data, seed, name)
+            holdings.append(Holding(number, learned, validation, test))
     unseen = read(data.unseen) if data.unseen else None
     if unseen is not None and not unseen.judged:
-        raise WrongInput(f"data.unseen={unseen.name} has no question with an answer: nothing can be measured on it")
+        raise InvalidInputError(
+            f"data.unseen={unseen.name} has no question with an answer: nothing can be measured on it"
+        )
     return Library(collections, answers, tuple(test for _, test in cuts), tuple(holdings), unseen)
 
 
@@ -127,12 +129,12 @@ def _collections(data: DataConfig, seed: int) -> tuple[Collection, ...]:
     """Return the collections that clients hold."""
     listed = not isinstance(data.source, str)
     if data.partition not in PARTITIONS:
-        raise WrongInput(
-            f"data.partition is '{data.partition}', which deals out labelled samples; "
+        raise InvalidInputError(
+            f"data.partition is '{data.partition}', which deals out labeled samples; "
             f"questions and documents are dealt out by {', '.join(PARTITIONS)}"
         )
     if listed != (data.partition == "domain"):
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.source is {data.source!r} and data.partition is '{data.partition}': "
             "a list of sources goes with data.partition=domain, one source with the others"
         )
@@ -140,7 +142,9 @@ def _collections(data: DataConfig, seed: int) -> tuple[Collection, ...]:
         return _by_column(data, seed)
     found = tuple(read(source) for source in ([data.source] if not listed else data.source))
     if data.clients < len(found):
-        raise WrongInput(f"data.clients is {data.clients}, but data.source lists {len(found)} sources: one client each")
+        raise InvalidInputError(
+            f"data.clients is {data.clients}, but data.source lists {len(found)} sources: one client each"
+        )
     return found
 
 
@@ -152,7 +156,7 @@ def _by_column(data: DataConfig, seed: int) -> tuple[Collection, ...]:
     parts = [whole.only(np.flatnonzero(groups == value).tolist(), str(value)) for value in np.unique(groups)]
     enough = [part for part in parts if len(_joined(part)) >= max(2, data.min_rows)]
     if len(enough) < data.clients:
-        raise WrongInput(
+        raise InvalidInputError(
             f"data.column={data.column} has {len(enough)} values with at least {data.min_rows} questions "
             f"(data.min_rows) of {len(parts)} in all, data.clients is {data.clients}: "
             f"take at most {len(enough)} clients "
@@ -162,16 +166,16 @@ def _by_column(data: DataConfig, seed: int) -> tuple[Collection, ...]:
     return tuple(enough[number] for number in chosen)
 
 
-def _joined(collection: Collection) -> Judgements:
+def _joined(collection: Collection) -> Judgments:
     """Return what answers each question, in any split."""
-    found: Judgements = {}
+    found: Judgments = {}
     for of in collection.judged.values():
         for question, answers in of.items():
             found[question] = {**found.get(question, {}), **answers}
     return dict(sorted(found.items()))
 
 
-def _cut(collection: Collection, judged: Judgements, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut(collection: Collection, judged: Judgments, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a collection's questions to learn from, and those to test on.
 
     A source that is judged for training and for tests says which are which; a question in both is for tests. Others
@@ -197,7 +201,7 @@ def _parts(own: np.ndarray, data: DataConfig, seed: int, client: str) -> tuple[n
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
 
 
-def pairs(collection: Collection, answers: Judgements, questions: Sequence[int]) -> np.ndarray:
+def pairs(collection: Collection, answers: Judgments, questions: Sequence[int]) -> np.ndarray:
     """Return every (question, document that answers it) [P, 2], int64, without empty documents."""
     found = [(q, d) for q in questions for d in sorted(answers[q]) if collection.passages[d]]
     return np.array(found, dtype=np.int64).reshape(-1, 2)

@@ -48,7 +48,7 @@ def measure(
 ) -> dict[str, Tensor]:
     """Return every metric of each question, float64 [Q].
 
-    A gain is the judgement's score, discounted by log2(rank + 1); the ideal ranking has all that is judged. Average
+    A gain is the judgment's score, discounted by log2(rank + 1); the ideal ranking has all that is judged. Average
     precision goes over the whole ranking.
 
     Parameters

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 
 LORA_RANK, LORA_ALPHA = 8, 16
 
@@ -149,13 +149,13 @@ def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         For static embeddings, which have no layers, under ``lora`` and ``last_layer``; where peft is missing.
     """
     if trainable == "all":
         return network.requires_grad_(True)
     if isinstance(network, Bag):
-        raise WrongInput(f"client.trainable is '{trainable}'; '{name}' has no layers: take head or all")
+        raise InvalidInputError(f"client.trainable is '{trainable}'; '{name}' has no layers: take head or all")
     network.requires_grad_(False)
     # A transformer's layers are its longest list of modules, whatever its authors call them.
     lists = {key: module for key, module in network.named_modules() if isinstance(module, nn.ModuleList)}
@@ -168,6 +168,6 @@ def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise WrongInput("client.trainable=lora needs peft: pip install 'fd-flower[retrieval]'") from None
+        raise InvalidInputError("client.trainable=lora needs peft: pip install 'fd-flower[retrieval]'") from None
     targets = [f"{where}.{key}" for key, module in layers.named_modules() if isinstance(module, nn.Linear)]
     return inject_adapter_in_model(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=targets), network)

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.tasks.retrieval.beir import Collection, Judgements
+from fd_flower.tasks.retrieval.beir import Collection, Judgments
 from fd_flower.tasks.retrieval.metrics import measure, precedence, standard_error
 
 HEADLINE = "ndcg@10"
@@ -31,7 +31,7 @@ class Search:
         self._measured: dict[tuple[str, tuple[int, ...]], dict[str, Tensor]] = {}
 
     def figures(
-        self, collection: Collection, judged: Judgements, questions: tuple[int, ...], scope: str
+        self, collection: Collection, judged: Judgments, questions: tuple[int, ...], scope: str
     ) -> dict[str, float]:
         """Return the mean over questions of each metric, under ``<scope>/<metric>``, and the headline's error."""
         name = collection.digest

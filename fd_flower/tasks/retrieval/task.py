@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import Settings
-from fd_flower.core.errors import WrongInput
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
 from fd_flower.tasks.retrieval.beir import Collection
 from fd_flower.tasks.retrieval.bm25 import scores_of
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
     """Return the task: a simulation's, or a device's with its own folder."""
     held = library(settings.data, settings.run.seed, folder, client)
-    shelves = Shelves(settings, held)
+    library_inputs = EncodedLibrary(settings, held)
 
     def model(name: str) -> Module:
-        return shelves.retriever(name)
+        return library_inputs.retriever(name)
 
     def data(client: str) -> Data:
-        return shelves.data(0 if folder else _place(held, client))
+        return library_inputs.data(0 if folder else _place(held, client))
 
-    return Task(model, data, kind=Retrieval(shelves, alone=bool(folder)))
+    return Task(model, data, kind=Retrieval(library_inputs, alone=bool(folder)))
 
 
 def _place(held: Library, client: str) -> int:
     if client not in held.clients:
-        raise WrongInput(f"there is no client '{client}': expected '0' to '{held.clients[-1]}'")
+        raise InvalidInputError(f"there is no client '{client}': expected '0' to '{held.clients[-1]}'")
     return int(client)
 
 
@@ -54,7 +54,7 @@ class Inputs:
     questions: Tensor
 
 
-class Shelves:
+class EncodedLibrary:
     """A library as numbers: what retrievers take of its texts.
 
     Parameters
@@ -66,7 +66,7 @@ class Shelves:
 
     Raises
     ------
-    WrongInput
+    InvalidInputError
         Where ``model.name`` is no encoder, or several.
     """
 
@@ -76,7 +76,7 @@ class Shelves:
         name = settings.model.name
         names = {name} if isinstance(name, str) else set(name)
         if len(names) != 1:
-            raise WrongInput(f"model.name is {name!r}; retrievers have one encoder for all clients")
+            raise InvalidInputError(f"model.name is {name!r}; retrievers have one encoder for all clients")
         self.name = str(names.pop())
         self.encoder = encoder(self.name, settings.client.pool, settings.run.seed)
 
@@ -89,7 +89,7 @@ class Shelves:
         """Return a new retriever with its first weights."""
         client = self.settings.client
         if name not in ("", self.name):
-            raise WrongInput(
+            raise InvalidInputError(
                 f"a node has model='{name}'; the run's is '{self.name}', and retrievers have one encoder for all"
             )
         if self.frozen:
@@ -106,11 +106,13 @@ class Shelves:
         holding = self.held.holdings[place]
         x, y, rows = self._of_collection(holding.collection)
         questions = self.inputs(self.held.collections[holding.collection]).questions
-        learnt = torch.from_numpy(np.flatnonzero(np.isin(rows, holding.train)))
-        if not len(learnt):
-            raise WrongInput(f"client {place} has no question with a passage that is not empty: nothing can be learnt")
+        learned = torch.from_numpy(np.flatnonzero(np.isin(rows, holding.train)))
+        if not len(learned):
+            raise InvalidInputError(
+                f"client {place} has no question with a passage that is not empty: nothing can be learned"
+            )
         parts = (torch.from_numpy(part) for part in (holding.validation, holding.test))
-        return Data(Samples(x, y, learnt), *(Samples(questions, None, part) for part in parts))
+        return Data(Samples(x, y, learned), *(Samples(questions, None, part) for part in parts))
 
     def _of_collection(self, number: int) -> tuple[Tensor, Tensor, np.ndarray]:
         """Return every pair of a collection [P, 2, ...], its numbers [P, 2], and its question [P]."""
@@ -156,12 +158,12 @@ class Retrieval:
 
     name = "retrieval"
 
-    def __init__(self, shelves: Shelves, *, alone: bool) -> None:
-        self.shelves = shelves
+    def __init__(self, library_inputs: EncodedLibrary, *, alone: bool) -> None:
+        self.library_inputs = library_inputs
         self.alone = alone
 
     def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
-        """Return a client's answer to the roll call: the size of its vectors and its pairs."""
+        """Return a client's answer to the handshake: the size of its vectors and its pairs."""
         train = world.data(client).train
         pair, _ = train.batch(torch.zeros(1, dtype=torch.int64, device=world.device))
         features = world.module(model)(pair[:, 1]).shape[1]
@@ -169,18 +171,18 @@ class Retrieval:
 
     def copy(self, world: "World") -> str:
         """Return the start of a SHA-256 of all collections."""
-        digests = "".join(collection.digest for collection in self.shelves.held.collections)
-        return hashlib.sha256(digests.encode()).hexdigest()[:12]
+        distills_public = "".join(collection.digest for collection in self.library_inputs.held.collections)
+        return hashlib.sha256(distills_public.encode()).hexdigest()[:12]
 
     def figures(self, world: "World", client: str, model: Any, shared: Any, limit: int | None) -> dict[str, float]:
         """Measure a client's model wherever this process can: ``own/ndcg@10``, ``others/map``, and so on."""
-        held = self.shelves.held
+        held = self.library_inputs.held
         place = 0 if self.alone else _place(held, client)
         return self._of_client(self._searching(world, model), held.holdings[place])
 
     def judges(self, world: "World") -> bool:
         """Whether there is a collection that this process sees and that is not its own alone."""
-        return world.hosted or self.shelves.held.unseen is not None
+        return world.hosted or self.library_inputs.held.unseen is not None
 
     def judged(self, world: "World", model: Module, limit: int) -> dict[str, float]:
         """Measure one model as every client's: means over clients; on a server of devices, on the unseen one alone."""
@@ -191,10 +193,10 @@ class Retrieval:
 
     def references(self, world: "World") -> dict[str, dict[str, float]]:
         """Return what needs no training: BM25, where bm25s is installed, and the encoder as it comes."""
-        held = self.shelves.held
+        held = self.library_inputs.held
         if not world.hosted or self.alone:
             return {}
-        first = world.load(self.shelves.name, world.initial(self.shelves.name))
+        first = world.load(self.library_inputs.name, world.initial(self.library_inputs.name))
         found = {"zero-shot": self._for_all(self._searching(world, first))}
         words = scores_of((*held.collections, *([held.unseen] if held.unseen else [])))
         if words is not None:
@@ -206,7 +208,7 @@ class Retrieval:
 
     def _scores(self, world: "World", model: Module, collection: Collection) -> Tensor:
         """Return a model's similarities of all questions and passages of a collection [Q, N]."""
-        inputs, precision = self.shelves.inputs(collection), self.shelves.settings.run.precision
+        inputs, precision = self.library_inputs.inputs(collection), self.library_inputs.settings.run.precision
         before = model.training
         model.eval()
         asked, said = (apply(model, part.to(world.device), precision) for part in (inputs.questions, inputs.passages))
@@ -214,14 +216,14 @@ class Retrieval:
         return asked @ said.T
 
     def _for_all(self, searching: "Search") -> dict[str, float]:
-        found = [self._of_client(searching, holding) for holding in self.shelves.held.holdings]
+        found = [self._of_client(searching, holding) for holding in self.library_inputs.held.holdings]
         # A client of few questions has none to validate on.
         names = dict.fromkeys(key for figures in found for key in figures)
         return {key: fmean(figures[key] for figures in found if key in figures) for key in names}
 
     def _of_client(self, searching: "Search", own: Holding) -> dict[str, float]:
         """Return a client's figures: each metric's mean over questions, and the standard error of the headline."""
-        held = self.shelves.held
+        held = self.library_inputs.held
         figures = self._of_set(searching, own.collection, own.test, "own")
         if len(own.validation):
             chosen_by = self._of_set(searching, own.collection, own.validation, "validation")
@@ -237,12 +239,12 @@ class Retrieval:
         return figures | self._unseen(searching)
 
     def _unseen(self, searching: "Search") -> dict[str, float]:
-        unseen = self.shelves.held.unseen
+        unseen = self.library_inputs.held.unseen
         if unseen is None:
             return {}
         judged = unseen.judged.get("test") or next(iter(unseen.judged.values()))
         return searching.figures(unseen, judged, tuple(judged), "unseen")
 
     def _of_set(self, searching: "Search", number: int, questions: np.ndarray, scope: str) -> dict[str, float]:
-        held = self.shelves.held
+        held = self.library_inputs.held
         return searching.figures(held.collections[number], held.answers[number], tuple(questions.tolist()), scope)

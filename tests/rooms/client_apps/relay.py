@@ -1,4 +1,4 @@
-"""Relay, a toy: clients count their samples, hear the total, and answer with what they heard."""
+"""Relay, a toy: clients count their samples, receive the total, and answer with what they received."""
 
 import torch
 from flwr.app import Context, Message
@@ -25,14 +25,14 @@ def count(message: Message, context: Context) -> Message:
     earlier = turn.recall("calls")
     turn.remember("calls", torch.zeros(1) if earlier is None else earlier + 1)
     features = turn.world.features(turn.architecture)
-    return reply(message, turn, Prototypes(torch.zeros(turn.classes, features), counts), heard=0)
+    return reply(message, turn, Prototypes(torch.zeros(turn.classes, features), counts), received=0)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Answer with what was heard and remembered."""
+    """Answer with what was received and remembered."""
     turn = Turn.of(message, context)
     number = Weights.need(message.content).values["number"]
     calls = turn.recall("calls")
     turn.remember("calls", calls + 1)
-    return reply(message, turn, heard=Prototypes.need(message.content).counts.sum(), number=number, calls=calls)
+    return reply(message, turn, received=Prototypes.need(message.content).counts.sum(), number=number, calls=calls)

@@ -1,4 +1,4 @@
-"""Relay, a toy: clients count their samples, hear the total, and answer with what they heard."""
+"""Relay, a toy: clients count their samples, receive the total, and answer with what they received."""
 
 from collections.abc import Sequence
 from typing import final
@@ -13,7 +13,7 @@ from fd_flower.wire.replies import Reply
 
 @final
 class Relay(Strategy):
-    """Two exchanges a round: the total of the first is heard in the second, beside each client's own number."""
+    """Two exchanges a round: the total of the first is received in the second, beside each client's own number."""
 
     exchanges = ("query.count", "train")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from fd_flower.cli.progress import Board, board
-from fd_flower.core.errors import RunFailed, WrongInput
+from fd_flower.core.errors import InvalidInputError, RunError
 
 WIDTH = 160  # of a log or a pipe, where nobody says
 
@@ -19,7 +19,7 @@ class Interrupted(Exception):  # noqa: N818 (what happened, not a kind of error)
 
 
 @dataclass
-class Voice:
+class Output:
     """How the user wants to be spoken to.
 
     Attributes
@@ -41,7 +41,7 @@ class Voice:
         """Return an error as one line; its traceback goes to standard error where the user wants it."""
         if self.debug:
             traceback.print_exception(error, file=sys.stderr)
-        told = isinstance(error, WrongInput | RunFailed | Interrupted)
+        told = isinstance(error, InvalidInputError | RunError | Interrupted)
         text = str(error) if told else f"{type(error).__name__}: {error}"
         return " ".join(text.split()) or type(error).__name__
 

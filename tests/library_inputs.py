@@ -24,8 +24,8 @@ def animals(folder: Path, count: int = 12, shift: int = 0) -> Path:
     names = [f"animal{i + shift}" for i in range(count)]
     corpus = [{"_id": f"d{i}", "title": name, "text": f"the {name} sleeps"} for i, name in enumerate(names)]
     queries = [{"_id": f"q{i}", "text": f"where does the {name} rest"} for i, name in enumerate(names)]
-    return write(folder, corpus, queries, test=[judgement(f"q{i}", f"d{i}") for i in range(count)])
+    return write(folder, corpus, queries, test=[judgment(f"q{i}", f"d{i}") for i in range(count)])
 
 
-def judgement(question: str, document: str, score: int = 1, **more: Any) -> Row:
+def judgment(question: str, document: str, score: int = 1, **more: Any) -> Row:
     return {"query-id": question, "corpus-id": document, "score": score, **more}
