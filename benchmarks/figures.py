@@ -71,6 +71,7 @@ EXITS = {"model.name": "lenet", "client.objective": "ofa", "client.objective_arg
 
 WORDS = {
     "heard": "received",
+    "neighbours": "neighbors",
     "measures": "evaluations",
     "moment": "evaluated",
     "pictures": "images",

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -12,7 +11,7 @@ from flwr.serverapp import Grid
 
 from fd_flower.client.app import RAISED
 from fd_flower.config import Settings, registry
-from fd_flower.core.errors import RunError
+from fd_flower.core.flower import identify, name_message
 from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
 
@@ -45,7 +44,7 @@ class InProcessGrid(Grid):
         }
         self._waiting: dict[str, Message] = {}
         self._run: Any = None
-        _identify()
+        identify()
 
     def set_run(self, run: Any) -> None:
         """Set the run."""
@@ -70,9 +69,9 @@ class InProcessGrid(Grid):
         """Keep messages until their replies are asked for."""
         ids = []
         for message in messages:
-            message.metadata.__dict__["_message_id"] = str(uuid4())
-            self._waiting[message.metadata.message_id] = message
-            ids.append(message.metadata.message_id)
+            name = name_message(message)
+            self._waiting[name] = message
+            ids.append(name)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
@@ -121,15 +120,3 @@ def run(
     strategy.start(grid)
     where = settings.run.resume or settings.run.out
     return RunFolder.open(where) if where else None
-
-
-def _identify() -> None:
-    """Give this process the identity that Flower's messages ask for, where it has none."""
-    try:
-        from flwr.supercore.task_identity import TaskIdentity
-
-        for name in ("_task_id", "_run_id", "_node_id"):
-            if vars(TaskIdentity)[name] is None:
-                setattr(TaskIdentity, name, 1)
-    except (ImportError, KeyError) as error:
-        raise RunError(f"the in-process engine does not know this version of Flower ({error}); use flwr 1.41") from None

@@ -79,7 +79,7 @@ class MHD(Strategy):
         bank = {entry.client: entry for entry in PublicHeads.all(knowledge)}
         ids = [c.id for c in self.clients]
         listens = self._graph(self.clients)[:, ids.index(client.id)].tolist()
-        near = [bank[console] for console, received in zip(ids, listens, strict=True) if received and console in bank]
+        near = [bank[source] for source, received in zip(ids, listens, strict=True) if received and source in bank]
         newest = max(map(_round, bank.values()), default=0)
         order = torch.randperm(len(near), generator=torch_rng(self.settings.run.seed, "teachers", client.id, newest))
         drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]  # type: ignore[attr-defined]

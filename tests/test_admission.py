@@ -157,7 +157,7 @@ def test_a_node_that_claims_anothers_id_is_refused_even_where_it_comes_first(mad
     strategy, _, lines = toys.run("fd", f"server.allow={made}/allow.yaml", grid)
     assert [c.id for c in strategy.clients] == ["0"]
     assert rounds(lines)[0]["replied"] == ["0"]
-    assert strategy._host.refused == {
+    assert strategy.refused == {
         "node 1": "client id '0' belongs to another key; this node has the key of client 'ward-7'",
         "node 3": "client id 'ward-7' belongs to another key; this node has no key of server.allow",
     }
@@ -233,5 +233,5 @@ def test_an_answer_to_the_roll_call_that_is_none_costs_that_node_alone(
     monkeypatch.setattr(app, "introduction", introduction)
     strategy, _, lines = toys.run("fd", "", devices("fd", str(tmp_path), "0", "1", "2"))
     assert rounds(lines)[0]["replied"] == ["0", "2"]
-    (reason,) = strategy._host.refused.values()
+    (reason,) = strategy.refused.values()
     assert re.search(told, reason)

@@ -146,7 +146,7 @@ def test_a_device_can_name_its_own_architecture(tmp_path: Path):
 def test_of_two_devices_with_one_id_the_second_is_refused_and_named(tmp_path: Path):
     strategy, _ = run(devices("fd", str(tmp_path), "0", "1", "1"))
     assert [c.id for c in strategy.clients] == ["0", "1"]
-    assert strategy._host.refused == {"node 3": "client id '1' is taken by node 2"}
+    assert strategy.refused == {"node 3": "client id '1' is taken by node 2"}
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_federation_has_devices_or_hosts(tmp_path: Path, kinds: str, kept: lis
     grid = InProcessGrid(methods.client_app("fd"), node_configs=configs)
     strategy, _ = run(grid)
     assert [c.id for c in strategy.clients] == kept
-    assert strategy._host.refused == refused
+    assert strategy.refused == refused
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_a_node_that_is_set_up_wrongly_says_why(tmp_path: Path, config: dict[str
     else:
         strategy, _ = run(grid)
         assert [c.id for c in strategy.clients] == ["0"]
-        assert words in " ".join(strategy._host.refused.values())
+        assert words in " ".join(strategy.refused.values())
 
 
 def test_a_node_with_other_sources_is_refused(monkeypatch: pytest.MonkeyPatch):
@@ -204,7 +204,7 @@ def test_a_client_that_cannot_take_part_is_named_and_the_others_go_on():
 
     strategy, lines = run(InProcessGrid(Spoilt(methods.client_app("fd"), spoil)))
     assert [(c.id, c.number) for c in strategy.clients] == [("0", 0), ("2", 1)]
-    assert strategy._host.refused == {"1": "its disk is gone"}
+    assert strategy.refused == {"1": "its disk is gone"}
     assert rounds(lines)[0]["asked"] == ["0", "2"]
 
 
@@ -289,7 +289,7 @@ def test_a_device_that_returns_under_another_node_id_is_the_same_client(tmp_path
 
 def test_a_device_with_an_id_whose_device_is_still_there_is_refused(tmp_path: Path):
     strategy, (_, second) = changing(lambda grid: grid.add(77, device("1", tmp_path)), tmp_path)
-    assert strategy._host.refused == {"node 77": "client id '1' is taken by node 2"}
+    assert strategy.refused == {"node 77": "client id '1' is taken by node 2"}
     assert second["replied"] == ["0", "1", "2"]
 
 
@@ -312,13 +312,13 @@ def test_a_new_device_that_fits_nowhere_is_refused_and_the_round_goes_on(
 ):
     newcomer = device("3", tmp_path, model=architecture)
     strategy, (_, second) = changing(lambda grid: grid.add(77, newcomer), tmp_path, method)
-    assert words in strategy._host.refused["3"]
+    assert words in strategy.refused["3"]
     assert second["replied"] == ["0", "1", "2"]
 
 
 def test_a_host_cannot_join_devices(tmp_path: Path):
     strategy, (_, second) = changing(lambda grid: grid.add(77, {"partition-id": 0}), tmp_path)
-    assert strategy._host.refused == {"node 77": "it hosts; the others do not"}
+    assert strategy.refused == {"node 77": "it hosts; the others do not"}
     assert second["replied"] == ["0", "1", "2"]
 
 
@@ -328,7 +328,7 @@ def test_a_device_cannot_join_hosts():
     strategy.on_line = grid.next_round
     strategy.start(grid)
     assert [c.id for c in strategy.clients] == ["0", "1", "2"]
-    assert strategy._host.refused == {"node 77": "it is one device; the others host"}
+    assert strategy.refused == {"node 77": "it is one device; the others host"}
 
 
 def test_a_host_that_comes_later_holds_nobody():
@@ -336,7 +336,7 @@ def test_a_host_that_comes_later_holds_nobody():
     strategy = Strategy.for_method(toy("fd"))
     strategy.on_line = grid.next_round
     strategy.start(grid)
-    assert strategy._host.refused == {}
+    assert strategy.refused == {}
 
 
 # --- who waits for whom

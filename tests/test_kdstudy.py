@@ -136,7 +136,7 @@ def test_every_technique_moves_the_student_and_says_how_far(technique, order):
     strategy = server(f"server.technique={technique} server.order={order} server.start=random")
     (student,) = strategy.aggregate(REPLIES, NOUGHT, round=1)
     assert bool(student.values["w"].any())
-    told = strategy._notes.figures[""]
+    told = strategy.diagnostics.figures[""]
     assert told["gain"] == told["after"] - told["before"]
     assert told["before_by_class"] == [1.0, 0.0]  # a model of zeros calls everything class 0
     assert told["after"] > 0.8
@@ -189,7 +189,7 @@ def test_the_candidate_that_is_right_most_often_is_chosen():
     ]
     (student,) = strategy.aggregate(replies, knowledge, round=2)
     assert bool((student.values["w"] == 1).all())
-    told = strategy._notes.figures[""]
+    told = strategy.diagnostics.figures[""]
     assert (told["temperature"], told["weight"]) == (1.0, 1.0)
     assert told["validation_by_candidate"] == [5 / 14, 9 / 14, 9 / 14, 8 / 14]
 

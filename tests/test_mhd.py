@@ -263,7 +263,7 @@ def test_teachers_are_drawn_anew_for_every_client_and_round():
     assert len(drawn(0, 1)) == 2
     assert len({tuple(drawn(client, 1)) for client in range(8)}) > 1
     assert len({tuple(drawn(0, rounds)) for rounds in range(1, 6)}) > 1
-    assert {console for rounds in range(1, 20) for console in drawn(0, rounds)} == set("1234567")
+    assert {source for rounds in range(1, 20) for source in drawn(0, rounds)} == set("1234567")
 
 
 def test_nobody_to_learn_from_is_nothing_to_hear():
@@ -299,12 +299,12 @@ def test_a_collapse_is_flagged(logged):
     """Class one is all that any head says: the first client's main head is sure of it, its last one undecided."""
     server = relay()
     bank(server, {"0": heads(0.9), "1": heads(0.8)})
-    assert server._notes.figures[""]["collapsed"] == 1.0
+    assert server.diagnostics.figures[""]["collapsed"] == 1.0
     assert "every head says one class of all public samples" in logged.text
     logged.clear()
     lively = PublicHeads(torch.tensor([0, 1]), log([0.9, 0.6], [0.1, 0.7]), torch.ones(2, 2))
     bank(server, {"0": heads(0.9), "1": lively})
-    assert (server._notes.figures["1"]["collapsed"], server._notes.figures[""]["collapsed"]) == (0.5, 0.75)
+    assert (server.diagnostics.figures["1"]["collapsed"], server._notes.figures[""]["collapsed"]) == (0.5, 0.75)
     assert not logged.text
 
 
@@ -316,12 +316,12 @@ def test_what_is_noted_by_hand():
     server = relay()
     bank(server, {"0": heads(0.9), "1": heads(0.2)})
     entropy = [-(p * math.log(p) + (1 - p) * math.log(1 - p)) for p in (0.9, 0.2)]
-    notes = server._notes.figures[""]
+    notes = server.diagnostics.figures[""]
     assert notes["main_entropy"] == pytest.approx(sum(entropy) / 2)
     assert notes["last_entropy"] == pytest.approx(math.log(2))
     assert (notes["main_agreement"], notes["last_agreement"]) == (0.0, 1.0)
     bank(server, {"0": heads(0.9)})
-    assert server._notes.figures[""]["main_agreement"] is None  # there is no pair
+    assert server.diagnostics.figures[""]["main_agreement"] is None  # there is no pair
 
 
 # --- runs

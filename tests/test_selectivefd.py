@@ -55,7 +55,7 @@ def test_what_is_ambiguous_is_dropped(tau, kept, caplog):
     """To the one-hot of the likeliest class (.9, .1) is 0.2 away, (.7, .3) 0.6, and (.5, .5) 1."""
     teacher, made = taught(ambiguity=tau)
     assert list(teacher) == kept
-    assert made._notes.figures[""]["ambiguous"] == pytest.approx((3 - len(kept)) / 3)
+    assert made.diagnostics.figures[""]["ambiguous"] == pytest.approx((3 - len(kept)) / 3)
     assert ("no public sample has a vote and is clear" in caplog.text) == (not kept)
 
 

@@ -90,7 +90,8 @@ class Node:
     def world(self) -> World:
         """The run as this process sees it."""
         task = self.settings.task or str(self.context.run_config.get("task", ""))
-        return world(self.settings.text, task, self.folder, self.client or "")
+        labels = bool(self.header["public-labels"])
+        return world(self.settings.text, task, self.folder, self.client or "", public_labels=labels)
 
     def architecture(self, client: str) -> str:
         """Return a client's architecture: its node's own, or the one that its number gives."""

@@ -84,6 +84,7 @@ def _run(folder: RunFolder) -> list[Markup]:
     curves = drawn.read_bytes() if drawn.is_file() else plots.png(plots.of_run(lines, summary, evaluated))
     parts = (
         f"{summary['clients']} clients · rounds: {summary['rounds']} · seed {summary['seed']}",
+        *([f"stopped {summary['stopped']}"] if "stopped" in summary else []),
         f"model {words(summary['model'])}",
         f"engine {words(summary['engine'])}",
     )

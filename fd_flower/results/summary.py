@@ -27,6 +27,8 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
     """
     evaluated = facts["evaluated"]
     head = {key: facts[key] for key in ("method", "seed", "rounds", "clients", "engine", "model", "data")}
+    if facts.get("planned", facts["rounds"]) != facts["rounds"]:
+        head["stopped"] = f"after round {facts['rounds']} of {facts['planned']}"
     if facts.get("task") == "retrieval":
         found = retrieval.summarize(lines, evaluated, facts.get("references", {}))
         return {**head, "retrieval": found, **_cost(lines), "versions": facts["versions"]}

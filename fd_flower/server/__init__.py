@@ -2,7 +2,8 @@
 
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.requirements import Requirements
-from fd_flower.server.strategy import Run, Strategy
+from fd_flower.server.run import Run
+from fd_flower.server.strategy import Strategy
 from fd_flower.server.voting import Voting
 from fd_flower.wire.replies import Reply, mean_weights
 

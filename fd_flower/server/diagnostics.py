@@ -11,7 +11,7 @@ Figure = float | list[float | None] | None
 """A figure of a diagnostic: a number, one a class, or None where there is nothing to count."""
 
 
-class Notes:
+class Diagnostics:
     """What a method says of one round, which changes nothing.
 
     Attributes

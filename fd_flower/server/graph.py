@@ -77,9 +77,9 @@ def neighbors(spec: str, clients: Sequence[str], seed: int) -> Tensor:
 @lru_cache(maxsize=8)
 def _neighbors(spec: str, text: str | None, clients: tuple[str, ...], seed: int) -> Tensor:
     """Return the graph; a run asks for it once a client and round, so it is kept."""
-    voices = _shaped(spec, clients, seed) if text is None else _told(spec, text, clients)
+    sources = _shaped(spec, clients, seed) if text is None else _of_file(spec, text, clients)
     received = torch.zeros(len(clients), len(clients), dtype=torch.bool)
-    for listener, places in enumerate(voices):
+    for listener, places in enumerate(sources):
         received[places, listener] = True
     return received.fill_diagonal_(False)
 
@@ -115,19 +115,19 @@ def _read(path: str) -> str:
         raise InvalidInputError(f"server.graph: {path} cannot be read: {error}") from None
 
 
-def _told(path: str, text: str, clients: tuple[str, ...]) -> list[list[int]]:
+def _of_file(path: str, text: str, clients: tuple[str, ...]) -> list[list[int]]:
     """Return for each client the places of those it listens to, as a file says."""
     try:
-        said = yaml.safe_load(text)
+        found = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidInputError(f"server.graph: {path} cannot be read: {first_line(error)}") from None
-    if not isinstance(said, dict) or not all(isinstance(voices, list) for voices in said.values()):
+    if not isinstance(found, dict) or not all(isinstance(sources, list) for sources in found.values()):
         raise InvalidInputError(f"server.graph: {path} holds no graph; expected lines like '3: [1, 2]'")
-    graph = {str(listener): [str(console) for console in voices] for listener, voices in said.items()}
-    strangers = sorted({*graph, *(console for voices in graph.values() for console in voices)} - set(clients))
+    graph = {str(listener): [str(source) for source in sources] for listener, sources in found.items()}
+    strangers = sorted({*graph, *(source for sources in graph.values() for source in sources)} - set(clients))
     if strangers:
         raise InvalidInputError(
             f"server.graph: {path} names {', '.join(strangers)}; the clients here are {', '.join(clients)}:"
             " correct the file, or let server.nodes wait for all devices"
         )
-    return [[clients.index(console) for console in graph.get(client, [])] for client in clients]
+    return [[clients.index(source) for source in graph.get(client, [])] for client in clients]

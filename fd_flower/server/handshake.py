@@ -136,8 +136,8 @@ def received(nodes: Sequence[int], replies: Iterable[Message]) -> dict[int, dict
         answer: dict[str, Any] = {"refused": "it runs another app than FD-Flower's"}
         if reply.has_error():
             answer = {"refused": reply.error.reason or f"error {reply.error.code}"}
-        elif said := records(reply.content, ConfigRecord).get(HEADER):
-            answer = dict(said)
+        elif found := records(reply.content, ConfigRecord).get(HEADER):
+            answer = dict(found)
         if answer.get("sources", sources()) != sources():
             answer = {"refused": "it runs other FD-Flower sources than the server; install the same version on both"}
         answers[reply.metadata.src_node_id] = answer

@@ -9,7 +9,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any
-from uuid import uuid4
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,6 +16,7 @@ from flwr.serverapp import Grid
 from fd_flower.config import Settings
 from fd_flower.core.client import Client, answered, natural
 from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.flower import name_message
 from fd_flower.core.keys import allowed, keys_of
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
 from fd_flower.wire.envelope import HANDSHAKE, fold, records, unfold
@@ -47,22 +47,27 @@ class HostGrid(Grid):
         Who answered the handshake, in natural order.
     engine : str
         The class of the grid beneath.
-    plain ClientApps : bool
+    plain : bool
         Whether the nodes run an app that knows nothing of FD-Flower.
     absent : dict[str, str]
         Client id -> why it was not asked in the last exchange.
-    patient : bool
-        Wait for nodes that still owe a reply, and for stragglers, as the closing message does.
     """
 
-    def __init__(self, grid: Grid, settings: Settings, *, run_key: str = "", state: str = "") -> None:
+    def __init__(
+        self, grid: Grid, settings: Settings, *, run_key: str = "", state: str = "", public_labels: bool = False
+    ) -> None:
         self._grid = grid
         self._settings = settings
         run_key = run_key or secrets.token_hex(8)
         if not state:
             state = tempfile.mkdtemp(prefix="fd-flower-")
             atexit.register(shutil.rmtree, state, ignore_errors=True)
-        self._header = {"run-key": run_key, "settings": settings.text, "state": state}
+        self._header: dict[str, str | bool] = {
+            "run-key": run_key,
+            "settings": settings.text,
+            "state": state,
+            "public-labels": public_labels,
+        }
         self._allow = allowed(settings.server.allow)
         self._handshake = Handshake(self._allow)
         self._nodes: set[int] = set()
@@ -75,7 +80,6 @@ class HostGrid(Grid):
         self.clients: tuple[Client, ...] = ()
         self.plain = False
         self.engine = type(grid).__name__
-        self.patient = False
         self.absent: dict[str, str] = {}
         self.bytes = Bytes()
 
@@ -188,9 +192,7 @@ class HostGrid(Grid):
         self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
         asked = [Message(content, c.number + 1, HANDSHAKE) for c in self.clients]
-        self.patient = True
-        replies = self.send_and_receive(asked, timeout=self._settings.server.timeout)
-        self.patient = False
+        replies = self.send_and_receive(asked, timeout=self._settings.server.timeout, patient=True)
         found = {}
         silent = dict.fromkeys(ids)
         for reply in replies:
@@ -240,42 +242,47 @@ class HostGrid(Grid):
             if home in self._late.values():
                 self.absent[client.id] = "its node still owes an earlier reply"
                 continue
-            # As Flower's own grids do it: the constructor leaves the id open.
-            message.metadata.__dict__["_message_id"] = str(uuid4())
+            name_message(message)
             self.bytes.count("down", message.content)
             grouped[home].append(message)
-        for home, letters in grouped.items():
-            size = max(self._reply_size, *(size_of(m.content) for m in letters), 1)
+        for home, own in grouped.items():
+            size = max(self._reply_size, *(size_of(m.content) for m in own), 1)
             most = 1 if self.plain else max(1, REPLY_LIMIT // size)
-            self._queues[home] = deque(letters[i : i + most] for i in range(0, len(letters), most))
+            self._queues[home] = deque(own[i : i + most] for i in range(0, len(own), most))
         self._send(grouped)
-        return [m.metadata.message_id for letters in grouped.values() for m in letters]
+        return [m.metadata.message_id for own in grouped.values() for m in own]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that have come to these messages."""
         ready = []
         for reply in self._grid.pull_messages(list(self._open)) if self._open else ():
-            home, letters = self._open.pop(reply.metadata.reply_to_message_id, (0, []))
-            if not letters:  # it came twice
+            home, inner = self._open.pop(reply.metadata.reply_to_message_id, (0, []))
+            if not inner:  # it came twice
                 continue
-            for answer in self._split(reply, letters):
+            for answer in self._split(reply, inner):
                 self._arrived[answer.metadata.reply_to_message_id] = answer
             ready.append(home)
         self._send(ready)
         return [self._arrived.pop(name) for name in message_ids if name in self._arrived]
 
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send, and wait until all replies, the timeout, or the grace after ``server.min_replies`` replies."""
+    def send_and_receive(
+        self, messages: Iterable[Message], *, timeout: float | None = None, patient: bool = False
+    ) -> list[Message]:
+        """Send, and wait until all replies, the timeout, or the grace after ``server.min_replies`` replies.
+
+        Where it is ``patient`` (the handshake, the closing message), nodes that still owe a reply are waited for first,
+        and stragglers until the timeout.
+        """
         server = self._settings.server
         begin = time.monotonic()
         deadline = float("inf") if timeout is None else begin + timeout
         messages = list(messages)
-        while self.patient and self._late and time.monotonic() < deadline:
+        while patient and self._late and time.monotonic() < deadline:
             self._drop_late()
             _pause(begin)
         waiting = set(self.push_messages(messages))
         replies: list[Message] = []
-        in_grace = self.patient or server.grace is None
+        in_grace = patient or server.grace is None
         look = begin + LOOK
         while waiting and time.monotonic() < deadline:
             if time.monotonic() > look:
@@ -298,12 +305,12 @@ class HostGrid(Grid):
 
     def _send(self, homes: Iterable[int]) -> None:
         """Send each of these nodes the next of its messages."""
-        letters = {}
+        batches = {}
         for home in homes:
             if self._queues.get(home):
-                letters[home] = self._queues[home].popleft()
+                batches[home] = self._queues[home].popleft()
         outer = []
-        for home, inner in letters.items():
+        for home, inner in batches.items():
             kind, group = inner[0].metadata.message_type, inner[0].metadata.group_id
             if self.plain:
                 content = inner[0].content
@@ -312,40 +319,40 @@ class HostGrid(Grid):
             self.bytes.wire += size_of(content)
             outer.append(Message(content, home, kind, group_id=group))
         starts = self._starts() if outer else {}
-        self._since |= {home: starts[home] for home in letters if home in starts}
+        self._since |= {home: starts[home] for home in batches if home in starts}
         sent = set(self._grid.push_messages(outer))
         for message in outer:
             home = message.metadata.dst_node_id
             if message.metadata.message_id in sent:
-                self._open[message.metadata.message_id] = home, letters[home]
+                self._open[message.metadata.message_id] = home, batches[home]
             else:  # grids skip what they refuse silently
-                for letter in chain(letters[home], *self._queues.pop(home)):
-                    lost = Message(Error(LOST, "its node is gone, or the message is too large"), reply_to=letter)
-                    self._arrived[letter.metadata.message_id] = lost
+                for message in chain(batches[home], *self._queues.pop(home)):
+                    lost = Message(Error(LOST, "its node is gone, or the message is too large"), reply_to=message)
+                    self._arrived[message.metadata.message_id] = lost
 
-    def _split(self, reply: Message, letters: list[Message]) -> list[Message]:
+    def _split(self, reply: Message, asked: list[Message]) -> list[Message]:
         """Turn a node's reply into one reply a client."""
         if reply.has_error():
-            return [Message(reply.error, reply_to=m) for m in letters]
+            return [Message(reply.error, reply_to=m) for m in asked]
         self.bytes.wire += size_of(reply.content)
         if self.plain:
-            answers: dict[str, RecordDict | Error] = {self.client(letters[0].metadata.dst_node_id).id: reply.content}
+            answers: dict[str, RecordDict | Error] = {self.client(asked[0].metadata.dst_node_id).id: reply.content}
         else:
             try:
                 answers = unfold(reply.content)
             except InvalidInputError as error:
-                return [Message(Error(LOST, str(error)), reply_to=m) for m in letters]
+                return [Message(Error(LOST, str(error)), reply_to=m) for m in asked]
         split = []
         limit = self._settings.server.max_reply_mb * 2**20
-        for letter in letters:
+        for message in asked:
             lost = Error(LOST, "its node answered without it")
-            answer = answers.get(self.client(letter.metadata.dst_node_id).id, lost)
+            answer = answers.get(self.client(message.metadata.dst_node_id).id, lost)
             if isinstance(answer, RecordDict) and (size := size_of(answer)) > limit:
                 answer = Error(LOST, f"its reply has {size / 2**20:.1f} MB; server.max_reply_mb is {limit / 2**20:g}")
             if isinstance(answer, RecordDict):
                 self.bytes.count("up", answer)
                 self._reply_size = max(self._reply_size, size)
-            split.append(Message(answer, reply_to=letter))
+            split.append(Message(answer, reply_to=message))
         return split
 
     def _starts(self) -> dict[int, str]:
@@ -361,10 +368,10 @@ class HostGrid(Grid):
         """Answer with errors for nodes that were started anew since they were asked."""
         anew = self._anew({home for home, _ in self._open.values()})
         for name in [name for name, (home, _) in self._open.items() if home in anew]:
-            home, letters = self._open.pop(name)
-            for letter in chain(letters, *self._queues.pop(home, ())):
-                lost = Message(Error(LOST, "its node was started anew in the middle"), reply_to=letter)
-                self._arrived[letter.metadata.message_id] = lost
+            home, inner = self._open.pop(name)
+            for message in chain(inner, *self._queues.pop(home, ())):
+                lost = Message(Error(LOST, "its node was started anew in the middle"), reply_to=message)
+                self._arrived[message.metadata.message_id] = lost
 
     def _drop_late(self) -> None:
         """Take replies that came too late out of Flower's store and forget them."""

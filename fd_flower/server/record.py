@@ -106,9 +106,14 @@ class Record:
         host.bytes = Bytes()
         self._clock = time.monotonic()
 
-    def close(self, number: int) -> None:
+    @property
+    def turnout(self) -> tuple[int, int]:
+        """How many clients the round asked, and how many replied."""
+        return (len(self._lines[0]["asked"]), len(self._lines[0]["replied"])) if self._lines else (0, 0)
+
+    def close(self, number: int, asked: Sequence[str]) -> None:
         """Begin the closing message."""
-        self.begin(number, [c.id for c in self._host.clients], self._host)
+        self.begin(number, asked, self._host)
         self.closing = True
 
     def end(
@@ -122,7 +127,7 @@ class Record:
 
         Notes are by client ("": all); ``sum`` is what there is to say about a secure sum.
         """
-        said, mark = self._host.bytes, {"closing": True} if self.closing else {}
+        traffic, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
         silent = set(self._asked) - {r.client.id for r in replies} - failed.keys()
         figures = [_figures(reply) for reply in replies]
@@ -134,8 +139,8 @@ class Record:
                 "asked": self._asked,
                 "replied": [r.client.id for r in replies],
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
-                "bytes": {"up": said.up, "down": said.down, "wire": said.wire},
-                **({"exchanges": said.exchanges} if len(said.exchanges) > 1 else {}),
+                "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
+                **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
                 **({"sum": dict(sum)} if sum else {}),
                 "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
                 "global": None,
@@ -144,8 +149,8 @@ class Record:
         )
         for reply, (plain, evaluations) in zip(replies, figures, strict=True):
             line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
-            told = _diagnostics(notes, reply.client.id)
-            self._lines.append({**line, "metrics": plain, "evaluations": evaluations, **told})
+            more = _diagnostics(notes, reply.client.id)
+            self._lines.append({**line, "metrics": plain, "evaluations": evaluations, **more})
 
     def judge(
         self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
@@ -180,7 +185,7 @@ class Record:
         if not self.settings.run.keep:
             shutil.rmtree(self.state, ignore_errors=True)
 
-    def finish(self, *, clients: int, engine: str, evaluated: str, world: World) -> None:
+    def finish(self, *, clients: int, engine: str, evaluated: str, rounds: int, world: World) -> None:
         """Write the summary of a run with so many clients, on a kind of Flower's Grid, and the method's point."""
         if self.folder is None:
             return
@@ -190,7 +195,8 @@ class Record:
         facts = {
             "method": settings.method,
             "seed": settings.run.seed,
-            "rounds": settings.server.rounds,
+            "rounds": rounds,
+            "planned": settings.server.rounds,
             "clients": clients,
             "engine": ENGINES.get(engine, "local"),
             "model": settings.model.name,

@@ -1,18 +1,13 @@
 """What a method cannot work with is refused before round one, in words that say what would work."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from fd_flower.core.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    pass
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from torch.nn import Module
 
 from fd_flower.config import registry
 from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.models.exits import channels
 
@@ -87,8 +82,8 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
             f" got '{plain[0]}' without them"
         )
     if requires.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
-        told = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
-        raise InvalidInputError(f"{method} needs one feature size for all models; got {told}: set model.features")
+        found = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
+        raise InvalidInputError(f"{method} needs one feature size for all models; got {found}: set model.features")
 
 
 def check_annealing(method: str, point: str) -> None:

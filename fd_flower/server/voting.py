@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from fd_flower.core.client import Client
+from fd_flower.server.method import C
 from fd_flower.server.strategy import Strategy
 from fd_flower.wire import Knowledge, Payload, Private, PublicVotes
 from fd_flower.wire.replies import Reply
 
 
-class Voting(Strategy, ABC):
+class Voting(Strategy[C], ABC):
     """A strategy that keeps its clients' votes on all public samples: a round is about samples that somebody claims.
 
     A client whose votes the server lacks is asked for them with ``PublicVotes`` about no sample: in its first round,
@@ -45,8 +46,8 @@ class Voting(Strategy, ABC):
 
     def ballots(self, replies: Sequence[Reply], knowledge: Knowledge) -> list[Private]:
         """Return everybody's votes, those just received among them, for the server to keep; log the unclaimed share."""
-        said = {reply.client.id: PublicVotes.find(reply.content) for reply in replies}
-        new = [PublicVotes(votes.mask, client) for client, votes in said.items() if votes is not None]
+        sent = {reply.client.id: PublicVotes.find(reply.content) for reply in replies}
+        new = [PublicVotes(votes.mask, client) for client, votes in sent.items() if votes is not None]
         votes = {vote.client: vote for vote in (*PublicVotes.all(knowledge), *new)}
         if votes:
             claimed = torch.stack([vote.mask for vote in votes.values()]).any(0)

@@ -20,6 +20,7 @@ class Classification:
     """Telling classes apart: accuracy, negative log-likelihood and calibration."""
 
     name = "classification"
+    headline = "accuracy"
 
     def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake; refuse a label that its model does not know."""

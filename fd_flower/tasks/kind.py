@@ -22,10 +22,11 @@ class Kind(Protocol):
     Attributes
     ----------
     name : str
-        ``classification`` or ``retrieval``; a method's ``needs.tasks`` names those that it can learn.
+        ``classification`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
     """
 
     name: str
+    headline: str
 
     def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import Linear, Module
 
 from fd_flower import data, models
-from fd_flower.config import Settings, registry
+from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
@@ -45,12 +45,15 @@ class World:
         The user's, or the one that ``data.*`` and ``model.*`` describe.
     hosted : bool
         Whether this process can see all clients' data (a simulation), or one device's alone.
+    public_labels : bool
+        Whether the method may see the public samples' labels.
     """
 
-    def __init__(self, settings: Settings, task: Task, *, hosted: bool = True) -> None:
+    def __init__(self, settings: Settings, task: Task, *, hosted: bool = True, public_labels: bool = False) -> None:
         self.settings = settings
         self.task = task
         self.hosted = hosted
+        self._public_labels = public_labels
         self.device = device(settings.run.device)
         self._modules: dict[str, Module] = {}
         self._initial: dict[str, dict[str, Tensor]] = {}
@@ -77,9 +80,8 @@ class World:
 
     @cached_property
     def public(self) -> Samples | None:
-        """The public samples, or None; without their labels, unless the method cannot do without."""
-        labeled = registry.strategy(self.settings.method).requirements(self.settings).labels
-        return self._public if labeled or self._public is None else replace(self._public, y=None)
+        """The public samples, or None; without their labels, unless the method asks for them."""
+        return self._public if self._public_labels or self._public is None else replace(self._public, y=None)
 
     @property
     def public_labels(self) -> Tensor | None:
@@ -303,7 +305,9 @@ def _named_test(settings: Settings) -> Samples | None:
 
 
 @lru_cache(maxsize=4)
-def world(text: str, task: str = "", folder: str | None = None, client: str = "") -> World:
+def world(
+    text: str, task: str = "", folder: str | None = None, client: str = "", *, public_labels: bool = False
+) -> World:
     """Return this process's world of a run, made once for a run's settings.
 
     Parameters
@@ -316,10 +320,12 @@ def world(text: str, task: str = "", folder: str | None = None, client: str = ""
         A device's own data.
     client : str
         The device's client id; "" in a simulation.
+    public_labels : bool
+        As ``World`` has it.
     """
     settings = Settings.read(text)
     chosen = load_task(task) if task else described(settings, folder, client)
-    return World(settings, chosen, hosted=not client)
+    return World(settings, chosen, hosted=not client, public_labels=public_labels)
 
 
 def load_task(name: str) -> Task:

@@ -1,0 +1,261 @@
+"""A run: who takes part, its rounds one after the other, and what is written down of them."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from logging import INFO
+from typing import TYPE_CHECKING, Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from fd_flower.config import ANNEALED
+from fd_flower.core.client import Client
+from fd_flower.privacy.sums import simulated_key, stage
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.guard import Guard
+from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.record import Record
+from fd_flower.training import one_thread
+from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
+from fd_flower.wire.replies import Reply
+
+if TYPE_CHECKING:
+    from fd_flower.server.strategy import Strategy
+
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+ShouldStop = Callable[[int, Result], bool]
+
+
+class Driver:
+    """One run of a strategy, whose hooks it calls round by round; rounds count from 1 over the whole run.
+
+    Parameters
+    ----------
+    strategy : Strategy
+        Whose run it is.
+    grid : Grid
+        Any of Flower's.
+    timeout : float
+        Seconds after which an exchange goes on with the replies that have come.
+
+    Raises
+    ------
+    InvalidInputError
+        Where the method cannot work with these clients, models or data.
+    RunError
+        Where no node comes.
+    """
+
+    def __init__(self, strategy: "Strategy[Any]", grid: Grid, timeout: float) -> None:
+        settings = strategy.settings
+        self.strategy = strategy
+        self.timeout = timeout
+        self.last = settings.server.rounds
+        """The last round: that of ``server.rounds``, or the one after which the run was stopped."""
+        self.record = Record(settings, strategy.on_line)
+        self.host = HostGrid(
+            grid,
+            settings,
+            run_key=self.record.run_key,
+            state=self.record.state,
+            public_labels=strategy.requirements(settings).labels,
+        )
+        strategy.refused = self.host.refused
+        strategy.clients = self.host.handshake()
+        strategy.hosted = self.host.hosted
+        strategy.__dict__.pop("world", None)  # that of an earlier run
+        self.guard = Guard(strategy, self.host, self.record)
+        self.guard.check(strategy.clients)
+        self.sum = stage(settings.privacy, strategy.summable)
+        self.point = strategy.evaluation_point(settings)
+
+    # --- the rounds
+
+    def run(
+        self,
+        initial_arrays: ArrayRecord | None,
+        train_config: ConfigRecord,
+        evaluate_config: ConfigRecord,
+        evaluate_fn: EvaluateFn | None,
+        should_stop: ShouldStop | None,
+    ) -> Result:
+        """Play the rounds that are left, close the run and write its summary; parameters are Flower's."""
+        strategy, result, begun = self.strategy, Result(), time.monotonic()
+        done = self._begin(initial_arrays)
+        strategy.summary()
+        result.arrays = strategy.show()
+        if evaluate_fn and not done:
+            _keep(result.evaluate_metrics_serverapp, 0, evaluate_fn(0, result.arrays))
+        try:
+            for number in range(done + 1, self.last + 1):
+                self._train(number, result, train_config)
+                self._evaluate(number, result, evaluate_config, evaluate_fn)
+                if should_stop is not None and should_stop(number, result) and number < self.last:
+                    self._stop(number, result, evaluate_config, evaluate_fn)
+                    break
+        finally:
+            if self.record.folder is None:  # nobody can resume it
+                self.record.forget()
+        log(INFO, "%s rounds in %.1f s", self.last - done, time.monotonic() - begun)
+        self.record.finish(
+            clients=len(strategy.clients),
+            engine=self.host.engine,
+            evaluated=self.point,
+            rounds=self.last,
+            world=strategy.world,
+        )
+        self.record.forget()
+        return result
+
+    def _begin(self, initial_arrays: ArrayRecord | None) -> int:
+        """Take the checkpoint, or what the method knows before round one; return the rounds that are done."""
+        strategy, done = self.strategy, 0
+        checkpoint = self.record.open()
+        if checkpoint is not None:
+            strategy.knowledge, done = checkpoint.knowledge, checkpoint.round
+        else:
+            if initial_arrays:
+                arrays = {key: torch.from_numpy(array.numpy()) for key, array in initial_arrays.items()}
+                strategy.start_from(arrays)
+            with one_thread():
+                strategy.knowledge = Knowledge(strategy.initial_knowledge(strategy.clients))
+        if strategy.hosted:
+            simulated_key(strategy.settings.privacy, self.record.state, self.record.run_key)
+        return done
+
+    def _train(self, number: int, result: Result, config: ConfigRecord) -> None:
+        """Play a round's exchanges and aggregate."""
+        begun = time.monotonic()
+        messages = self.strategy.configure_train(number, result.arrays, config, self.host)
+        replies = self.host.send_and_receive(messages, timeout=self.timeout)
+        arrays, metrics = self.strategy.aggregate_train(number, replies)
+        if arrays is not None:
+            result.arrays = arrays
+        _keep(result.train_metrics_clientapp, number, metrics)
+        self._tell(number, metrics, time.monotonic() - begun)
+
+    def _evaluate(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:
+        """Let clients evaluate where it is due, evaluate the server's model, and write the round down."""
+        messages = self.strategy.configure_evaluate(number, result.arrays, config, self.host)
+        replies = self.host.send_and_receive(messages, timeout=self.timeout, patient=True)
+        _keep(result.evaluate_metrics_clientapp, number, self.strategy.aggregate_evaluate(number, replies))
+        with one_thread():
+            metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
+        _keep(result.evaluate_metrics_serverapp, number, metrics)
+        kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge)
+        self.record.write(metrics, kept)
+
+    def _stop(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:
+        """End the run after this round: what the last round would have evaluated is evaluated now."""
+        log(INFO, "stopped after round %s of %s", number, self.last)
+        judged = evaluate_fn is not None or (self.due(number) and not self.limit(number))
+        self.last = number
+        if "received" in self.points:
+            self._evaluate(number, result, config, (lambda *_: None) if judged else None)
+        elif not judged:
+            self.record.close(number, [])
+            self.record.end([], MetricRecord(), {})
+            self.record.write(self._judge(number), None)
+
+    def _judge(self, number: int) -> MetricRecord | None:
+        """Evaluate the server's model, or the mean over one an architecture, where the method has one."""
+        students = Weights.all(self.strategy.knowledge)
+        if self.point != "aggregated" or not students or not self.due(number):
+            return None
+        if "aggregated" not in (self.strategy.config.evaluation_points or ("aggregated",)):
+            return None
+        names = {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
+        return self.record.judge(self.strategy.world, students, self.limit(number), names)
+
+    def _tell(self, number: int, metrics: MetricRecord | None, seconds: float) -> None:
+        """Log a round in one line."""
+        found = metrics or MetricRecord()
+        headline = self.strategy.world.kind.headline
+        figures = {"loss": found.get("loss"), headline: found.get(f"{self._own_point}/{headline}")}
+        told = "".join(f", {name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
+        asked, replied = self.record.turnout
+        log(INFO, "round %s of %s: %s of %s clients%s, %.1f s", number, self.last, replied, asked, told, seconds)
+
+    # --- what is due
+
+    @property
+    def _own_point(self) -> str:
+        """Where the clients' own models are evaluated."""
+        return "trained" if self.point == "aggregated" else self.point
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """The evaluation points of the clients' models."""
+        chosen = self.strategy.config.evaluation_points or (self._own_point,)
+        return tuple(point for point in chosen if point != "aggregated")
+
+    def due(self, number: int) -> bool:
+        """Whether this round is evaluated."""
+        every = self.strategy.config.evaluate_every
+        return number >= self.last or bool(every and number % every == 0)
+
+    def limit(self, number: int) -> int:
+        """Return the test images to use, 0: all of them, as after the last round."""
+        return 0 if number >= self.last else self.strategy.settings.data.test_limit or 0
+
+    # --- exchanges
+
+    def messages(
+        self,
+        clients: Sequence[Client],
+        number: int,
+        place: int,
+        kind: str,
+        config: ConfigRecord,
+        *,
+        closing: bool = False,
+    ) -> list[Message]:
+        """Build a message for each client, sharing what is the same for all."""
+        strategy = self.strategy
+        points = (("received",) if closing else self.points) if self.due(number) else ()
+        every, last = strategy.config.anneal_every, place == len(strategy.exchanges) - 1
+        if every and number % every == 0 and last and not closing:
+            points = (*points, ANNEALED)
+        rate = {} if self.host.plain else {"lr": strategy.settings.client.lr_at(number, strategy.config.rounds)}
+        shared = ConfigRecord(
+            {
+                **rate,
+                **config,  # a user's own `lr` wins
+                "server-round": number,
+                "exchange": place,
+                "closing": closing,
+                "evaluate": ",".join(points),
+                "global": self.point != "aggregated",
+                "test-limit": self.limit(number),
+            }
+        )
+        announced = [PublicIndex(strategy.round_index)] if strategy.predicts and not closing else []
+        messages = []
+        for client in clients:
+            content = pack(*strategy.knowledge_for(client, strategy.knowledge), *announced)
+            content["config"] = shared
+            messages.append(Message(content, client.number + 1, kind))
+        return messages
+
+    def exchange(self, messages: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
+        """Send messages; return the replies that hold these kinds and can be used."""
+        return self.guard.read(self.host.send_and_receive(messages, timeout=self.timeout), number, kinds)
+
+    def ask(
+        self, number: int, exchange: str, contents: Mapping[Client, RecordDict], kinds: Sequence[type[Payload]]
+    ) -> list[Reply]:
+        """Play one exchange of the round's sum; return the replies that hold these kinds and can be used."""
+        shared, messages = ConfigRecord({"server-round": number}), []
+        for client, content in contents.items():
+            content["config"] = shared
+            messages.append(Message(content, client.number + 1, exchange))
+        return self.exchange(messages, number, kinds)
+
+
+def _keep(table: dict[int, MetricRecord], number: int, metrics: MetricRecord | None) -> None:
+    """Enter a round's metrics in one of Flower's tables, where there are any."""
+    if metrics is not None:
+        table[number] = metrics

@@ -1,0 +1,103 @@
+"""What a run lets through: clients that its method can work with, and replies that it can use."""
+
+from collections.abc import Iterable, Sequence
+from logging import WARNING
+from typing import Any
+
+from flwr.app import Message
+from flwr.common.logger import log
+
+from fd_flower.core.client import Client
+from fd_flower.core.errors import RunError
+from fd_flower.privacy.sums import check_sum
+from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.method import Method
+from fd_flower.server.record import Record
+from fd_flower.server.requirements import (
+    check_annealing,
+    check_clients,
+    check_exits,
+    check_plain,
+    check_public,
+    check_task,
+)
+from fd_flower.wire import Bounds, Payload, Weights
+from fd_flower.wire.replies import Reply, read
+
+
+class Guard:
+    """Checks clients before round one and when one comes later, and every reply before it touches the knowledge.
+
+    Parameters
+    ----------
+    method : Method
+        Whose run it is.
+    host : HostGrid
+        Its clients.
+    record : Record
+        Gets the replies that are left out, with the reason.
+    """
+
+    def __init__(self, method: Method[Any], host: HostGrid, record: Record) -> None:
+        self._method = method
+        self._host = host
+        self._record = record
+
+    def check(self, clients: Sequence[Client]) -> None:
+        """Refuse what the method cannot work with.
+
+        Raises
+        ------
+        InvalidInputError
+            With what would work.
+        """
+        method, plain = self._method, self._host.plain
+        settings, world, point = method.settings, method.world, method.evaluation_point(method.settings)
+        name, requires = settings.method, method.requirements(settings)
+        check_task(name, requires, world.kind.name)
+        if plain:
+            check_plain(name, weights_alone=point == "aggregated")
+        else:
+            check_clients(name, requires, clients)
+        check_sum(
+            name,
+            settings.privacy,
+            method.summable,
+            method.exchanges,
+            single_replies=requires.single_replies,
+            plain=plain,
+        )
+        if settings.server.anneal_every:
+            check_annealing(name, point)
+        if requires.public:
+            check_public(name, requires, world.public, world.public_checksum, clients)
+        if stages := settings.client.loss.exits:
+            check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
+
+    def bounds(self) -> Bounds:
+        """Return what a payload can look like in this round, from a client like the first."""
+        method = self._method
+        first, public = method.clients[0], method.requirements(method.settings).public
+        return Bounds(
+            classes=first.classes or None,
+            index=method.round_index if method.predicts else None,
+            features=first.features or None,
+            weights={w.model: w.values for w in Weights.all(method.knowledge)},
+            public=len(method.world.public or ()) if public else None,
+        )
+
+    def read(self, replies: Iterable[Message], round: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
+        """Return the usable replies, sorted by client; those with errors or without these kinds are named."""
+        came = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
+        usable, failed = read(came, self.bounds(), kinds, plain=self._host.plain)
+        for client, why in failed.items():
+            log(WARNING, "round %s: client %s is left out: %s", round, client, why)
+        self._record.failed |= failed
+        return usable
+
+    def need_some(self, usable: Sequence[Reply], round: int) -> None:
+        """Raise RunError for a round without a reply that can be used."""
+        if not usable:
+            named = {**self._host.absent, **self._record.failed}
+            reasons = "; ".join(f"client {c}: {why}" for c, why in named.items()) or "nobody answered"
+            raise RunError(f"round {round} has no usable reply: {reasons}")

@@ -1,0 +1,182 @@
+"""What a method's server half fills in: the hooks, and what they find around them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import torch
+
+from fd_flower.config import ServerConfig, Settings
+from fd_flower.core.client import Client, share
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.rng import numpy_rng, torch_rng
+from fd_flower.server.diagnostics import Diagnostics, Figure
+from fd_flower.server.requirements import Requirements
+from fd_flower.server.run import Run
+from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World, described, for_devices, load_task
+from fd_flower.wire import Knowledge, Payload, Private, Weights
+from fd_flower.wire.replies import Reply
+
+C = TypeVar("C", bound=ServerConfig)
+
+
+class Method(ABC, Generic[C]):
+    """A federated distillation method as its server sees it.
+
+    A method is final and fills in ``aggregate``, and where it needs to ``initial_knowledge`` and ``knowledge_for``.
+
+    Parameters
+    ----------
+    config : ServerConfig | None
+        The method's options; None means the recipe's values.
+    task : Task | None
+        The user's task; the server uses its model, public samples and test set.
+    run : Run | None
+        Seed, clients, folder and device of the run.
+    settings : Settings | None
+        Merged settings in place of ``config`` and ``run``; without a task, it is what they describe.
+    """
+
+    requires: ClassVar[Requirements] = Requirements()
+    """What the method cannot work without, by its recipe; a run's options may say otherwise (``requirements``)."""
+
+    evaluated: ClassVar[str] = "trained"
+    """Where its accuracy is evaluated: ``received``, ``trained``, or, of a server's model, ``aggregated``."""
+
+    exchanges: ClassVar[tuple[str, ...]] = ("train",)
+    """Message types of a round, in order; the last is ``train``."""
+
+    reply_kinds: ClassVar[tuple[type[Payload], ...]] = ()
+    """Kinds without which a client's reply cannot be used, beside those of ``summable``."""
+
+    summable: ClassVar[tuple[type[Payload], ...]] = ()
+    """Kinds of which a sum will do: under ``privacy.sum`` ``aggregate`` gets one reply for all, ``Summable.summed``."""
+
+    predicts: ClassVar[bool] = False
+    """Whether clients predict on public samples, which a round's message then names."""
+
+    distills_public: ClassVar[bool] = False
+    """Whether clients distill on public samples by ``public_distillation``, so that exits can learn there, too."""
+
+    def __init__(
+        self,
+        config: C | None = None,
+        task: Task | None = None,
+        run: Run | None = None,
+        *,
+        settings: Settings | None = None,
+    ) -> None:
+        stem = type(self).__module__.rpartition(".")[2]
+        self.settings = settings or (run or Run()).settings(stem, config)
+        self.knowledge = Knowledge()
+        self.clients: tuple[Client, ...] = ()
+        self.hosted = True
+        """Whether the clients are hosted (a simulation), so that the experimenter sees all of their data."""
+        self.round_index = torch.empty(0, dtype=torch.int64)
+        """The public samples that the round is about, int64 [N], where clients predict on them."""
+        self.on_line: Callable[[dict[str, Any]], None] | None = None
+        """Gets every line of ``rounds.jsonl`` as it is written."""
+        self.diagnostics = Diagnostics()
+        self._initial: dict[str, torch.Tensor] | None = None
+        self._described = settings is not None and task is None and not settings.task
+        if task is None and settings is not None:
+            task = load_task(settings.task) if settings.task else described(settings)
+        self._task = task or Task(_no_model)
+
+    def start_from(self, arrays: dict[str, torch.Tensor]) -> None:
+        """Let models start from a user's weights, by plain state-dict keys."""
+        self._initial = arrays
+
+    @property
+    def config(self) -> C:
+        """The method's options."""
+        return cast("C", self.settings.server)
+
+    @cached_property
+    def world(self) -> World:
+        """The server's view of the task: model, public samples, test set."""
+        theirs = self.hosted or not self._described
+        task = self._task if theirs else for_devices(self._task, self.settings)
+        labels = self.requirements(self.settings).labels
+        return World(self.settings, task, hosted=self.hosted, public_labels=labels)
+
+    # --- what the options decide
+
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return what a run cannot work without: ``requires``, but for a method whose options decide."""
+        return cls.requires
+
+    @classmethod
+    def evaluation_point(cls, settings: Settings) -> str:
+        """Return the evaluation point of a run's accuracy: ``evaluated``, but for a method whose options decide."""
+        return cls.evaluated
+
+    def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
+        """Return the kinds without which a reply is of no use: by default those of ``reply_kinds`` and ``summable``."""
+        return (*self.reply_kinds, *self.summable)
+
+    # --- a round
+
+    def sample(self, round: int) -> Sequence[Client]:
+        """Draw whom a round asks, seeded, from those in natural order: by default a share of ``server.fraction``."""
+        count = share(len(self.clients), self.config.fraction)
+        rng = numpy_rng(self.settings.run.seed, "sample", "server", round)
+        return [self.clients[i] for i in sorted(rng.permutation(len(self.clients))[:count])]
+
+    def public_index(self, round: int) -> torch.Tensor:
+        """Return which public samples a round is about, int64 [N], rising: by default a fresh seeded subset."""
+        return self.world.public_index(round)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
+        """Return what the server knows before round one, given who answered the handshake."""
+        return ()
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return what one client receives: by default what is public, and its own architecture's weights alone."""
+        own = Weights.all(knowledge)
+        return [p for p in knowledge.public if len(own) < 2 or not isinstance(p, Weights) or p.model == client.model]
+
+    def between(
+        self, exchange: str, replies: Sequence[Reply], knowledge: Knowledge, round: int
+    ) -> Sequence[Payload | Private]:
+        """Return what the server knows after an exchange that is not the round's last."""
+        return [*knowledge.public, *map(Private, knowledge.private)]
+
+    @abstractmethod
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
+        """Return what the server knows after a round, from the usable replies (sorted by client) and what it knew."""
+
+    # --- what the hooks use
+
+    def rng(self, purpose: str, round: int = 0) -> torch.Generator:
+        """Return the server's random numbers for a purpose in a round."""
+        return torch_rng(self.settings.run.seed, purpose, "server", round)
+
+    def first_weights(self, model: str, name: str = "") -> Weights:
+        """Return the weights of an architecture before round one: the user's ``initial_arrays``, or the seeded ones."""
+        return Weights(self.world.initial(model) if self._initial is None else self._initial, name)
+
+    def first_of_each(self, clients: Sequence[Client]) -> list[Weights]:
+        """Return the weights before round one of each architecture among these clients, named if there are several."""
+        names = list(dict.fromkeys(c.model for c in clients))
+        return [self.first_weights(name, name if len(names) > 1 else "") for name in names]
+
+    def log_diagnostics(self, figures: Mapping[str, Figure], client: str = "") -> None:
+        """Write figures into the round's line, or into a client's: what the method saw, which changes nothing."""
+        self.diagnostics.add(figures, client)
+
+    def log_votes(self, logprobs: torch.Tensor, mask: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor) -> None:
+        """Log who was trusted where: the votes [U, N, C] and their mask [U, N], the teacher [N, C] and validity [N].
+
+        Where each client has a teacher of its own, these are [U, N, C] and [U, N].
+
+        What is written is ``tally`` of them, by true class where the experimenter knows the classes.
+        """
+        self.diagnostics.votes = (logprobs, mask, teacher, valid)
+
+
+def _no_model(name: str) -> torch.nn.Module:
+    raise InvalidInputError("this strategy needs a model on the server: give task=Task(model=...)")
