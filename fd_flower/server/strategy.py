@@ -29,8 +29,8 @@ from fd_flower.config import settings as merged
 from fd_flower.core.client import Client, share
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.rng import numpy_rng, seed_of, seeded, torch_rng
-from fd_flower.privacy.server_protocol import AggregationError, Letters
-from fd_flower.privacy.sums import check_sum, simulated_key, stage
+from fd_flower.privacy.server_protocol import AggregationError, Contents
+from fd_flower.privacy.sums import check_sum, server_protocol, simulated_key
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.diagnostics import Figure, Notes
 from fd_flower.server.host_grid import HostGrid
@@ -286,7 +286,7 @@ class Strategy(FlowerStrategy, ABC):
         self._host = HostGrid(grid, self.settings, run_key=self._record.run_key, state=self._record.state)
         self.clients = self._host.handshake()
         self._check(self.clients)
-        self._sum = stage(self.settings.privacy, self.summable)
+        self._sum = server_protocol(self.settings.privacy, self.summable)
         done = self._begin(initial_arrays)
         if self.hosted:
             simulated_key(self.settings.privacy, self._record.state, self._record.run_key)
@@ -418,12 +418,12 @@ class Strategy(FlowerStrategy, ABC):
         self._record.end(usable, metrics, {}, {**self._sum.figures, "lost": reason})
         return self._show(), metrics
 
-    def _ask(self, number: int, exchange: str, letters: Letters, kinds: Sequence[type[Payload]]) -> list[Reply]:
+    def _ask(self, number: int, exchange: str, contents: Contents, kinds: Sequence[type[Payload]]) -> list[Reply]:
         """Play one exchange of the round's sum; return the replies that hold these kinds and can be used."""
-        told, messages = ConfigRecord({"server-round": number}), []
-        for client, content in letters.items():
-            content["config"] = told
-            messages.append(Message(content, client.number + 1, exchange))
+        config, messages = ConfigRecord({"server-round": number}), []
+        for client, content in contents.items():
+            content["config"] = config
+            messages.append(Message(content, client.node_id, exchange))
         return self._read(self._host.send_and_receive(messages, timeout=self._timeout), number, kinds)
 
     def configure_evaluate(
@@ -510,7 +510,7 @@ class Strategy(FlowerStrategy, ABC):
         for client in clients:
             content = pack(*self.knowledge_for(client, self.knowledge), *announced)
             content["config"] = told
-            letters.append(Message(content, client.number + 1, kind))
+            letters.append(Message(content, client.node_id, kind))
         return letters
 
     def _usable(self, replies: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
