@@ -1,12 +1,11 @@
 """DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples."""
 
-from flwr.app import Context, Message
+from flwr.app import Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, public_distillation, reply
+from fd_flower.client import App, Turn, public_distillation, reply
 from fd_flower.config import ClientConfig
-from fd_flower.training import supervised
 from fd_flower.wire import PublicLogits
 
 app = App()
@@ -17,21 +16,13 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Learn from the server's predictions, then from private data, then predict on the round's public samples."""
-    turn = public_distillation(message, context, objective)
-    loss = fit(turn, supervised, turn.data.train)
-    turn.evaluate("trained")
+def send(message: Message, turn: Turn, loss: float) -> Message:
+    """Having learned from the server's predictions, then from private data, predict on the round's public samples."""
     index = turn.next_index
-    said = PublicLogits(index, turn.predict(turn.public[index]))
-    return reply(message, turn, said, loss=loss, **committee(turn))
+    return reply(message, turn, PublicLogits(index, turn.predict(turn.public[index])), loss=loss, **committee(turn))
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Learn from the last predictions and measure: the closing message."""
-    return reply(message, public_distillation(message, context, objective))
+public_distillation(app, objective, send)
 
 
 def committee(turn: Turn) -> dict[str, float]:

@@ -7,7 +7,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, evaluate_personal, fit, reply
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.training import supervised
@@ -72,18 +72,13 @@ def train(message: Message, context: Context) -> Message:
 
     loss = fit(turn, learn, turn.data.train)
     turn.evaluate("trained")
-    said = table.said(turn.config.weighting)  # type: ignore[attr-defined]
-    for name, tensor in (("sums", said.sums), ("counts", said.counts), ("said", torch.tensor(turn.round))):
+    sent = table.payload(turn.config.weighting)  # type: ignore[attr-defined]
+    for name, tensor in (("sums", sent.sums), ("counts", sent.counts), ("sent", torch.tensor(turn.round))):
         turn.remember(name, tensor)
-    return reply(message, turn, said, loss=loss)
+    return reply(message, turn, sent, loss=loss)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal model as it is."""
-    turn = Turn.of(message, context)
-    turn.evaluate("received")
-    return reply(message, turn)
+app.evaluate()(evaluate_personal)
 
 
 class Table:
@@ -102,7 +97,7 @@ class Table:
         self.sums.index_add_(0, y, values)
         self.counts.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
 
-    def said(self, weighting: str) -> ClassLogits:
+    def payload(self, weighting: str) -> ClassLogits:
         """Return what goes up: sums over samples, or one mean a class where clients count the same."""
         sums, counts = self.sums.cpu(), self.counts.cpu()
         if weighting == "examples":
@@ -113,7 +108,7 @@ class Table:
 def without_own(received: ClassLogits, turn: Turn) -> ClassLogits:
     """Take the client's own part out of the sums (leave-one-out), where it is in them."""
     round, sums, counts = received.rounds.get(turn.client), turn.recall("sums"), turn.recall("counts")
-    if round is None or sums is None or counts is None or turn.recall("said") != round:
+    if round is None or sums is None or counts is None or turn.recall("sent") != round:
         return received
     return ClassLogits(received.sums - sums, received.counts - counts)
 

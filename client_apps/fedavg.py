@@ -4,7 +4,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, evaluate_shared, fit, reply
 from fd_flower.config import ClientConfig
 from fd_flower.training import supervised
 from fd_flower.wire import Weights
@@ -27,10 +27,4 @@ def train(message: Message, context: Context) -> Message:
     return reply(message, turn, Weights(model.state_dict()), loss=loss)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the server's model."""
-    turn = Turn.of(message, context)
-    turn.shared(Weights.need(message.content))
-    turn.evaluate("received")
-    return reply(message, turn)
+app.evaluate()(evaluate_shared)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, evaluate_personal, fit, reply
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
@@ -100,12 +100,7 @@ def train(message: Message, context: Context) -> Message:
     return reply(message, turn, features(turn, int(received.cut)), loss=loss)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal model as it is."""
-    turn = Turn.of(message, context)
-    turn.evaluate("received")
-    return reply(message, turn)
+app.evaluate()(evaluate_personal)
 
 
 def learn(turn: Turn, received: SampleKnowledge) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, evaluate_personal, fit, reply
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.tasks.retrieval.models import Retriever, contrastive
@@ -68,9 +68,4 @@ def train(message: Message, context: Context) -> Message:
     return reply(message, turn, Weights(own.state_dict()), loss=loss)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal retriever as it is."""
-    turn = Turn.of(message, context)
-    turn.evaluate("received", turn.model)
-    return reply(message, turn)
+app.evaluate()(evaluate_personal)

@@ -92,8 +92,8 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Generated | None, co
             target = model.head(teacher.like)  # type: ignore[operator]
         loss = loss + config.beta * config.distill(logits, target, y, teacher.known.to(logits.dtype))
     if config.alpha:
-        said = supervised(model.head, teacher.features, teacher.y)  # type: ignore[arg-type]
-        loss = loss + config.alpha * len(teacher.y) / config.batch * said
+        taught = supervised(model.head, teacher.features, teacher.y)  # type: ignore[arg-type]
+        loss = loss + config.alpha * len(teacher.y) / config.batch * taught
     return loss
 
 
@@ -101,7 +101,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Generated | None, co
 def train(message: Message, context: Context) -> Message:
     """Train on private data with the generator's guidance, and send the weights and the counts of the labels seen."""
     turn = Turn.of(message, context)
-    model = hear(message, turn)
+    model = received_model(message, turn)
     config: Config = turn.config.at(turn.round)  # type: ignore[attr-defined]
     guide = guidance(turn, Generator.find(message.content), config)
     counts = torch.zeros(turn.classes, dtype=torch.int64, device=turn.world.device)
@@ -112,18 +112,18 @@ def train(message: Message, context: Context) -> Message:
 
     loss = fit(turn, learn, turn.data.train)
     turn.evaluate("trained")
-    said = model.state_dict()
+    sent = model.state_dict()
     if shares_head(turn):
-        said = {key: tensor for key, tensor in said.items() if key.startswith("head.")}
+        sent = {key: tensor for key, tensor in sent.items() if key.startswith("head.")}
     received = Weights.need(message.content)
-    return reply(message, turn, Weights(said, received.model), LabelCounts(counts.cpu()), loss=loss)
+    return reply(message, turn, Weights(sent, received.model), LabelCounts(counts.cpu()), loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the server's model, or the personal one with the server's head."""
     turn = Turn.of(message, context)
-    hear(message, turn)
+    received_model(message, turn)
     turn.evaluate("received")
     return reply(message, turn)
 
@@ -133,7 +133,7 @@ def shares_head(turn: Turn) -> bool:
     return turn.world.settings.server.share == "head"  # type: ignore[attr-defined]
 
 
-def hear(message: Message, turn: Turn) -> Module:
+def received_model(message: Message, turn: Turn) -> Module:
     """Return the server's model, or the client's own with the server's head."""
     weights = Weights.need(message.content)
     if not shares_head(turn):

@@ -72,7 +72,7 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
 def train(message: Message, context: Context) -> Message:
     """Train both models on the same mini-batches and send what the mentee has learned, compressed."""
     turn = Turn.of(message, context)
-    received = hear(message, turn)
+    received = received_mentee(message, turn)
     model = pair(turn, received)
 
     def learn(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -89,12 +89,12 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the mentor as it is, and the last mentee."""
     turn = Turn.of(message, context)
-    received = hear(message, turn)
+    received = received_mentee(message, turn)
     turn.evaluate("received", turn.model, others={"mentee": turn.peer(received.model, received)})
     return reply(message, turn)
 
 
-def hear(message: Message, turn: Turn) -> Weights:
+def received_mentee(message: Message, turn: Turn) -> Weights:
     """Return the mentee that the server means, and remember it: the next message may only say how it changes.
 
     Raises

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower import models
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, evaluate_shared, fit, reply
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
@@ -18,7 +18,7 @@ from fd_flower.core.samples import Samples
 from fd_flower.generate import augment
 from fd_flower.generate.distribution import class_statistics, matched, noise
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
-from fd_flower.wire import PixelStatistics, SyntheticSet, Weights
+from fd_flower.wire import Payload, PixelStatistics, SyntheticSet, Weights
 
 app = App()
 
@@ -96,7 +96,7 @@ def train(message: Message, context: Context) -> Message:
     server = turn.world.settings.server
     matching = server.matches(turn.round)  # type: ignore[attr-defined]
     images, distance = virtual(turn, model, refresh=matching and turn.round > 1)
-    theirs = hear(message, turn)
+    theirs = received_images(message, turn)
     teacher = None if matching else theirs  # in a matching round the weights move by cross-entropy alone
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
@@ -104,19 +104,13 @@ def train(message: Message, context: Context) -> Message:
 
     loss = fit(turn, learn, joined(images, theirs))
     turn.evaluate("trained")
-    said = [Weights(model.state_dict())]
+    sent: list[Payload] = [Weights(model.state_dict())]
     if server.statistics and theirs is None:  # type: ignore[attr-defined]
-        said.append(PixelStatistics(*class_statistics(turn.data.train, turn.classes)))  # type: ignore[arg-type]
-    return reply(message, turn, *said, loss=loss, **distance)
+        sent.append(PixelStatistics(*class_statistics(turn.data.train, turn.classes)))
+    return reply(message, turn, *sent, loss=loss, **distance)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the server's model."""
-    turn = Turn.of(message, context)
-    turn.shared(Weights.need(message.content))
-    turn.evaluate("received")
-    return reply(message, turn)
+app.evaluate()(evaluate_shared)
 
 
 def virtual(turn: Turn, model: Module, *, refresh: bool) -> tuple[SyntheticSet, dict[str, float]]:
@@ -180,7 +174,7 @@ def distilled(
     return made.cpu(), {"distance": distance}
 
 
-def hear(message: Message, turn: Turn) -> SyntheticSet | None:
+def received_images(message: Message, turn: Turn) -> SyntheticSet | None:
     """Return the server's virtual images on the client's device; None where it has none yet."""
     received, device = SyntheticSet.find(message.content), turn.world.device
     return None if received is None else SyntheticSet(received.x.to(device), received.labels.to(device))

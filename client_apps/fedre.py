@@ -41,7 +41,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Take the server's head, learn from private data, and send one entangled representation of what was learned."""
-    turn = hear(message, context)
+    turn = with_server_head(message, context)
     loss = fit(turn, supervised, turn.data.train)
     turn.evaluate("trained")
     return reply(message, turn, *representation(turn), loss=loss)
@@ -50,12 +50,12 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model with the server's last head."""
-    turn = hear(message, context)
+    turn = with_server_head(message, context)
     turn.evaluate("received")
     return reply(message, turn)
 
 
-def hear(message: Message, context: Context) -> Turn:
+def with_server_head(message: Message, context: Context) -> Turn:
     """Return the client's turn, its model with the server's head."""
     turn = Turn.of(message, context)
     head = Head.need(message.content)

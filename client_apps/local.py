@@ -4,7 +4,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, evaluate_personal, fit, reply
 from fd_flower.config import ClientConfig
 from fd_flower.training import supervised
 
@@ -25,9 +25,4 @@ def train(message: Message, context: Context) -> Message:
     return reply(message, turn, loss=loss)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal model as it is."""
-    turn = Turn.of(message, context)
-    turn.evaluate("received")
-    return reply(message, turn)
+app.evaluate()(evaluate_personal)

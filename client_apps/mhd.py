@@ -141,7 +141,7 @@ def train(message: Message, context: Context) -> Message:
     """Learn from private data and from the neighbors at once, then say what every head predicts."""
     turn = Turn.of(message, context)
     model = headed(turn)
-    lessons = hear(turn, PublicHeads.all(message.content))
+    lessons = teachers(turn, PublicHeads.all(message.content))
 
     def learn(model: Headed, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, next(lessons, None), turn.config)  # type: ignore[arg-type]
@@ -150,8 +150,8 @@ def train(message: Message, context: Context) -> Message:
     measure(turn, "trained", model)
     index = turn.next_index
     values, features = predict(turn, model, turn.public[index])
-    said = PublicHeads(index, values, features if turn.config.emb_weight else None)  # type: ignore[attr-defined]
-    return reply(message, turn, said, loss=loss)
+    sent = PublicHeads(index, values, features if turn.config.emb_weight else None)  # type: ignore[attr-defined]
+    return reply(message, turn, sent, loss=loss)
 
 
 @app.evaluate()
@@ -169,13 +169,13 @@ def headed(turn: Turn) -> Headed:
     return Headed(turn.model, auxiliary)  # type: ignore[arg-type]
 
 
-def hear(turn: Turn, said: Sequence[PublicHeads]) -> Iterator[Teachers]:
+def teachers(turn: Turn, received: Sequence[PublicHeads]) -> Iterator[Teachers]:
     """Yield what the teachers say about one public mini-batch after another, in shuffled passes; nothing if nothing."""
     config = turn.config
-    said = [heads for heads in said if len(heads.index)]
-    if not said or not (config.kd_weight or config.emb_weight):  # type: ignore[attr-defined]
+    received = [heads for heads in received if len(heads.index)]
+    if not received or not (config.kd_weight or config.emb_weight):  # type: ignore[attr-defined]
         return
-    index, *about = aligned(said, turn.world.features(turn.architecture))
+    index, *about = aligned(received, turn.world.features(turn.architecture))
     heads, speaks, features, embeds = (tensor.to(turn.world.device) for tensor in about)
     samples, draws = turn.public[index], turn.rng("select")
     endless = Plan(config.public_batch, config.lr, steps=sys.maxsize)
@@ -185,7 +185,7 @@ def hear(turn: Turn, said: Sequence[PublicHeads]) -> Iterator[Teachers]:
         yield Teachers(x, heads[:, rows], speaks[:, rows], features[:, rows], embeds[:, rows], draws)
 
 
-def aligned(said: Sequence[PublicHeads], size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def aligned(received: Sequence[PublicHeads], size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Align what teachers say with the samples that any of them speaks of: one that was away speaks of older ones.
 
     Returns
@@ -193,11 +193,11 @@ def aligned(said: Sequence[PublicHeads], size: int) -> tuple[Tensor, Tensor, Ten
     tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
         The samples [N], and of ``Teachers`` with N for B: ``heads``, ``speaks``, ``features`` of this size, ``embeds``.
     """
-    index = torch.cat([heads.index for heads in said]).unique()
-    speaks = torch.stack([torch.isin(index, heads.index) for heads in said])
-    values = torch.zeros(*speaks.shape, *said[0].values.shape[1:])
+    index = torch.cat([heads.index for heads in received]).unique()
+    speaks = torch.stack([torch.isin(index, heads.index) for heads in received])
+    values = torch.zeros(*speaks.shape, *received[0].values.shape[1:])
     features, embeds = torch.zeros(*speaks.shape, size), torch.zeros_like(speaks)
-    for teacher, (heads, rows) in enumerate(zip(said, speaks, strict=True)):
+    for teacher, (heads, rows) in enumerate(zip(received, speaks, strict=True)):
         values[teacher, rows] = heads.values
         if heads.features is not None and heads.features.shape[1] == size:
             features[teacher, rows] = heads.features

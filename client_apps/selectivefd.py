@@ -2,15 +2,14 @@
 
 from dataclasses import dataclass
 
-from flwr.app import Context, Message
+from flwr.app import Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, public_distillation, reply
+from fd_flower.client import App, Turn, public_distillation, reply
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.density import kulsif, vote
-from fd_flower.training import supervised
 from fd_flower.wire import PublicLabels, PublicLogits, PublicVotes
 
 app = App()
@@ -55,24 +54,17 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
-    turn = public_distillation(message, context, objective)
-    loss = fit(turn, supervised, turn.data.train)
-    turn.evaluate("trained")
+def send(message: Message, turn: Turn, loss: float) -> Message:
+    """Having learned from the voters, then from private data, predict on the round's samples that it votes for."""
     claimed = votes(turn)
     index = turn.next_index[claimed[turn.next_index]]
-    said = turn.predict(turn.public[index])
+    logprobs = turn.predict(turn.public[index])
     kind = PublicLabels.top if turn.config.labels == "hard" else PublicLogits  # type: ignore[attr-defined]
     asked = [] if PublicVotes.find(message.content) is None else [PublicVotes(claimed)]
-    return reply(message, turn, kind(index, said), *asked, loss=loss)
+    return reply(message, turn, kind(index, logprobs), *asked, loss=loss)
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Learn from the last predictions and measure: the closing message."""
-    return reply(message, public_distillation(message, context, objective))
+public_distillation(app, objective, send)
 
 
 def votes(turn: Turn) -> Tensor:

@@ -14,10 +14,9 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import fixed
 from fd_flower.privacy.client_protocol import ClientProtocol, Party
-from fd_flower.privacy.party import CLIENT_PROTOCOLS
-from fd_flower.privacy.secret_store import SecretStore
-from fd_flower.privacy.server_protocol import Letters
-from fd_flower.privacy.sums import stage
+from fd_flower.privacy.party import client_protocol
+from fd_flower.privacy.server_protocol import Contents
+from fd_flower.privacy.sums import server_protocol
 from fd_flower.wire import Bounds, Payload, Weights, pack
 from fd_flower.wire.replies import Reply
 
@@ -45,54 +44,54 @@ class Adding:
         rows: torch.Tensor,
         config: PrivacyConfig,
         lost: Mapping[str, Sequence[str]] | None = None,
-        spoil: Spoil = lambda exchange, name, said: said,
+        spoil: Spoil = lambda exchange, name, reply: reply,
     ) -> None:
         self.folder, self.rows, self.config = folder, rows, config
         self.lost, self.spoil = lost or {}, spoil
         self.clients = [client(str(i), examples=1) for i in range(len(rows))]
-        self.stage = stage(config, (Weights,))
+        self.server = server_protocol(config, (Weights,))
         self.errors: dict[str, str] = {}
         self.received: dict[str, dict[str, RecordDict]] = {}
-        self.said: dict[str, dict[str, RecordDict]] = {}
+        self.sent: dict[str, dict[str, RecordDict]] = {}
 
     def party(self, name: str, **more: object) -> Party:
-        return Party(name, "run", self.config, SecretStore(self.folder / name), **more)  # type: ignore[arg-type]
+        return Party(name, self.folder / name, "run", self.config, **more)  # type: ignore[arg-type]
 
-    def veil(self, name: str, content: RecordDict) -> ClientProtocol:
-        return CLIENT_PROTOCOLS[self.config.sum](self.party(name), copy.deepcopy(content))
+    def protocol(self, name: str, content: RecordDict) -> ClientProtocol:
+        return client_protocol(self.party(name), copy.deepcopy(content))
 
     def train(self, row: torch.Tensor) -> RecordDict:
         content = pack(Weights({"w": row}))
         content["metrics"] = MetricRecord({"num-examples": 1})
         return content
 
-    def ask(self, exchange: str, letters: Letters, kinds: Sequence[type[Payload]]) -> list[Reply]:
+    def ask(self, exchange: str, contents: Contents, kinds: Sequence[type[Payload]]) -> list[Reply]:
         replies = []
-        for who, content in letters.items():
+        for who, content in contents.items():
             self.received.setdefault(exchange, {})[who.id] = content
             if who.id in self.lost.get(exchange, ()):
                 continue
             try:
-                veil = self.veil(who.id, content)
-                said = veil.answer(exchange) or veil.over(exchange, self.train(self.rows[int(who.id)]))
-                said = copy.deepcopy(self.spoil(exchange, who.id, said))
+                client = self.protocol(who.id, content)
+                reply = client.answer(exchange) or client.outgoing(exchange, self.train(self.rows[int(who.id)]))
+                reply = copy.deepcopy(self.spoil(exchange, who.id, reply))
                 for kind in kinds:
-                    kind.need(said).check(Bounds())
-                self.said.setdefault(exchange, {})[who.id] = said
-                replies.append(Reply(who, said, 1))
+                    kind.need(reply).check(Bounds())
+                self.sent.setdefault(exchange, {})[who.id] = reply
+                replies.append(Reply(who, reply, 1))
             except InvalidInputError as error:
                 self.errors[who.id] = str(error)
         return replies
 
-    def open(self, round: int = 1) -> Letters:
+    def open(self, round: int = 1) -> Contents:
         bounds = Bounds(weights={"": {"w": self.rows[0]}})
-        return self.stage.open(round, self.clients, bounds, self.ask)
+        return self.server.open(round, self.clients, bounds, self.ask)
 
     def round(self, number: int = 1) -> Reply:
         """Play a round; return what the server receives."""
-        letters = self.open(number)
-        replies = self.ask("train", letters, self.stage.kinds((Weights,)))
-        (received,) = self.stage.close(replies, self.ask)
+        contents = self.open(number)
+        replies = self.ask("train", contents, self.server.kinds((Weights,)))
+        (received,) = self.server.close(replies, self.ask)
         return received
 
     def whole(self, survivors: Sequence[Client]) -> np.ndarray:

@@ -69,7 +69,7 @@ def test_a_table_sums_softmax_outputs_by_true_class():
     seen = Table(2, "probabilities")
     seen.add(torch.tensor([[LN3, 0.0], [0.0, LN3]]), torch.tensor([0, 1]))
     seen.add(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
-    by_examples, by_clients = seen.said("examples"), seen.said("clients")
+    by_examples, by_clients = seen.payload("examples"), seen.payload("clients")
     torch.testing.assert_close(by_examples.sums.float(), torch.tensor([[1.25, 0.75], [0.25, 0.75]]))
     assert by_examples.counts.tolist() == [2, 1]
     torch.testing.assert_close(by_clients.sums.float(), torch.tensor([[0.625, 0.375], [0.25, 0.75]]))
@@ -79,9 +79,9 @@ def test_a_table_sums_softmax_outputs_by_true_class():
 def test_a_table_of_logits_sums_logits():
     seen = Table(2, "logits")
     seen.add(torch.tensor([[4.0, -1.0], [2.0, 1.0]]), torch.tensor([0, 0]))
-    assert seen.said("examples").sums.tolist() == [[6.0, 0.0], [0.0, 0.0]]
-    assert seen.said("clients").sums.tolist() == [[3.0, 0.0], [0.0, 0.0]]
-    assert seen.said("clients").counts.tolist() == [1, 0]
+    assert seen.payload("examples").sums.tolist() == [[6.0, 0.0], [0.0, 0.0]]
+    assert seen.payload("clients").sums.tolist() == [[3.0, 0.0], [0.0, 0.0]]
+    assert seen.payload("clients").counts.tolist() == [1, 0]
 
 
 # --- leave-one-out
@@ -97,7 +97,7 @@ class Remembering:
 def test_a_client_takes_its_own_table_out():
     received = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], c0=4, c1=4)
     own = table([[1.6, 0.4], [0.3, 0.7]], [2, 1])
-    left = without_own(received, Remembering("0", sums=own.sums, counts=own.counts, said=torch.tensor(4)))
+    left = without_own(received, Remembering("0", sums=own.sums, counts=own.counts, sent=torch.tensor(4)))
     assert left.counts.tolist() == [1, 0]
     teacher = teacher_of(left, "probabilities")
     torch.testing.assert_close(teacher[0].exp(), torch.tensor([0.5, 0.5]))
@@ -107,8 +107,8 @@ def test_a_client_takes_its_own_table_out():
 @pytest.mark.parametrize(
     ("client", "kept"),
     [
-        ("2", {"said": 4}),  # it was not asked in that round
-        ("0", {"said": 3}),  # its reply of round 4 never came back to it: what it remembers is older
+        ("2", {"sent": 4}),  # it was not asked in that round
+        ("0", {"sent": 3}),  # its reply of round 4 never came back to it: what it remembers is older
         ("0", {}),  # it lost its memory
     ],
 )
@@ -309,6 +309,6 @@ def test_a_client_is_known_by_its_id():
     """Ids are words on devices; the table of one is never taken for another's."""
     received = [Reply(Client(name, n), pack(table([[1.0, 0.0], [0.0, 1.0]], [1, 1]))) for n, name in enumerate("ab")]
     (total,) = strategy("fd").aggregate(received, Knowledge(), round=2)
-    mine = {"sums": total.sums / 2, "counts": total.counts / 2, "said": torch.tensor(2)}
+    mine = {"sums": total.sums / 2, "counts": total.counts / 2, "sent": torch.tensor(2)}
     assert without_own(total, Remembering("b", **mine)).counts.tolist() == [1, 1]
     assert without_own(total, Remembering("0", **mine)).counts.tolist() == [2, 2]

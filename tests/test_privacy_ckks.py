@@ -48,9 +48,9 @@ class Encrypting(Adding):
 def test_numbers_come_back_and_add_up_without_the_key(key: Path):
     one, other = torch.linspace(-3, 3, LENGTH).double(), torch.full((LENGTH,), 0.5).double()
     mine = ckks.Key(key)
-    said = [mine.encrypt(values, 36) for values in (one, other)]
-    assert len(said[0].sizes) == 2
-    torch.testing.assert_close(mine.decrypt(ckks.Adder().add(said)), one + other, atol=1e-6, rtol=0)
+    encrypted = [mine.encrypt(values, 36) for values in (one, other)]
+    assert len(encrypted[0].sizes) == 2
+    torch.testing.assert_close(mine.decrypt(ckks.Adder().add(encrypted)), one + other, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("lost", [[], ["2"]])
@@ -84,27 +84,27 @@ def test_a_reply_under_another_key_is_left_out_and_named(tmp_path: Path, key: Pa
     ckks.make_key(tmp_path / "other.key")
     adding = Encrypting(tmp_path, key, odd={"3": tmp_path / "other.key"})
     assert [c.id for c in adding.round().clients] == ["0", "1", "2"]
-    assert "its key is" in adding.stage.faults["3"]
-    assert "give all one" in adding.stage.faults["3"]
+    assert "its key is" in adding.server.faults["3"]
+    assert "give all one" in adding.server.faults["3"]
 
 
 def test_another_key_would_open_it_to_garbage_and_is_refused(tmp_path: Path, key: Path):
     ckks.make_key(tmp_path / "other.key")
     mine, other = ckks.Key(key), ckks.Key(tmp_path / "other.key")
-    said = mine.encrypt(torch.ones(3).double(), 36)
+    encrypted = mine.encrypt(torch.ones(3).double(), 36)
     with pytest.raises(InvalidInputError, match="give all clients one secret-key"):
-        other.decrypt(said)
-    forged = ckks.packed(ckks.parts_of(said), other.fingerprint, 3)
+        other.decrypt(encrypted)
+    forged = ckks.packed(ckks.parts_of(encrypted), other.fingerprint, 3)
     assert float(other.decrypt(forged)[:3].abs().max()) > 1000
 
 
 def test_what_is_no_ciphertext_loses_the_round_in_words(tmp_path: Path, key: Path):
-    def spoil(exchange: str, name: str, said: RecordDict) -> RecordDict:
+    def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
         if (exchange, name) != ("train", "0"):
-            return said
-        theirs = Encrypted.need(said)
+            return reply
+        theirs = Encrypted.need(reply)
         zeros = Encrypted(theirs.chunks * 0, theirs.sizes, theirs.fingerprint, theirs.length)
-        return RecordDict({**said, **pack(zeros)})
+        return RecordDict({**reply, **pack(zeros)})
 
     with pytest.raises(AggregationError, match="the encrypted replies do not add up"):
         Encrypting(tmp_path, key, spoil=spoil).round()
@@ -114,7 +114,7 @@ def test_a_client_opens_one_sum_a_round(tmp_path: Path, key: Path):
     adding = Encrypting(tmp_path, key)
     adding.round()
     with pytest.raises(InvalidInputError, match="is at 'decrypted' of round 1"):
-        adding.veil("1", adding.received[DECRYPT]["1"]).answer(DECRYPT)
+        adding.protocol("1", adding.received[DECRYPT]["1"]).answer(DECRYPT)
 
 
 def test_more_than_two_million_numbers_are_refused_with_the_arithmetic():

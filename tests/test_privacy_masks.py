@@ -18,13 +18,13 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.privacy import crypto, fixed, sharing
 from fd_flower.privacy.mask_client import MaskClient, pair_masks
-from fd_flower.privacy.messages import KEYS, RECORD, SHARES, UNMASK
+from fd_flower.privacy.messages import RECORD, SETUP, SHARE_KEYS, UNMASK
 from fd_flower.privacy.server_protocol import AggregationError, least
 from fd_flower.wire import Weights, pack
 from fd_flower.wire.sums import Masked, SumKeys, SumShares, SumUnmask, read, table, text
 
 MASKS = PrivacyConfig("masks")
-EXCHANGES = (KEYS, SHARES, "train", UNMASK)
+EXCHANGES = (SETUP, SHARE_KEYS, "train", UNMASK)
 
 
 def rows(clients: int, length: int = 50) -> torch.Tensor:
@@ -95,15 +95,15 @@ def test_masks_of_two_clients_cancel():
     assert not np.any(masks[0] + masks[1] + masks[2])
 
 
-def test_a_sealed_letter_fits_its_sender_its_receiver_and_nobody_else():
+def test_a_sealed_share_fits_its_sender_its_receiver_and_nobody_else():
     one, other = bytes(range(32)), bytes(range(1, 33))
     key = crypto.agreed(one, crypto.public_key(other), b"x")
     assert key == crypto.agreed(other, crypto.public_key(one), b"x")
-    sealed = crypto.seal(key, b"letter", b"one to other")
-    assert crypto.unseal(key, sealed, b"one to other") == b"letter"
+    sealed = crypto.seal(key, b"share", b"one to other")
+    assert crypto.unseal(key, sealed, b"one to other") == b"share"
     assert crypto.unseal(key, sealed, b"other to one") is None
     assert crypto.unseal(key, sealed[:-1] + bytes([sealed[-1] ^ 1]), b"one to other") is None
-    assert crypto.seal(key, b"letter", b"one to other") != sealed
+    assert crypto.seal(key, b"share", b"one to other") != sealed
     with pytest.raises(InvalidInputError, match="cannot be used"):
         crypto.agreed(one, bytes(32), b"x")
 
@@ -131,7 +131,7 @@ def test_with_six_of_twenty_lost_at_an_exchange_the_sum_of_the_others_is_exact(
 
 
 def test_some_may_be_lost_at_every_exchange(tmp_path: Path, opened: list[np.ndarray]):
-    lost = {KEYS: ["0"], SHARES: ["1", "2"], "train": ["3"], UNMASK: ["4", "5"]}
+    lost = {SETUP: ["0"], SHARE_KEYS: ["1", "2"], "train": ["3"], UNMASK: ["4", "5"]}
     adding = Adding(tmp_path, rows(20), MASKS, lost)
     received = adding.round()
     assert [c.id for c in received.clients] == [str(i) for i in range(4, 20)]
@@ -156,18 +156,18 @@ def test_rounds_follow_each_other_with_new_keys(tmp_path: Path):
     seen = []
     for number in (1, 2, 2):  # a resumed run plays a round again
         adding.round(number)
-        seen.append(adding.said[KEYS]["0"]["sum-keys"]["pair"].data)  # type: ignore[index]
+        seen.append(adding.sent[SETUP]["0"]["sum-keys"]["pair"].data)  # type: ignore[index]
     assert len(set(seen)) == 3
 
 
 def test_what_leaves_a_client_has_nothing_to_do_with_what_it_hides(tmp_path: Path):
     adding = Adding(tmp_path, rows(4, 147_456), MASKS)
     adding.round()
-    for name, said in adding.said["train"].items():
-        masked = Masked.need(said).values.double()
+    for name, reply in adding.sent["train"].items():
+        masked = Masked.need(reply).values.double()
         plain = adding.rows[int(name)].double()
         assert abs(float(torch.corrcoef(torch.stack([masked, plain]))[0, 1])) < 0.01
-        assert set(said) == {"masked", "metrics"}
+        assert set(reply) == {"masked", "metrics"}
 
 
 # --- what goes wrong
@@ -182,30 +182,30 @@ def flipped(content: RecordDict, kind: type, field: str, place: Any) -> RecordDi
 
 
 def test_a_share_that_is_changed_on_its_way_is_named_and_the_sum_is_right(tmp_path: Path, opened: list[np.ndarray]):
-    def spoil(exchange: str, name: str, said: RecordDict) -> RecordDict:
-        return flipped(said, SumShares, "sealed", (1, 20)) if (exchange, name) == (SHARES, "2") else said
+    def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
+        return flipped(reply, SumShares, "sealed", (1, 20)) if (exchange, name) == (SHARE_KEYS, "2") else reply
 
     adding = Adding(tmp_path, rows(5), MASKS, spoil=spoil)
     received = adding.round()
-    assert adding.stage.faults == {"2": "its sealed share for client 1 was tampered with"}
+    assert adding.server.faults == {"2": "its sealed share for client 1 was tampered with"}
     assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
 def test_a_share_that_is_changed_by_who_gives_it_back_is_named_and_the_sum_is_right(
     tmp_path: Path, opened: list[np.ndarray]
 ):
-    def spoil(exchange: str, name: str, said: RecordDict) -> RecordDict:
-        return flipped(said, SumUnmask, "shares", (3, 0)) if (exchange, name) == (UNMASK, "0") else said
+    def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
+        return flipped(reply, SumUnmask, "shares", (3, 0)) if (exchange, name) == (UNMASK, "0") else reply
 
     adding = Adding(tmp_path, rows(5), MASKS, spoil=spoil)
     received = adding.round()
-    assert adding.stage.faults == {"0": "its share of client 3 is not the one that was dealt"}
+    assert adding.server.faults == {"0": "its share of client 3 is not the one that was dealt"}
     assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
 def test_too_many_changed_shares_lose_the_round_and_do_not_make_a_wrong_sum(tmp_path: Path):
-    def spoil(exchange: str, name: str, said: RecordDict) -> RecordDict:
-        return flipped(said, SumUnmask, "shares", (3, 0)) if exchange == UNMASK and name in "01" else said
+    def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
+        return flipped(reply, SumUnmask, "shares", (3, 0)) if exchange == UNMASK and name in "01" else reply
 
     with pytest.raises(AggregationError, match="good shares of client 3 have come from 3 of 5 clients"):
         Adding(tmp_path, rows(5), MASKS, spoil=spoil).round()
@@ -233,33 +233,33 @@ def test_a_client_that_shared_out_another_secret_is_named(tmp_path: Path, monkey
 def test_a_masked_reply_of_another_size_is_left_out_and_named(
     values: torch.Tensor, words: str, tmp_path: Path, opened: list[np.ndarray]
 ):
-    def spoil(exchange: str, name: str, said: RecordDict) -> RecordDict:
-        return RecordDict({**said, **pack(Masked(values))}) if (exchange, name) == ("train", "3") else said
+    def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
+        return RecordDict({**reply, **pack(Masked(values))}) if (exchange, name) == ("train", "3") else reply
 
     adding = Adding(tmp_path, rows(4), MASKS, spoil=spoil)
     received = adding.round()
-    assert adding.stage.faults == {"3": words}
+    assert adding.server.faults == {"3": words}
     assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
 def test_a_reply_with_fewer_numbers_does_not_leave_the_client(tmp_path: Path):
     adding = Adding(tmp_path, rows(4), MASKS)
-    letters = adding.open()
-    veil = adding.veil("0", letters[adding.clients[0]])
+    contents = adding.open()
+    protocol = adding.protocol("0", contents[adding.clients[0]])
     with pytest.raises(InvalidInputError, match="the reply has 49 numbers; the sum has 50"):
-        veil.over("train", adding.train(adding.rows[0][:49]))
+        protocol.outgoing("train", adding.train(adding.rows[0][:49]))
 
 
 def test_knowledge_that_is_not_summed_does_not_leave_the_client(tmp_path: Path):
     adding = Adding(tmp_path, rows(3), MASKS)
-    letters = adding.open()
-    said = adding.train(adding.rows[0])
-    veil = adding.veil("0", letters[adding.clients[0]])
+    contents = adding.open()
+    reply = adding.train(adding.rows[0])
+    protocol = adding.protocol("0", contents[adding.clients[0]])
     with pytest.raises(InvalidInputError, match="arrays would be sent without being summed"):
-        veil.over("evaluate", said)
-    said.update(pack(SumKeys(table([bytes(32)]), table([bytes(32)]), text([]))))
+        protocol.outgoing("evaluate", reply)
+    reply.update(pack(SumKeys(table([bytes(32)]), table([bytes(32)]), text([]))))
     with pytest.raises(InvalidInputError, match="sum-keys cannot be summed, so it is not sent"):
-        veil.over("train", said)
+        protocol.outgoing("train", reply)
 
 
 # --- what a client refuses to a server that lies
@@ -268,7 +268,7 @@ def test_knowledge_that_is_not_summed_does_not_leave_the_client(tmp_path: Path):
 def asked(adding: Adding, name: str, survivors: Sequence[str]) -> SumUnmask:
     content = RecordDict(dict(adding.received[UNMASK][name]))
     content.update(pack(SumUnmask(text(list(survivors)), torch.zeros(0, 16, dtype=torch.uint8))))
-    return SumUnmask.need(adding.veil(name, content).answer(UNMASK))  # type: ignore[arg-type]
+    return SumUnmask.need(adding.protocol(name, content).answer(UNMASK))  # type: ignore[arg-type]
 
 
 def test_a_client_gives_one_secret_of_each_client_once_and_never_the_other(tmp_path: Path):
@@ -276,7 +276,7 @@ def test_a_client_gives_one_secret_of_each_client_once_and_never_the_other(tmp_p
     adding = Adding(tmp_path, rows(6), MASKS)
     adding.round()
     for survivors in (["0", "1", "2", "3"], [str(i) for i in range(6)]):
-        with pytest.raises(InvalidInputError, match=r"is at 'unmasked' of round 1 and says no more"):
+        with pytest.raises(InvalidInputError, match=r"is at 'unmask' of round 1 and says no more"):
             asked(adding, "0", survivors)
 
 
@@ -298,28 +298,28 @@ def test_a_client_opens_no_sum_of_too_few_nor_of_strangers(survivors: list[str],
 
 def test_a_client_masks_one_reply_a_round(tmp_path: Path):
     adding = Adding(tmp_path, rows(3), MASKS)
-    letters = adding.open()
-    veil = adding.veil("0", letters[adding.clients[0]])
-    veil.over("train", adding.train(adding.rows[0]))
+    contents = adding.open()
+    protocol = adding.protocol("0", contents[adding.clients[0]])
+    protocol.outgoing("train", adding.train(adding.rows[0]))
     with pytest.raises(
-        InvalidInputError, match="a secure sum goes on from 'shares' of round 1; this client is at 'masked'"
+        InvalidInputError, match="a secure sum goes on from 'share keys' of round 1; this client is at 'masked input'"
     ):
-        veil.over("train", adding.train(adding.rows[0]))
+        protocol.outgoing("train", adding.train(adding.rows[0]))
 
 
-def test_a_client_that_is_told_of_no_sum_says_nothing(tmp_path: Path):
+def test_a_client_that_hears_of_no_sum_says_nothing(tmp_path: Path):
     with pytest.raises(InvalidInputError, match="says nothing about the round's sum"):
-        Adding(tmp_path, rows(3), MASKS).veil("0", RecordDict()).over("train", RecordDict())
+        Adding(tmp_path, rows(3), MASKS).protocol("0", RecordDict()).outgoing("train", RecordDict())
 
 
 def roster(adding: Adding, **change: Any) -> RecordDict:
-    """Return what client 0 is told about everybody's keys, with something changed."""
-    content = adding.received[SHARES]["0"]
-    said, told = SumKeys.need(content), dict(content[RECORD])  # type: ignore[call-overload]
-    told |= {key: value for key, value in change.items() if key in told}
-    lies = {key: value(getattr(said, key)) for key, value in change.items() if key not in told}
-    tensors = {"channel": said.channel, "pair": said.pair, "about": said.about, **lies}
-    return RecordDict({**pack(SumKeys(**tensors)), RECORD: type(content[RECORD])(told)})
+    """Return what client 0 is sent about everybody's keys, with something changed."""
+    content = adding.received[SHARE_KEYS]["0"]
+    keys, spec = SumKeys.need(content), dict(content[RECORD])  # type: ignore[call-overload]
+    spec |= {key: value for key, value in change.items() if key in spec}
+    lies = {key: value(getattr(keys, key)) for key, value in change.items() if key not in spec}
+    tensors = {"channel": keys.channel, "pair": keys.pair, "about": keys.about, **lies}
+    return RecordDict({**pack(SumKeys(**tensors)), RECORD: type(content[RECORD])(spec)})
 
 
 @pytest.mark.parametrize(
@@ -333,10 +333,10 @@ def roster(adding: Adding, **change: Any) -> RecordDict:
     ],
 )
 def test_a_client_shares_no_secrets_on_terms_that_would_betray_it(change: Any, words: str, tmp_path: Path):
-    adding = Adding(tmp_path, rows(6), MASKS, {SHARES: ["0"]})
+    adding = Adding(tmp_path, rows(6), MASKS, {SHARE_KEYS: ["0"]})
     adding.open()
     with pytest.raises(InvalidInputError, match=words):
-        adding.veil("0", roster(adding, **change)).answer(SHARES)
+        adding.protocol("0", roster(adding, **change)).answer(SHARE_KEYS)
 
 
 def test_keys_are_checked_where_peers_are_pinned(tmp_path: Path):
@@ -352,10 +352,10 @@ def test_keys_are_checked_where_peers_are_pinned(tmp_path: Path):
     adding.party = party  # type: ignore[method-assign]
     assert len(adding.round().clients) == 2
 
-    def swap(exchange: str, name: str, said: RecordDict) -> RecordDict:
-        if (exchange, name) != (KEYS, "1"):
-            return said
-        theirs = SumKeys.need(said)
+    def swap(exchange: str, name: str, reply: RecordDict) -> RecordDict:
+        if (exchange, name) != (SETUP, "1"):
+            return reply
+        theirs = SumKeys.need(reply)
         key = crypto.public_key(bytes(range(32)))
         return pack(SumKeys(theirs.channel, table([key]), theirs.about))
 
@@ -374,11 +374,11 @@ def test_secrets_are_the_owners_and_gone_with_the_round(tmp_path: Path):
     path = tmp_path / "0" / "sum.json"
     kept = []
 
-    def spoil(exchange: str, name: str, said: RecordDict) -> RecordDict:
+    def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
         if name == "0":
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
             kept.append(set(json.loads(path.read_text())) - {"round", "step", "threshold", "members"})
-        return said
+        return reply
 
     adding.spoil = spoil
     adding.round()
@@ -391,17 +391,17 @@ def test_what_a_lost_client_kept_is_gone_when_it_hears_of_a_later_round(tmp_path
     adding.round()
     path = tmp_path / "0" / "sum.json"
     assert "mask" in json.loads(path.read_text())
-    adding.veil("0", RecordDict({RECORD: adding.received[KEYS]["0"][RECORD]}))
+    adding.protocol("0", RecordDict({RECORD: adding.received[SETUP]["0"][RECORD]}))
     assert path.exists()
-    later = ConfigRecord({**adding.received[KEYS]["0"][RECORD], "round": 2})  # type: ignore[dict-item]
-    adding.veil("0", RecordDict({RECORD: later}))
+    later = ConfigRecord({**adding.received[SETUP]["0"][RECORD], "round": 2})  # type: ignore[dict-item]
+    adding.protocol("0", RecordDict({RECORD: later}))
     assert not path.exists()
 
 
 def test_nothing_is_kept_beyond_the_closing_message(tmp_path: Path):
     adding = Adding(tmp_path, rows(3), MASKS, {"train": ["0"]})
     adding.round()
-    adding.veil("0", RecordDict())
+    adding.protocol("0", RecordDict())
     assert not (tmp_path / "0" / "sum.json").exists()
 
 
@@ -410,7 +410,7 @@ def test_the_revealed_names_are_read_as_text():
         read(torch.tensor([1, 2], dtype=torch.uint8))
 
 
-def test_a_veil_answers_its_own_messages_alone(tmp_path: Path):
-    veil = MaskClient(Adding(tmp_path, rows(2), MASKS).party("0"), RecordDict())
-    assert veil.answer("train") is None
-    assert veil.answer("query.where") is None
+def test_a_client_protocol_answers_its_own_messages_alone(tmp_path: Path):
+    protocol = MaskClient(Adding(tmp_path, rows(2), MASKS).party("0"), RecordDict())
+    assert protocol.answer("train") is None
+    assert protocol.answer("query.where") is None

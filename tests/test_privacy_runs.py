@@ -135,9 +135,9 @@ def test_a_run_with_masks_ends_as_one_without(method: str):
     known, lines = [], []
     for sums in ("none", "masks"):
         settings = tiny(method, f"data.clients=4 server.rounds=3 privacy.sum={sums}")
-        strategy, _, told = begin(settings, hosts(method))
+        strategy, _, written = begin(settings, hosts(method))
         known.append(strategy.knowledge.flat())
-        lines.append(outcome(told))
+        lines.append(outcome(written))
     same(lines[0], lines[1], 1e-4)
     assert known[0].keys() == known[1].keys()
     for key, tensor in known[0].items():
@@ -165,7 +165,7 @@ def test_the_server_hears_no_knowledge_but_sums():
     grid = Noted(methods.client_app("fd"))
     strategy, _, _ = played("fd", "privacy.sum=masks", grid)
     answers = [unfold(m.content) for m in grid.replies if m.metadata.message_type != HANDSHAKE]
-    up = {name for answer in answers for said in answer.values() for name in said}  # type: ignore[union-attr]
+    up = {name for answer in answers for content in answer.values() for name in content}  # type: ignore[union-attr]
     assert up == {"sum-keys", "sum-shares", "sum-commitments", "masked", "metrics", "sum-unmask"}
     assert ClassLogits.need(strategy.knowledge).rounds == {"0": 2, "1": 2, "2": 2}  # so each takes its own out
 
@@ -322,8 +322,8 @@ def test_a_device_takes_no_part_in_less_than_it_was_promised(
     changes: str, own: dict[str, str], words: str, tmp_path: Path
 ):
     keys.make(tmp_path / "keys", ["localhost"], ["0"], 1)
-    told = {k: v.replace("PEERS", str(tmp_path / "keys" / "allow.yaml")) for k, v in own.items()}
-    grid = devices("fedavg", str(tmp_path), "0", "1", **told)
+    named = {k: v.replace("PEERS", str(tmp_path / "keys" / "allow.yaml")) for k, v in own.items()}
+    grid = devices("fedavg", str(tmp_path), "0", "1", **named)
     with pytest.raises(RunError, match=words):
         played("fedavg", changes, grid)
 

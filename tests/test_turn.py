@@ -1,28 +1,30 @@
 """A client's turn has the client's model, samples, memory and random numbers, and nobody else's."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import toys
-from fd_flower.client_apps import fedavg
+from fd_flower.client_apps import fedavg, local
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from safetensors.torch import load_file
 from torch.nn import Linear, Module
-from toys import hosts, own, rounds, run, toy
+from toys import devices, hosts, own, rounds, run, toy
 
 from fd_flower import methods
 from fd_flower.client import App, Turn, fit, turn
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import Memory
 from fd_flower.engine import InProcessGrid
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, supervised
 from fd_flower.wire import PublicIndex, Weights, pack
-from fd_flower.wire.envelope import HEADER
+from fd_flower.wire.envelope import HEADER, fold
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -37,9 +39,12 @@ def of(world: World, folder: Path, client: str = "0", number: int = 1, **said: A
     return Turn(world, client, "small", RecordDict({"config": config}), Memory(folder, "key", client))
 
 
-def test_without_a_turn_around_it_a_message_says_what_to_do():
-    with pytest.raises(InvalidInputError, match=r"make the app with fd_flower.client.App\(\)"):
-        Turn.of(None, None)  # type: ignore[arg-type]
+def test_a_context_without_a_turn_says_what_to_do():
+    app = ClientApp()
+    app.train()(local.train)
+    grid = InProcessGrid(app)
+    [answer] = grid.send_and_receive([Message(RecordDict(), 1, "train")])
+    assert answer.error.reason.endswith("this context has no turn: make the app with fd_flower.client.App()")
 
 
 def test_a_personal_model_is_found_again_as_it_was_left(world: World, tmp_path: Path):
@@ -253,6 +258,136 @@ def test_a_client_sees_its_own_context_alone():
     run("local", "server.rounds=1", InProcessGrid(app, 2))
     assert sorted(str(c.node_config["client-id"]) for c in contexts) == ["0", "1", "2"]
     assert len({id(c.state) for c in contexts}) == 3
+
+
+def counted(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Count a client's messages in Flower's state, and let the reply's metrics tell."""
+    count = context.state.setdefault("count", ConfigRecord({"messages": 0}))
+    count["messages"] += 1  # type: ignore[index, operator]
+    answer = call_next(message, context)
+    if answer.has_content():
+        answer.content["metrics"]["count"] = count["messages"]  # type: ignore[index]
+    return answer
+
+
+def counts(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Return what each client has counted, round by round."""
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        if "client" in line and not line.get("closing"):
+            found.setdefault(line["client"], []).append(line["metrics"]["count"])
+    return found
+
+
+def counting() -> App:
+    app = App(mods=[counted])
+    app.train()(local.train)
+    return app
+
+
+def test_a_clients_state_is_its_own_and_comes_back():
+    grid = InProcessGrid(counting(), 2)
+    _, _, lines = run("local", "data.clients=5 server.rounds=3", grid)
+    assert counts(lines) == {client: [1, 2, 3] for client in "01234"}
+    held = {node: sorted(context.state) for node, context in grid._contexts.items()}
+    assert held == {1: ["0/count", "2/count", "4/count"], 2: ["1/count", "3/count"]}
+
+
+def test_a_devices_state_comes_back(tmp_path: Path):
+    grid = devices("local", str(tmp_path), "0", "a/b")
+    grid._app = counting()
+    _, _, lines = run("local", "server.rounds=3", grid)
+    assert counts(lines) == {"0": [1, 2, 3], "a/b": [1, 2, 3]}
+
+
+def test_of_a_turn_that_fails_no_state_is_kept(monkeypatch: pytest.MonkeyPatch):
+    def fail(turn: Turn, *also: Any) -> float:
+        if (turn.client, turn.round) == ("1", 2):
+            raise ZeroDivisionError("no samples")
+        return fit(turn, *also)
+
+    monkeypatch.setattr(local, "fit", fail)
+    _, _, lines = run("local", "server.rounds=3", InProcessGrid(counting(), 2))
+    assert counts(lines) == {"0": [1, 2, 3], "1": [1, 2], "2": [1, 2, 3]}
+
+
+def test_what_a_client_deletes_of_its_state_is_gone():
+    def forget(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        context.state.clear()
+        return call_next(message, context)
+
+    app = App(mods=[forget, counted])
+    app.train()(local.train)
+    _, _, lines = run("local", "server.rounds=3", InProcessGrid(app, 2))
+    assert counts(lines) == {client: [1, 1, 1] for client in "012"}
+
+
+def test_a_lifespan_is_a_messages_however_many_clients_it_names():
+    """One node hosts three clients: a handshake for it, one for them, and a message a round."""
+    app, seen = App(), []
+    app.train()(local.train)
+
+    @app.lifespan()
+    def lifespan(context: Context) -> Iterator[None]:
+        seen.append("enter")
+        yield
+        seen.append("exit")
+
+    _, _, lines = run("local", "server.rounds=1", InProcessGrid(app, 1))
+    assert rounds(lines)[0]["replied"] == ["0", "1", "2"]
+    assert seen == ["enter", "exit"] * 3
+
+
+@pytest.mark.parametrize("at", ["enter", "exit"])
+def test_a_lifespan_that_fails_costs_the_message_as_in_flower(at: str):
+    """Flower's own ClientApp raises out of the call, which its engines make an error of."""
+    apps = [ClientApp(), App()]
+    for app in apps:
+        app.train()(lambda message, context: Message(RecordDict(), reply_to=message))
+
+        @app.lifespan()
+        def lifespan(context: Context) -> Iterator[None]:
+            if at == "enter":
+                raise ZeroDivisionError(at)
+            yield
+            raise ZeroDivisionError(at)
+
+    reasons = []
+    for app in apps:
+        grid = InProcessGrid(app)
+        content = fold({}, {"settings": toy("local").text, "run-key": "k", "state": "/nowhere"})
+        [answer] = grid.send_and_receive([Message(content, 1, "train")])
+        reasons.append((answer.error.code, answer.error.reason))
+    assert reasons == [(2, f"ZeroDivisionError: {at}")] * 2
+
+
+def test_a_lifespan_that_never_yields_is_an_error_as_in_flower():
+    app = App()
+    app.lifespan()(lambda context: iter(()))
+    grid = InProcessGrid(app)
+    [answer] = grid.send_and_receive([Message(RecordDict(), 1, "train")])
+    assert "lifespan function should yield at least once" in answer.error.reason
+
+
+def test_a_turn_sees_the_message_as_the_mods_have_left_it():
+    seen = []
+
+    def shorten(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+        index = PublicIndex.need(message.content)
+        message.content = RecordDict({**message.content, **pack(PublicIndex(index.index[:2]))})
+        return call_next(message, context)
+
+    app = App(mods=[shorten])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        here = Turn.of(message, context)
+        seen.append(len(here.next_index))
+        return turn.reply(message, here, loss=0.0)
+
+    with pytest.raises(RunError, match="has no usable reply"):  # it predicts nothing
+        run("fedmd", "server.rounds=1", InProcessGrid(app, 1))
+    assert seen == [2, 2, 2]
 
 
 def test_an_app_without_the_function_says_so():

@@ -2,6 +2,7 @@
 
 from fd_flower.client.app import App
 from fd_flower.client.distillation import public_distillation
+from fd_flower.client.evaluation import evaluate_personal, evaluate_shared
 from fd_flower.client.turn import Turn, fit, reply
 
-__all__ = ["App", "Turn", "fit", "public_distillation", "reply"]
+__all__ = ["App", "Turn", "evaluate_personal", "evaluate_shared", "fit", "public_distillation", "reply"]

@@ -1,40 +1,61 @@
 """Distillation on public samples, as the client halves of several methods share it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from flwr.app import Context, Message
 from torch.nn import Module
 
-from fd_flower.client.turn import Turn, fit
+from fd_flower.client.app import App
+from fd_flower.client.turn import Turn, fit, reply
 from fd_flower.models.exits import Exiting, at_every_exit, exits
+from fd_flower.training import supervised
 from fd_flower.training.loop import Objective
 from fd_flower.wire import PublicLogits
 
+Send = Callable[[Message, Turn, float], Message]
 
-def public_distillation(message: Message, context: Context, objective: Objective) -> Turn:
-    """Return the client's turn after it has learned what the server says about public samples, and was measured.
 
-    It learns nothing where nothing is said, in round one say, or about no sample, and with ``kd_weight`` 0. Where the
-    loss teaches exits, too, these are the client's own, kept from turn to turn, and the loss is the sum over the model
-    and its exits.
+def public_distillation(app: App, objective: Objective, send: Send) -> None:
+    """Let an app's clients learn from the server's predictions on public samples, then from private data, then send.
+
+    The closing message has the first part alone. A client learns nothing on public samples where there are no
+    predictions, in round one say, or of no sample, and with ``kd_weight`` 0. Where the loss teaches exits, too, these
+    are the client's own, kept from turn to turn, and the loss is the sum over the model and its exits.
 
     Parameters
     ----------
-    message, context
-        As Flower hands them over.
+    app : App
+        The method's; its ``train`` and ``evaluate`` are registered.
     objective : Objective
         The method's: ``(model, x, y, teacher, config)`` with a teacher of log-probabilities [B, C]. Its mean over the
         samples is all that it returns: each may be in a batch several times, as other parts of the model see it.
+    send : Callable[[Message, Turn, float], Message]
+        Makes the reply to ``train`` of the message, the turn with its trained model, and the loss on private data.
     """
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        turn = _distilled(message, context, objective)
+        loss = fit(turn, supervised, turn.data.train)
+        turn.evaluate("trained")
+        return send(message, turn, loss)
+
+    @app.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return reply(message, _distilled(message, context, objective))
+
+
+def _distilled(message: Message, context: Context, objective: Objective) -> Turn:
+    """Return the client's turn after it has learned from the server's predictions, and was evaluated."""
     turn = Turn.of(message, context)
-    said = PublicLogits.find(message.content)
-    if said is not None and len(said.index) and turn.config.kd_weight:
+    received = PublicLogits.find(message.content)
+    if received is not None and len(received.index) and turn.config.kd_weight:
         learn: Objective = partial(objective, config=turn.config)
         model: Module | None = None
         if stages := turn.config.loss.exits:
             learn, model = at_every_exit(learn, 1 + len(stages)), _exiting(turn, stages)
-        fit(turn, learn, turn.public[said.index], said.values, model=model)
+        fit(turn, learn, turn.public[received.index], received.values, model=model)
     turn.evaluate("received")
     return turn
 

@@ -1,5 +1,6 @@
 """The node that a message reached: a host of simulated clients, or one device with a configuration of its own."""
 
+import copy
 import os
 from dataclasses import replace
 from difflib import get_close_matches
@@ -8,11 +9,13 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
+from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory
 from fd_flower.core.versions import sources, versions
+from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.tasks.world import World, device, world
 from fd_flower.training import one_thread
@@ -30,7 +33,7 @@ class Node:
     Parameters
     ----------
     header : ConfigRecord
-        What the server tells the node: settings, run key, where hosted clients' state lies.
+        What the server sends to the node: settings, run key, where hosted clients' state lies.
     context : Context
         Flower's; its node-config is the device's.
 
@@ -74,17 +77,17 @@ class Node:
         elif self.settings.privacy.sum == "ckks":
             self.secret = self.state / str(header["run-key"]) / SIMULATED
 
-    def _settings(self, told: Settings) -> Settings:
+    def _settings(self, sent: Settings) -> Settings:
         """Return the run's settings, on the node's own device where it names one."""
         named = self.context.node_config.get("device")
         if named is None:
-            return told
+            return sent
         try:
-            run = replace(told.run, device=str(named))
+            run = replace(sent.run, device=str(named))
             device(run.device)
         except InvalidInputError as error:
             raise InvalidInputError(f"the node's config has device='{named}': {error}") from None
-        return replace(told, run=run)
+        return replace(sent, run=run)
 
     @cached_property
     def world(self) -> World:
@@ -116,10 +119,31 @@ class Node:
             }
         )
 
-    def context_of(self, client: str) -> Context:
-        """Return a client's own Flower context."""
-        config = {**self.context.node_config, "client-id": client}
-        return Context(self.context.run_id, self.context.node_id, config, RecordDict(), self.context.run_config)
+    def party(self, client: str) -> Party:
+        """Return a client as a secure sum knows it."""
+        folder, run_key = self.memory(client).folder, str(self.header["run-key"])
+        return Party(client, folder, run_key, self.settings.privacy, self.secret, self.peers)
+
+    def turn(self, client: str, content: RecordDict) -> Turn:
+        """Return a client's turn for a message's content."""
+        return Turn(self.world, client, self.architecture(client), content, self.memory(client))
+
+    def context_of(self, turn: Turn) -> ClientContext:
+        """Return a client's own Flower context; its ``state`` is what the node's has under ``<client>/``.
+
+        It is a copy: of a turn that fails nothing is kept.
+        """
+        prefix, kept = f"{turn.client}/", self.context.state
+        own = {name.removeprefix(prefix): copy.deepcopy(kept[name]) for name in kept if name.startswith(prefix)}
+        return ClientContext(self.context, RecordDict(own), turn)
+
+    def keep(self, context: ClientContext) -> None:
+        """Put what a client's context has in its ``state`` into the node's, for Flower to bring back."""
+        prefix, kept = f"{context.turn.client}/", self.context.state
+        for name in [name for name in kept if name.startswith(prefix)]:
+            del kept[name]
+        for name, record in context.state.items():
+            kept[prefix + name] = record
 
 
 def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:

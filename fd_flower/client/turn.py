@@ -1,8 +1,7 @@
-"""A client's turn: what it has while it learns, and the ClientApp that puts the turn around each message."""
+"""A client's turn: what it has while it learns, and the Context that carries it."""
 
 import copy
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from logging import WARNING
@@ -30,8 +29,6 @@ from fd_flower.wire.envelope import records
 LOSS = "objective/state"
 """Name, in a client's memory, of the state of a loss that has one."""
 
-_current: ContextVar["Turn"] = ContextVar("turn")
-
 
 class Turn:
     """What a client has during one message: model, data, public samples, memory, round and options.
@@ -49,16 +46,16 @@ class Turn:
     """
 
     def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
-        said = records(content, ConfigRecord).get("config", ConfigRecord())
+        received = records(content, ConfigRecord).get("config", ConfigRecord())
         self.world = here
         self.client = client
         self.architecture = model
         self.config: ClientConfig = here.settings.client
-        self.round = int(said.get("server-round", 1))  # type: ignore[arg-type]
-        self.closing = bool(said.get("closing", False))
+        self.round = int(received.get("server-round", 1))  # type: ignore[arg-type]
+        self.closing = bool(received.get("closing", False))
         self.evaluations: dict[str, float] = {}
-        self._said = said
-        self._moment = (self.round, int(said.get("exchange", 0)))  # type: ignore[arg-type]
+        self._received = received
+        self._moment = (self.round, int(received.get("exchange", 0)))  # type: ignore[arg-type]
         self._memory = memory
         self._content = content
         self._personal = False
@@ -73,11 +70,17 @@ class Turn:
 
     @staticmethod
     def of(message: Message, context: Context) -> "Turn":
-        """Return the turn that the App put around this message."""
-        turn = _current.get(None)
-        if turn is None:
-            raise InvalidInputError("there is no turn around this message: make the app with fd_flower.client.App()")
-        return turn
+        """Return the client's turn, with the message as the app's mods have left it.
+
+        Raises
+        ------
+        InvalidInputError
+            For a context that no ``App`` made.
+        """
+        if not isinstance(context, ClientContext):
+            raise InvalidInputError("this context has no turn: make the app with fd_flower.client.App()")
+        context.turn._content = message.content
+        return context.turn
 
     # --- what the client has
 
@@ -187,7 +190,7 @@ class Turn:
             log(
                 WARNING,
                 "client %s remembers nothing of this run (no file in %s): it takes part in round %s as a newcomer, "
-                "with first weights and without what it learned or was told before",
+                "with first weights and without what it learned or received before",
                 self.client,
                 self._memory.folder,
                 self.round,
@@ -205,11 +208,11 @@ class Turn:
 
     @property
     def lr(self) -> float:
-        """The round's learning rate: what the server says, or what the schedule says where it says nothing."""
-        said = self._said.get("lr")
-        if said is None:
+        """The round's learning rate: the server's, or the schedule's where the server sends none."""
+        received = self._received.get("lr")
+        if received is None:
             return self.config.lr_at(self.round, self.world.settings.server.rounds)
-        return float(said)  # type: ignore[arg-type]
+        return float(received)  # type: ignore[arg-type]
 
     @property
     def plan(self) -> Plan:
@@ -246,7 +249,7 @@ class Turn:
         """
         if not self._asks(point):
             return
-        limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
+        limit = int(self._received.get("test-limit", 0)) if self._received.get("global", False) else None  # type: ignore[arg-type]
         found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
             more = self.world.kind.figures(self.world, self.client, other, None, limit)
@@ -270,7 +273,7 @@ class Turn:
         self.evaluate(ANNEALED, copied)
 
     def _asks(self, point: str) -> bool:
-        return point in str(self._said.get("evaluate", "")).split(",")
+        return point in str(self._received.get("evaluate", "")).split(",")
 
     def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
         """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
@@ -306,6 +309,15 @@ class Turn:
         self._memory.write(self._moment, self._tensors, {"settings": self.world.settings.text})
 
 
+class ClientContext(Context):
+    """Flower's context as one client's mods and functions see it, with the client's turn."""
+
+    def __init__(self, node: Context, state: RecordDict, turn: Turn) -> None:
+        config = {**node.node_config, "client-id": turn.client}
+        super().__init__(node.run_id, node.node_id, config, state, node.run_config)
+        self.turn = turn
+
+
 def fit(
     turn: Turn,
     objective: Objective,
@@ -334,7 +346,7 @@ def fit(
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
-    """Return a client's answer: what it says, its example count, its metrics and what it measured."""
+    """Return a client's reply: its payloads, its example count, its metrics and its evaluations."""
     turn.anneal()
     content = pack(*payloads)
     counted = {"num-examples": len(turn.data.train)}

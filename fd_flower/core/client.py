@@ -1,15 +1,12 @@
 """Clients as the server knows them, and what it costs to talk with them."""
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from fd_flower.core.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    pass
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fd_flower.core.errors import InvalidInputError
 
 
 def share(total: int, fraction: float) -> int:
@@ -26,7 +23,7 @@ class Client:
     id : str
         Its id, the same for the whole run.
     number : int
-        Its place in natural order, by which Flower's own strategies know it (as node id ``number + 1``).
+        Its place in natural order.
     model : str
         Its architecture.
     features : int
@@ -52,6 +49,11 @@ class Client:
     examples: int = 0
     public: str = ""
     labels: tuple[str, ...] = ()
+
+    @property
+    def node_id(self) -> int:
+        """The node id under which strategies, ours and Flower's, see the client."""
+        return self.number + 1
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

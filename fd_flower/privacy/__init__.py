@@ -1,1 +1,1 @@
-"""Secure sums: stages around the wire, so that the server learns what clients say together and not what each says."""
+"""Secure sums: protocols around the wire, by which the server learns the sum of replies and no single one."""

@@ -80,13 +80,13 @@ class Key:
     def __init__(self, path: Path) -> None:
         self._tenseal = tenseal()
         try:
-            said = path.read_bytes()
-            self._context = self._tenseal.context_from(said)
+            key = path.read_bytes()
+            self._context = self._tenseal.context_from(key)
         except (OSError, ValueError, RuntimeError) as error:
             raise InvalidInputError(f"secret-key {path} cannot be read: {' '.join(str(error).split())}") from None
         if not self._context.is_private():
             raise InvalidInputError(f"secret-key {path} holds no secret key; make one by `fd-flower keys --ckks`")
-        self.fingerprint = hashlib.sha256(b"fd-flower ckks" + said).digest()
+        self.fingerprint = hashlib.sha256(b"fd-flower ckks" + key).digest()
 
     def encrypt(self, values: Tensor, point: int) -> Encrypted:
         """Encrypt numbers [L] with ``point`` bits after the point, ``SLOTS`` a ciphertext."""
@@ -96,7 +96,7 @@ class Key:
         ]
         return packed(parts, self.fingerprint, len(values))
 
-    def decrypt(self, said: Encrypted) -> Tensor:
+    def decrypt(self, encrypted: Encrypted) -> Tensor:
         """Return numbers [L], float64.
 
         Raises
@@ -104,14 +104,14 @@ class Key:
         InvalidInputError
             For what another key encrypted, which would come out as garbage, and for what is no ciphertext.
         """
-        theirs = said.fingerprint.numpy().tobytes()
+        theirs = encrypted.fingerprint.numpy().tobytes()
         if theirs != self.fingerprint:
             raise InvalidInputError(
                 f"the sum is under the key {theirs.hex()[:12]}, this client's is {self.fingerprint.hex()[:12]}: "
                 "give all clients one secret-key"
             )
         numbers: list[float] = []
-        for part in parts_of(said):
+        for part in parts_of(encrypted):
             numbers += loaded(self._tenseal, self._context, part).decrypt()
         return torch.tensor(numbers, dtype=torch.float64)
 
@@ -123,16 +123,16 @@ class Adder:
         self._tenseal = tenseal()
         self._context = _context(self._tenseal)
 
-    def add(self, said: Sequence[Encrypted]) -> Encrypted:
+    def add(self, summands: Sequence[Encrypted]) -> Encrypted:
         """Return the sum of several clients' numbers, of one length and under one key."""
         sums = []
-        for parts in zip(*map(parts_of, said), strict=True):
+        for parts in zip(*map(parts_of, summands), strict=True):
             vectors = [loaded(self._tenseal, self._context, part) for part in parts]
             total = vectors[0]
             for vector in vectors[1:]:
                 total += vector
             sums.append(total.serialize())
-        return packed(sums, said[0].fingerprint.numpy().tobytes(), int(said[0].length))
+        return packed(sums, summands[0].fingerprint.numpy().tobytes(), int(summands[0].length))
 
 
 def _context(library: Any) -> Any:
@@ -146,9 +146,9 @@ def packed(parts: Sequence[bytes], fingerprint: bytes, length: int) -> Encrypted
     return Encrypted(chunks, sizes, table([fingerprint])[0], torch.tensor(length))
 
 
-def parts_of(said: Encrypted) -> list[bytes]:
+def parts_of(encrypted: Encrypted) -> list[bytes]:
     """Return a payload's ciphertexts."""
-    return [part.numpy().tobytes() for part in said.chunks.split(said.sizes.tolist())]
+    return [part.numpy().tobytes() for part in encrypted.chunks.split(encrypted.sizes.tolist())]
 
 
 def loaded(library: Any, context: Any, part: bytes) -> Any:

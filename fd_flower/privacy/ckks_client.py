@@ -19,7 +19,7 @@ class CkksClient(HidingClient):
     """An encrypted reply, and the sum decrypted once a round."""
 
     @property
-    def steps(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
+    def exchanges(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
         """The exchange after ``train``."""
         return {DECRYPT: self.decrypt}
 
@@ -35,16 +35,16 @@ class CkksClient(HidingClient):
         """Return numbers encrypted."""
         ckks.check_length(len(values))
         fixed.check(values, self.party.config.range)
-        point = ckks.point(self.told.clients, self.party.config.range)
-        said = self._key.encrypt(values, point)
-        self.party.vault.put(self.told.round, "encrypted")
-        return said
+        point = ckks.point(self.spec.clients, self.party.config.range)
+        encrypted = self._key.encrypt(values, point)
+        self.store.put(self.spec.round, "encrypted")
+        return encrypted
 
     def decrypt(self) -> Opened:
         """Open the sum, for a round in which this client has a part."""
-        self.party.vault.take(self.told.round, "encrypted")
+        self.store.take(self.spec.round, "encrypted")
         total = Encrypted.need(self.content)
         total.check(Bounds())
         opened = Opened(self._key.decrypt(total))
-        self.party.vault.put(self.told.round, "decrypted")
+        self.store.put(self.spec.round, "decrypted")
         return opened

@@ -9,7 +9,7 @@ from torch import Tensor
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import ckks
 from fd_flower.privacy.messages import DECRYPT
-from fd_flower.privacy.server_protocol import AggregationError, Ask, Letters, SecureSum
+from fd_flower.privacy.server_protocol import AggregationError, Ask, Contents, SecureSum
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.sums import Encrypted, Opened
 
@@ -21,13 +21,13 @@ TRIES = 3
 class EncryptedSum(SecureSum):
     """Encrypted replies, then their sum, decrypted by one of the clients."""
 
-    says = Encrypted
+    hidden_kind = Encrypted
 
-    def _before(self, letters: Letters, ask: Ask) -> Letters:
+    def _before(self, contents: Contents, ask: Ask) -> Contents:
         """Refuse a sum that is out of CKKS's reach; nothing is exchanged."""
-        ckks.check_length(self._told.length)
-        ckks.point(self._told.clients, self._config.range)
-        return letters
+        ckks.check_length(self._spec.length)
+        ckks.point(self._spec.clients, self._config.range)
+        return contents
 
     def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:
         """Add up what has come and have it opened.
@@ -44,13 +44,13 @@ class EncryptedSum(SecureSum):
         except (InvalidInputError, ValueError) as error:
             raise AggregationError(f"the encrypted replies do not add up: {error}") from None
         # Another client each round, so that nobody carries the sums of all rounds.
-        first = self._told.round % len(survivors)
+        first = self._spec.round % len(survivors)
         for reply in (survivors[first:] + survivors[:first])[:TRIES]:
-            for answer in ask(DECRYPT, {reply.client: self._letter(total)}, (Opened,)):
+            for answer in ask(DECRYPT, {reply.client: self._content(total)}, (Opened,)):
                 values = Opened.need(answer.content).values.double()
-                if len(values) == self._told.length:
+                if len(values) == self._spec.length:
                     return survivors, values
-                self.faults[reply.client.id] = f"{len(values)} decrypted numbers; the sum has {self._told.length}"
+                self.faults[reply.client.id] = f"{len(values)} decrypted numbers; the sum has {self._spec.length}"
         raise AggregationError(f"none of {min(TRIES, len(survivors))} clients opened the encrypted sum")
 
     def _of_one_key(self, replies: Sequence[Reply]) -> list[Reply]:

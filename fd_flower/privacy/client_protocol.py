@@ -1,4 +1,4 @@
-"""A client's half of a secure sum: what it answers beside its turn, and what its reply becomes on its way out."""
+"""A client's half of a secure sum: the exchanges that it answers, and what its reply to ``train`` becomes."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,12 +25,12 @@ class Party:
     ----------
     client : str
         The client's id.
+    folder : Path
+        Where it keeps a round's secrets: its memory.
     run_key : str
         The run's own key.
     config : PrivacyConfig
         The run's options.
-    vault : Vault
-        Where the client keeps secrets.
     secret : Path | None
         File of the client's own key (masks: it signs with it), or of all clients' common one (CKKS).
     peers : dict[str, bytes] | None
@@ -38,35 +38,43 @@ class Party:
     """
 
     client: str
+    folder: Path
     run_key: str
     config: PrivacyConfig
-    vault: SecretStore
     secret: Path | None = None
     peers: dict[str, bytes] | None = None
 
 
 class ClientProtocol:
-    """No sum: a reply leaves as it is."""
+    """No sum: a reply leaves as it is.
+
+    Parameters
+    ----------
+    party : Party
+        The client, as its node knows it.
+    content : RecordDict
+        The message's.
+    """
 
     def __init__(self, party: Party, content: RecordDict) -> None:
         self.party = party
         self.content = content
 
     @property
-    def steps(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
+    def exchanges(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
         """What is answered to messages that are not the method's, by message type."""
         return {}
 
     def answer(self, message_type: str) -> RecordDict | None:
-        """Return the answer to a message that is the sum's business; None for the method's own messages."""
-        if message_type not in self.steps:
+        """Return the answer to one of the sum's own exchanges; None for the method's messages."""
+        if message_type not in self.exchanges:
             return None
-        said = self.steps[message_type]()
-        return pack(*(said if isinstance(said, list) else [said]))
+        answer = self.exchanges[message_type]()
+        return pack(*(answer if isinstance(answer, list) else [answer]))
 
-    def over(self, message_type: str, said: RecordDict) -> RecordDict:
+    def outgoing(self, message_type: str, reply: RecordDict) -> RecordDict:
         """Return what leaves in place of a turn's reply."""
-        return said
+        return reply
 
 
 class HidingClient(ClientProtocol, ABC):
@@ -74,36 +82,37 @@ class HidingClient(ClientProtocol, ABC):
 
     def __init__(self, party: Party, content: RecordDict) -> None:
         super().__init__(party, content)
-        told = records(content, ConfigRecord).get(RECORD)
-        self._told = None if told is None else RoundSpec.of(told)
-        party.vault.forget(None if self._told is None else self._told.round)
+        record = records(content, ConfigRecord).get(RECORD)
+        self._spec = None if record is None else RoundSpec.of(record)
+        self.store = SecretStore(party.folder)
+        self.store.forget(None if self._spec is None else self._spec.round)
 
     @property
-    def told(self) -> RoundSpec:
-        """What the server says about the round's sum."""
-        if self._told is None:
+    def spec(self) -> RoundSpec:
+        """What the round's sum is about."""
+        if self._spec is None:
             raise InvalidInputError(
                 "the message says nothing about the round's sum; the client says nothing without one"
             )
-        return self._told
+        return self._spec
 
-    def over(self, message_type: str, said: RecordDict) -> RecordDict:
+    def outgoing(self, message_type: str, reply: RecordDict) -> RecordDict:
         """Hide a reply to ``train``; refuse to send knowledge in reply to anything else."""
         if message_type != "train":
-            if open_kinds := list(records(said, ArrayRecord)):
+            if open_kinds := list(records(reply, ArrayRecord)):
                 raise InvalidInputError(
                     f"{', '.join(open_kinds)} would be sent without being summed; only train's reply is"
                 )
-            return said
-        metrics = next(iter(records(said, MetricRecord).values()), MetricRecord())
-        share = self.told.share(int(metrics.get("num-examples", 0)))  # type: ignore[arg-type]
+            return reply
+        metrics = next(iter(records(reply, MetricRecord).values()), MetricRecord())
+        share = self.spec.share(int(metrics.get("num-examples", 0)))  # type: ignore[arg-type]
         if not 0 <= share <= 1:
             raise InvalidInputError(
                 f"this client has {share:.3g} of all examples; it has more than it said at the handshake"
             )
-        values = flat(unpack(said), share)
-        if len(values) != self.told.length:
-            raise InvalidInputError(f"the reply has {len(values)} numbers; the sum has {self.told.length}")
+        values = flat(unpack(reply), share)
+        if len(values) != self.spec.length:
+            raise InvalidInputError(f"the reply has {len(values)} numbers; the sum has {self.spec.length}")
         hidden = pack(self.hidden(values))
         hidden["metrics"] = metrics
         return hidden

@@ -1,4 +1,4 @@
-"""The ciphers beneath masks: agreed keys (X25519), streams (AES-CTR), sealed letters (AES-GCM), signatures (ECDSA)."""
+"""The ciphers beneath masks: agreed keys (X25519), streams (AES-CTR), sealed shares (AES-GCM), signatures (ECDSA)."""
 
 import secrets
 from pathlib import Path
@@ -57,21 +57,21 @@ def stream(key: bytes, length: int, bits: int) -> np.ndarray:
     return np.frombuffer(flow.update(bytes(length * bits // 8)), dtype=UNSIGNED[bits])
 
 
-def seal(key: bytes, letter: bytes, about: bytes) -> bytes:
-    """Encrypt a letter and bind it to what it is about (AES-256-GCM): ``NONCE + len(letter) + TAG`` bytes."""
+def seal(key: bytes, plain: bytes, about: bytes) -> bytes:
+    """Encrypt bytes and bind them to what they are about (AES-256-GCM): ``NONCE + len(plain) + TAG`` bytes."""
     nonce = secrets.token_bytes(NONCE)
-    return nonce + AESGCM(key).encrypt(nonce, letter, about)
+    return nonce + AESGCM(key).encrypt(nonce, plain, about)
 
 
 def unseal(key: bytes, sealed: bytes, about: bytes) -> bytes | None:
-    """Return a sealed letter; None for one that somebody changed, or that is about something else."""
+    """Return what was sealed; None where somebody changed it, or where it is about something else."""
     try:
         return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], about)
     except InvalidTag:
         return None
 
 
-def sign(path: Path, said: bytes) -> bytes:
+def sign(path: Path, content: bytes) -> bytes:
     """Sign with the private key in a file, as ``fd-flower keys`` writes a client's (OpenSSH, a NIST curve).
 
     Raises
@@ -85,16 +85,16 @@ def sign(path: Path, said: bytes) -> bytes:
         raise InvalidInputError(f"secret-key {path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise InvalidInputError(f"secret-key {path} is no key on a NIST curve; make one by `fd-flower keys`")
-    return key.sign(said, ec.ECDSA(hashes.SHA384()))
+    return key.sign(content, ec.ECDSA(hashes.SHA384()))
 
 
-def signed(key: bytes, said: bytes, signature: bytes) -> bool:
+def signed(key: bytes, content: bytes, signature: bytes) -> bool:
     """Whether the owner of a public key (DER) signed this."""
     known = load_der_public_key(key)
     if not isinstance(known, ec.EllipticCurvePublicKey):
         return False
     try:
-        known.verify(signature, said, ec.ECDSA(hashes.SHA384()))
+        known.verify(signature, content, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature:
         return False
     return True

@@ -16,7 +16,7 @@ from torch import Tensor
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import crypto, fixed, sharing
 from fd_flower.privacy.client_protocol import HidingClient
-from fd_flower.privacy.messages import KEYS, SHARES, UNMASK, about
+from fd_flower.privacy.messages import SETUP, SHARE_KEYS, UNMASK, about
 from fd_flower.wire import Bounds, Payload
 from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
 
@@ -26,31 +26,31 @@ class MaskClient(HidingClient):
     """Keys, shares, a masked reply, and what takes the masks off the sum."""
 
     @property
-    def steps(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
+    def exchanges(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
         """The exchanges around ``train``."""
-        return {KEYS: self.keys, SHARES: self.shares, UNMASK: self.unmask}
+        return {SETUP: self.setup, SHARE_KEYS: self.share_keys, UNMASK: self.unmask}
 
-    def keys(self) -> SumKeys:
+    def setup(self) -> SumKeys:
         """Make this round's keys; whatever an earlier try at the round left is gone."""
         me, channel, seed = self.party, secrets.token_bytes(32), secrets.token_bytes(SIZE)
         public = crypto.public_key(channel), crypto.public_key(crypto.private_key(seed))
-        said = about(me.run_key, self.told.round, me.client) + b"".join(public)
-        signature = "" if me.secret is None else crypto.sign(me.secret, said).hex()
-        me.vault.put(self.told.round, "keys", channel=channel.hex(), seed=seed.hex())
+        content = about(me.run_key, self.spec.round, me.client) + b"".join(public)
+        signature = "" if me.secret is None else crypto.sign(me.secret, content).hex()
+        self.store.put(self.spec.round, "setup", channel=channel.hex(), seed=seed.hex())
         return SumKeys(table(public[:1]), table(public[1:]), text([[me.client, signature]]))
 
-    def shares(self) -> list[Payload]:
+    def share_keys(self) -> list[Payload]:
         """Share the seeds of both kinds of masks out among those whose keys have come."""
-        kept = self.party.vault.take(self.told.round, "keys")
+        kept = self.store.take(self.spec.round, "setup")
         roster = SumKeys.need(self.content)
         roster.check(Bounds())
-        told = read(roster.about)
-        ids, channels, pairs = [name for name, _ in told], rows(roster.channel), rows(roster.pair)
+        signatures = read(roster.about)
+        ids, channels, pairs = [name for name, _ in signatures], rows(roster.channel), rows(roster.pair)
         channel, seed = bytes.fromhex(kept["channel"]), bytes.fromhex(kept["seed"])
         own = crypto.public_key(channel), crypto.public_key(crypto.private_key(seed))
         self._check(ids, channels, pairs, own)
-        self._check_signatures(told, channels, pairs)
-        mask, threshold = secrets.token_bytes(SIZE), self.told.threshold
+        self._check_signatures(signatures, channels, pairs)
+        mask, threshold = secrets.token_bytes(SIZE), self.spec.threshold
         dealt = list(zip(*(sharing.split(s, threshold, len(ids)) for s in (seed, mask)), strict=True))
         sealed = [
             crypto.seal(crypto.agreed(channel, key, b"channel"), b"".join(pair), self._between(self.party.client, name))
@@ -58,28 +58,28 @@ class MaskClient(HidingClient):
         ]
         peers = {name: [c.hex(), p.hex()] for name, c, p in zip(ids, channels, pairs, strict=True)}
         known = {"channel": kept["channel"], "seed": kept["seed"], "mask": mask.hex()}
-        self.party.vault.put(self.told.round, "shares", **known, peers=peers, threshold=threshold)
+        self.store.put(self.spec.round, "share keys", **known, peers=peers, threshold=threshold)
         bound = table([sharing.commitment(share) for pair in dealt for share in pair]).view(len(ids), 2, -1)
         return [SumShares(table(sealed), text(ids)), SumCommitments(bound, table([sharing.commitment(mask)])[0])]
 
     def hidden(self, values: Tensor) -> Masked:
         """Return numbers beneath the own mask and those with everybody who has shared seeds, too."""
-        kept = self.party.vault.take(self.told.round, "shares")
+        kept = self.store.take(self.spec.round, "share keys")
         members, held = self._opened(kept)
-        config, told = self.party.config, self.told
-        point = fixed.places(told.clients, config.range, config.bits)
+        config, spec = self.party.config, self.spec
+        point = fixed.places(spec.clients, config.range, config.bits)
         whole = fixed.encode(values, point, config.range, config.bits)
         seeds = bytes.fromhex(kept["seed"]), bytes.fromhex(kept["mask"])
         pairs = {name: bytes.fromhex(kept["peers"][name][1]) for name in members}
         whole += own_mask(seeds[1], len(whole), config.bits)
         whole += pair_masks(self.party.client, crypto.private_key(seeds[0]), pairs, members, len(whole), config.bits)
         # From here on the client cannot make its masks again, and a second reply under them is refused.
-        self.party.vault.put(told.round, "masked", members=members, held=held, threshold=kept["threshold"])
+        self.store.put(spec.round, "masked input", members=members, held=held, threshold=kept["threshold"])
         return Masked(torch.from_numpy(whole.view(np.int32 if config.bits == 32 else np.int64)))
 
     def unmask(self) -> SumUnmask:
         """Give away one share of each client: of its own mask where it survived, else of its masks with others."""
-        kept = self.party.vault.take(self.told.round, "masked")
+        kept = self.store.take(self.spec.round, "masked input")
         asked = SumUnmask.need(self.content)
         survivors, members = set(read(asked.about)), kept["members"]
         if strangers := sorted(survivors - set(members)):
@@ -89,39 +89,39 @@ class MaskClient(HidingClient):
             raise InvalidInputError(
                 f"{len(survivors)} clients are said to be in the sum; expected {least}, with this one"
             )
-        said, lacking = [], []
+        shares, lacking = [], []
         for name in members:
             pair = bytes.fromhex(kept["held"].get(name, ""))
-            said.append((pair[SIZE:] if name in survivors else pair[:SIZE]) or bytes(SIZE))
+            shares.append((pair[SIZE:] if name in survivors else pair[:SIZE]) or bytes(SIZE))
             if not pair:
                 lacking.append(name)
         # The shares are gone before the answer is sent: whoever asks again, for others, gets nothing.
-        self.party.vault.put(self.told.round, "unmasked")
-        return SumUnmask(text(lacking), table(said))
+        self.store.put(self.spec.round, "unmask")
+        return SumUnmask(text(lacking), table(shares))
 
     # --- what a client does not take on trust
 
     def _check(self, ids: Sequence[str], channels: list[bytes], pairs: list[bytes], own: tuple[bytes, bytes]) -> None:
         """Refuse a roster of which a server, or a client, could profit."""
-        client, threshold = self.party.client, self.told.threshold
+        client, threshold = self.party.client, self.spec.threshold
         if len(set(ids)) < len(ids) or len(ids) != len(channels) or len(set(channels + pairs)) < 2 * len(ids):
             raise InvalidInputError("the clients' keys come with one id or one key twice")
         if client not in ids or (channels[ids.index(client)], pairs[ids.index(client)]) != own:
             raise InvalidInputError("the clients' keys come without this client's own")
-        if len(ids) > self.told.clients or not 2 <= threshold <= len(ids) < 2 * threshold:
+        if len(ids) > self.spec.clients or not 2 <= threshold <= len(ids) < 2 * threshold:
             # With half of the shares two groups of clients could be told two stories.
             raise InvalidInputError(
                 f"a threshold of {threshold} of {len(ids)} clients; expected 2 or more, over half of all"
             )
 
-    def _check_signatures(self, told: Any, channels: list[bytes], pairs: list[bytes]) -> None:
+    def _check_signatures(self, signatures: Any, channels: list[bytes], pairs: list[bytes]) -> None:
         """Refuse keys that are not signed by those whom `peer-keys` names."""
         peers = self.party.peers
         if peers is None:
             return
-        for (name, signature), channel, pair in zip(told, channels, pairs, strict=True):
-            said = about(self.party.run_key, self.told.round, name) + channel + pair
-            if name not in peers or not crypto.signed(peers[name], said, bytes.fromhex(signature)):
+        for (name, signature), channel, pair in zip(signatures, channels, pairs, strict=True):
+            content = about(self.party.run_key, self.spec.round, name) + channel + pair
+            if name not in peers or not crypto.signed(peers[name], content, bytes.fromhex(signature)):
                 raise InvalidInputError(f"client {name}'s keys are not signed by a key that peer-keys has for it")
 
     def _opened(self, kept: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
@@ -143,7 +143,7 @@ class MaskClient(HidingClient):
         return members, held
 
     def _between(self, sender: str, receiver: str) -> bytes:
-        return about(self.party.run_key, self.told.round, sender, receiver)
+        return about(self.party.run_key, self.spec.round, sender, receiver)
 
 
 def own_mask(seed: bytes, length: int, bits: int) -> np.ndarray:

@@ -11,8 +11,8 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import crypto, fixed, sharing
 from fd_flower.privacy.mask_client import own_mask, pair_masks
-from fd_flower.privacy.messages import KEYS, SHARES, UNMASK
-from fd_flower.privacy.server_protocol import AggregationError, Ask, Letters, SecureSum
+from fd_flower.privacy.messages import SETUP, SHARE_KEYS, UNMASK
+from fd_flower.privacy.server_protocol import AggregationError, Ask, Contents, SecureSum
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
 
@@ -25,30 +25,30 @@ class MaskedSum(SecureSum):
     the sum. Down to the threshold clients may be lost between any two exchanges.
     """
 
-    says = Masked
+    hidden_kind = Masked
 
-    def _before(self, letters: Letters, ask: Ask) -> Letters:
+    def _before(self, contents: Contents, ask: Ask) -> Contents:
         """Carry public keys and sealed shares from each client to each."""
-        self._point = fixed.places(self._told.clients, self._config.range, self._config.bits)
+        self._point = fixed.places(self._spec.clients, self._config.range, self._config.bits)
         self._keys: dict[Client, tuple[bytes, bytes]] = {}
         signatures = {}
-        for reply in ask(KEYS, letters, (SumKeys,)):
-            said, name = SumKeys.need(reply.content), reply.client.id
-            if len(said.channel) != 1:
-                self.faults[name] = f"{len(said.channel)} keys; expected one"
+        for reply in ask(SETUP, contents, (SumKeys,)):
+            keys, name = SumKeys.need(reply.content), reply.client.id
+            if len(keys.channel) != 1:
+                self.faults[name] = f"{len(keys.channel)} keys; expected one"
                 continue
-            self._keys[reply.client] = rows(said.channel)[0], rows(said.pair)[0]
-            signatures[reply.client] = _signature(said)
+            self._keys[reply.client] = rows(keys.channel)[0], rows(keys.pair)[0]
+            signatures[reply.client] = _signature(keys)
         self._enough(len(self._keys), "keys have come from")
         roster = SumKeys(
             table([channel for channel, _ in self._keys.values()]),
             table([pair for _, pair in self._keys.values()]),
             text([[client.id, signatures[client]] for client in self._keys]),
         )
-        letter = self._letter(roster)  # one for all
+        content = self._content(roster)  # one for all
         sealed: dict[Client, list[bytes]] = {}
         self._promised: dict[Client, SumCommitments] = {}
-        for reply in ask(SHARES, dict.fromkeys(self._keys, letter), (SumShares, SumCommitments)):
+        for reply in ask(SHARE_KEYS, dict.fromkeys(self._keys, content), (SumShares, SumCommitments)):
             dealt, promised = SumShares.need(reply.content), SumCommitments.need(reply.content)
             if len(dealt.sealed) != len(self._keys) or len(promised.shares) != len(self._keys):
                 self.faults[reply.client.id] = f"{len(dealt.sealed)} sealed shares; expected {len(self._keys)}"
@@ -60,7 +60,7 @@ class MaskedSum(SecureSum):
         senders = text([client.id for client in self._members])
         places = {client: place for place, client in enumerate(self._keys)}
         return {
-            client: self._letter(SumShares(table([row[places[client]] for row in sealed.values()]), senders))
+            client: self._content(SumShares(table([row[places[client]] for row in sealed.values()]), senders))
             for client in self._members
         }
 
@@ -74,7 +74,7 @@ class MaskedSum(SecureSum):
         """
         survivors = self._fitting(replies, self._length)
         self._enough(len(survivors), "masked replies have come from")
-        total = np.zeros(self._told.length, dtype=fixed.UNSIGNED[self._config.bits])
+        total = np.zeros(self._spec.length, dtype=fixed.UNSIGNED[self._config.bits])
         for reply in survivors:
             total += Masked.need(reply.content).values.numpy().view(total.dtype)
         here = [reply.client for reply in survivors]
@@ -89,16 +89,16 @@ class MaskedSum(SecureSum):
 
     def _opened(self, here: Sequence[Client], ask: Ask) -> dict[Client, bytes]:
         """Return one secret of each client: of a survivor its own mask's seed, else the pair key's."""
-        letter = self._letter(SumUnmask(text([c.id for c in here]), table([bytes(SIZE)])[:0]))
+        content = self._content(SumUnmask(text([c.id for c in here]), table([bytes(SIZE)])[:0]))
         shares: dict[Client, dict[int, bytes]] = defaultdict(dict)
         answered = 0
-        for reply in ask(UNMASK, dict.fromkeys(here, letter), (SumUnmask,)):
+        for reply in ask(UNMASK, dict.fromkeys(here, content), (SumUnmask,)):
             answered += self._sort(reply, set(here), shares)
         self._enough(answered, "shares that open the sum have come from")
         secrets = {}
         for client in self._members:
             self._enough(len(shares[client]), f"good shares of client {client.id} have come from")
-            secret = sharing.combine(shares[client], self._told.threshold)
+            secret = sharing.combine(shares[client], self._spec.threshold)
             if client in here:
                 good = sharing.fits(secret, self._promised[client].own.numpy().tobytes())
             else:
@@ -110,16 +110,16 @@ class MaskedSum(SecureSum):
 
     def _sort(self, reply: Reply, here: set[Client], shares: dict[Client, dict[int, bytes]]) -> bool:
         """Put one client's shares beside the others'; false ones are left out and named."""
-        said, giver = SumUnmask.need(reply.content), reply.client
+        opened, giver = SumUnmask.need(reply.content), reply.client
         place = list(self._keys).index(giver)
         try:
-            lacking = set(read(said.about))
+            lacking = set(read(opened.about))
         except (InvalidInputError, TypeError):
             lacking = None
-        if lacking is None or len(said.shares) != len(self._members):
-            self.faults[giver.id] = f"{len(said.shares)} opened shares; expected {len(self._members)}"
+        if lacking is None or len(opened.shares) != len(self._members):
+            self.faults[giver.id] = f"{len(opened.shares)} opened shares; expected {len(self._members)}"
             return False
-        for client, share in zip(self._members, rows(said.shares), strict=True):
+        for client, share in zip(self._members, rows(opened.shares), strict=True):
             promised = self._promised[client].shares[place, int(client in here)].numpy().tobytes()
             if client.id in lacking:
                 self.faults[client.id] = f"its sealed share for client {giver.id} was tampered with"
@@ -131,7 +131,7 @@ class MaskedSum(SecureSum):
 
     def _left(self, client: Client, here: Sequence[Client], secret: bytes) -> np.ndarray:
         """Return what a client leaves in the sum: a survivor its own mask, a lost one its masks with survivors."""
-        length, bits = self._told.length, self._config.bits
+        length, bits = self._spec.length, self._config.bits
         if client in here:
             return own_mask(secret, length, bits)
         pairs = {other.id: self._keys[other][1] for other in here}
@@ -139,9 +139,9 @@ class MaskedSum(SecureSum):
         return -pair_masks(client.id, crypto.private_key(secret), pairs, list(pairs), length, bits)
 
 
-def _signature(said: SumKeys) -> str:
+def _signature(keys: SumKeys) -> str:
     """Return the signature that comes with a client's keys; its peers check it."""
     try:
-        return str(read(said.about)[0][1])
+        return str(read(keys.about)[0][1])
     except (InvalidInputError, LookupError, TypeError):
         return ""

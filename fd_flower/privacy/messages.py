@@ -1,4 +1,4 @@
-"""What both sides call the exchanges of a secure sum, and what a client is told about a round's sum."""
+"""What both sides call the exchanges of a secure sum, and what a round's sum is about."""
 
 import json
 from collections.abc import Mapping
@@ -7,16 +7,18 @@ from typing import Any
 
 from flwr.app import ConfigRecord
 
-KEYS, SHARES, UNMASK = "query.fd_flower_setup", "query.fd_flower_share_keys", "query.fd_flower_unmask"
+SETUP, SHARE_KEYS, UNMASK = "query.fd_flower_setup", "query.fd_flower_share_keys", "query.fd_flower_unmask"
+"""SecAgg's exchanges beside the masked input, which is the reply to ``train``."""
+
 DECRYPT = "query.fd_flower_decrypt"
 
 RECORD = "sum"
-"""Name of the ConfigRecord that says what a round's sum is about."""
+"""Name of the ConfigRecord that holds a round's ``RoundSpec``."""
 
 
 @dataclass(frozen=True)
 class RoundSpec:
-    """What a client is told about a round's sum.
+    """What a round's sum is about, as the server sends it to each client.
 
     Attributes
     ----------
@@ -53,5 +55,5 @@ class RoundSpec:
 
 
 def about(*parts: str | int) -> bytes:
-    """Return what a letter or a signature is about, so that it fits nothing else."""
+    """Return what a sealed share or a signature is about, so that it fits nothing else."""
     return json.dumps(["fd-flower", *parts]).encode()

@@ -1,6 +1,4 @@
-"""Who takes part in a secure sum, as its node says: where its secrets lie, whose keys it takes on trust."""
-
-from typing import TYPE_CHECKING
+"""Which half of a secure sum a client plays, and what its node promises of it."""
 
 from flwr.app import RecordDict
 
@@ -9,10 +7,6 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy.ckks_client import CkksClient
 from fd_flower.privacy.client_protocol import ClientProtocol, Party
 from fd_flower.privacy.mask_client import MaskClient
-from fd_flower.privacy.secret_store import SecretStore
-
-if TYPE_CHECKING:
-    from fd_flower.client.node import Node
 
 CLIENT_PROTOCOLS: dict[str, type[ClientProtocol]] = {"none": ClientProtocol, "masks": MaskClient, "ckks": CkksClient}
 
@@ -20,12 +14,9 @@ SIMULATED = "ckks.key"
 """File of a simulation's key, beside its clients' memory."""
 
 
-def veil(node: "Node", client: str, content: RecordDict) -> ClientProtocol:
+def client_protocol(party: Party, content: RecordDict) -> ClientProtocol:
     """Return a client's half of the run's sum, for one message."""
-    config = node.settings.privacy
-    vault = SecretStore(node.memory(client).folder)
-    party = Party(client, str(node.header["run-key"]), config, vault, node.secret, node.peers)
-    return CLIENT_PROTOCOLS[config.sum](party, content)
+    return CLIENT_PROTOCOLS[party.config.sum](party, content)
 
 
 def check_promise(config: PrivacyConfig, *, secret: bool, peers: bool) -> None:

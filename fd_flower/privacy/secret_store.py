@@ -13,7 +13,7 @@ FILE = "sum.json"
 class SecretStore:
     """The file ``sum.json`` in a client's memory.
 
-    It says how far the client has come with a round's sum, and holds what the next step needs of the steps before:
+    It says how far the client has come with a round's sum, and holds what the next exchange needs of those before:
     each message may be a new process.
 
     Parameters

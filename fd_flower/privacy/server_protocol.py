@@ -1,4 +1,4 @@
-"""The server's half of a secure sum: a stage around the exchange in which clients train."""
+"""The server's half of a secure sum: exchanges around the one in which clients train."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,8 +16,8 @@ from fd_flower.privacy.vector import ordered, restored
 from fd_flower.wire import Bounds, Payload, Summable, pack
 from fd_flower.wire.replies import Reply
 
-Letters = Mapping[Client, RecordDict]
-Ask = Callable[[str, Letters, Sequence[type[Payload]]], list[Reply]]
+Contents = Mapping[Client, RecordDict]
+Ask = Callable[[str, Contents, Sequence[type[Payload]]], list[Reply]]
 """Sends one exchange, a content a client, and returns the replies that hold these kinds and can be used."""
 
 
@@ -31,7 +31,7 @@ class ServerProtocol:
     Attributes
     ----------
     faults : dict[str, str]
-        Client id -> what was wrong with what it said beside its reply, in this round.
+        Client id -> what was wrong with what it sent beside its reply, in this round.
     figures : dict[str, Any]
         What a round's line says about its sum; empty without one.
     """
@@ -45,7 +45,7 @@ class ServerProtocol:
         """Whether replies are hidden."""
         return False
 
-    def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Letters:
+    def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
         """Play the exchanges before ``train``; return whom to ask and what each receives beside."""
         return {client: RecordDict() for client in asked}
 
@@ -69,7 +69,7 @@ class SecureSum(ServerProtocol, ABC):
         The run's options.
     """
 
-    says: type[Payload]
+    hidden_kind: type[Payload]
     """The kind that replies have in place of their own."""
 
     def __init__(self, summable: Sequence[type[Payload]], config: PrivacyConfig) -> None:
@@ -82,8 +82,8 @@ class SecureSum(ServerProtocol, ABC):
         """Whether replies are hidden: they are."""
         return True
 
-    def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Letters:
-        """Tell clients about the round's sum; nobody is asked to train where too few answer.
+    def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
+        """Send clients what the round's sum is about; nobody is asked to train where too few answer.
 
         Raises
         ------
@@ -93,7 +93,7 @@ class SecureSum(ServerProtocol, ABC):
         self.faults, self._lost = {}, ""
         self._prepare(round, asked, bounds)
         try:
-            return self._before({client: self._letter() for client in asked}, ask)
+            return self._before({client: self._content() for client in asked}, ask)
         except AggregationError as reason:
             self._lost = str(reason)
             return {}
@@ -109,7 +109,7 @@ class SecureSum(ServerProtocol, ABC):
         if self._lost:
             raise AggregationError(self._lost)
         survivors, total = self._after(replies, ask)
-        share = sum(self._told.share(r.examples) for r in survivors)
+        share = sum(self._spec.share(r.examples) for r in survivors)
         if share == 0:
             raise AggregationError(f"the {len(survivors)} clients in the sum have no training samples")
         payloads = restored(self._blanks, total, share, len(survivors))
@@ -117,15 +117,15 @@ class SecureSum(ServerProtocol, ABC):
         return [Reply.of_sum([r.client for r in survivors], pack(*payloads), sum(r.examples for r in survivors))]
 
     @abstractmethod
-    def _before(self, letters: Letters, ask: Ask) -> Letters:
-        """Play the exchanges before ``train``, given what everybody is told."""
+    def _before(self, contents: Contents, ask: Ask) -> Contents:
+        """Play the exchanges before ``train``, given what everybody is sent."""
 
     @abstractmethod
     def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:
         """Return the replies that are in the sum, and the sum: float64 [L]."""
 
     def _prepare(self, round: int, asked: Sequence[Client], bounds: Bounds) -> None:
-        """Work out what everybody is told."""
+        """Work out what the round's sum is about."""
         threshold = least(self._config.threshold, len(asked))
         if threshold < 2:
             raise InvalidInputError(
@@ -134,31 +134,31 @@ class SecureSum(ServerProtocol, ABC):
             )
         self._blanks = ordered([kind.blank(bounds) for kind in self._kinds])
         length = sum(p.summand(1.0).numel() for p in self._blanks)
-        self._told = RoundSpec(round, len(asked), threshold, sum(c.examples for c in asked), length)
+        self._spec = RoundSpec(round, len(asked), threshold, sum(c.examples for c in asked), length)
         self.figures = {"kind": self._config.sum, "threshold": threshold, "clients": 0}
 
     def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
         """Return the kind that hides the method's own."""
-        return (self.says,)
+        return (self.hidden_kind,)
 
-    def _letter(self, *payloads: Payload) -> RecordDict:
+    def _content(self, *payloads: Payload) -> RecordDict:
         content = pack(*payloads)
-        content[RECORD] = self._told.record()
+        content[RECORD] = self._spec.record()
         return content
 
     def _enough(self, count: int, what: str) -> None:
         """Give the round up where fewer clients than its threshold are left."""
-        if count < self._told.threshold:
+        if count < self._spec.threshold:
             raise AggregationError(
-                f"{what} {count} of {self._told.clients} clients; privacy.threshold={self._config.threshold:.3g} needs "
-                f"{self._told.threshold}"
+                f"{what} {count} of {self._spec.clients} clients; privacy.threshold={self._config.threshold:.3g} needs "
+                f"{self._spec.threshold}"
             )
 
     def _fitting(self, replies: Sequence[Reply], length: Callable[[Reply], int]) -> list[Reply]:
         """Return the replies with as many numbers as the sum has; the others are left out and named."""
         for reply in replies:
-            if length(reply) != self._told.length:
-                self.faults[reply.client.id] = f"{length(reply)} hidden numbers; the sum has {self._told.length}"
+            if length(reply) != self._spec.length:
+                self.faults[reply.client.id] = f"{length(reply)} hidden numbers; the sum has {self._spec.length}"
         return [r for r in replies if r.client.id not in self.faults]
 
 

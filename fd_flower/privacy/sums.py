@@ -1,4 +1,4 @@
-"""The stage that a run's options ask for, and whether its method can be summed."""
+"""The server's half that a run's options ask for, and whether its method can be summed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from fd_flower.privacy.server_protocol import ServerProtocol
 from fd_flower.wire import Payload
 
 
-def stage(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> ServerProtocol:
+def server_protocol(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> ServerProtocol:
     """Return the server's half of a run's sum."""
     if config.sum == "none":
         return ServerProtocol()

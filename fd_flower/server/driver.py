@@ -1,19 +1,20 @@
 """A run: who takes part, its rounds one after the other, and what is written down of them."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from logging import INFO
 from typing import TYPE_CHECKING, Any
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
 from fd_flower.core.client import Client
-from fd_flower.privacy.sums import simulated_key, stage
+from fd_flower.privacy.server_protocol import Contents
+from fd_flower.privacy.sums import server_protocol, simulated_key
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
@@ -69,7 +70,7 @@ class Driver:
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
         self.guard.check(strategy.clients)
-        self.sum = stage(settings.privacy, strategy.summable)
+        self.sum = server_protocol(settings.privacy, strategy.summable)
         self.point = strategy.evaluation_point(settings)
 
     # --- the rounds
@@ -237,21 +238,19 @@ class Driver:
         for client in clients:
             content = pack(*strategy.knowledge_for(client, strategy.knowledge), *announced)
             content["config"] = shared
-            messages.append(Message(content, client.number + 1, kind))
+            messages.append(Message(content, client.node_id, kind))
         return messages
 
     def exchange(self, messages: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
         """Send messages; return the replies that hold these kinds and can be used."""
         return self.guard.read(self.host.send_and_receive(messages, timeout=self.timeout), number, kinds)
 
-    def ask(
-        self, number: int, exchange: str, contents: Mapping[Client, RecordDict], kinds: Sequence[type[Payload]]
-    ) -> list[Reply]:
+    def ask(self, number: int, exchange: str, contents: Contents, kinds: Sequence[type[Payload]]) -> list[Reply]:
         """Play one exchange of the round's sum; return the replies that hold these kinds and can be used."""
         shared, messages = ConfigRecord({"server-round": number}), []
         for client, content in contents.items():
             content["config"] = shared
-            messages.append(Message(content, client.number + 1, exchange))
+            messages.append(Message(content, client.node_id, exchange))
         return self.exchange(messages, number, kinds)
 
 

@@ -191,7 +191,7 @@ class HostGrid(Grid):
         """Ask hosts for one answer a client."""
         self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
-        asked = [Message(content, c.number + 1, HANDSHAKE) for c in self.clients]
+        asked = [Message(content, c.node_id, HANDSHAKE) for c in self.clients]
         replies = self.send_and_receive(asked, timeout=self._settings.server.timeout, patient=True)
         found = {}
         silent = dict.fromkeys(ids)
@@ -228,8 +228,8 @@ class HostGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """Return a node id for each client: its number + 1."""
-        return [c.number + 1 for c in self.clients]
+        """Return each client's node id."""
+        return [c.node_id for c in self.clients]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages to clients; those whose node still owes a reply are left out and named in ``absent``."""
