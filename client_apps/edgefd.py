@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, public_distillation, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.config import ClientConfig, option
 from fd_flower.core.rng import seed_of
 from fd_flower.density import kmeans, vote
 from fd_flower.wire import PublicLogits, PublicVotes
@@ -23,20 +22,12 @@ HELD_OUT = 0.2
 class Config(ClientConfig):
     """EdgeFD's options."""
 
-    clusters: int = 10
+    clusters: int = option(10, least=1)
     """Clusters of each class, or of all own samples together."""
     per_class: bool = True
     """Whether each class gets clusters of its own."""
-    quantile: float = 0.75
+    quantile: float = option(0.75, least=0, most=1)
     """Vote where the distance to the nearest centroid is below this quantile of it on held-out own samples."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.clusters < 1:
-            raise InvalidInputError(f"client.clusters is {self.clusters}; expected at least 1")
-        if not 0 <= self.quantile <= 1:
-            raise InvalidInputError(f"client.quantile is {self.quantile}; expected a share, 0 to 1")
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:

@@ -8,31 +8,21 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, evaluate_personal, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ClientConfig, one_of
 from fd_flower.training import supervised
 from fd_flower.wire import ClassLogits
 
 app = App()
-
-OUTPUTS, WEIGHTINGS = ("probabilities", "logits"), ("examples", "clients")
 
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
     """FD's options."""
 
-    output: str = "probabilities"
+    output: str = one_of("probabilities", "logits", default="probabilities")
     """What is averaged: `probabilities` (the paper's softmax outputs) or `logits`."""
-    weighting: str = "examples"
+    weighting: str = one_of("examples", "clients", default="examples")
     """What counts the same in a class's mean: `examples`, or `clients` (the paper)."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key, known in (("output", OUTPUTS), ("weighting", WEIGHTINGS)):
-            if getattr(self, key) not in known:
-                raise InvalidInputError(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, config: ClientConfig) -> Tensor:

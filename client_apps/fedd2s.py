@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, evaluate_personal, fit, reply
-from fd_flower.config import ClientConfig
+from fd_flower.config import ClientConfig, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.models.blocks import below, beyond
@@ -29,16 +29,10 @@ LARGEST = torch.finfo(torch.float16).max
 class Config(ClientConfig):
     """FedD2S's options."""
 
-    samples: int | None = None
+    samples: int | None = option(None, least=1)
     """Samples that a client speaks of, at most: a fixed seeded subset; None: all of its training samples."""
     half: bool = False
     """Whether features travel as float16, which halves their bytes."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.samples is not None and self.samples < 1:
-            raise InvalidInputError(f"client.samples is {self.samples}; expected at least 1, or nothing for all")
 
 
 @dataclass(frozen=True)

@@ -9,30 +9,19 @@ from torch.nn import Module
 from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, evaluate_personal, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ClientConfig, one_of
 from fd_flower.tasks.retrieval.models import Retriever, contrastive
 from fd_flower.wire import Weights
 
 app = App()
-
-STARTS = ("persist", "overwrite")
 
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
     """FedE4RAG's options; ``kd_weight`` is the lambda of its paper."""
 
-    personal_init: str = "persist"
+    personal_init: str = one_of("persist", "overwrite", default="persist")
     """Where a round starts: `persist` (the client's own retriever) or `overwrite` (the mean one, as in FedAvg)."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.personal_init not in STARTS:
-            raise InvalidInputError(
-                f"client.personal_init is '{self.personal_init}'{nearest(self.personal_init, STARTS)}"
-            )
 
 
 def objective(model: Retriever, x: Tensor, y: Tensor, teacher: Retriever | None, config: Config) -> Tensor:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from math import isfinite
 
 import torch
 from flwr.app import Context, Message
@@ -11,8 +10,7 @@ from torch.nn import Module
 from torch.nn.functional import cross_entropy
 
 from fd_flower.client import App, Turn, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.config import ClientConfig, option
 from fd_flower.generate.features import FeatureGenerator, noise
 from fd_flower.training import supervised
 from fd_flower.wire import Generator, LabelCounts, Weights
@@ -24,28 +22,16 @@ app = App()
 class Config(ClientConfig):
     """FedGen's options; ``kd_weight`` multiplies both ``alpha`` and ``beta``, so that 0 is FedAvg."""
 
-    alpha: float = 10.0
+    alpha: float = option(10.0, least=0)
     """Weight of the head's cross-entropy on generated features."""
-    beta: float = 10.0
+    beta: float = option(10.0, least=0)
     """Weight of the distance to what the head says of features generated for the sample's own class."""
-    fade: float = 0.98
+    fade: float = option(0.98, above=0, most=1)
     """Factor a round of `client.alpha` and `client.beta`."""
-    floor: float = 0.0001
+    floor: float = option(0.0001, least=0)
     """What neither falls below by fading; one that is 0 stays 0."""
-    generated: int = 32
+    generated: int = option(32, least=1)
     """Generated features a mini-batch."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key in ("alpha", "beta", "floor"):
-            value = getattr(self, key)
-            if not (isfinite(value) and value >= 0):
-                raise InvalidInputError(f"client.{key} is {value}; expected a number, 0 or more")
-        if not 0 < self.fade <= 1:
-            raise InvalidInputError(f"client.fade is {self.fade}; expected a factor above 0 and at most 1")
-        if self.generated < 1:
-            raise InvalidInputError(f"client.generated is {self.generated}; expected at least 1")
 
     def at(self, round: int) -> "Config":
         """Return the options as they are in a round, counted from 1: both weights have faded."""

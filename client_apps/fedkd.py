@@ -7,7 +7,7 @@ from torch import Tensor, nn, tensor
 from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, fit, reply
-from fd_flower.config import ClientConfig
+from fd_flower.config import ClientConfig, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.training import supervised
 from fd_flower.wire import Update, Weights
@@ -20,18 +20,10 @@ app = App()
 class Config(ClientConfig):
     """FedKD's options; ``kd_weight`` is the weight of all that is distilled."""
 
-    hidden_weight: float = 1.0
+    hidden_weight: float = option(1.0, least=0)
     """Weight of the distance between the two models' features, within what is distilled."""
-    ce_floor: float = 0.1
+    ce_floor: float = option(0.1, above=0)
     """The sum of both cross-entropies, by which what is distilled is divided, is taken for at least this."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.hidden_weight < 0:
-            raise InvalidInputError(f"client.hidden_weight is {self.hidden_weight}; expected 0 or more")
-        if self.ce_floor <= 0:
-            raise InvalidInputError(f"client.ce_floor is {self.ce_floor}; expected a number above 0")
 
 
 class Pair(nn.Module):

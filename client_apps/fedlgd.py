@@ -1,7 +1,7 @@
 """FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled images, their own and the server's."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -11,64 +11,48 @@ from torch.nn import Module
 
 from fd_flower import models
 from fd_flower.client import App, Turn, evaluate_shared, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
-from fd_flower.generate import augment
+from fd_flower.generate.augment import CHANGES
 from fd_flower.generate.distribution import class_statistics, matched, noise
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
 from fd_flower.wire import Payload, PixelStatistics, SyntheticSet, Weights
 
 app = App()
 
-ALIGNMENTS = ("contrastive", "mmd")
-STARTS = ("statistics", "noise")
-
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
     """FedLGD's options."""
 
-    images: int = 50
+    images: int = option(50, least=1)
     """A client's virtual images of each class that it has."""
-    start: str = "statistics"
+    start: str = one_of("statistics", "noise", default="statistics")
     """What these start from: noise with the `statistics` of its own class's pixels, or standard `noise`."""
-    distill_warmup: int = 10000
+    distill_warmup: int = option(10000, least=0)
     """Steps on a client's virtual images before its first round, each with a fresh random model."""
-    distill_refresh: int = 100
+    distill_refresh: int = option(100, least=0)
     """Steps on them in each refresh, with the server's model."""
     distill_model: str = "convnet"
     """The architecture of the random models, by name; `mlp` takes inputs of any shape."""
-    distill_batch: int = 256
+    distill_batch: int = option(256, least=1)
     """Real images of a class in each of these steps."""
-    distill_lr: float = 1.0
+    distill_lr: float = option(1.0, above=0)
     """Learning rate of these steps (SGD)."""
-    distill_momentum: float = 0.5
+    distill_momentum: float = option(0.5, least=0, below=1)
     """Momentum of these steps."""
-    augment: list[str] = field(default_factory=lambda: list(augment.CHANGES))
+    augment: list[str] = one_of(*CHANGES, default=list(CHANGES))
     """Changes of real and virtual images alike, one a class and step: `color,crop,cutout,flip,scale,rotate`."""
-    align: str = "contrastive"
+    align: str = one_of("contrastive", "mmd", default="contrastive")
     """What `client.kd_weight` weighs: `contrastive` (by class) or `mmd` (two sets of features)."""
-    temperature: float = 0.07
+    temperature: float = option(0.07, above=0)
     """Of `contrastive`."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the values, and that there is such an architecture."""
         super().__post_init__()
-        for key, least in (("images", 1), ("distill_warmup", 0), ("distill_refresh", 0), ("distill_batch", 1)):
-            if getattr(self, key) < least:
-                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected {least} or more")
-        for key in ("distill_lr", "temperature"):
-            if getattr(self, key) <= 0:
-                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected a number above 0")
-        if not 0 <= self.distill_momentum < 1:
-            raise InvalidInputError(f"client.distill_momentum is {self.distill_momentum}; expected a number of 0 to 1")
-        for key, known in (("align", ALIGNMENTS), ("start", STARTS)):
-            if getattr(self, key) not in known:
-                raise InvalidInputError(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
-        augment.check(self.augment)
-        models.architectures(self.distill_model)  # refuses unknown names
+        models.architectures(self.distill_model)
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: SyntheticSet | None, config: Config) -> Tensor:

@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, evaluate_shared, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.config import ClientConfig, option
 from fd_flower.training import supervised
 from fd_flower.wire import Weights
 
@@ -21,14 +19,8 @@ app = App()
 class Config(ClientConfig):
     """FedProx's options."""
 
-    mu: float = 1.0
+    mu: float = option(1.0, least=0)
     """Weight of half the squared distance to the server's weights; 0 is FedAvg."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if not (isfinite(self.mu) and self.mu >= 0):
-            raise InvalidInputError(f"client.mu is {self.mu}; expected a number, 0 or more")
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], config: Config) -> Tensor:

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ClientConfig, one_of
 from fd_flower.generate.entangled import RULES, entangled
 from fd_flower.training import forward, supervised
 from fd_flower.wire import Head, Payload, Representation
@@ -21,16 +20,10 @@ app = App()
 class Config(ClientConfig):
     """FedRE's options."""
 
-    entangle: str = "rap"
+    entangle: str = one_of(*RULES, default="rap")
     """What a client says of its samples: `rap`, `vap`, `rar`, `var` or `rsr` (`fd_flower.generate.entangled`)."""
     take_head: bool = True
     """Whether the server's head overwrites the client's own; if not, this is `local`."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.entangle not in RULES:
-            raise InvalidInputError(f"client.entangle is '{self.entangle}'{nearest(self.entangle, RULES)}")
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:

@@ -8,8 +8,7 @@ from torch.nn import Module
 from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.config import ClientConfig, option
 from fd_flower.wire import Weights
 
 app = App()
@@ -19,17 +18,10 @@ app = App()
 class Config(ClientConfig):
     """FML's options; ``kd_weight`` multiplies 1 - alpha and 1 - beta, the shares of what is distilled."""
 
-    alpha: float = 0.5
+    alpha: float = option(0.5, least=0, most=1)
     """Share of the labels in the personal model's loss; the meme's predictions have the rest."""
-    beta: float = 0.5
+    beta: float = option(0.5, least=0, most=1)
     """Share of the labels in the meme's loss; the personal model's predictions have the rest."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key in ("alpha", "beta"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected a share from 0 to 1")
 
 
 class Pair(Module):

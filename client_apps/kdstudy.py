@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, evaluate_shared, fit, reply
-from fd_flower.config import ClientConfig
+from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.training import plan_of, supervised
 from fd_flower.training.consolidation import Lesson, converge, mutual, teach, weighed
@@ -23,32 +23,18 @@ TEACHER = "teacher/"
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """The study's options of training to convergence and of distilling, at the server too.
+    """The study's options of training to convergence and of distilling, at the server too."""
 
-    ``kd_weight`` is the a of (1 - a) CE + a KD in ``kd``; ``dml`` and ``dp-kd`` have no such weight.
-    """
-
-    convergence: int = 10
+    kd_weight: float = option(1.0, least=0, most=1)
+    """The a of (1 - a) CE + a KD in `kd`; `dml` and `dp-kd` have no such weight."""
+    convergence: int = option(10, least=1)
     """Epochs of the first round, at most: a client trains its teacher."""
-    patience: int = 3
+    patience: int = option(3, least=1)
     """These end after so many epochs without a lower cross-entropy on the own validation part."""
-    distill_lr: float = 0.05
+    distill_lr: float = option(0.05, above=0)
     """Learning rate of distillation; its loop is `client.public_epochs`, `client.public_batch`, ..."""
-    learner: str = "arriving"
+    learner: str = one_of("arriving", "own", default="arriving")
     """Along a chain: does the `arriving` model learn from the client's `own`, or the own from the arriving one?"""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.kd_weight > 1:
-            raise InvalidInputError(f"client.kd_weight is {self.kd_weight}; expected a share from 0 to 1")
-        for key in ("convergence", "patience"):
-            if getattr(self, key) < 1:
-                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected at least 1")
-        if self.distill_lr <= 0:
-            raise InvalidInputError(f"client.distill_lr is {self.distill_lr}; expected a number above 0")
-        if self.learner not in ("arriving", "own"):
-            raise InvalidInputError(f"client.learner is '{self.learner}'; expected arriving or own")
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:

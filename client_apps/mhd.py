@@ -11,8 +11,7 @@ from flwr.app import Context, Message
 from torch import Tensor, nn
 
 from fd_flower.client import App, Turn, fit, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.heads import SELECTIONS, embedding_distance, targets
 from fd_flower.training import Plan, batches, forward, supervised
@@ -25,25 +24,16 @@ app = App()
 class Config(ClientConfig):
     """MHD's options; ``kd_weight`` is the weight of the chain of heads."""
 
-    heads: int = 4
+    heads: int = option(4, least=1)
     """Auxiliary heads m; knowledge from m clients away reaches the last."""
-    emb_weight: float = 1.0
+    emb_weight: float = option(1.0, least=0)
     """Weight of the distance to the teachers' embeddings; 0 turns it off, and nobody sends any."""
-    select: str = "confidence"
+    select: str = one_of(*SELECTIONS, default="confidence")
     """What a head learns from, of its candidates: the most sure one (`confidence`), one at `random`, their `mean`."""
     include_self: bool = True
     """Whether the client's own lower head is a candidate."""
     same_level: bool = False
     """Whether the teachers' heads of the same level are candidates, too."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key, least in (("heads", 1), ("emb_weight", 0)):
-            if getattr(self, key) < least:
-                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected {least} or more")
-        if self.select not in SELECTIONS:
-            raise InvalidInputError(f"client.select is '{self.select}'{nearest(self.select, SELECTIONS)}")
 
 
 class Headed(nn.Module):

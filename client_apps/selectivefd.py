@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, public_distillation, reply
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.density import kulsif, vote
 from fd_flower.wire import PublicLabels, PublicLogits, PublicVotes
 
@@ -17,36 +16,21 @@ app = App()
 FITTED = 50
 """Own samples that the ratio is fitted to, at least, unless that is more than half of them."""
 
-LABELS = ("soft", "hard")
-
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
     """Selective-FD's options."""
 
-    share: float = 0.05
+    share: float = option(0.05, least=0, most=1)
     """Share of own samples that the density ratio is fitted to (50 at least, or half of them where that is less)."""
-    background: int = 250
+    background: int = option(250, least=1)
     """n: points drawn evenly from the box of the features, in the ratio's denominator; lambda is n^(-1/2)."""
-    width: float = 0.17
+    width: float = option(0.17, above=0)
     """Of the kernel, in median distances between those own samples."""
-    quantile: float = 0.25
+    quantile: float = option(0.25, least=0, most=1)
     """Vote where the ratio is above this quantile of it on the other own samples."""
-    labels: str = "soft"
+    labels: str = one_of("soft", "hard", default="soft")
     """What is predicted: `soft` (log-probabilities) or `hard` (the likeliest class)."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key in ("share", "quantile"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise InvalidInputError(f"client.{key} is {getattr(self, key)}; expected a share, 0 to 1")
-        if self.background < 1:
-            raise InvalidInputError(f"client.background is {self.background}; expected at least 1")
-        if not 0 < self.width < float("inf"):
-            raise InvalidInputError(f"client.width is {self.width}; expected a number above 0")
-        if self.labels not in LABELS:
-            raise InvalidInputError(f"client.labels is '{self.labels}'{nearest(self.labels, LABELS)}")
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:

@@ -11,15 +11,13 @@ import torch
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from fd_flower.config import ServerConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ServerConfig, one_of, option
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import entropy_reduction, named, weights
 from fd_flower.ensemble.robust import few_voters
 from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
-
-WEIGHTINGS = ("equal", "examples", "confidence", "entropy", "label_count", "committee")
 
 
 @dataclass(frozen=True)
@@ -30,28 +28,22 @@ class Config(ServerConfig):
     """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
     rule_args: dict[str, Any] = field(default_factory=dict)
     """The rule's arguments, like `trim` of `trimmed_mean`."""
-    weighting: str = "equal"
+    weighting: str = one_of("equal", "examples", "confidence", "entropy", "label_count", "committee", default="equal")
     """How a vote counts: `equal`, `examples`, `confidence`, `entropy`, `label_count`, `committee`."""
-    committee_temperature: float = 5.0
+    committee_temperature: float = option(5.0, above=0)
     """Of the softmax of accuracies in percent, under `server.weighting=committee`."""
-    temperature: float | None = 0.1
+    temperature: float | None = option(0.1, above=0)
     """T of the entropy reduction, softmax(p / T); null: the prediction as it is."""
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that the rule can take the weights."""
+        """Check the values, that the rule takes its arguments, and that it can take the weights."""
         super().__post_init__()
         named(self.rule, **self.rule_args)
-        if self.weighting not in WEIGHTINGS:
-            raise InvalidInputError(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
         if self.weighting == "label_count" and self.rule != "mean_of_probabilities":
             raise InvalidInputError(
                 f"server.weighting is 'label_count' and server.rule '{self.rule}':"
                 " weights by class need mean_of_probabilities"
             )
-        for key in ("committee_temperature", "temperature"):
-            value = getattr(self, key)
-            if value is not None and not 0 < value < float("inf"):
-                raise InvalidInputError(f"server.{key} is {value}; expected a number above 0")
 
 
 @final

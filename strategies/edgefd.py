@@ -24,7 +24,7 @@ class Config(ServerConfig):
     """The rule's arguments."""
 
     def __post_init__(self) -> None:
-        """Check the rule."""
+        """Check the values, and that the rule takes its arguments."""
         super().__post_init__()
         named(self.rule, **self.rule_args)
 

@@ -14,7 +14,7 @@ from flwr.common.logger import log
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.samples import Samples
@@ -29,39 +29,30 @@ from fd_flower.wire.replies import Reply
 class Config(ServerConfig):
     """FedD2S's options."""
 
-    cuts: list[int] | None = None
+    cuts: list[int] | None = option(None, least=1)
     """Blocks that learn from the server, stage by stage, deepest first (`[4,2,1]`); None: from all down to one."""
-    stage_rounds: int = 10
+    stage_rounds: int = option(10, least=1)
     """Rounds of a stage; the last one goes on to the end."""
-    stage_weights: list[float] | None = None
+    stage_weights: list[float] | None = option(None, least=0)
     """Factors of `client.kd_weight`, stage by stage; None: 1. For an ablation: a weight that falls, not a cut."""
     keep_stale: bool = False
     """Whether predictions of another cut's head are still learned from when the cut has moved."""
-    head_epochs: int = 1
+    head_epochs: int = option(1, least=0)
     """Passes of the server over a round's features."""
-    head_batch: int = 32
+    head_batch: int = option(32, least=1)
     """Features a mini-batch of the server."""
-    head_lr: float = 0.01
+    head_lr: float = option(0.01, above=0)
     """Learning rate of the server (SGD)."""
-    head_weight: float = 1.0
+    head_weight: float = option(1.0, least=0)
     """Lambda_s: weight of the clients' predictions when a head learns; 0: labels alone."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the values, and that the cuts do not rise."""
         super().__post_init__()
-        if self.cuts is not None and not (self.cuts and self.cuts[-1] >= 1 and self.cuts == sorted(self.cuts)[::-1]):
+        if self.cuts is not None and self.cuts != sorted(self.cuts, reverse=True):
             raise InvalidInputError(
                 f"server.cuts is {self.cuts}; expected numbers of blocks, none above the one before"
             )
-        if self.stage_weights is not None and not (self.stage_weights and min(self.stage_weights) >= 0):
-            raise InvalidInputError(
-                f"server.stage_weights is {self.stage_weights}; expected a factor of 0 or more a stage"
-            )
-        for key, least in (("stage_rounds", 1), ("head_epochs", 0), ("head_batch", 1), ("head_weight", 0)):
-            if getattr(self, key) < least:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected {least} or more")
-        if self.head_lr <= 0:
-            raise InvalidInputError(f"server.head_lr is {self.head_lr}; expected a number above 0")
 
     def cut_at(self, round: int, blocks: int) -> int:
         """Return how many of a model's blocks learn from the server in a round, counted from 1."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
@@ -24,25 +24,16 @@ from fd_flower.wire.replies import Reply, mean_weights
 class Config(ServerConfig):
     """FedDF's options."""
 
-    distill_steps: int = 10000
+    distill_steps: int = option(10000, least=0)
     """Mini-batches of distillation in a round, at most; 0 is FedAvg."""
-    distill_batch: int = 128
+    distill_batch: int = option(128, least=1)
     """Public samples a mini-batch."""
-    distill_lr: float = 0.001
+    distill_lr: float = option(0.001, above=0)
     """Learning rate of Adam, cosine to 0 over the steps."""
-    patience: int = 1000
+    patience: int = option(1000, least=1)
     """Stop after this many steps without a gain on the public samples that were held back."""
-    check_every: int = 100
+    check_every: int = option(100, least=1)
     """Steps between two looks at these."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key, least in (("distill_steps", 0), ("distill_batch", 1), ("patience", 1), ("check_every", 1)):
-            if getattr(self, key) < least:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least {least}")
-        if self.distill_lr <= 0:
-            raise InvalidInputError(f"server.distill_lr is {self.distill_lr}; expected a number above 0")
 
 
 @final

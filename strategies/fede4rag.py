@@ -4,29 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from fd_flower.config import ServerConfig, Settings
+from fd_flower.config import ServerConfig, Settings, one_of
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
-
-MEANS = ("examples", "plain")
 
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
     """FedE4RAG's options."""
 
-    mean: str = "examples"
+    mean: str = one_of("examples", "plain", default="examples")
     """How retrievers are averaged: `examples` (by pairs of question and passage) or `plain` (each client alike)."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.mean not in MEANS:
-            raise InvalidInputError(f"server.mean is '{self.mean}'{nearest(self.mean, MEANS)}")
 
 
 @final

@@ -7,10 +7,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.config import ServerConfig, Settings
+from fd_flower.config import ServerConfig, Settings, one_of, option
 from fd_flower.core.budget import each
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.generate.features import NOISES, FeatureGenerator, diversity, noise
 from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of
@@ -20,8 +19,6 @@ from fd_flower.tasks.world import device
 from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Payload, Private, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 
-SHARES = ("all", "head")
-LABELS = ("uniform", "prior")
 LOOKS = 16
 """Features of each class in the look at what the generator has learned."""
 
@@ -30,47 +27,30 @@ LOOKS = 16
 class Config(ServerConfig):
     """FedGen's options."""
 
-    share: str = "all"
+    share: str = one_of("all", "head", default="all")
     """What is averaged: `all` weights, of each architecture by itself, or the `head` alone, of all architectures."""
-    ensemble: str = "weighted_ce"
+    ensemble: str = one_of(*ENSEMBLES, default="weighted_ce")
     """Against what the generator learns: `weighted_ce`, `code` (as released) or `mean_logit` (`generate.heads`)."""
-    labels: str = "uniform"
+    labels: str = one_of("uniform", "prior", default="uniform")
     """How the labels that clients have just seen are drawn: all alike (`uniform`), or by their counts (`prior`)."""
-    generator_steps: int = 50
+    generator_steps: int = option(50, least=0)
     """Mini-batches on which the generator is trained in a round."""
-    generator_batch: int = 32
+    generator_batch: int = option(32, least=2)
     """Features a mini-batch; batch normalization needs at least 2."""
-    generator_lr: float = 0.0003
+    generator_lr: float = option(0.0003, above=0)
     """Learning rate of the generator's Adam."""
-    generator_decay: float = 0.98
+    generator_decay: float = option(0.98, above=0, most=1)
     """Its factor a round."""
-    generator_weight_decay: float = 0.01
+    generator_weight_decay: float = option(0.01, least=0)
     """Weight decay of the generator."""
-    eta: float = 1.0
+    eta: float = option(1.0, least=0)
     """Weight of the diversity loss."""
-    hidden: int = 256
+    hidden: int = option(256, least=1)
     """Width of the generator's hidden layer."""
-    noise: str = "normal"
+    noise: str = one_of(*NOISES, default="normal")
     """What features are made out of: `normal` noise, or `uniform`."""
-    noise_size: int = 32
+    noise_size: int = option(32, least=1)
     """Entries of the noise."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key, known in (("share", SHARES), ("ensemble", ENSEMBLES), ("labels", LABELS), ("noise", NOISES)):
-            if getattr(self, key) not in known:
-                raise InvalidInputError(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
-        least = {"generator_steps": 0, "generator_batch": 2, "hidden": 1, "noise_size": 1}
-        for key, bound in {**least, "generator_weight_decay": 0, "eta": 0}.items():
-            if getattr(self, key) < bound:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected {bound} or more")
-        if self.generator_lr <= 0:
-            raise InvalidInputError(f"server.generator_lr is {self.generator_lr}; expected a number above 0")
-        if not 0 < self.generator_decay <= 1:
-            raise InvalidInputError(
-                f"server.generator_decay is {self.generator_decay}; expected a factor above 0, at most 1"
-            )
 
 
 @final

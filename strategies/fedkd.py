@@ -6,9 +6,8 @@ from typing import final
 
 import torch
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Holders, Knowledge, Payload, Private, Update, Weights
@@ -22,17 +21,10 @@ class Config(ServerConfig):
 
     mentee: str | None = None
     """The shared model's architecture; None: the first client's. The message says it, so clients need not be told."""
-    energy_start: float = 0.95
+    energy_start: float = option(0.95, above=0, most=1)
     """Share of an update's energy that travels, at the start; 1 in both loses nothing but rounding."""
-    energy_end: float = 0.98
+    energy_end: float = option(0.98, above=0, most=1)
     """The same in the last round, linear in between, in both directions."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key in ("energy_start", "energy_end"):
-            if not 0 < getattr(self, key) <= 1:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected a share above 0 and at most 1")
 
     def energy(self, round: int) -> float:
         """Return the share of energy that travels in a round, counted from 1."""

@@ -7,9 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, one_of, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.generate import gradient
 from fd_flower.generate.distribution import noise
@@ -22,36 +21,22 @@ from fd_flower.wire.replies import Reply
 class Config(ServerConfig):
     """FedLGD's options."""
 
-    images: int = 10
+    images: int = option(10, least=1)
     """The server's virtual images of each class."""
     statistics: bool = False
     """Whether clients say mean and deviation of each class's pixels once, from which the server's images start."""
-    match_every: int = 5
+    match_every: int = option(5, least=1)
     """Rounds from one matching to the next, the first in round one; clients refresh theirs in the others of these."""
-    match_times: int = 10
+    match_times: int = option(10, least=0)
     """Matchings after that of round one."""
-    match_steps: int = 500
+    match_steps: int = option(500, least=0)
     """Steps on the server's images in a matching; 0 leaves them as they are."""
-    match_lr: float = 1.0
+    match_lr: float = option(1.0, above=0)
     """Learning rate of these (SGD)."""
-    match_momentum: float = 0.5
+    match_momentum: float = option(0.5, least=0, below=1)
     """Momentum of these."""
-    distance: str = "rows"
+    distance: str = one_of(*gradient.DISTANCES, default="rows")
     """Between gradients: `rows` (cosines of output rows), `cos` (of all in one) or `mse`."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key, least in (("images", 1), ("match_every", 1), ("match_times", 0), ("match_steps", 0)):
-            if getattr(self, key) < least:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected {least} or more")
-        if self.match_lr <= 0 or not 0 <= self.match_momentum < 1:
-            raise InvalidInputError(
-                f"server.match_lr is {self.match_lr} and server.match_momentum {self.match_momentum}; "
-                "expected a number above 0 and one of 0 to 1"
-            )
-        if self.distance not in gradient.DISTANCES:
-            raise InvalidInputError(f"server.distance is '{self.distance}'{nearest(self.distance, gradient.DISTANCES)}")
 
     def matches(self, round: int) -> bool:
         """Whether the server's images are matched after a round, counted from 1."""

@@ -6,27 +6,18 @@ from typing import final
 
 import torch
 
-from fd_flower.config import ServerConfig, Settings
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ServerConfig, Settings, one_of
 from fd_flower.server import Requirements, Strategy
 from fd_flower.wire import Knowledge, Payload, Prototypes
 from fd_flower.wire.replies import Reply
-
-WEIGHTINGS = ("examples", "clients")
 
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
     """FedProto's options."""
 
-    weighting: str = "examples"
+    weighting: str = one_of("examples", "clients", default="examples")
     """What counts the same in a prototype: `examples`, or `clients` (the authors' code)."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.weighting not in WEIGHTINGS:
-            raise InvalidInputError(f"server.weighting is '{self.weighting}'{nearest(self.weighting, WEIGHTINGS)}")
 
 
 @final

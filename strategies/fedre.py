@@ -9,9 +9,8 @@ from torch import Tensor
 from torch.nn import Linear, Module
 from torch.nn import functional as F
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.server import Requirements, Strategy
 from fd_flower.training import Plan, train
@@ -23,21 +22,12 @@ from fd_flower.wire.replies import Reply
 class Config(ServerConfig):
     """FedRE's options."""
 
-    epochs: int = 1
+    epochs: int = option(1, least=0)
     """Passes over a round's representations."""
-    batch: int = 32
+    batch: int = option(32, least=1)
     """Representations a mini-batch; one step a round where no more clients answer."""
-    lr: float = 0.01
+    lr: float = option(0.01, above=0)
     """Learning rate of SGD on the head."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key, least in (("epochs", 0), ("batch", 1)):
-            if getattr(self, key) < least:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least {least}")
-        if self.lr <= 0:
-            raise InvalidInputError(f"server.lr is {self.lr}; expected a number above 0")
 
 
 @final

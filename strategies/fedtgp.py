@@ -7,9 +7,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.margin import margin_loss, widest_gap
@@ -26,23 +25,14 @@ GENERATOR = "prototypes"
 class Config(ServerConfig):
     """FedTGP's options."""
 
-    epochs: int = 100
+    epochs: int = option(100, least=0)
     """Passes over a round's uploaded prototypes."""
-    batch: int = 10
+    batch: int = option(10, least=1)
     """Prototypes a mini-batch."""
-    lr: float = 0.01
+    lr: float = option(0.01, above=0)
     """Learning rate of SGD on the prototypes."""
-    margin: float = 100.0
+    margin: float = option(100.0, least=0)
     """The adaptive margin is at most this."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        for key, least in (("epochs", 0), ("batch", 1), ("margin", 0)):
-            if getattr(self, key) < least:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least {least}")
-        if self.lr <= 0:
-            raise InvalidInputError(f"server.lr is {self.lr}; expected a number above 0")
 
 
 class Trainable(nn.Module):

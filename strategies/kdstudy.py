@@ -2,16 +2,16 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import final
 
 import torch
 from flwr.app import MetricRecord
 
-from fd_flower.config import ClientConfig, ServerConfig, Settings
+from fd_flower.config import ClientConfig, ServerConfig, Settings, one_of, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.metrics import accuracy_by_class, measure
 from fd_flower.server import Requirements, Strategy
@@ -21,42 +21,31 @@ from fd_flower.training.consolidation import Lesson, has_statistics, mutual, rec
 from fd_flower.wire import Candidates, Chain, Knowledge, Payload, Scores, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 
-CHOICES = {
-    "technique": ("none", "kd", "tuned-kd", "dml", "dp-kd"),
-    "order": ("ensemble", "sequential"),
-    "place": ("server", "chain"),
-    "start": ("average", "best", "first", "random"),
-    "criterion": ("label", "confidence"),
-}
-
 
 @dataclass(frozen=True)
 class Config(ServerConfig):
     """The study's options; those of the distillation loop are the clients', who distill along a chain."""
 
-    technique: str = "kd"
+    technique: str = one_of("none", "kd", "tuned-kd", "dml", "dp-kd", default="kd")
     """How a student learns from the clients' models: `kd`, `tuned-kd`, `dml`, `dp-kd`; `none`: FedAvg from `start`."""
-    order: str = "ensemble"
+    order: str = one_of("ensemble", "sequential", default="ensemble")
     """The teachers at once, as an `ensemble`, or `sequential`: one after another, in a seeded order."""
-    place: str = "server"
+    place: str = one_of("server", "chain", default="server")
     """Where: at the `server`, on public samples, or along a `chain` of clients, on each one's own."""
-    start: str = "average"
+    start: str = one_of("average", "best", "first", "random", default="average")
     """The student before it learns: the teachers' `average`, the `best` or the `first` teacher, or `random`."""
-    criterion: str = "confidence"
+    criterion: str = one_of("label", "confidence", default="confidence")
     """Of `dp-kd`: a teacher supervises where it is surer of the true `label`, or of its own answer (`confidence`)."""
     labels: bool = False
     """Whether the server may use the public samples' labels: cross-entropy takes part in `kd` and `dml`."""
-    temperatures: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0, 5.0, 10.0, 20.0])
+    temperatures: list[float] = option([1.0, 2.0, 3.0, 5.0, 10.0, 20.0], above=0)
     """Of `tuned-kd`: values of `client.objective_args.temperature` to try."""
-    weights: list[float] = field(default_factory=lambda: [0.1, 0.3, 0.5, 0.7, 0.9, 1.0])
+    weights: list[float] = option([0.1, 0.3, 0.5, 0.7, 0.9, 1.0], least=0, most=1)
     """Of `tuned-kd`: values of `client.kd_weight` to try."""
 
     def __post_init__(self) -> None:
-        """Check the ranges, and what does not go together."""
+        """Check the values, and what does not go together."""
         super().__post_init__()
-        for key, known in CHOICES.items():
-            if getattr(self, key) not in known:
-                raise InvalidInputError(f"server.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         if self.place == "chain" and (self.order != "sequential" or self.technique not in ("kd", "dml", "dp-kd")):
             raise InvalidInputError(
                 f"server.place=chain got server.technique={self.technique} server.order={self.order}; expected kd, dml "
@@ -66,10 +55,6 @@ class Config(ServerConfig):
         if by_label and self.place == "server" and not self.labels:
             raise InvalidInputError(
                 "server.criterion=label at the server needs labeled public samples: set server.labels=true"
-            )
-        if not self.temperatures or not self.weights:
-            raise InvalidInputError(
-                "server.temperatures or server.weights is empty; expected at least one value to try"
             )
 
     @property

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, one_of, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import (
@@ -32,20 +31,12 @@ ALONE = 1 - 1e-6
 class Config(ServerConfig):
     """KnFu's options."""
 
-    beta: float = 10.0
+    beta: float = option(10.0, least=0)
     """Sharpness of the weights, softmax(-beta d): 0 counts all the same, a large one oneself alone."""
-    distance: str = "distribution"
+    distance: str = one_of(*DISTANCES, default="distribution")
     """d is the divergence of mean predictions (`distribution`), or the mean one over samples (`sample`)."""
     include_self: bool = True
     """Whether a client counts among its own neighbors."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if not 0 <= self.beta < float("inf"):
-            raise InvalidInputError(f"server.beta is {self.beta}; expected a number of 0 or more")
-        if self.distance not in DISTANCES:
-            raise InvalidInputError(f"server.distance is '{self.distance}'{nearest(self.distance, DISTANCES)}")
 
 
 @final

@@ -11,9 +11,8 @@ from flwr.common.logger import log
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.server import Requirements, Strategy
 from fd_flower.server.graph import check_graph, neighbors
@@ -27,18 +26,15 @@ class Config(ServerConfig):
 
     graph: str = "complete"
     """Who learns from whom: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.server.graph`)."""
-    teachers: int = 1
+    teachers: int = option(1, least=1)
     """Neighbors that a client learns from in a round, drawn anew each."""
-    max_age: int = 3
+    max_age: int = option(3, least=1)
     """Rounds for which what a client said last is learned from; with 1 a client that misses a round is not."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the values, the graph by itself."""
         super().__post_init__()
         check_graph(self.graph)
-        for key in ("teachers", "max_age"):
-            if getattr(self, key) < 1:
-                raise InvalidInputError(f"server.{key} is {getattr(self, key)}; expected at least 1")
 
 
 @final

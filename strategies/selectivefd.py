@@ -7,8 +7,7 @@ from typing import Any, final
 
 from flwr.common.logger import log
 
-from fd_flower.config import ServerConfig
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.config import ServerConfig, option
 from fd_flower.ensemble import ambiguity, named
 from fd_flower.server import Requirements, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLabels, PublicLogits, stack
@@ -23,15 +22,13 @@ class Config(ServerConfig):
     """How the voters' predictions become one, a rule of `fd_flower.ensemble` by name."""
     rule_args: dict[str, Any] = field(default_factory=dict)
     """The rule's arguments."""
-    ambiguity: float = 2.0
+    ambiguity: float = option(2.0, least=0, most=2)
     """tau: teach what is at most this far (L1) from the one-hot of its likeliest class; 2 keeps everything."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the values, and that the rule takes its arguments."""
         super().__post_init__()
         named(self.rule, **self.rule_args)
-        if not 0 <= self.ambiguity <= 2:
-            raise InvalidInputError(f"server.ambiguity is {self.ambiguity}; expected an L1 distance, 0 to 2")
 
 
 @final

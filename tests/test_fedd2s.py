@@ -223,7 +223,7 @@ def test_the_schedule():
         ({"cuts": [2, 0]}, r"server.cuts is \[2, 0\]"),
         ({"cuts": []}, r"server.cuts is \[\]"),
         ({"stage_weights": [1.0, -1.0]}, "server.stage_weights"),
-        ({"stage_rounds": 0}, "server.stage_rounds is 0; expected 1 or more"),
+        ({"stage_rounds": 0}, "server.stage_rounds is 0; expected at least 1"),
         ({"head_lr": 0.0}, "server.head_lr is 0.0; expected a number above 0"),
     ],
 )

@@ -371,11 +371,11 @@ def test_bodies_may_differ_where_features_have_one_size(tmp_path, share):
         ({"ensemble": "weighted"}, "server.ensemble is 'weighted'"),
         ({"labels": "all"}, "server.labels is 'all'"),
         ({"noise": "gauss"}, "server.noise is 'gauss'"),
-        ({"generator_batch": 1}, "server.generator_batch is 1; expected 2 or more"),
-        ({"generator_steps": -1}, "server.generator_steps is -1; expected 0 or more"),
+        ({"generator_batch": 1}, "server.generator_batch is 1; expected at least 2"),
+        ({"generator_steps": -1}, "server.generator_steps is -1; expected at least 0"),
         ({"generator_lr": 0.0}, "server.generator_lr is 0.0; expected a number above 0"),
-        ({"generator_decay": 1.1}, "server.generator_decay is 1.1; expected a factor"),
-        ({"eta": -1.0}, "server.eta is -1.0; expected 0 or more"),
+        ({"generator_decay": 1.1}, "server.generator_decay is 1.1; expected a share above 0 and at most 1"),
+        ({"eta": -1.0}, "server.eta is -1.0; expected at least 0"),
     ],
 )
 def test_server_options_out_of_range_are_refused(changes, words):

@@ -100,9 +100,11 @@ def test_mean_by_examples():
     assert mean.values["w"].tolist() == [5.0]
 
 
-@pytest.mark.parametrize("mu", [-0.1, math.nan, math.inf])
-def test_a_mu_out_of_range_is_refused(mu):
-    with pytest.raises(InvalidInputError, match=r"client.mu is .*; expected a number, 0 or more"):
+@pytest.mark.parametrize(
+    ("mu", "expected"), [(-0.1, "at least 0"), (math.nan, "a finite number"), (math.inf, "a finite number")]
+)
+def test_a_mu_out_of_range_is_refused(mu, expected):
+    with pytest.raises(InvalidInputError, match=f"client.mu is {mu}; expected {expected}"):
         changed(mu=mu)
 
 

@@ -528,7 +528,7 @@ def test_push_and_pull_are_a_grids():
 def test_without_the_host_grid_our_app_says_what_to_do():
     grid = hosts("fedavg")
     reply = next(iter(grid.send_and_receive([Message(RecordDict(), 1, "train")])))
-    assert "fd_flower.server.host_grid.HostGrid.open(grid, ...)" in reply.error.reason
+    assert "fd_flower.server.HostGrid.open(grid, ...)" in reply.error.reason
 
 
 def test_a_client_that_its_node_left_out_is_named():

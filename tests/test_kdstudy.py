@@ -365,7 +365,7 @@ def test_needs_go_by_the_options():
         ("server.place=chain", "expected kd, dml or dp-kd and sequential"),
         ("server.place=chain server.order=sequential server.technique=tuned-kd", "fd-flower sweep tunes"),
         ("server.technique=dp-kd server.criterion=label", "set server.labels=true"),
-        ("server.weights=[]", "expected at least one value"),
+        ("server.weights=[]", "server.weights is .*; expected one or more"),
         ("client.kd_weight=1.5", "client.kd_weight is 1.5; expected a share from 0 to 1"),
         ("client.patience=0", "client.patience is 0"),
         ("client.distill_lr=0", "client.distill_lr is 0.0"),

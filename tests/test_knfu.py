@@ -110,7 +110,7 @@ def test_a_sample_that_no_neighbor_voted_on_is_not_taught():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("server.beta=-1", "server.beta is -1.0; expected a number of 0 or more"),
+        ("server.beta=-1", "server.beta is -1.0; expected at least 0"),
         ("server.distance=samples", "server.distance is 'samples' .did you mean 'sample'"),
     ],
 )

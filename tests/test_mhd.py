@@ -488,8 +488,8 @@ def test_a_model_without_a_head_is_refused():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("client.heads=0", "client.heads is 0; expected 1 or more"),
-        ("client.emb_weight=-1", "client.emb_weight is -1.0; expected 0 or more"),
+        ("client.heads=0", "client.heads is 0; expected at least 1"),
+        ("client.emb_weight=-1", "client.emb_weight is -1.0; expected at least 0"),
         ("client.select=confident", "client.select is 'confident' .did you mean 'confidence'"),
         ("server.teachers=0", "server.teachers is 0; expected at least 1"),
         ("server.max_age=0", "server.max_age is 0; expected at least 1"),

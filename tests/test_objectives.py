@@ -224,7 +224,7 @@ def test_losses_are_found_by_name():
         ("kl", {"temprature": 2.0}, "temprature.*did you mean 'temperature'"),
         ("kl", {"temperature": "hot"}, "temperature is 'hot'"),
         ("kl", {"temperature": 0.0}, "expected a number above 0"),
-        ("kl", {"temperature": math.inf}, "expected a number above 0"),
+        ("kl", {"temperature": math.inf}, "temperature is inf; expected a finite number"),
         ("mse", {"temperature": 2.0}, "no key 'client.objective_args.temperature'"),
         ("reversekl", {"temperature": -1.0}, "temperature of reversekl is -1.0"),
         ("js", {"beta": 1.0}, "expected a share above 0 and below 1"),
@@ -234,8 +234,8 @@ def test_losses_are_found_by_name():
         ("pld", {"tau": 0.0}, "tau of pld is 0.0; expected a number above 0"),
         ("ofa", {"eps": 0.5}, "eps of ofa is 0.5; expected 1 or more"),
         ("ofa", {"stages": [2, 1]}, r"stages of ofa are \[2, 1\]; expected rising numbers from 1"),
-        ("dkd", {"beta": math.nan}, "beta of dkd is nan; expected 0 or more"),
-        ("dist", {"gamma": math.inf}, "gamma of dist is inf; expected 0 or more"),
+        ("dkd", {"beta": math.nan}, "beta is nan; expected a finite number"),
+        ("dist", {"gamma": math.inf}, "gamma is inf; expected a finite number"),
         ("taid", {"start": 0.9, "end": 0.5}, "end of taid is 0.5; expected a number from 0.9 to 1"),
         ("taid", {"inner": "taid"}, "inner loss of taid is 'taid'; expected one that does not change"),
         ("taid", {"inner": "kll"}, "no objective 'kll' .did you mean 'kl'"),
@@ -247,6 +247,16 @@ def test_unknown_losses_and_arguments_are_refused(name, args, said):
     with pytest.raises(InvalidInputError, match=said) as caught:
         objectives.named(name, **args)
     assert "\n" not in str(caught.value)
+
+
+def test_arguments_that_are_not_finite_are_refused_by_hand():
+    for make, said in (
+        (lambda: KL(math.inf), "expected a number above 0"),
+        (lambda: DKD(beta=math.nan), "beta of dkd is nan; expected 0 or more"),
+        (lambda: DIST(gamma=math.inf), "gamma of dist is inf; expected 0 or more"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            make()
 
 
 def test_a_client_distils_with_the_loss_that_it_names():

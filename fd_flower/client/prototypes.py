@@ -7,26 +7,17 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client.turn import Turn
-from fd_flower.config import ClientConfig
-from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.config import ClientConfig, one_of
 from fd_flower.training import forward, supervised
 from fd_flower.wire import Prototypes
-
-INFERENCES = ("prototypes", "head")
 
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
     """The options of a client that shares prototypes."""
 
-    inference: str = "prototypes"
+    inference: str = one_of("prototypes", "head", default="prototypes")
     """What predicts: the nearest of the `prototypes` that the client receives, or its own `head`."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        super().__post_init__()
-        if self.inference not in INFERENCES:
-            raise InvalidInputError(f"client.inference is '{self.inference}'{nearest(self.inference, INFERENCES)}")
 
 
 class Nearest(Module):

@@ -9,6 +9,7 @@ from fd_flower.config.registry import read_recipe
 from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
 from fd_flower.config.server import ANNEALED, EVALUATION_POINTS, ServerConfig
+from fd_flower.core.schema import one_of, option
 
 __all__ = [
     "ANNEALED",
@@ -21,6 +22,8 @@ __all__ = [
     "RunConfig",
     "ServerConfig",
     "Settings",
+    "one_of",
+    "option",
     "read_recipe",
     "read_resumed",
     "settings",

@@ -8,90 +8,69 @@ from typing import Any, Self
 from torch import Tensor
 
 from fd_flower import objectives
-from fd_flower.core.errors import InvalidInputError, nearest
-from fd_flower.core.schema import need
+from fd_flower.core.schema import Options, one_of, option
 from fd_flower.objectives import schedules
-
-OPTIMIZERS = ("sgd", "adam", "adamw")
-SCHEDULES = ("constant", "exponential", "cosine", "infinite")
-TRAINABLE = ("head", "lora", "last_layer", "all")
-POOLS = ("model", "mean", "cls", "mean_all")
 
 
 @dataclass(frozen=True)
-class ClientConfig:
+class ClientConfig(Options):
     """A client's learning (section ``client``)."""
 
-    epochs: int = 1
+    section = "client"
+
+    epochs: int = option(1, least=0)
     """Passes over the private data in a round."""
-    steps: int | None = None
+    steps: int | None = option(None, least=0)
     """Mini-batches in a round instead; wins over `client.epochs`."""
-    batch: int = 32
+    batch: int = option(32, least=1)
     """Samples a mini-batch."""
-    lr: float = 0.01
+    lr: float = option(0.01, above=0)
     """Learning rate."""
-    optimizer: str = "sgd"
+    optimizer: str = one_of("sgd", "adam", "adamw", default="sgd")
     """`sgd`, `adam` or `adamw`."""
-    momentum: float = 0.0
+    momentum: float = option(0.0, least=0)
     """Momentum of `sgd`."""
-    weight_decay: float = 0.0
+    weight_decay: float = option(0.0, least=0)
     """Weight decay."""
-    schedule: str = "constant"
+    schedule: str = one_of("constant", "exponential", "cosine", "infinite", default="constant")
     """Of the learning rate over rounds: `constant`, `exponential`, `cosine` (to 0 over the run) or `infinite`."""
-    decay: float = 0.99
+    decay: float = option(0.99, above=0, most=1)
     """Factor a round of the `exponential` schedule."""
-    warm_rounds: int = 2
+    warm_rounds: int = option(2, least=0)
     """Rounds in which `infinite` rises to `client.lr`, linearly."""
-    cool_rounds: int = 10
+    cool_rounds: int = option(10, least=0)
     """Rounds after these in which `infinite` falls along a cosine."""
-    plateau: float = 0.3
+    plateau: float = option(0.3, above=0, most=1)
     """Share of `client.lr` at which `infinite` then stays."""
-    anneal_rounds: int = 10
+    anneal_rounds: int = option(10, least=1)
     """Rounds' worth of private training that an annealed copy (`server.anneal_every`) gets."""
-    anneal_to: float = 0.01
+    anneal_to: float = option(0.01, above=0, most=1)
     """Share of the round's learning rate that this ends with."""
-    warmup: int = 0
+    warmup: int = option(0, least=0)
     """Steps on private data before round one."""
-    public_epochs: int = 1
+    public_epochs: int = option(1, least=0)
     """Passes over the round's public samples when learning from what the server says."""
-    public_steps: int | None = None
+    public_steps: int | None = option(None, least=0)
     """Mini-batches instead; wins over `client.public_epochs`."""
-    public_batch: int = 64
+    public_batch: int = option(64, least=1)
     """Public samples a mini-batch."""
     objective: str = "kl"
     """The distillation loss, by name."""
     objective_args: dict[str, Any] = field(default_factory=dict)
     """Its arguments."""
-    kd_weight: float = 1.0
+    kd_weight: float = option(1.0, least=0)
     """Weight of the distilling term; 0 turns it off."""
-    trainable: str = "head"
+    trainable: str = one_of("head", "lora", "last_layer", "all", default="head")
     """What of a retriever learns: `head` (a residual linear map), `lora`, `last_layer` or `all`."""
-    pool: str = "model"
+    pool: str = one_of("model", "mean", "cls", "mean_all", default="model")
     """How a retriever pools tokens: `model` (as it says), `mean`, `cls`, or `mean_all` (padding, too)."""
-    tau: float = 0.05
+    tau: float = option(0.05, above=0)
     """Temperature of a retriever's similarities in its loss."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        for key in ("epochs", "public_epochs", "warmup", "momentum", "weight_decay", "kd_weight"):
-            need(getattr(self, key) >= 0, f"client.{key}", getattr(self, key), "0 or more")
-        for key in ("steps", "public_steps"):
-            value = getattr(self, key)
-            need(value is None or value >= 0, f"client.{key}", value, "0 or more, or nothing")
-        for key in ("warm_rounds", "cool_rounds"):
-            need(getattr(self, key) >= 0, f"client.{key}", getattr(self, key), "0 or more")
-        for key in ("plateau", "anneal_to"):
-            need(0 < getattr(self, key) <= 1, f"client.{key}", getattr(self, key), "a share above 0 and at most 1")
-        for key in ("batch", "public_batch", "anneal_rounds"):
-            need(getattr(self, key) >= 1, f"client.{key}", getattr(self, key), "at least 1")
-        need(self.lr > 0, "client.lr", self.lr, "a number above 0")
-        need(0 < self.decay <= 1, "client.decay", self.decay, "a factor above 0 and at most 1")
-        need(self.tau > 0, "client.tau", self.tau, "a number above 0")
-        kinds = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "trainable": TRAINABLE, "pool": POOLS}
-        for key, known in kinds.items():
-            if getattr(self, key) not in known:
-                raise InvalidInputError(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
-        objectives.named(self.objective, **self.objective_args)  # refuses unknown names and arguments
+        """Check the values, and that the loss takes its arguments."""
+        super().__post_init__()
+        objectives.named(self.objective, **self.objective_args)
 
     @cached_property
     def loss(self) -> objectives.Objective:

@@ -1,38 +1,26 @@
 """Options of the data (section ``data``)."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from fd_flower.core.errors import InvalidInputError, nearest
-from fd_flower.core.schema import need
-
-PARTITIONS = (
-    "iid",
-    "dirichlet",
-    "embedding",
-    "fedgen",
-    "classes",
-    "overlap",
-    "primary",
-    "quantity",
-    "column",
-    "domain",
-)
-ALLOCATIONS = ("per_cluster", "per_client")
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.schema import Options, one_of, option
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Options):
     """Where samples come from and who holds which (section ``data``)."""
+
+    section = "data"
 
     source: Any = "digits"
     """`digits`, a hub name, a folder of Parquet files or class folders, a list of these (`data.partition=domain`)."""
-    clients: int = 10
+    clients: int = option(10, least=1)
     """Number of hosted clients; on devices all that answer the handshake take part."""
-    split: list[float] = field(default_factory=lambda: [0.7, 0.1, 0.2])
+    split: list[float] = option([0.7, 0.1, 0.2], least=0)
     """Shares of a client's rows for training, validation and test."""
-    test_limit: int | None = None
+    test_limit: int | None = option(None, least=1)
     """Test images used between the first and the last evaluation (class-balanced); None: all."""
     size: str | None = None
     """Bring images to this size, gray or RGB: `28x28x1`."""
@@ -42,39 +30,51 @@ class DataConfig:
     """The label column; None: found by its type."""
     column: str | None = None
     """With `data.partition=column`: the column that says who is the client."""
-    partition: str = "dirichlet"
+    partition: str = one_of(
+        "iid",
+        "dirichlet",
+        "embedding",
+        "fedgen",
+        "classes",
+        "overlap",
+        "primary",
+        "quantity",
+        "column",
+        "domain",
+        default="dirichlet",
+    )
     """`iid`, `dirichlet`, `embedding`, `fedgen`, `classes`, `overlap`, `primary`, `quantity`, `column` or `domain`."""
-    alpha: float = 0.3
+    alpha: float = option(0.3, above=0)
     """Concentration of `dirichlet` and `fedgen` (over labels), `embedding` (over clusters), `quantity` (over sizes)."""
-    clusters: int = 10
+    clusters: int = option(10, least=1)
     """Clusters that `data.partition=embedding` and its report make of what `data.encoder` sees."""
-    allocation: str = "per_cluster"
+    allocation: str = one_of("per_cluster", "per_client", default="per_cluster")
     """With `data.partition=embedding`: `per_cluster` (shares of each cluster) or `per_client` (the paper's code)."""
-    ratio: float = 0.5
+    ratio: float = option(0.5, above=0, most=1)
     """With `data.partition=fedgen`: the share of a class's rows that are dealt out, at most."""
-    classes: int = 2
+    classes: int = option(2, least=1)
     """With `data.partition=classes`: classes a client holds; with `overlap`: beside those that all hold."""
-    shared: int = 2
+    shared: int = option(2, least=1)
     """With `data.partition=overlap`: classes that every client holds."""
-    skew: float = 100.0
+    skew: float = option(100.0, least=0)
     """With `data.partition=primary`: a row is 1 + skew times as likely with a primary client of its class; 0: IID."""
-    primaries: int = 1
+    primaries: int = option(1, least=1)
     """With `data.partition=primary`: primary clients of a class."""
     public: str = "held-out"
     """`held-out`, a Hugging Face name, a folder, `noise` or `none`."""
-    public_size: int = 2000
+    public_size: int = option(2000, least=1)
     """Public samples, at most; `held-out` takes at most a third of the training rows."""
-    public_batch: int = 512
+    public_batch: int = option(512, least=1)
     """Public samples that a round is about: a fresh seeded subset each."""
     encoder: str = "pixels"
     """What votes and `embedding` see: `pixels`, a torchvision weight, `/path.safetensors`, or `train:<source>`."""
-    limit: int | None = None
+    limit: int | None = option(None, least=1)
     """Use at most this many training rows in all."""
-    per_client: int | None = None
+    per_client: int | None = option(None, least=1)
     """Use at most this many rows of each client."""
-    min_rows: int = 10
+    min_rows: int = option(10, least=1)
     """The smallest client."""
-    folds: int = 3
+    folds: int = option(3, least=2)
     """Questions without training judgments: in this many parts, of which `run.seed` says which one tests."""
     unseen: str | None = None
     """A collection that no client holds, to measure retrievers on."""
@@ -82,26 +82,16 @@ class DataConfig:
     """On devices: the balanced test set (a name or folder); without it `global` figures are null."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
-        need(self.clients >= 1, "data.clients", self.clients, "at least 1")
-        shares = self.split
-        right = len(shares) == 3 and all(s >= 0 for s in shares) and shares[0] > 0 and math.isclose(sum(shares), 1)
-        need(right, "data.split", list(shares), "three shares (train, validation, test) that add up to 1")
-        for key, known in (("partition", PARTITIONS), ("allocation", ALLOCATIONS)):
-            if getattr(self, key) not in known:
-                raise InvalidInputError(f"data.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
-        need(self.folds >= 2, "data.folds", self.folds, "at least 2")
-        need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
-        need(0 < self.ratio <= 1, "data.ratio", self.ratio, "a share above 0 and at most 1")
-        for key in ("classes", "shared", "clusters"):
-            need(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
-        need(0 <= self.skew < math.inf, "data.skew", self.skew, "a number, 0 or more")
-        need(self.primaries >= 1, "data.primaries", self.primaries, "at least 1")
-        for key in ("test_limit", "limit", "per_client"):
-            value = getattr(self, key)
-            need(value is None or value >= 1, f"data.{key}", value, "at least 1, or nothing for all")
-        for key in ("public_size", "public_batch", "min_rows"):
-            need(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
-        seen = self.encoder == "pixels" or self.encoder.startswith("train:") or "." in self.encoder
-        need(seen, "data.encoder", self.encoder, "pixels, train:<source>, a torchvision weight or /path.safetensors")
-        need(self.partition != "column" or bool(self.column), "data.column", self.column, "a column's name")
+        """Check the values, that the shares are three of one whole, and what `encoder` and `partition` need."""
+        super().__post_init__()
+        if len(self.split) != 3 or self.split[0] == 0 or not math.isclose(sum(self.split), 1):
+            raise InvalidInputError(
+                f"data.split is {self.split}; expected three shares (train, validation, test) that add up to 1"
+            )
+        if not (self.encoder == "pixels" or self.encoder.startswith("train:") or "." in self.encoder):
+            raise InvalidInputError(
+                f"data.encoder is {self.encoder!r}; expected pixels, train:<source>, a torchvision weight or "
+                "/path.safetensors"
+            )
+        if self.partition == "column" and not self.column:
+            raise InvalidInputError(f"data.column is {self.column!r}; expected a column's name")

@@ -22,7 +22,7 @@ from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
 from fd_flower.config.server import ServerConfig
 from fd_flower.core.errors import InvalidInputError, nearest
-from fd_flower.core.schema import first_line, section
+from fd_flower.core.schema import MISSING, first_line, plain, section
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,24 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     base = OmegaConf.create(read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method))
     try:
         chosen = OmegaConf.from_dotlist(dotted)
+        for key in sorted(OmegaConf.missing_keys(chosen)):  # a merge would leave them out
+            raise InvalidInputError(f"{key} is '{MISSING}'; expected a value")
         loss = OmegaConf.select(chosen, "client.objective")
         if loss is not None and loss != OmegaConf.select(base, "client.objective"):
             # The recipe's arguments are another loss's.
             OmegaConf.update(base, "client.objective_args", {}, merge=False, force_add=True)
-        tree = OmegaConf.to_container(OmegaConf.merge(base, chosen), resolve=True)
+        tree = plain(OmegaConf.merge(base, chosen), "set")
     except (OmegaConfBaseException, YAMLError) as error:
         raise InvalidInputError(f"set '{' '.join(dotted)}' cannot be read: {first_line(error)}") from None
     if resumed:
-        task = tree.pop("task")  # type: ignore[union-attr, call-overload, arg-type]
-        tree["run"]["out"] = resumed  # type: ignore[index, call-overload]
-    return _settings(method, str(task), tree)  # type: ignore[arg-type]
+        task = str(tree.pop("task"))
+        tree["run"]["out"] = resumed
+    return _settings(method, task, tree)
 
 
 def _value(word: str) -> str:
     """Return what ``key=value`` says, its YAML quotes taken off."""
-    return str(next(iter(OmegaConf.to_container(OmegaConf.from_dotlist([f"x={word.partition('=')[2]}"])).values())))  # type: ignore[union-attr]
+    return str(plain(OmegaConf.from_dotlist([f"x={word.partition('=')[2]}"]), word, resolve=False)["x"])
 
 
 def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, Any]:
@@ -124,15 +126,15 @@ def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, An
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise InvalidInputError(f"run.resume: {folder} holds no run; expected the folder that a run left behind")
-    tree = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(tree, dict) or tree.pop("method", None) != method:
+    tree = plain(OmegaConf.load(path), str(path), resolve=False)
+    if tree.pop("method", None) != method:
         raise InvalidInputError(f"run.resume: {folder} holds a run of another method than '{method}'")
     tree.pop("run_key", None)
     for word in words:
         key = word.partition("=")[0]
         if key not in ("run.resume", "run.out", "server.rounds", "run.device"):
             raise InvalidInputError(f"{key} cannot be changed on resume; only server.rounds and run.device can")
-    return tree  # type: ignore[return-value]
+    return tree
 
 
 def _settings(method: str, task: str, tree: dict[str, Any]) -> Settings:

@@ -3,18 +3,16 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fd_flower.core.schema import need
+from fd_flower.core.schema import Options, option
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Options):
     """Which architecture a client has (section ``model``)."""
+
+    section = "model"
 
     name: Any = "cnn"
     """One architecture (`resnet8:0.5` for half the width), a named group or a list, cycled over the clients."""
-    features: int | None = None
+    features: int | None = option(None, least=1)
     """A common feature size, by projection; None: as the architecture has it."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        need(self.features is None or self.features >= 1, "model.features", self.features, "at least 1")

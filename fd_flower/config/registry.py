@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from fd_flower.config.sections import SECTIONS
 from fd_flower.core.errors import InvalidInputError, nearest
-from fd_flower.core.schema import section
+from fd_flower.core.schema import plain, section
 
 if TYPE_CHECKING:
     from fd_flower.client import App
@@ -63,7 +63,4 @@ def read_recipe(name: str) -> dict[str, Any]:
     if not path.is_file():
         known = nearest(name, (p.stem for p in folder.glob("*.yaml")))
         raise InvalidInputError(f"there is no recipe '{name}'{known}")
-    tree = OmegaConf.to_container(OmegaConf.load(path)) or {}
-    if not isinstance(tree, dict):
-        raise InvalidInputError(f"{path} holds {type(tree).__name__}; expected sections like 'client:' and 'server:'")
-    return tree  # type: ignore[return-value]
+    return plain(OmegaConf.load(path), str(path), resolve=False)

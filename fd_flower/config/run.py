@@ -3,14 +3,16 @@
 from dataclasses import dataclass
 
 from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.core.schema import Options, one_of
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Options):
     """The run (section ``run``)."""
+
+    section = "run"
 
     seed: int = 0
     """Every random number is a function of it."""
@@ -22,12 +24,11 @@ class RunConfig:
     """Keep the hosted clients' memory after the end."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
-    precision: str = "fp32"
+    precision: str = one_of("fp32", "bf16", default="fp32")
     """`fp32`, or `bf16` (autocast)."""
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
+        """Check the values; of a device what stands before its number."""
+        super().__post_init__()
         if self.device.split(":")[0] not in DEVICES:
             raise InvalidInputError(f"run.device is '{self.device}'{nearest(self.device, DEVICES)}")
-        if self.precision not in PRECISIONS:
-            raise InvalidInputError(f"run.precision is '{self.precision}'{nearest(self.precision, PRECISIONS)}")

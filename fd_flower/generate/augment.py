@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.core.errors import InvalidInputError, nearest
-
 Change = Callable[[Tensor], Tensor]
 """Images [B, channels, height, width] to images of the same shape; the same for each of them."""
 
@@ -79,13 +77,6 @@ CHANGES: dict[str, Callable[[torch.Generator], Change]] = {
     change.__name__: change for change in (color, crop, cutout, flip, scale, rotate)
 }
 """Kinds of change, by name."""
-
-
-def check(kinds: Sequence[str]) -> None:
-    """Raise InvalidInputError, naming the nearest, for a kind of change that there is not."""
-    for kind in kinds:
-        if kind not in CHANGES:
-            raise InvalidInputError(f"there is no augmentation '{kind}'{nearest(kind, CHANGES)}")
 
 
 def drawn(kinds: Sequence[str], rng: torch.Generator) -> Change:

@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.schema import plain
 from fd_flower.core.storage import replace_file
 from fd_flower.results.summary import summarize
 
@@ -73,15 +74,15 @@ class RunFolder:
                 f"{path} holds no run (it has no {CONFIG}): expected the folder that a run left behind"
             )
         try:
-            config = OmegaConf.to_container(OmegaConf.load(path / CONFIG), resolve=True)
+            config = plain(OmegaConf.load(path / CONFIG), str(path / CONFIG))
         except (YAMLError, OmegaConfBaseException) as error:
             raise InvalidInputError(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
-        if not isinstance(config, dict) or not {"run_key", "method"} <= config.keys():
+        if not {"run_key", "method"} <= config.keys():
             raise InvalidInputError(
                 f"{path / CONFIG} is no run's: expected 'method', 'run_key' and the sections of the options"
             )
         run_key = config.pop("run_key")
-        return cls(path, config, run_key)  # type: ignore[arg-type]
+        return cls(path, config, run_key)
 
     @cached_property
     def settings(self) -> Settings:
