@@ -1,7 +1,8 @@
 """What an ensembling rule is, and the steps that rules share."""
 
 import math
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,21 @@ class Rule(Protocol):
         InvalidInputError
             If the shapes do not fit together or a vote's weight is negative or not finite.
         """
+
+
+R = TypeVar("R", bound=Callable[..., tuple[Tensor, Tensor]])
+_RULES: list[Callable[..., Any]] = []
+
+
+def rule(function: R) -> R:
+    """Mark a function as a rule that ``server.rule`` can name; arguments after a rule's own are ``server.rule_args``."""
+    _RULES.append(function)
+    return function
+
+
+def is_rule(value: object) -> bool:
+    """Whether a function is marked by ``@rule``."""
+    return any(value is marked for marked in _RULES)
 
 
 def shared_out(logprobs: Tensor, mask: Tensor, weight: Tensor | None, *, classwise: bool = False) -> Tensor:

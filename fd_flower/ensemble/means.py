@@ -5,10 +5,11 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from fd_flower.ensemble.base import or_uniform, shared_out
+from fd_flower.ensemble.base import or_uniform, rule, shared_out
 from fd_flower.objectives.base import floored
 
 
+@rule
 def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Average the voters' probabilities: a class that one voter is sure of stays likely.
 
@@ -42,6 +43,7 @@ def mean_of_probabilities(logprobs: Tensor, mask: Tensor, weight: Tensor | None 
     return or_uniform(mean - mass if weight is not None and weight.dim() == 3 else mean, valid), valid
 
 
+@rule
 def mean_of_logits(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Average the voters' log-probabilities and normalize: a class that one voter doubts becomes unlikely.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.ensemble.base import shared_out
+from fd_flower.ensemble.base import rule, shared_out
 from fd_flower.ensemble.means import mean_of_probabilities
 
 ENOUGH = 3
@@ -34,6 +34,7 @@ def few_voters(mask: Tensor, weight: Tensor | None = None) -> Tensor:
     return (voters > 0) & (voters < ENOUGH)
 
 
+@rule
 def median(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Take each class's median probability and normalize; of an even number the mean of the two middle ones.
 
@@ -61,6 +62,7 @@ def median(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tupl
     return trimmed_mean(logprobs, mask, weight, trim=NEARLY_HALF)
 
 
+@rule
 def trimmed_mean(
     logprobs: Tensor, mask: Tensor, weight: Tensor | None = None, *, trim: float = 0.2
 ) -> tuple[Tensor, Tensor]:
@@ -102,6 +104,7 @@ def trimmed_mean(
     return _or_mean((values * kept).sum(0), shares, logprobs, mask, weight)
 
 
+@rule
 def rank_vote(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Give a voter's last class one point, the next two, and so on up to C, and normalize the points (Borda's count).
 

@@ -1,6 +1,6 @@
 """Kinds of knowledge about how a model has changed, and who knows it as it was before."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -33,24 +33,13 @@ class Update(Payload):
     def check(self, bounds: Bounds) -> None:
         """Refuse values that are not finite, and keys, shapes or types that no update of the server's model has."""
         super().check(bounds)
-        known = bounds.weights.get(self.model)
-        if known is None:
-            if bounds.weights:
-                raise InvalidInputError(
-                    f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
-                )
-            return
-        if self.values.keys() != known.keys():
-            odd = sorted(self.values.keys() ^ known.keys())
-            raise InvalidInputError(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
-        for key, tensor in self.values.items():
-            shape = list(known[key].shape)
-            if not fits(tensor, shape):
-                raise InvalidInputError(
-                    f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected an update of {shape}"
-                )
-            if tensor.dtype is not known[key].dtype:
-                raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+        _check_state(self, bounds, self._check_shape)
+
+    def _check_shape(self, key: str, tensor: Tensor, own: Tensor) -> None:
+        if not fits(tensor, shape := list(own.shape)):
+            raise InvalidInputError(
+                f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected an update of {shape}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,20 +91,7 @@ class Weights(Summable):
     def check(self, bounds: Bounds) -> None:
         """Refuse values that are not finite, and keys, shapes or types that differ from the server's own."""
         super().check(bounds)
-        known = bounds.weights.get(self.model)
-        if known is None:
-            if bounds.weights:
-                raise InvalidInputError(
-                    f"{self.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
-                )
-            return
-        if self.values.keys() != known.keys():
-            odd = sorted(self.values.keys() ^ known.keys())
-            raise InvalidInputError(f"{self.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
-        for key, tensor in self.values.items():
-            self._shape(key, tensor, *known[key].shape)
-            if tensor.dtype is not known[key].dtype:
-                raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+        _check_state(self, bounds, lambda key, tensor, own: self._shape(key, tensor, *own.shape))
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:
@@ -140,3 +116,24 @@ class Weights(Summable):
             for key, part in zip(keys, parts, strict=True)
         }
         return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
+
+
+def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callable[[str, Tensor, Tensor], None]) -> None:
+    """Refuse values by other keys or of other types than those of the server's model of this architecture.
+
+    ``check_shape`` takes a key, the value and the server's own tensor, and refuses a shape.
+    """
+    known = bounds.weights.get(payload.model)
+    if known is None:
+        if bounds.weights:
+            raise InvalidInputError(
+                f"{payload.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
+            )
+        return
+    if payload.values.keys() != known.keys():
+        odd = sorted(payload.values.keys() ^ known.keys())
+        raise InvalidInputError(f"{payload.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
+    for key, tensor in payload.values.items():
+        check_shape(key, tensor, known[key])
+        if tensor.dtype is not known[key].dtype:
+            raise InvalidInputError(f"{payload.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
