@@ -92,7 +92,7 @@ def test_labels_of_public_samples_change_no_figure_of_the_models(tmp_path):
     """They are the experimenter's: the run is bit for bit the one on the same samples without labels."""
     lines = {}
     for task in ("labeled", "bare"):
-        tiny.run("fedmd", tiny.TINY + "run.keep=true", out=tmp_path / task, task=f"test_votes:{task}")
+        tiny.run("fedmd", tiny.TINY + "run.keep=true", out=tmp_path / task, task=f"test_diagnostics:{task}")
         lines[task] = tiny.models(tmp_path / task)
     tiny.assert_same_bits(lines["labeled"], lines["bare"])
 
