@@ -1,6 +1,6 @@
 """Classification: telling classes apart, evaluated by accuracy, negative log-likelihood and calibration."""
 
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
 from torch.nn import Module
@@ -8,11 +8,8 @@ from torch.nn import Module
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import measure
+from fd_flower.tasks.kind import Predictor, View, predicted
 from fd_flower.training import predict
-
-if TYPE_CHECKING:
-    from fd_flower.tasks.world import World
-from fd_flower.tasks.kind import Predictor, predicted
 
 
 @final
@@ -22,7 +19,7 @@ class Classification:
     name = "classification"
     headline = "accuracy"
 
-    def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
+    def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake; refuse a label that its model does not know."""
         labels, classes = world.data(client).train.labels, world.classes(model)
         if len(labels) and int(labels.max()) >= classes:
@@ -33,13 +30,13 @@ class Classification:
         return {"features": world.features(model), "classes": classes, "counts": counts, "examples": len(labels)}
 
     def figures(
-        self, world: "World", client: str, model: Predictor, shared: Predictor | None, limit: int | None
+        self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
     ) -> dict[str, float]:
         """Measure a client's model.
 
         Parameters
         ----------
-        world : World
+        world : View
             The run as this process sees it.
         client : str
             Whose own parts count.
@@ -83,11 +80,11 @@ class Classification:
                 found |= {f"{prefix}{key}": got[key] for key in ("nll", "ece")}
         return found
 
-    def judges(self, world: "World") -> bool:
+    def judges(self, world: View) -> bool:
         """Whether there is a test set, or clients' parts that can be seen."""
         return any(samples is not None and len(samples) for samples in (world.test, *world.pooled.values()))
 
-    def judged(self, world: "World", model: Module, limit: int) -> dict[str, float]:
+    def judged(self, world: View, model: Module, limit: int) -> dict[str, float]:
         """Return ``accuracy``, ``nll``, ``ece`` on the test set, ``pooled`` and ``validation`` accuracy."""
         parts = {"accuracy": world.test_part(limit), "pooled": world.pooled.get("test")}
         parts["validation"] = world.pooled.get("validation")
@@ -101,11 +98,11 @@ class Classification:
                 found |= {"nll": got["nll"], "ece": got["ece"]}
         return found
 
-    def copy(self, world: "World") -> str:
+    def copy(self, world: View) -> str:
         """Return the start of the test set's SHA-256."""
         return "" if world.test is None else checksum(world.test)[:12]
 
-    def references(self, world: "World") -> dict[str, dict[str, float]]:
+    def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return nothing: a classifier that has not learned tells nothing."""
         return {}
 

@@ -1,51 +1,102 @@
-"""What is measured of a model: on a client's own parts, and in a simulation on everybody's."""
+"""What a task asks of models: what a client brings to it, and how models are evaluated at it."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.core.samples import Samples
+from fd_flower.config import Settings
+from fd_flower.core.samples import Data, Samples
 from fd_flower.training import predict
-
-if TYPE_CHECKING:
-    from fd_flower.tasks.world import World
 
 Predictor = Module | Callable[[Samples], Tensor]
 """A model, or a function from samples to log-probabilities [N, C]."""
 
 
+class View(Protocol):
+    """The few things that a kind of task needs of a process's world.
+
+    Attributes
+    ----------
+    settings : Settings
+        The run.
+    device : torch.device
+        Where samples and models are.
+    hosted : bool
+        Whether this process can see all clients' data.
+    """
+
+    settings: Settings
+    device: torch.device
+    hosted: bool
+
+    @property
+    def test(self) -> Samples | None:
+        """The balanced test set."""
+
+    @property
+    def pooled(self) -> Mapping[str, Samples]:
+        """All hosted clients' ``validation`` and ``test`` parts together."""
+
+    def data(self, client: str) -> Data:
+        """Return a client's samples."""
+
+    def test_part(self, limit: int) -> Samples | None:
+        """Return a class-balanced part of the test set; 0: all of it."""
+
+    def pooled_rows(self, client: str, part: str) -> slice:
+        """Return where a client's own part lies in the pooled one."""
+
+    def classes(self, name: str) -> int:
+        """Return the number of classes of an architecture."""
+
+    def features(self, name: str) -> int:
+        """Return the feature size of an architecture."""
+
+    def module(self, name: str) -> Module:
+        """Return the resident module of an architecture."""
+
+    def initial(self, name: str) -> dict[str, Tensor]:
+        """Return the state dict that an architecture starts from."""
+
+    def load(self, name: str, tensors: Mapping[str, Tensor]) -> Module:
+        """Point the resident module at these tensors."""
+
+
 class Kind(Protocol):
-    """What a task asks of models, as far as the core has to know: who takes part with what, and what is measured.
+    """What a task asks of models, as far as the core has to know: who takes part with what, and what is evaluated.
 
     Attributes
     ----------
     name : str
         ``classification`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
+    headline : str
+        The figure of a client's model that a round's line in the log has.
     """
 
     name: str
     headline: str
 
-    def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
+    def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""
 
     def figures(
-        self, world: "World", client: str, model: Predictor, shared: Predictor | None, limit: int | None
+        self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
     ) -> dict[str, float]:
-        """Measure a client's model; see ``Turn.measure``. A limit of None: the server's model stands for all."""
+        """Evaluate a client's model; see ``Turn.evaluate``. A limit of None: the server's model stands for all."""
 
-    def judges(self, world: "World") -> bool:
-        """Whether this process has anything to measure a server's model on."""
+    def judges(self, world: View) -> bool:
+        """Whether this process has anything to evaluate a server's model on."""
 
-    def judged(self, world: "World", model: Module, limit: int) -> dict[str, float]:
-        """Measure a server's model."""
+    def judged(self, world: View, model: Module, limit: int) -> dict[str, float]:
+        """Evaluate a server's model."""
 
-    def copy(self, world: "World") -> str:
-        """Return the start of a checksum of the data that is measured on; "" where there is none."""
+    def copy(self, world: View) -> str:
+        """Return the start of a checksum of the data that is evaluated on; "" where there is none."""
 
-    def references(self, world: "World") -> dict[str, dict[str, float]]:
+    def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return figures, by name, that need no training and stand beside a run's own."""
 
 

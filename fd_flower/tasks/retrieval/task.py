@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch.nn import Module
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.kind import View
 from fd_flower.tasks.retrieval.beir import Collection
 from fd_flower.tasks.retrieval.bm25 import scores_of
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
@@ -21,9 +22,6 @@ from fd_flower.tasks.retrieval.library import Holding, Library, library, pairs
 from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning
 from fd_flower.tasks.retrieval.search import HEADLINE, Search
 from fd_flower.tasks.task import Task
-
-if TYPE_CHECKING:
-    from fd_flower.tasks.world import World
 
 
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
@@ -163,36 +161,36 @@ class Retrieval:
         self.library_inputs = library_inputs
         self.alone = alone
 
-    def capabilities(self, world: "World", client: str, model: str) -> dict[str, Any]:
+    def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake: the size of its vectors and its pairs."""
         train = world.data(client).train
         pair, _ = train.batch(torch.zeros(1, dtype=torch.int64, device=world.device))
         features = world.module(model)(pair[:, 1]).shape[1]
         return {"features": int(features), "classes": 0, "counts": [], "examples": len(train)}
 
-    def copy(self, world: "World") -> str:
+    def copy(self, world: View) -> str:
         """Return the start of a SHA-256 of all collections."""
         distills_public = "".join(collection.digest for collection in self.library_inputs.held.collections)
         return hashlib.sha256(distills_public.encode()).hexdigest()[:12]
 
-    def figures(self, world: "World", client: str, model: Any, shared: Any, limit: int | None) -> dict[str, float]:
+    def figures(self, world: View, client: str, model: Any, shared: Any, limit: int | None) -> dict[str, float]:
         """Measure a client's model wherever this process can: ``own/ndcg@10``, ``others/map``, and so on."""
         held = self.library_inputs.held
         place = 0 if self.alone else _place(held, client)
         return self._of_client(self._searching(world, model), held.holdings[place])
 
-    def judges(self, world: "World") -> bool:
+    def judges(self, world: View) -> bool:
         """Whether there is a collection that this process sees and that is not its own alone."""
         return world.hosted or self.library_inputs.held.unseen is not None
 
-    def judged(self, world: "World", model: Module, limit: int) -> dict[str, float]:
+    def judged(self, world: View, model: Module, limit: int) -> dict[str, float]:
         """Measure one model as every client's: means over clients; on a server of devices, on the unseen one alone."""
         searching = self._searching(world, model)
         if not world.hosted:
             return self._unseen(searching)
         return self._for_all(searching)
 
-    def references(self, world: "World") -> dict[str, dict[str, float]]:
+    def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return what needs no training: BM25, where bm25s is installed, and the encoder as it comes."""
         held = self.library_inputs.held
         if not world.hosted or self.alone:
@@ -204,10 +202,10 @@ class Retrieval:
             found["BM25"] = self._for_all(Search(words))
         return found
 
-    def _searching(self, world: "World", model: Module) -> "Search":
+    def _searching(self, world: View, model: Module) -> "Search":
         return Search(lambda collection: self._scores(world, model, collection))
 
-    def _scores(self, world: "World", model: Module, collection: Collection) -> Tensor:
+    def _scores(self, world: View, model: Module, collection: Collection) -> Tensor:
         """Return a model's similarities of all questions and passages of a collection [Q, N]."""
         inputs, precision = self.library_inputs.inputs(collection), self.library_inputs.settings.run.precision
         before = model.training
