@@ -103,6 +103,18 @@ class Strategy(FlowerStrategy, ABC):
         Seed, clients, folder and device of the run.
     """
 
+    client_app: ClassVar[str] = ""
+    """Where the ClientApp of a method outside of FD-Flower lies, ``package.module:name``; "": ``app`` of its module."""
+
+    config_class: ClassVar[type[ServerConfig]] = ServerConfig
+    """The options of its section ``server``; a built-in method has a class ``Config`` in its module instead."""
+
+    client_config_class: ClassVar[type[ClientConfig]] = ClientConfig
+    """The options of its section ``client``; a built-in method has a class ``Config`` in its client's module."""
+
+    recipe: ClassVar[str | None] = None
+    """Its recipe, a YAML file's path from the folder of its module; None: the defaults."""
+
     requires: ClassVar[Requirements] = Requirements()
     """What the method cannot work without, by its recipe; a run's options may say otherwise (``requirements``)."""
 
@@ -126,7 +138,7 @@ class Strategy(FlowerStrategy, ABC):
 
     def __init__(self, config: ServerConfig | None = None, task: Task | None = None, run: Run | None = None) -> None:
         run = run or Run()
-        stem = type(self).__module__.rpartition(".")[2]
+        stem = registry.name_of(type(self))
         if run.resume:
             base = merged(stem, [f"run.resume={run.resume}", f"run.device={run.device}"])
             server = replace(base.server, rounds=config.rounds) if config else base.server
