@@ -1,5 +1,29 @@
-"""Methods by name."""
+"""Methods by name: the built-in ones, and those that lie in other packages."""
 
-from fd_flower.config.registry import check, client_app, config, config_class, names, read_recipe, strategy
+from fd_flower.config.registry import (
+    client_app,
+    client_app_name,
+    config,
+    config_class,
+    full_name,
+    installed,
+    name_of,
+    names,
+    read_recipe,
+    short_name,
+    strategy,
+)
 
-__all__ = ["check", "client_app", "config", "config_class", "names", "read_recipe", "strategy"]
+__all__ = [
+    "client_app",
+    "client_app_name",
+    "config",
+    "config_class",
+    "full_name",
+    "installed",
+    "name_of",
+    "names",
+    "read_recipe",
+    "short_name",
+    "strategy",
+]

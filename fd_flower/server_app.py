@@ -10,7 +10,7 @@ from flwr.app import Context
 from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
-from fd_flower.config import settings
+from fd_flower.config import registry, settings
 from fd_flower.server import Strategy
 
 app = ServerApp()
@@ -23,7 +23,7 @@ def main(grid: Grid, context: Context) -> None:
     chosen = settings(str(config["method"]), str(config.get("set", "")), task=str(config.get("task", "")))
     if chosen.run.out is None:
         # Under plain `flwr run` the working directory is not the user's, so the home is where a run is found again.
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{chosen.method}-{os.getpid()}"
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{registry.short_name(chosen.method)}-{os.getpid()}"
         out = Path.home() / ".fd-flower" / "runs" / name
         chosen = replace(chosen, run=replace(chosen.run, out=str(out)))
     Strategy.for_method(chosen).start(grid)

@@ -11,6 +11,7 @@ import typer
 
 from fd_flower import __version__
 from fd_flower.cli.console import Interrupted, Output, console
+from fd_flower.cli.paths import look_here
 from fd_flower.core.errors import InvalidInputError
 
 app = typer.Typer(
@@ -32,7 +33,14 @@ class Engine(StrEnum):
 Select = StrEnum("Select", ["global", "personal"])
 """Whose validation data choose; `global` is a word of Python's own."""
 
-Method = Annotated[str, typer.Argument(metavar="METHOD")]
+
+def _from_here(methods: str | list[str]) -> str | list[str]:
+    """Let a method be imported from the user's directory."""
+    look_here([methods] if isinstance(methods, str) else methods)
+    return methods
+
+
+Method = Annotated[str, typer.Argument(metavar="METHOD", callback=_from_here)]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A option, or several in quotes; `describe METHOD` lists them."),
@@ -59,11 +67,12 @@ def run(
 ) -> None:
     """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
     from fd_flower.cli import run as runs
+    from fd_flower.config.registry import short_name
 
     output: Output = context.obj
     order = runs.order(method, set or [], recipe, engine.value, out, task, on)
     with output.board() as board:
-        folder = runs.execute(order, board, method)
+        folder = runs.execute(order, board, short_name(method))
         board.say(runs.outcome(folder.summary))
     typer.echo(folder.path)
 
@@ -71,7 +80,7 @@ def run(
 @app.command()
 def compare(
     context: typer.Context,
-    methods: Annotated[list[str], typer.Argument(metavar="METHOD...")],
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", callback=_from_here)],
     set: Set = None,
     recipe: Recipe = None,
     engine: InEngine = Engine.local,
@@ -85,7 +94,7 @@ def compare(
 ) -> None:
     """Compare methods on the same data, models and seeds: a table, CSV, plots and a page.
 
-    A option with a method's name before it is for that method alone: --set fd.client.kd_weight=0.5
+    A option with a method's short name before it is for that method alone: --set fd.client.kd_weight=0.5
     """
     from fd_flower.cli import compare as comparing
     from fd_flower.cli.plan import carry_out
@@ -174,7 +183,7 @@ def describe(method: Method, set: Set = None, recipe: Recipe = None) -> None:
 
 @app.command()
 def data(
-    method: Annotated[str, typer.Argument(metavar="[METHOD]")] = "fd",
+    method: Annotated[str, typer.Argument(metavar="[METHOD]", callback=_from_here)] = "fd",
     set: Set = None,
     recipe: Recipe = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the image.")] = None,
@@ -282,6 +291,7 @@ def report(
     from fd_flower.results import report as page
 
     folders = [folder for path in runs for folder in runs_in(absolute(path, Path.cwd()))]
+    look_here([folder.config["method"] for folder in folders])
     if out is None and len(folders) > 1:
         raise InvalidInputError(f"{len(folders)} runs make one report: say where by --out DIR")
     typer.echo(page.write(folders, absolute(out, Path.cwd()) if out else folders[0].path))

@@ -1,7 +1,7 @@
 """``fd-flower compare``: methods on the same data, model and seeds."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, command, place
 from fd_flower.cli.run import words_of
 from fd_flower.config import DataConfig, ModelConfig, read_recipe
+from fd_flower.config.registry import full_name, short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import compare
 from fd_flower.results.reproduce import flatten
@@ -47,19 +48,37 @@ def ordered(
     """
     words = words_of(changes, recipe)
     path = place(words, out, "compare")
-    words = (*_same_for_all(methods, words), *words)
+    called = _called(methods)
+    words = (*_same_for_all(list(called.values()), words), *words)
     comparison = Plan(path, {})
-    for method in dict.fromkeys(methods):
-        words_here = _for(method, words, methods)
+    for name, method in called.items():
+        words_here = _for(name, words, called)
         first = Order(method, words_here, path, task, engine).settings.run.seed
         for seed in range(first, first + seeds):
-            folder = path / f"{method}-seed{seed}"
+            folder = path / f"{name}-seed{seed}"
             own = (*words_here, f"run.seed={seed}", paths.path_word("run.out", folder))
             comparison.orders[folder.name] = Order(method, own, folder, task, engine)
     return comparison
 
 
-def _for(method: str, words: Sequence[str], methods: Sequence[str]) -> tuple[str, ...]:
+def _called(methods: Sequence[str]) -> dict[str, str]:
+    """Return methods by their short names, in the given order, each once.
+
+    Raises
+    ------
+    InvalidInputError
+        For an unknown method, or two of one short name: their folders would be the same.
+    """
+    called: dict[str, str] = {}
+    for full in map(full_name, methods):
+        if called.setdefault(name := short_name(full), full) != full:
+            raise InvalidInputError(
+                f"{called[name]} and {full} are both called '{name}': give one an entry point with another name"
+            )
+    return called
+
+
+def _for(method: str, words: Sequence[str], methods: Collection[str]) -> tuple[str, ...]:
     """Return the words for one method: ``feddf.server.distill_steps=100`` is for feddf alone, over what is for all.
 
     Raises
@@ -96,14 +115,14 @@ def remarks(comparison: Plan) -> list[str]:
             continue  # steps win: epochs say nothing
         values = {method: tree.get(key) for method, tree in trees.items()}
         if len(set(map(str, values.values()))) > 1:
-            each = ", ".join(f"{method} {'none' if v is None else v}" for method, v in values.items())
+            each = ", ".join(f"{short_name(method)} {'none' if v is None else v}" for method, v in values.items())
             said.append(f"recipes differ in {key}: {each} (--set {key}=... makes them equal)")
     for method in trees:
         recipe = flatten(read_recipe(method))
         for key in recipe:
             if key.partition(".")[0] in SHARED and recipe[key] != trees[method].get(key):
                 value = trees[method].get(key)
-                said.append(f"{key} is {value} for all methods (the recipe of {method} says {recipe[key]})")
+                said.append(f"{key} is {value} for all methods (the recipe of {short_name(method)} says {recipe[key]})")
     return said
 
 

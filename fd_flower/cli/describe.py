@@ -18,6 +18,7 @@ from rich.text import Text
 from fd_flower import methods
 from fd_flower.cli import paths
 from fd_flower.config import SECTIONS, read_recipe, settings
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.page import words
 from fd_flower.results.reproduce import flatten
 from fd_flower.server import Requirements
@@ -46,10 +47,13 @@ class Option:
 
 
 def methods_table() -> Table:
-    """Return all methods: what each does, needs and exchanges."""
+    """Return all methods, the built-in ones first: what each does, needs and exchanges."""
     table = _table("method", "what it does", "needs", "exchanges")
-    for stem in methods.names():
-        table.add_row(stem, Text(idea(stem)), needed(methods.strategy(stem).requires), exchanged(stem))
+    for name in (*methods.names(), *methods.installed()):
+        try:
+            table.add_row(name, Text(idea(name)), needed(methods.strategy(name).requires), exchanged(name))
+        except InvalidInputError as error:  # somebody else's package is broken: the others are there all the same
+            table.add_row(name, Text(str(error)))
     return table
 
 
@@ -88,8 +92,9 @@ def _table(first: str, *others: str) -> Table:
 
 
 def idea(stem: str) -> str:
-    """Return the first line of a method's docstring."""
-    return (inspect.getdoc(sys.modules[methods.strategy(stem).__module__]) or "").partition("\n")[0]
+    """Return the first line of a method's docstring: its module's, or its class's."""
+    cls = methods.strategy(stem)
+    return (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip().partition("\n")[0]
 
 
 def needed(requires: Requirements) -> str:
@@ -100,7 +105,7 @@ def needed(requires: Requirements) -> str:
 
 def exchanged(stem: str) -> str:
     """Return the kinds of payload that a method's client says or receives: those that its file imports."""
-    module = import_module(f"fd_flower.client_apps.{stem}")
+    module = import_module(methods.client_app_name(stem).partition(":")[0])
     kinds = {found.kind for found in vars(module).values() if _is_kind(found)}
     return ", ".join(sorted(kinds)) or "nothing"
 

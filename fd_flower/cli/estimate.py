@@ -1,11 +1,9 @@
 """``fd-flower estimate``: what a run would send and take, from a few of its rounds with short loops."""
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import fmean
 from time import process_time
 from typing import Any
@@ -14,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from fd_flower.cli import paths
 from fd_flower.cli.run import words_of
 from fd_flower.config import Settings, settings
 from fd_flower.core.budget import short
@@ -108,8 +107,7 @@ def estimated(chosen: Settings, rounds: int, steps: int) -> Estimate:
     played = replace(chosen, server=replace(server, rounds=limit, evaluate_every=0), run=replace(chosen.run, out=None))
     marks: list[float] = []
     lines: list[dict[str, Any]] = []
-    if chosen.task:
-        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`: the user's task lies there
+    paths.look_here(paths.modules_of(chosen))
     with short(steps) as budget:
         marks.append(process_time() + budget.saved)
 

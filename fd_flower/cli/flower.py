@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 import fd_flower
 from fd_flower.cli import machine
 from fd_flower.cli.order import Order
+from fd_flower.cli.paths import modules_of
 from fd_flower.cli.progress import Listener, Tail
 from fd_flower.cli.superlink import ended_in_order, superlink
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -65,7 +67,7 @@ def run(order: Order, hear: Listener) -> None:
         project = Path(folder, "fd-flower")
         project.mkdir()
         (project / "pyproject.toml").write_text(pyproject(order), encoding="utf-8")
-        environment = _environment(order.lab / "flwr" if order.lab else Path(folder, "home"), order.task)
+        environment = _environment(order.lab / "flwr" if order.lab else Path(folder, "home"), order)
         own = superlink(program("flower-superlink"), environment, project) if order.lab is None else nullcontext()
         with own:
             _submit_and_follow(order, hear, project, environment)
@@ -73,7 +75,7 @@ def run(order: Order, hear: Listener) -> None:
 
 def pyproject(order: Order) -> str:
     """Return a Flower project without code: the installed package's two entry points, and the order."""
-    texts = {"method": order.method, "set": shlex.join(order.words), "task": order.task}
+    texts = {"method": order.settings.method, "set": shlex.join(order.words), "task": order.task}
     # A JSON string without escapes for what ASCII lacks is a TOML string.
     quoted = {key: json.dumps(text, ensure_ascii=False) for key, text in texts.items()}
     return PROJECT.format(version=fd_flower.__version__, **quoted)
@@ -98,22 +100,22 @@ def _programs() -> str:
     return os.pathsep.join(places)
 
 
-def python_path(task: str = "") -> str:
-    """Return a ``PYTHONPATH`` under which other processes import this very package, and the user's task."""
+def python_path(names: Sequence[str] = ()) -> str:
+    """Return a ``PYTHONPATH`` under which other processes import this very package, and these names of the user's."""
     package = Path(fd_flower.__file__).parents[1]
-    folders = [str(Path.cwd())] if task else []  # the user's task lies there
+    folders = [str(Path.cwd())] if names else []  # the user's method, task or model may lie there
     if package != Path(sysconfig.get_path("purelib")):
         folders.append(str(package))  # a checkout, installed or not
     return os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _environment(home: Path, task: str) -> dict[str, str]:
+def _environment(home: Path, order: Order) -> dict[str, str]:
     """Return what Flower's processes see: a home of their own, nothing installed, nothing reported."""
     direct = ",".join(filter(None, [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1"]))
     return {
         **os.environ,
         "PATH": _programs(),
-        "PYTHONPATH": python_path(task),
+        "PYTHONPATH": python_path(modules_of(order.settings)),
         "FLWR_HOME": str(home),
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

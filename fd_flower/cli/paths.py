@@ -1,12 +1,21 @@
-"""Paths among ``key=value`` words: made absolute, since a run's processes work in other folders."""
+"""What starts from the user's directory: paths among ``key=value`` words, made absolute, and modules of the user's own.
+
+Paths are made absolute since a run's processes work in other folders.
+"""
 
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from fd_flower.core.dotted import is_dotted
+
+if TYPE_CHECKING:
+    from fd_flower.config import Settings
 
 SOURCES = ("data.source", "data.public", "data.test", "data.unseen")
 MODEL = "model.name"
@@ -37,6 +46,19 @@ def absolute(path: str | Path, folder: Path) -> Path:
 def path_word(key: str, path: str | Path) -> str:
     """Return ``key=path``, quoted where YAML would read something else than the path."""
     return f"{key}={_quoted(str(path))}"
+
+
+def modules_of(chosen: "Settings") -> list[str]:
+    """Return what a run names that is in no package of ours, ``package.module:name``: method, task and models."""
+    models = chosen.model.name if isinstance(chosen.model.name, list) else [chosen.model.name]
+    return [name for name in map(str, (chosen.method, chosen.task, *models)) if is_dotted(name)]
+
+
+def look_here(names: Sequence[str]) -> None:
+    """Let the user's directory be imported from, as ``python -m`` does, where one of these names is of a module."""
+    here = str(Path.cwd())
+    if here not in sys.path and any(map(is_dotted, names)):
+        sys.path.insert(0, here)
 
 
 def value_of(words: Sequence[str], key: str) -> str | None:

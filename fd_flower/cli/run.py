@@ -12,6 +12,7 @@ from fd_flower.cli import paths
 from fd_flower.cli.console import Interrupted
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Listener, clock
+from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import retrieval
 from fd_flower.results.folder import CONFIG, RunFolder
@@ -61,7 +62,7 @@ def order(
         asked = Order(method, words, Path(resumed), task, engine, lab)
     else:
         said = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
-        folder = Path(said) if said else new_folder(method, here)
+        folder = Path(said) if said else new_folder(short_name(method), here)
         asked = Order(method, (*words, paths.path_word("run.out", folder)), folder, task, engine, lab)
     asked.settings  # noqa: B018 (refuses what cannot be merged, before anything is written)
     return asked
@@ -116,8 +117,7 @@ def _in_process(order: Order, hear: Listener) -> None:
     from fd_flower import engine
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    if order.task:
-        sys.path.insert(0, str(Path.cwd()))  # as for `python -m`: the user's task lies there
+    paths.look_here(paths.modules_of(order.settings))
     engine.run(order.settings, out=order.out, on_line=hear)
 
 

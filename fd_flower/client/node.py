@@ -14,7 +14,7 @@ from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory
-from fd_flower.core.versions import sources, versions
+from fd_flower.core.versions import package_sources, sources, versions
 from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.tasks.world import World, device, world
@@ -148,7 +148,8 @@ class Node:
 
 def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
     """Answer the handshake for a node: what it is, what it runs, and what keeps it from taking part."""
-    answer = ConfigRecord({"role": "host", "sources": sources(), **versions()})
+    package = package_sources(str(header.get("module", "")))
+    answer = ConfigRecord({"role": "host", "sources": sources(), "package": package, **versions()})
     try:
         node = Node(header, context)
         if node.client is not None:

@@ -61,7 +61,8 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     Parameters
     ----------
     method : str
-        A file's stem in ``strategies`` and ``client_apps``.
+        A file's stem in ``strategies`` and ``client_apps``, or of another package ``package.module:Class``, or the name
+        that an entry point gives it; the settings have the full name.
     changes : str | Sequence[str]
         ``"data.alpha=0.1 server.rounds=20"`` or its words; a value with blanks takes double quotes.
     task : str
@@ -87,7 +88,7 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
             recipe = value
         else:
             dotted.append(word)
-    registry.check(method)
+    method = registry.full_name(method)
     resumed = next((_value(word) for word in dotted if word.startswith("run.resume=")), None)
     if resumed and recipe:
         raise InvalidInputError("recipe cannot be changed on resume; only server.rounds and run.device can")

@@ -13,6 +13,7 @@ class ModelConfig(Options):
     section = "model"
 
     name: Any = "cnn"
-    """One architecture (`resnet8:0.5` for half the width), a named group or a list, cycled over the clients."""
+    """One architecture (`resnet8:0.5` for half the width), your own `package.module:Net`, a named group or a list,
+    cycled over the clients."""
     features: int | None = option(None, least=1)
     """A common feature size, by projection; None: as the architecture has it."""

@@ -4,7 +4,9 @@ import hashlib
 import platform
 from functools import lru_cache
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 
 import fd_flower
@@ -28,3 +30,32 @@ def sources() -> str:
             if name or inside.partition("/")[0] not in rooms:
                 digest.update(f"{name}/{inside}".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def package_sources(module: str) -> str:
+    """Return the SHA-256 of the Python files of the package that a module is in, wherever it lies; "" where it is not.
+
+    Of a module in no package it is that file, of one in a folder without ``__init__.py`` the folder's files.
+    """
+    try:
+        specs = (find_spec(name) for name in accumulate(module.split("."), "{}.{}".format))
+        spec = next((found for found in specs if found is None or found.has_location), None)
+    except (ImportError, ValueError):  # a parent that cannot be imported; a script that is run, and "", have no spec
+        spec = None
+    if spec is None:
+        return ""
+    file = Path(str(spec.origin))
+    if spec.submodule_search_locations:
+        files = sorted(file.parent.rglob("*.py"))
+    else:
+        files = sorted(file.parent.glob("*.py")) if "." in spec.name else [file]
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(file.parent).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def distribution(module: str) -> str:
+    """Return name and version of the installed distribution that a module is of; "" where there is none."""
+    found = packages_distributions().get(module.partition(".")[0], ())
+    return ", ".join(f"{name} {version(name)}" for name in dict.fromkeys(found))

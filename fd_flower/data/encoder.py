@@ -168,7 +168,7 @@ def _of_file(path: Path, shape: tuple[int, ...]) -> Module:
     """Return the body of a resnet8 for images of this shape, with the weights of a file."""
     if not path.is_absolute():
         raise InvalidInputError(f"data.encoder is the relative path '{path}': give an absolute one")
-    body = models.build("resnet8", shape, 1, seed=0).body
+    body = models.build("resnet8", shape, 1, seed=0).get_submodule("body")
     try:
         body.load_state_dict(load_file(path))
     except (OSError, SafetensorError, RuntimeError) as error:
@@ -239,7 +239,9 @@ def _train(source: str, data: DataConfig, size: str, folder: Path) -> None:
         train(model, supervised, learned, plan=plan, rng=torch_rng("encoder"))
         seconds = time.process_time() - before
         right = predict(model, held_out).argmax(1) == held_out.labels
-    save_file({key: tensor.contiguous() for key, tensor in model.body.state_dict().items()}, folder / BODY)
+    save_file(
+        {key: tensor.contiguous() for key, tensor in model.get_submodule("body").state_dict().items()}, folder / BODY
+    )
     figures = {
         "rows": len(learned),
         "classes": classes,

@@ -22,22 +22,27 @@ name              parameters  what it is
 ``name:0.5`` halves every width, for all but ``resnet18``, ``resnet34`` and ``vit``; ``shufflenet_v2`` comes in 0.5,
 1, 1.5 and 2. Groups, for clients that differ: ``small4`` and ``conv3`` suit a CPU, ``widths4`` is one architecture
 in four sizes, ``resnets4`` and ``vision5`` want a GPU (``GROUPS`` has the members).
+
+``package.module:Net`` is a model of yours (``models.outside``).
 """
 
 from collections.abc import Sequence
 
 import torch
+from torch.nn import Module
 
+from fd_flower.core.dotted import is_dotted, with_colon
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
 from fd_flower.models.body import Body, Shape
 from fd_flower.models.classifier import Classifier
 from fd_flower.models.convnet import convnet
+from fd_flower.models.outside import made
 from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp
 from fd_flower.models.residual import resnet8, resnet20
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
 
-__all__ = ["GROUPS", "Classifier", "architectures", "assign", "build", "groups", "names"]
+__all__ = ["GROUPS", "Classifier", "architectures", "assign", "build", "groups", "is_outside", "names"]
 
 BODIES: dict[str, Body] = {
     body.__name__: body
@@ -77,13 +82,18 @@ def groups() -> tuple[str, ...]:
     return tuple(sorted(GROUPS))
 
 
+def is_outside(name: str) -> bool:
+    """Whether this is a model of another package, ``package.module:Net``."""
+    return is_dotted(name) and name.partition(":")[0] not in {*BODIES, *ALIASES, *GROUPS}
+
+
 def architectures(name: str | Sequence[str]) -> tuple[str, ...]:
     """Return the architectures that ``model.name`` stands for, in the order in which clients take them.
 
     Parameters
     ----------
     name : str | Sequence[str]
-        An architecture, a group, or a list of both.
+        An architecture, a group, a model of another package, or a list of these.
 
     Raises
     ------
@@ -109,7 +119,7 @@ def assign(name: str | Sequence[str], number: int) -> str:
     return cycle[number % len(cycle)]
 
 
-def build(name: str, shape: Shape, classes: int, features: int | None = None, *, seed: int) -> Classifier:
+def build(name: str, shape: Shape, classes: int, features: int | None = None, *, seed: int) -> Module:
     """Return a new model of an architecture, on the CPU.
 
     Its weights are a function of the seed and the name: the same on every machine, and the body's the same for
@@ -118,13 +128,14 @@ def build(name: str, shape: Shape, classes: int, features: int | None = None, *,
     Parameters
     ----------
     name : str
-        An architecture, with a width multiplier or without: ``cnn``, ``resnet8:0.5``.
+        An architecture, with a width multiplier or without: ``cnn``, ``resnet8:0.5``; or ``package.module:Net``.
     shape : tuple[int, ...]
         Of one input: (channels, height, width).
     classes : int
         C, the number of logits.
     features : int | None
-        F, the feature size that the body is projected to; None: as the architecture has it.
+        F, the feature size that the body is projected to; None: as the architecture has it. A model of another
+        package gets it only where it asks for it.
     seed : int
         ``run.seed``.
 
@@ -134,12 +145,14 @@ def build(name: str, shape: Shape, classes: int, features: int | None = None, *,
         For an unknown name or width, or a shape that the architecture cannot take.
     """
     name = _canonical(name)
-    stem, width = _parse(name)
     if classes < 1 or (features is not None and features < 1):
         raise InvalidInputError(f"a model of {classes} classes and {features} features; expected at least 1 of each")
     # Layers draw from the CPU's global generator: lend them one of ours. `torch.manual_seed` would seed GPUs too.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
+        if is_outside(name):
+            return made(name, shape, classes, features)
+        stem, width = _parse(name)
         body, body_features = BODIES[stem](shape, width)
         return Classifier(body, body_features, classes, features)
 
@@ -166,6 +179,8 @@ def _parse(name: str) -> tuple[str, float]:
 
 
 def _canonical(name: str) -> str:
-    """Return the one name of an architecture: no alias, no width of 1."""
+    """Return the one name of an architecture: no alias, no width of 1, a colon before what lies in a module."""
+    if is_outside(name):
+        return with_colon(name)
     stem, width = _parse(name)
     return stem if width == 1 else f"{stem}:{width:g}"

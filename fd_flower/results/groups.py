@@ -6,6 +6,7 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
+from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import evaluation_points, page, reproduce, retrieval, retrieval_tables
 from fd_flower.results.folder import RunFolder
@@ -125,7 +126,8 @@ def _name(folder: RunFolder, others: Iterable[RunFolder]) -> str:
     rivals = [_options(other) for other in others if other.config["method"] == folder.config["method"]]
     telling = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
     said = ", ".join(f"{key}={words(mine[key])}" for key in telling)
-    return f"{folder.config['method']} ({said})" if said else folder.config["method"]
+    method = short_name(folder.config["method"])
+    return f"{method} ({said})" if said else method
 
 
 def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]:

@@ -11,7 +11,7 @@ from flwr.common.logger import log
 from fd_flower.core.client import Client, answered, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import refusal
-from fd_flower.core.versions import sources
+from fd_flower.core.versions import distribution, package_sources, sources
 from fd_flower.wire.envelope import HEADER, records
 
 Answers = Mapping[int, Mapping[str, Any]]
@@ -129,8 +129,12 @@ class Handshake:
         return found
 
 
-def received(nodes: Sequence[int], replies: Iterable[Message]) -> dict[int, dict[str, Any]]:
-    """Return what each node says of itself, or ``{"refused": reason}``."""
+def received(nodes: Sequence[int], replies: Iterable[Message], module: str = "") -> dict[int, dict[str, Any]]:
+    """Return what each node says of itself, or ``{"refused": reason}``.
+
+    ``module`` is where the method lies; "" for a built-in one.
+    """
+    package = package_sources(module)
     answers: dict[int, dict[str, Any]] = {node: {"refused": "no answer to the handshake"} for node in nodes}
     for reply in replies:
         answer: dict[str, Any] = {"refused": "it runs another app than FD-Flower's"}
@@ -140,8 +144,19 @@ def received(nodes: Sequence[int], replies: Iterable[Message]) -> dict[int, dict
             answer = dict(found)
         if answer.get("sources", sources()) != sources():
             answer = {"refused": "it runs other FD-Flower sources than the server; install the same version on both"}
+        elif answer.get("package", package) != package:
+            answer = {"refused": _of_package(answer, module)}
         answers[reply.metadata.src_node_id] = answer
     return answers
+
+
+def _of_package(answer: Mapping[str, Any], module: str) -> str:
+    """Return why a node cannot take part that has not the server's package of the method."""
+    name, known = module.partition(".")[0], distribution(module)
+    what = f"{name} ({known})" if known else name
+    if answer["package"]:
+        return f"it runs other sources of {what} than the server; install the same version on both"
+    return f"{answer.get('refused', 'it lacks the method')} (the server has {what})"
 
 
 def joined(known: Sequence[Client], found: Mapping[str, Client]) -> tuple[Client, ...]:

@@ -169,10 +169,11 @@ class HostGrid(Grid):
 
     def _ask(self, nodes: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Return what each node says of itself, or ``{"refused": reason}``."""
-        content = fold({}, self._header)
+        module = self._settings.method.rpartition(":")[0]  # "" of a built-in method
+        content = fold({}, {**self._header, "module": module})
         asked = [Message(content, node, HANDSHAKE) for node in nodes]
         replies = self._grid.send_and_receive(asked, timeout=self._settings.server.timeout) if asked else ()
-        return received(nodes, replies)
+        return received(nodes, replies, module)
 
     def _admit(self, answers: Answers, gone: Collection[int] = (), check: Check = anybody) -> None:
         """Take in the nodes that can take part."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 
-from fd_flower.config import ServerConfig, Settings
+from fd_flower.config import ClientConfig, ServerConfig, Settings, registry
 from fd_flower.core.client import Client, share
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng, torch_rng
@@ -39,6 +39,18 @@ class Method(ABC, Generic[C]):
         Merged settings in place of ``config`` and ``run``; without a task, it is what they describe.
     """
 
+    client_app: ClassVar[str] = ""
+    """Where the ClientApp of a method outside of FD-Flower lies, ``package.module:name``; "": ``app`` of its module."""
+
+    config_class: ClassVar[type[ServerConfig]] = ServerConfig
+    """The options of its section ``server``; a built-in method has a class ``Config`` in its module instead."""
+
+    client_config_class: ClassVar[type[ClientConfig]] = ClientConfig
+    """The options of its section ``client``; a built-in method has a class ``Config`` in its client's module."""
+
+    recipe: ClassVar[str | None] = None
+    """Its recipe, a YAML file's path from the folder of its module; None: the defaults."""
+
     requires: ClassVar[Requirements] = Requirements()
     """What the method cannot work without, by its recipe; a run's options may say otherwise (``requirements``)."""
 
@@ -68,8 +80,7 @@ class Method(ABC, Generic[C]):
         *,
         settings: Settings | None = None,
     ) -> None:
-        stem = type(self).__module__.rpartition(".")[2]
-        self.settings = settings or (run or Run()).settings(stem, config)
+        self.settings = settings or (run or Run()).settings(registry.name_of(type(self)), config)
         self.knowledge = Knowledge()
         self.clients: tuple[Client, ...] = ()
         self.hosted = True

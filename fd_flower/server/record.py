@@ -11,6 +11,7 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from fd_flower.config import Settings
+from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
@@ -193,7 +194,7 @@ class Record:
 
         settings = self.settings
         facts = {
-            "method": settings.method,
+            "method": short_name(settings.method),
             "seed": settings.run.seed,
             "rounds": rounds,
             "planned": settings.server.rounds,

@@ -48,7 +48,7 @@ def check_plain(method: str, *, weights_alone: bool) -> None:
     if not weights_alone:
         raise InvalidInputError(
             f"the nodes run an app without FD-Flower's turn, and {method} exchanges more than weights: "
-            f"use fd_flower.client_apps.{method}:app, or add its objective to an App of yours"
+            f"use {registry.client_app_name(method)}, or add its objective to an App of yours"
         )
 
 

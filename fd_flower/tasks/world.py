@@ -1,6 +1,5 @@
 """What one process holds of a run: its task's samples, resident on its device, and one module an architecture."""
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -12,6 +11,7 @@ from torch.nn import Linear, Module
 
 from fd_flower import data, models
 from fd_flower.config import Settings
+from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
@@ -288,6 +288,8 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
     def model(name: str) -> Module:
         return models.build(name, shape, len(names), settings.model.features, seed=seed)
 
+    for name in filter(models.is_outside, models.architectures(settings.model.name)):
+        model(name)  # what cannot be made is refused before the clients are asked
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
 
 
@@ -330,13 +332,7 @@ def world(
 
 def load_task(name: str) -> Task:
     """Import ``package.module:name``: a Task, or a function without arguments that returns one."""
-    module, colon, attribute = name.partition(":")
-    try:
-        if not colon:
-            raise ImportError("expected package.module:name")
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInputError(f"task '{name}' cannot be loaded: {error}") from None
+    found = imported(name, "task")
     found = found() if callable(found) else found
     if not isinstance(found, Task):
         raise InvalidInputError(f"task '{name}' is {type(found).__name__}; expected fd_flower.tasks.task.Task")

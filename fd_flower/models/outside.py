@@ -1,0 +1,52 @@
+"""Models of somebody else's package, by dotted name: called with the shape of an input and the number of classes."""
+
+from inspect import signature
+
+import torch
+from torch.nn import Module
+
+from fd_flower.core.dotted import imported
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.body import Shape
+
+
+def made(name: str, shape: Shape, classes: int, features: int | None = None) -> Module:
+    """Return a new model, tried on one empty input.
+
+    Parameters
+    ----------
+    name : str
+        ``package.module:Net``: a class or a function. It gets what its parameters ask for by name, of ``shape`` or
+        ``input_shape``, ``classes`` or ``num_classes``, and ``features`` where that is not None; where it has others
+        alone, the shape and the number of classes in this order.
+    shape : tuple[int, ...]
+        Of one input.
+    classes : int
+        C.
+    features : int | None
+        F, ``model.features``.
+
+    Raises
+    ------
+    InvalidInputError
+        Where it cannot be imported or called, or does not give logits [1, C].
+    """
+    net = imported(name, "model.name")
+    offered = {"shape": shape, "input_shape": shape, "classes": classes, "num_classes": classes, "features": features}
+    try:
+        parameters = signature(net).parameters
+        asked = {key: value for key, value in offered.items() if key in parameters and value is not None}
+        model = net(**asked) if asked or not parameters else net(shape, classes)
+        before = model.training
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(1, *shape))
+        model.train(before)
+        given = list(logits.shape)
+    except Exception as error:  # what somebody's model raises has no end
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidInputError(
+            f"model.name '{name}' cannot be made for inputs of shape {list(shape)} and {classes} classes: {reason}"
+        ) from error
+    if given != [1, classes]:
+        raise InvalidInputError(f"model.name '{name}' gives {given} for one input; expected logits [1, {classes}]")
+    return model

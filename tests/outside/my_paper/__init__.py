@@ -1,0 +1,1 @@
+"""A federated distillation method of our own, for FD-Flower."""
