@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-SOURCES = ("data.source", "data.public", "data.test", "data.unseen")
+SOURCES = ("data.source", "data.public", "data.test", "retrieval.unseen")
 MODEL = "model.name"
 ENCODER = "data.encoder"
 FOLDERS = ("run.out", "run.resume")

@@ -14,8 +14,6 @@ from fd_flower.objectives import schedules
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULES = ("constant", "exponential", "cosine", "infinite")
-TRAINABLE = ("head", "lora", "last_layer", "all")
-POOLS = ("model", "mean", "cls", "mean_all")
 
 
 @dataclass(frozen=True)
@@ -64,12 +62,6 @@ class ClientConfig:
     """Its arguments."""
     kd_weight: float = 1.0
     """Weight of the distilling term; 0 turns it off."""
-    trainable: str = "head"
-    """What of a retriever learns: `head` (a residual linear map), `lora`, `last_layer` or `all`."""
-    pool: str = "model"
-    """How a retriever pools tokens: `model` (as it says), `mean`, `cls`, or `mean_all` (padding, too)."""
-    tau: float = 0.05
-    """Temperature of a retriever's similarities in its loss."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -86,9 +78,7 @@ class ClientConfig:
             need(getattr(self, key) >= 1, f"client.{key}", getattr(self, key), "at least 1")
         need(self.lr > 0, "client.lr", self.lr, "a number above 0")
         need(0 < self.decay <= 1, "client.decay", self.decay, "a factor above 0 and at most 1")
-        need(self.tau > 0, "client.tau", self.tau, "a number above 0")
-        kinds = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "trainable": TRAINABLE, "pool": POOLS}
-        for key, known in kinds.items():
+        for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES)):
             if getattr(self, key) not in known:
                 raise InvalidInputError(f"client.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
         objectives.named(self.objective, **self.objective_args)  # refuses unknown names and arguments

@@ -74,10 +74,6 @@ class DataConfig:
     """Use at most this many rows of each client."""
     min_rows: int = 10
     """The smallest client."""
-    folds: int = 3
-    """Questions without training judgments: in this many parts, of which `run.seed` says which one tests."""
-    unseen: str | None = None
-    """A collection that no client holds, to measure retrievers on."""
     test: str | None = None
     """On devices: the balanced test set (a name or folder); without it `global` figures are null."""
 
@@ -90,7 +86,6 @@ class DataConfig:
         for key, known in (("partition", PARTITIONS), ("allocation", ALLOCATIONS)):
             if getattr(self, key) not in known:
                 raise InvalidInputError(f"data.{key} is '{getattr(self, key)}'{nearest(getattr(self, key), known)}")
-        need(self.folds >= 2, "data.folds", self.folds, "at least 2")
         need(self.alpha > 0, "data.alpha", self.alpha, "a number above 0")
         need(0 < self.ratio <= 1, "data.ratio", self.ratio, "a share above 0 and at most 1")
         for key in ("classes", "shared", "clusters"):

@@ -50,6 +50,19 @@ def config_class(stem: str, side: str) -> type:
     return getattr(import_module(f"fd_flower.{room}.{stem}"), "Config", SECTIONS[side])
 
 
+@lru_cache
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of task that have options of their own: packages in ``fd_flower.tasks``, sorted."""
+    room = import_module("fd_flower.tasks")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.ispkg))
+
+
+def kind_configs(stem: str) -> dict[str, type]:
+    """Return the dataclasses of the sections of those kinds of task that a method can learn, by the kind's name."""
+    able = strategy(stem).requires.tasks
+    return {kind: import_module(f"fd_flower.tasks.{kind}.config").Config for kind in kinds() if kind in able}
+
+
 def config(stem: str, side: str, **changes: Any) -> Any:
     """Return the recipe's ``server`` or ``client`` values of a method, with changes."""
     values = read_recipe(stem).get(side) or {}

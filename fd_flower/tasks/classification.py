@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch.nn import Module
 
+from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.data import partition
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import measure
+from fd_flower.tasks.kind import Predictor, predicted
 from fd_flower.training import predict
 
 if TYPE_CHECKING:
     from fd_flower.tasks.world import World
-from fd_flower.tasks.kind import Predictor, predicted
 
 
 @final
@@ -99,6 +101,10 @@ class Classification:
             if key == "accuracy":
                 found |= {"nll": got["nll"], "ece": got["ece"]}
         return found
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return all of ``data``, but what other partitions go by."""
+        return partition.options(settings.data)
 
     def copy(self, world: "World") -> str:
         """Return the start of the test set's SHA-256."""

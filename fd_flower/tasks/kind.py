@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.config import Settings
 from fd_flower.core.samples import Samples
 from fd_flower.training import predict
 
@@ -40,6 +41,9 @@ class Kind(Protocol):
 
     def judged(self, world: "World", model: Module, limit: int) -> dict[str, float]:
         """Measure a server's model."""
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return the options that say which data a run is about, by their names in the summary."""
 
     def copy(self, world: "World") -> str:
         """Return the start of a checksum of the data that is measured on; "" where there is none."""
