@@ -28,10 +28,10 @@ def objective(model: Retriever, x: Tensor, y: Tensor, teacher: Retriever | None,
     """Contrastive loss plus ``kd_weight`` times the squared distance of similarities to the teacher's.
 
     ``x`` [B, 2, ...] are pairs of question and passage, ``y`` [B, 2] their numbers. Similarities [B, B] are cosines;
-    ``tau`` divides them in the first term alone. Without a teacher there is no second.
+    the retriever's ``tau`` divides them in the first term alone. Without a teacher there is no second.
     """
     similarities = model.similarities(x)
-    loss = contrastive(similarities, y, config.tau)
+    loss = contrastive(similarities, y, model.tau)
     if teacher is None:
         return loss
     with torch.no_grad():

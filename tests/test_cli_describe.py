@@ -12,7 +12,7 @@ from fd_flower.cli import doctor, main
 from fd_flower.cli.data import table
 from fd_flower.cli.describe import described, docstrings, exchanged, needed, options, type_words
 from fd_flower.cli.machine import Gpu, federation_config
-from fd_flower.config import SECTIONS, ClientConfig
+from fd_flower.config import SECTIONS, ClientConfig, registry
 from fd_flower.data import Holdings
 from fd_flower.server import Requirements
 
@@ -32,6 +32,7 @@ def test_every_method_is_listed(capsys, monkeypatch, width):
 def test_every_knob_has_a_value_and_a_meaning(stem):
     found = [option for section in options(stem, []).values() for option in section]
     classes = {**SECTIONS, **{side: methods.config_class(stem, side) for side in ("server", "client")}}
+    classes |= registry.kind_configs(stem)
     assert [option.key for option in found] == [
         f"{name}.{f.name}" for name, cls in classes.items() for f in fields(cls)
     ]
@@ -49,6 +50,12 @@ def test_a_value_comes_from_the_set_before_the_recipe_before_the_default(tmp_pat
     told = {key: (found[key].value, found[key].source) for key in ("server.rounds", "client.lr", "client.batch")}
     assert told == {"server.rounds": (7, "set"), "client.lr": (0.5, "recipe"), "client.batch": (32, "default")}
     assert found["client.objective_args"].source == "recipe"
+
+
+@pytest.mark.parametrize("stem", methods.names())
+def test_a_kinds_options_are_shown_where_the_method_can_learn_it(stem):
+    shown = {section for section in options(stem, []) if section in registry.kinds()}
+    assert shown == set(methods.strategy(stem).requires.tasks) & {"retrieval"}
 
 
 def test_docstrings_of_fields_are_read_from_the_source():

@@ -2,13 +2,15 @@
 
 import re
 import warnings
+from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from fd_flower.config import DataConfig
+from fd_flower.config.data import PARTITIONS
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.data.partition import partition
+from fd_flower.data.partition import options, partition, rules
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
@@ -32,6 +34,27 @@ def deal(rule, clients=8, seed=0, labels=LABELS, groups=None, **options):
         writers = np.array([f"w{i % 12}" for i in range(1000)])
         groups = {"column": writers, "domain": np.arange(1000) % 3, "embedding": LABELS // 2}.get(rule)
     return partition(config, labels, groups, seed)
+
+
+def test_every_partition_has_its_rule():
+    assert set(rules()) == set(PARTITIONS) == set(RULES)
+
+
+def test_a_partition_speaks_of_its_own_options_alone():
+    about = options(DataConfig(partition="overlap", shared=4, alpha=0.7))
+    assert about["shared"] == 4
+    assert about["source"] == "digits"
+    others = {"alpha", "clusters", "allocation", "ratio", "skew", "primaries", "column"}
+    assert about.keys() == {f.name for f in fields(DataConfig)} - others
+
+
+def test_another_rules_option_does_not_deal_anew(tmp_path, monkeypatch):
+    """What is kept on disk is known by the rule's own options: `iid` has no alpha, `quantity` has."""
+    monkeypatch.setenv("FD_FLOWER_CACHE", str(tmp_path))
+    for rule, count in (("iid", 1), ("quantity", 3)):
+        for alpha in (0.1, 0.2):
+            deal(rule, alpha=alpha)
+        assert len(list(tmp_path.glob("partitions/*"))) == count
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -44,8 +44,8 @@ def test_retrievers_are_averaged_by_examples_or_plainly(mean, expected):
 # --- the loss
 
 
-def retriever(weight: list[list[float]]) -> Retriever:
-    made = Retriever(ResidualMap(2), 0.05)
+def retriever(weight: list[list[float]], tau: float = 0.05) -> Retriever:
+    made = Retriever(ResidualMap(2), tau)
     made.body.weight.data = torch.tensor(weight)
     return made
 
@@ -64,8 +64,8 @@ def test_objective_by_hand():
     A teacher that turns the second axis round has the same cosines. One that stretches the first by 3 sees the second
     passage at (3, 1) / sqrt 10: its cosines are (1, 3 / sqrt 10; 0, 1 / sqrt 10).
     """
-    r, config = 1 / math.sqrt(2), changed(tau=0.5, kd_weight=10.0)
-    plain = retriever([[0.0, 0.0], [0.0, 0.0]])
+    r, config = 1 / math.sqrt(2), changed(kd_weight=10.0)
+    plain = retriever([[0.0, 0.0], [0.0, 0.0]], tau=0.5)
     ce = (math.log(1 + math.exp((r - 1) / 0.5)) + math.log(1 + math.exp((0 - r) / 0.5))) / 2
     assert float(objective_of(plain, PAIRS, NUMBERS, None, config)) == pytest.approx(ce)
     turned = retriever([[0.0, 0.0], [0.0, -2.0]])
@@ -84,10 +84,10 @@ def test_a_teacher_equal_to_the_student_teaches_nothing():
 
 
 def test_no_temperature_divides_what_is_distilled_and_the_teacher_learns_nothing():
-    student, teacher = retriever([[0.0, 0.0], [0.0, 0.0]]), retriever([[2.0, 0.0], [0.0, 0.0]])
+    teacher, config = retriever([[2.0, 0.0], [0.0, 0.0]]), changed(kd_weight=1.0)
     terms = []
     for tau in (0.05, 1.0):
-        config = changed(tau=tau, kd_weight=1.0)
+        student = retriever([[0.0, 0.0], [0.0, 0.0]], tau=tau)
         both = objective(student, PAIRS, NUMBERS, teacher, config)
         terms.append(float(both.detach() - objective_of(student, PAIRS, NUMBERS, None, config)))
         both.backward()
@@ -108,7 +108,7 @@ def mean(folder):
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_without_distillation_persisting_is_local(tmp_path, trainable):
-    words = f"{TINY} client.trainable={trainable}"
+    words = f"{TINY} retrieval.trainable={trainable}"
     ours = tiny.run("fede4rag", f"{words} client.kd_weight=0", out=tmp_path / "fede4rag")
     alone = tiny.run("local", words, out=tmp_path / "local")
     tiny.assert_same_bits(kept(tmp_path / "fede4rag"), kept(tmp_path / "local"))
@@ -125,7 +125,7 @@ def test_one_client_that_is_overwritten_without_distillation_is_fedavg(tmp_path)
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_overwritten_without_distillation_it_is_fedavg_for_many_clients_too(tmp_path, trainable):
-    words = f"{TINY} client.trainable={trainable}"
+    words = f"{TINY} retrieval.trainable={trainable}"
     tiny.run("fede4rag", f"{words} client.kd_weight=0 client.personal_init=overwrite", out=tmp_path / "fede4rag")
     tiny.run("fedavg", words, out=tmp_path / "fedavg")
     tiny.assert_same_bits(mean(tmp_path / "fede4rag"), mean(tmp_path / "fedavg"))
@@ -148,7 +148,7 @@ def test_only_the_head_travels():
 def test_training_lifts_the_hashed_encoder_well_above_its_random_start(tmp_path):
     from fd_flower.results import RunFolder
 
-    words = "client.trainable=all client.lr=0.01 client.epochs=3 data.clients=3 server.rounds=5 run.device=cpu"
+    words = "retrieval.trainable=all client.lr=0.01 client.epochs=3 data.clients=3 server.rounds=5 run.device=cpu"
     tiny.run("fede4rag", words, out=tmp_path / "run")
     found = RunFolder.open(tmp_path / "run").summary["retrieval"]
     start = found["references"]["zero-shot"]["own"]["ndcg@10"]
@@ -160,9 +160,9 @@ def test_training_lifts_the_hashed_encoder_well_above_its_random_start(tmp_path)
     ("key", "reason"),
     [
         ("client.personal_init=keep", "client.personal_init is 'keep'"),
-        ("client.tau=0", "client.tau is 0.0; expected a number above 0"),
+        ("retrieval.tau=0", "retrieval.tau is 0.0; expected a number above 0"),
         ("server.mean=median", "server.mean is 'median'"),
-        ("client.trainable=tail", "client.trainable is 'tail'"),
+        ("retrieval.trainable=tail", "retrieval.trainable is 'tail'"),
         ("data.source=digits data.partition=iid model.name=mlp", "fede4rag cannot learn classification"),
     ],
 )

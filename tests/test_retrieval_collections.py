@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from library_inputs import animals, judgment, write
 
-from fd_flower.config import DataConfig
+from fd_flower.config import DataConfig, RunConfig, Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.retrieval import beir
+from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.library import library, pairs
 
 
@@ -120,7 +121,9 @@ def test_images_are_no_collection(shared_data):
 
 
 def dealt(**about):
-    return library(DataConfig(**{"source": "companies", "partition": "iid", **about}), about.pop("seed", 0))
+    seed, folds = about.pop("seed", 0), about.pop("folds", 3)
+    data = DataConfig(**{"source": "companies", "partition": "iid", **about})
+    return library(Settings("local", data=data, run=RunConfig(seed=seed), kinds={"retrieval": Config(folds=folds)}))
 
 
 def test_the_training_questions_of_one_collection_are_split_at_random():
@@ -151,8 +154,7 @@ def test_a_collection_without_training_judgments_is_cross_validated(tmp_path, to
     folder = str(animals(tmp_path, 13))
     folds = []
     for seed in range(4):
-        data = DataConfig(source=[folder], partition="domain", clients=1, min_rows=1, folds=3)
-        own = library(data, seed).holdings[0]
+        own = dealt(source=[folder], partition="domain", clients=1, min_rows=1, folds=3, seed=seed).holdings[0]
         assert sorted([*own.train, *own.validation, *own.test]) == list(range(13))
         folds.append(set(own.test.tolist()))
     assert sorted(map(len, folds[:3])) == [4, 4, 5]
@@ -165,8 +167,8 @@ def test_the_cut_of_a_collection_does_not_depend_on_what_stands_beside_it(tmp_pa
     first, second = str(animals(tmp_path / "a")), str(animals(tmp_path / "b", shift=50))
     cuts = []
     for sources in ([first, second], [second, first]):
-        data = DataConfig(source=sources, partition="domain", clients=2, min_rows=1)
-        cuts.append({one.name: own.test.tolist() for one, own in zip(*_held(library(data, 0)), strict=True)})
+        held = dealt(source=sources, partition="domain", clients=2, min_rows=1)
+        cuts.append({one.name: own.test.tolist() for one, own in zip(*_held(held), strict=True)})
     assert cuts[0] == cuts[1]
 
 
@@ -225,7 +227,6 @@ def test_cranfields_questions_have_a_paper_of_their_own_and_two_documents_are_em
 
 
 def test_of_cisis_questions_76_are_judged(shared_data):
-    data = DataConfig(source=[str(shared_data("cisi"))], partition="domain", clients=1)
-    own = library(data, 0).holdings[0]
+    own = dealt(source=[str(shared_data("cisi"))], partition="domain", clients=1).holdings[0]
     assert sum(map(len, (own.train, own.validation, own.test))) == 76
     assert len(np.unique([*own.train, *own.validation, *own.test])) == 76

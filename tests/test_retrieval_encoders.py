@@ -167,7 +167,7 @@ def test_lora_begins_as_no_change(transformer):
 @pytest.mark.parametrize("trainable", ["lora", "last_layer"])
 def test_static_embeddings_have_no_layers(trainable):
     with pytest.raises(
-        InvalidInputError, match=f"client.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
+        InvalidInputError, match=f"retrieval.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
     ):
         learning(encoder("hashed", "model", 0).network(), trainable, "hashed")
 
@@ -177,7 +177,7 @@ def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path, undrawn
     """Without distillation it is local training whatever learns, and with it nothing but what learns is sent."""
     words = (
         f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "
-        f"client.trainable={trainable} server.rounds=2 client.epochs=1 client.lr=0.01 client.optimizer=adam "
+        f"retrieval.trainable={trainable} server.rounds=2 client.epochs=1 client.lr=0.01 client.optimizer=adam "
         "client.batch=8 run.device=cpu run.keep=true privacy.sum=none"
     )
     for method, also in (("fede4rag", "client.kd_weight=0"), ("local", "")):
@@ -241,7 +241,7 @@ def test_other_files_are_another_encoder(transformer, tmp_path):
     ("name", "pool", "reason"),
     [
         ("hashed:x", "model", "expected a size from 1 to 9999"),
-        ("hashed", "cls", "client.pool is 'cls'; 'hashed' has no tokens in layers"),
+        ("hashed", "cls", "retrieval.pool is 'cls'; 'hashed' has no tokens in layers"),
         ("cnn", "model", "a retriever is 'hashed', the absolute path"),
         ("/nowhere", "model", "is no folder of sentence-transformers"),
     ],
@@ -255,7 +255,7 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(transformer, mo
     network = encoder(transformer, "model", 0).network()
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(
-        InvalidInputError, match=r"client.trainable=lora needs peft: pip install 'fd-flower\[retrieval\]'"
+        InvalidInputError, match=r"retrieval.trainable=lora needs peft: pip install 'fd-flower\[retrieval\]'"
     ):
         learning(network, "lora", "bert")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)

@@ -22,12 +22,13 @@ from fd_flower.results import RunFolder, compare
 from fd_flower.results.groups import grouped
 from fd_flower.server import Strategy
 from fd_flower.tasks.retrieval import ask, beir, prompt
+from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.metrics import METRICS, measure, precedence
 from fd_flower.tasks.world import World, described
 
 TINY = (
     "data.source=companies data.partition=column data.column=company data.clients=3 model.name=hashed:8 "
-    "client.trainable=all client.batch=32 client.lr=0.01 client.optimizer=adam client.epochs=1 server.rounds=2 "
+    "retrieval.trainable=all client.batch=32 client.lr=0.01 client.optimizer=adam client.epochs=1 server.rounds=2 "
     "run.device=cpu "
 )
 
@@ -36,7 +37,7 @@ TINY = (
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunFolder]:
     """Return finished runs of three methods on three companies and an unseen collection."""
     root = tmp_path_factory.mktemp("runs")
-    words = f"{TINY} data.unseen={animals(root / 'unseen')}"
+    words = f"{TINY} retrieval.unseen={animals(root / 'unseen')}"
     for method in ("local", "fedavg", "fede4rag"):
         tiny.run(method, words, out=root / method)
     return {method: RunFolder.open(root / method) for method in ("local", "fedavg", "fede4rag")}
@@ -223,9 +224,34 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys):
     assert "data.partition is 'dirichlet', which deals out labeled samples" in said
 
 
-def test_options_of_retrievers_are_refused_for_images():
-    with pytest.raises(InvalidInputError, match="are about questions and documents: leave them out"):
-        engine.run(settings("local", f"{tiny.TINY} client.trainable=all"))
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("folds=2", "2"), ("unseen=companies", "'companies'"), ("trainable=all", "'all'"), ("tau=1", "1.0")],
+)
+def test_options_of_retrievers_are_refused_for_images(option, value):
+    key = option.partition("=")[0]
+    with pytest.raises(InvalidInputError) as caught:
+        engine.run(settings("local", f"{tiny.TINY} retrieval.{option}"))
+    assert str(caught.value) == f"retrieval.{key} is {value}; it is about retrieval, leave it out for classification"
+
+
+def test_a_methods_options_are_those_of_tasks_that_it_can_learn():
+    with pytest.raises(InvalidInputError, match="fd cannot learn retrieval: leave the options of 'retrieval' out"):
+        settings("fd", "retrieval.tau=1")
+
+
+def test_options_of_retrievers_travel_and_are_written(runs):
+    chosen = settings("local", "retrieval.tau=0.5 retrieval.folds=4")
+    assert Settings.read(chosen.text) == chosen
+    assert chosen.tree()["retrieval"] | {"tau": 0.5, "folds": 4} == chosen.tree()["retrieval"]
+    assert Config.of(runs["fedavg"].settings).trainable == "all"
+    assert runs["fedavg"].config["retrieval"]["trainable"] == "all"
+
+
+def test_the_summary_has_the_options_that_are_about_a_collection(runs):
+    for folder in runs.values():
+        known = ["source", "clients", "split", "column", "partition", "min_rows", "folds", "unseen", "copy"]
+        assert list(folder.summary["data"]) == known
 
 
 def test_fedprox_learns_it_too():
@@ -251,7 +277,7 @@ def on_devices(chosen: Settings, folders: Sequence[Path], root: Path) -> RunFold
 def test_devices_do_what_simulated_clients_with_the_same_collections_do(tmp_path):
     folders = [animals(tmp_path / name, 20, shift) for name, shift in (("a", 0), ("b", 100))]
     sources = f"data.source=[{folders[0]},{folders[1]}] data.partition=domain data.clients=2"
-    words = f"{TINY} data.column=null data.min_rows=5 data.unseen={animals(tmp_path / 'c', shift=200)}"
+    words = f"{TINY} data.column=null data.min_rows=5 retrieval.unseen={animals(tmp_path / 'c', shift=200)}"
     simulated = engine.run(settings("fede4rag", f"{words} {sources}"), out=tmp_path / "simulated").summary["retrieval"]
     chosen = settings("fede4rag", f"{words} data.partition=iid")
     chosen = replace(chosen, run=replace(chosen.run, out=str(tmp_path / "real")))
@@ -292,7 +318,7 @@ def test_a_run_that_kept_its_clients_can_be_asked(tmp_path, capsys):
 
 def test_the_retriever_that_is_asked_is_the_clients_own(tmp_path):
     """Its scores are the cosines of the model that the client remembers."""
-    tiny.run("fede4rag", f"{TINY} client.trainable=head", out=tmp_path / "run")
+    tiny.run("fede4rag", f"{TINY} retrieval.trainable=head", out=tmp_path / "run")
     folder = animals(tmp_path / "animals")
     (best,) = ask(tmp_path / "run", "sleeps", "2", folder, 1)
     kept = tiny.models(tmp_path / "run")["2", "2-0"]["model/body.weight"]

@@ -44,7 +44,7 @@ SHORT = {
         "data.partition": "iid",
         "data.per_client": 30,
         "model.name": "hashed:8",
-        "client.trainable": "all",
+        "retrieval.trainable": "all",
         "run.keep": "false",  # its recipe keeps the clients,
         "privacy.sum": "none",  # and hides what they say
     },

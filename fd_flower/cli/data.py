@@ -53,7 +53,7 @@ def show(
             raise InvalidInputError(
                 "questions and documents have no classes to draw or cluster: leave out --out and --clusters"
             )
-        console.print(collections(library(chosen.data, chosen.run.seed)))
+        console.print(collections(library(chosen)))
         return
     clusters = clusters or chosen.data.partition == "embedding"
     whole = federation(chosen.data, chosen.run.seed)

@@ -121,8 +121,8 @@ def options(stem: str, changes: Sequence[str]) -> dict[str, list[Option]]:
     known = {"set": [word.partition("=")[0] for word in changes], "recipe": flatten(read_recipe(recipe))}
 
     found: dict[str, list[Option]] = {}
-    for section in SECTIONS:
-        values = getattr(chosen, section)
+    for section in (*SECTIONS, *chosen.kinds):
+        values = chosen.section(section)
         meanings = docstrings(type(values))
         for f in fields(values):
             key = f"{section}.{f.name}"

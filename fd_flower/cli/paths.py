@@ -17,7 +17,7 @@ from fd_flower.core.dotted import is_dotted
 if TYPE_CHECKING:
     from fd_flower.config import Settings
 
-SOURCES = ("data.source", "data.public", "data.test", "data.unseen")
+SOURCES = ("data.source", "data.public", "data.test", "retrieval.unseen")
 MODEL = "model.name"
 ENCODER = "data.encoder"
 FOLDERS = ("run.out", "run.resume")

@@ -60,12 +60,6 @@ class ClientConfig(Options):
     """Its arguments."""
     kd_weight: float = option(1.0, least=0)
     """Weight of the distilling term; 0 turns it off."""
-    trainable: str = one_of("head", "lora", "last_layer", "all", default="head")
-    """What of a retriever learns: `head` (a residual linear map), `lora`, `last_layer` or `all`."""
-    pool: str = one_of("model", "mean", "cls", "mean_all", default="model")
-    """How a retriever pools tokens: `model` (as it says), `mean`, `cls`, or `mean_all` (padding, too)."""
-    tau: float = option(0.05, above=0)
-    """Temperature of a retriever's similarities in its loss."""
 
     def __post_init__(self) -> None:
         """Check the values, and that the loss takes its arguments."""

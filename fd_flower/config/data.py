@@ -7,6 +7,20 @@ from typing import Any
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import Options, one_of, option
 
+PARTITIONS = (
+    "iid",
+    "dirichlet",
+    "embedding",
+    "fedgen",
+    "classes",
+    "overlap",
+    "primary",
+    "quantity",
+    "column",
+    "domain",
+)
+"""The rules of ``fd_flower.data.partition``, a layer above, by their names; a test compares."""
+
 
 @dataclass(frozen=True)
 class DataConfig(Options):
@@ -30,19 +44,7 @@ class DataConfig(Options):
     """The label column; None: found by its type."""
     column: str | None = None
     """With `data.partition=column`: the column that says who is the client."""
-    partition: str = one_of(
-        "iid",
-        "dirichlet",
-        "embedding",
-        "fedgen",
-        "classes",
-        "overlap",
-        "primary",
-        "quantity",
-        "column",
-        "domain",
-        default="dirichlet",
-    )
+    partition: str = one_of(*PARTITIONS, default="dirichlet")
     """`iid`, `dirichlet`, `embedding`, `fedgen`, `classes`, `overlap`, `primary`, `quantity`, `column` or `domain`."""
     alpha: float = option(0.3, above=0)
     """Concentration of `dirichlet` and `fedgen` (over labels), `embedding` (over clusters), `quantity` (over sizes)."""
@@ -74,10 +76,6 @@ class DataConfig(Options):
     """Use at most this many rows of each client."""
     min_rows: int = option(10, least=1)
     """The smallest client."""
-    folds: int = option(3, least=2)
-    """Questions without training judgments: in this many parts, of which `run.seed` says which one tests."""
-    unseen: str | None = None
-    """A collection that no client holds, to measure retrievers on."""
     test: str | None = None
     """On devices: the balanced test set (a name or folder); without it `global` figures are null."""
 

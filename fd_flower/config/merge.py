@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -37,10 +37,17 @@ class Settings:
     run: RunConfig = field(default_factory=RunConfig)
     task: str = ""
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    kinds: Mapping[str, Any] = field(default_factory=dict)
+    """The sections of those kinds of task that the method can learn, by the kind's name."""
 
     def tree(self) -> dict[str, Any]:
         """Return everything as plain values, as ``config.yaml`` and the wire have it."""
-        return asdict(self)
+        tree = asdict(self)
+        return tree | tree.pop("kinds")
+
+    def section(self, name: str) -> Any:
+        """Return a section by its name."""
+        return self.kinds[name] if name in self.kinds else getattr(self, name)
 
     @cached_property
     def text(self) -> str:
@@ -140,12 +147,14 @@ def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, An
 
 def _settings(method: str, task: str, tree: dict[str, Any]) -> Settings:
     """Check a merged tree section by section."""
+    kinds = registry.kind_configs(method)
+    classes = {**SECTIONS, **{s: registry.config_class(method, s) for s in ("server", "client")}, **kinds}
     for name, values in tree.items():
-        if name not in SECTIONS:
-            raise InvalidInputError(f"there is no section '{name}'{nearest(name, SECTIONS)}")
+        if name not in classes and name in registry.kinds():
+            raise InvalidInputError(f"{method} cannot learn {name}: leave the options of '{name}' out")
+        if name not in classes:
+            raise InvalidInputError(f"there is no section '{name}'{nearest(name, classes)}")
         if values is not None and not isinstance(values, dict):
             raise InvalidInputError(f"'{name}' is {values!r}; expected keys like {name}.<key>=<value>")
-    classes: dict[str, type] = {**SECTIONS, **{s: registry.config_class(method, s) for s in ("server", "client")}}
-    return Settings(
-        method, task=task, **{name: section(cls, name, tree.get(name) or {}) for name, cls in classes.items()}
-    )
+    made: dict[str, Any] = {name: section(cls, name, tree.get(name) or {}) for name, cls in classes.items()}
+    return Settings(method, task=task, kinds={name: made.pop(name) for name in kinds}, **made)

@@ -138,6 +138,19 @@ def config_class(name: str, side: str) -> type:
     return cls.client_config_class
 
 
+@lru_cache
+def kinds() -> tuple[str, ...]:
+    """Return the kinds of task that have options of their own: packages in ``fd_flower.tasks``, sorted."""
+    room = import_module("fd_flower.tasks")
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(room.__path__) if m.ispkg))
+
+
+def kind_configs(name: str) -> dict[str, type]:
+    """Return the dataclasses of the sections of those kinds of task that a method can learn, by the kind's name."""
+    able = strategy(name).requires.tasks
+    return {kind: import_module(f"fd_flower.tasks.{kind}.config").Config for kind in kinds() if kind in able}
+
+
 def config(name: str, side: str, **changes: Any) -> Any:
     """Return the recipe's ``server`` or ``client`` values of a method, with changes."""
     values = read_recipe(name).get(side) or {}

@@ -37,7 +37,7 @@ _RULES: list[Callable[..., Any]] = []
 
 
 def rule(function: R) -> R:
-    """Mark a function as a rule that ``server.rule`` can name; its further arguments are ``server.rule_args``."""
+    """Mark a rule that ``server.rule`` can name; its arguments after the first three are ``server.rule_args``."""
     _RULES.append(function)
     return function
 

@@ -27,22 +27,6 @@ ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
 """Flower's grids, by what runs beneath them; any other is in this process."""
 
 
-DEALS = {
-    "alpha": ("dirichlet", "embedding", "fedgen", "quantity"),
-    "clusters": ("embedding",),
-    "allocation": ("embedding",),
-    "ratio": ("fedgen",),
-    "classes": ("classes", "overlap"),
-    "shared": ("overlap",),
-    "skew": ("primary",),
-    "primaries": ("primary",),
-}
-"""Which partitions a option of ``data`` is about; others are about all."""
-
-IDLE = {"classification": ("folds",), "retrieval": ("public", "public_size", "public_batch", "encoder")}
-"""Options of ``data`` that say nothing about a kind of task."""
-
-
 class Record:
     """A run's folder, and the lines of the round under way.
 
@@ -212,16 +196,10 @@ class Record:
 
 
 def _described(settings: Settings, world: World) -> dict[str, Any]:
-    """Say which data a run is about, and which copy of it: the start of a SHA-256."""
-    said = {
-        key: value
-        for key, value in settings.tree()["data"].items()
-        if value is not None
-        and settings.data.partition in DEALS.get(key, (settings.data.partition,))
-        and key not in IDLE.get(world.kind.name, ())
-    }
+    """Return which data a run is about, and which copy of it: the start of a SHA-256."""
+    options = {key: value for key, value in world.kind.options(settings).items() if value is not None}
     copy = world.kind.copy(world)
-    return {**said, "copy": copy} if copy else said
+    return {**options, "copy": copy} if copy else options
 
 
 def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:

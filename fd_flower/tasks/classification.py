@@ -5,7 +5,9 @@ from typing import Any, final
 import torch
 from torch.nn import Module
 
+from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.data import partition
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import measure
 from fd_flower.tasks.kind import Predictor, View, predicted
@@ -97,6 +99,10 @@ class Classification:
             if key == "accuracy":
                 found |= {"nll": got["nll"], "ece": got["ece"]}
         return found
+
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return all of ``data``, but what other partitions go by."""
+        return partition.options(settings.data)
 
     def copy(self, world: View) -> str:
         """Return the start of the test set's SHA-256."""

@@ -93,6 +93,9 @@ class Kind(Protocol):
     def judged(self, world: View, model: Module, limit: int) -> dict[str, float]:
         """Evaluate a server's model."""
 
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return the options that say which data a run is about, by their names in the summary."""
+
     def copy(self, world: View) -> str:
         """Return the start of a checksum of the data that is evaluated on; "" where there is none."""
 

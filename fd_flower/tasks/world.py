@@ -1,7 +1,7 @@
 """What one process holds of a run: its task's samples, resident on its device, and one module an architecture."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property, lru_cache, partial
 from typing import Protocol, runtime_checkable
 
@@ -258,18 +258,25 @@ def join(parts: Sequence[Samples]) -> Samples:
     return Samples(torch.cat([x for x, _ in picked]), torch.cat(labels) if len(labels) == len(picked) else None)
 
 
+def _check_kind(settings: Settings, kind: str) -> None:
+    """Refuse options of another kind of task than the run's."""
+    for name, chosen in settings.kinds.items():
+        usual = asdict(type(chosen)())
+        for key, value in asdict(chosen).items():
+            if name != kind and value != usual[key]:
+                raise InvalidInputError(f"{name}.{key} is {value!r}; it is about {name}, leave it out for {kind}")
+
+
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
     """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
     config, seed = settings.data, settings.run.seed
     sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
-    if any(map(beir.holds, sources)):
+    searching = any(map(beir.holds, sources))
+    _check_kind(settings, "retrieval" if searching else "classification")
+    if searching:
         from fd_flower.tasks.retrieval import task  # classifiers do without it
 
         return task.described(settings, folder, client)
-    if config.unseen is not None or settings.client.trainable != "head" or settings.client.pool != "model":
-        raise InvalidInputError(
-            "data.unseen, client.trainable, client.pool are about questions and documents: leave them out"
-        )
     if folder is None or config.public == "held-out":
         whole = data.federation(config, seed)
         public = whole.public_labeled or whole.public

@@ -2,56 +2,73 @@
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
 
 import numpy as np
 
-from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.data.partition.rows import Rows
+from fd_flower.data.partition.rule import Rule
 
 
-def classes(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+@final
+@dataclass(frozen=True)
+class Classes(Rule):
     """``data.classes`` classes a client, each class held by somebody and its rows shared evenly by its holders.
 
     Our own rule: the PathologicalPartitioner of flwr-datasets draws classes at random and can leave some to nobody.
     """
-    present = np.unique(labels)
-    if data.classes > len(present):
-        raise InvalidInputError(f"data.classes is {data.classes}, but the private rows have {len(present)} classes")
-    if data.clients * data.classes < len(present):
-        raise InvalidInputError(
-            f"{data.clients} clients with {data.classes} classes each (data.classes) leave some of "
-            f"{len(present)} classes to nobody: take data.classes={-(-len(present) // data.clients)} "
-            f"or at least {-(-len(present) // data.classes)} clients"
-        )
-    rng = numpy_rng(seed, "partition")
-    return _shared_out(dealt(data.clients, data.classes, present, rng), labels, rng)
+
+    classes: int
+
+    def deal(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+        """Return each client's rows."""
+        present = np.unique(labels)
+        if self.classes > len(present):
+            raise InvalidInputError(f"data.classes is {self.classes}, but the private rows have {len(present)} classes")
+        if self.clients * self.classes < len(present):
+            raise InvalidInputError(
+                f"{self.clients} clients with {self.classes} classes each (data.classes) leave some of "
+                f"{len(present)} classes to nobody: take data.classes={-(-len(present) // self.clients)} "
+                f"or at least {-(-len(present) // self.classes)} clients"
+            )
+        rng = numpy_rng(seed, "partition")
+        return _shared_out(dealt(self.clients, self.classes, present, rng), labels, rng)
 
 
-def overlap(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+@final
+@dataclass(frozen=True)
+class Overlap(Rule):
     """``data.shared`` classes that every client holds, drawn at random, and ``data.classes`` of the others a client.
 
     The others are dealt out as `classes` deals all of them. The rule and its defaults are ours.
     """
-    present = np.unique(labels)
-    others = len(present) - data.shared
-    if data.classes > others:
-        raise InvalidInputError(
-            f"data.shared is {data.shared} and data.classes is {data.classes}, but the private rows have "
-            f"{len(present)} classes: expected a sum of at most {len(present)}"
-        )
-    if data.clients * data.classes < others:
-        raise InvalidInputError(
-            f"{data.clients} clients with {data.classes} classes each (data.classes) beside the {data.shared} that all "
-            f"hold (data.shared) leave some of {len(present)} classes to nobody: take "
-            f"data.classes={-(-others // data.clients)} or at least {-(-others // data.classes)} clients"
-        )
-    rng = numpy_rng(seed, "partition")
-    order = rng.permutation(present)
-    everybodys = order[: data.shared].tolist()
-    hands = dealt(data.clients, data.classes, np.sort(order[data.shared :]), rng)
-    return _shared_out([everybodys + hand for hand in hands], labels, rng)
+
+    classes: int
+    shared: int
+
+    def deal(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+        """Return each client's rows."""
+        present = np.unique(labels)
+        others = len(present) - self.shared
+        if self.classes > others:
+            raise InvalidInputError(
+                f"data.shared is {self.shared} and data.classes is {self.classes}, but the private rows have "
+                f"{len(present)} classes: expected a sum of at most {len(present)}"
+            )
+        if self.clients * self.classes < others:
+            raise InvalidInputError(
+                f"{self.clients} clients with {self.classes} classes each (data.classes) beside the {self.shared} that "
+                f"all hold (data.shared) leave some of {len(present)} classes to nobody: take "
+                f"data.classes={-(-others // self.clients)} or at least {-(-others // self.classes)} clients"
+            )
+        rng = numpy_rng(seed, "partition")
+        order = rng.permutation(present)
+        everybodys = order[: self.shared].tolist()
+        hands = dealt(self.clients, self.classes, np.sort(order[self.shared :]), rng)
+        return _shared_out([everybodys + hand for hand in hands], labels, rng)
 
 
 def _shared_out(hands: Sequence[Sequence[int]], labels: np.ndarray, rng: np.random.Generator) -> Rows:
@@ -66,25 +83,34 @@ def _shared_out(hands: Sequence[Sequence[int]], labels: np.ndarray, rng: np.rand
     return [np.concatenate(shares) for shares in held]
 
 
-def primary(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+@final
+@dataclass(frozen=True)
+class Primary(Rule):
     """Each class has primary clients, to which a row of it is 1 + ``data.skew`` times as likely to go as to another.
 
     The rule of multi-headed distillation's experiments (Zhmoginov et al. 2023, arXiv 2211.15774), as far as recalled;
     that primary clients are dealt out evenly is ours.
     """
-    if data.primaries > data.clients:
-        raise InvalidInputError(
-            f"data.primaries is {data.primaries}, but data.clients is {data.clients}: take at most {data.clients}"
-        )
-    rng = numpy_rng(seed, "partition")
-    present = np.unique(labels)
-    owner = np.empty(len(labels), dtype=np.int64)
-    for label, primary in zip(present, dealt(len(present), data.primaries, np.arange(data.clients), rng), strict=True):
-        weight = np.ones(data.clients)
-        weight[primary] += data.skew
-        rows = np.flatnonzero(labels == label)
-        owner[rows] = rng.choice(data.clients, len(rows), p=weight / weight.sum())
-    return [np.flatnonzero(owner == client) for client in range(data.clients)]
+
+    skew: float
+    primaries: int
+
+    def deal(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+        """Return each client's rows."""
+        if self.primaries > self.clients:
+            raise InvalidInputError(
+                f"data.primaries is {self.primaries}, but data.clients is {self.clients}: take at most {self.clients}"
+            )
+        rng = numpy_rng(seed, "partition")
+        present = np.unique(labels)
+        owner = np.empty(len(labels), dtype=np.int64)
+        primaries = dealt(len(present), self.primaries, np.arange(self.clients), rng)
+        for label, primary in zip(present, primaries, strict=True):
+            weight = np.ones(self.clients)
+            weight[primary] += self.skew
+            rows = np.flatnonzero(labels == label)
+            owner[rows] = rng.choice(self.clients, len(rows), p=weight / weight.sum())
+        return [np.flatnonzero(owner == client) for client in range(self.clients)]
 
 
 def dealt(hands: int, size: int, cards: np.ndarray, rng: np.random.Generator) -> list[list[int]]:

@@ -1,31 +1,44 @@
 """Deal rows out by the rule that ``data.partition`` names, and keep them on disk."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from functools import partial
 from importlib.metadata import version
+from inspect import isabstract
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.registry import found
 from fd_flower.data.cache import stored
-from fd_flower.data.partition import classes, dirichlet, embedding, given, sizes
 from fd_flower.data.partition.rows import Rows
+from fd_flower.data.partition.rule import Rule
 
-_RULES: dict[str, Callable[[DataConfig, np.ndarray, np.ndarray | None, int], Rows]] = {
-    "iid": sizes.iid,
-    "dirichlet": dirichlet.dirichlet,
-    "embedding": embedding.embedding,
-    "fedgen": dirichlet.fedgen,
-    "classes": classes.classes,
-    "overlap": classes.overlap,
-    "primary": classes.primary,
-    "quantity": sizes.quantity,
-    "column": given.column,
-    "domain": given.domain,
-}
+
+def _is_rule(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Rule) and not isabstract(value)
+
+
+def rules() -> Mapping[str, type[Rule]]:
+    """Return every rule by the name that ``data.partition`` gives it."""
+    return found("fd_flower.data.partition", _is_rule)
+
+
+def rule(data: DataConfig) -> Rule:
+    """Return the rule that ``data.partition`` names, with its options."""
+    cls = rules()[data.partition]
+    return cls(**{f.name: getattr(data, f.name) for f in fields(cls)})
+
+
+def options(data: DataConfig) -> dict[str, Any]:
+    """Return the options of ``data`` but for those of other rules."""
+    own = asdict(rule(data))
+    others = {f.name for cls in rules().values() for f in fields(cls)} - own.keys()
+    return {key: value for key, value in asdict(data).items() if key not in others}
 
 
 def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
@@ -54,19 +67,16 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     """
     _check(data, len(labels))
     parts = [labels.tobytes(), b"" if groups is None else groups.tobytes()]
-    distills_public = [hashlib.sha256(part).hexdigest() for part in parts]
-    options = [data.partition, data.clients, data.min_rows, data.alpha, data.ratio, data.classes]
-    options += [data.skew, data.primaries, data.shared, data.allocation, seed]
+    digests = [hashlib.sha256(part).hexdigest() for part in parts]
+    key = [*digests, data.partition, asdict(rule(data)), seed, version("flwr-datasets")]
     # Kept on disk: importing the partitioners takes longer than all else that a client's process does to get its rows.
-    folder = stored(
-        "partitions", [*distills_public, *options, version("flwr-datasets")], partial(_save, data, labels, groups, seed)
-    )
+    folder = stored("partitions", key, partial(_save, data, labels, groups, seed))
     rows, lengths = np.load(folder / "rows.npy"), np.load(folder / "sizes.npy")
     return np.split(rows, np.cumsum(lengths)[:-1])
 
 
 def _save(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int, folder: Path) -> None:
-    held = [np.sort(rows) for rows in _RULES[data.partition](data, labels, groups, seed)]
+    held = [np.sort(rows) for rows in rule(data).deal(labels, groups, seed)]
     smallest = min(len(rows) for rows in held)
     if smallest < data.min_rows:
         raise InvalidInputError(

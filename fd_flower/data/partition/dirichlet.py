@@ -1,29 +1,18 @@
 """Rules that deal each class out in shares drawn from a Dirichlet distribution over clients."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import final
 
 import numpy as np
 
-from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng, seed_of
 from fd_flower.data.partition.rows import Rows, run
+from fd_flower.data.partition.rule import Rule
 
 DRAWS = 2000
 """How often `fedgen` draws anew, in about a second, until every client has ``data.min_rows``."""
-
-
-def dirichlet(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
-    """Each class is dealt out in shares drawn from a Dirichlet distribution over clients (Hsu et al. 2019)."""
-    held = _try_dirichlet(data, data.alpha, labels, seed)
-    if held is not None:
-        return held
-    advice = larger(data.alpha, lambda alpha: _try_dirichlet(data, alpha, labels, seed) is not None)
-    raise InvalidInputError(
-        f"data.partition=dirichlet with data.alpha={data.alpha:g} found no partition of {len(labels)} rows among "
-        f"{data.clients} clients with at least {data.min_rows} (data.min_rows) each: take {advice}"
-        f"fewer clients or a smaller data.min_rows"
-    )
 
 
 def larger(alpha: float, works: Callable[[float], bool]) -> str:
@@ -33,20 +22,45 @@ def larger(alpha: float, works: Callable[[float], bool]) -> str:
     return "" if found is None else f"data.alpha={found:g}, "
 
 
-def _try_dirichlet(data: DataConfig, alpha: float, labels: np.ndarray, seed: int) -> Rows | None:
-    """Return None when the partitioner gives up, after 11 draws."""
-    from flwr_datasets.partitioner import DirichletPartitioner
+@final
+@dataclass(frozen=True)
+class Dirichlet(Rule):
+    """Each class is dealt out in shares drawn from a Dirichlet distribution over clients (Hsu et al. 2019)."""
 
-    partitioner = DirichletPartitioner(
-        data.clients, "label", alpha=float(alpha), min_partition_size=data.min_rows, seed=seed_of(seed, "partition")
-    )
-    try:
-        return run(partitioner, row=np.arange(len(labels)), label=labels)
-    except ValueError:
-        return None
+    alpha: float
+
+    def deal(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+        """Return each client's rows."""
+        held = self._tried(labels, seed)
+        if held is not None:
+            return held
+        advice = larger(self.alpha, lambda alpha: replace(self, alpha=alpha)._tried(labels, seed) is not None)
+        raise InvalidInputError(
+            f"data.partition=dirichlet with data.alpha={self.alpha:g} found no partition of {len(labels)} rows among "
+            f"{self.clients} clients with at least {self.min_rows} (data.min_rows) each: take {advice}"
+            f"fewer clients or a smaller data.min_rows"
+        )
+
+    def _tried(self, labels: np.ndarray, seed: int) -> Rows | None:
+        """Return None when the partitioner gives up, after 11 draws."""
+        from flwr_datasets.partitioner import DirichletPartitioner
+
+        partitioner = DirichletPartitioner(
+            self.clients,
+            "label",
+            alpha=float(self.alpha),
+            min_partition_size=self.min_rows,
+            seed=seed_of(seed, "partition"),
+        )
+        try:
+            return run(partitioner, row=np.arange(len(labels)), label=labels)
+        except ValueError:
+            return None
 
 
-def fedgen(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+@final
+@dataclass(frozen=True)
+class FedGen(Rule):
     """Part of each class is dealt out in Dirichlet shares, to clients that are not full yet.
 
     The rule of FedGen's experiments (Zhu et al. 2021, arXiv 2105.10056; data/Mnist/generate_niid_dirichlet.py of
@@ -54,39 +68,45 @@ def fedgen(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed
     classes, and no class gives more rows than that or than ``ratio`` of its own (all of them where ``ratio`` is 1).
     Drawn anew until every client has ``data.min_rows``.
     """
-    rng = numpy_rng(seed, "partition")
-    present = rng.permutation(np.unique(labels))
-    full = data.ratio * len(labels) / data.clients
-    sizes = [int((labels == label).sum()) for label in present]
-    used = [size if data.ratio == 1 else int(min(full, data.ratio * size)) for size in sizes]
-    for _ in range(DRAWS):
-        ends = _shares(used, full, data, rng)
-        if ends is not None:
-            break
-    else:
-        raise InvalidInputError(
-            f"data.partition=fedgen with data.alpha={data.alpha:g} and data.ratio={data.ratio:g} found no partition of "
-            f"{sum(used)} rows among {data.clients} clients with at least {data.min_rows} (data.min_rows) each: take "
-            f"a larger data.alpha, a larger data.ratio, fewer clients or a smaller data.min_rows"
-        )
-    held: list[list[np.ndarray]] = [[] for _ in range(data.clients)]
-    for label, number, bounds in zip(present, used, ends, strict=True):
-        rows = rng.permutation(np.flatnonzero(labels == label))[:number]
-        for own, share in zip(held, np.split(rows, bounds[:-1]), strict=True):
-            own.append(share)
-    return [np.concatenate(own) for own in held]
 
+    alpha: float
+    ratio: float
 
-def _shares(used: list[int], full: float, data: DataConfig, rng: np.random.Generator) -> list[np.ndarray] | None:
-    """Return for each class where the clients' rows end [clients]; None where a client is left too small."""
-    counts = np.zeros(data.clients, dtype=np.int64)
-    ends = []
-    for number in used:
-        share = rng.dirichlet(np.full(data.clients, data.alpha)) * (counts < full)
-        if share.sum() == 0:  # with a tiny alpha all of a class may fall to clients that are full
-            return None
-        bounds = (np.cumsum(share / share.sum()) * number).astype(np.int64)
-        bounds[-1] = number  # the sum of the shares is 1 but for rounding
-        counts += np.diff(bounds, prepend=0)
-        ends.append(bounds)
-    return ends if counts.min() >= data.min_rows else None
+    def deal(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+        """Return each client's rows."""
+        rng = numpy_rng(seed, "partition")
+        present = rng.permutation(np.unique(labels))
+        full = self.ratio * len(labels) / self.clients
+        sizes = [int((labels == label).sum()) for label in present]
+        used = [size if self.ratio == 1 else int(min(full, self.ratio * size)) for size in sizes]
+        for _ in range(DRAWS):
+            ends = self._shares(used, full, rng)
+            if ends is not None:
+                break
+        else:
+            raise InvalidInputError(
+                f"data.partition=fedgen with data.alpha={self.alpha:g} and data.ratio={self.ratio:g} found no "
+                f"partition of {sum(used)} rows among {self.clients} clients with at least {self.min_rows} "
+                f"(data.min_rows) each: take a larger data.alpha, a larger data.ratio, fewer clients "
+                f"or a smaller data.min_rows"
+            )
+        held: list[list[np.ndarray]] = [[] for _ in range(self.clients)]
+        for label, number, bounds in zip(present, used, ends, strict=True):
+            rows = rng.permutation(np.flatnonzero(labels == label))[:number]
+            for own, share in zip(held, np.split(rows, bounds[:-1]), strict=True):
+                own.append(share)
+        return [np.concatenate(own) for own in held]
+
+    def _shares(self, used: list[int], full: float, rng: np.random.Generator) -> list[np.ndarray] | None:
+        """Return for each class where the clients' rows end [clients]; None where a client is left too small."""
+        counts = np.zeros(self.clients, dtype=np.int64)
+        ends = []
+        for number in used:
+            share = rng.dirichlet(np.full(self.clients, self.alpha)) * (counts < full)
+            if share.sum() == 0:  # with a tiny alpha all of a class may fall to clients that are full
+                return None
+            bounds = (np.cumsum(share / share.sum()) * number).astype(np.int64)
+            bounds[-1] = number  # the sum of the shares is 1 but for rounding
+            counts += np.diff(bounds, prepend=0)
+            ends.append(bounds)
+        return ends if counts.min() >= self.min_rows else None

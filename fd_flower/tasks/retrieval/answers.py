@@ -12,6 +12,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import Memory
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.retrieval.beir import Collection
+from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder
 from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning
 from fd_flower.training import one_thread
@@ -64,18 +65,18 @@ def ask(run: str | Path, question: str, client: str, corpus: str | Path, count: 
     """
     settings, weights = _kept(Path(run).absolute(), client)
     library = read(Path(corpus).absolute())
-    name, precision = settings.model.name, settings.run.precision
-    taken = encoder(name if isinstance(name, str) else name[0], settings.client.pool, settings.run.seed)
+    name, precision, config = settings.model.name, settings.run.precision, Config.of(settings)
+    taken = encoder(name if isinstance(name, str) else name[0], config.pool, settings.run.seed)
     with one_thread():
-        if settings.client.trainable == "head":
+        if config.trainable == "head":
             passages = embedded(taken, library.passages, PASSAGE, precision)
             body: torch.nn.Module = ResidualMap(passages.shape[1])
             asked = apply(taken.network().eval(), taken.tokens([question], QUESTION), precision)
         else:
             passages = taken.tokens(library.passages, PASSAGE)
-            body = learning(taken.network(), settings.client.trainable, taken.name)
+            body = learning(taken.network(), config.trainable, taken.name)
             asked = taken.tokens([question], QUESTION)
-        retriever = Retriever(body, settings.client.tau).eval()
+        retriever = Retriever(body, config.tau).eval()
         retriever.load_state_dict(weights, strict=False)  # what did not learn was not kept
         scores = (apply(retriever, asked, precision) @ apply(retriever, passages, precision).T)[0]
     scores[[place for place, passage in enumerate(library.passages) if not passage]] = -torch.inf
@@ -89,10 +90,10 @@ def ask(run: str | Path, question: str, client: str, corpus: str | Path, count: 
 
 def prompt(question: str, passages: Sequence[Passage]) -> str:
     """Return a prompt for a generator: the passages, numbered, then the question, to be answered from them alone."""
-    said = "\n\n".join(f"[{i}] {f'{p.title}: ' if p.title else ''}{p.text}" for i, p in enumerate(passages, start=1))
+    listed = "\n\n".join(f"[{i}] {f'{p.title}: ' if p.title else ''}{p.text}" for i, p in enumerate(passages, start=1))
     return (
         "Answer the question from the passages below and name the numbers of those that you used. "
-        f"If they do not answer it, say so.\n\n{said}\n\nQuestion: {question}\nAnswer:"
+        f"If they do not answer it, say so.\n\n{listed}\n\nQuestion: {question}\nAnswer:"
     )
 
 
@@ -141,9 +142,9 @@ def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:
     newest = max(keys, key=lambda key: key.stat().st_mtime)
     memory = Memory(newest.parent, newest.name, client)
     weights = {name.removeprefix("model/"): t for name, t in memory.read(None).items() if name.startswith("model/")}
-    told = memory.about().get("settings")
-    if not weights or told is None:
+    text = memory.about().get("settings")
+    if not weights or text is None:
         raise InvalidInputError(
             f"{memory.folder} holds no model of client '{client}': its method keeps none at the client"
         )
-    return Settings.read(told), weights
+    return Settings.read(text), weights

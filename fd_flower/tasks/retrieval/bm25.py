@@ -33,11 +33,11 @@ def _score(collection: Collection, folder: Path) -> None:
     """Write the scores: English stop words are left out, k1 1.5 and b 0.75 are the library's."""
     import bm25s
 
-    said, asked = (
+    passages, asked = (
         bm25s.tokenize(list(texts), stopwords="en", return_ids=False, show_progress=False)
         for texts in (collection.passages, collection.asked)
     )
     index = bm25s.BM25()
-    index.index(said, show_progress=False)
-    scores = np.stack([index.get_scores(words) if words else np.zeros(len(said)) for words in asked])
+    index.index(passages, show_progress=False)
+    scores = np.stack([index.get_scores(words) if words else np.zeros(len(passages)) for words in asked])
     np.save(folder / "scores.npy", scores.astype(np.float32))

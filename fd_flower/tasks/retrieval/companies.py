@@ -57,10 +57,10 @@ def rows() -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
     qrels: dict[str, list[Row]] = {"train": [], "test": []}
     for company in NAMES:
         for year in YEARS:
-            for said, asked in TOPICS:
+            for reported, asked in TOPICS:
                 number = str(len(corpus))
                 words = {"n": int(rng.integers(2, 90)), "c": company}
-                passage, question = (str(rng.choice(of)).format(**words) for of in (said, asked))
+                passage, question = (str(rng.choice(of)).format(**words) for of in (reported, asked))
                 corpus.append(
                     {
                         "_id": number,

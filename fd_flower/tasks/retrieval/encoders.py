@@ -78,7 +78,7 @@ class Sentences:
     folder : str
         Where its files are.
     pool : str
-        ``client.pool``.
+        ``retrieval.pool``.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Sentences:
         if self._static:
             if self.pool != "model":
                 raise InvalidInputError(
-                    f"client.pool is '{self.pool}'; '{self.name}' has no layers to pool: leave it out"
+                    f"retrieval.pool is '{self.pool}'; '{self.name}' has no layers to pool: leave it out"
                 )
             return Bag(model[0].embedding.weight.detach().float().clone())
         return Tower(ModuleList(model), int(model.tokenizer.pad_token_id or 0), self.pool)
@@ -135,7 +135,7 @@ def encoder(name: str, pool: str, seed: int) -> Encoder:
     name : str
         A name as above.
     pool : str
-        ``client.pool``.
+        ``retrieval.pool``.
     seed : int
         ``run.seed``, of which the hashed encoder's vectors are a function.
 
@@ -152,7 +152,7 @@ def encoder(name: str, pool: str, seed: int) -> Encoder:
     else:
         found = Sentences(name, str(_folder(name)), pool)
     if pool != "model" and isinstance(found, Hashed):
-        raise InvalidInputError(f"client.pool is '{pool}'; '{name}' has no tokens in layers to pool: leave it out")
+        raise InvalidInputError(f"retrieval.pool is '{pool}'; '{name}' has no tokens in layers to pool: leave it out")
     return found
 
 

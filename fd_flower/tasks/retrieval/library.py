@@ -5,18 +5,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from logging import INFO
+from typing import Any
 
 import numpy as np
 from flwr.common.logger import log
 
-from fd_flower.config import DataConfig
+from fd_flower.config import DataConfig, Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.tasks.retrieval.beir import Collection, Judgments, read
+from fd_flower.tasks.retrieval.config import Config
 
 PARTITIONS = ("iid", "column", "domain")
-IMAGES_ALONE = ("test_limit", "size", "image", "label", "limit", "test")
-"""Options of ``data`` that say nothing about a collection."""
+READ = ("source", "clients", "split", "column", "partition", "per_client", "min_rows")
+"""The options of ``data`` that are about a collection, too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +54,7 @@ class Library:
     holdings : tuple[Holding, ...]
         Each client's share, in the clients' order.
     unseen : Collection | None
-        What ``data.unseen`` names.
+        What ``retrieval.unseen`` names.
     """
 
     collections: tuple[Collection, ...]
@@ -67,15 +69,20 @@ class Library:
         return tuple(str(number) for number in range(len(self.holdings)))
 
 
-def library(data: DataConfig, seed: int, folder: str | None = None, client: str = "") -> Library:
+def options(settings: Settings) -> dict[str, Any]:
+    """Return the options that say who holds and asks what, by their names."""
+    data, config = asdict(settings.data), Config.of(settings)
+    read = {key: value for key, value in data.items() if key in READ}
+    return {**read, "folds": config.folds, "unseen": config.unseen}
+
+
+def library(settings: Settings, folder: str | None = None, client: str = "") -> Library:
     """Return who holds which; the same object for the same arguments in one process.
 
     Parameters
     ----------
-    data : DataConfig
-        ``source``, ``partition``, ``clients``, ``split``, ``folds`` and what belongs to them.
-    seed : int
-        The run's; ``seed % data.folds`` is the fold that tests where a source has no training judgments.
+    settings : Settings
+        The run; ``run.seed % retrieval.folds`` is the fold that tests where a source has no training judgments.
     folder : str | None
         A device's own collection.
     client : str
@@ -86,23 +93,26 @@ def library(data: DataConfig, seed: int, folder: str | None = None, client: str 
     InvalidInputError
         Where a source cannot be read, or the clients cannot be made of it.
     """
-    return _library(json.dumps(asdict(data), sort_keys=True), seed, folder, client)
+    for option in fields(settings.data):
+        value = getattr(settings.data, option.name)
+        if option.name not in READ and option.default is None and value is not None:  # somebody asked for it
+            raise InvalidInputError(
+                f"data.{option.name} is {value!r}; it is about images, leave it out for a collection"
+            )
+    return _library(json.dumps(options(settings), sort_keys=True), settings.run.seed, folder, client)
 
 
 @lru_cache(maxsize=8)
 def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
-    data = DataConfig(**json.loads(text))
-    for key in IMAGES_ALONE:
-        if getattr(data, key) != next(field.default for field in fields(DataConfig) if field.name == key):
-            raise InvalidInputError(
-                f"data.{key} is {getattr(data, key)!r}; it is about images, leave it out for a collection"
-            )
+    chosen = json.loads(text)
+    folds, unseen_name = chosen.pop("folds"), chosen.pop("unseen")
+    data = DataConfig(**chosen)
     collections = (read(folder),) if folder else _collections(data, seed)
     answers = tuple(_joined(one) for one in collections)
     for one, judged in zip(collections, answers, strict=True):
         if len(judged) < 2:
             raise InvalidInputError(f"{one.name} has {len(judged)} questions with an answer; expected 2 and more")
-    cuts = [_cut(one, judged, data, seed) for one, judged in zip(collections, answers, strict=True)]
+    cuts = [_cut(one, judged, folds, seed) for one, judged in zip(collections, answers, strict=True)]
     clients = 1 if folder else data.clients
     shares = np.array_split(np.arange(clients), len(collections))
     holdings = []
@@ -117,10 +127,10 @@ def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
                 )
             learned, validation = _parts(own, data, seed, name)
             holdings.append(Holding(number, learned, validation, test))
-    unseen = read(data.unseen) if data.unseen else None
+    unseen = read(unseen_name) if unseen_name else None
     if unseen is not None and not unseen.judged:
         raise InvalidInputError(
-            f"data.unseen={unseen.name} has no question with an answer: nothing can be measured on it"
+            f"retrieval.unseen={unseen.name} has no question with an answer: nothing can be measured on it"
         )
     return Library(collections, answers, tuple(test for _, test in cuts), tuple(holdings), unseen)
 
@@ -175,17 +185,17 @@ def _joined(collection: Collection) -> Judgments:
     return dict(sorted(found.items()))
 
 
-def _cut(collection: Collection, judged: Judgments, data: DataConfig, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut(collection: Collection, judged: Judgments, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a collection's questions to learn from, and those to test on.
 
     A source that is judged for training and for tests says which are which; a question in both is for tests. Others
-    are cross-validated: of ``data.folds`` equal parts one tests, another one with each of as many seeds.
+    are cross-validated: of ``folds`` equal parts one tests, another one with each of as many seeds.
     """
     train, test = (np.array(sorted(collection.judged.get(split, {})), dtype=np.int64) for split in ("train", "test"))
     if len(train) and len(test):
         return np.setdiff1d(train, test), test
     every = np.array(list(judged), dtype=np.int64)
-    folds = min(data.folds, len(every))
+    folds = min(folds, len(every))
     # By the collection's own contents, so that it is the same cut whichever others stand beside it.
     order = numpy_rng(seed // folds, "folds", collection.digest).permutation(every)
     fold = np.array_split(order, folds)[seed % folds]

@@ -145,7 +145,7 @@ def pooled(states: Tensor, there: Tensor, pool: str) -> Tensor:
 
 
 def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
-    """Return a network of which the part learns that ``client.trainable`` names: ``lora``, ``last_layer`` or ``all``.
+    """Return a network of which that part learns which ``retrieval.trainable`` names: `lora`, `last_layer` or `all`.
 
     Raises
     ------
@@ -155,7 +155,7 @@ def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
     if trainable == "all":
         return network.requires_grad_(True)
     if isinstance(network, Bag):
-        raise InvalidInputError(f"client.trainable is '{trainable}'; '{name}' has no layers: take head or all")
+        raise InvalidInputError(f"retrieval.trainable is '{trainable}'; '{name}' has no layers: take head or all")
     network.requires_grad_(False)
     # A transformer's layers are its longest list of modules, whatever its authors call them.
     lists = {key: module for key, module in network.named_modules() if isinstance(module, nn.ModuleList)}
@@ -168,6 +168,6 @@ def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise InvalidInputError("client.trainable=lora needs peft: pip install 'fd-flower[retrieval]'") from None
+        raise InvalidInputError("retrieval.trainable=lora needs peft: pip install 'fd-flower[retrieval]'") from None
     targets = [f"{where}.{key}" for key, module in layers.named_modules() if isinstance(module, nn.Linear)]
     return inject_adapter_in_model(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=targets), network)

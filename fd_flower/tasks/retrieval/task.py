@@ -17,8 +17,9 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.tasks.kind import View
 from fd_flower.tasks.retrieval.beir import Collection
 from fd_flower.tasks.retrieval.bm25 import scores_of
+from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
-from fd_flower.tasks.retrieval.library import Holding, Library, library, pairs
+from fd_flower.tasks.retrieval.library import Holding, Library, library, options, pairs
 from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning
 from fd_flower.tasks.retrieval.search import HEADLINE, Search
 from fd_flower.tasks.task import Task
@@ -26,7 +27,7 @@ from fd_flower.tasks.task import Task
 
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
     """Return the task: a simulation's, or a device's with its own folder."""
-    held = library(settings.data, settings.run.seed, folder, client)
+    held = library(settings, folder, client)
     library_inputs = EncodedLibrary(settings, held)
 
     def model(name: str) -> Module:
@@ -76,24 +77,24 @@ class EncodedLibrary:
         if len(names) != 1:
             raise InvalidInputError(f"model.name is {name!r}; retrievers have one encoder for all clients")
         self.name = str(names.pop())
-        self.encoder = encoder(self.name, settings.client.pool, settings.run.seed)
+        self.config = Config.of(settings)
+        self.encoder = encoder(self.name, self.config.pool, settings.run.seed)
 
     @property
     def frozen(self) -> bool:
         """Whether the encoder does not learn, so that its vectors are what a retriever takes."""
-        return self.settings.client.trainable == "head"
+        return self.config.trainable == "head"
 
     def retriever(self, name: str) -> Retriever:
         """Return a new retriever with its first weights."""
-        client = self.settings.client
         if name not in ("", self.name):
             raise InvalidInputError(
                 f"a node has model='{name}'; the run's is '{self.name}', and retrievers have one encoder for all"
             )
         if self.frozen:
             size = self.inputs(self.held.collections[0]).passages.shape[1]
-            return Retriever(ResidualMap(size), client.tau)
-        return Retriever(learning(self.encoder.network(), client.trainable, self.name), client.tau)
+            return Retriever(ResidualMap(size), self.config.tau)
+        return Retriever(learning(self.encoder.network(), self.config.trainable, self.name), self.config.tau)
 
     def inputs(self, collection: Collection) -> Inputs:
         """Return what a retriever takes of a collection."""
@@ -148,7 +149,7 @@ class Retrieval:
 
     Parameters
     ----------
-    shelves : Shelves
+    library_inputs : EncodedLibrary
         The library.
     alone : bool
         Whether this process is a device, which sees no other client's collection.
@@ -168,10 +169,14 @@ class Retrieval:
         features = world.module(model)(pair[:, 1]).shape[1]
         return {"features": int(features), "classes": 0, "counts": [], "examples": len(train)}
 
+    def options(self, settings: Settings) -> dict[str, Any]:
+        """Return what of ``data`` and of ``retrieval`` says who holds and asks what."""
+        return options(settings)
+
     def copy(self, world: View) -> str:
         """Return the start of a SHA-256 of all collections."""
-        distills_public = "".join(collection.digest for collection in self.library_inputs.held.collections)
-        return hashlib.sha256(distills_public.encode()).hexdigest()[:12]
+        digests = "".join(collection.digest for collection in self.library_inputs.held.collections)
+        return hashlib.sha256(digests.encode()).hexdigest()[:12]
 
     def figures(self, world: View, client: str, model: Any, shared: Any, limit: int | None) -> dict[str, float]:
         """Measure a client's model wherever this process can: ``own/ndcg@10``, ``others/map``, and so on."""
@@ -210,9 +215,9 @@ class Retrieval:
         inputs, precision = self.library_inputs.inputs(collection), self.library_inputs.settings.run.precision
         before = model.training
         model.eval()
-        asked, said = (apply(model, part.to(world.device), precision) for part in (inputs.questions, inputs.passages))
+        asked, passages = (apply(model, x.to(world.device), precision) for x in (inputs.questions, inputs.passages))
         model.train(before)
-        return asked @ said.T
+        return asked @ passages.T
 
     def _for_all(self, searching: "Search") -> dict[str, float]:
         found = [self._of_client(searching, holding) for holding in self.library_inputs.held.holdings]
