@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-import toys
 from fd_flower.client_apps import fedavg
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
+from helpers import tasks
+from helpers.grids import hosts
+from helpers.tasks import own
+from helpers.tiny import rounds, start_toy, toy_settings
 from safetensors.torch import load_file
 from torch.nn import Linear, Module
-from toys import hosts, own, rounds, run, toy
 
 from fd_flower import methods
 from fd_flower.client import App, Turn, fit, turn
@@ -29,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture
 def world() -> World:
-    return World(toy("fd", "client.epochs=3 client.batch=5"), toys.task())
+    return World(toy_settings("fd", "client.epochs=3 client.batch=5"), tasks.task())
 
 
 def of(world: World, folder: Path, client: str = "0", number: int = 1, **said: Any) -> Turn:
@@ -100,30 +102,30 @@ def test_random_numbers_are_a_function_of_seed_purpose_client_and_round(world: W
 
 
 def test_private_training_follows_its_options(plans: list[Plan]):
-    run("local", "client.steps=null client.epochs=3 client.batch=7 client.momentum=0.5 client.optimizer=adam")
+    start_toy("local", "client.steps=null client.epochs=3 client.batch=7 client.momentum=0.5 client.optimizer=adam")
     assert {(p.batch, p.epochs, p.steps, p.momentum, p.optimizer) for p in plans} == {(7, 3, None, 0.5, "adam")}
 
 
 def test_distillation_follows_its_own_options(plans: list[Plan]):
     """Three clients digest in round two and at the closing message."""
-    run("fedmd", "client.public_steps=5 client.public_batch=9 client.batch=7")
+    start_toy("fedmd", "client.public_steps=5 client.public_batch=9 client.batch=7")
     assert [(p.batch, p.steps) for p in plans if p.steps == 5] == [(9, 5)] * 6
 
 
 def test_the_learning_rate_follows_the_schedule(plans: list[Plan]):
-    run("local", "data.clients=1 server.rounds=3 client.lr=1.0 client.schedule=exponential client.decay=0.5")
+    start_toy("local", "data.clients=1 server.rounds=3 client.lr=1.0 client.schedule=exponential client.decay=0.5")
     assert [p.lr for p in plans] == [1.0, 0.5, 0.25]
 
 
 def test_a_clients_first_training_begins_with_a_warm_up(plans: list[Plan]):
-    run("fd", "data.clients=1 server.rounds=3 client.warmup=4")
+    start_toy("fd", "data.clients=1 server.rounds=3 client.warmup=4")
     assert [p.steps for p in plans] == [4, 2, 2, 2]
 
 
 @pytest.mark.parametrize("method", ["fd", "fedavg"])
 def test_a_client_that_is_first_asked_later_warms_up_later_where_it_keeps_its_model(method: str, plans: list[Plan]):
     """One of three is asked in each round. A method with a shared model warms it up in round one, once for all."""
-    lines = run(method, "server.fraction=0.34 server.rounds=6 client.warmup=4")[2]
+    lines = start_toy(method, "server.fraction=0.34 server.rounds=6 client.warmup=4")[2]
     asked = [line["asked"][0] for line in rounds(lines)]
     assert len(set(asked)) > 1
     assert [p.steps for p in plans].count(4) == (len(set(asked)) if method == "fd" else 1)
@@ -224,7 +226,7 @@ def test_a_mod_goes_around_each_clients_turn():
 
     app = App(mods=[mod])
     app.train()(fedavg.train)
-    run("fedavg", "server.rounds=1", InProcessGrid(app, 1))
+    start_toy("fedavg", "server.rounds=1", InProcessGrid(app, 1))
     assert received == [("train", "0", False), ("train", "1", False), ("train", "2", False)]
 
 
@@ -237,7 +239,7 @@ def test_what_a_mod_does_to_a_reply_is_what_the_server_hears():
 
     app = App(mods=[mod])
     app.train()(fedavg.train)
-    _, result, _ = run("fedavg", "server.rounds=1", InProcessGrid(app, 1))
+    _, result, _ = start_toy("fedavg", "server.rounds=1", InProcessGrid(app, 1))
     assert float(sum(t.abs().sum() for t in result.arrays.to_torch_state_dict().values())) == 0
 
 
@@ -250,7 +252,7 @@ def test_a_client_sees_its_own_context_alone():
         contexts.append(context)
         return turn.reply(message, Turn.of(message, context))
 
-    run("local", "server.rounds=1", InProcessGrid(app, 2))
+    start_toy("local", "server.rounds=1", InProcessGrid(app, 2))
     assert sorted(str(c.node_config["client-id"]) for c in contexts) == ["0", "1", "2"]
     assert len({id(c.state) for c in contexts}) == 3
 
@@ -258,14 +260,14 @@ def test_a_client_sees_its_own_context_alone():
 def test_an_app_without_the_function_says_so():
     app = App()
     with pytest.raises(Exception, match="No train function registered"):
-        run("local", "", InProcessGrid(app, 1))
+        start_toy("local", "", InProcessGrid(app, 1))
 
 
 def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none():
-    grid = InProcessGrid(methods.client_app("local"), 1, run_config={"task": "toys:task"})
+    grid = InProcessGrid(methods.client_app("local"), 1, run_config={"task": "helpers.tasks:task"})
     strategy = methods.strategy("local")()
     strategy.start(grid, num_rounds=1)
-    assert [c.classes for c in strategy.clients] == [toys.CLASSES] * 10
+    assert [c.classes for c in strategy.clients] == [tasks.CLASSES] * 10
 
 
 @pytest.mark.parametrize(
@@ -273,8 +275,8 @@ def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none
     [
         ("toys", "expected package.module:name"),
         ("nowhere:task", "No module named 'nowhere'"),
-        ("toys:tusk", "has no attribute 'tusk'"),
-        ("toys:CLASSES", "'toys:CLASSES' is int; expected fd_flower.tasks.task.Task"),
+        ("helpers.tasks:tusk", "has no attribute 'tusk'"),
+        ("helpers.tasks:CLASSES", "'helpers.tasks:CLASSES' is int; expected fd_flower.tasks.task.Task"),
     ],
 )
 def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
@@ -285,5 +287,5 @@ def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
 
 
 def test_hosts_keep_nothing_for_methods_that_keep_nothing(tmp_path: Path):
-    run("fedavg", f"run.keep=true run.out={tmp_path}/run", hosts("fedavg"))
+    start_toy("fedavg", f"run.keep=true run.out={tmp_path}/run", hosts("fedavg"))
     assert not (tmp_path / "run" / "clients").exists()

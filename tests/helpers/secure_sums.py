@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from flwr.app import MetricRecord, RecordDict
-from toys import client
 
 from fd_flower.config import PrivacyConfig
 from fd_flower.core.client import Client
@@ -20,6 +19,8 @@ from fd_flower.privacy.server_protocol import Letters
 from fd_flower.privacy.sums import stage
 from fd_flower.wire import Bounds, Payload, Weights, pack
 from fd_flower.wire.replies import Reply
+
+from .replies import client
 
 Spoil = Callable[[str, str, RecordDict], RecordDict]
 
