@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from deployed import TINY, lab, partitions, tiny
+from helpers.deployment import TINY, lab, partitions, short_settings
 
 from fd_flower.cli import main
 from fd_flower.cli.flower import python_path
@@ -35,7 +35,7 @@ def start_of_a_turn(method: str) -> float:
 def measure(method: str, rounds: int) -> None:
     """Print wall seconds of each round, and the floor."""
     with tempfile.TemporaryDirectory() as folder, lab(Path(folder, "lab")) as made:
-        rows = partitions(Path(folder, "data"), tiny("local"))
+        rows = partitions(Path(folder, "data"), short_settings("local"))
         for client in DEVICES:
             made.device(client, rows[client], model="mlp")
         words = ["--set", f"{TINY} server.rounds={rounds}", "--out", f"{folder}/run", "--quiet"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from deployed import partitions
+from helpers.deployment import partitions
 
 from fd_flower.cli import deploy, device, flower, keys, main
 from fd_flower.cli import run as runs

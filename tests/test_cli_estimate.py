@@ -1,8 +1,8 @@
 """What a run would send and take is told from a few of its rounds, with short loops."""
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from typer.testing import CliRunner
 
 from fd_flower.cli.app import app, main

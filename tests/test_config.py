@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from toys import tiny, toy
+from helpers.tiny import tiny_settings, toy_settings
 
 from fd_flower import engine, methods
 from fd_flower.config import ClientConfig, Settings, settings
@@ -103,7 +103,9 @@ def test_an_unknown_method_names_the_nearest():
 
 @pytest.mark.parametrize("method", methods.names())
 def test_settings_survive_the_wire(method: str):
-    chosen = tiny(method, 'data.source="/a b" server.grace=1.5 data.split=[0.5,0.5,0]', task="toys:task")
+    chosen = tiny_settings(
+        method, 'data.source="/a b" server.grace=1.5 data.split=[0.5,0.5,0]', task="helpers.tasks:task"
+    )
     again = Settings.read(chosen.text)
     assert again == chosen
     assert type(again.client) is methods.config_class(method, "client")
@@ -131,14 +133,14 @@ def test_learning_rates_over_rounds():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    engine.run(toy("fd", "client.batch=7 run.keep=true"), out=folder)
+    engine.run(toy_settings("fd", "client.batch=7 run.keep=true"), out=folder)
     return folder
 
 
 def test_a_resumed_run_has_the_settings_of_the_first(finished: Path):
     again = settings("fd", f"run.resume={finished} server.rounds=5 run.device=cpu")
     assert (again.client.batch, again.server.rounds, again.run.device) == (7, 5, "cpu")
-    assert (again.run.resume, again.run.out, again.task) == (str(finished), str(finished), "toys:task")
+    assert (again.run.resume, again.run.out, again.task) == (str(finished), str(finished), "helpers.tasks:task")
 
 
 @pytest.mark.parametrize("change", ["client.lr=1", "run.seed=3", "server.fraction=0.5", "recipe=fedavg"])

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed import TINY, Lab, lab, partitions, tiny, until
-from toys import Moody
+from helpers.deployment import TINY, Lab, lab, partitions, short_settings, until
+from helpers.grids import Moody
 
 from fd_flower import engine, methods
 from fd_flower.cli import deploy, keys, main
@@ -52,14 +52,16 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Start three devices of three models, whose folders are the simulated clients'."""
     root = tmp_path_factory.mktemp("ward")
     with lab(root / "lab") as made:
-        for (client, folder), model in zip(partitions(root / "data", tiny("local")).items(), MODELS, strict=True):
+        for (client, folder), model in zip(
+            partitions(root / "data", short_settings("local")).items(), MODELS, strict=True
+        ):
             made.device(client, folder, model=model)
         yield made
 
 
 @pytest.mark.parametrize("method", ["fedmd", "edgefd", "fedgen"])
 def test_devices_of_three_models_give_the_numbers_of_the_simulation(method: str, ward: Lab, tmp_path: Path):
-    simulated = engine.run(tiny(method, SIMULATED), out=tmp_path / "simulated")
+    simulated = engine.run(short_settings(method, SIMULATED), out=tmp_path / "simulated")
     words = ["--set", f"{TINY} model.features=16", "--out", str(tmp_path / "deployed")]
     assert main(["run", method, "--on", str(ward.keys), *words]) == 0
     deployed = RunFolder.open(tmp_path / "deployed")
@@ -96,7 +98,7 @@ def test_a_run_goes_on_after_superlink_and_serverapp_were_killed(ward: Lab, tmp_
     ward.superlink()
     ward.submit("fedmd", f"run.resume={tmp_path}/deployed")
     deployed = ward.finish(tmp_path / "deployed")
-    simulated = engine.run(tiny("fedmd", SIMULATED), out=tmp_path / "simulated")
+    simulated = engine.run(short_settings("fedmd", SIMULATED), out=tmp_path / "simulated")
     assert simulated is not None
     assert [line["round"] for line in rounds(deployed.lines())] == [1, 2]
     assert deployed.lines()[: len(before)] == before
@@ -104,7 +106,7 @@ def test_a_run_goes_on_after_superlink_and_serverapp_were_killed(ward: Lab, tmp_
 
 
 def test_a_device_that_is_killed_in_mid_round_is_left_out_and_goes_on_from_its_model_when_it_returns(tmp_path: Path):
-    folders = partitions(tmp_path / "data", tiny("local"))
+    folders = partitions(tmp_path / "data", short_settings("local"))
     chosen = f"{TINY} model.name=mlp server.rounds=60 server.min_replies=2 server.grace=8"
     run = tmp_path / "run"
     with lab(tmp_path / "lab") as made:
@@ -195,7 +197,7 @@ def test_those_who_have_no_business_here_are_refused_or_left_out_and_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A stranger's key, a server that is not the one meant, another client's id, and numbers that are none."""
-    folders = partitions(tmp_path / "data", tiny("fedmd"))
+    folders = partitions(tmp_path / "data", short_settings("fedmd"))
     (tmp_path / "dishonest").mkdir()
     (tmp_path / "dishonest" / "sitecustomize.py").write_text(SPOILS)
     keys.make(tmp_path / "elsewhere", ["127.0.0.1"], ["stranger"], days=1)
@@ -229,6 +231,8 @@ def test_those_who_have_no_business_here_are_refused_or_left_out_and_named(
             {"client-id": c, "data-path": str(folders[c]), "state-dir": str(tmp_path / "states")} for c in ("0", "1")
         ],
     )
-    Strategy.for_method(tiny("fedmd", f"model.name=mlp server.nodes=2 run.out={tmp_path}/honest")).start(honest)
+    Strategy.for_method(short_settings("fedmd", f"model.name=mlp server.nodes=2 run.out={tmp_path}/honest")).start(
+        honest
+    )
     without = {key: said for key, said in told(found.lines()).items() if key[2] != "2"}
     assert without == told(RunFolder.open(tmp_path / "honest").lines())

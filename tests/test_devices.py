@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deployed import export, partitions
 from flwr.app import ConfigRecord, Context, Message, RecordDict
+from helpers.deployment import export, partitions
 from PIL import Image
 
 from fd_flower import data, engine, methods

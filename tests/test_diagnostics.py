@@ -3,10 +3,13 @@
 import math
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
+from helpers.tasks import echoes
 
+from fd_flower.core.samples import Samples
 from fd_flower.server.diagnostics import tally
+from fd_flower.tasks.task import Task
 
 # Two voters, four samples of the classes 0, 0, 1, 2; voter 0 holds class 0 alone, voter 1 the classes 1 and 2.
 LABELS = torch.tensor([0, 0, 1, 2])
@@ -91,10 +94,11 @@ def test_a_run_writes_them_down():
 def test_labels_of_public_samples_change_no_figure_of_the_models(tmp_path):
     """They are the experimenter's: the run is bit for bit the one on the same samples without labels."""
     lines = {}
-    for task in ("labeled", "bare"):
-        tiny.run("fedmd", tiny.TINY + "run.keep=true", out=tmp_path / task, task=f"test_diagnostics:{task}")
-        lines[task] = tiny.models(tmp_path / task)
-    tiny.assert_same_bits(lines["labeled"], lines["bare"])
+    for task in (labeled, bare):
+        folder = tmp_path / task.__name__
+        tiny.run("fedmd", tiny.TINY + "run.keep=true", out=folder, task=task)
+        lines[task] = tiny.models(folder)
+    tiny.assert_same_bits(lines[labeled], lines[bare])
 
 
 def labeled():
@@ -109,6 +113,6 @@ def bare():
 
 def _task(labels):
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
-    task = tiny.echoes({str(i): [([1.0, 0.0], 0), ([0.0, 1.0], 1)] for i in range(3)}, x)
-    public = tiny.Samples(x, labels)
-    return tiny.Task(task.model, task.data, lambda: public)
+    task = echoes({str(i): [([1.0, 0.0], 0), ([0.0, 1.0], 1)] for i in range(3)}, x)
+    public = Samples(x, labels)
+    return Task(task.model, task.data, lambda: public)

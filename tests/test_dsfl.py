@@ -3,11 +3,12 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.dsfl import objective
 from flwr.app import MetricRecord
-from tiny import TINY, said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tiny import TINY
 
 from fd_flower import methods
 from fd_flower.client import turn as turns
@@ -24,7 +25,7 @@ INDEX = torch.tensor([3, 8])
 
 def received(*clients, index=INDEX):
     """Return replies that say these probabilities [N, C]."""
-    return [said(str(i), PublicLogits(index, torch.tensor(rows).log())) for i, rows in enumerate(clients)]
+    return [reply_of(str(i), PublicLogits(index, torch.tensor(rows).log())) for i, rows in enumerate(clients)]
 
 
 def teacher(replies, **changes):
@@ -106,7 +107,7 @@ def test_who_says_no_accuracy_has_the_others(accuracies):
 
 
 def test_a_sample_that_nobody_voted_for_is_not_taught():
-    lone = [said("0", PublicLogits(INDEX[:1], torch.tensor([[0.6, 0.4]]).log()))]
+    lone = [reply_of("0", PublicLogits(INDEX[:1], torch.tensor([[0.6, 0.4]]).log()))]
     (knowledge,) = strategy("dsfl", INDEX).aggregate(lone, Knowledge(), round=1)
     assert knowledge.index.tolist() == [3]
     assert len(knowledge.values) == 1

@@ -3,12 +3,12 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps import edgefd
 from fd_flower.client_apps.edgefd import objective
-from test_voting import around
-from tiny import said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tasks import around, echoes, sizes
 
 from fd_flower import methods
 from fd_flower.config import settings
@@ -28,8 +28,8 @@ def taught(**changes):
     """Return what the server makes of client 0 on samples 2 and 5 and client 1 on 5 and 9: sample -> probabilities."""
     sure, torn = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
     replies = [
-        said("0", PublicLogits(INDEX[:2], torch.cat([sure, sure]))),
-        said("1", PublicLogits(INDEX[1:], torch.cat([torn, torn]))),
+        reply_of("0", PublicLogits(INDEX[:2], torch.cat([sure, sure]))),
+        reply_of("1", PublicLogits(INDEX[1:], torch.cat([torn, torn]))),
     ]
     teacher = PublicLogits.need(strategy("edgefd", INDEX, **changes).aggregate(replies, Knowledge(), round=3))
     return dict(zip(teacher.index.tolist(), teacher.values.exp().tolist(), strict=True))
@@ -48,7 +48,7 @@ def test_probabilities_may_be_averaged_instead():
 
 
 def test_nobody_votes_and_nothing_is_said(caplog):
-    silent = [said(str(i), PublicLogits(INDEX[:0], torch.empty(0, 2))) for i in range(2)]
+    silent = [reply_of(str(i), PublicLogits(INDEX[:0], torch.empty(0, 2))) for i in range(2)]
     teacher = PublicLogits.need(strategy("edgefd", INDEX).aggregate(silent, Knowledge(), round=3))
     assert teacher.values.shape == (0, 2)
     assert "round 3: no public sample has a vote, so clients receive nothing" in caplog.text
@@ -68,7 +68,7 @@ def two_corners() -> Task:
     """Return one client with two classes at two corners; public samples at either, and half-way between."""
     held = [(row.tolist(), 0) for row in around(9, 0, 0)] + [(row.tolist(), 1) for row in around(0, 9, 0)]
     near = [around(*corner, rows=2, spread=0.05) for corner in ((9, 0, 0), (0, 9, 0), (4.5, 4.5, 0))]
-    return tiny.echoes({"0": held}, torch.cat(near))
+    return echoes({"0": held}, torch.cat(near))
 
 
 def claimed(changes: str) -> list[bool]:
@@ -83,7 +83,7 @@ def claimed(changes: str) -> list[bool]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(methods.strategy("edgefd"), "aggregate", listen)
         words = f"data.clients=1 server.rounds=1 client.quantile=1 {changes}"
-        tiny.run("edgefd", tiny.STILL + words, task="test_edgefd:two_corners")
+        tiny.run("edgefd", tiny.STILL + words, task=two_corners)
     return received[0]
 
 
@@ -103,7 +103,7 @@ def test_a_fifth_is_held_out(monkeypatch):
         return real(own, *features, fitted=fitted, **about)
 
     monkeypatch.setattr(edgefd, "vote", listen)
-    tiny.run("edgefd", tiny.STILL + "data.clients=3 server.rounds=1", task="test_selectivefd:sizes")
+    tiny.run("edgefd", tiny.STILL + "data.clients=3 server.rounds=1", task=sizes)
     assert seen == {2000: 1600, 200: 160, 20: 16}
 
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from helpers.grids import Noted, hosts
+from helpers.tiny import figures, play, rounds, start_toy, tiny_settings, toy_settings
 from safetensors.torch import load_file
-from toys import Noted, figures, hosts, play, rounds, run, tiny, toy
 
 from fd_flower import engine, methods
 from fd_flower.engine import InProcessGrid
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def test_two_runs_are_equal_to_the_last_bit(tmp_path: Path):
-    lines = [figures(play(tiny("fedavg", f"run.out={tmp_path}/{name}"))) for name in ("one", "two")]
+    lines = [figures(play(tiny_settings("fedavg", f"run.out={tmp_path}/{name}"))) for name in ("one", "two")]
     assert lines[0] == lines[1]
     one, two = (load_file(tmp_path / name / FILE) for name in ("one", "two"))
     assert one.keys() == two.keys()
@@ -28,7 +29,7 @@ def test_two_runs_are_equal_to_the_last_bit(tmp_path: Path):
 
 
 def test_another_seed_gives_other_numbers():
-    assert figures(play(toy("fd"))) != figures(play(toy("fd", "run.seed=1")))
+    assert figures(play(toy_settings("fd"))) != figures(play(toy_settings("fd", "run.seed=1")))
 
 
 @pytest.mark.parametrize("architecture", ["small", "forgetful", "normal"])
@@ -36,15 +37,15 @@ def test_another_seed_gives_other_numbers():
 def test_numbers_do_not_depend_on_how_many_nodes_host_the_clients(method: str, architecture: str):
     """Dropout draws from torch's global generator and normalization keeps running figures: both are the turn's own."""
     changes = f"data.clients=5 model.name={architecture}"
-    one, two, three = (figures(run(method, changes, hosts(method, nodes))[2]) for nodes in (1, 2, 3))
+    one, two, three = (figures(start_toy(method, changes, hosts(method, nodes))[2]) for nodes in (1, 2, 3))
     assert one == two == three
 
 
 @pytest.mark.parametrize("method", methods.names())
 def test_numbers_do_not_depend_on_what_one_process_shares(method: str):
     """Messages that are pickled on their way, as between processes, change nothing."""
-    apart = run(method, "server.rounds=3", Noted(methods.client_app(method), 2))[2]
-    assert figures(apart) == figures(run(method, "server.rounds=3")[2])
+    apart = start_toy(method, "server.rounds=3", Noted(methods.client_app(method), 2))[2]
+    assert figures(apart) == figures(start_toy(method, "server.rounds=3")[2])
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -54,7 +55,7 @@ def test_the_process_is_left_as_it_was(threads: int):
     try:
         state = torch.get_rng_state(), random.getstate(), np.random.get_state()
         seen: list[int] = []
-        settings = tiny("feddf", "model.name=cnn data.partition=dirichlet")
+        settings = tiny_settings("feddf", "model.name=cnn data.partition=dirichlet")
         engine.run(settings, on_line=lambda line: seen.append(torch.get_num_threads()))
         assert torch.equal(torch.get_rng_state(), state[0])
         assert random.getstate() == state[1]
@@ -66,16 +67,16 @@ def test_the_process_is_left_as_it_was(threads: int):
 
 
 def test_numbers_do_not_depend_on_global_generators():
-    first = figures(play(toy("fedmd", "model.name=forgetful")))
+    first = figures(play(toy_settings("fedmd", "model.name=forgetful")))
     torch.manual_seed(99)
     random.seed(99)
     np.random.seed(99)
-    assert figures(play(toy("fedmd", "model.name=forgetful"))) == first
+    assert figures(play(toy_settings("fedmd", "model.name=forgetful"))) == first
 
 
 def test_lines_are_received_as_they_are_written(tmp_path: Path):
     received: list[dict[str, Any]] = []
-    folder = engine.run(toy("fd"), out=tmp_path / "run", on_line=received.append)
+    folder = engine.run(toy_settings("fd"), out=tmp_path / "run", on_line=received.append)
     assert folder is not None
     assert folder.lines() == received
     assert [line["round"] for line in rounds(received)] == [1, 2]
@@ -85,20 +86,20 @@ def test_lines_are_received_as_they_are_written(tmp_path: Path):
 def test_without_a_folder_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    assert engine.run(toy("fd")) is None
+    assert engine.run(toy_settings("fd")) is None
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_finished_run_leaves_no_memory_of_clients_unless_it_is_kept(tmp_path: Path):
     for keep in (False, True):
-        engine.run(toy("fd", f"run.keep={keep}"), out=tmp_path / str(keep))
+        engine.run(toy_settings("fd", f"run.keep={keep}"), out=tmp_path / str(keep))
         assert (tmp_path / str(keep) / "clients").is_dir() == keep
 
 
 def test_two_grids_do_not_share_a_clients_memory(tmp_path: Path):
     """Each run has its own key: the second starts from newcomers, though the first one's memory is kept."""
-    once = figures(play(toy("fd", f"run.keep=true run.out={tmp_path}/a")))
-    assert figures(play(toy("fd", f"run.keep=true run.out={tmp_path}/b"))) == once
+    once = figures(play(toy_settings("fd", f"run.keep=true run.out={tmp_path}/a")))
+    assert figures(play(toy_settings("fd", f"run.keep=true run.out={tmp_path}/b"))) == once
 
 
 def test_the_grid_is_a_grid():

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 from flwr.app import Error, RecordDict
-from toys import Spoilt, rounds, run
+from helpers.grids import Spoilt
+from helpers.tiny import rounds, start_toy
 
 from fd_flower import methods
 from fd_flower.engine import InProcessGrid
@@ -25,35 +26,37 @@ def measured(lines: Lines) -> dict[int, set[str]]:
 @pytest.mark.parametrize(("every", "rounds_measured"), [(1, {1, 2, 3, 4, 5}), (2, {2, 4, 5}), (0, {5}), (7, {5})])
 def test_rounds_are_measured_as_often_as_asked_and_always_at_the_end(every: int, rounds_measured: set[int]):
     changes = f"server.rounds=5 server.evaluate_every={every}"
-    by_client = measured(run("fd", changes)[2])
+    by_client = measured(start_toy("fd", changes)[2])
     assert {number for number, moments in by_client.items() if moments} == rounds_measured
-    lines = run("fedavg", changes)[2]
+    lines = start_toy("fedavg", changes)[2]
     assert {line["round"] for line in rounds(lines) if line["global"]} == rounds_measured
 
 
 def test_test_images_are_limited_in_between_and_never_at_the_end():
-    lines = run("fedavg", "data.test_limit=9 server.rounds=3")[2]
+    lines = start_toy("fedavg", "data.test_limit=9 server.rounds=3")[2]
     assert [line["global"]["images"] for line in rounds(lines)] == [9, 9, 30]
 
 
 def test_each_method_is_measured_at_its_moment():
-    assert measured(run("fd", "server.rounds=1")[2]) == {1: {"trained"}}
-    assert measured(run("fedavg", "server.rounds=1")[2]) == {1: {"trained"}}
-    assert measured(run("fedmd", "server.rounds=1")[2]) == {1: {"received"}}
+    assert measured(start_toy("fd", "server.rounds=1")[2]) == {1: {"trained"}}
+    assert measured(start_toy("fedavg", "server.rounds=1")[2]) == {1: {"trained"}}
+    assert measured(start_toy("fedmd", "server.rounds=1")[2]) == {1: {"received"}}
 
 
 def test_moments_can_be_asked_for():
-    assert measured(run("fedmd", "server.rounds=1 server.evaluate=received,trained")[2]) == {1: {"received", "trained"}}
-    lines = run("fedavg", "server.evaluate=trained")[2]
+    assert measured(start_toy("fedmd", "server.rounds=1 server.evaluate=received,trained")[2]) == {
+        1: {"received", "trained"}
+    }
+    lines = start_toy("fedavg", "server.evaluate=trained")[2]
     assert [line["global"] for line in rounds(lines)] == [None, None]
 
 
 def test_figures_are_of_own_and_of_everybodys_samples():
-    line = next(line for line in run("fd")[2] if line.get("client"))
+    line = next(line for line in start_toy("fd")[2] if line.get("client"))
     own = {"accuracy", "nll", "ece", "validation"}
     shared = {"global", "global_nll", "global_ece", "pooled", "pooled_validation"}
     assert set(line["evaluations"]["trained"]) == own | shared
-    personal = next(line for line in run("fedavg")[2] if line.get("client"))
+    personal = next(line for line in start_toy("fedavg")[2] if line.get("client"))
     assert set(personal["evaluations"]["trained"]) == own  # the server's model is measured once, by the server
 
 
@@ -63,18 +66,18 @@ def closing(lines: Lines) -> Lines:
 
 def test_the_closing_message_measures_what_the_last_knowledge_taught():
     """Every client receives the last consensus; without the closing message the last aggregate would never be used."""
-    _, _, lines = run("fedmd")
+    _, _, lines = start_toy("fedmd")
     assert [line.get("client", "all") for line in closing(lines)] == ["all", "0", "1", "2"]
     assert {line["round"] for line in closing(lines)} == {2}
     for line in closing(lines)[1:]:
         assert set(line["evaluations"]) == {"received"}
-    assert closing(run("fd")[2]) == []
+    assert closing(start_toy("fd")[2]) == []
 
 
 def test_the_closing_message_trains_on_no_private_data_and_writes_no_memory(tmp_path: Path):
     """Without a step of digestion the closing figures are those of the models that the last round left."""
     changes = f"client.public_steps=0 server.evaluate=received,trained run.keep=true run.out={tmp_path}/run"
-    _, _, lines = run("fedmd", changes)
+    _, _, lines = start_toy("fedmd", changes)
     trained = {
         line["client"]: line["evaluations"]["trained"] for line in lines if "trained" in line.get("evaluations", {})
     }
@@ -93,14 +96,14 @@ def test_a_closing_message_that_fails_is_named_and_the_run_ends_well():
         return Error(2, "gone home") if app.kind == "evaluate" and client != "2" else content
 
     app = Closed(methods.client_app("fedmd"), spoil)
-    _, _, lines = run("fedmd", grid=InProcessGrid(app))
+    _, _, lines = start_toy("fedmd", grid=InProcessGrid(app))
     assert closing(lines)[0]["failed"] == {"0": "gone home", "1": "gone home"}
     assert closing(lines)[0]["replied"] == ["2"]
 
 
 def test_rounds_count_their_own_bytes_alone():
     """Public logits of 32 samples and 3 classes go up from three clients; down, which they are."""
-    _, _, lines = run("fedmd")
+    _, _, lines = start_toy("fedmd")
     first, second = rounds(lines)
     assert first["bytes"]["down"].keys() == {"public-index"}
     assert second["bytes"]["down"].keys() == {"public-index", "public-logits"}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Error, RecordDict
-from toys import Noted, Spoilt, classifies, figures, play, rounds, run, tiny
+from helpers.grids import Noted, Spoilt
+from helpers.tiny import classifies, figures, play, rounds, start_toy, tiny_settings
 
 from fd_flower import config, engine, methods, objectives
 from fd_flower.client import App
@@ -121,9 +122,9 @@ def test_it_has_a_test_file_and_a_page(method: str):
 
 @EVERY
 def test_the_same_seed_gives_the_same_result(method: str):
-    first = figures(play(tiny(method)))
-    assert figures(play(tiny(method))) == first
-    assert figures(play(tiny(method, "run.seed=1"))) != first
+    first = figures(play(tiny_settings(method)))
+    assert figures(play(tiny_settings(method))) == first
+    assert figures(play(tiny_settings(method, "run.seed=1"))) != first
 
 
 @EVERY
@@ -133,14 +134,14 @@ def test_a_client_that_drops_out_is_survived(method: str):
     def drop(client: str, round: int, content: RecordDict) -> RecordDict | Error:
         return Error(2, "gone") if (client, round) in {("1", 1), ("2", 2)} else content
 
-    lines = run(method, "server.rounds=3", InProcessGrid(Spoilt(methods.client_app(method), drop)))[2]
+    lines = start_toy(method, "server.rounds=3", InProcessGrid(Spoilt(methods.client_app(method), drop)))[2]
     assert [line["replied"] for line in rounds(lines)] == [["0", "2"], ["0", "1"], ["0", "1", "2"]]
     assert all(map(math.isfinite, numbers(lines)))
 
 
 @EVERY
 def test_a_part_of_the_clients_at_a_time_is_enough(method: str):
-    lines = play(tiny(method, "server.fraction=0.34 server.rounds=4"))
+    lines = play(tiny_settings(method, "server.fraction=0.34 server.rounds=4"))
     assert [len(line["replied"]) for line in rounds(lines)] == [1] * 4
     assert all(map(math.isfinite, numbers(lines)))
 
@@ -151,17 +152,17 @@ def test_mixed_architectures_run_or_are_refused_with_the_reason(method: str):
     mixed = "model.name=[mlp,cnn]"
     if not classifies(method):
         with pytest.raises(InvalidInputError, match="retrievers have one encoder for all clients"):
-            play(tiny(method, mixed))
+            play(tiny_settings(method, mixed))
         return
     if requires.same_model:
         with pytest.raises(InvalidInputError, match=f"{method} needs one architecture for all clients; got cnn, mlp"):
-            play(tiny(method, mixed))
+            play(tiny_settings(method, mixed))
         return
     if requires.features:
         with pytest.raises(InvalidInputError, match=rf"{method} needs one feature size .*: set model\.features"):
-            play(tiny(method, mixed))
+            play(tiny_settings(method, mixed))
         mixed += " model.features=16"
-    lines = play(tiny(method, mixed))
+    lines = play(tiny_settings(method, mixed))
     assert rounds(lines)[-1]["replied"] == ["0", "1", "2"]
     assert all(map(math.isfinite, numbers(lines)))
 
@@ -183,7 +184,7 @@ EDGES = {
 def test_numbers_stay_finite_at_the_edges(method: str, edge: str):
     retrieving = {"one class each": "data.partition=column data.column=company data.clients=10"}
     changes = EDGES[edge] if classifies(method) else retrieving.get(edge, EDGES[edge])
-    lines = play(tiny(method, changes))
+    lines = play(tiny_settings(method, changes))
     assert all(map(math.isfinite, numbers(lines)))
     assert len(rounds(lines)) == 2
     assert all(line["failed"] == {} for line in rounds(lines))
@@ -192,7 +193,7 @@ def test_numbers_stay_finite_at_the_edges(method: str, edge: str):
 @EVERY
 def test_everything_that_is_said_is_of_a_known_kind(method: str):
     grid = Noted(methods.client_app(method), 1)
-    run(method, grid=grid)
+    start_toy(method, grid=grid)
     for message in (*grid.sent, *grid.replies):
         for content in unfold(message.content).values() if message.metadata.message_type == "train" else ():
             assert isinstance(content, RecordDict)
@@ -206,11 +207,11 @@ def test_everything_that_is_said_is_of_a_known_kind(method: str):
 def test_nothing_is_written_but_the_run_and_the_clients_memory(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    engine.run(tiny(method))  # the data's cache is there
+    engine.run(tiny_settings(method))  # the data's cache is there
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    folder = engine.run(tiny(method, "run.keep=true"), out=tmp_path / "run")
+    folder = engine.run(tiny_settings(method, "run.keep=true"), out=tmp_path / "run")
     assert folder is not None
     assert not list((tmp_path / "home").iterdir())
     written = {path.relative_to(tmp_path).parts for path in tmp_path.rglob("*") if path.is_file()}
@@ -224,7 +225,7 @@ def test_nothing_is_written_but_the_run_and_the_clients_memory(
 
 @EVERY
 def test_its_summary_has_the_figures_of_every_method(method: str, tmp_path: Path):
-    folder = engine.run(tiny(method), out=tmp_path / "run")
+    folder = engine.run(tiny_settings(method), out=tmp_path / "run")
     assert folder is not None
     if classifies(method):
         accuracy = folder.summary["accuracy"]

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from flwr.app import Error, RecordDict
-from toys import Noted, Spoilt, begin, hosts, rounds, run
+from helpers.grids import Noted, Spoilt, hosts
+from helpers.tiny import rounds, start, start_toy
 
 from fd_flower import methods
 from fd_flower.engine import InProcessGrid
@@ -32,7 +33,9 @@ def relay(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
         monkeypatch.setattr(room, "__path__", [*room.__path__, str(here / name)])
     methods.names.cache_clear()
     yield lambda changes="": settings(
-        "relay", f"recipe={here}/relay.yaml data.clients=3 model.name=small server.rounds=2 {changes}", task="toys:task"
+        "relay",
+        f"recipe={here}/relay.yaml data.clients=3 model.name=small server.rounds=2 {changes}",
+        task="helpers.tasks:task",
     )
     methods.names.cache_clear()
 
@@ -44,7 +47,7 @@ def test_a_method_is_found_by_its_stem(relay: Callable[..., Any]):
 
 def test_what_one_exchange_gathers_the_next_one_hears(relay: Callable[..., Any]):
     """Three clients of 20 samples: each receives 60 in the second exchange, and its own number."""
-    _, _, lines = begin(relay(), hosts("relay"))
+    _, _, lines = start(relay(), hosts("relay"))
     said = {line["client"]: line["metrics"] for line in lines if line.get("client") and line["round"] == 1}
     assert {client: (m["received"], m["number"]) for client, m in said.items()} == {
         "0": (60, 0),
@@ -55,12 +58,12 @@ def test_what_one_exchange_gathers_the_next_one_hears(relay: Callable[..., Any])
 
 def test_each_exchange_is_a_turn_with_memory(relay: Callable[..., Any]):
     """Four turns in two rounds: before the second of round one there was one (counted from 0), of round two, three."""
-    _, _, lines = begin(relay(), hosts("relay"))
+    _, _, lines = start(relay(), hosts("relay"))
     assert [line["metrics"]["calls"] for line in lines if line.get("client") == "0"] == [0, 2]
 
 
 def test_bytes_of_all_exchanges_of_a_round_are_counted(relay: Callable[..., Any]):
-    _, _, lines = begin(relay(), hosts("relay"))
+    _, _, lines = start(relay(), hosts("relay"))
     said = rounds(lines)[0]["bytes"]
     assert set(said["up"]) == {"prototypes"}
     assert set(said["down"]) == {"prototypes", "arrays"}
@@ -68,7 +71,7 @@ def test_bytes_of_all_exchanges_of_a_round_are_counted(relay: Callable[..., Any]
 
 def test_private_knowledge_is_kept_and_never_sent(relay: Callable[..., Any], tmp_path: Path):
     grid = Noted(methods.client_app("relay"))
-    strategy, result, _ = begin(relay(f"run.out={tmp_path}/run"), grid)
+    strategy, result, _ = start(relay(f"run.out={tmp_path}/run"), grid)
     for message in grid.sent:
         for content in unfold(message.content).values():
             assert not isinstance(content, Error)
@@ -90,14 +93,14 @@ def test_a_client_that_fails_in_the_first_exchange_is_left_out_of_it(relay: Call
         return Error(2, "asleep") if client == "1" and app.kind == "query.count" else content
 
     app = Half(methods.client_app("relay"), spoil)
-    _, _, lines = begin(relay(), InProcessGrid(app))
+    _, _, lines = start(relay(), InProcessGrid(app))
     assert [line["metrics"]["received"] for line in lines if line.get("client") == "0"] == [40, 40]
     assert rounds(lines)[0]["failed"]["1"] == "asleep"
 
 
 def test_knowledge_for_each_architecture_is_its_own_weights():
     grid = Noted(methods.client_app("feddf"))
-    _, result, _ = run("feddf", "model.name=[small,wide]", grid)
+    _, result, _ = start_toy("feddf", "model.name=[small,wide]", grid)
     received = next(unfold(m.content) for m in grid.sent if m.metadata.message_type == "train")
     names = {client: list(content.array_records) for client, content in received.items()}  # type: ignore[union-attr]
     assert names == {"0": ["arrays.small"], "1": ["arrays.wide"], "2": ["arrays.small"]}

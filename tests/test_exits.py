@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
 from torch import nn
 
 from fd_flower import models

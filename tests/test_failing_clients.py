@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, Error, MetricRecord, RecordDict
-from tiny import assert_same_bits
-from toys import Spoilt, model, rounds, run
+from helpers.grids import Spoilt
+from helpers.tasks import model
+from helpers.tiny import assert_same_bits, rounds, start_toy
 
 from fd_flower import methods
 from fd_flower.core.errors import RunError
@@ -77,7 +78,7 @@ def test_a_reply_that_cannot_be_used_is_named_and_left_out_and_the_round_goes_on
     def in_round_one(client: str, round: int, content: RecordDict) -> RecordDict | Error:
         return spoil(content) if (client, round) == ("1", 1) else content
 
-    _, _, lines = run(method, grid=InProcessGrid(Spoilt(methods.client_app(method), in_round_one)))
+    _, _, lines = start_toy(method, grid=InProcessGrid(Spoilt(methods.client_app(method), in_round_one)))
     first, second = rounds(lines)
     assert first["asked"] == ["0", "1", "2"]
     assert first["replied"] == ["0", "2"]
@@ -97,7 +98,7 @@ def test_a_client_that_raises_is_named_with_what_it_raised(monkeypatch: pytest.M
 
     untouched = fd.fit
     monkeypatch.setattr(fd, "fit", fit)
-    _, _, lines = run("fd", "server.rounds=1")
+    _, _, lines = start_toy("fd", "server.rounds=1")
     assert rounds(lines)[0]["failed"] == {"1": "ZeroDivisionError: no samples"}
 
 
@@ -114,7 +115,7 @@ def test_a_client_whose_model_diverged_goes_on_from_its_state_before(monkeypatch
 
     untouched, begun = local.fit, {}
     monkeypatch.setattr(local, "fit", fit)
-    _, _, lines = run("local", "server.rounds=3")
+    _, _, lines = start_toy("local", "server.rounds=3")
     assert [list(line["failed"]) for line in rounds(lines)] == [[], ["1"], []]
     assert "not finite" in rounds(lines)[1]["failed"]["1"]
     assert_same_bits({"1": begun[2, "1"]}, {"1": begun[3, "1"]})
@@ -125,7 +126,7 @@ def test_a_round_without_a_usable_reply_fails_and_names_everyone():
         return Error(2, f"{client} is broken") if round == 2 else content
 
     with pytest.raises(RunError, match=r"round 2 has no usable reply: client 0: 0 is broken; client 1: .*client 2:"):
-        run("fd", grid=InProcessGrid(Spoilt(methods.client_app("fd"), spoil)))
+        start_toy("fd", grid=InProcessGrid(Spoilt(methods.client_app("fd"), spoil)))
 
 
 def test_lists_among_a_clients_metrics_harm_nobody():
@@ -134,7 +135,7 @@ def test_lists_among_a_clients_metrics_harm_nobody():
         metrics = MetricRecord({**own, "times": [1.0, 2.0], "trained/all": [1, 2]})
         return RecordDict({**content, "metrics": metrics}) if round else content
 
-    _, result, lines = run("fd", grid=InProcessGrid(Spoilt(methods.client_app("fd"), spoil)))
+    _, result, lines = start_toy("fd", grid=InProcessGrid(Spoilt(methods.client_app("fd"), spoil)))
     assert rounds(lines)[0]["replied"] == ["0", "1", "2"]
     assert "times" not in result.train_metrics_clientapp[1]
 
@@ -149,6 +150,6 @@ def test_metrics_are_averaged_by_examples():
         metrics = MetricRecord({"num-examples": examples, "loss": loss, **more})
         return RecordDict({**content, "metrics": metrics}) if round else content
 
-    _, result, lines = run("local", grid=InProcessGrid(Spoilt(methods.client_app("local"), spoil)))
+    _, result, lines = start_toy("local", grid=InProcessGrid(Spoilt(methods.client_app("local"), spoil)))
     assert rounds(lines)[0]["metrics"] == {"loss": 2.75}
     assert dict(result.train_metrics_clientapp[1]) == {"num-examples": 4, "loss": 2.75}

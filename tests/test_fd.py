@@ -5,10 +5,12 @@ import shutil
 from collections.abc import Iterable
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fd import Table, objective, teacher_of, without_own
-from tiny import STILL, TINY, said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tasks import echoes
+from helpers.tiny import STILL, TINY
 from torch import Tensor
 
 from fd_flower import methods
@@ -37,8 +39,8 @@ def changed(**changes):
 def test_tables_are_added():
     """Two clients' sums and counts, class by class; the second has nothing of class 1."""
     received = [
-        said("0", table([[1.6, 0.4], [0.3, 0.7]], [2, 1])),
-        said("1", table([[0.5, 0.5], [0.0, 0.0]], [1, 0])),
+        reply_of("0", table([[1.6, 0.4], [0.3, 0.7]], [2, 1])),
+        reply_of("1", table([[0.5, 0.5], [0.0, 0.0]], [1, 0])),
     ]
     (total,) = strategy("fd").aggregate(received, Knowledge(), round=4)
     torch.testing.assert_close(total.sums, torch.tensor([[2.1, 0.9], [0.3, 0.7]], dtype=torch.float64))
@@ -50,7 +52,7 @@ def test_the_server_does_not_freeze():
     """HtFL-OnDevice's default (old * 1 + new * 0) keeps round one's table for ever; ours is the round's alone."""
     before = Knowledge([table([[9.0, 0.0], [0.0, 9.0]], [9, 9], c0=1)])
     new = table([[0.5, 0.5], [0.2, 0.8]], [1, 1])
-    (total,) = strategy("fd").aggregate([said("1", new)], before, round=2)
+    (total,) = strategy("fd").aggregate([reply_of("1", new)], before, round=2)
     assert torch.equal(total.sums, new.sums)
     assert list(total.rounds) == ["1"]
 
@@ -203,7 +205,7 @@ HELD = {
 
 def still():
     logs = {client: [([math.log(p) for p in row], y) for row, y in rows] for client, rows in HELD.items()}
-    return tiny.echoes(logs)
+    return echoes(logs)
 
 
 def expected_loss(client: str, received_from: Iterable[str], output: str, weighting: str) -> float:
@@ -237,7 +239,7 @@ def test_every_client_hears_the_others_of_the_last_round(output, weighting):
     """
     changes = f"{STILL} data.clients=3 server.rounds=6 server.fraction=0.67 client.kd_weight=1.0 "
     lines = tiny.run(
-        "fd", f"{changes} client.steps=null client.output={output} client.weighting={weighting}", task="test_fd:still"
+        "fd", f"{changes} client.steps=null client.output={output} client.weighting={weighting}", task=still
     )
     replied = {0: [], **{line["round"]: line["replied"] for line in tiny.rounds(lines)}}
     seen = tiny.of_clients(lines)
@@ -258,7 +260,7 @@ def test_a_client_without_memory_hears_itself_too(tmp_path):
             shutil.rmtree(folder)
 
     changes = f"{STILL} data.clients=3 server.rounds=3 client.steps=null client.output=probabilities"
-    lines = tiny.run("fd", changes, out=tmp_path / "run", task="test_fd:still", on_line=forget)
+    lines = tiny.run("fd", changes, out=tmp_path / "run", task=still, on_line=forget)
     seen = {who: line["metrics"]["loss"] for who, line in tiny.of_clients(lines).items()}
     for who, received_from in {(2, "0"): "012", (2, "1"): "02", (3, "0"): "12", (3, "2"): "01"}.items():
         assert seen[who] == pytest.approx(expected_loss(who[1], received_from, "probabilities", "clients"), rel=1e-5)

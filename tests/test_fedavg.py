@@ -3,10 +3,11 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fedavg import objective
-from tiny import TINY, said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tiny import TINY
 
 from fd_flower import methods
 from fd_flower.config import settings
@@ -22,8 +23,8 @@ NOTHING = Knowledge()
 def test_mean_by_examples():
     """One client with 1 example says 2 and -1, one with 3 says 6 and 1: (2 + 18) / 4 = 5 and (-1 + 3) / 4 = 0.5."""
     received = [
-        said("0", Weights({"w": torch.tensor([2.0, -1.0])}), examples=1),
-        said("1", Weights({"w": torch.tensor([6.0, 1.0])}), examples=3),
+        reply_of("0", Weights({"w": torch.tensor([2.0, -1.0])}), examples=1),
+        reply_of("1", Weights({"w": torch.tensor([6.0, 1.0])}), examples=3),
     ]
     (mean,) = strategy("fedavg").aggregate(received, NOTHING, round=1)
     assert torch.equal(mean.values["w"], torch.tensor([5.0, 0.5]))

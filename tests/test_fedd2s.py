@@ -3,10 +3,11 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fedd2s import Taught, held_beyond, objective
-from tiny import TINY, said
+from helpers import tiny
+from helpers.replies import reply_of
+from helpers.tiny import TINY
 from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -130,7 +131,7 @@ def rows(client, u, labels, probabilities, cut=2):
     known = SampleKnowledge(
         torch.arange(len(u)), torch.tensor(cut), torch.tensor(u), torch.tensor(labels).short(), logits
     )
-    return said(client, known)
+    return reply_of(client, known)
 
 
 LN3 = math.log(3)
@@ -161,10 +162,10 @@ def test_a_head_learns_from_everybodys_features_by_hand():
 def test_each_client_hears_of_its_own_samples_alone():
     strategy = server(stage_rounds=5)
     known = Knowledge(strategy.aggregate(HEARD, Knowledge(), round=1))
-    (told,) = strategy.knowledge_for(said("1").client, known)
+    (told,) = strategy.knowledge_for(reply_of("1").client, known)
     assert (told.name, told.id.tolist(), int(told.cut)) == ("sample-knowledge", [0, 1], 2)
     assert told.features is told.labels is None
-    (stranger,) = strategy.knowledge_for(said("7").client, known)
+    (stranger,) = strategy.knowledge_for(reply_of("7").client, known)
     assert (len(stranger.id), int(stranger.cut), stranger.logits) == (0, 2, None)
 
 
@@ -180,7 +181,7 @@ def test_predictions_of_another_cut_are_dropped_unless_they_are_kept(keep):
     strategy = server(stage_rounds=2, keep_stale=keep)
     known = Knowledge(strategy.aggregate(HEARD, Knowledge(), round=2))
     assert [p.client for p in SampleKnowledge.all(known)] == (["", "0", "1"] if keep else [""])
-    (told,) = strategy.knowledge_for(said("0").client, known)
+    (told,) = strategy.knowledge_for(reply_of("0").client, known)
     assert (int(told.cut), len(told.id)) == (1, int(keep))
 
 
@@ -201,7 +202,7 @@ def test_a_new_cuts_head_goes_on_from_the_last_ones_blocks():
 
 def test_features_of_another_shape_are_left_out():
     wide = rows("2", [[1.0, 2.0, 3.0]], [0], [[0.5, 0.5]])
-    bare = said("3", SampleKnowledge(torch.arange(1), torch.tensor(2)))
+    bare = reply_of("3", SampleKnowledge(torch.arange(1), torch.tensor(2)))
     known = Knowledge(server().aggregate([*HEARD, wide, bare], Knowledge(), round=1))
     assert [p.client for p in SampleKnowledge.all(known)] == ["", "0", "1"]
     with pytest.raises(RunError, match="round 1 has no reply with features, labels and predictions"):

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable
 
 import pytest
-import tiny
 import torch
 from fd_flower.strategies import feddf
-from tiny import TINY, said
+from helpers import tiny
+from helpers.replies import reply_of
+from helpers.tiny import TINY
 from torch import Tensor, nn
 
 from fd_flower import methods
@@ -78,7 +79,10 @@ def linear(*rows: list[float], model: str = "") -> Weights:
 
 def test_without_steps_it_is_the_mean_by_examples():
     """(1 * 2 + 3 * 6) / 4 = 5 in every entry."""
-    received = [said("0", linear([2.0, 2.0], [2.0, 2.0])), said("1", linear([6.0, 6.0], [6.0, 6.0]), examples=3)]
+    received = [
+        reply_of("0", linear([2.0, 2.0], [2.0, 2.0])),
+        reply_of("1", linear([6.0, 6.0], [6.0, 6.0]), examples=3),
+    ]
     (mean,) = server(Linear, "server.distill_steps=0").aggregate(received, NOTHING, round=1)
     assert torch.equal(mean.values["w"], torch.full((2, 2), 5.0))
 
@@ -87,7 +91,7 @@ def test_the_teacher_is_the_softmax_of_the_mean_logits():
     """Linear models: the mean of x w1 and x w2 is x (w1 + w2) / 2, however many examples are behind either."""
     one, two = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(1))
     received = [Weights({"w": one}), Weights({"w": two})]
-    replies = [said("0", received[0], examples=1, model="any"), said("1", received[1], examples=9, model="any")]
+    replies = [reply_of("0", received[0], examples=1, model="any"), reply_of("1", received[1], examples=9, model="any")]
     teacher = server(Linear)._teacher(received, replies)
     torch.testing.assert_close(teacher, (PUBLIC @ (one + two) / 2).log_softmax(1))
 
@@ -100,7 +104,7 @@ def test_teachers_speak_in_evaluation_mode():
     values = {name: tensor.clone() for name, tensor in strategy.world.initial("any").items()}
     values["norm.running_mean"], values["norm.running_var"] = torch.tensor([3.0, -1.0]), torch.tensor([4.0, 0.25])
     before = {name: tensor.clone() for name, tensor in values.items()}
-    teacher = strategy._teacher([Weights(values)], [said("0", Weights(values), model="any")])
+    teacher = strategy._teacher([Weights(values)], [reply_of("0", Weights(values), model="any")])
     normed = (PUBLIC - torch.tensor([3.0, -1.0])) / (torch.tensor([4.0, 0.25]) + 1e-5).sqrt()
     logits = normed @ values["head.weight"].T + values["head.bias"]
     torch.testing.assert_close(teacher, logits.log_softmax(1), rtol=1e-4, atol=1e-5)
@@ -133,7 +137,7 @@ TEACHER = [[2.0, 0.0], [0.0, 1.0]]
 
 
 def distilled(changes: str, *clients: list[list[float]]) -> Tensor:
-    received = [said(str(i), linear(*w), model="any") for i, w in enumerate(clients or [TEACHER])]
+    received = [reply_of(str(i), linear(*w), model="any") for i, w in enumerate(clients or [TEACHER])]
     (student,) = server(Linear, changes).aggregate(received, NOTHING, round=1)
     return student.values["w"]
 
@@ -213,7 +217,7 @@ def test_the_student_comes_nearer_to_the_ensemble():
         for w in [strategy.world.initial("any")] * 3
     ]
     received = [Weights({n: t.abs() if n == "norm.running_var" else t for n, t in w.items()}) for w in values]
-    replies = [said(str(i), w, model="any") for i, w in enumerate(received)]
+    replies = [reply_of(str(i), w, model="any") for i, w in enumerate(received)]
     teacher = strategy._teacher(received, replies)
     far = {}
     for steps in (0, 300):
@@ -229,7 +233,7 @@ def test_one_public_sample_is_not_enough():
     strategy = server(Linear)
     strategy.world.__dict__["public"] = Samples(PUBLIC[:1])
     with pytest.raises(InvalidInputError, match="feddf has 1 public samples; expected at least 2"):
-        strategy.aggregate([said("0", linear([1.0, 0.0], [0.0, 1.0]), model="any")], NOTHING, round=1)
+        strategy.aggregate([reply_of("0", linear([1.0, 0.0], [0.0, 1.0]), model="any")], NOTHING, round=1)
 
 
 def test_a_few_public_samples_are_learnt_from():
@@ -237,8 +241,8 @@ def test_a_few_public_samples_are_learnt_from():
     strategy = server(Linear, "server.distill_steps=50 server.distill_lr=0.1")
     strategy.world.__dict__["public"] = Samples(PUBLIC[:5])
     replies = [
-        said("0", linear([4.0, 0.0], [0.0, 4.0]), model="any"),
-        said("1", linear([0.0, 0.0], [0.0, 0.0]), examples=9, model="any"),
+        reply_of("0", linear([4.0, 0.0], [0.0, 4.0]), model="any"),
+        reply_of("1", linear([0.0, 0.0], [0.0, 0.0]), examples=9, model="any"),
     ]
     (student,) = strategy.aggregate(replies, NOTHING, round=1)
     assert not torch.equal(student.values["w"], torch.eye(2) * 0.4)
@@ -251,9 +255,9 @@ def test_each_architecture_has_one_student():
     """Means within an architecture, one teacher of all clients; an architecture without a reply keeps its student."""
     strategy = server(Linear, "server.distill_steps=0")
     received = [
-        said("0", linear([1.0, 0.0], [0.0, 1.0], model="a"), model="a"),
-        said("1", linear([5.0, 0.0], [0.0, 5.0], model="b"), model="b", examples=1),
-        said("2", linear([3.0, 0.0], [0.0, 3.0], model="a"), model="a"),
+        reply_of("0", linear([1.0, 0.0], [0.0, 1.0], model="a"), model="a"),
+        reply_of("1", linear([5.0, 0.0], [0.0, 5.0], model="b"), model="b", examples=1),
+        reply_of("2", linear([3.0, 0.0], [0.0, 3.0], model="a"), model="a"),
     ]
     before = Knowledge([linear([9.0, 9.0], [9.0, 9.0], model=name) for name in ("a", "b", "c")])
     students = {s.model: s.values["w"][0, 0].item() for s in strategy.aggregate(received, before, round=2)}
@@ -263,8 +267,8 @@ def test_each_architecture_has_one_student():
 def test_the_teacher_is_all_architectures(scripted):
     strategy = server(Linear)
     received = [
-        said("0", linear([1.0, 0.0], [0.0, 1.0], model="a"), model="a"),
-        said("1", linear([5.0, 0.0], [0.0, 5.0], model="b"), model="b"),
+        reply_of("0", linear([1.0, 0.0], [0.0, 1.0], model="a"), model="a"),
+        reply_of("1", linear([5.0, 0.0], [0.0, 5.0], model="b"), model="b"),
     ]
     strategy.aggregate(received, NOTHING, round=1)
     x, _ = scripted["samples"].batch(torch.arange(36))
@@ -347,7 +351,6 @@ def dropping() -> Task:
 def test_a_run_with_dropout_is_reproducible():
     changes = f"{TINY} {SHORT} model.name=any"
     first, second = (
-        [line["global"] for line in tiny.rounds(tiny.run("feddf", changes, task="test_feddf:dropping"))]
-        for _ in range(2)
+        [line["global"] for line in tiny.rounds(tiny.run("feddf", changes, task=dropping))] for _ in range(2)
     )
     assert first == second

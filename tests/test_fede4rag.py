@@ -3,11 +3,11 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fede4rag import objective
+from helpers import tiny
+from helpers.replies import reply_of, strategy
 from safetensors.torch import load_file
-from tiny import said, strategy
 
 from fd_flower import methods
 from fd_flower.core.errors import InvalidInputError
@@ -34,8 +34,8 @@ def changed(**changes):
 def test_retrievers_are_averaged_by_examples_or_plainly(mean, expected):
     """One pair and three pairs of 5 and 1: (5 + 3 * 1) / 4, or (5 + 1) / 2."""
     replies = [
-        said("0", Weights({"w": torch.tensor([5.0])}), examples=1),
-        said("1", Weights({"w": torch.tensor([1.0])}), examples=3),
+        reply_of("0", Weights({"w": torch.tensor([5.0])}), examples=1),
+        reply_of("1", Weights({"w": torch.tensor([1.0])}), examples=3),
     ]
     (found,) = strategy("fede4rag", mean=mean).aggregate(replies, Knowledge(), round=1)
     assert found.values["w"].tolist() == [expected]

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import quickstart
-import tiny
 import torch
 from fd_flower.client_apps import fedgen as client
 from fd_flower.strategies import fedgen
 from flwr.app import Message
-from tiny import TINY, Echo, said, strategy
+from helpers import plain_app, tiny
+from helpers.grids import Noted
+from helpers.replies import reply_of, strategy
+from helpers.tasks import Echo, task
+from helpers.tiny import TINY, play, toy_settings
 from torch import Tensor
-from toys import Noted, play, task, toy
 
 from fd_flower import engine, methods
 from fd_flower.config import settings
@@ -67,9 +68,9 @@ def conversation(changes: str) -> tuple[list[list[Any]], list[list[Any]], list[d
 HEADS = {"head.weight": torch.eye(3), "head.bias": torch.zeros(3)}
 
 
-def reply_of(name: str, counts: list[int], value: float = 1.0, examples: int = 1):
+def counted(name: str, counts: list[int], value: float = 1.0, examples: int = 1):
     weights = {"body": torch.tensor([value]), **HEADS}
-    return said(name, Weights(weights), LabelCounts(torch.tensor(counts)), examples=examples)
+    return reply_of(name, Weights(weights), LabelCounts(torch.tensor(counts)), examples=examples)
 
 
 def before(features: int = 3) -> Knowledge:
@@ -80,7 +81,7 @@ def before(features: int = 3) -> Knowledge:
 
 def test_weights_are_averaged_by_examples():
     """(1 * 2 + 3 * 6) / 4 = 5."""
-    received = [reply_of("0", [1, 1, 0], 2.0, 1), reply_of("1", [1, 1, 0], 6.0, 3)]
+    received = [counted("0", [1, 1, 0], 2.0, 1), counted("1", [1, 1, 0], 6.0, 3)]
     after = Knowledge(strategy("fedgen").aggregate(received, before(), round=1))
     assert Weights.need(after).values["body"].tolist() == [5.0]
 
@@ -97,13 +98,13 @@ def test_labels_that_no_client_has_seen_are_never_drawn(monkeypatch, ensemble):
 
     monkeypatch.setitem(fedgen.ENSEMBLES, ensemble, note)
     server = strategy("fedgen", ensemble=ensemble)
-    first = Knowledge(server.aggregate([reply_of("0", [5, 0, 0]), reply_of("1", [1, 0, 9])], before(), round=1))
+    first = Knowledge(server.aggregate([counted("0", [5, 0, 0]), counted("1", [1, 0, 9])], before(), round=1))
     assert set(drawn) == {0, 2}
     assert len(drawn) == 50 * 32
     assert abs(drawn.count(0) / len(drawn) - 0.5) < 0.05
     assert Generator.need(first).trained.tolist() == [True, False, True]
     drawn.clear()
-    second = Knowledge(server.aggregate([reply_of("0", [0, 3, 0])], first, round=2))
+    second = Knowledge(server.aggregate([counted("0", [0, 3, 0])], first, round=2))
     assert set(drawn) == {1}
     assert Generator.need(second).trained.tolist() == [True, True, True]
 
@@ -113,20 +114,18 @@ def test_labels_by_their_counts(monkeypatch):
     drawn: list[int] = []
     loss = fedgen.ENSEMBLES["weighted_ce"]
     monkeypatch.setitem(fedgen.ENSEMBLES, "weighted_ce", lambda z, y, n: (drawn.extend(y.tolist()), loss(z, y, n))[1])
-    strategy("fedgen", labels="prior").aggregate(
-        [reply_of("0", [3, 4, 0]), reply_of("1", [0, 5, 0])], before(), round=1
-    )
+    strategy("fedgen", labels="prior").aggregate([counted("0", [3, 4, 0]), counted("1", [0, 5, 0])], before(), round=1)
     assert abs(drawn.count(1) / len(drawn) - 0.75) < 0.05
 
 
 def test_a_round_without_labels_trains_nothing():
     """And nobody receives a generator that knows nothing: it stays private."""
     server, start = strategy("fedgen"), before()
-    after = Knowledge(server.aggregate([reply_of("0", [0, 0, 0])], start, round=1))
+    after = Knowledge(server.aggregate([counted("0", [0, 0, 0])], start, round=1))
     assert Generator.find(after.public) is None
     assert Generator.need(after) is Generator.need(start)
-    taught = Knowledge(server.aggregate([reply_of("0", [2, 0, 0])], after, round=2))
-    again = Knowledge(server.aggregate([reply_of("0", [0, 0, 0])], taught, round=3))
+    taught = Knowledge(server.aggregate([counted("0", [2, 0, 0])], after, round=2))
+    again = Knowledge(server.aggregate([counted("0", [0, 0, 0])], taught, round=3))
     assert Generator.need(again.public) is Generator.need(taught)
     assert OptimizerState.need(again) is OptimizerState.need(taught)
 
@@ -136,13 +135,13 @@ def test_the_optimizer_is_kept_and_the_learning_rate_decays():
     server = strategy("fedgen", generator_steps=1, generator_weight_decay=0.0)
     moved = {}
     for round in (1, 10):
-        after = Knowledge(server.aggregate([reply_of("0", [4, 4, 4])], before(), round=round))
+        after = Knowledge(server.aggregate([counted("0", [4, 4, 4])], before(), round=round))
         key = "body.3.bias"
         moved[round] = (Generator.need(after).values[key] - Generator.need(before()).values[key]).abs().max().item()
     assert moved[1] == pytest.approx(3e-4, rel=1e-2)
     assert moved[10] / moved[1] == pytest.approx(0.98**9, rel=1e-2)
     assert float(OptimizerState.need(after).values["0.step"]) == 1
-    last = Knowledge(server.aggregate([reply_of("0", [4, 4, 4])], after, round=11))
+    last = Knowledge(server.aggregate([counted("0", [4, 4, 4])], after, round=11))
     assert float(OptimizerState.need(last).values["0.step"]) == 2
     assert OptimizerState.find(last.public) is None
 
@@ -285,7 +284,7 @@ def test_without_guidance_it_is_fedavg_for_a_model_that_drops_out(tmp_path):
     """No random number of the generator's is the model's."""
     off = "model.name=forgetful client.schedule=constant client.batch=8 client.lr=0.1 client.kd_weight=0 "
     for method in ("fedgen", "fedavg"):
-        play(toy(method, off), out=tmp_path / method)
+        play(toy_settings(method, off), out=tmp_path / method)
     tiny.assert_same_bits({0: served(tmp_path / "fedgen")}, {0: served(tmp_path / "fedavg", "fedavg")})
 
 
@@ -393,14 +392,14 @@ def test_client_options_out_of_range_are_refused(changes):
 
 def test_a_model_without_features_is_refused():
     with pytest.raises(InvalidInputError, match="fedgen needs one feature size for all models; got plain none"):
-        play(toy("fedgen", "model.name=plain"))
+        play(toy_settings("fedgen", "model.name=plain"))
 
 
 def test_apps_that_know_nothing_of_it_are_refused():
     with pytest.raises(
         InvalidInputError, match=r"fedgen exchanges more than weights: use fd_flower\.client_apps\.fedgen"
     ):
-        methods.strategy("fedgen")(task=task()).start(InProcessGrid(quickstart.app, 2))
+        methods.strategy("fedgen")(task=task()).start(InProcessGrid(plain_app.app, 2))
 
 
 @pytest.mark.parametrize(

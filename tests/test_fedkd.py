@@ -3,11 +3,12 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fedkd import Pair, objective
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tiny import TINY
 from safetensors.torch import load_file
-from tiny import TINY, said, strategy
 from torch import nn
 
 from fd_flower import methods
@@ -127,8 +128,8 @@ def test_updates_are_restored_averaged_by_examples_and_compressed_anew():
     """Three parts of client 0 and one of client 1; the server goes on from what clients will have."""
     low = torch.cat([torch.tensor([[20**0.5 * 8.0]]), torch.full((1, 20), 20**-0.5), torch.eye(1, 30)], 1)
     replies = [
-        said("0", update(low, [4.0, 0.0]), examples=3),  # 8 in the first column
-        said("1", update(column(0.0, 4.0), [0.0, 4.0]), examples=1),
+        reply_of("0", update(low, [4.0, 0.0]), examples=3),  # 8 in the first column
+        reply_of("1", update(column(0.0, 4.0), [0.0, 4.0]), examples=1),
     ]
     made = strategy("fedkd", rounds=2, energy_start=0.5, energy_end=0.6)
     new, sent, holders = made.aggregate(replies, Knowledge([Weights(BEFORE, "cnn")]), round=1)

@@ -3,10 +3,13 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fedlgd import objective
-from tiny import TINY, Echo, said
+from helpers import tiny
+from helpers.replies import reply_of
+from helpers.tasks import Echo
+from helpers.tiny import TINY
+from safetensors.torch import load_file
 
 from fd_flower import methods, models
 from fd_flower.core.errors import InvalidInputError
@@ -72,7 +75,7 @@ def server(**changes):
 
 
 def begun(strategy):
-    return Knowledge(strategy.initial_knowledge([said("0").client]))
+    return Knowledge(strategy.initial_knowledge([reply_of("0").client]))
 
 
 def test_round_one_starts_from_standard_noise_and_says_nothing_of_pixels():
@@ -95,7 +98,7 @@ def test_clients_count_alike():
     known = begun(strategy)
     old = Weights.need(known).values
     received = [
-        said(client, Weights({k: t + by for k, t in old.items()}), examples=examples)
+        reply_of(client, Weights({k: t + by for k, t in old.items()}), examples=examples)
         for client, by, examples in (("0", 1.0, 1), ("1", 4.0, 999))
     ]
     after = Knowledge(strategy.aggregate(received, known, round=1))
@@ -113,7 +116,7 @@ def test_images_that_move_the_model_as_the_clients_did_are_at_no_distance():
     own = gradient.gradients(net, images.x, images.labels)
     steps = dict(zip([name for name, _ in net.named_parameters()], own, strict=True))
     lr = strategy.settings.client.lr
-    reply = said("0", Weights({k: t - lr * steps[k] for k, t in old.items()}))
+    reply = reply_of("0", Weights({k: t - lr * steps[k] for k, t in old.items()}))
     after = Knowledge(strategy.aggregate([reply], known, round=1))
     assert strategy.noted["match_first"] == pytest.approx(0.0, abs=1e-3)  # a difference of weights has lost some bits
     assert (SyntheticSet.need(after).x - images.x).abs().max() < 0.05
@@ -125,7 +128,7 @@ def test_images_move_in_matching_rounds_alone_and_labels_never():
     moved = []
     for round in range(1, 6):
         before = SyntheticSet.need(known)
-        reply = said("0", Weights({k: t * 0.9 for k, t in Weights.need(known).values.items()}))
+        reply = reply_of("0", Weights({k: t * 0.9 for k, t in Weights.need(known).values.items()}))
         known = Knowledge(strategy.aggregate([reply], known, round=round))
         moved.append(not torch.equal(SyntheticSet.need(known).x, before.x))
         assert torch.equal(SyntheticSet.need(known).labels, before.labels)
@@ -136,7 +139,7 @@ def test_images_move_in_matching_rounds_alone_and_labels_never():
 def test_clients_that_stood_still_give_no_nan():
     strategy = server()
     known = begun(strategy)
-    after = Knowledge(strategy.aggregate([said("0", Weights.need(known))], known, round=1))
+    after = Knowledge(strategy.aggregate([reply_of("0", Weights.need(known))], known, round=1))
     assert SyntheticSet.need(after).x.isfinite().all()
 
 
@@ -149,7 +152,7 @@ def test_images_start_from_the_holders_statistics():
     held = [torch.tensor([True, True, False]), torch.tensor([True, False, False])]
     means = [torch.tensor([[1.0], [5.0], [0.0]]), torch.tensor([[3.0], [0.0], [0.0]])]
     received = [
-        said(str(i), weights, PixelStatistics(mean, torch.full((3, 1), 0.1), has))
+        reply_of(str(i), weights, PixelStatistics(mean, torch.full((3, 1), 0.1), has))
         for i, (mean, has) in enumerate(zip(means, held, strict=True))
     ]
     images = SyntheticSet.need(Knowledge(strategy.aggregate(received, known, round=1)))
@@ -223,7 +226,7 @@ def test_in_a_matching_round_weights_move_by_cross_entropy_alone(tmp_path):
             out = tmp_path / f"{weight} {every}"
             tiny.run("fedlgd", f"{SHORT} server.match_every={every} client.kd_weight={weight}", out=out)
             knowledge = out / "checkpoint" / "knowledge.safetensors"
-            ways[weight, every] = tiny.load_file(knowledge)
+            ways[weight, every] = load_file(knowledge)
     same = [torch.equal(ways[0, 1][key], tensor) for key, tensor in ways[1, 1].items()]
     assert all(same)  # every round matches
     assert not all(torch.equal(ways[0, 2][key], tensor) for key, tensor in ways[1, 2].items())

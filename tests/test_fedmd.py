@@ -3,11 +3,13 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps import fedmd
 from fd_flower.client_apps.fedmd import objective
-from tiny import TINY, said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tasks import echoes
+from helpers.tiny import TINY
 
 from fd_flower import methods
 from fd_flower.client import distillation
@@ -33,7 +35,7 @@ def test_the_consensus_is_the_softmax_of_the_mean_logits():
     The mean of the two softmaxes would be (0.449, 0.551).
     """
     first, second = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 4.0], [0.0, 0.0]])
-    received = [said(str(i), PublicLogits(INDEX, z.log_softmax(1))) for i, z in enumerate((first, second))]
+    received = [reply_of(str(i), PublicLogits(INDEX, z.log_softmax(1))) for i, z in enumerate((first, second))]
     (consensus,) = strategy("fedmd", INDEX).aggregate(received, Knowledge(), round=1)
     assert torch.equal(consensus.index, INDEX)
     e = math.e
@@ -44,7 +46,7 @@ def test_every_client_counts_the_same_whatever_its_examples():
     rows = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0)).log_softmax(2)
     few, many = (
         strategy("fedmd", INDEX).aggregate(
-            [said("0", PublicLogits(INDEX, rows[0]), examples=n), said("1", PublicLogits(INDEX, rows[1]))],
+            [reply_of("0", PublicLogits(INDEX, rows[0]), examples=n), reply_of("1", PublicLogits(INDEX, rows[1]))],
             Knowledge(),
             round=1,
         )[0]
@@ -56,7 +58,7 @@ def test_every_client_counts_the_same_whatever_its_examples():
 
 def test_one_client_is_its_own_consensus():
     rows = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)).log_softmax(1)
-    (consensus,) = strategy("fedmd", INDEX).aggregate([said("0", PublicLogits(INDEX, rows))], Knowledge(), round=1)
+    (consensus,) = strategy("fedmd", INDEX).aggregate([reply_of("0", PublicLogits(INDEX, rows))], Knowledge(), round=1)
     torch.testing.assert_close(consensus.values, rows)
 
 
@@ -64,7 +66,7 @@ def test_the_server_keeps_no_older_consensus():
     """FL-bench appends every round's public batch to one list, so that clients digest round one's for ever."""
     rows = torch.zeros(2, 2).log_softmax(1)
     before = Knowledge([PublicLogits(torch.tensor([0, 1]), rows)])
-    after = strategy("fedmd", INDEX).aggregate([said("0", PublicLogits(INDEX, rows))], before, round=2)
+    after = strategy("fedmd", INDEX).aggregate([reply_of("0", PublicLogits(INDEX, rows))], before, round=2)
     assert [type(p) for p in after] == [PublicLogits]
     assert torch.equal(after[0].index, INDEX)
 
@@ -143,7 +145,7 @@ def still():
     """Return clients that say (3/4, 1/4) of their own sample, and public samples of known logits."""
     public = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     row = ([math.log(3), 0.0], 0)
-    return tiny.echoes({"0": [row], "1": [row]}, public)
+    return echoes({"0": [row], "1": [row]}, public)
 
 
 def test_clients_say_log_probabilities_of_the_rounds_samples(monkeypatch):
@@ -157,7 +159,7 @@ def test_clients_say_log_probabilities_of_the_rounds_samples(monkeypatch):
 
     monkeypatch.setattr(methods.strategy("fedmd"), "aggregate", listen)
     changes = tiny.STILL + "data.clients=2 data.public_batch=4 server.rounds=3"
-    lines = tiny.run("fedmd", changes, task="test_fedmd:still")
+    lines = tiny.run("fedmd", changes, task=still)
     public = still().public().x
     for number in (1, 2, 3):
         about = torch.randperm(6, generator=torch_rng(0, "public", number))[:4].sort().values

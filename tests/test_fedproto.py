@@ -3,10 +3,12 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fedproto import objective
-from tiny import STILL, TINY, Echo, said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tasks import Echo, echoes
+from helpers.tiny import STILL, TINY
 from torch import Tensor
 from torch.nn.functional import cross_entropy, dropout
 
@@ -31,8 +33,8 @@ def changed(**changes):
 
 
 HEARD = [
-    said("0", protos([[1.0, 0.0], [2.0, 2.0], [0.0, 0.0]], [1, 4, 0]), examples=100),
-    said("1", protos([[5.0, 8.0], [0.0, 0.0], [0.0, 0.0]], [3, 0, 0]), examples=1),
+    reply_of("0", protos([[1.0, 0.0], [2.0, 2.0], [0.0, 0.0]], [1, 4, 0]), examples=100),
+    reply_of("1", protos([[5.0, 8.0], [0.0, 0.0], [0.0, 0.0]], [3, 0, 0]), examples=1),
 ]
 
 
@@ -141,7 +143,7 @@ ROWS = {
 
 
 def still():
-    return tiny.echoes(ROWS)
+    return echoes(ROWS)
 
 
 def expected_loss(client: str, known: dict[int, list[float]]) -> float:
@@ -161,7 +163,7 @@ def test_clients_hear_the_last_rounds_prototypes(weighting):
     Prototypes that are frozen, weighed otherwise, or lost with their class give another loss in some round.
     """
     changes = f"{STILL} client.steps=null data.clients=3 server.rounds=6 server.fraction=0.67 client.kd_weight=1.0 "
-    lines = tiny.run("fedproto", changes + f"server.weighting={weighting}", task="test_fedproto:still")
+    lines = tiny.run("fedproto", changes + f"server.weighting={weighting}", task=still)
     replied = {line["round"]: line["replied"] for line in tiny.rounds(lines)}
     assert len({tuple(who) for who in replied.values()}) > 1
     known: dict[int, list[float]] = {}
@@ -187,7 +189,7 @@ class Dropping(Echo):
 
 
 def dropping():
-    still = tiny.echoes(ROWS)
+    still = echoes(ROWS)
     return Task(lambda _: Dropping(2), still.data)
 
 
@@ -202,7 +204,7 @@ def test_own_prototypes_are_means_over_all_own_samples(length, monkeypatch):
         return real(self, replies, knowledge, round)
 
     monkeypatch.setattr(methods.strategy("fedproto"), "aggregate", listen)
-    tiny.run("fedproto", f"{STILL} data.clients=3 server.rounds=1 {length}", task="test_fedproto:dropping")
+    tiny.run("fedproto", f"{STILL} data.clients=3 server.rounds=1 {length}", task=dropping)
     assert {client: own.counts.tolist() for client, own in sent.items()} == {"0": [2, 1], "1": [1, 0], "2": [0, 2]}
     assert sent["0"].values.tolist() == [[2.0, 0.0], [0.0, 1.0]]
     assert sent["1"].values.tolist() == [[5.0, 3.0], [0.0, 0.0]]

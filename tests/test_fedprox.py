@@ -3,10 +3,11 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fedprox import objective
-from tiny import TINY, said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tiny import TINY
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -94,7 +95,7 @@ def test_a_stronger_spring_keeps_clients_nearer(tmp_path):
 def test_mean_by_examples():
     """One client with 1 example says 2, one with 3 says 6: (2 + 18) / 4 = 5."""
     received = [
-        said(str(i), Weights({"w": torch.tensor([w])}), examples=n) for i, (w, n) in enumerate([(2.0, 1), (6.0, 3)])
+        reply_of(str(i), Weights({"w": torch.tensor([w])}), examples=n) for i, (w, n) in enumerate([(2.0, 1), (6.0, 3)])
     ]
     (mean,) = strategy("fedprox").aggregate(received, Knowledge(), round=1)
     assert mean.values["w"].tolist() == [5.0]

@@ -3,10 +3,12 @@
 import math
 
 import pytest
-import tiny
 import torch
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tasks import echoes
+from helpers.tiny import STILL, TINY
 from safetensors.torch import load_file
-from tiny import STILL, TINY, said, strategy
 
 from fd_flower import methods
 from fd_flower.core.errors import InvalidInputError
@@ -117,8 +119,8 @@ def aggregated(replies, head=ZERO, **changes):
 
 
 HEARD = [
-    said("0", Representation(torch.tensor([1.0, 2.0]), torch.tensor([0.25, 0.75]))),
-    said("1", Representation(torch.tensor([4.0, 0.0]), torch.tensor([1.0, 0.0]))),
+    reply_of("0", Representation(torch.tensor([1.0, 2.0]), torch.tensor([0.25, 0.75]))),
+    reply_of("1", Representation(torch.tensor([4.0, 0.0]), torch.tensor([1.0, 0.0]))),
 ]
 
 
@@ -143,7 +145,7 @@ def test_ten_clients_are_one_step_at_the_defaults(clients, batch, steps, monkeyp
 
 
 def test_who_says_nothing_is_left_out_and_a_silent_round_keeps_the_head():
-    silent = said("2")
+    silent = reply_of("2")
     assert torch.equal(aggregated([*HEARD, silent]).weight, aggregated(HEARD).weight)
     assert aggregated([silent]) is ZERO
 
@@ -220,13 +222,13 @@ ROWS = {"0": [([3.0, 0.0], 0), ([1.0, 2.0], 1)], "1": [([5.0, 1.0], 0)]}
 
 
 def still():
-    return tiny.echoes(ROWS)
+    return echoes(ROWS)
 
 
 def test_what_a_client_says_is_of_its_own_samples(monkeypatch):
     """One class: its prototype, one-hot. Two classes of a sample each: both, by the turn's own weights."""
     received = received_by_the_server(monkeypatch)
-    tiny.run("fedre", f"{STILL} data.clients=2 server.rounds=1 client.steps=null", task="test_fedre:still")
+    tiny.run("fedre", f"{STILL} data.clients=2 server.rounds=1 client.steps=null", task=still)
     assert (received[0]["1"].values.tolist(), received[0]["1"].label.tolist()) == ([5.0, 1.0], [1.0, 0.0])
     values, label = entangled(
         "rap", torch.tensor([[3.0, 0.0], [1.0, 2.0]]), torch.tensor([0, 1]), 2, torch_rng(0, "entangle", "0", 1)
@@ -235,14 +237,14 @@ def test_what_a_client_says_is_of_its_own_samples(monkeypatch):
 
 
 def empty():
-    whole = tiny.echoes(ROWS)
+    whole = echoes(ROWS)
     nothing = Samples(torch.zeros(0, 2), torch.zeros(0).long())
     return Task(whole.model, lambda client: whole.data(client) if client != "2" else Data(nothing, nothing, nothing))
 
 
 def test_a_client_without_samples_takes_the_head_and_says_nothing(monkeypatch):
     received = received_by_the_server(monkeypatch)
-    lines = tiny.run("fedre", f"{STILL} data.clients=3 server.rounds=2 client.steps=null", task="test_fedre:empty")
+    lines = tiny.run("fedre", f"{STILL} data.clients=3 server.rounds=2 client.steps=null", task=empty)
     assert [sorted(round) for round in received] == [["0", "1", "2"]] * 2
     assert [round["2"] for round in received] == [None, None]
     assert not any(line["failed"] for line in tiny.rounds(lines))

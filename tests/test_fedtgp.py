@@ -3,11 +3,13 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fedtgp import objective
+from helpers import tiny
+from helpers.replies import reply_of
+from helpers.tasks import Echo
+from helpers.tiny import TINY
 from safetensors.torch import load_file
-from tiny import TINY, Echo, said
 from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
@@ -106,8 +108,8 @@ def axes(*lengths: tuple[float, ...]) -> torch.Tensor:
 
 
 HEARD = [
-    said("0", Prototypes(axes(4.0, 4.0, 0.0), torch.tensor([5, 1, 0]))),
-    said("1", Prototypes(axes(6.0, 0.0, 0.0), torch.tensor([2, 0, 0]))),
+    reply_of("0", Prototypes(axes(4.0, 4.0, 0.0), torch.tensor([5, 1, 0]))),
+    reply_of("1", Prototypes(axes(6.0, 0.0, 0.0), torch.tensor([2, 0, 0]))),
 ]
 """Mean prototypes, over clients: 5 along the first axis of class 0, 4 along the second of class 1; 2 is nobody's."""
 

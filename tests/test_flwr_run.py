@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from toys import figures, short
+from helpers.tiny import brief, figures
 
 from fd_flower import engine, methods
 from fd_flower.cli.flower import program
@@ -62,7 +62,7 @@ def submit(flwr: Flwr, method: str, changes: str) -> str:
 
 @pytest.mark.parametrize("method", methods.names())
 def test_two_supernodes_give_the_numbers_of_one_process(method: str, flwr: Flwr, tmp_path: Path):
-    words = f"{short(method)} data.clients=10 data.alpha=0.3"
+    words = f"{brief(method)} data.clients=10 data.alpha=0.3"
     said = submit(flwr, method, f"{words} server.nodes=2 run.out={tmp_path}/there")
     assert outcome(flwr)["status"] == "finished:completed", said
     folder = engine.run(settings(method, words), out=tmp_path / "here")

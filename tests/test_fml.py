@@ -3,11 +3,13 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.fml import Pair, objective
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tasks import echoes
+from helpers.tiny import STILL, TINY
 from safetensors.torch import load_file
-from tiny import STILL, TINY, said, strategy
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -25,8 +27,8 @@ def changed(**changes):
 
 def test_memes_are_averaged_by_examples():
     replies = [
-        said("0", Weights({"w": torch.tensor([1.0, 5.0])}, "cnn"), examples=3),
-        said("1", Weights({"w": torch.tensor([5.0, 1.0])}, "cnn"), examples=1),
+        reply_of("0", Weights({"w": torch.tensor([1.0, 5.0])}, "cnn"), examples=3),
+        reply_of("1", Weights({"w": torch.tensor([5.0, 1.0])}, "cnn"), examples=1),
     ]
     (mean,) = strategy("fml").aggregate(replies, Knowledge(), round=1)
     assert (mean.model, mean.values["w"].tolist()) == ("cnn", [2.0, 4.0])
@@ -163,11 +165,11 @@ def test_federations_at_the_edge(edge):
 def test_still_models_stay_and_both_losses_count():
     """Both models start alike, so the distances are 0 in round one and the loss is (alpha + beta) times one CE."""
     rows = {"0": [([3.0, 0.0], 0), ([1.0, 0.0], 0)], "1": [([0.0, 2.0], 1)]}
-    lines = tiny.run("fml", f"{STILL} client.steps=null data.clients=2 server.rounds=1", task="test_fml:echoes")
+    lines = tiny.run("fml", f"{STILL} client.steps=null data.clients=2 server.rounds=1", task=pair)
     for (_, client), line in tiny.of_clients(lines).items():
         mean = sum(math.log(sum(map(math.exp, x)) / math.exp(x[y])) for x, y in rows[client]) / len(rows[client])
         assert line["metrics"]["loss"] == pytest.approx(mean, rel=1e-5)
 
 
-def echoes():
-    return tiny.echoes({"0": [([3.0, 0.0], 0), ([1.0, 0.0], 0)], "1": [([0.0, 2.0], 1)]})
+def pair():
+    return echoes({"0": [([3.0, 0.0], 0), ([1.0, 0.0], 0)], "1": [([0.0, 2.0], 1)]})

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-import toys
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp.strategy import FedAvg
-from toys import Moody, Noted, Spoilt, devices, figures, hosts, model, play, rounds, toy
+from helpers import tasks
+from helpers.grids import Moody, Noted, Spoilt, devices, hosts
+from helpers.tasks import model
+from helpers.tiny import figures, play, rounds, start_toy, toy_settings
 
 from fd_flower import methods
 from fd_flower.core.client import natural
@@ -25,7 +27,7 @@ from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, unfold
 
 def run(grid: InProcessGrid, method: str = "fd", changes: str = "") -> tuple[Strategy, list[dict[str, Any]]]:
     """Run a method on a grid; return its strategy and the lines."""
-    strategy, _, lines = toys.run(method, changes, grid)
+    strategy, _, lines = start_toy(method, changes, grid)
     return strategy, lines
 
 
@@ -103,7 +105,7 @@ def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large
     trained = [list(unfold(m.content)) for m in grid.sent if m.metadata.message_type == "train"]
     assert trained == [["0", "1", "2"], ["3", "4", "5"], ["6"]] * 2
     monkeypatch.undo()
-    assert figures(lines) == figures(play(toy("fedavg", "data.clients=7")))
+    assert figures(lines) == figures(play(toy_settings("fedavg", "data.clients=7")))
 
 
 def test_the_reply_limit_learns_from_replies(monkeypatch: pytest.MonkeyPatch):
@@ -252,7 +254,7 @@ def changing(
     grid = Changing(methods.client_app(method), node_configs=configs, when=2, then=then)
     grid.slow = slow or {}
     lines: list[dict[str, Any]] = []
-    strategy = Strategy.for_method(toy(method, changes))
+    strategy = Strategy.for_method(toy_settings(method, changes))
 
     def hear(line: dict[str, Any]) -> None:
         lines.append(line)
@@ -324,7 +326,7 @@ def test_a_host_cannot_join_devices(tmp_path: Path):
 
 def test_a_device_cannot_join_hosts():
     grid = Changing(methods.client_app("fd"), 2, when=2, then=lambda grid: grid.add(77, device("3", Path("/toys"))))
-    strategy = Strategy.for_method(toy("fd"))
+    strategy = Strategy.for_method(toy_settings("fd"))
     strategy.on_line = grid.next_round
     strategy.start(grid)
     assert [c.id for c in strategy.clients] == ["0", "1", "2"]
@@ -333,7 +335,7 @@ def test_a_device_cannot_join_hosts():
 
 def test_a_host_that_comes_later_holds_nobody():
     grid = Changing(methods.client_app("fd"), 2, when=2, then=lambda grid: grid.add(77, {"partition-id": 2}))
-    strategy = Strategy.for_method(toy("fd"))
+    strategy = Strategy.for_method(toy_settings("fd"))
     strategy.on_line = grid.next_round
     strategy.start(grid)
     assert strategy.refused == {}
@@ -383,7 +385,7 @@ class Restarting(Moody):
 def test_a_node_that_was_started_anew_owes_nothing():
     """Its reply to round one never comes, and Flower does not say so once the node is back under its id."""
     grid = Restarting(methods.client_app("fd"), 3)
-    strategy = Strategy.for_method(toy("fd", "server.rounds=3 server.grace=0 server.min_replies=2"))
+    strategy = Strategy.for_method(toy_settings("fd", "server.rounds=3 server.grace=0 server.min_replies=2"))
     lines: list[dict[str, Any]] = []
 
     def hear(line: dict[str, Any]) -> None:
@@ -495,12 +497,12 @@ def test_a_node_that_raises_costs_its_clients_replies_alone():
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_flowers_own_fedavg_runs_unchanged_and_ends_where_ours_does(nodes: int):
-    settings = toy("fedavg", "data.clients=5")
+    settings = toy_settings("fedavg", "data.clients=5")
     ours = Strategy.for_method(settings).start(hosts("fedavg", nodes))
     grid = HostGrid.open(hosts("fedavg", nodes), settings)
     assert grid.get_node_ids() == [1, 2, 3, 4, 5]
     assert grid.client(5).id == "4"
-    start = World(settings, toys.task()).initial("small")
+    start = World(settings, tasks.task()).initial("small")
     theirs = FedAvg().start(grid, initial_arrays=ArrayRecord(start), num_rounds=2)
     for key, value in ours.arrays.to_torch_state_dict().items():
         torch.testing.assert_close(theirs.arrays.to_torch_state_dict()[key], value)
@@ -508,13 +510,13 @@ def test_flowers_own_fedavg_runs_unchanged_and_ends_where_ours_does(nodes: int):
 
 
 def test_there_are_no_other_nodes_than_those_shown():
-    grid = HostGrid.open(hosts("fedavg"), toy("fedavg"))
+    grid = HostGrid.open(hosts("fedavg"), toy_settings("fedavg"))
     with pytest.raises(InvalidInputError, match="there is no node 4; this federation shows 1 to 3"):
         grid.client(4)
 
 
 def test_push_and_pull_are_a_grids():
-    grid = HostGrid.open(hosts("local", 2), toy("local"))
+    grid = HostGrid.open(hosts("local", 2), toy_settings("local"))
     content = RecordDict({"config": ConfigRecord({"server-round": 1})})
     messages = [grid.create_message(content, "train", node, "group") for node in grid.get_node_ids()]
     ids = grid.push_messages(messages)

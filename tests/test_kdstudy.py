@@ -4,9 +4,9 @@ import math
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from tiny import said
+from helpers import tiny
+from helpers.replies import reply_of
 from torch import Tensor, nn
 
 from fd_flower import methods
@@ -57,7 +57,7 @@ def server(changes: str = "", model: type[nn.Module] = Linear) -> Strategy:
     task = Task(lambda name: model(), None, lambda: PUBLIC, PUBLIC)
     strategy = Strategy.for_method(chosen, task)
     strategy.__dict__["world"] = World(chosen, task, hosted=False)
-    strategy.clients = tuple(said(str(i), model="any").client for i in range(3))
+    strategy.clients = tuple(reply_of(str(i), model="any").client for i in range(3))
     return strategy
 
 
@@ -66,9 +66,9 @@ def linear(first: float, second: float) -> Weights:
 
 
 REPLIES = [
-    said("0", linear(1, 2), examples=1),
-    said("1", linear(4, 2), examples=2),
-    said("2", linear(1, 5), examples=1),
+    reply_of("0", linear(1, 2), examples=1),
+    reply_of("1", linear(4, 2), examples=2),
+    reply_of("2", linear(1, 5), examples=1),
 ]
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -158,7 +158,7 @@ def test_batch_normalization_is_calibrated_on_public_samples():
     strategy = server("server.technique=none server.start=average", Normed)
     values = strategy.world.initial("any")
     odd = {key: tensor + 3.0 if key == "norm.running_mean" else tensor for key, tensor in values.items()}
-    (start,) = strategy.aggregate([said("0", Weights(odd))], NOUGHT, round=1)
+    (start,) = strategy.aggregate([reply_of("0", Weights(odd))], NOUGHT, round=1)
     torch.testing.assert_close(start.values["norm.running_mean"], POINTS.mean(0))
 
 
@@ -183,9 +183,9 @@ def test_the_candidate_that_is_right_most_often_is_chosen():
     strategy = server(GRID)
     knowledge = Knowledge([linear(0, 0), Candidates({"w": torch.arange(4.0)[:, None, None].expand(4, 2, 2)})])
     replies = [
-        said("0", Scores(torch.tensor([5, 3, 4, 4]), torch.tensor(6))),
-        said("1", Scores(torch.tensor([0, 6, 5, 4]), torch.tensor(8))),
-        said("2", Scores(torch.tensor([9]), torch.tensor(9))),  # of another grid: it does not count
+        reply_of("0", Scores(torch.tensor([5, 3, 4, 4]), torch.tensor(6))),
+        reply_of("1", Scores(torch.tensor([0, 6, 5, 4]), torch.tensor(8))),
+        reply_of("2", Scores(torch.tensor([9]), torch.tensor(9))),  # of another grid: it does not count
     ]
     (student,) = strategy.aggregate(replies, knowledge, round=2)
     assert bool((student.values["w"] == 1).all())
@@ -263,9 +263,9 @@ def test_a_link_hears_of_itself_alone_and_the_chain_gets_shorter():
     told = strategy.knowledge_for(strategy.clients[2], strategy.knowledge)
     assert Chain.need(told).clients == ["2"]
     assert Chain.find(strategy.knowledge_for(strategy.clients[1], strategy.knowledge)) is None
-    student, left = strategy.aggregate([said("2", linear(3, 3))], strategy.knowledge, round=2)
+    student, left = strategy.aggregate([reply_of("2", linear(3, 3))], strategy.knowledge, round=2)
     assert Chain.need([left]).clients == ["0"]
-    (alone,) = strategy.aggregate([said("0", linear(4, 4))], Knowledge([student, left]), round=3)
+    (alone,) = strategy.aggregate([reply_of("0", linear(4, 4))], Knowledge([student, left]), round=3)
     assert torch.equal(alone.values["w"], linear(4, 4).values["w"])
 
 

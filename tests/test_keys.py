@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toys
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 from flwr.app import Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
-from toys import Spoilt, devices, hosts, rounds
+from helpers.grids import Spoilt, devices, hosts
+from helpers.tiny import rounds, start_toy
 
 from fd_flower import methods
 from fd_flower.cli import keys
@@ -49,7 +49,7 @@ class Keyed(InProcessGrid):
 
 def keyed(shown: dict[int, bytes], state: Path, *ids: str) -> Keyed:
     configs = [{"client-id": name, "data-path": "/toys", "state-dir": str(state)} for name in ids]
-    return Keyed(shown, methods.client_app("fd"), run_config={"task": "toys:task"}, node_configs=configs)
+    return Keyed(shown, methods.client_app("fd"), run_config={"task": "helpers.tasks:task"}, node_configs=configs)
 
 
 # --- keys
@@ -154,7 +154,7 @@ def test_a_node_that_claims_anothers_id_is_refused_even_where_it_comes_first(mad
     """Node 1 has the key of ward-7 and calls itself 0; node 2 is client 0, node 3 nobody of the list."""
     shown = {1: pem(made, "ward-7"), 2: pem(made, "0"), 3: b"no key"}
     grid = keyed(shown, tmp_path, "0", "0", "ward-7")
-    strategy, _, lines = toys.run("fd", f"server.allow={made}/allow.yaml", grid)
+    strategy, _, lines = start_toy("fd", f"server.allow={made}/allow.yaml", grid)
     assert [c.id for c in strategy.clients] == ["0"]
     assert rounds(lines)[0]["replied"] == ["0"]
     assert strategy.refused == {
@@ -164,16 +164,16 @@ def test_a_node_that_claims_anothers_id_is_refused_even_where_it_comes_first(mad
 
 
 def test_hosts_speak_for_nobody_where_there_is_a_list(made: Path, tmp_path: Path):
-    grid = Keyed({1: pem(made, "0")}, methods.client_app("fd"), run_config={"task": "toys:task"})
+    grid = Keyed({1: pem(made, "0")}, methods.client_app("fd"), run_config={"task": "helpers.tasks:task"})
     with pytest.raises(RunError, match=r"node 1: it hosts; server\.allow names devices"):
-        toys.run("fd", f"server.allow={made}/allow.yaml", grid)
+        start_toy("fd", f"server.allow={made}/allow.yaml", grid)
 
 
 def test_a_grid_without_keys_cannot_have_a_list(made: Path, tmp_path: Path):
     with pytest.raises(
         InvalidInputError, match=r"server\.allow needs nodes with keys, which InProcessGrid does not show"
     ):
-        toys.run("fd", f"server.allow={made}/allow.yaml", devices("fd", str(tmp_path), "0"))
+        start_toy("fd", f"server.allow={made}/allow.yaml", devices("fd", str(tmp_path), "0"))
 
 
 # --- replies
@@ -189,7 +189,7 @@ def test_a_reply_that_weighs_too_much_is_left_out_unread():
         return RecordDict({**content, **more}) if (client, round) == ("1", 1) else content
 
     grid = InProcessGrid(Spoilt(methods.client_app("fd"), spoil))
-    _, _, lines = toys.run("fd", "server.max_reply_mb=1", grid)
+    _, _, lines = start_toy("fd", "server.max_reply_mb=1", grid)
     first, second = rounds(lines)
     assert first["replied"] == ["0", "2"]
     assert first["failed"]["1"] == "its reply has 2.0 MB; server.max_reply_mb is 1"
@@ -202,9 +202,9 @@ def test_a_reply_that_comes_twice_counts_once():
             replies = super().pull_messages(message_ids)
             return [*replies, *replies]
 
-    _, _, lines = toys.run("fd", "", Stuttering(methods.client_app("fd"), 3))
+    _, _, lines = start_toy("fd", "", Stuttering(methods.client_app("fd"), 3))
     assert [line["replied"] for line in rounds(lines)] == [["0", "1", "2"]] * 2
-    _, _, once = toys.run("fd", "", hosts("fd", 3))
+    _, _, once = start_toy("fd", "", hosts("fd", 3))
     assert rounds(lines)[-1]["bytes"] == rounds(once)[-1]["bytes"]
 
 
@@ -231,7 +231,7 @@ def test_an_answer_to_the_roll_call_that_is_none_costs_that_node_alone(
         return answer
 
     monkeypatch.setattr(app, "introduction", introduction)
-    strategy, _, lines = toys.run("fd", "", devices("fd", str(tmp_path), "0", "1", "2"))
+    strategy, _, lines = start_toy("fd", "", devices("fd", str(tmp_path), "0", "1", "2"))
     assert rounds(lines)[0]["replied"] == ["0", "2"]
     (reason,) = strategy.refused.values()
     assert re.search(told, reason)

@@ -3,10 +3,11 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.knfu import objective
-from tiny import TINY, said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tiny import TINY
 
 from fd_flower import methods
 from fd_flower.config import settings
@@ -22,7 +23,7 @@ INDEX = torch.tensor([3, 8])
 def received(*clients, names=None):
     """Return replies that say these probabilities [N, C] of INDEX."""
     named = names or [str(i) for i in range(len(clients))]
-    return [said(i, PublicLogits(INDEX, torch.tensor(rows).log())) for i, rows in zip(named, clients, strict=True)]
+    return [reply_of(i, PublicLogits(INDEX, torch.tensor(rows).log())) for i, rows in zip(named, clients, strict=True)]
 
 
 def fused(replies, before=(), **changes):
@@ -85,7 +86,7 @@ def test_who_was_away_keeps_what_was_fused_for_it():
     server = strategy("knfu", INDEX, beta=0.0)
     old = Knowledge(server.aggregate(received(TWO[0], TWO[1], names=["0", "2"]), Knowledge(), round=1))
     server.round_index = torch.tensor([1, 2])
-    replies = [said(i, PublicLogits(torch.tensor([1, 2]), torch.tensor(TWO[0]).log())) for i in ("0", "1")]
+    replies = [reply_of(i, PublicLogits(torch.tensor([1, 2]), torch.tensor(TWO[0]).log())) for i in ("0", "1")]
     new = Knowledge(server.aggregate(replies, old, round=2))
     about = {i: [p.index.tolist() for p in server.knowledge_for(Client(str(i), i), new)] for i in range(4)}
     assert about == {0: [[1, 2]], 1: [[1, 2]], 2: [[3, 8]], 3: []}
@@ -101,7 +102,7 @@ def test_who_is_alone_now_forgets_what_was_fused_for_it():
 
 def test_a_sample_that_no_neighbor_voted_on_is_not_taught():
     """Without itself, client 0 has client 1's one row alone."""
-    replies = [*received(TWO[0]), said("1", PublicLogits(INDEX[:1], torch.tensor([[0.6, 0.4]]).log()))]
+    replies = [*received(TWO[0]), reply_of("1", PublicLogits(INDEX[:1], torch.tensor([[0.6, 0.4]]).log()))]
     rows = fused(replies, include_self=False)
     torch.testing.assert_close(rows["0"], torch.tensor([[0.6, 0.4]]))
     assert len(rows["1"]) == 2

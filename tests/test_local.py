@@ -3,10 +3,10 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps.local import objective
-from tiny import TINY
+from helpers import tiny
+from helpers.tiny import TINY
 from torch.nn import functional as F
 
 from fd_flower import methods
@@ -80,9 +80,10 @@ def pair_of_2() -> Task:
 
 def test_a_client_learns_nothing_of_another(tmp_path):
     found = {}
-    for task in ("pair_of_0", "pair_of_2"):
-        tiny.run("local", TINY + "data.clients=2 run.keep=true", out=tmp_path / task, task=f"test_local:{task}")
-        found[task] = tiny.models(tmp_path / task)
+    for task in (pair_of_0, pair_of_2):
+        folder = tmp_path / task.__name__
+        tiny.run("local", TINY + "data.clients=2 run.keep=true", out=folder, task=task)
+        found[task] = tiny.models(folder)
     firsts = [{who: kept for who, kept in models.items() if who[0] == "0"} for models in found.values()]
     tiny.assert_same_bits(*firsts)
     with pytest.raises(AssertionError):

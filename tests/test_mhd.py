@@ -5,14 +5,16 @@ import math
 from collections import Counter
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps import mhd
 from fd_flower.client_apps.mhd import Headed, Teachers, aligned, objective
 from flwr.app import Error
-from tiny import TINY, said, strategy
+from helpers import tiny
+from helpers.grids import Noted, Spoilt
+from helpers.replies import reply_of, strategy
+from helpers.tasks import INPUTS, Echo, Small, samples
+from helpers.tiny import TINY, start
 from torch import nn
-from toys import INPUTS, Noted, Small, Spoilt, begin, samples
 
 from fd_flower import methods
 from fd_flower.config import settings
@@ -133,7 +135,7 @@ def headed(*weights):
     auxiliary = nn.Linear(2, 2 * len(weights), bias=False)
     with torch.no_grad():
         auxiliary.weight.copy_(torch.cat([weight * torch.eye(2) for weight in weights]))
-    return Headed(tiny.Echo(2), auxiliary)
+    return Headed(Echo(2), auxiliary)
 
 
 def taught(x, heads, features, **changes):
@@ -222,7 +224,7 @@ def bank(server, *rounds):
     """Return what the server knows after rounds of {client: what it says}."""
     knowledge = Knowledge()
     for number, replies in enumerate(rounds, 1):
-        received = [said(client, payload) for client, payload in sorted(replies.items())]
+        received = [reply_of(client, payload) for client, payload in sorted(replies.items())]
         knowledge = Knowledge(server.aggregate(received, knowledge, round=number))
         knowledge = Knowledge.of(knowledge.flat())  # as the checkpoint has it
     return knowledge
@@ -343,13 +345,13 @@ def other_first() -> Task:
 def remembered(folder, task, changes):
     """Return the memories of a run, by (client, file)."""
     base = TINY + "model.name=small client.steps=2 client.warmup=0 data.public_batch=12 run.keep=true "
-    tiny.run("mhd", base + changes, out=folder / task, task=f"test_mhd:{task}")
-    return tiny.memories(folder / task)
+    tiny.run("mhd", base + changes, out=folder / task.__name__, task=task)
+    return tiny.memories(folder / task.__name__)
 
 
 def differing(folder, changes):
     """Return (client, round) of the memories that are others where client 0 has other samples, in any bit."""
-    one, two = (remembered(folder, task, changes) for task in ("north", "other_first"))
+    one, two = (remembered(folder, task, changes) for task in (north, other_first))
     return {
         (client, int(file.partition("-")[0]))
         for (client, file), tensors in one.items()
@@ -382,7 +384,7 @@ def absent(changes, *rounds):
     app = Spoilt(methods.client_app("mhd"), lambda c, number, content: GONE if (c, number) in away else content)
     away = {("1", number) for number in rounds}
     grid = Noted(app, 1)
-    lines = begin(settings("mhd", TINY + "data.clients=2 " + changes), grid)[2]
+    lines = start(settings("mhd", TINY + "data.clients=2 " + changes), grid)[2]
     told = {}
     for message in grid.sent:
         for client, content in unfold(message.content).items() if message.metadata.message_type == "train" else ():
@@ -482,7 +484,7 @@ def test_a_model_without_a_head_is_refused():
     with pytest.raises(
         InvalidInputError, match=r"mhd needs models with features\(x\) and a linear head.*got 'plain' without"
     ):
-        tiny.run("mhd", TINY + "model.name=plain", task="test_mhd:headless")
+        tiny.run("mhd", TINY + "model.name=plain", task=headless)
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,14 @@
 from pathlib import Path
 
 import pytest
-import quickstart
 import torch
 from fd_flower.strategies.fd import FD
 from fd_flower.strategies.fedavg import FedAvg
 from fd_flower.strategies.feddf import Config, FedDF
 from flwr.app import ArrayRecord, ConfigRecord
 from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
-from toys import model, task
+from helpers import plain_app
+from helpers.tasks import model, task
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
@@ -20,7 +20,7 @@ CONFIG = ConfigRecord({"lr": 0.5})
 
 
 def nodes(number: int = 3) -> InProcessGrid:
-    return InProcessGrid(quickstart.app, number)
+    return InProcessGrid(plain_app.app, number)
 
 
 def arrays() -> ArrayRecord:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import RecordDict
-from sums import Adding
+from helpers.secure_sums import Adding
 
 from fd_flower.cli import main
 from fd_flower.config import PrivacyConfig

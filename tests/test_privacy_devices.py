@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from deployed import TINY, lab, partitions, tiny
+from helpers.deployment import TINY, lab, partitions, short_settings
 
 from fd_flower import engine
 from fd_flower.cli import main
@@ -15,9 +15,9 @@ pytestmark = pytest.mark.slow
 
 def test_devices_that_have_pinned_each_others_keys_add_up_as_a_simulation_does(tmp_path: Path):
     changes = "model.name=mlp server.rounds=1"
-    plain = engine.run(tiny("fd", f"{changes} server.nodes=1"), out=tmp_path / "simulated")
+    plain = engine.run(short_settings("fd", f"{changes} server.nodes=1"), out=tmp_path / "simulated")
     with lab(tmp_path / "lab") as made:
-        for client, folder in partitions(tmp_path / "data", tiny("local")).items():
+        for client, folder in partitions(tmp_path / "data", short_settings("local")).items():
             own = {"secret-key": f"{made.keys}/clients/{client}/client.key", "peer-keys": f"{made.keys}/allow.yaml"}
             made.device(client, folder, **own)
         out = tmp_path / "deployed"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, RecordDict
-from sums import Adding
+from helpers.secure_sums import Adding
 
 from fd_flower.cli import keys
 from fd_flower.config import PrivacyConfig

@@ -10,9 +10,10 @@ import pytest
 import torch
 from flwr.app import Error, RecordDict
 from flwr.clientapp import ClientApp
+from helpers.grids import Moody, Noted, Spoilt, devices, hosts
+from helpers.replies import client, reply_of
+from helpers.tiny import figures, rounds, start, start_toy, tiny_settings, toy_settings
 from torch import Tensor
-from toys import Moody, Noted, Spoilt, begin, client, devices, figures, hosts, rounds, said, tiny, toy
-from toys import run as played
 
 from fd_flower import config, methods
 from fd_flower.cli import keys
@@ -77,7 +78,7 @@ def test_a_method_makes_of_the_sum_what_it_makes_of_the_replies(method: str):
     total = torch.stack([flat([p], n / 100) for p, n in zip(payloads, examples, strict=True)]).sum(0)
     people = [client(str(i)) for i in range(3)]
     together = Reply.of_sum(people, pack(*restored(blanks, total, 1.0, 3)), 100)
-    single = [said(c.id, p, examples=n) for c, p, n in zip(people, payloads, examples, strict=True)]
+    single = [reply_of(c.id, p, examples=n) for c, p, n in zip(people, payloads, examples, strict=True)]
     found = []
     for replies in ([together], single):
         strategy = methods.strategy(method)(run=Run(device="cpu"))
@@ -134,8 +135,8 @@ def test_a_run_with_masks_ends_as_one_without(method: str):
     """On digits, three rounds; masks round to 2^-45."""
     known, lines = [], []
     for sums in ("none", "masks"):
-        settings = tiny(method, f"data.clients=4 server.rounds=3 privacy.sum={sums}")
-        strategy, _, written = begin(settings, hosts(method))
+        settings = tiny_settings(method, f"data.clients=4 server.rounds=3 privacy.sum={sums}")
+        strategy, _, written = start(settings, hosts(method))
         known.append(strategy.knowledge.flat())
         lines.append(outcome(written))
     same(lines[0], lines[1], 1e-4)
@@ -150,20 +151,20 @@ def test_a_retriever_learns_the_same_under_a_sum(sums: str):
         pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
     short = "data.clients=4 server.rounds=2 client.steps=3 run.keep=false"
     runs = [config.settings("fede4rag", f"{short} privacy.sum={each}") for each in ("none", sums)]
-    lines = [outcome(begin(chosen, hosts("fede4rag"))[2]) for chosen in runs]
+    lines = [outcome(start(chosen, hosts("fede4rag"))[2]) for chosen in runs]
     same(lines[0], lines[1], 1e-3)
 
 
 @pytest.mark.parametrize("method", ["fd", "fedavg"])
 def test_a_run_under_ckks_ends_as_one_without(method: str):
     pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
-    lines = [outcome(played(method, f"privacy.sum={sums}")[2]) for sums in ("none", "ckks")]
+    lines = [outcome(start_toy(method, f"privacy.sum={sums}")[2]) for sums in ("none", "ckks")]
     same(lines[0], lines[1], 1e-3)
 
 
 def test_the_server_hears_no_knowledge_but_sums():
     grid = Noted(methods.client_app("fd"))
-    strategy, _, _ = played("fd", "privacy.sum=masks", grid)
+    strategy, _, _ = start_toy("fd", "privacy.sum=masks", grid)
     answers = [unfold(m.content) for m in grid.replies if m.metadata.message_type != HANDSHAKE]
     up = {name for answer in answers for content in answer.values() for name in content}  # type: ignore[union-attr]
     assert up == {"sum-keys", "sum-shares", "sum-commitments", "masked", "metrics", "sum-unmask"}
@@ -171,7 +172,7 @@ def test_the_server_hears_no_knowledge_but_sums():
 
 
 def test_what_each_exchange_costs_is_in_the_rounds_line():
-    _, _, lines = played("fedavg", "privacy.sum=masks")
+    _, _, lines = start_toy("fedavg", "privacy.sum=masks")
     first = rounds(lines)[0]
     kinds = ["query.fd_flower_setup", "query.fd_flower_share_keys", "train", "query.fd_flower_unmask"]
     assert list(first["exchanges"]) == kinds
@@ -179,13 +180,13 @@ def test_what_each_exchange_costs_is_in_the_rounds_line():
         assert sum(e[direction] for e in first["exchanges"].values()) == sum(first["bytes"][direction].values())
     assert all(0 < e["seconds"] < first["seconds"] for e in first["exchanges"].values())
     assert first["sum"] == {"kind": "masks", "threshold": 2, "clients": 3}
-    assert "exchanges" not in rounds(played("fedavg")[2])[0]
+    assert "exchanges" not in rounds(start_toy("fedavg")[2])[0]
 
 
 @pytest.mark.parametrize("nodes", [1, 3])
 def test_hosts_and_devices_add_up_alike(nodes: int, tmp_path: Path):
-    _, _, hosted = played("fd", "privacy.sum=masks", hosts("fd", nodes))
-    _, _, alone = played("fd", "privacy.sum=masks", devices("fd", str(tmp_path), "0", "1", "2"))
+    _, _, hosted = start_toy("fd", "privacy.sum=masks", hosts("fd", nodes))
+    _, _, alone = start_toy("fd", "privacy.sum=masks", devices("fd", str(tmp_path), "0", "1", "2"))
     kept = [
         [line.get("metrics", {}) for line in lines if not line.get("closing")]  # devices have no pooled figures
         for lines in (outcome(hosted), outcome(alone))
@@ -196,10 +197,10 @@ def test_hosts_and_devices_add_up_alike(nodes: int, tmp_path: Path):
 
 
 def test_a_resumed_run_goes_on_with_new_keys(tmp_path: Path):
-    whole = outcome(played("fedavg", "privacy.sum=masks server.rounds=3")[2])
+    whole = outcome(start_toy("fedavg", "privacy.sum=masks server.rounds=3")[2])
     out = tmp_path / "run"
-    first = played("fedavg", f"privacy.sum=masks server.rounds=1 run.keep=true run.out={out}")[2]
-    rest = begin(config.settings("fedavg", f"run.resume={out} server.rounds=3"), hosts("fedavg"))[2]
+    first = start_toy("fedavg", f"privacy.sum=masks server.rounds=1 run.keep=true run.out={out}")[2]
+    rest = start(config.settings("fedavg", f"run.resume={out} server.rounds=3"), hosts("fedavg"))[2]
     numbers = [line["global"]["accuracy"] for line in rounds(first) + rounds(rest)]
     assert numbers == pytest.approx([line["global"]["accuracy"] for line in whole if "asked" in line], abs=1e-6)
 
@@ -227,7 +228,7 @@ def spoilt(method: str, spoil: Callable[[str, str, int], bool]) -> InProcessGrid
 )
 def test_a_client_that_is_lost_at_an_exchange_costs_itself_alone(exchange: str):
     grid = spoilt("fedavg", lambda kind, name, round: kind == exchange and name == "3" and round == 1)
-    lines = played("fedavg", "privacy.sum=masks data.clients=4", grid)[2]
+    lines = start_toy("fedavg", "privacy.sum=masks data.clients=4", grid)[2]
     first, second = rounds(lines)
     assert first["failed"] == {"3": "no battery"}
     assert first["sum"]["clients"] == (4 if exchange == "query.fd_flower_unmask" else 3)
@@ -245,7 +246,9 @@ def test_below_the_threshold_the_old_knowledge_stays_and_the_run_goes_on(exchang
             found = Checkpoint.read(out, "fedavg")
             known[line["round"]] = copy.deepcopy(found.knowledge.flat()) if found else {}
 
-    strategy = Strategy.for_method(toy("fedavg", f"privacy.sum=masks data.clients=4 server.rounds=3 run.out={out}"))
+    strategy = Strategy.for_method(
+        toy_settings("fedavg", f"privacy.sum=masks data.clients=4 server.rounds=3 run.out={out}")
+    )
     lines: list[dict[str, Any]] = []
     strategy.on_line = lambda line: (note(line), lines.append(line))  # type: ignore[func-returns-value, assignment]
     strategy.start(grid)
@@ -259,21 +262,21 @@ def test_below_the_threshold_the_old_knowledge_stays_and_the_run_goes_on(exchang
 
 def test_a_round_of_which_nothing_comes_is_lost_and_not_the_run():
     grid = spoilt("fd", lambda kind, name, round: round == 1 and kind.startswith("query.fd_flower_"))
-    strategy, _, lines = played("fd", "privacy.sum=masks", grid)
+    strategy, _, lines = start_toy("fd", "privacy.sum=masks", grid)
     assert [line["sum"]["clients"] for line in rounds(lines)] == [0, 3]
     assert ClassLogits.need(strategy.knowledge).rounds == {"0": 2, "1": 2, "2": 2}
 
 
 def test_a_device_that_is_late_sits_out_of_the_next_exchange(tmp_path: Path):
     own = [{"client-id": n, "data-path": "/toys", "state-dir": f"{tmp_path}/{n}"} for n in "0123"]
-    grid = Moody(methods.client_app("fedavg"), node_configs=own, run_config={"task": "toys:task"})
+    grid = Moody(methods.client_app("fedavg"), node_configs=own, run_config={"task": "helpers.tasks:task"})
     grid.slow = {4: 10**6}
-    _, _, lines = played("fedavg", "privacy.sum=masks data.clients=4 server.timeout=0.2", grid)
+    _, _, lines = start_toy("fedavg", "privacy.sum=masks data.clients=4 server.timeout=0.2", grid)
     assert [line["sum"]["clients"] for line in rounds(lines)] == [3, 3]
 
 
 def test_a_value_beyond_the_range_costs_the_client_its_round():
-    _, _, lines = played("fedavg", "privacy.sum=masks privacy.range=1e-6")
+    _, _, lines = start_toy("fedavg", "privacy.sum=masks privacy.range=1e-6")
     assert "a value beyond privacy.range=1e-06; give a larger range" in rounds(lines)[0]["failed"]["0"]
     assert "lost" in rounds(lines)[0]["sum"]
 
@@ -297,14 +300,14 @@ def test_a_value_beyond_the_range_costs_the_client_its_round():
 )
 def test_what_cannot_be_summed_is_refused_with_the_reason(method: str, changes: str, words: str):
     with pytest.raises(InvalidInputError, match=words):
-        begin(tiny(method, f"privacy.sum=masks {changes}"), hosts(method))
+        start(tiny_settings(method, f"privacy.sum=masks {changes}"), hosts(method))
 
 
 def test_masks_and_ckks_are_refused_for_apps_that_hide_nothing():
     app = ClientApp()
     app.train()(lambda message, context: message)
     with pytest.raises(InvalidInputError, match="an app without FD-Flower's turn, which hides nothing"):
-        begin(toy("fedavg", "privacy.sum=masks"), InProcessGrid(app))
+        start(toy_settings("fedavg", "privacy.sum=masks"), InProcessGrid(app))
 
 
 @pytest.mark.parametrize(
@@ -325,19 +328,19 @@ def test_a_device_takes_no_part_in_less_than_it_was_promised(
     named = {k: v.replace("PEERS", str(tmp_path / "keys" / "allow.yaml")) for k, v in own.items()}
     grid = devices("fedavg", str(tmp_path), "0", "1", **named)
     with pytest.raises(RunError, match=words):
-        played("fedavg", changes, grid)
+        start_toy("fedavg", changes, grid)
 
 
 def test_devices_with_a_common_key_sum_under_ckks(tmp_path: Path):
     pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
     ckks.make_key(tmp_path / "ckks.key")
     grid = devices("fd", str(tmp_path), "0", "1", "2", **{"secret-key": str(tmp_path / "ckks.key")})
-    _, _, lines = played("fd", "privacy.sum=ckks", grid)
+    _, _, lines = start_toy("fd", "privacy.sum=ckks", grid)
     assert [line["sum"]["clients"] for line in rounds(lines)] == [3, 3]
 
 
 def test_an_unknown_sum_names_the_nearest():
     with pytest.raises(InvalidInputError, match=r"privacy.sum is 'mask' \(did you mean 'masks'\?\)"):
-        toy("fd", "privacy.sum=mask")
+        toy_settings("fd", "privacy.sum=mask")
     with pytest.raises(InvalidInputError, match=r"privacy.threshold is 0.5; expected a share above 0.5"):
-        toy("fd", "privacy.threshold=0.5")
+        toy_settings("fd", "privacy.threshold=0.5")

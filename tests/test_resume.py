@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
+from helpers.grids import Spoilt, hosts
+from helpers.tasks import task
+from helpers.tiny import figures, rounds, start, toy_settings
 from safetensors.torch import load_file
-from toys import Spoilt, begin, figures, hosts, rounds, task, toy
 
 from fd_flower import methods
 from fd_flower.config import ServerConfig, settings
@@ -32,7 +34,7 @@ STEADY = {"fedkd": "server.energy_start=0.95 server.energy_end=0.95"}
 
 def started(method: str, folder: Path, rounds: int, changes: str = "") -> Any:
     steady = f"client.schedule=constant {STEADY.get(method, '')}"
-    return toy(method, f"{steady} run.out={folder} server.rounds={rounds} {changes}")
+    return toy_settings(method, f"{steady} run.out={folder} server.rounds={rounds} {changes}")
 
 
 def again(method: str, folder: Path, changes: str = "") -> Any:
@@ -47,7 +49,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def run(method: str) -> Path:
         if method not in folders:
             folders[method] = tmp_path_factory.mktemp(method) / "run"
-            begin(started(method, folders[method], 4), hosts(method))
+            start(started(method, folders[method], 4), hosts(method))
         return folders[method]
 
     return run
@@ -82,9 +84,9 @@ def test_a_run_killed_in_mid_round_goes_on_on_another_number_of_nodes(
         return content
 
     with pytest.raises(Killed):
-        begin(started(method, tmp_path, 4), InProcessGrid(Spoilt(methods.client_app(method), kill)))
+        start(started(method, tmp_path, 4), InProcessGrid(Spoilt(methods.client_app(method), kill)))
     assert [line["round"] for line in rounds(RunFolder.open(tmp_path).lines())] == [1, 2]
-    _, _, received = begin(again(method, tmp_path), hosts(method, 2))
+    _, _, received = start(again(method, tmp_path), hosts(method, 2))
     assert [line["round"] for line in rounds(received)] == [3, 4]
     assert_same(tmp_path, whole(method))
 
@@ -101,9 +103,9 @@ def test_a_run_killed_between_the_lines_and_the_checkpoint_plays_the_round_again
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, "write", kill)
         with pytest.raises(Killed):
-            begin(started("fd", tmp_path, 4), hosts("fd"))
+            start(started("fd", tmp_path, 4), hosts("fd"))
     assert [line["round"] for line in rounds(RunFolder.open(tmp_path).lines())] == [1, 2, 3]
-    begin(again("fd", tmp_path), hosts("fd"))
+    start(again("fd", tmp_path), hosts("fd"))
     assert_same(tmp_path, whole("fd"))
 
 
@@ -117,7 +119,7 @@ def test_a_run_killed_after_its_last_round_only_finishes(tmp_path: Path, whole: 
     strategy.on_line = kill
     with pytest.raises(Killed):
         strategy.start(hosts("fedmd"))
-    _, result, received = begin(again("fedmd", tmp_path), hosts("fedmd"))
+    _, result, received = start(again("fedmd", tmp_path), hosts("fedmd"))
     assert rounds(received) == []
     assert set(result.arrays) == {"public-logits/index", "public-logits/values"}
     assert_same(tmp_path, whole("fedmd"))
@@ -130,42 +132,42 @@ def test_a_run_killed_in_round_one_begins_again(tmp_path: Path, whole: Callable[
         return content
 
     with pytest.raises(Killed):
-        begin(started("fd", tmp_path, 4), InProcessGrid(Spoilt(methods.client_app("fd"), kill)))
-    begin(again("fd", tmp_path), hosts("fd"))
+        start(started("fd", tmp_path, 4), InProcessGrid(Spoilt(methods.client_app("fd"), kill)))
+    start(again("fd", tmp_path), hosts("fd"))
     assert_same(tmp_path, whole("fd"))
 
 
 def test_a_torn_last_line_does_not_count(tmp_path: Path, whole: Callable[[str], Path]):
-    begin(started("fd", tmp_path, 2, "run.keep=true"), hosts("fd"))
+    start(started("fd", tmp_path, 2, "run.keep=true"), hosts("fd"))
     (tmp_path / "summary.json").unlink()
     with (tmp_path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "asked": ["0"')
-    begin(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
+    start(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
     assert_same(tmp_path, whole("fd"))
 
 
 @pytest.mark.parametrize("method", methods.names())
 def test_a_finished_run_that_was_kept_can_have_more_rounds(method: str, tmp_path: Path, whole: Callable[[str], Path]):
     """The first run's closing figures are dropped: they are not the last round's any more."""
-    begin(started(method, tmp_path, 2, "run.keep=true"), hosts(method))
-    begin(again(method, tmp_path, "server.rounds=4"), hosts(method))
+    start(started(method, tmp_path, 2, "run.keep=true"), hosts(method))
+    start(again(method, tmp_path, "server.rounds=4"), hosts(method))
     assert_same(tmp_path, whole(method))
     assert RunFolder.open(tmp_path).settings.server.rounds == 4
 
 
 def test_a_finished_run_that_was_not_kept_says_why_it_cannot_go_on(tmp_path: Path):
-    begin(started("fd", tmp_path, 2), hosts("fd"))
+    start(started("fd", tmp_path, 2), hosts("fd"))
     before = (tmp_path / "rounds.jsonl").read_bytes()
     with pytest.raises(InvalidInputError, match=r"is finished and its clients' memory is gone; .* needs run.keep=true"):
-        begin(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
+        start(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
     assert (tmp_path / "rounds.jsonl").read_bytes() == before
     assert RunFolder.open(tmp_path).finished
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path: Path):
-    begin(started("fedmd", tmp_path, 2), hosts("fedmd"))
+    start(started("fedmd", tmp_path, 2), hosts("fedmd"))
     before = outcome(tmp_path)
-    _, result, received = begin(again("fedmd", tmp_path), hosts("fedmd"))
+    _, result, received = start(again("fedmd", tmp_path), hosts("fedmd"))
     after = outcome(tmp_path)
     assert received == []
     assert before[:2] == after[:2]
@@ -173,23 +175,23 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path):
 
 
 def test_a_run_is_not_begun_where_another_lies(tmp_path: Path):
-    begin(started("local", tmp_path, 1), hosts("local"))
+    start(started("local", tmp_path, 1), hosts("local"))
     with pytest.raises(InvalidInputError, match=r"already holds a run: go on with it by run\.resume"):
-        begin(started("local", tmp_path, 1), hosts("local"))
+        start(started("local", tmp_path, 1), hosts("local"))
 
 
 def test_a_torn_checkpoint_is_named(tmp_path: Path):
-    begin(started("fedavg", tmp_path, 2, "run.keep=true"), hosts("fedavg"))
+    start(started("fedavg", tmp_path, 2, "run.keep=true"), hosts("fedavg"))
     (tmp_path / FILE).write_bytes(b"torn")
     with pytest.raises(InvalidInputError, match=r"the checkpoint .*knowledge.safetensors cannot be read"):
-        begin(again("fedavg", tmp_path, "server.rounds=3"), hosts("fedavg"))
+        start(again("fedavg", tmp_path, "server.rounds=3"), hosts("fedavg"))
 
 
 def test_a_strategy_in_somebodys_project_goes_on_too(tmp_path: Path):
     """Rounds count on in what Flower returns, and its evaluate_fn is not asked again about the round before."""
 
     def grid() -> InProcessGrid:
-        return InProcessGrid(methods.client_app("fedavg"), run_config={"task": "toys:task"})
+        return InProcessGrid(methods.client_app("fedavg"), run_config={"task": "helpers.tasks:task"})
 
     asked: list[int] = []
 

@@ -6,7 +6,7 @@ from collections import Counter
 import datasets
 import numpy as np
 import pytest
-from library_inputs import animals, judgment, write
+from helpers.library_inputs import animals, judgment, write
 
 from fd_flower.config import DataConfig, RunConfig, Settings
 from fd_flower.core.errors import InvalidInputError

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from deployed import lab
-from library_inputs import animals
+from helpers.deployment import lab
+from helpers.library_inputs import animals
 
 from fd_flower import engine
 from fd_flower.cli import main

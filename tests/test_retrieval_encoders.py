@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
-import tiny
 import torch
-from library_inputs import animals
+from helpers import tiny
+from helpers.library_inputs import animals
 from torch.nn import functional as F
 
 from fd_flower.core.errors import InvalidInputError

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
-from library_inputs import animals, judgment, write
+from helpers import tiny
+from helpers.library_inputs import animals, judgment, write
 
 from fd_flower import engine, methods
 from fd_flower.cli import main

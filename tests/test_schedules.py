@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import toys
 from flwr.app import ConfigRecord
-from tiny import assert_same_bits, memories, models, of_clients
-from toys import Noted, begin, figures, hosts, rounds, run, toy
+from helpers import tasks
+from helpers.grids import Noted, hosts
+from helpers.tiny import assert_same_bits, figures, memories, models, of_clients, rounds, start, start_toy, toy_settings
 
 from fd_flower import methods
 from fd_flower.config import ClientConfig, settings
@@ -84,7 +84,7 @@ def test_what_is_out_of_range_is_refused(words: str, said: str):
 
 def test_the_server_sends_the_rounds_learning_rate():
     grid = Noted(methods.client_app("local"))
-    run(
+    start_toy(
         "local",
         "server.rounds=3 client.lr=1.0 client.schedule=infinite client.warm_rounds=2 client.cool_rounds=2",
         grid,
@@ -100,16 +100,16 @@ def test_the_server_sends_the_rounds_learning_rate():
 
 def test_clients_go_by_what_they_are_told(plans: list[Plan]):
     """Two of the rates are the user's own, in Flower's ``train_config``, which wins over ``client.lr``."""
-    run("local", "data.clients=1 server.rounds=2 client.lr=1.0", train_config=ConfigRecord({"lr": 0.125}))
+    start_toy("local", "data.clients=1 server.rounds=2 client.lr=1.0", train_config=ConfigRecord({"lr": 0.125}))
     assert [p.lr for p in plans] == [0.125, 0.125]
 
 
 def test_a_resumed_run_goes_by_the_same_clock(tmp_path: Path, plans: list[Plan]):
     words = "client.schedule=infinite client.warm_rounds=3 client.cool_rounds=3 run.keep=true data.clients=1"
-    begin(toy("local", f"{words} server.rounds=2 run.out={tmp_path / 'a'}"), hosts("local"))
-    begin(settings("local", f"run.resume={tmp_path / 'a'} server.rounds=7"), hosts("local"))
+    start(toy_settings("local", f"{words} server.rounds=2 run.out={tmp_path / 'a'}"), hosts("local"))
+    start(settings("local", f"run.resume={tmp_path / 'a'} server.rounds=7"), hosts("local"))
     parts, plans[:] = [p.lr for p in plans], []
-    begin(toy("local", f"{words} server.rounds=7 run.out={tmp_path / 'b'}"), hosts("local"))
+    start(toy_settings("local", f"{words} server.rounds=7 run.out={tmp_path / 'b'}"), hosts("local"))
     assert parts == [p.lr for p in plans]
     assert len(set(parts)) == 6  # three up, three down (1 is among both), and .3 twice
     one, other = (figures(RunFolder.open(tmp_path / name).lines()) for name in "ab")
@@ -127,7 +127,7 @@ def test_the_run_is_the_same_with_and_without_annealed_copies(method: str, model
     words = f"model.name={model} server.rounds=3 run.keep=true client.momentum=0.5 client.anneal_rounds=2"
     folders = [tmp_path / "plain", tmp_path / "annealed"]
     for folder, every in zip(folders, (0, 2), strict=True):
-        begin(toy(method, f"{words} server.anneal_every={every} run.out={folder}"), hosts(method))
+        start(toy_settings(method, f"{words} server.anneal_every={every} run.out={folder}"), hosts(method))
     plain, annealed = (figures(RunFolder.open(folder).lines()) for folder in folders)
     copies = {
         (line["round"], line["client"]): line["evaluations"].pop("annealed")
@@ -143,7 +143,7 @@ def test_the_run_is_the_same_with_and_without_annealed_copies(method: str, model
 
 def test_a_copy_is_trained_on_as_the_rate_falls(plans: list[Plan]):
     """Two rounds at .5, each of three steps; after the second the copy has three at .5 times .001^(1/3), ..., .001."""
-    run(
+    start_toy(
         "local",
         "data.clients=1 server.rounds=2 server.anneal_every=2 client.lr=0.5 client.steps=3 client.anneal_rounds=3 "
         "client.anneal_to=0.001",
@@ -156,10 +156,10 @@ def test_an_annealed_copy_is_what_the_client_remembers_trained_on(tmp_path: Path
     """Two rounds of three mini-batches at .1 times .5^(1/2) and .5, of the model that the memory holds."""
     words = "server.rounds=1 server.anneal_every=1 client.lr=0.1 client.anneal_rounds=2 client.anneal_to=0.5 "
     words += f"client.steps=3 client.batch=5 run.keep=true run.out={tmp_path / 'run'}"
-    lines = of_clients(begin(toy("local", words), hosts("local"))[2])
+    lines = of_clients(start(toy_settings("local", words), hosts("local"))[2])
     kept = models(tmp_path / "run")
     for (client, _), weights in kept.items():
-        copied, data = toys.model("small"), toys.own(client)
+        copied, data = tasks.model("small"), tasks.own(client)
         copied.load_state_dict({name.removeprefix("model/"): tensor for name, tensor in weights.items()})
         for number, lr in ((1, 0.1 * 0.5**0.5), (2, 0.1 * 0.5)):
             plan, rng = Plan(5, lr, steps=3), torch_rng(0, f"anneal {number}", client, 1)
@@ -170,7 +170,7 @@ def test_an_annealed_copy_is_what_the_client_remembers_trained_on(tmp_path: Path
 
 
 def test_a_round_that_is_not_measured_measures_its_copies_alone():
-    lines = of_clients(run("local", "server.rounds=3 server.evaluate_every=0 server.anneal_every=2")[2])
+    lines = of_clients(start_toy("local", "server.rounds=3 server.evaluate_every=0 server.anneal_every=2")[2])
     assert {n: set(line["evaluations"]) for (n, _), line in lines.items()} == {
         1: set(),
         2: {"annealed"},
@@ -179,7 +179,7 @@ def test_a_round_that_is_not_measured_measures_its_copies_alone():
 
 
 def test_annealed_figures_are_a_series_of_their_own():
-    lines = run("local", "server.rounds=4 server.anneal_every=2")[2]
+    lines = start_toy("local", "server.rounds=4 server.anneal_every=2")[2]
     assert sorted(series(lines)["annealed"]) == [(2, False), (4, False)]
     assert len(rounds(lines)) == 4
 
@@ -189,4 +189,4 @@ def test_a_servers_model_is_not_annealed(method: str):
     with pytest.raises(
         InvalidInputError, match=f"copies of the clients' own models, and {method} has a server's model"
     ):
-        run(method, "server.anneal_every=1")
+        start_toy(method, "server.anneal_every=1")

@@ -3,19 +3,17 @@
 import math
 
 import pytest
-import tiny
 import torch
 from fd_flower.client_apps import selectivefd
 from fd_flower.client_apps.selectivefd import objective
-from test_voting import PUBLIC
-from tiny import said, strategy
+from helpers import tiny
+from helpers.replies import reply_of, strategy
+from helpers.tasks import corners, sizes
 
 from fd_flower import methods
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.samples import Data, Samples
 from fd_flower.server import Run
-from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, PublicLabels, PublicLogits
 
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -25,7 +23,7 @@ INDEX = torch.tensor([2, 5, 9])
 
 def spoken(client, places, *rows):
     """Return a reply that says these probabilities [M, C] of some of INDEX."""
-    return said(client, PublicLogits(INDEX[places], torch.tensor(rows).log()))
+    return reply_of(client, PublicLogits(INDEX[places], torch.tensor(rows).log()))
 
 
 TWO = spoken("0", [0, 1], [0.9, 0.1], [0.9, 0.1]), spoken("1", [1, 2], [0.5, 0.5], [0.5, 0.5])
@@ -63,7 +61,7 @@ def test_a_uniform_prediction_passes_the_default():
     """The farthest that a prediction can be is 2 (1 - 1/C)."""
     index = torch.tensor([0])
     teacher = strategy("selectivefd", index).aggregate(
-        [said("0", PublicLogits(index, torch.full((1, 1000), -math.log(1000))))], Knowledge(), round=1
+        [reply_of("0", PublicLogits(index, torch.full((1, 1000), -math.log(1000))))], Knowledge(), round=1
     )
     assert PublicLogits.need(teacher).index.tolist() == [0]
 
@@ -88,7 +86,7 @@ def hard(**changes):
 def test_hard_labels_are_a_histogram_of_votes(tau, kept):
     """Three say class 1 of sample 2; of sample 5 two say 0 and one 2: (2/3, 0, 1/3), which is 2/3 from its one-hot."""
     replies = [
-        said(str(i), PublicLabels(INDEX[:2], torch.tensor([1, label], dtype=torch.int16), torch.tensor(3)))
+        reply_of(str(i), PublicLabels(INDEX[:2], torch.tensor([1, label], dtype=torch.int16), torch.tensor(3)))
         for i, label in enumerate((0, 0, 2))
     ]
     teacher = PublicLogits.need(hard(ambiguity=tau).aggregate(replies, Knowledge(), round=1))
@@ -142,20 +140,8 @@ def test_the_ratio_is_fitted_to_a_twentieth_or_fifty_or_half(monkeypatch):
 
     monkeypatch.setattr(selectivefd, "vote", listen)
     words = tiny.STILL + "data.clients=3 server.rounds=1 client.quantile=0.1"
-    tiny.run("selectivefd", words, task="test_selectivefd:sizes")
+    tiny.run("selectivefd", words, task=sizes)
     assert seen == {2000: (100, 0.9), 200: (50, 0.9), 20: (10, 0.9)}
-
-
-def sizes() -> Task:
-    """Return clients of 2,000, 200 and 20 samples."""
-
-    def own(client: str) -> Data:
-        rows = (2000, 200, 20)[int(client)]
-        x = torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
-        samples = Samples(x, torch.zeros(rows, dtype=torch.int64))
-        return Data(samples, samples[torch.arange(2)], samples[torch.arange(2)])
-
-    return Task(lambda _: tiny.Echo(3), own, lambda: Samples(PUBLIC))
 
 
 @pytest.mark.parametrize("scale", [0.01, 100.0])
@@ -170,10 +156,10 @@ def test_votes_do_not_depend_on_the_features_scale(scale, monkeypatch):
 
     monkeypatch.setattr(selectivefd, "vote", listen)
     words = tiny.STILL + "data.clients=3 server.rounds=1"
-    tiny.run("selectivefd", words, task="test_voting:corners")
+    tiny.run("selectivefd", words, task=corners)
     plain = dict(cast)
     monkeypatch.setattr("fd_flower.client.Turn.encoded", lambda turn, samples: scale * turn.world.encoded(samples))
-    tiny.run("selectivefd", words, task="test_voting:corners")
+    tiny.run("selectivefd", words, task=corners)
     assert plain.keys() == {"client 0", "client 1", "client 2"}
     assert any(bool(votes.any()) for votes in plain.values())
     assert all(torch.equal(votes, cast[who]) for who, votes in plain.items())

@@ -7,7 +7,9 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping
-from toys import Noted, devices, hosts, model, play, rounds, run, samples, tiny, toy
+from helpers.grids import Noted, devices, hosts
+from helpers.tasks import model, samples
+from helpers.tiny import play, rounds, start_toy, tiny_settings, toy_settings
 
 from fd_flower import methods
 from fd_flower.core.errors import InvalidInputError
@@ -29,9 +31,9 @@ def asked(lines: Lines) -> list[list[str]]:
 
 def test_the_same_clients_are_asked_whatever_the_order_of_nodes(tmp_path: Path):
     changes = "data.clients=6 server.fraction=0.5 server.rounds=4"
-    hosted = [asked(run("local", changes, hosts("local", nodes))[2]) for nodes in (1, 4)]
+    hosted = [asked(start_toy("local", changes, hosts("local", nodes))[2]) for nodes in (1, 4)]
     names = [["0", "1", "2", "3", "4", "5"], ["3", "5", "0", "4", "1", "2"]]
-    on_devices = [asked(run("local", changes, devices("local", str(tmp_path / n[0]), *n))[2]) for n in names]
+    on_devices = [asked(start_toy("local", changes, devices("local", str(tmp_path / n[0]), *n))[2]) for n in names]
     assert hosted[0] == hosted[1] == on_devices[0] == on_devices[1]
     assert all(len(names) == 3 for names in hosted[0])
     assert len({tuple(names) for names in hosted[0]}) > 1  # not the same three in every round
@@ -39,13 +41,13 @@ def test_the_same_clients_are_asked_whatever_the_order_of_nodes(tmp_path: Path):
 
 def test_another_seed_asks_others():
     changes = "data.clients=6 server.fraction=0.5 server.rounds=4"
-    assert asked(run("local", changes)[2]) != asked(run("local", f"{changes} run.seed=1")[2])
+    assert asked(start_toy("local", changes)[2]) != asked(start_toy("local", f"{changes} run.seed=1")[2])
 
 
 @pytest.mark.parametrize(("fraction", "number"), [(0.01, 1), (0.5, 3), (0.7, 4), (1.0, 5)])
 def test_a_share_of_five_clients(fraction: float, number: int):
     """Halves are rounded up, and somebody is always asked: 2.5 is 3, 3.5 is 4."""
-    lines = run("local", f"data.clients=5 server.fraction={fraction} server.rounds=1")[2]
+    lines = start_toy("local", f"data.clients=5 server.fraction={fraction} server.rounds=1")[2]
     assert len(asked(lines)[0]) == number
 
 
@@ -64,25 +66,27 @@ def test_a_share_of_five_clients(fraction: float, number: int):
 def test_needs_are_checked_before_round_one(method: str, changes: str, words: str):
     lines: Lines = []
     with pytest.raises(InvalidInputError, match=words):
-        lines += play(tiny(method, changes))
+        lines += play(tiny_settings(method, changes))
     assert lines == []
 
 
 def test_a_model_without_features_does_for_methods_that_compare_logits():
-    assert len(rounds(run("fd", "model.name=plain")[2])) == 2
+    assert len(rounds(start_toy("fd", "model.name=plain")[2])) == 2
     with pytest.raises(InvalidInputError, match="fedproto needs one feature size for all models; got plain none"):
-        run("fedproto", "model.name=plain")
+        start_toy("fedproto", "model.name=plain")
 
 
 def test_models_that_tell_different_classes_apart_are_refused():
     with pytest.raises(
         InvalidInputError, match=r"the clients' models tell \[3, 4\] classes apart; expected one number"
     ):
-        run("fd", "model.name=[small,fourth]")
+        start_toy("fd", "model.name=[small,fourth]")
 
 
 def test_public_samples_that_differ_are_noticed(tmp_path: Path):
-    strategy = Strategy.for_method(toy("fedmd"), Task(model, None, lambda: samples("others", 40, labels=False)))
+    strategy = Strategy.for_method(
+        toy_settings("fedmd"), Task(model, None, lambda: samples("others", 40, labels=False))
+    )
     with pytest.raises(InvalidInputError, match="client 0 has other public samples than the server"):
         strategy.start(devices("fedmd", str(tmp_path), "0", "1"))
 
@@ -98,7 +102,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path):
 
 
 def test_flowers_privacy_wrappers_are_refused_with_what_to_use_instead():
-    wrapped = DifferentialPrivacyServerSideFixedClipping(Strategy.for_method(toy("fedavg")), 1.0, 1.0, 3)
+    wrapped = DifferentialPrivacyServerSideFixedClipping(Strategy.for_method(toy_settings("fedavg")), 1.0, 1.0, 3)
     with pytest.raises(
         InvalidInputError, match=r"is wrapped in a strategy that runs its own start; .*use Flower's mods"
     ):
@@ -107,32 +111,32 @@ def test_flowers_privacy_wrappers_are_refused_with_what_to_use_instead():
 
 def test_a_relative_folder_that_reaches_the_server_says_so():
     with pytest.raises(InvalidInputError, match=r"run\.out is the relative path 'somewhere'; give an absolute one"):
-        run("local", "run.out=somewhere")
+        start_toy("local", "run.out=somewhere")
 
 
 # --- Flower's parameters
 
 
 def test_an_explicit_number_of_rounds_wins():
-    _, result, lines = run("fedavg", num_rounds=3)
+    _, result, lines = start_toy("fedavg", num_rounds=3)
     assert [line["round"] for line in rounds(lines)] == [1, 2, 3]
     assert list(result.train_metrics_clientapp) == [1, 2, 3]
     with pytest.raises(InvalidInputError, match=r"server.rounds is 0; expected at least 1"):
-        run("fedavg", num_rounds=0)
+        start_toy("fedavg", num_rounds=0)
 
 
 def test_initial_arrays_replace_the_weights_that_the_method_starts_from():
     torch.manual_seed(5)
     given = model("").state_dict()
     grid = Noted(methods.client_app("fedavg"))
-    run("fedavg", grid=grid, initial_arrays=ArrayRecord(given))
+    start_toy("fedavg", grid=grid, initial_arrays=ArrayRecord(given))
     first = next(unfold(m.content)["0"] for m in grid.sent if m.metadata.message_type == "train")
     assert torch.equal(Weights.need(first).values["head.bias"], given["head.bias"])  # type: ignore[arg-type]
 
 
 def test_train_config_reaches_every_client_beside_ours():
     grid = Noted(methods.client_app("local"))
-    run("local", grid=grid, train_config=ConfigRecord({"mine": 7, "server-round": 99}))
+    start_toy("local", grid=grid, train_config=ConfigRecord({"mine": 7, "server-round": 99}))
     received = [unfold(m.content)["0"]["config"] for m in grid.sent if m.metadata.message_type == "train"]  # type: ignore[index]
     assert [(c["mine"], c["server-round"]) for c in received] == [(7, 1), (7, 2)]
 
@@ -144,24 +148,24 @@ def test_an_evaluate_fn_replaces_ours():
         seen.append((round, "head.bias" in arrays))
         return MetricRecord({"mine": float(round)})
 
-    _, result, lines = run("fedavg", evaluate_fn=evaluate)
+    _, result, lines = start_toy("fedavg", evaluate_fn=evaluate)
     assert seen == [(0, True), (1, True), (2, True)]
     assert {r: m["mine"] for r, m in result.evaluate_metrics_serverapp.items()} == {0: 0.0, 1: 1.0, 2: 2.0}
     assert [line["global"] for line in rounds(lines)] == [None, None]
 
 
 def test_the_result_is_what_any_flower_user_loads():
-    _, result, _ = run("fedavg")
+    _, result, _ = start_toy("fedavg")
     model("").load_state_dict(result.arrays.to_torch_state_dict())
 
 
 def test_knowledge_without_weights_is_the_result_by_kind_and_field():
-    _, result, _ = run("fd")
+    _, result, _ = start_toy("fd")
     assert set(result.arrays) >= {"class-logits/sums", "class-logits/counts"}
 
 
 def test_what_a_subclass_of_flowers_hooks_would_change_is_taken_over():
-    strategy = Strategy.for_method(toy("fedavg"))
+    strategy = Strategy.for_method(toy_settings("fedavg"))
     configure = strategy.configure_train
 
     def zeroed(server_round: int, arrays: ArrayRecord, *also: Any) -> Any:
@@ -188,7 +192,7 @@ def test_a_method_that_draws_from_the_global_generator_draws_the_same_in_every_r
     for disturbance in (1, 2):
         torch.manual_seed(disturbance)
         before = torch.get_rng_state()
-        run("fd", "server.rounds=2")
+        start_toy("fd", "server.rounds=2")
         assert torch.equal(before, torch.get_rng_state())
     assert draws[:2] == draws[2:]
     assert draws[0] != draws[1]

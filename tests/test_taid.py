@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
 from flwr.app import Message
-from toys import Spoilt, begin, figures, hosts, rounds, run, toy
+from helpers import tiny
+from helpers.grids import Spoilt, hosts
+from helpers.tiny import figures, rounds, start, start_toy, toy_settings
 
 from fd_flower import methods, objectives
 from fd_flower.client import turn
@@ -171,20 +172,20 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_rounds_clock_counts_the_rounds_that_are_over_and_the_closing_message_is_the_end(moments: list[float]):
-    run("fedmd", "client.objective=taid data.clients=1 server.rounds=4")
+    start_toy("fedmd", "client.objective=taid data.clients=1 server.rounds=4")
     assert moments == pytest.approx([0, 1 / 4, 2 / 4, 3 / 4, 1])
 
 
 def test_a_steps_clock_goes_on_within_the_round(moments: list[float]):
     """Two mini-batches a round; a turn begins where the one before ended. FML's accuracy needs no closing message."""
-    run("fml", "client.objective=taid client.objective_args.clock=step data.clients=1 server.rounds=2")
+    start_toy("fml", "client.objective=taid client.objective_args.clock=step data.clients=1 server.rounds=2")
     assert moments == pytest.approx([0, 1 / 4, 1 / 2, 1 / 2, 3 / 4, 1])
 
 
 @pytest.mark.parametrize("clock", ["round", "step"])
 def test_the_state_is_the_clients_own_and_the_closing_message_writes_nothing(clock: str, tmp_path: Path):
     """FedMD's clients receive nothing in round one, so they first distill in round two, and note L alone."""
-    begin(toy("fedmd", f"client.objective=taid client.objective_args.clock={clock} run.keep=true "
+    start(toy_settings("fedmd", f"client.objective=taid client.objective_args.clock={clock} run.keep=true "
               f"run.out={tmp_path} server.rounds=3 client.public_steps=2"), hosts("fedmd"))  # fmt: skip
     kept = tiny.memories(tmp_path)
     assert {file for _, file in kept} == {"2-0", "3-0"}  # nothing of the closing message
@@ -211,12 +212,12 @@ def test_a_run_that_was_killed_goes_on_as_one_that_was_not(method: str, clock: s
 
     def chosen(name: str) -> Any:
         loss = f"client.objective=taid client.objective_args.clock={clock}"
-        return toy(method, f"{loss} run.keep=true run.out={tmp_path / name} server.rounds=4")
+        return toy_settings(method, f"{loss} run.keep=true run.out={tmp_path / name} server.rounds=4")
 
-    begin(chosen("whole"), hosts(method))
+    start(chosen("whole"), hosts(method))
     with pytest.raises(Killed):
-        begin(chosen("killed"), InProcessGrid(Spoilt(methods.client_app(method), kill)))
-    begin(settings(method, f"run.resume={tmp_path / 'killed'}"), hosts(method, 2))
+        start(chosen("killed"), InProcessGrid(Spoilt(methods.client_app(method), kill)))
+    start(settings(method, f"run.resume={tmp_path / 'killed'}"), hosts(method, 2))
     tiny.assert_same_bits(tiny.memories(tmp_path / "whole"), tiny.memories(tmp_path / "killed"))
     lines = [figures(RunFolder.open(tmp_path / name).lines()) for name in ("whole", "killed")]
     assert lines[0] == lines[1]
@@ -249,7 +250,7 @@ def test_every_method_that_distils_by_name_has_the_loss_as_its_turn_has_it(
         return distill(self, *args)
 
     monkeypatch.setattr(ClientConfig, "distill", noted)
-    lines = run(method, "client.objective=taid server.rounds=3", grid)[2]
+    lines = start_toy(method, "client.objective=taid server.rounds=3", grid)[2]
     assert rounds(lines)[-1]["replied"] == ["0", "1", "2"]
     assert set(calls) == {"Scheduled"}
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-import toys
 from fd_flower.client_apps import fedavg, local
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
+from helpers import tasks
+from helpers.grids import devices, hosts
+from helpers.tasks import own
+from helpers.tiny import rounds, start_toy, toy_settings
 from safetensors.torch import load_file
 from torch.nn import Linear, Module
-from toys import devices, hosts, own, rounds, run, toy
 
 from fd_flower import methods
 from fd_flower.client import App, Turn, fit, turn
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 @pytest.fixture
 def world() -> World:
-    return World(toy("fd", "client.epochs=3 client.batch=5"), toys.task())
+    return World(toy_settings("fd", "client.epochs=3 client.batch=5"), tasks.task())
 
 
 def of(world: World, folder: Path, client: str = "0", number: int = 1, **said: Any) -> Turn:
@@ -105,30 +107,30 @@ def test_random_numbers_are_a_function_of_seed_purpose_client_and_round(world: W
 
 
 def test_private_training_follows_its_options(plans: list[Plan]):
-    run("local", "client.steps=null client.epochs=3 client.batch=7 client.momentum=0.5 client.optimizer=adam")
+    start_toy("local", "client.steps=null client.epochs=3 client.batch=7 client.momentum=0.5 client.optimizer=adam")
     assert {(p.batch, p.epochs, p.steps, p.momentum, p.optimizer) for p in plans} == {(7, 3, None, 0.5, "adam")}
 
 
 def test_distillation_follows_its_own_options(plans: list[Plan]):
     """Three clients digest in round two and at the closing message."""
-    run("fedmd", "client.public_steps=5 client.public_batch=9 client.batch=7")
+    start_toy("fedmd", "client.public_steps=5 client.public_batch=9 client.batch=7")
     assert [(p.batch, p.steps) for p in plans if p.steps == 5] == [(9, 5)] * 6
 
 
 def test_the_learning_rate_follows_the_schedule(plans: list[Plan]):
-    run("local", "data.clients=1 server.rounds=3 client.lr=1.0 client.schedule=exponential client.decay=0.5")
+    start_toy("local", "data.clients=1 server.rounds=3 client.lr=1.0 client.schedule=exponential client.decay=0.5")
     assert [p.lr for p in plans] == [1.0, 0.5, 0.25]
 
 
 def test_a_clients_first_training_begins_with_a_warm_up(plans: list[Plan]):
-    run("fd", "data.clients=1 server.rounds=3 client.warmup=4")
+    start_toy("fd", "data.clients=1 server.rounds=3 client.warmup=4")
     assert [p.steps for p in plans] == [4, 2, 2, 2]
 
 
 @pytest.mark.parametrize("method", ["fd", "fedavg"])
 def test_a_client_that_is_first_asked_later_warms_up_later_where_it_keeps_its_model(method: str, plans: list[Plan]):
     """One of three is asked in each round. A method with a shared model warms it up in round one, once for all."""
-    lines = run(method, "server.fraction=0.34 server.rounds=6 client.warmup=4")[2]
+    lines = start_toy(method, "server.fraction=0.34 server.rounds=6 client.warmup=4")[2]
     asked = [line["asked"][0] for line in rounds(lines)]
     assert len(set(asked)) > 1
     assert [p.steps for p in plans].count(4) == (len(set(asked)) if method == "fd" else 1)
@@ -229,7 +231,7 @@ def test_a_mod_goes_around_each_clients_turn():
 
     app = App(mods=[mod])
     app.train()(fedavg.train)
-    run("fedavg", "server.rounds=1", InProcessGrid(app, 1))
+    start_toy("fedavg", "server.rounds=1", InProcessGrid(app, 1))
     assert received == [("train", "0", False), ("train", "1", False), ("train", "2", False)]
 
 
@@ -242,7 +244,7 @@ def test_what_a_mod_does_to_a_reply_is_what_the_server_hears():
 
     app = App(mods=[mod])
     app.train()(fedavg.train)
-    _, result, _ = run("fedavg", "server.rounds=1", InProcessGrid(app, 1))
+    _, result, _ = start_toy("fedavg", "server.rounds=1", InProcessGrid(app, 1))
     assert float(sum(t.abs().sum() for t in result.arrays.to_torch_state_dict().values())) == 0
 
 
@@ -255,7 +257,7 @@ def test_a_client_sees_its_own_context_alone():
         contexts.append(context)
         return turn.reply(message, Turn.of(message, context))
 
-    run("local", "server.rounds=1", InProcessGrid(app, 2))
+    start_toy("local", "server.rounds=1", InProcessGrid(app, 2))
     assert sorted(str(c.node_config["client-id"]) for c in contexts) == ["0", "1", "2"]
     assert len({id(c.state) for c in contexts}) == 3
 
@@ -287,7 +289,7 @@ def counting() -> App:
 
 def test_a_clients_state_is_its_own_and_comes_back():
     grid = InProcessGrid(counting(), 2)
-    _, _, lines = run("local", "data.clients=5 server.rounds=3", grid)
+    _, _, lines = start_toy("local", "data.clients=5 server.rounds=3", grid)
     assert counts(lines) == {client: [1, 2, 3] for client in "01234"}
     held = {node: sorted(context.state) for node, context in grid._contexts.items()}
     assert held == {1: ["0/count", "2/count", "4/count"], 2: ["1/count", "3/count"]}
@@ -296,7 +298,7 @@ def test_a_clients_state_is_its_own_and_comes_back():
 def test_a_devices_state_comes_back(tmp_path: Path):
     grid = devices("local", str(tmp_path), "0", "a/b")
     grid._app = counting()
-    _, _, lines = run("local", "server.rounds=3", grid)
+    _, _, lines = start_toy("local", "server.rounds=3", grid)
     assert counts(lines) == {"0": [1, 2, 3], "a/b": [1, 2, 3]}
 
 
@@ -307,7 +309,7 @@ def test_of_a_turn_that_fails_no_state_is_kept(monkeypatch: pytest.MonkeyPatch):
         return fit(turn, *also)
 
     monkeypatch.setattr(local, "fit", fail)
-    _, _, lines = run("local", "server.rounds=3", InProcessGrid(counting(), 2))
+    _, _, lines = start_toy("local", "server.rounds=3", InProcessGrid(counting(), 2))
     assert counts(lines) == {"0": [1, 2, 3], "1": [1, 2], "2": [1, 2, 3]}
 
 
@@ -318,7 +320,7 @@ def test_what_a_client_deletes_of_its_state_is_gone():
 
     app = App(mods=[forget, counted])
     app.train()(local.train)
-    _, _, lines = run("local", "server.rounds=3", InProcessGrid(app, 2))
+    _, _, lines = start_toy("local", "server.rounds=3", InProcessGrid(app, 2))
     assert counts(lines) == {client: [1, 1, 1] for client in "012"}
 
 
@@ -333,7 +335,7 @@ def test_a_lifespan_is_a_messages_however_many_clients_it_names():
         yield
         seen.append("exit")
 
-    _, _, lines = run("local", "server.rounds=1", InProcessGrid(app, 1))
+    _, _, lines = start_toy("local", "server.rounds=1", InProcessGrid(app, 1))
     assert rounds(lines)[0]["replied"] == ["0", "1", "2"]
     assert seen == ["enter", "exit"] * 3
 
@@ -355,7 +357,7 @@ def test_a_lifespan_that_fails_costs_the_message_as_in_flower(at: str):
     reasons = []
     for app in apps:
         grid = InProcessGrid(app)
-        content = fold({}, {"settings": toy("local").text, "run-key": "k", "state": "/nowhere"})
+        content = fold({}, {"settings": toy_settings("local").text, "run-key": "k", "state": "/nowhere"})
         [answer] = grid.send_and_receive([Message(content, 1, "train")])
         reasons.append((answer.error.code, answer.error.reason))
     assert reasons == [(2, f"ZeroDivisionError: {at}")] * 2
@@ -386,21 +388,21 @@ def test_a_turn_sees_the_message_as_the_mods_have_left_it():
         return turn.reply(message, here, loss=0.0)
 
     with pytest.raises(RunError, match="has no usable reply"):  # it predicts nothing
-        run("fedmd", "server.rounds=1", InProcessGrid(app, 1))
+        start_toy("fedmd", "server.rounds=1", InProcessGrid(app, 1))
     assert seen == [2, 2, 2]
 
 
 def test_an_app_without_the_function_says_so():
     app = App()
     with pytest.raises(Exception, match="No train function registered"):
-        run("local", "", InProcessGrid(app, 1))
+        start_toy("local", "", InProcessGrid(app, 1))
 
 
 def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none():
-    grid = InProcessGrid(methods.client_app("local"), 1, run_config={"task": "toys:task"})
+    grid = InProcessGrid(methods.client_app("local"), 1, run_config={"task": "helpers.tasks:task"})
     strategy = methods.strategy("local")()
     strategy.start(grid, num_rounds=1)
-    assert [c.classes for c in strategy.clients] == [toys.CLASSES] * 10
+    assert [c.classes for c in strategy.clients] == [tasks.CLASSES] * 10
 
 
 @pytest.mark.parametrize(
@@ -408,8 +410,8 @@ def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none
     [
         ("toys", "expected package.module:name"),
         ("nowhere:task", "No module named 'nowhere'"),
-        ("toys:tusk", "has no attribute 'tusk'"),
-        ("toys:CLASSES", "'toys:CLASSES' is int; expected fd_flower.tasks.task.Task"),
+        ("helpers.tasks:tusk", "has no attribute 'tusk'"),
+        ("helpers.tasks:CLASSES", "'helpers.tasks:CLASSES' is int; expected fd_flower.tasks.task.Task"),
     ],
 )
 def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
@@ -420,5 +422,5 @@ def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
 
 
 def test_hosts_keep_nothing_for_methods_that_keep_nothing(tmp_path: Path):
-    run("fedavg", f"run.keep=true run.out={tmp_path}/run", hosts("fedavg"))
+    start_toy("fedavg", f"run.keep=true run.out={tmp_path}/run", hosts("fedavg"))
     assert not (tmp_path / "run" / "clients").exists()

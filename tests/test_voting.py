@@ -1,21 +1,20 @@
 """Methods whose clients vote once: what is asked, what is kept, and which samples a round is about."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-import tiny
 import torch
 from flwr.app import Error, RecordDict
-from tiny import said, strategy
-from toys import Noted, Spoilt, begin
+from helpers import tiny
+from helpers.grids import Noted, Spoilt
+from helpers.replies import reply_of, strategy
+from helpers.tasks import PUBLIC, corners, strangers
+from helpers.tiny import start
 
 from fd_flower import density, methods
 from fd_flower.config import settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.samples import Samples
 from fd_flower.engine import InProcessGrid
 from fd_flower.tasks.task import Task
 from fd_flower.wire import Bounds, Knowledge, Private, PublicIndex, PublicLogits, PublicVotes
@@ -30,35 +29,11 @@ EVERYTHING = {"selectivefd": "client.quantile=0 client.width=3", "edgefd": "clie
 SETTINGS = tiny.STILL + "data.clients=3 data.public_batch=5 server.rounds=4 "
 
 
-def around(*corner: float, rows: int = 20, spread: float = 0.3) -> torch.Tensor:
-    """Return points near a corner [rows, 3]."""
-    return torch.tensor(corner) + spread * torch.randn(rows, 3, generator=torch.Generator().manual_seed(rows))
-
-
-PUBLIC = torch.cat([around(*corner, rows=4, spread=0.05) for corner in ((3, 0, 0), (0, 3, 0), (-20, -20, 9))])
-"""Samples 0 to 3 are in the midst of client 0's, 4 to 7 of client 1's, 8 to 11 are near nobody's."""
-
-
-def corners() -> Task:
-    """Return three clients: one at each of two corners, and one with a single sample, which it cannot hold out."""
-    held: Mapping[str, Any] = {
-        "0": [(row.tolist(), 0) for row in around(3, 0, 0)],
-        "1": [(row.tolist(), 1) for row in around(0, 3, 0)],
-        "2": [([0.0, 0.0, 3.0], 2)],
-    }
-    return tiny.echoes(held, PUBLIC)
-
-
-def strangers() -> Task:
-    """Return the same clients, and public samples that are near nobody's."""
-    return replace(corners(), public=lambda: Samples(PUBLIC[8:]))
-
-
-def play(method: str, changes: str = "", grid: InProcessGrid | None = None, *, task: str = "corners"):
+def play(method: str, changes: str = "", grid: InProcessGrid | None = None, *, task: Callable[[], Task] = corners):
     """Run on the corners; return the strategy and the lines."""
     words = f"{SETTINGS} {EVERYTHING[method]} {changes}"
-    chosen = settings(method, words, task=f"test_voting:{task}")
-    strategy, _, lines = begin(chosen, grid or InProcessGrid(methods.client_app(method), 1))
+    chosen = settings(method, words, task=f"{task.__module__}:{task.__name__}")
+    strategy, _, lines = start(chosen, grid or InProcessGrid(methods.client_app(method), 1))
     return strategy, lines
 
 
@@ -135,7 +110,7 @@ def test_who_claims_nothing_still_hears(method, tmp_path):
     for weight in (0, 1):
         changes = f"{EVERYTHING[method]} server.rounds=2 client.lr=0.5 client.kd_weight={weight} run.keep=true"
         folder = tmp_path / str(weight)
-        lines = tiny.run(method, f"{SETTINGS} {changes}", task="test_voting:corners", out=folder)
+        lines = tiny.run(method, f"{SETTINGS} {changes}", task=corners, out=folder)
         assert tiny.of_clients(lines)[2, "2"]["diagnostics"]["accepted"] == 0.0
         learned[weight] = tiny.models(folder)["2", "2-0"]["model/head.weight"]
     assert not torch.equal(learned[0], learned[1])
@@ -144,7 +119,7 @@ def test_who_claims_nothing_still_hears(method, tmp_path):
 @BOTH
 def test_nothing_claimed_means_nothing_to_learn(method, announced, caplog):
     """Public samples far from everybody: every later round is about none, and clients train alone."""
-    _, lines = play(method, task="strangers")
+    _, lines = play(method, task=strangers)
     assert caplog.text.count("so clients receive nothing") == 4
     assert [len(announced[number]) for number in (1, 2, 3, 4)] == [4, 0, 0, 0]
     assert not any(line["failed"] for line in tiny.rounds(lines))
@@ -190,7 +165,7 @@ def test_a_sample_that_nobody_claims_is_never_averaged(method):
     """Of three samples the clients say something of the first and the last: the middle one does not travel."""
     index = torch.tensor([2, 5, 9])
     rows = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log()
-    replies = [said("0", PublicLogits(index[[0, 2]], rows)), said("1", PublicLogits(index[2:], rows[:1]))]
+    replies = [reply_of("0", PublicLogits(index[[0, 2]], rows)), reply_of("1", PublicLogits(index[2:], rows[:1]))]
     teacher = strategy(method, index).aggregate(replies, Knowledge(), round=2)[0]
     assert teacher.index.tolist() == [2, 9]
     torch.testing.assert_close(teacher.values[0].exp(), torch.tensor([0.9, 0.1]))
@@ -200,9 +175,9 @@ def test_a_sample_that_nobody_claims_is_never_averaged(method):
 def test_votes_survive_a_resume(method, tmp_path, announced):
     """The checkpoint has everybody's votes: nobody is asked again, and rounds go on as if nothing had happened."""
     words = f"{SETTINGS} {EVERYTHING[method]}"
-    tiny.run(method, words, task="test_voting:corners", out=tmp_path / "whole")
+    tiny.run(method, words, task=corners, out=tmp_path / "whole")
     whole = dict(announced)
-    tiny.run(method, f"{words} server.rounds=2 run.keep=true", task="test_voting:corners", out=tmp_path / "cut")
+    tiny.run(method, f"{words} server.rounds=2 run.keep=true", task=corners, out=tmp_path / "cut")
     announced.clear()
     lines = tiny.run(method, f"run.resume={tmp_path / 'cut'} server.rounds=4", out=tmp_path / "cut")
     assert announced == {number: index for number, index in whole.items() if number > 2}

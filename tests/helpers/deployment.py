@@ -189,7 +189,7 @@ def lab(root: Path, clients: tuple[str, ...] = ("0", "1", "2")) -> Iterator[Lab]
             made.kill(name)
 
 
-def tiny(method: str, changes: str = "") -> Settings:
+def short_settings(method: str, changes: str = "") -> Settings:
     """Return settings of a run that three devices play in a minute."""
     return settings(method, f"{TINY} {changes}")
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from flwr.app import MetricRecord, RecordDict
-from toys import client
 
 from fd_flower.config import PrivacyConfig
 from fd_flower.core.client import Client
@@ -19,6 +18,8 @@ from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol
 from fd_flower.wire import Bounds, Payload, Weights, pack
 from fd_flower.wire.replies import Reply
+
+from .replies import client
 
 Spoil = Callable[[str, str, RecordDict], RecordDict]
 

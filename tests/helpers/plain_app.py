@@ -1,9 +1,10 @@
 """A Flower app as Flower's quickstart has them: it knows nothing of FD-Flower."""
 
 import torch
-import toys
 from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+
+from . import tasks
 
 app = ClientApp()
 
@@ -11,9 +12,9 @@ app = ClientApp()
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the model on local data."""
-    model = toys.model("")
+    model = tasks.model("")
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    data = toys.own(str(context.node_config["partition-id"])).train
+    data = tasks.own(str(context.node_config["partition-id"])).train
     optimizer = torch.optim.SGD(model.parameters(), lr=message.content["config"]["lr"])
     loss = torch.nn.functional.cross_entropy(model(data.x), data.labels)
     loss.backward()
@@ -26,9 +27,9 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the model on local data."""
-    model = toys.model("")
+    model = tasks.model("")
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    data = toys.own(str(context.node_config["partition-id"])).test
+    data = tasks.own(str(context.node_config["partition-id"])).test
     right = (model(data.x).argmax(1) == data.labels).float().mean().item()
     content = RecordDict({"metrics": MetricRecord({"eval_acc": right, "num-examples": len(data)})})
     return Message(content=content, reply_to=message)
