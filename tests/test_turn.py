@@ -13,7 +13,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from safetensors.torch import load_file
 from torch.nn import Linear, Module
-from toys import devices, hosts, own, rounds, run, toy
+from toys import counted, counts, devices, hosts, own, rounds, run, toy
 
 from fd_flower import methods
 from fd_flower.client import App, Turn, fit, turn
@@ -258,25 +258,6 @@ def test_a_client_sees_its_own_context_alone():
     run("local", "server.rounds=1", InProcessGrid(app, 2))
     assert sorted(str(c.node_config["client-id"]) for c in contexts) == ["0", "1", "2"]
     assert len({id(c.state) for c in contexts}) == 3
-
-
-def counted(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Count a client's messages in Flower's state, and let the reply's metrics tell."""
-    count = context.state.setdefault("count", ConfigRecord({"messages": 0}))
-    count["messages"] += 1  # type: ignore[index, operator]
-    answer = call_next(message, context)
-    if answer.has_content():
-        answer.content["metrics"]["count"] = count["messages"]  # type: ignore[index]
-    return answer
-
-
-def counts(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
-    """Return what each client has counted, round by round."""
-    found: dict[str, list[int]] = {}
-    for line in lines:
-        if "client" in line and not line.get("closing"):
-            found.setdefault(line["client"], []).append(line["metrics"]["count"])
-    return found
 
 
 def counting() -> App:
