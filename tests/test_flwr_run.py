@@ -5,14 +5,22 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.tiny import brief, figures
+from fd_flower.client_apps import local
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.simulation import run_simulation
+from helpers.grids import counted, counts
+from helpers.tiny import brief, figures, toy_settings
 
 from fd_flower import engine, methods
 from fd_flower.cli.flower import program
 from fd_flower.cli.superlink import superlink
+from fd_flower.client import App
 from fd_flower.config import settings
+from fd_flower.server import Strategy
 
 ROOT = Path(__file__).parents[1]
 
@@ -79,3 +87,19 @@ def test_what_the_server_refuses_fails_the_run(flwr: Flwr):
     said = submit(flwr, "fedavg", "model.name=[mlp,cnn] data.clients=2")
     assert outcome(flwr)["status"] == "finished:failed"
     assert "fedavg needs one architecture for all clients; got cnn, mlp" in said
+
+
+def test_in_flowers_simulation_a_clients_state_comes_back():
+    """Five clients on two nodes; each message may be another process of Ray's."""
+    client, server = App(mods=[counted]), ServerApp()
+    client.train()(local.train)
+    lines: list[dict[str, Any]] = []
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        strategy = Strategy.for_method(toy_settings("local", "data.clients=5 server.rounds=3 server.nodes=2"))
+        strategy.on_line = lines.append
+        strategy.start(grid)
+
+    run_simulation(server, client, num_supernodes=2, backend_config={"client_resources": {"num_cpus": 1}})
+    assert counts(lines) == {name: [1, 2, 3] for name in "01234"}

@@ -11,7 +11,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 from helpers import tasks
-from helpers.grids import devices, hosts
+from helpers.grids import counted, counts, devices, hosts
 from helpers.tasks import own
 from helpers.tiny import rounds, start_toy, toy_settings
 from safetensors.torch import load_file
@@ -262,25 +262,6 @@ def test_a_client_sees_its_own_context_alone():
     assert len({id(c.state) for c in contexts}) == 3
 
 
-def counted(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-    """Count a client's messages in Flower's state, and let the reply's metrics tell."""
-    count = context.state.setdefault("count", ConfigRecord({"messages": 0}))
-    count["messages"] += 1  # type: ignore[index, operator]
-    answer = call_next(message, context)
-    if answer.has_content():
-        answer.content["metrics"]["count"] = count["messages"]  # type: ignore[index]
-    return answer
-
-
-def counts(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
-    """Return what each client has counted, round by round."""
-    found: dict[str, list[int]] = {}
-    for line in lines:
-        if "client" in line and not line.get("closing"):
-            found.setdefault(line["client"], []).append(line["metrics"]["count"])
-    return found
-
-
 def counting() -> App:
     app = App(mods=[counted])
     app.train()(local.train)
@@ -315,13 +296,17 @@ def test_of_a_turn_that_fails_no_state_is_kept(monkeypatch: pytest.MonkeyPatch):
 
 def test_what_a_client_deletes_of_its_state_is_gone():
     def forget(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
-        context.state.clear()
-        return call_next(message, context)
+        answer = call_next(message, context)
+        if context.node_config["client-id"] == "1":
+            context.state.clear()
+        return answer
 
     app = App(mods=[forget, counted])
     app.train()(local.train)
-    _, _, lines = start_toy("local", "server.rounds=3", InProcessGrid(app, 2))
-    assert counts(lines) == {client: [1, 1, 1] for client in "012"}
+    grid = InProcessGrid(app, 1)
+    _, _, lines = start_toy("local", "server.rounds=2", grid)
+    assert counts(lines) == {"0": [1, 2], "1": [1, 1], "2": [1, 2]}
+    assert sorted(grid._contexts[1].state) == ["0/count", "2/count"]
 
 
 def test_a_lifespan_is_a_messages_however_many_clients_it_names():
@@ -335,9 +320,9 @@ def test_a_lifespan_is_a_messages_however_many_clients_it_names():
         yield
         seen.append("exit")
 
-    _, _, lines = start_toy("local", "server.rounds=1", InProcessGrid(app, 1))
-    assert rounds(lines)[0]["replied"] == ["0", "1", "2"]
-    assert seen == ["enter", "exit"] * 3
+    _, _, lines = start_toy("local", "server.rounds=2", InProcessGrid(app, 1))
+    assert [line["replied"] for line in rounds(lines)] == [["0", "1", "2"]] * 2
+    assert seen == ["enter", "exit"] * 4
 
 
 @pytest.mark.parametrize("at", ["enter", "exit"])

@@ -4,8 +4,9 @@ import pickle
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flwr.app import Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.typing import ClientAppCallable
 
 from fd_flower import methods
 from fd_flower.engine import InProcessGrid
@@ -119,3 +120,21 @@ class Spoilt(ClientApp):
             for name, content in unfold(answer.content).items()
         }
         return Message(fold(spoilt, {}), reply_to=message)
+
+
+def counted(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
+    """Count a client's messages in Flower's state, and send it with the reply's metrics: a mod."""
+    count = context.state.setdefault("count", ConfigRecord({"messages": 0}))
+    count["messages"] += 1  # type: ignore[index, operator]
+    answer = call_next(message, context)
+    answer.content["metrics"]["count"] = count["messages"]  # type: ignore[index]
+    return answer
+
+
+def counts(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Return what each client has counted, round by round."""
+    found: dict[str, list[int]] = {}
+    for line in lines:
+        if "client" in line and not line.get("closing"):
+            found.setdefault(line["client"], []).append(line["metrics"]["count"])
+    return found
