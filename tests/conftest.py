@@ -14,6 +14,8 @@ from fd_flower.client import turn
 from fd_flower.data import clients, images
 from fd_flower.training import Plan, loop
 
+collect_ignore = ["outside"]  # a project of its own; test_outside.py installs it and runs its test
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:

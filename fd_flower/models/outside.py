@@ -17,8 +17,8 @@ def made(name: str, shape: Shape, classes: int, features: int | None = None) -> 
     ----------
     name : str
         ``package.module:Net``: a class or a function. It gets what its parameters ask for by name, of ``shape`` or
-        ``input_shape``, ``classes`` or ``num_classes``, and ``features`` where that is not None; where it has others
-        alone, the shape and the number of classes in this order.
+        ``input_shape``, ``classes`` or ``num_classes``, and ``features`` where that is not None; one that needs others
+        gets the shape and the number of classes in this order.
     shape : tuple[int, ...]
         Of one input.
     classes : int
@@ -34,9 +34,12 @@ def made(name: str, shape: Shape, classes: int, features: int | None = None) -> 
     net = imported(name, "model.name")
     offered = {"shape": shape, "input_shape": shape, "classes": classes, "num_classes": classes, "features": features}
     try:
-        parameters = signature(net).parameters
-        asked = {key: value for key, value in offered.items() if key in parameters and value is not None}
-        model = net(**asked) if asked or not parameters else net(shape, classes)
+        parameters = signature(net).parameters.values()
+        needed = {
+            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        }
+        asked = {p.name: offered[p.name] for p in parameters if offered.get(p.name) is not None}
+        model = net(**asked) if needed <= asked.keys() else net(shape, classes)
         before = model.training
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *shape))
