@@ -88,10 +88,13 @@ def test_needs_and_kinds_in_words():
     assert exchanged("local") == "nothing"
 
 
-@pytest.mark.parametrize(("changes", "moment"), [([], "aggregated"), (["server.share=head"], "trained")])
-def test_describe_says_what_these_options_measure(changes: list[str], moment: str):
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [([], "on the server's model (aggregated)"), (["server.share=head"], "after local training (trained)")],
+)
+def test_describe_says_where_a_run_with_these_options_is_evaluated(changes: list[str], where: str):
     names, facts = (column.cells for column in list(described("fedgen", changes))[1].columns)
-    assert dict(zip(names, facts, strict=True))["evaluated"] == moment
+    assert dict(zip(names, facts, strict=True))["evaluated"] == where
 
 
 @pytest.mark.parametrize("width", ["80", "200"])

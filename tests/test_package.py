@@ -1,4 +1,4 @@
-"""What is shipped: one import name everywhere, the wheel, the app that Flower builds, the README's table of methods."""
+"""What is shipped: one import name everywhere, the wheel, the app that Flower builds, and what the pages say of it."""
 
 import ast
 import json
@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import packages_distributions, requires
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
@@ -219,17 +220,60 @@ def test_the_readme_has_the_current_table_of_methods():
 
 def methods_table() -> str:
     """Return the table of methods in Markdown: their docstrings' first lines, and what the classes declare."""
-    rows = ["| method | what it does | needs | exchanges | measured |", "| --- | --- | --- | --- | --- |"]
+    rows = ["| method | what it does | needs | exchanges | evaluated |", "| --- | --- | --- | --- | --- |"]
     for stem in methods.names():
         strategy = methods.strategy(stem)
-        cells = describe.idea(stem), describe.needed(strategy.requires), describe.exchanged(stem), strategy.evaluated
+        evaluated = describe.EVALUATED[strategy.evaluated]
+        cells = describe.idea(stem), describe.needed(strategy.requires), describe.exchanged(stem), evaluated
         rows.append(f"| [`{stem}`](docs/methods/{stem}.md) | {' | '.join(cells)} |")
     return "\n".join(rows)
 
 
+# --- pages
+
+FOLDERS = ("docs", "benchmarks", "deploy", "notebooks", "tests", ".github")
+
+
+def _pages() -> dict[Path, str]:
+    """Return the text of every page and notebook."""
+    below = [page for folder in FOLDERS for kind in ("*.md", "*.ipynb") for page in (ROOT / folder).rglob(kind)]
+    return {page: page.read_text(encoding="utf-8") for page in (*ROOT.glob("*.md"), *below)}
+
+
 @in_checkout
 def test_the_links_of_the_pages_lead_somewhere():
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    for page in pages:
-        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+    pages = _pages()
+    for page, text in pages.items():
+        for target, heading in re.findall(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+            there = (page.parent / target).resolve() if target else page
+            assert there.exists(), f"{page.relative_to(ROOT)} links to {target}"
+            if heading:
+                assert heading in _anchors(pages[there]), f"{page.relative_to(ROOT)} links to {target}#{heading}"
+
+
+def _anchors(text: str) -> set[str]:
+    """Return what the headings of a page in Markdown are linked by."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@in_checkout
+def test_what_the_pages_call_by_a_dotted_name_can_be_imported():
+    for page, text in _pages().items():
+        names = set(re.findall(r"\bfd_flower(?:\.\w+)+", text))
+        for module, imported in re.findall(r"from (fd_flower[\w.]*) import ([\w, ]+)", text):
+            names |= {f"{module}.{name.split()[0]}" for name in imported.split(",")}
+        for name in names:
+            try:
+                resolve_name(name)
+            except (ImportError, AttributeError) as error:
+                pytest.fail(f"{page.relative_to(ROOT)} speaks of {name}: {error}")
+
+
+@in_checkout
+def test_the_files_that_the_pages_name_are_there():
+    for page, text in _pages().items():
+        for name in re.findall(
+            r"`((?:fd_flower|strategies|client_apps|tests|benchmarks|docs|deploy)/[\w/.-]+\.\w+)`", text
+        ):
+            assert (ROOT / name).is_file(), f"{page.relative_to(ROOT)} speaks of {name}"

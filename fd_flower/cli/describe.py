@@ -34,6 +34,13 @@ NEEDS = {
 }
 """What a method cannot work without, in words."""
 
+EVALUATED = {
+    "received": "after receiving",
+    "trained": "after local training",
+    "aggregated": "on the server's model",
+}
+"""Where a method's accuracy is evaluated, in words, by evaluation point."""
+
 
 @dataclass(frozen=True)
 class Option:
@@ -72,7 +79,8 @@ def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
     facts.add_row("needs", needed(strategy.requirements(chosen)))
     facts.add_row("learns", ", ".join(strategy.requirements(chosen).tasks))
     facts.add_row("exchanges", exchanged(stem))
-    facts.add_row("evaluated", strategy.evaluation_point(chosen))
+    point = strategy.evaluation_point(chosen)
+    facts.add_row("evaluated", f"{EVALUATED[point]} ({point})")
     yield facts
     for values in sections.values():
         table = _table("key", "value", "from", "meaning")
