@@ -39,7 +39,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
-    turn = public_distillation(message, context, objective)
+    turn: Turn[Config] = public_distillation(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
     turn.evaluate("trained")
     claimed = votes(turn)
@@ -55,11 +55,11 @@ def evaluate(message: Message, context: Context) -> Message:
     return reply(message, public_distillation(message, context, objective))
 
 
-def votes(turn: Turn) -> Tensor:
+def votes(turn: Turn[Config]) -> Tensor:
     """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
     known = turn.recall("votes")
     if known is None:
-        config: Config = turn.config  # type: ignore[assignment]
+        config = turn.config
         own, labels = turn.encoded(turn.data.train), turn.data.train.labels.cpu()
         seed = seed_of(turn.world.settings.run.seed, "clusters", turn.client)
 

@@ -42,13 +42,13 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from the voters, then from private data, then predict on the round's samples that the client votes for."""
-    turn = public_distillation(message, context, objective)
+    turn: Turn[Config] = public_distillation(message, context, objective)
     loss = fit(turn, supervised, turn.data.train)
     turn.evaluate("trained")
     claimed = votes(turn)
     index = turn.next_index[claimed[turn.next_index]]
     said = turn.predict(turn.public[index])
-    kind = PublicLabels.top if turn.config.labels == "hard" else PublicLogits  # type: ignore[attr-defined]
+    kind = PublicLabels.top if turn.config.labels == "hard" else PublicLogits
     asked = [] if PublicVotes.find(message.content) is None else [PublicVotes(claimed)]
     return reply(message, turn, kind(index, said), *asked, loss=loss)
 
@@ -59,11 +59,11 @@ def evaluate(message: Message, context: Context) -> Message:
     return reply(message, public_distillation(message, context, objective))
 
 
-def votes(turn: Turn) -> Tensor:
+def votes(turn: Turn[Config]) -> Tensor:
     """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
     known = turn.recall("votes")
     if known is None:
-        config: Config = turn.config  # type: ignore[assignment]
+        config = turn.config
         own, public = turn.encoded(turn.data.train), turn.encoded(turn.public)
         box = float(public.min()), float(public.max())
         rows = max(round(config.share * len(own)), min(FITTED, len(own) // 2))

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -55,7 +56,7 @@ class App(ClientApp):
             inner = copy.copy(message)
             inner.__dict__ = dict(message.__dict__)
             inner.content = content
-            turn = Turn(node.world, client, node.architecture(client), content, node.memory(client))
+            turn: Turn[Any] = Turn(node.world, client, node.architecture(client), content, node.memory(client))
             with _around(turn):
                 answer = super().__call__(inner, node.context_of(client))
             if answer.has_error():

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from flwr.app import Context, Message
 from torch.nn import Module
@@ -12,7 +13,7 @@ from fd_flower.training.loop import Objective
 from fd_flower.wire import PublicLogits
 
 
-def public_distillation(message: Message, context: Context, objective: Objective) -> Turn:
+def public_distillation(message: Message, context: Context, objective: Objective) -> Turn[Any]:
     """Return the client's turn after it has learned what the server says about public samples, and was measured.
 
     It learns nothing where nothing is said, in round one say, or about no sample, and with ``kd_weight`` 0. Where the

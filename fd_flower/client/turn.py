@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from logging import WARNING
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -25,15 +26,18 @@ from fd_flower.training import Plan, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.training.scheduled import Scheduled
 from fd_flower.wire import Payload, PublicIndex, Weights, pack
-from fd_flower.wire.envelope import records
+from fd_flower.wire.envelope import records, whole
 
 LOSS = "objective/state"
 """Name, in a client's memory, of the state of a loss that has one."""
 
-_current: ContextVar["Turn"] = ContextVar("turn")
+C = TypeVar("C", bound=ClientConfig)
+"""A method's client options."""
+
+_current: ContextVar["Turn[Any]"] = ContextVar("turn")
 
 
-class Turn:
+class Turn(Generic[C]):
     """What a client has during one message: model, data, public samples, memory, round and options.
 
     Attributes
@@ -44,6 +48,8 @@ class Turn:
         The round, counted from 1 over the whole run.
     config : ClientConfig
         The method's client options; a loss that has a state is bound to them as it is in this turn.
+    server : Any
+        The method's server options; their class is in its other half, which this one does not import.
     closing : bool
         Whether this is the message after the last round: learn from what is received and measure, no more.
     """
@@ -53,12 +59,13 @@ class Turn:
         self.world = here
         self.client = client
         self.architecture = model
-        self.config: ClientConfig = here.settings.client
-        self.round = int(said.get("server-round", 1))  # type: ignore[arg-type]
+        self.config = cast(C, here.settings.client)
+        self.server: Any = here.settings.server
+        self.round = whole(said, "server-round", 1)
         self.closing = bool(said.get("closing", False))
         self.evaluations: dict[str, float] = {}
         self._said = said
-        self._moment = (self.round, int(said.get("exchange", 0)))  # type: ignore[arg-type]
+        self._moment = (self.round, whole(said, "exchange", 0))
         self._memory = memory
         self._content = content
         self._personal = False
@@ -72,7 +79,7 @@ class Turn:
             self.config = self.config.bound(self.scheduled)
 
     @staticmethod
-    def of(message: Message, context: Context) -> "Turn":
+    def of(message: Message, context: Context) -> "Turn[Any]":
         """Return the turn that the App put around this message."""
         turn = _current.get(None)
         if turn is None:
@@ -207,9 +214,11 @@ class Turn:
     def lr(self) -> float:
         """The round's learning rate: what the server says, or what the schedule says where it says nothing."""
         said = self._said.get("lr")
-        if said is None:
-            return self.config.lr_at(self.round, self.world.settings.server.rounds)
-        return float(said)  # type: ignore[arg-type]
+        return (
+            float(said)
+            if isinstance(said, int | float)
+            else self.config.lr_at(self.round, self.world.settings.server.rounds)
+        )
 
     @property
     def plan(self) -> Plan:
@@ -246,7 +255,7 @@ class Turn:
         """
         if not self._asks(point):
             return
-        limit = int(self._said.get("test-limit", 0)) if self._said.get("global", False) else None  # type: ignore[arg-type]
+        limit = whole(self._said, "test-limit", 0) if self._said.get("global", False) else None
         found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
             more = self.world.kind.figures(self.world, self.client, other, None, limit)

@@ -14,7 +14,7 @@ from fd_flower.privacy.messages import RECORD, RoundSpec
 from fd_flower.privacy.secret_store import SecretStore
 from fd_flower.privacy.vector import flat
 from fd_flower.wire import Payload, pack, unpack
-from fd_flower.wire.envelope import records
+from fd_flower.wire.envelope import records, whole
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class HidingClient(ClientProtocol, ABC):
                 )
             return said
         metrics = next(iter(records(said, MetricRecord).values()), MetricRecord())
-        share = self.told.share(int(metrics.get("num-examples", 0)))  # type: ignore[arg-type]
+        share = self.told.share(whole(metrics, "num-examples", 0))
         if not 0 <= share <= 1:
             raise InvalidInputError(
                 f"this client has {share:.3g} of all examples; it has more than it said at the handshake"

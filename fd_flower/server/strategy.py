@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from logging import INFO, WARNING
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -52,6 +52,9 @@ from fd_flower.wire.replies import Reply, mean_metrics, read
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
+C = TypeVar("C", bound=ServerConfig)
+"""A method's server options."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -88,7 +91,7 @@ class Run:
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
 
 
-class Strategy(FlowerStrategy, ABC):
+class Strategy(FlowerStrategy, ABC, Generic[C]):
     """A federated distillation method's server half.
 
     A method is final and fills in ``aggregate``, and where it needs to ``initial_knowledge`` and ``knowledge_for``.
@@ -124,7 +127,7 @@ class Strategy(FlowerStrategy, ABC):
     distills_public: ClassVar[bool] = False
     """Whether clients distill on public samples by ``public_distillation``, so that exits can learn there, too."""
 
-    def __init__(self, config: ServerConfig | None = None, task: Task | None = None, run: Run | None = None) -> None:
+    def __init__(self, config: C | None = None, task: Task | None = None, run: Run | None = None) -> None:
         run = run or Run()
         stem = type(self).__module__.rpartition(".")[2]
         if run.resume:
@@ -147,7 +150,7 @@ class Strategy(FlowerStrategy, ABC):
         )
 
     @staticmethod
-    def for_method(settings: Settings, task: Task | None = None) -> "Strategy":
+    def for_method(settings: Settings, task: Task | None = None) -> "Strategy[Any]":
         """Return the strategy that merged settings describe; without a task, it is what the settings describe."""
         cls = registry.strategy(settings.method)
         strategy = cls.__new__(cls)
@@ -157,7 +160,7 @@ class Strategy(FlowerStrategy, ABC):
 
     def _take(self, settings: Settings, task: Task) -> None:
         self.settings = settings
-        self.config = settings.server
+        self.config = self.options(settings)
         self.knowledge = Knowledge()
         self.clients: tuple[Client, ...] = ()
         self.on_line: Callable[[dict[str, Any]], None] | None = None
@@ -180,6 +183,11 @@ class Strategy(FlowerStrategy, ABC):
     def hosted(self) -> bool:
         """Whether the clients are hosted (a simulation), so that the experimenter sees all of their data."""
         return self._host.hosted
+
+    @classmethod
+    def options(cls, settings: Settings) -> C:
+        """Return the method's own options of a run."""
+        return cast(C, settings.server)
 
     # --- what a method fills in
 
