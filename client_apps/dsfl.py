@@ -28,7 +28,7 @@ public_distillation(app, objective, send)
 def committee(turn: Turn) -> dict[str, float]:
     """Return the model's accuracy on the client's own validation rows, where the server weighs by it; else nothing."""
     own = turn.data.validation
-    if turn.world.settings.server.weighting != "committee" or not len(own):  # type: ignore[attr-defined]
+    if turn.server.weighting != "committee" or not len(own):
         return {}
     right = turn.predict(own).argmax(1) == own.labels.cpu()
     return {"validation_accuracy": float(right.double().mean())}

@@ -35,7 +35,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-def send(message: Message, turn: Turn, loss: float) -> Message:
+def send(message: Message, turn: Turn[Config], loss: float) -> Message:
     """Having learned from the voters, then from private data, predict on the round's samples that it votes for."""
     claimed = votes(turn)
     index = turn.next_index[claimed[turn.next_index]]
@@ -47,11 +47,11 @@ def send(message: Message, turn: Turn, loss: float) -> Message:
 public_distillation(app, objective, send)
 
 
-def votes(turn: Turn) -> Tensor:
+def votes(turn: Turn[Config]) -> Tensor:
     """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
     known = turn.recall("votes")
     if known is None:
-        config: Config = turn.config  # type: ignore[assignment]
+        config = turn.config
         own, labels = turn.encoded(turn.data.train), turn.data.train.labels.cpu()
         seed = seed_of(turn.world.settings.run.seed, "clusters", turn.client)
 

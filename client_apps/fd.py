@@ -1,5 +1,6 @@
 """FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients share their mean output for each class."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +26,9 @@ class Config(ClientConfig):
     """What counts the same in a class's mean: `examples`, or `clients` (the paper)."""
 
 
-def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, config: ClientConfig) -> Tensor:
+def objective(
+    model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, teacher: Tensor | None, config: ClientConfig
+) -> Tensor:
     """Cross-entropy, plus ``kd_weight`` times the distance to the other clients' mean output for the sample's class.
 
     Parameters
@@ -35,7 +38,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, confi
         of it adds nothing to the second term.
     """
     logits = model(x)
-    loss = supervised(lambda _: logits, x, y)  # type: ignore[arg-type]
+    loss = supervised(lambda _: logits, x, y)
     if teacher is None or config.kd_weight == 0:
         return loss
     rows = teacher[y]
@@ -48,21 +51,21 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from private data beside the others' table, and send the table of what came out while learning."""
-    turn = Turn.of(message, context)
-    table = Table(turn.classes, turn.config.output)  # type: ignore[attr-defined]
+    turn: Turn[Config] = Turn.of(message, context)
+    table = Table(turn.classes, turn.config.output)
     received = ClassLogits.find(message.content)
-    teacher = None if received is None else teacher_of(without_own(received, turn), turn.config.output)  # type: ignore[attr-defined]
+    teacher = None if received is None else teacher_of(without_own(received, turn), turn.config.output)
     if teacher is not None:
         teacher = teacher.to(turn.world.device)
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         logits = model(x)
         table.add(logits.detach(), y)
-        return objective(lambda _: logits, x, y, teacher, turn.config)  # type: ignore[arg-type]
+        return objective(lambda _: logits, x, y, teacher, turn.config)
 
     loss = fit(turn, learn, turn.data.train)
     turn.evaluate("trained")
-    sent = table.payload(turn.config.weighting)  # type: ignore[attr-defined]
+    sent = table.payload(turn.config.weighting)
     for name, tensor in (("sums", sent.sums), ("counts", sent.counts), ("sent", torch.tensor(turn.round))):
         turn.remember(name, tensor)
     return reply(message, turn, sent, loss=loss)

@@ -100,7 +100,7 @@ app.evaluate()(evaluate_personal)
 def learn(turn: Turn, received: SampleKnowledge) -> float:
     """Train on private data, with the server's predictions where there are any, and return the mean loss."""
     own, config = turn.data.train, turn.config
-    weight = turn.world.settings.server.weight_at(turn.round)  # type: ignore[attr-defined]
+    weight = turn.server.weight_at(turn.round)
     if received.logits is None or not config.kd_weight * weight:
         return fit(turn, supervised, own)
     if len(received.id) and int(received.id[-1]) >= len(own):
@@ -116,10 +116,9 @@ def learn(turn: Turn, received: SampleKnowledge) -> float:
 
 
 @torch.no_grad()
-def features(turn: Turn, cut: int) -> SampleKnowledge:
+def features(turn: Turn[Config], cut: int) -> SampleKnowledge:
     """Return features, labels and log-probabilities of the samples that the client speaks of, as the model is now."""
-    config: Config = turn.config  # type: ignore[assignment]
-    model, own = turn.model, turn.data.train
+    config, model, own = turn.config, turn.model, turn.data.train
     order = torch.randperm(len(own), generator=torch_rng(turn.world.settings.run.seed, "samples", turn.client))
     chosen = order[: config.samples].sort().values
     samples = own[chosen]

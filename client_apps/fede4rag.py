@@ -42,10 +42,10 @@ def objective(model: Retriever, x: Tensor, y: Tensor, teacher: Retriever | None,
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from own pairs and from how the mean retriever compares them; keep the retriever and send it."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     received = Weights.need(message.content)
     own: Module = turn.model
-    if turn.config.personal_init == "overwrite":  # type: ignore[attr-defined]
+    if turn.config.personal_init == "overwrite":
         own.load_state_dict(received.values, strict=False)  # what is frozen does not travel
     teacher = turn.peer(turn.architecture, received).eval() if turn.config.kd_weight else None
 

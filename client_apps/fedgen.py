@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.generate.features import FeatureGenerator, noise
+from fd_flower.models import FeatureModel
 from fd_flower.training import supervised
 from fd_flower.wire import Generator, LabelCounts, Weights
 
@@ -62,7 +63,7 @@ class Generated:
     y: Tensor
 
 
-def objective(model: Module, x: Tensor, y: Tensor, teacher: Generated | None, config: Config) -> Tensor:
+def objective(model: FeatureModel, x: Tensor, y: Tensor, teacher: Generated | None, config: Config) -> Tensor:
     """Cross-entropy, plus ``beta`` times the latent term, plus ``alpha`` G / ``batch`` times the teacher term.
 
     The latent term is the distance (``client.objective``: KL) from what the head says of features that were generated
@@ -75,7 +76,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Generated | None, co
         return loss
     if config.beta:
         with torch.no_grad():
-            target = model.head(teacher.like)  # type: ignore[operator]
+            target = model.head(teacher.like)
         loss = loss + config.beta * config.distill(logits, target, y, teacher.known.to(logits.dtype))
     if config.alpha:
         taught = supervised(model.head, teacher.features, teacher.y)  # type: ignore[arg-type]
@@ -86,13 +87,13 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Generated | None, co
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train on private data with the generator's guidance, and send the weights and the counts of the labels seen."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     model = received_model(message, turn)
-    config: Config = turn.config.at(turn.round)  # type: ignore[attr-defined]
+    config = turn.config.at(turn.round)
     guide = guidance(turn, Generator.find(message.content), config)
     counts = torch.zeros(turn.classes, dtype=torch.int64, device=turn.world.device)
 
-    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+    def learn(model: FeatureModel, x: Tensor, y: Tensor) -> Tensor:
         counts.add_(torch.bincount(y, minlength=len(counts)))
         return objective(model, x, y, guide(y), config)
 
@@ -116,7 +117,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 def shares_head(turn: Turn) -> bool:
     """Whether bodies are personal and the head alone is averaged (``server.share``)."""
-    return turn.world.settings.server.share == "head"  # type: ignore[attr-defined]
+    return turn.server.share == "head"
 
 
 def received_model(message: Message, turn: Turn) -> Module:
@@ -142,11 +143,10 @@ def guidance(turn: Turn, received: Generator | None, config: Config) -> Callable
     place, rng = turn.world.device, turn.rng("generator")
     generator = FeatureGenerator.of(received.values, len(received.trained)).to(place).eval()
     trained = received.trained.nonzero().flatten()
-    kind: str = turn.world.settings.server.noise  # type: ignore[attr-defined]
 
     @torch.no_grad()
     def make(y: Tensor) -> Tensor:
-        return generator(y, noise(kind, len(y), generator.noise, rng).to(place))
+        return generator(y, noise(turn.server.noise, len(y), generator.noise, rng).to(place))
 
     def guide(y: Tensor) -> Generated:
         others = trained[torch.randint(len(trained), (config.generated,), generator=rng)].to(place)

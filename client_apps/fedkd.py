@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models import FeatureModel, feature_model
 from fd_flower.training import supervised
 from fd_flower.wire import Update, Weights
 from fd_flower.wire.lowrank import applied, difference
@@ -32,7 +33,7 @@ class Pair(nn.Module):
     All are in one module so that one optimizer steps them, parameter by parameter, as optimizers of their own would.
     """
 
-    def __init__(self, mentor: nn.Module, mentee: nn.Module, projection: nn.Linear) -> None:
+    def __init__(self, mentor: FeatureModel, mentee: FeatureModel, projection: nn.Module) -> None:
         super().__init__()
         self.mentor = mentor
         self.mentee = mentee
@@ -51,8 +52,8 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
     """
     if not config.kd_weight:
         return supervised(model.mentor, x, y) + supervised(model.mentee, x, y)
-    seen, hidden = model.mentor.features(x), model.mentee.features(x)  # type: ignore[operator]
-    mentor, mentee = model.mentor.head(seen), model.mentee.head(hidden)  # type: ignore[operator]
+    seen, hidden = model.mentor.features(x), model.mentee.features(x)
+    mentor, mentee = model.mentor.head(seen), model.mentee.head(hidden)
     labels = F.cross_entropy(mentor, y) + F.cross_entropy(mentee, y)
     distilled = config.distill(mentor, mentee, y) + config.distill(mentee, mentor, y)
     if config.hidden_weight:
@@ -63,16 +64,16 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train both models on the same mini-batches and send what the mentee has learned, compressed."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     received = received_mentee(message, turn)
     model = pair(turn, received)
 
-    def learn(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, None, turn.config)  # type: ignore[arg-type]
+    def learn(model: Pair, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, None, turn.config)
 
     loss = fit(turn, learn, turn.data.train, model=model)
     turn.evaluate("trained", model.mentor, others={"mentee": model.mentee})
-    energy = turn.world.settings.server.energy(turn.round)  # type: ignore[attr-defined]
+    energy = turn.server.energy(turn.round)
     update = difference(model.mentee.state_dict(), received.values, energy)
     return reply(message, turn, Update(update, received.model), loss=loss)
 
@@ -80,13 +81,13 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the mentor as it is, and the last mentee."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     received = received_mentee(message, turn)
     turn.evaluate("received", turn.model, others={"mentee": turn.peer(received.model, received)})
     return reply(message, turn)
 
 
-def received_mentee(message: Message, turn: Turn) -> Weights:
+def received_mentee(message: Message, turn: Turn[Config]) -> Weights:
     """Return the mentee that the server means, and remember it: the next message may only say how it changes.
 
     Raises
@@ -102,15 +103,15 @@ def received_mentee(message: Message, turn: Turn) -> Weights:
         if known is None or int(known) != now - 1:
             held = "none" if known is None else f"that of round {int(known)}"
             raise InvalidInputError(f"the update is of the mentee of round {now - 1}; this client remembers {held}")
-        before = {key: turn.recall(f"mentee/{key}") for key in update.values}
-        whole = Weights(applied(before, update.values), update.model)  # type: ignore[arg-type]
+        before = {key: kept for key in update.values if (kept := turn.recall(f"mentee/{key}")) is not None}
+        whole = Weights(applied(before, update.values), update.model)
     turn.remember("mentee-round", tensor(now))
     for key, value in whole.values.items():
         turn.remember(f"mentee/{key}", value)
     return whole
 
 
-def pair(turn: Turn, received: Weights) -> Pair:
+def pair(turn: Turn[Config], received: Weights) -> Pair:
     """Return the client's mentor, the mentee that it received, and its own projection between them."""
     mentee = turn.peer(received.model, received)
     inner, outer = turn.world.features(received.model), turn.world.features(turn.architecture)
@@ -118,4 +119,5 @@ def pair(turn: Turn, received: Weights) -> Pair:
         raise InvalidInputError(
             f"server.mentee is '{received.model}', without features(x) and a linear head; expected both"
         )
-    return Pair(turn.model, mentee, turn.module("projection", lambda: nn.Linear(inner, outer, bias=False)))  # type: ignore[arg-type]
+    projection = turn.module("projection", lambda: nn.Linear(inner, outer, bias=False))
+    return Pair(feature_model(turn.model), feature_model(mentee), projection)

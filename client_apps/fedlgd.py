@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from flwr.app import Context, Message
 from torch import Tensor
-from torch.nn import Module
 
 from fd_flower import models
 from fd_flower.client import App, Turn, evaluate_shared, fit, reply
@@ -16,6 +15,7 @@ from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
 from fd_flower.generate.augment import CHANGES
 from fd_flower.generate.distribution import class_statistics, matched, noise
+from fd_flower.models import FeatureModel, feature_model
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
 from fd_flower.wire import Payload, PixelStatistics, SyntheticSet, Weights
 
@@ -55,7 +55,7 @@ class Config(ClientConfig):
         models.architectures(self.distill_model)
 
 
-def objective(model: Module, x: Tensor, y: Tensor, teacher: SyntheticSet | None, config: Config) -> Tensor:
+def objective(model: FeatureModel, x: Tensor, y: Tensor, teacher: SyntheticSet | None, config: Config) -> Tensor:
     """Cross-entropy, plus ``kd_weight`` (lambda_sim) times the distance of features to those of the server's images.
 
     Mini-batch [B, ...] and all of the server's images go through the model at once; the gradient flows into both
@@ -63,33 +63,32 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: SyntheticSet | None,
     """
     if teacher is None or not config.kd_weight:
         return F.cross_entropy(model(x), y)
-    features = model.features(torch.cat([x, teacher.x]))  # type: ignore[operator]
+    features = model.features(torch.cat([x, teacher.x]))
     own, virtual = features.split([len(x), len(teacher.x)])
     if config.align == "mmd":
         distance = discrepancy(own, virtual)
     else:
         distance = supervised_contrast(features, torch.cat([y, teacher.labels]), config.temperature)
-    return F.cross_entropy(model.head(own), y) + config.kd_weight * distance  # type: ignore[operator]
+    return F.cross_entropy(model.head(own), y) + config.kd_weight * distance
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Distill or refresh the virtual images, learn from them and from the server's, and send the weights."""
-    turn = Turn.of(message, context)
-    model = turn.shared(Weights.need(message.content))
-    server = turn.world.settings.server
-    matching = server.matches(turn.round)  # type: ignore[attr-defined]
+    turn: Turn[Config] = Turn.of(message, context)
+    model = feature_model(turn.shared(Weights.need(message.content)))
+    matching = turn.server.matches(turn.round)
     images, distance = virtual(turn, model, refresh=matching and turn.round > 1)
     theirs = received_images(message, turn)
     teacher = None if matching else theirs  # in a matching round the weights move by cross-entropy alone
 
-    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, teacher, turn.config)  # type: ignore[arg-type]
+    def learn(model: FeatureModel, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, teacher, turn.config)
 
     loss = fit(turn, learn, joined(images, theirs))
     turn.evaluate("trained")
     sent: list[Payload] = [Weights(model.state_dict())]
-    if server.statistics and theirs is None:  # type: ignore[attr-defined]
+    if turn.server.statistics and theirs is None:
         sent.append(PixelStatistics(*class_statistics(turn.data.train, turn.classes)))
     return reply(message, turn, *sent, loss=loss, **distance)
 
@@ -97,12 +96,12 @@ def train(message: Message, context: Context) -> Message:
 app.evaluate()(evaluate_shared)
 
 
-def virtual(turn: Turn, model: Module, *, refresh: bool) -> tuple[SyntheticSet, dict[str, float]]:
+def virtual(turn: Turn[Config], model: FeatureModel, *, refresh: bool) -> tuple[SyntheticSet, dict[str, float]]:
     """Return the client's virtual images, which it remembers, and where they were distilled the distance left.
 
     A newcomer's are distilled with random models. They are of the classes that it has: the mean of no image is none.
     """
-    config: Config = turn.config  # type: ignore[assignment]
+    config = turn.config
     labels = turn.data.train.labels.unique(sorted=True).cpu().repeat_interleave(config.images)
     kept, rng = turn.recall("virtual"), turn.rng("distil")
     distance: dict[str, float] = {}
@@ -114,35 +113,40 @@ def virtual(turn: Turn, model: Module, *, refresh: bool) -> tuple[SyntheticSet, 
     return SyntheticSet(kept.to(turn.world.device), labels.to(turn.world.device)), distance
 
 
-def random_models(turn: Turn) -> Callable[[int], Module]:
+def random_models(turn: Turn[Config]) -> Callable[[int], FeatureModel]:
     """Return what makes the fresh random model of a warm-up step."""
-    name, seed = turn.config.distill_model, turn.world.settings.run.seed  # type: ignore[attr-defined]
+    name, seed = turn.config.distill_model, turn.world.settings.run.seed
 
-    def build(step: int) -> Module:
+    def build(step: int) -> FeatureModel:
         own = seed_of(seed, "distil", turn.client, step)
-        return models.build(name, turn.world.shape, turn.classes, seed=own).to(turn.world.device)
+        model = models.build(name, turn.world.shape, turn.classes, seed=own).to(turn.world.device)
+        return models.feature_model(model)
 
     return build
 
 
-def start(turn: Turn, labels: Tensor) -> Tensor:
+def start(turn: Turn[Config], labels: Tensor) -> Tensor:
     """Return the virtual images before anything was learned [M, ...]."""
     config, rng = turn.config, turn.rng("virtual")
-    if config.start == "noise":  # type: ignore[attr-defined]
+    if config.start == "noise":
         return noise(labels, turn.world.shape, rng)
     mean, std, _ = class_statistics(turn.data.train, turn.classes)
     return noise(labels, turn.world.shape, rng, mean, std)
 
 
 def distilled(
-    turn: Turn, x: Tensor, labels: Tensor, model: Callable[[int], Module], iterations: int, rng: torch.Generator
+    turn: Turn[Config],
+    x: Tensor,
+    labels: Tensor,
+    model: Callable[[int], FeatureModel],
+    iterations: int,
+    rng: torch.Generator,
 ) -> tuple[Tensor, dict[str, float]]:
     """Return virtual images after so many steps, on the CPU, and the distance of their features from the real ones'.
 
     Steps are taken in full precision: pixels move by less than half precision can tell.
     """
-    config: Config = turn.config  # type: ignore[assignment]
-    device = turn.world.device
+    config, device = turn.config, turn.world.device
     made, distance = matched(
         x.to(device),
         labels.to(device),

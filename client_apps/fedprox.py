@@ -39,12 +39,12 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], co
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the server's model on private data without going far from it, and send its weights."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     model = turn.shared(Weights.need(message.content))
     start = [parameter.detach().clone() for parameter in model.parameters()]
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, start, turn.config)  # type: ignore[arg-type]
+        return objective(model, x, y, start, turn.config)
 
     loss = fit(turn, learn, turn.data.train)
     turn.evaluate("trained")

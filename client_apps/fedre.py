@@ -10,6 +10,7 @@ from torch.nn import Module
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig, one_of
 from fd_flower.generate.entangled import RULES, entangled
+from fd_flower.models import feature_model
 from fd_flower.training import forward, supervised
 from fd_flower.wire import Head, Payload, Representation
 
@@ -48,24 +49,25 @@ def evaluate(message: Message, context: Context) -> Message:
     return reply(message, turn)
 
 
-def with_server_head(message: Message, context: Context) -> Turn:
+def with_server_head(message: Message, context: Context) -> Turn[Config]:
     """Return the client's turn, its model with the server's head."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     head = Head.need(message.content)
-    if turn.config.take_head:  # type: ignore[attr-defined]
-        turn.model.head.load_state_dict(head.tensors())  # type: ignore[operator, union-attr]
+    if turn.config.take_head:
+        feature_model(turn.model).head.load_state_dict(head.tensors())
     return turn
 
 
 @torch.no_grad()
-def representation(turn: Turn) -> list[Payload]:
+def representation(turn: Turn[Config]) -> list[Payload]:
     """Return what the client says of all its training samples, as the trained model sees them; nothing of none."""
-    model, samples = turn.model, turn.data.train
+    model, samples = feature_model(turn.model), turn.data.train
     if not len(samples):
         return []
     model.eval()
-    seen = forward(model.features, samples, precision=turn.precision)  # type: ignore[arg-type]
+    seen = forward(model.features, samples, precision=turn.precision)
     features = [part.float().cpu() for part, _ in seen]
-    rule: str = turn.config.entangle  # type: ignore[attr-defined]
-    mixed = entangled(rule, torch.cat(features), samples.labels.cpu(), turn.classes, turn.rng("entangle"))
+    mixed = entangled(
+        turn.config.entangle, torch.cat(features), samples.labels.cpu(), turn.classes, turn.rng("entangle")
+    )
     return [Representation(*mixed)]

@@ -2,11 +2,11 @@
 
 from flwr.app import Context, Message
 from torch import Tensor
-from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.client.prototypes import Config, class_means, measure, on_device, pulled
 from fd_flower.config import ClientConfig
+from fd_flower.models import FeatureModel
 from fd_flower.wire import Prototypes
 
 __all__ = ["Config", "app", "objective"]
@@ -14,7 +14,7 @@ __all__ = ["Config", "app", "objective"]
 app = App()
 
 
-def objective(model: Module, x: Tensor, y: Tensor, teacher: Prototypes | None, config: ClientConfig) -> Tensor:
+def objective(model: FeatureModel, x: Tensor, y: Tensor, teacher: Prototypes | None, config: ClientConfig) -> Tensor:
     """Cross-entropy, plus ``kd_weight`` (lambda) times the squared distance to the class's prototype, mean over F."""
     return pulled(model, x, y, teacher, config.kd_weight)
 
@@ -22,10 +22,10 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Prototypes | None, c
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from private data with features near the prototypes, and send the mean features of what was learned."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     received = on_device(turn, Prototypes.find(message.content))
 
-    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+    def learn(model: FeatureModel, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, received, turn.config)
 
     loss = fit(turn, learn, turn.data.train)
@@ -36,6 +36,6 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model with what it receives."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     measure(turn, "received", on_device(turn, Prototypes.find(message.content)))
     return reply(message, turn)

@@ -58,12 +58,12 @@ def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: Clien
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train both models on the same mini-batches and send the meme."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     received = Weights.need(message.content)
     pair = Pair(turn.model, turn.peer(received.model, received))
 
-    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, None, turn.config)  # type: ignore[arg-type]
+    def learn(model: Pair, x: Tensor, y: Tensor) -> Tensor:
+        return objective(model, x, y, None, turn.config)
 
     loss = fit(turn, learn, turn.data.train, model=pair)
     turn.evaluate("trained", pair.own, others={"meme": pair.meme})

@@ -1,7 +1,6 @@
 """KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into one that FedAvg starts from."""
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from flwr.app import Context, Message
@@ -45,8 +44,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Do what the message is about: score candidates, train a teacher, be a link of the chain, or a round of FedAvg."""
-    turn = Turn.of(message, context)
-    server: Any = turn.world.settings.server
+    turn: Turn[Config] = Turn.of(message, context)
     if candidates := Candidates.find(message.content):
         return reply(message, turn, scores(turn, candidates))
     received = Weights.need(message.content)
@@ -56,8 +54,8 @@ def train(message: Message, context: Context) -> Message:
         return reply(message, turn, Weights(learner.state_dict()))
     model = turn.shared(received)
     figures = {}
-    if turn.round == 1 and server.consolidates:
-        loss, figures["epochs"] = converged(turn, model, keep=server.place == "chain")
+    if turn.round == 1 and turn.server.consolidates:
+        loss, figures["epochs"] = converged(turn, model, keep=turn.server.place == "chain")
         figures |= validated(turn, model)
     else:
         loss = fit(turn, supervised, turn.data.train)
@@ -65,9 +63,9 @@ def train(message: Message, context: Context) -> Message:
     return reply(message, turn, Weights(model.state_dict()), loss=loss, **figures)
 
 
-def converged(turn: Turn, model: Module, *, keep: bool) -> tuple[float, float]:
+def converged(turn: Turn[Config], model: Module, *, keep: bool) -> tuple[float, float]:
     """Train the client's teacher; remember it where it is wanted again. Return its loss and its epochs."""
-    config: Config = turn.config  # type: ignore[assignment]
+    config = turn.config
     plan = replace(plan_of(config, config.lr, turn.precision), epochs=config.convergence, steps=None)
     own = turn.data
     figures = converge(model, own.train, own.validation, plan=plan, patience=config.patience, rng=turn.rng("converge"))
@@ -84,10 +82,9 @@ def validated(turn: Turn, model: Module) -> dict[str, float]:
     return {"validation": float((turn.predict(own, model).argmax(1) == own.labels.cpu()).double().mean())}
 
 
-def linked(turn: Turn, received: Weights) -> Module:
+def linked(turn: Turn[Config], received: Weights) -> Module:
     """Distill between the arriving model and the client's teacher, on its own labeled samples; return who learned."""
-    config: Config = turn.config  # type: ignore[assignment]
-    server: Any = turn.world.settings.server
+    config, server = turn.config, turn.server
     kept = {key: turn.recall(TEACHER + key) for key in received.values}
     if any(tensor is None for tensor in kept.values()):
         raise InvalidInputError("the client has no teacher: its memory of the first round is gone")

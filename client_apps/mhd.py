@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.samples import Samples
+from fd_flower.models import FeatureModel, feature_model
 from fd_flower.objectives.heads import SELECTIONS, embedding_distance, targets
 from fd_flower.training import Plan, batches, forward, supervised
 from fd_flower.wire import PublicHeads
@@ -41,13 +42,13 @@ class Headed(nn.Module):
 
     Parameters
     ----------
-    model : nn.Module
+    model : FeatureModel
         With ``features`` [B, F] and ``head``.
-    auxiliary : nn.Linear
-        From F features to m * C logits.
+    auxiliary : nn.Module
+        Linear, from F features to m * C logits.
     """
 
-    def __init__(self, model: nn.Module, auxiliary: nn.Linear) -> None:
+    def __init__(self, model: FeatureModel, auxiliary: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.auxiliary = auxiliary
@@ -58,11 +59,11 @@ class Headed(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Return embeddings [B, F]."""
-        return self.model.features(x)  # type: ignore[operator]
+        return self.model.features(x)
 
     def main(self, features: Tensor) -> Tensor:
         """Return the main head's logits [B, C] on features."""
-        return self.model.head(features)  # type: ignore[operator]
+        return self.model.head(features)
 
     def heads(self, features: Tensor) -> Tensor:
         """Return all heads' logits [B, m + 1, C] on features, the main head's first."""
@@ -129,41 +130,41 @@ def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, con
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Learn from private data and from the neighbors at once, then say what every head predicts."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     model = headed(turn)
     lessons = teachers(turn, PublicHeads.all(message.content))
 
     def learn(model: Headed, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, next(lessons, None), turn.config)  # type: ignore[arg-type]
+        return objective(model, x, y, next(lessons, None), turn.config)
 
     loss = fit(turn, learn, turn.data.train, model=model)
     measure(turn, "trained", model)
     index = turn.next_index
     values, features = predict(turn, model, turn.public[index])
-    sent = PublicHeads(index, values, features if turn.config.emb_weight else None)  # type: ignore[attr-defined]
+    sent = PublicHeads(index, values, features if turn.config.emb_weight else None)
     return reply(message, turn, sent, loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the heads as they are."""
-    turn = Turn.of(message, context)
+    turn: Turn[Config] = Turn.of(message, context)
     measure(turn, "received", headed(turn))
     return reply(message, turn)
 
 
-def headed(turn: Turn) -> Headed:
+def headed(turn: Turn[Config]) -> Headed:
     """Return the client's personal model with its auxiliary heads, both kept."""
-    features, outputs = turn.world.features(turn.architecture), turn.config.heads * turn.classes  # type: ignore[attr-defined]
+    features, outputs = turn.world.features(turn.architecture), turn.config.heads * turn.classes
     auxiliary = turn.module("heads", lambda: nn.Linear(features, outputs))
-    return Headed(turn.model, auxiliary)  # type: ignore[arg-type]
+    return Headed(feature_model(turn.model), auxiliary)
 
 
-def teachers(turn: Turn, received: Sequence[PublicHeads]) -> Iterator[Teachers]:
+def teachers(turn: Turn[Config], received: Sequence[PublicHeads]) -> Iterator[Teachers]:
     """Yield what the teachers say about one public mini-batch after another, in shuffled passes; nothing if nothing."""
     config = turn.config
     received = [heads for heads in received if len(heads.index)]
-    if not received or not (config.kd_weight or config.emb_weight):  # type: ignore[attr-defined]
+    if not received or not (config.kd_weight or config.emb_weight):
         return
     index, *about = aligned(received, turn.world.features(turn.architecture))
     heads, speaks, features, embeds = (tensor.to(turn.world.device) for tensor in about)
@@ -211,7 +212,7 @@ def predict(turn: Turn, model: Headed, samples: Samples) -> tuple[Tensor, Tensor
     return torch.cat(heads), torch.cat(features)
 
 
-def measure(turn: Turn, point: str, model: Headed) -> None:
+def measure(turn: Turn[Config], point: str, model: Headed) -> None:
     """Measure every head; the main head speaks for the client's own classes, the last one for everybody's."""
     seen: dict[int, tuple[Samples, Tensor]] = {}
 
@@ -221,6 +222,6 @@ def measure(turn: Turn, point: str, model: Headed) -> None:
             seen[id(samples)] = samples, predict(turn, model, samples)[0]
         return seen[id(samples)][1][:, level]
 
-    last = turn.config.heads  # type: ignore[attr-defined]
+    last = turn.config.heads
     every = {"main": partial(head, 0), **{f"aux{k}": partial(head, k) for k in range(1, last + 1)}}
     turn.evaluate(point, every["main"], shared=every[f"aux{last}"], others=every)

@@ -38,12 +38,12 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-def send(message: Message, turn: Turn, loss: float) -> Message:
+def send(message: Message, turn: Turn[Config], loss: float) -> Message:
     """Having learned from the voters, then from private data, predict on the round's samples that it votes for."""
     claimed = votes(turn)
     index = turn.next_index[claimed[turn.next_index]]
     logprobs = turn.predict(turn.public[index])
-    kind = PublicLabels.top if turn.config.labels == "hard" else PublicLogits  # type: ignore[attr-defined]
+    kind = PublicLabels.top if turn.config.labels == "hard" else PublicLogits
     asked = [] if PublicVotes.find(message.content) is None else [PublicVotes(claimed)]
     return reply(message, turn, kind(index, logprobs), *asked, loss=loss)
 
@@ -51,11 +51,11 @@ def send(message: Message, turn: Turn, loss: float) -> Message:
 public_distillation(app, objective, send)
 
 
-def votes(turn: Turn) -> Tensor:
+def votes(turn: Turn[Config]) -> Tensor:
     """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
     known = turn.recall("votes")
     if known is None:
-        config: Config = turn.config  # type: ignore[assignment]
+        config = turn.config
         own, public = turn.encoded(turn.data.train), turn.encoded(turn.public)
         box = float(public.min()), float(public.max())
         rows = max(round(config.share * len(own)), min(FITTED, len(own) // 2))

@@ -47,12 +47,11 @@ class Config(ServerConfig):
 
 
 @final
-class DSFL(Strategy):
+class DSFL(Strategy[Config]):
     """The mean of the clients' predictions on the round's public samples, made surer of itself."""
 
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
-    config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the probabilities [U, N, C], then reduce their entropy: log-probabilities [N, C]."""

@@ -30,11 +30,10 @@ class Config(ServerConfig):
 
 
 @final
-class EdgeFD(Voting):
+class EdgeFD(Voting[Config]):
     """The mean of the voters' logits on the round's public samples; nothing is filtered after it."""
 
     requires, evaluated, reply_kinds = Requirements(public=True, single_replies=True), "received", (PublicLogits,)
-    config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the logits [U, N, C] sample by sample over its voters: log-probabilities [M, C] of those with any."""

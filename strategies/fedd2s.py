@@ -66,11 +66,10 @@ class Config(ServerConfig):
 
 
 @final
-class FedD2S(Strategy):
+class FedD2S(Strategy[Config]):
     """A head for each cut learns from everybody's features, and tells each client what it predicts on its own."""
 
     requires, reply_kinds = Requirements(same_model=True, single_replies=True), (SampleKnowledge,)
-    config: Config
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Say where round one cuts; refuse models that cannot be cut there."""

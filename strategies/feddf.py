@@ -37,7 +37,7 @@ class Config(ServerConfig):
 
 
 @final
-class FedDF(Strategy):
+class FedDF(Strategy[Config]):
     """One student an architecture: the mean of its clients, then distilled from all clients' mean logits."""
 
     requires, evaluated, reply_kinds = Requirements(public=True, single_replies=True), "aggregated", (Weights,)
@@ -52,7 +52,7 @@ class FedDF(Strategy):
         before = {w.model: w for w in Weights.all(knowledge)}
         means = mean_weights(replies)
         students = {**before, **means}
-        if self.config.distill_steps:  # type: ignore[attr-defined]
+        if self.config.distill_steps:
             teacher = self._teacher(received, replies)
             students |= {name: self._distilled(mean, replies, teacher, round) for name, mean in means.items()}
         return list(students.values())
@@ -80,7 +80,7 @@ class FedDF(Strategy):
 
     def _distilled(self, mean: Weights, replies: Sequence[Reply], teacher: Tensor, round: int) -> Weights:
         """Distill into one student; the best on the held-back tenth of the public samples is returned."""
-        config: Config = self.config  # type: ignore[assignment]
+        config = self.config
         world, public = self.world, self._public()
         name = mean.model or replies[0].client.model
         model = world.load(name, mean.values)

@@ -21,7 +21,7 @@ class Config(ServerConfig):
 
 
 @final
-class FedE4RAG(Strategy):
+class FedE4RAG(Strategy[Config]):
     """The mean of what clients have learned; each resumes its own."""
 
     requires = Requirements(same_model=True, tasks=("retrieval",))
@@ -30,7 +30,7 @@ class FedE4RAG(Strategy):
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
         """Ask for every client's retriever where the mean is plain: what a sum gives is a mean by examples."""
-        return replace(cls.requires, single_replies=settings.server.mean == "plain")  # type: ignore[attr-defined]
+        return replace(cls.requires, single_replies=cls.options(settings).mean == "plain")
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the retriever that every client starts from."""
@@ -38,7 +38,7 @@ class FedE4RAG(Strategy):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average what learns, by examples or plainly."""
-        if self.config.mean == "examples":  # type: ignore[attr-defined]
+        if self.config.mean == "examples":
             return list(mean_weights(replies).values())
         received = [Weights.need(reply.content).values for reply in replies]
         return [Weights(mean_of_parameters(received, [1] * len(received)))]

@@ -54,19 +54,16 @@ class Config(ServerConfig):
 
 
 @final
-class FedGen(Strategy):
+class FedGen(Strategy[Config]):
     """The mean of the clients' weights, and a generator that has learned from the heads that they sent."""
 
     requires, evaluated = Requirements(features=True, single_replies=True), "aggregated"
     reply_kinds = (Weights, LabelCounts)
 
-    config: Config
-
     @classmethod
     def evaluation_point(cls, settings: Settings) -> str:
         """Return where it is evaluated: with personal bodies there is no server's model."""
-        config: Config = settings.server  # type: ignore[assignment]
-        return "trained" if config.share == "head" else cls.evaluated
+        return "trained" if cls.options(settings).share == "head" else cls.evaluated
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
         """Start from the weights, or the head, that clients start from, and from a generator that is not sent yet."""

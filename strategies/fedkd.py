@@ -32,14 +32,14 @@ class Config(ServerConfig):
 
 
 @final
-class FedKD(Strategy):
+class FedKD(Strategy[Config]):
     """The mean of the mentees' updates, compressed anew; who missed the last one is sent the whole mentee."""
 
     requires, reply_kinds = Requirements(headed=True, single_replies=True), (Update,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that the mentee's architecture starts from."""
-        mentee = clients[0].model if self.config.mentee is None else self.config.mentee  # type: ignore[attr-defined]
+        mentee = clients[0].model if self.config.mentee is None else self.config.mentee
         return [self.first_weights(mentee, mentee)]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
@@ -47,7 +47,7 @@ class FedKD(Strategy):
         before = Weights.need(knowledge)
         mentees = [applied(before.values, Update.need(reply.content).values) for reply in replies]
         mean = mean_of_parameters(mentees, [reply.examples for reply in replies])
-        energy = self.config.energy(round)  # type: ignore[attr-defined]
+        energy = self.config.energy(round)
         update = difference(mean, before.values, energy)
         self.log_diagnostics({"energy": energy})
         return [

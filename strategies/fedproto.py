@@ -21,7 +21,7 @@ class Config(ServerConfig):
 
 
 @final
-class FedProto(Strategy):
+class FedProto(Strategy[Config]):
     """The mean of the clients' prototypes, class by class."""
 
     requires, summable = Requirements(features=True), (Prototypes,)
@@ -29,7 +29,7 @@ class FedProto(Strategy):
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
         """Return ``needs``: where clients count the same, a sum over samples does not tell the mean."""
-        return replace(cls.requires, single_replies=settings.server.weighting == "clients")  # type: ignore[attr-defined]
+        return replace(cls.requires, single_replies=cls.options(settings).weighting == "clients")
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the prototypes [C, F] by samples of the class, without equation 6's further 1 / holders.
@@ -38,7 +38,7 @@ class FedProto(Strategy):
         """
         received = [Prototypes.need(reply.content) for reply in replies]
         counts = torch.stack([p.counts for p in received])  # [U, C]
-        weights = counts.double() if self.config.weighting == "examples" else (counts > 0).double()  # type: ignore[attr-defined]
+        weights = counts.double() if self.config.weighting == "examples" else (counts > 0).double()
         values = torch.stack([p.values for p in received]).double()  # [U, C, F]
         mean = (weights.unsqueeze(2) * values).sum(0) / weights.sum(0).clamp_min(1.0).unsqueeze(1)
         total = counts.sum(0)

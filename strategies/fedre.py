@@ -31,7 +31,7 @@ class Config(ServerConfig):
 
 
 @final
-class FedRE(Strategy):
+class FedRE(Strategy[Config]):
     """A head that learns from clients' entangled representations and overwrites theirs."""
 
     requires = Requirements(features=True, single_replies=True)
@@ -48,7 +48,7 @@ class FedRE(Strategy):
         received = [r for r in said if r is not None]
         if not received:
             return knowledge.public
-        config: Config = self.config  # type: ignore[assignment]
+        config = self.config
         head = _linear(Head.need(knowledge)).to(self.world.device)
         samples = Samples(torch.stack([r.values for r in received])).to(self.world.device)
         labels = torch.stack([r.label for r in received]).to(self.world.device)

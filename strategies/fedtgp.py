@@ -50,7 +50,7 @@ class Trainable(nn.Module):
 
 
 @final
-class FedTGP(Strategy):
+class FedTGP(Strategy[Config]):
     """Trainable prototypes, each drawn to what clients upload for its class and pushed from all others."""
 
     requires, reply_kinds = Requirements(features=True, single_replies=True), (Prototypes,)
@@ -67,7 +67,7 @@ class FedTGP(Strategy):
         A class that nobody has had so far has a prototype too, which counts 0 samples: nobody is pulled to it, and it
         is never the nearest.
         """
-        config: Config = self.config  # type: ignore[assignment]
+        config = self.config
         received = [Prototypes.need(reply.content) for reply in replies]
         counts = torch.stack([p.counts for p in received])  # [U, C]
         values = torch.stack([p.values for p in received])  # [U, C, F]

@@ -20,14 +20,14 @@ class Config(ServerConfig):
 
 
 @final
-class FML(Strategy):
+class FML(Strategy[Config]):
     """The mean of the clients' memes, by their examples; personal models stay where they are."""
 
     summable = (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that the meme's architecture starts from."""
-        peer = clients[0].model if self.config.peer is None else self.config.peer  # type: ignore[attr-defined]
+        peer = clients[0].model if self.config.peer is None else self.config.peer
         return [self.first_weights(peer, peer)]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import final
+from typing import Any, final
 
 import torch
 from flwr.app import MetricRecord
@@ -69,7 +69,7 @@ class Config(ServerConfig):
 
 
 @final
-class KDStudy(Strategy):
+class KDStudy(Strategy[Config]):
     """Round one: clients' models become one student (a round more for ``tuned-kd``, one a link for a chain); FedAvg."""
 
     requires, evaluated = Requirements(public=True, same_model=True, single_replies=True), "aggregated"
@@ -77,7 +77,7 @@ class KDStudy(Strategy):
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
         """Return what these options need: public samples at the server alone, labels where they say so."""
-        config: Config = settings.server  # type: ignore[assignment]
+        config = cls.options(settings)
         return replace(cls.requires, public=config.public, labels=config.public and config.labels)
 
     def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
@@ -94,7 +94,7 @@ class KDStudy(Strategy):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client starts from; refuse a grid that the loss cannot take."""
-        if self._config.technique == "tuned-kd":
+        if self.config.technique == "tuned-kd":
             self._grid()
         return [self.first_weights(clients[0].model)]
 
@@ -106,7 +106,7 @@ class KDStudy(Strategy):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Make one student of the teachers received, resume its making, or average the weights (FedAvg)."""
-        config = self._config
+        config = self.config
         if Candidates.find(knowledge):
             return [self._chosen(replies, knowledge)]
         if chain := Chain.find(knowledge):
@@ -115,15 +115,11 @@ class KDStudy(Strategy):
             return list(mean_weights(replies).values())
         return self._consolidated(replies, knowledge, round)
 
-    @property
-    def _config(self) -> Config:
-        return self.config  # type: ignore[return-value]
-
     # --- round one
 
     def _consolidated(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Return the student, or the candidates for it, or the start and the chain that it is handed along."""
-        config, options = self._config, self.settings.client
+        config, options = self.config, self.settings.client
         order = torch.randperm(len(replies), generator=self.rng("order", round)).tolist()
         replies = [replies[place] for place in order]
         start = self._calibrated(self._start(replies, knowledge))
@@ -141,7 +137,7 @@ class KDStudy(Strategy):
 
     def _start(self, replies: Sequence[Reply], knowledge: Knowledge) -> Weights:
         """Return the student before it learns; replies come in the seeded order."""
-        start = self._config.start
+        start = self.config.start
         if start == "random":
             return Weights.need(knowledge)
         if start == "average":
@@ -150,19 +146,18 @@ class KDStudy(Strategy):
         chosen = max(replies, key=_standing) if start == "best" else replies[0]
         return Weights.need(chosen.content)
 
-    def _students(
-        self, start: Weights, teachers: Sequence[Weights], tries: Sequence[ClientConfig], round: int
-    ) -> list[Weights]:
-        """Distill the teachers into one student for each of these options, with the same order of samples."""
-        config, world = self._config, self.world
+    def _students(self, start: Weights, teachers: Sequence[Weights], tries: Sequence[Any], round: int) -> list[Weights]:
+        """Distill the teachers into one student for each of these client options, with the same order of samples."""
+        config, world = self.config, self.world
         public, precision, name = self._public(), self.settings.run.precision, self._architecture
         if config.technique != "dml":
             said = torch.stack([predict(world.load(name, w.values), public, precision=precision) for w in teachers])
         technique = "kd" if config.technique == "tuned-kd" else config.technique
         students = []
         for options in tries:
-            lr: float = options.distill_lr  # type: ignore[attr-defined]
-            lesson = Lesson(technique, config.criterion, options, lr, config.order == "sequential", precision)
+            lesson = Lesson(
+                technique, config.criterion, options, options.distill_lr, config.order == "sequential", precision
+            )
             rng = self.rng("distil", round)
             if technique == "dml":
                 peers = [copy.deepcopy(world.load(name, w.values)) for w in teachers]
@@ -180,7 +175,7 @@ class KDStudy(Strategy):
         options = self.settings.client
         return [
             replace(options, objective_args={**options.objective_args, "temperature": heat}, kd_weight=weight)
-            for heat, weight in product(self._config.temperatures, self._config.weights)
+            for heat, weight in product(self.config.temperatures, self.config.weights)
         ]
 
     def _calibrated(self, weights: Weights) -> Weights:
@@ -240,12 +235,14 @@ class KDStudy(Strategy):
         if test is None:
             return
         figures: dict[str, Figure] = {}
+        accuracy = []
         for name, weights in (("before", before), ("after", after)):
             model = self.world.load(self._architecture, weights.values)
             logprobs = predict(model, test, precision=self.settings.run.precision)
-            figures[name] = measure(logprobs, test.labels)["accuracy"]
+            accuracy.append(measure(logprobs, test.labels)["accuracy"])
+            figures[name] = accuracy[-1]
             figures[f"{name}_by_class"] = accuracy_by_class(logprobs, test.labels)
-        self.log_diagnostics({**figures, "gain": figures["after"] - figures["before"]})  # type: ignore[operator]
+        self.log_diagnostics({**figures, "gain": accuracy[1] - accuracy[0]})
 
 
 def _standing(reply: Reply) -> tuple[float, int]:

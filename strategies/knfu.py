@@ -40,12 +40,11 @@ class Config(ServerConfig):
 
 
 @final
-class KnFu(Strategy):
+class KnFu(Strategy[Config]):
     """An own fusion of all predictions for each client, by whose predictions are like its own."""
 
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
-    config: Config
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Fuse the probabilities [U, N, C] once a client: log-probabilities [U, N, C].

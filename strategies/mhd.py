@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from logging import WARNING
 from statistics import fmean
-from typing import final
+from typing import Any, final
 
 import torch
 from flwr.common.logger import log
@@ -38,7 +38,7 @@ class Config(ServerConfig):
 
 
 @final
-class MHD(Strategy):
+class MHD(Strategy[Config]):
     """A relay: it keeps what each client said last, and passes on what a few neighbors said."""
 
     requires, predicts, reply_kinds = Requirements(public=True, headed=True, single_replies=True), True, (PublicHeads,)
@@ -51,7 +51,8 @@ class MHD(Strategy):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Private]:
         """Put the replies into the bank, each in place of the client's older one, and drop what is too old by now."""
         said = {reply.client.id: PublicHeads.need(reply.content) for reply in replies}
-        levels = 1 + self.settings.client.heads  # type: ignore[attr-defined]
+        client_options: Any = self.settings.client
+        levels = 1 + client_options.heads
         for client in [client for client, heads in said.items() if heads.values.shape[1] != levels]:
             found = said.pop(client).values.shape[1]
             log(
@@ -65,7 +66,7 @@ class MHD(Strategy):
         kept = [replace(heads, client=client, round=torch.tensor(round)) for client, heads in said.items()]
         self._describe(kept, round)
         bank = {entry.client: entry for entry in (*PublicHeads.all(knowledge), *kept)}
-        return [Private(entry) for entry in bank.values() if round - _round(entry) < self.config.max_age]  # type: ignore[attr-defined]
+        return [Private(entry) for entry in bank.values() if round - _round(entry) < self.config.max_age]
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[PublicHeads]:
         """Return what ``server.teachers`` of the client's neighbors said last, drawn for it and the round.
@@ -78,12 +79,12 @@ class MHD(Strategy):
         near = [bank[source] for source, received in zip(ids, listens, strict=True) if received and source in bank]
         newest = max(map(_round, bank.values()), default=0)
         order = torch.randperm(len(near), generator=torch_rng(self.settings.run.seed, "teachers", client.id, newest))
-        drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]  # type: ignore[attr-defined]
+        drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]
         return [replace(entry, features=None) if _other_size(entry, client) else entry for entry in drawn]
 
     def _graph(self, clients: Sequence[Client]) -> Tensor:
         """Return who listens to whom, bool [K, K]."""
-        return neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)  # type: ignore[attr-defined]
+        return neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)
 
     def _describe(self, said: Sequence[PublicHeads], round: int) -> None:
         """Note how sure the clients are and how far they agree; warn where no head tells any classes apart."""

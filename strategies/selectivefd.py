@@ -32,20 +32,19 @@ class Config(ServerConfig):
 
 
 @final
-class SelectiveFD(Voting):
+class SelectiveFD(Voting[Config]):
     """The voters' mean prediction of the round's public samples, without the ambiguous ones."""
 
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
-    config: Config
 
-    @property
-    def reply_kinds(self) -> tuple[type[PublicLogits | PublicLabels]]:  # type: ignore[override]
-        """Soft or hard labels, as ``client.labels`` says."""
-        return (PublicLabels if self.settings.client.labels == "hard" else PublicLogits,)  # type: ignore[attr-defined]
+    def expected_kinds(self, round: int) -> tuple[type[PublicLogits | PublicLabels]]:
+        """Return soft or hard labels, as ``client.labels`` says."""
+        client_options: Any = self.settings.client
+        return (PublicLabels if client_options.labels == "hard" else PublicLogits,)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the votes [U, N, C] sample by sample over its voters, and keep what is clear: [M, C]."""
-        (kind,) = self.reply_kinds
+        (kind,) = self.expected_kinds(round)
         logprobs, mask = stack([kind.need(reply.content) for reply in replies], self.round_index)
         teacher, voted = named(self.config.rule, **self.config.rule_args)(logprobs, mask)
         kept = voted & (ambiguity(teacher) <= self.config.ambiguity)

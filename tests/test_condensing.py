@@ -6,7 +6,7 @@ from helpers.tasks import Echo
 from torch import nn
 from torch.nn import functional as F
 
-from fd_flower import models
+from fd_flower import methods, models
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.generate import augment, distribution, gradient
@@ -68,8 +68,10 @@ def test_what_is_no_image_stays_and_without_kinds_everything_does():
     x, image = torch.randn(3, 8), torch.randn(2, 1, 4, 4)
     assert augment.drawn(["flip"], rng())(x) is x
     assert augment.drawn([], rng())(image) is image
-    with pytest.raises(InvalidInputError, match=r"there is no augmentation 'flipp' \(did you mean 'flip'"):
-        augment.check(["flipp"])
+    config = methods.config_class("fedlgd", "client")
+    assert config(augment=[]).augment == []
+    with pytest.raises(InvalidInputError, match=r"client.augment is \['flipp'\] \(did you mean 'flip'"):
+        config(augment=["flipp"])
 
 
 # --- means of features

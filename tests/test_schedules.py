@@ -66,11 +66,11 @@ def test_annealing_falls_exponentially():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("client.warm_rounds=-1", "client.warm_rounds is -1; expected 0 or more"),
+        ("client.warm_rounds=-1", "client.warm_rounds is -1; expected at least 0"),
         ("client.plateau=0.0", "client.plateau is 0.0; expected a share above 0 and at most 1"),
         ("client.anneal_to=2.0", "client.anneal_to is 2.0; expected a share"),
         ("client.anneal_rounds=0", "client.anneal_rounds is 0; expected at least 1"),
-        ("server.anneal_every=-1", "server.anneal_every is -1; expected 0 or more"),
+        ("server.anneal_every=-1", "server.anneal_every is -1; expected at least 0"),
         ("client.schedule=infinit", "did you mean 'infinite'"),
     ],
 )

@@ -115,8 +115,8 @@ def test_hard_labels_travel_as_classes():
 
 
 def test_a_reply_of_the_other_kind_is_not_waited_for():
-    assert strategy("selectivefd").reply_kinds == (PublicLogits,)
-    assert hard().reply_kinds == (PublicLabels,)
+    assert strategy("selectivefd").expected_kinds(1) == (PublicLogits,)
+    assert hard().expected_kinds(1) == (PublicLabels,)
 
 
 # --- the client

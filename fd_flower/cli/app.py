@@ -300,9 +300,9 @@ def report(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
     output = Output()
-    command = typer.main.get_command(app)
+    command = typer.main.get_group(app)
     command.params.append(_version())
-    for each in (command, *command.commands.values()):  # type: ignore[attr-defined]
+    for each in (command, *command.commands.values()):
         each.params += _switches(output)
     try:
         return command.main(arguments, prog_name="fd-flower", standalone_mode=False, obj=output) or 0

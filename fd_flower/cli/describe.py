@@ -158,16 +158,19 @@ def docstrings(cls: type) -> dict[str, str]:
     """Return the docstrings below a dataclass's fields, on one line each; a subclass's come first."""
     found: dict[str, str] = {}
     for parent in reversed([c for c in cls.__mro__ if c is not object]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(parent))).body[0].body  # type: ignore[attr-defined]
+        tree = ast.parse(textwrap.dedent(inspect.getsource(parent)))
+        body = next(node.body for node in tree.body if isinstance(node, ast.ClassDef))
         for statement, below in pairwise(body):
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and _is_text(below):
-                found[statement.target.id] = " ".join(below.value.value.split())
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and (text := _text(below))
+            ):
+                found[statement.target.id] = " ".join(text.split())
     return found
 
 
-def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+def _text(statement: ast.stmt) -> str:
+    """Return the docstring that a statement is, or ""."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""

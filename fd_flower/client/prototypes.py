@@ -8,6 +8,7 @@ from torch.nn import Module
 
 from fd_flower.client.turn import Turn
 from fd_flower.config import ClientConfig, one_of
+from fd_flower.models import FeatureModel, feature_model
 from fd_flower.training import forward, supervised
 from fd_flower.wire import Prototypes
 
@@ -23,24 +24,24 @@ class Config(ClientConfig):
 class Nearest(Module):
     """A classifier by the nearest prototype: logits are negated squared distances [B, C]."""
 
-    def __init__(self, model: Module, prototypes: Prototypes) -> None:
+    def __init__(self, model: FeatureModel, prototypes: Prototypes) -> None:
         super().__init__()
         self._model = model
         self._prototypes = prototypes
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits [B, C]; a class without a prototype is never the nearest."""
-        distance = torch.cdist(self._model.features(x).float(), self._prototypes.values).square()  # type: ignore[operator]
+        distance = torch.cdist(self._model.features(x).float(), self._prototypes.values).square()
         return (-distance).where(self._prototypes.counts > 0, -1e9)
 
 
-def pulled(model: Module, x: Tensor, y: Tensor, prototypes: Prototypes | None, weight: float) -> Tensor:
+def pulled(model: FeatureModel, x: Tensor, y: Tensor, prototypes: Prototypes | None, weight: float) -> Tensor:
     """Return cross-entropy plus ``weight`` times the squared distance to the class's prototype, mean over F.
 
     A sample of a class without a prototype adds nothing to the second term, as in FedProto's code.
     """
-    features = model.features(x)  # type: ignore[operator]
-    loss = supervised(model.head, features, y)  # type: ignore[arg-type]
+    features = model.features(x)
+    loss = supervised(model.head, features, y)
     if prototypes is None or weight == 0:
         return loss
     known = (prototypes.counts > 0)[y].to(features.dtype)
@@ -56,21 +57,23 @@ def class_means(turn: Turn) -> Prototypes:
     still moving: that costs no pass, but with ``client.steps`` it misses classes, and with batch normalization or
     dropout these are not the features that are compared when the nearest prototype predicts.
     """
-    model, samples = turn.model, turn.data.train
+    model, samples = feature_model(turn.model), turn.data.train
     sums = torch.zeros(turn.classes, turn.world.features(turn.architecture), dtype=torch.float64)
     counts = torch.zeros(turn.classes, dtype=torch.int64)
     model.eval()
-    for features, y in forward(model.features, samples, precision=turn.precision):  # type: ignore[arg-type]
+    for features, y in forward(model.features, samples, precision=turn.precision):
         y = y.cpu()  # type: ignore[union-attr]
         sums.index_add_(0, y, features.double().cpu())
         counts.index_add_(0, y, torch.ones_like(y))
     return Prototypes((sums / counts.clamp_min(1).unsqueeze(1)).float(), counts)
 
 
-def measure(turn: Turn, point: str, received: Prototypes | None) -> None:
+def measure(turn: Turn[Config], point: str, received: Prototypes | None) -> None:
     """Measure what predicts: the nearest prototype once there are prototypes, else the head."""
-    by_head = received is None or turn.config.inference == "head"  # type: ignore[attr-defined]
-    turn.evaluate(point, None if by_head else Nearest(turn.model, received))  # type: ignore[arg-type]
+    if received is None or turn.config.inference == "head":
+        turn.evaluate(point)
+    else:
+        turn.evaluate(point, Nearest(feature_model(turn.model), received))
 
 
 def on_device(turn: Turn, received: Prototypes | None) -> Prototypes | None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from logging import WARNING
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -24,13 +25,16 @@ from fd_flower.training import Plan, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.training.scheduled import Scheduled
 from fd_flower.wire import Payload, PublicIndex, Weights, pack
-from fd_flower.wire.envelope import records
+from fd_flower.wire.envelope import records, whole
 
 LOSS = "objective/state"
 """Name, in a client's memory, of the state of a loss that has one."""
 
+C = TypeVar("C", bound=ClientConfig)
+"""A method's client options."""
 
-class Turn:
+
+class Turn(Generic[C]):
     """What a client has during one message: model, data, public samples, memory, round and options.
 
     Attributes
@@ -41,6 +45,8 @@ class Turn:
         The round, counted from 1 over the whole run.
     config : ClientConfig
         The method's client options; a loss that has a state is bound to them as it is in this turn.
+    server : Any
+        The method's server options; their class is in its other half, which this one does not import.
     closing : bool
         Whether this is the message after the last round: learn from what is received and measure, no more.
     """
@@ -50,12 +56,13 @@ class Turn:
         self.world = here
         self.client = client
         self.architecture = model
-        self.config: ClientConfig = here.settings.client
-        self.round = int(received.get("server-round", 1))  # type: ignore[arg-type]
+        self.config = cast(C, here.settings.client)
+        self.server: Any = here.settings.server
+        self.round = whole(received, "server-round", 1)
         self.closing = bool(received.get("closing", False))
         self.evaluations: dict[str, float] = {}
         self._received = received
-        self._moment = (self.round, int(received.get("exchange", 0)))  # type: ignore[arg-type]
+        self._moment = (self.round, whole(received, "exchange", 0))
         self._memory = memory
         self._content = content
         self._personal = False
@@ -69,7 +76,7 @@ class Turn:
             self.config = self.config.bound(self.scheduled)
 
     @staticmethod
-    def of(message: Message, context: Context) -> "Turn":
+    def of(message: Message, context: Context) -> "Turn[Any]":
         """Return the client's turn, with the message as the app's mods have left it.
 
         Raises
@@ -210,9 +217,9 @@ class Turn:
     def lr(self) -> float:
         """The round's learning rate: the server's, or the schedule's where the server sends none."""
         received = self._received.get("lr")
-        if received is None:
-            return self.config.lr_at(self.round, self.world.settings.server.rounds)
-        return float(received)  # type: ignore[arg-type]
+        if isinstance(received, int | float):
+            return float(received)
+        return self.config.lr_at(self.round, self.world.settings.server.rounds)
 
     @property
     def plan(self) -> Plan:
@@ -249,7 +256,7 @@ class Turn:
         """
         if not self._asks(point):
             return
-        limit = int(self._received.get("test-limit", 0)) if self._received.get("global", False) else None  # type: ignore[arg-type]
+        limit = whole(self._received, "test-limit", 0) if self._received.get("global", False) else None
         found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
             more = self.world.kind.figures(self.world, self.client, other, None, limit)

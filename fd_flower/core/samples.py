@@ -1,16 +1,13 @@
 """Samples that are resident in memory, and a client's own three parts."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fd_flower.core.errors import InvalidInputError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,8 @@ class Samples:
 
     def to(self, device: torch.device) -> "Samples":
         """Move to a device."""
-        return Samples(*(None if t is None else t.to(device) for t in (self.x, self.y, self.index)))  # type: ignore[arg-type]
+        y, index = (None if t is None else t.to(device) for t in (self.y, self.index))
+        return Samples(self.x.to(device), y, index)
 
     @classmethod
     def of(cls, dataset: "Dataset[Any] | Samples") -> "Samples":

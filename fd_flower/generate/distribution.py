@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import Module
 
 from fd_flower.core.budget import each
 from fd_flower.core.samples import Samples
 from fd_flower.generate.augment import drawn
+from fd_flower.models import FeatureModel
 
 
 def mean_distance(real: Tensor, made: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def matched(
     x: Tensor,
     labels: Tensor,
     real: Samples,
-    model: Callable[[int], Module],
+    model: Callable[[int], FeatureModel],
     *,
     iterations: int,
     batch: int,
@@ -69,7 +69,7 @@ def matched(
         Made samples [M, ...] and their classes [M], of each of which there are real samples.
     real : Samples
         The real samples.
-    model : Callable[[int], Module]
+    model : Callable[[int], FeatureModel]
         The model with ``features`` of an iteration: a fresh random one each, or one that was trained.
     iterations : int
         Steps of SGD on the pixels.
@@ -101,8 +101,8 @@ def matched(
             # In channels_last memory, normalization by image takes three times as long.
             taken = real.batch(picked)[0].clone(memory_format=torch.contiguous_format)
             with torch.no_grad():
-                seen = net.features(change(taken))  # type: ignore[operator]
-            distance = mean_distance(seen, net.features(change(part)))  # type: ignore[operator]
+                seen = net.features(change(taken))
+            distance = mean_distance(seen, net.features(change(part)))
             (gradient[labels == c],) = torch.autograd.grad(distance, part)
             total += distance.detach()
         x.grad = gradient

@@ -35,14 +35,25 @@ from fd_flower.core.dotted import is_dotted, with_colon
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
 from fd_flower.models.body import Body, Shape
-from fd_flower.models.classifier import Classifier
+from fd_flower.models.classifier import Classifier, FeatureModel, feature_model
 from fd_flower.models.convnet import convnet
 from fd_flower.models.outside import made
 from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp
 from fd_flower.models.residual import resnet8, resnet20
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
 
-__all__ = ["GROUPS", "Classifier", "architectures", "assign", "build", "groups", "is_outside", "names"]
+__all__ = [
+    "GROUPS",
+    "Classifier",
+    "FeatureModel",
+    "architectures",
+    "assign",
+    "build",
+    "feature_model",
+    "groups",
+    "is_outside",
+    "names",
+]
 
 BODIES: dict[str, Body] = {
     body.__name__: body

@@ -1,16 +1,10 @@
 """Where a model can be cut in two: between the blocks of its ``body``."""
 
 import copy
-from typing import Protocol, runtime_checkable
 
 from torch.nn import Identity, Module, Sequential
 
 from fd_flower.core.errors import InvalidInputError
-
-
-@runtime_checkable
-class _WithBody(Protocol):
-    body: Module
 
 
 def ends(model: Module) -> tuple[int, ...]:
@@ -24,19 +18,25 @@ def ends(model: Module) -> tuple[int, ...]:
     InvalidInputError
         Unless ``model.body`` is a ``torch.nn.Sequential`` with parameters.
     """
-    body = model.body if isinstance(model, _WithBody) else None
+    body = body_of(model)
+    starts = [place for place, child in enumerate(body) if any(True for _ in child.parameters())]
+    return (*starts[1:], len(body))
+
+
+def body_of(model: Module) -> Sequential:
+    """Return a model's body of blocks; raises as ``ends`` does."""
+    body = dict(model.named_children()).get("body")
     if not isinstance(body, Sequential) or not any(True for _ in body.parameters()):
         raise InvalidInputError(
             f"{type(model).__name__} cannot be cut: expected a model whose input enters `body`, a torch.nn.Sequential"
             " of blocks, as that of mlp, lenet, cnn, resnet8 and resnet20 does"
         )
-    starts = [place for place, child in enumerate(body) if any(True for _ in child.parameters())]
-    return (*starts[1:], len(body))
+    return body
 
 
 def below(model: Module, cut: int) -> Sequential:
     """Return the first ``cut`` blocks of a model, sharing its parameters: inputs to features."""
-    return model.body[: ends(model)[cut - 1]]  # type: ignore[index, return-value]
+    return body_of(model)[: ends(model)[cut - 1]]
 
 
 def beyond(model: Module, cut: int) -> Module:
@@ -45,6 +45,7 @@ def beyond(model: Module, cut: int) -> Module:
     Its state dict has the model's own keys, those of the blocks beyond the cut and of what follows the body.
     """
     rest = copy.deepcopy(model)
+    body = body_of(rest)
     for place in range(ends(model)[cut - 1]):
-        rest.body[place] = Identity()  # type: ignore[assignment, index, operator]
+        body[place] = Identity()
     return rest

@@ -1,12 +1,27 @@
 """The one shape of a model: features, then a linear head."""
 
-from typing import final
+from typing import cast, final
 
 from torch import Tensor, nn
 
 
+class FeatureModel(nn.Module):
+    """A model with features and a head on them, as a type: a user's own need not derive from it."""
+
+    head: nn.Module
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the head sees, [B, F]."""
+        raise NotImplementedError
+
+
+def feature_model(model: nn.Module) -> FeatureModel:
+    """Return a model as one with features and a head, which the server has made sure of before round one."""
+    return cast(FeatureModel, model)
+
+
 @final
-class Classifier(nn.Module):
+class Classifier(FeatureModel):
     """A body, a projection to a common feature size where one is asked for, and a linear head.
 
     Parameters

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.models.blocks import below, ends
+from fd_flower.models.blocks import below, body_of, ends
 
 
 class Exiting(nn.Module):
@@ -35,7 +35,7 @@ class Exiting(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the model and of its K exits, one below the other: [(1 + K) * B, C]."""
         seen: list[Tensor] = []
-        body: nn.Sequential = self.model.body  # type: ignore[assignment]
+        body = body_of(self.model)
         handles = [body[place].register_forward_hook(lambda *made: seen.append(made[-1])) for place in self._places]
         try:
             logits = self.model(x)

@@ -89,8 +89,9 @@ def _without_head(net: nn.Module, channels: int) -> tuple[nn.Module, int]:
     """Return a torchvision ResNet with the small stem, up to its features."""
     net.conv1 = _stem(channels, 64)
     net.maxpool = nn.Identity()
-    net.fc, features = nn.Identity(), net.fc.in_features
-    return net, features  # type: ignore[return-value]
+    features = net.get_parameter("fc.weight").shape[1]
+    net.fc = nn.Identity()
+    return net, features
 
 
 def _stem(channels: int, outputs: int) -> nn.Conv2d:

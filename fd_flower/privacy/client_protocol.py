@@ -14,7 +14,7 @@ from fd_flower.privacy.messages import RECORD, RoundSpec
 from fd_flower.privacy.secret_store import SecretStore
 from fd_flower.privacy.vector import flat
 from fd_flower.wire import Payload, pack, unpack
-from fd_flower.wire.envelope import records
+from fd_flower.wire.envelope import records, whole
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class HidingClient(ClientProtocol, ABC):
                 )
             return reply
         metrics = next(iter(records(reply, MetricRecord).values()), MetricRecord())
-        share = self.spec.share(int(metrics.get("num-examples", 0)))  # type: ignore[arg-type]
+        share = self.spec.share(whole(metrics, "num-examples", 0))
         if not 0 <= share <= 1:
             raise InvalidInputError(
                 f"this client has {share:.3g} of all examples; it has more than it said at the handshake"

@@ -283,7 +283,7 @@ class HostGrid(Grid):
             _pause(begin)
         waiting = set(self.push_messages(messages))
         replies: list[Message] = []
-        in_grace = patient or server.grace is None
+        grace = None if patient else server.grace
         look = begin + LOOK
         while waiting and time.monotonic() < deadline:
             if time.monotonic() > look:
@@ -292,8 +292,9 @@ class HostGrid(Grid):
             came = self.pull_messages(waiting)
             waiting -= {m.metadata.reply_to_message_id for m in came}
             replies += came
-            if not in_grace and sum(m.has_content() for m in replies) >= server.min_replies:
-                in_grace, deadline = True, min(deadline, time.monotonic() + server.grace)  # type: ignore[operator]
+            if grace is not None and sum(m.has_content() for m in replies) >= server.min_replies:
+                deadline = min(deadline, time.monotonic() + grace)
+                grace = None
             if waiting and not came:
                 _pause(begin)
         self._late |= {name: home for name, (home, _) in self._open.items()}

@@ -100,10 +100,15 @@ class Method(ABC, Generic[C]):
         """Let models start from a user's weights, by plain state-dict keys."""
         self._initial = arrays
 
+    @classmethod
+    def options(cls, settings: Settings) -> C:
+        """Return the method's own options of a run."""
+        return cast("C", settings.server)
+
     @property
     def config(self) -> C:
         """The method's options."""
-        return cast("C", self.settings.server)
+        return self.options(self.settings)
 
     @cached_property
     def world(self) -> World:

@@ -206,14 +206,14 @@ def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[st
     return {"diagnostics": dict(notes[who])} if who in notes else {}
 
 
-def _figures(reply: Reply) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+def _figures(reply: Reply) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
     """Split a reply's metrics into plain ones and those measured at a point (``trained/accuracy``)."""
-    plain: dict[str, float] = {}
+    plain: dict[str, Any] = {}
     evaluations: dict[str, dict[str, float]] = {}
     for key, value in (reply.metrics or {}).items():
         point, slash, name = key.partition("/")
         if slash and isinstance(value, int | float):
             evaluations.setdefault(point, {})[name] = float(value)
         elif key != "num-examples":
-            plain[key] = value  # type: ignore[assignment]
+            plain[key] = value
     return plain, evaluations

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from fd_flower.core.client import Client
-from fd_flower.server.method import C
-from fd_flower.server.strategy import Strategy
+from fd_flower.server.strategy import C, Strategy
 from fd_flower.wire import Knowledge, Payload, Private, PublicVotes
 from fd_flower.wire.replies import Reply
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache, partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import Linear, Module
+from torch.utils.data import Dataset
 
 from fd_flower import data, models
 from fd_flower.config import Settings
@@ -148,8 +149,8 @@ class World:
         order = torch.randperm(len(self.public), generator=torch_rng(self.settings.run.seed, "public", round))
         return order[: self.settings.data.public_batch].sort().values
 
-    def _resident(self, samples: "Samples | object") -> Samples:
-        return Samples.of(samples).to(self.device)  # type: ignore[arg-type]
+    def _resident(self, samples: "Dataset[Any] | Samples") -> Samples:
+        return Samples.of(samples).to(self.device)
 
     # --- models
 
@@ -178,8 +179,8 @@ class World:
             if copy and tensor is tensors[key]:
                 tensor = tensor.clone()
             if is_parameter:
-                owner._parameters[slot].data = tensor  # type: ignore[union-attr]
-                owner._parameters[slot].grad = None  # type: ignore[union-attr]
+                parameter = owner.get_parameter(slot)
+                parameter.data, parameter.grad = tensor, None
             else:
                 owner._buffers[slot] = tensor
         return module

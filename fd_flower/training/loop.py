@@ -73,7 +73,7 @@ class OwnLoss(Protocol):
         ...
 
 
-def supervised(model: Module, x: Tensor, y: Tensor) -> Tensor:
+def supervised(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy on own labels [B], or the model's own loss: that of every method without its knowledge."""
     return model.supervised_loss(x, y) if isinstance(model, OwnLoss) else F.cross_entropy(model(x), y)
 

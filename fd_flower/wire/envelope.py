@@ -30,6 +30,14 @@ def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
     return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
+def whole(record: ConfigRecord | MetricRecord, key: str, default: int) -> int:
+    """Return a whole number of a record; InvalidInputError for anything but a number."""
+    value = record.get(key, default)
+    if not isinstance(value, int | float):
+        raise InvalidInputError(f"{key} is {value!r}; expected a whole number")
+    return int(value)
+
+
 def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool]) -> RecordDict:
     """Put the contents of several clients into one; a record that several share (the same object) is in it once."""
     folded = RecordDict()

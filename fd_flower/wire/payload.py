@@ -120,17 +120,17 @@ class Payload:
     def of(cls, name: str, flat: Mapping[str, Tensor]) -> Self:
         """Build the payload that ``tensors`` came from."""
         mappings = {f.name for f in fields(cls) if get_origin(f.type) is Mapping}
-        parts: dict[str, str | Tensor | dict[str, Tensor]] = {}
+        parts: dict[str, Any] = {}
         if cls.named_by:
             parts[cls.named_by] = name.partition(".")[2]
         for key, tensor in flat.items():
             head, _, name = key.partition("/")
             if head in mappings:
-                parts.setdefault(head, {})[name] = tensor  # type: ignore[index]
+                parts.setdefault(head, {})[name] = tensor
             else:
                 parts[key] = tensor
         try:
-            return cls(**parts)  # type: ignore[arg-type]
+            return cls(**parts)
         except TypeError:
             expected = ", ".join(f.name for f in fields(cls) if f.name != cls.named_by)
             got = sorted(parts.keys() - {cls.named_by})

@@ -123,7 +123,7 @@ def mean_metrics(replies: Sequence[Reply]) -> MetricRecord:
     shared = set.intersection(*(set(m) for m, _ in told)) - {"num-examples"} if told else set()
     mean = {}
     for key in sorted(shared):
-        values = [(m[key], w if total else 1) for m, w in told]
-        if all(isinstance(v, int | float) for v, _ in values):
-            mean[key] = float(sum(v * w for v, w in values) / sum(w for _, w in values))  # type: ignore[operator, misc]
+        values = [(v, w if total else 1) for m, w in told if isinstance(v := m[key], int | float)]
+        if len(values) == len(told):
+            mean[key] = float(sum(v * w for v, w in values) / sum(w for _, w in values))
     return MetricRecord({"num-examples": total, **mean})
