@@ -7,10 +7,10 @@ from logging import INFO
 from pathlib import Path
 
 from flwr.app import Context
-from flwr.common.logger import log
 from flwr.serverapp import Grid, ServerApp
 
 from fd_flower.config import registry, settings
+from fd_flower.core.flower import log
 from fd_flower.server import Strategy
 
 app = ServerApp()

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from logging import WARNING
 from typing import Any, final
 
-from flwr.common.logger import log
-
 from fd_flower.config import ServerConfig
+from fd_flower.core.flower import log
 from fd_flower.ensemble import named
 from fd_flower.server import Requirements, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack

@@ -10,13 +10,13 @@ from logging import WARNING
 from typing import final
 
 import torch
-from flwr.common.logger import log
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.flower import log
 from fd_flower.core.samples import Samples
 from fd_flower.models.blocks import beyond, ends
 from fd_flower.server import Requirements, Strategy

@@ -7,12 +7,12 @@ from statistics import fmean
 from typing import Any, final
 
 import torch
-from flwr.common.logger import log
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
+from fd_flower.core.flower import log
 from fd_flower.core.rng import torch_rng
 from fd_flower.server import Requirements, Strategy
 from fd_flower.server.graph import check_graph, neighbors

@@ -220,7 +220,7 @@ def test_matching_brings_other_samples_nearer():
 
 
 def test_the_network_of_condensation():
-    """Three times 128 channels; a image is normalized by itself, so what is beside it does not matter."""
+    """Three times 128 channels; an image is normalized by itself, so what is beside it does not matter."""
     model = models.build("convnet", (3, 32, 32), 10, seed=0)
     assert model.head.in_features == 128 * 4 * 4
     assert sum(p.numel() for p in model.parameters()) == 3584 + 2 * 147_584 + 3 * 256 + 20_490

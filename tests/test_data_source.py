@@ -195,7 +195,7 @@ def test_broken_rows_are_refused(tmp_path, write_parquet):
     import pyarrow as pa
 
     pq.write_table(pa.table({"png": [b"no image"], "label": [0]}), tmp_path / "train.parquet")
-    with pytest.raises(InvalidInputError, match="has a image that cannot be read"):
+    with pytest.raises(InvalidInputError, match="has an image that cannot be read"):
         read(str(tmp_path), DataConfig(image="png", label="label"))
     (tmp_path / "train.parquet").write_bytes(b"not Parquet at all")
     with pytest.raises(InvalidInputError, match="cannot be read as Parquet"):

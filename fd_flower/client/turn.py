@@ -9,12 +9,12 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
-from flwr.common.logger import log
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ANNEALED, ClientConfig
 from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory

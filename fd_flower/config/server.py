@@ -24,7 +24,7 @@ class ServerConfig(Options):
     grace: float | None = option(None, least=0)
     """Seconds to wait for stragglers once `server.min_replies` have come; None: until `server.timeout`."""
     timeout: float = option(3600.0, above=0)
-    """Seconds after which a round resumes the replies that have come."""
+    """Seconds after which a round goes on with the replies that have come."""
     evaluate_every: int = option(1, least=0)
     """Measure after every n-th round, and always after the last; 0: after the last alone."""
     evaluate: str | None = None

@@ -5,8 +5,11 @@ from importlib.metadata import version
 from uuid import uuid4
 
 from flwr.app import Message, RecordDict
+from flwr.common.logger import log
 
 from fd_flower.core.errors import RunError
+
+__all__ = ["identify", "log", "name_message", "with_content"]
 
 
 def identify() -> None:

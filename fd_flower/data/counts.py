@@ -1,4 +1,4 @@
-"""Who holds how many rows of which class, as numbers and as a image."""
+"""Who holds how many rows of which class, as numbers and as an image."""
 
 from dataclasses import dataclass
 from pathlib import Path

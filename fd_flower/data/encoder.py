@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from flwr.common.logger import log
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +24,7 @@ from torch.nn import Identity, Linear, Module
 from fd_flower import models
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.core.flower import log
 from fd_flower.core.rng import numpy_rng, torch_rng
 from fd_flower.core.samples import Samples
 from fd_flower.data.cache import stored
@@ -211,7 +211,7 @@ def _key(source: str, data: DataConfig, shape: tuple[int, ...]) -> list[object]:
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    """Return a image's (channels, height, width) in the words of ``data.size``."""
+    """Return an image's (channels, height, width) in the words of ``data.size``."""
     channels, height, width = shape
     return f"{height}x{width}x{channels}"
 

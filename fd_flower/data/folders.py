@@ -19,7 +19,7 @@ ROWS = 1000  # rows a table
 class ClassFolders:
     """``<class>/<image>``, or ``train/<class>/<image>`` and ``test/<class>/<image>``.
 
-    A folder without a image is a class, too: a device that lacks a class has an empty folder for it, so that classes
+    A folder without an image is a class, too: a device that lacks a class has an empty folder for it, so that classes
     have the same numbers on every device.
     """
 

@@ -98,7 +98,7 @@ def read(
     Raises
     ------
     InvalidInputError
-        When the source, the split or a column is missing, when a image cannot be read, when images differ in size,
+        When the source, the split or a column is missing, when an image cannot be read, when images differ in size,
         when a label is out of range.
     """
     found = locate(source)
@@ -189,9 +189,9 @@ def _image(source: str, size: tuple[int, int, int] | None, encoded: dict[str, An
         image.load()
     except Exception as error:  # a broken file raises whatever its decoder raises
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(f"{source} has a image that cannot be read: {reason}") from None
+        raise InvalidInputError(f"{source} has an image that cannot be read: {reason}") from None
     if image.mode not in GREY + RGB:
-        raise InvalidInputError(f"{source} has a image of mode {image.mode}: expected 8 bits, gray or RGB")
+        raise InvalidInputError(f"{source} has an image of mode {image.mode}: expected 8 bits, gray or RGB")
     gray = image.mode in GREY if size is None else size[2] == 1
     image = image.convert("L" if gray else "RGB")
     if size is not None and image.size != (size[1], size[0]):

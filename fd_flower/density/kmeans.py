@@ -5,10 +5,10 @@ from logging import WARNING
 from typing import final
 
 import torch
-from flwr.common.logger import log
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 
 EACH = 5
 """Samples a cluster, at least: a centroid of one or two samples is as near to nothing else as a sample is."""

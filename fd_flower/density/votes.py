@@ -5,10 +5,10 @@ from logging import WARNING
 from typing import Protocol
 
 import torch
-from flwr.common.logger import log
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 
 
 class Estimator(Protocol):

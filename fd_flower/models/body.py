@@ -17,7 +17,7 @@ SMALLEST = 4
 
 
 def check_image(name: str, shape: Shape) -> None:
-    """Raise InvalidInputError unless ``shape`` is a image's that a convolution body can take."""
+    """Raise InvalidInputError unless ``shape`` is an image's that a convolution body can take."""
     if len(shape) != 3 or min(shape[1:]) < SMALLEST:
         raise InvalidInputError(
             f"{name} cannot take inputs of shape {list(shape)}; expected [channels, height, width]"

@@ -6,7 +6,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.body import Shape, check_image, scaled
 
 SHORTEST = 8
-"""Side of a image of which three halvings leave a pixel."""
+"""Side of an image of which three halvings leave a pixel."""
 
 
 def convnet(shape: Shape, width: float) -> tuple[nn.Module, int]:

@@ -20,7 +20,7 @@ class DIST(Objective):
 
     ``r_inter`` is the mean over samples of the correlation of its classes, ``r_intra`` the mean over classes of the
     correlation over the batch. A sample's weight counts in the first mean, and in the second as often as it says:
-    columns are centerd and summed with it. The batch is part of the loss: over one sample ``r_intra`` is 0.
+    columns are centered and summed with it. The batch is part of the loss: over one sample ``r_intra`` is 0.
     """
 
     beta: float = 1.0

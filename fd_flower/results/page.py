@@ -101,7 +101,7 @@ def terms(pairs: Iterable[tuple[str, object]]) -> Markup:
 
 
 def image(png: bytes, description: str) -> Markup:
-    """Return a image that travels inside the page."""
+    """Return an image that travels inside the page."""
     return Markup(f'<img alt="{escape(description)}" src="data:image/png;base64,{b64encode(png).decode()}">')
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
 from fd_flower.core.client import Client
+from fd_flower.core.flower import log
 from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol, simulated_key
 from fd_flower.server.checkpoint import Checkpoint

@@ -5,10 +5,10 @@ from logging import WARNING
 from typing import Any
 
 from flwr.app import Message
-from flwr.common.logger import log
 
 from fd_flower.core.client import Client
 from fd_flower.core.errors import RunError
+from fd_flower.core.flower import log
 from fd_flower.privacy.sums import check_sum
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method

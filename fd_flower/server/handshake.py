@@ -1,4 +1,4 @@
-"""The roll: what nodes say of themselves, who takes part, and which client lives on which node."""
+"""The handshake: what nodes say of themselves, who takes part, and which client lives on which node."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -6,10 +6,10 @@ from logging import WARNING
 from typing import Any
 
 from flwr.app import ConfigRecord, Message
-from flwr.common.logger import log
 
 from fd_flower.core.client import Client, answered, natural
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 from fd_flower.core.keys import refusal
 from fd_flower.core.versions import distribution, package_sources, sources
 from fd_flower.wire.envelope import HEADER, records

@@ -25,7 +25,7 @@ from fd_flower.wire.traffic import Bytes, size_of
 REPLY_LIMIT = 64 * 2**20
 """A node's clients are asked in several messages where the expected reply would pass this many bytes."""
 
-GUEST = "No query function registered with name 'fd_flower'"
+PLAIN = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
 
 LOOK = 5.0
@@ -122,7 +122,7 @@ class HostGrid(Grid):
         """
         nodes = self._wait()
         first = self._ask(nodes[:1])
-        self.plain = GUEST in first[nodes[0]].get("refused", "")
+        self.plain = PLAIN in first[nodes[0]].get("refused", "")
         if self.plain and self._allow is not None:
             raise InvalidInputError(
                 "server.allow names clients; an app without FD-Flower's turn has none: leave it out"

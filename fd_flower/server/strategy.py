@@ -7,13 +7,13 @@ from logging import INFO, WARNING
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fd_flower.config import Settings, registry
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.server_protocol import AggregationError
 from fd_flower.server.diagnostics import Diagnostics

@@ -210,7 +210,7 @@ class World:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one input: a image's (channels, height, width)."""
+        """Shape of one input: an image's (channels, height, width)."""
         return tuple(self._any_input().shape[1:])
 
     def _any_input(self) -> Tensor:

@@ -97,7 +97,7 @@ class PixelStatistics(Payload):
     Attributes
     ----------
     mean : Tensor
-        [C, channels] float32; zeros for a class without a image.
+        [C, channels] float32; zeros for a class without an image.
     std : Tensor
         [C, channels] float32, not negative.
     held : Tensor

@@ -8,9 +8,8 @@ from logging import INFO
 from pathlib import Path
 from typing import Any
 
-from flwr.common.logger import log
-
 from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.core.flower import log
 from fd_flower.tasks.retrieval import companies
 
 Judgments = dict[int, dict[int, int]]

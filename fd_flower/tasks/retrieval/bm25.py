@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from flwr.common.logger import log
 from torch import Tensor
 
+from fd_flower.core.flower import log
 from fd_flower.data.cache import stored
 from fd_flower.tasks.retrieval.beir import Collection
 

@@ -8,10 +8,10 @@ from logging import INFO
 from typing import Any
 
 import numpy as np
-from flwr.common.logger import log
 
 from fd_flower.config import DataConfig, Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 from fd_flower.core.rng import numpy_rng
 from fd_flower.tasks.retrieval.beir import Collection, Judgments, read
 from fd_flower.tasks.retrieval.config import Config
