@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import toys
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from helpers import tasks, tiny
 from omegaconf import OmegaConf
 
 from fd_flower import client_app, engine, methods, server_app
@@ -31,7 +31,7 @@ from fd_flower.server import Run
 OUTSIDE = Path(__file__).with_name("outside")
 PAGE = Path(__file__).parents[1] / "docs" / "your-own-method.md"
 FANCY, NET = "my_paper.fancy:Fancy", "my_paper.nets:Net"
-SHORT = f"{toys.short('fancy')} data.clients=4 run.device=cpu model.name=[mlp,{NET}] client.lr=0.1"
+SHORT = f"{tiny.brief('fancy')} data.clients=4 run.device=cpu model.name=[mlp,{NET}] client.lr=0.1"
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,7 @@ def enter(monkeypatch: pytest.MonkeyPatch, **values: str) -> None:
 
 
 def figures(folder: Path) -> list[dict[str, Any]]:
-    return toys.figures(json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines())
+    return tiny.figures(json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines())
 
 
 # --- names
@@ -199,8 +199,8 @@ def test_a_run_goes_on_where_it_was_left(tmp_path: Path):
     parts = engine.run(again)
     assert whole is not None
     assert parts is not None
-    rows = [[line for line in toys.figures(folder.lines()) if not line.get("closing")] for folder in (whole, parts)]
-    assert [line["round"] for line in toys.rounds(rows[1])] == [1, 2, 3]
+    rows = [[line for line in tiny.figures(folder.lines()) if not line.get("closing")] for folder in (whole, parts)]
+    assert [line["round"] for line in tiny.rounds(rows[1])] == [1, 2, 3]
     assert rows[0][-4:] == rows[1][-4:]  # what its clients are at the end
     assert whole.summary["method"] == "fancy"
 
@@ -217,12 +217,12 @@ def test_somebodys_own_server_app_makes_the_strategy_itself(tmp_path: Path):
     from my_paper.fancy import Fancy
     from my_paper.options import Server
 
-    made = Fancy(Server(rounds=2, sharpness=1.5), toys.task(), Run(clients=2, out=str(tmp_path / "run"), device="cpu"))
-    made.start(InProcessGrid(client_app.app, run_config={"task": "toys:task"}))
+    made = Fancy(Server(rounds=2, sharpness=1.5), tasks.task(), Run(clients=2, out=str(tmp_path / "run"), device="cpu"))
+    made.start(InProcessGrid(client_app.app, run_config={"task": tasks.TASK}))
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
     assert (config["method"], config["server"]["sharpness"]) == (FANCY, 1.5)
-    assert len(toys.rounds(engine.RunFolder.open(tmp_path / "run").lines())) == 2
-    assert Fancy(task=toys.task(), run=Run(resume=str(tmp_path / "run"), device="cpu")).config.sharpness == 1.5
+    assert len(tiny.rounds(engine.RunFolder.open(tmp_path / "run").lines())) == 2
+    assert Fancy(task=tasks.task(), run=Run(resume=str(tmp_path / "run"), device="cpu")).config.sharpness == 1.5
 
 
 # --- who does not have it
@@ -248,10 +248,10 @@ class Lacking(ClientApp):
 
 def on_devices(folder: Path, *lacking: int) -> InProcessGrid:
     configs = [{"client-id": n, "data-path": "/toys", "state-dir": f"{folder}/{n}"} for n in "01"]
-    return InProcessGrid(Lacking(*lacking), node_configs=configs, run_config={"task": "toys:task"})
+    return InProcessGrid(Lacking(*lacking), node_configs=configs, run_config={"task": tasks.TASK})
 
 
-TOY = f"{toys.short('fancy')} model.name=small"
+TOY = f"{tiny.brief('fancy')} model.name=small"
 LACKS = (
     f"method '{FANCY}' cannot be imported: No module named 'my_paper'; "
     "install the package that has it, or put its folder on PYTHONPATH (the server has my_paper)"
@@ -260,20 +260,20 @@ LACKS = (
 
 def test_a_node_without_the_package_says_what_to_install(tmp_path: Path):
     with pytest.raises(RunError) as caught:
-        toys.begin(settings(FANCY, TOY, task="toys:task"), on_devices(tmp_path, 1, 2))
+        tiny.start(settings(FANCY, TOY, task=tasks.TASK), on_devices(tmp_path, 1, 2))
     assert str(caught.value) == f"no client can take part: node 1: {LACKS}; node 2: {LACKS}"
 
 
 def test_nodes_that_have_it_go_on_without_one_that_lacks_it(tmp_path: Path):
-    strategy, _, lines = toys.begin(settings(FANCY, TOY, task="toys:task"), on_devices(tmp_path, 2))
-    assert strategy._host.refused == {"node 2": LACKS}
-    assert toys.rounds(lines)[-1]["replied"] == ["0"]
+    strategy, _, lines = tiny.start(settings(FANCY, TOY, task=tasks.TASK), on_devices(tmp_path, 2))
+    assert strategy.refused == {"node 2": LACKS}
+    assert tiny.rounds(lines)[-1]["replied"] == ["0"]
 
 
 def test_a_node_with_other_sources_of_the_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(node, "package_sources", lambda module: "stale")
     with pytest.raises(RunError, match="node 1: it runs other sources of my_paper than the server; install the same"):
-        toys.begin(settings(FANCY, TOY, task="toys:task"), on_devices(tmp_path))
+        tiny.start(settings(FANCY, TOY, task=tasks.TASK), on_devices(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_a_model_gets_what_its_signature_asks_for(write: Any, name: str):
 def test_a_model_that_cannot_be_made_is_one_line_before_round_one(write: Any, name: str, words: str, tmp_path: Path):
     write("odd_nets.py", NETS)
     with pytest.raises(InvalidInputError, match=words) as caught:
-        engine.run(settings("fd", f"{toys.short('fd')} model.name=[mlp,{name}]"), out=tmp_path / "run")
+        engine.run(settings("fd", f"{tiny.brief('fd')} model.name=[mlp,{name}]"), out=tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
