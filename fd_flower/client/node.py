@@ -93,7 +93,7 @@ class Node:
     def world(self) -> World:
         """The run as this process sees it."""
         task = self.settings.task or str(self.context.run_config.get("task", ""))
-        labels = bool(self.header["public-labels"])
+        labels = bool(self.header.get("public-labels", False))
         return world(self.settings.text, task, self.folder, self.client or "", public_labels=labels)
 
     def architecture(self, client: str) -> str:

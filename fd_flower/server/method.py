@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -109,6 +110,10 @@ class Method(ABC, Generic[C]):
     def config(self) -> C:
         """The method's options."""
         return self.options(self.settings)
+
+    @config.setter
+    def config(self, config: C) -> None:
+        self.settings = replace(self.settings, server=config)
 
     @cached_property
     def world(self) -> World:
