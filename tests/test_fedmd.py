@@ -100,7 +100,7 @@ def test_the_loss_is_the_one_that_is_named():
 def fits(monkeypatch):
     """Listen to what clients learn from: (client, round, closing, "digest" or "revisit", rows learned from)."""
     received = []
-    real = fedmd.fit
+    real = distillation.fit
 
     def listen(turn, objective, samples, teacher=None, *, model=None):
         what = "revisit" if teacher is None else "digest"
