@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from fd_flower.client_apps import fedmd
 from fd_flower.client_apps.fedmd import objective
 from helpers import tiny
 from helpers.replies import reply_of, strategy
