@@ -141,7 +141,7 @@ class Driver:
     def _evaluate(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:
         """Let clients evaluate where it is due, evaluate the server's model, and write the round down."""
         messages = self.strategy.configure_evaluate(number, result.arrays, config, self.host)
-        replies = self.host.send_and_receive(messages, timeout=self.timeout, patient=True)
+        replies = self.host.send_and_receive(messages, timeout=self.timeout, patient=self.record.closing)
         _keep(result.evaluate_metrics_clientapp, number, self.strategy.aggregate_evaluate(number, replies))
         with one_thread():
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
