@@ -221,8 +221,16 @@ def test_nodes_that_register_late_are_waited_for():
     grid = Moody(methods.client_app("local"), 3)
     looks = iter([[], [1], [1, 2], [1, 2, 3]])
     grid.get_node_ids = lambda: next(looks, [1, 2, 3])  # type: ignore[method-assign]
-    strategy, _ = run(grid, "local", "server.nodes=2")
-    assert len(set(strategy._host._handshake.homes.values())) == 3  # two equal looks, so the third was seen too
+    asked, push = set(), grid.push_messages
+
+    def noted(messages: Iterable[Message]) -> list[str]:
+        messages = list(messages)
+        asked.update(m.metadata.dst_node_id for m in messages if m.metadata.message_type == "train")
+        return push(messages)
+
+    grid.push_messages = noted  # type: ignore[method-assign]
+    run(grid, "local", "server.nodes=2")
+    assert asked == {1, 2, 3}  # two equal looks, so the third was seen too
 
 
 # --- devices that come and go
