@@ -1,7 +1,7 @@
 """Strategies see clients where there are nodes: who they are, what reaches them, and what they cost."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
