@@ -56,7 +56,7 @@ def server(changes: str = "", model: type[nn.Module] = Linear) -> Strategy:
     chosen = settings("kdstudy", f"model.name=any run.device=cpu {changes}")
     task = Task(lambda name: model(), None, lambda: PUBLIC, PUBLIC)
     strategy = Strategy.for_method(chosen, task)
-    strategy.__dict__["world"] = World(chosen, task, hosted=False)
+    strategy.__dict__["world"] = World(chosen, task, hosted=False, public_labels=chosen.server.labels)
     strategy.clients = tuple(reply_of(str(i), model="any").client for i in range(3))
     return strategy
 

@@ -210,7 +210,7 @@ def test_teachers_may_speak_of_different_samples():
 def relay(clients=4, **changes):
     """Return the strategy with so many clients of two features, and one auxiliary head."""
     server = strategy("mhd", **changes)
-    server.settings = settings("mhd", "client.heads=1")
+    server.settings = settings("mhd", ["client.heads=1", *(f"server.{key}={value}" for key, value in changes.items())])
     server.clients = tuple(Client(str(i), i, features=2) for i in range(clients))
     return server
 
@@ -306,7 +306,7 @@ def test_a_collapse_is_flagged(logged):
     logged.clear()
     lively = PublicHeads(torch.tensor([0, 1]), log([0.9, 0.6], [0.1, 0.7]), torch.ones(2, 2))
     bank(server, {"0": heads(0.9), "1": lively})
-    assert (server.diagnostics.figures["1"]["collapsed"], server._notes.figures[""]["collapsed"]) == (0.5, 0.75)
+    assert (server.diagnostics.figures["1"]["collapsed"], server.diagnostics.figures[""]["collapsed"]) == (0.5, 0.75)
     assert not logged.text
 
 
