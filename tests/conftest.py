@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.drawing import draw, undrawn
 
 from fd_flower import engine
 from fd_flower.client import turn
 from fd_flower.data import clients, images
+from fd_flower.results import report
 from fd_flower.training import Plan, loop
 
 collect_ignore = ["outside"]  # a project of its own; test_outside.py installs it and runs its test
@@ -74,10 +76,16 @@ def write_parquet() -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _undrawn() -> Iterator[None]:
+    with undrawn():
+        yield
+
+
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out a run's images and its report, which take longer than a tiny run."""
-    monkeypatch.setattr("fd_flower.results.report.draw", lambda folder: None)
+def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw at the end of every run."""
+    monkeypatch.setattr(report, "draw", draw)
 
 
 @pytest.fixture

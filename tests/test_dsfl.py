@@ -18,8 +18,6 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Knowledge, PublicLogits, pack
 from fd_flower.wire.replies import Reply
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 INDEX = torch.tensor([3, 8])
 
 

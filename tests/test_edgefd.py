@@ -16,8 +16,6 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, PublicLogits, PublicVotes
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 INDEX = torch.tensor([2, 5, 9])
 
 

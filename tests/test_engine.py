@@ -17,8 +17,6 @@ from fd_flower import engine, methods
 from fd_flower.engine import InProcessGrid
 from fd_flower.server.checkpoint import FILE
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 def test_two_runs_are_equal_to_the_last_bit(tmp_path: Path):
     lines = [figures(play(tiny_settings("fedavg", f"run.out={tmp_path}/{name}"))) for name in ("one", "two")]

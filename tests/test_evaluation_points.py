@@ -11,8 +11,6 @@ from helpers.tiny import rounds, start_toy
 from fd_flower import methods
 from fd_flower.engine import InProcessGrid
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 Lines = list[dict[str, Any]]
 
 

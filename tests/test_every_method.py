@@ -203,6 +203,7 @@ def test_everything_that_is_said_is_of_a_known_kind(method: str):
             assert set(content.metric_records) <= {"metrics"}
 
 
+@pytest.mark.usefixtures("drawn")
 @EVERY
 def test_nothing_is_written_but_the_run_and_the_clients_memory(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -15,8 +15,6 @@ from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.wire import Weights
 from fd_flower.wire.envelope import unfold
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 Lines = list[dict[str, Any]]
 
 

@@ -13,8 +13,6 @@ from fd_flower.models.blocks import below
 from fd_flower.models.exits import Exiting, at_every_exit, channels, exits
 from fd_flower.objectives import OFA
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SHAPE = (1, 8, 8)
 OFA_AT = "client.objective=ofa client.objective_args.stages="
 

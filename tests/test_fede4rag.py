@@ -14,8 +14,6 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.retrieval.models import ResidualMap, Retriever
 from fd_flower.wire import Knowledge, Weights
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 TINY = (
     "data.source=companies data.partition=iid data.clients=3 model.name=hashed:8 server.rounds=3 client.epochs=1 "
     "client.batch=32 client.lr=0.01 client.optimizer=adam run.device=cpu run.keep=true privacy.sum=none "

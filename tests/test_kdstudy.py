@@ -70,7 +70,6 @@ REPLIES = [
     reply_of("1", linear(4, 2), examples=2),
     reply_of("2", linear(1, 5), examples=1),
 ]
-pytestmark = pytest.mark.usefixtures("undrawn")
 
 NOUGHT = Knowledge([Weights({"w": torch.zeros(2, 2)})])
 SURE = {"0": 0.5, "1": 0.7, "2": 0.9}

@@ -15,8 +15,6 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Knowledge, PublicLogits
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 INDEX = torch.tensor([3, 8])
 
 

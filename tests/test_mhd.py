@@ -359,14 +359,12 @@ def differing(folder, changes):
     }
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_islands_exchange_nothing_across(tmp_path):
     """Client 0 has other samples: the two memories that a client keeps differ on its island and in no bit beyond."""
     islands = "data.clients=4 server.rounds=4 server.graph=islands:2"
     assert differing(tmp_path, islands) == {(client, n) for client in "01" for n in (3, 4)}
 
 
-@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("rounds", [1, 2, 3])
 def test_a_ring_carries_knowledge_one_hop_a_round(tmp_path, rounds):
     """Six clients: after round t those fewer than t hops away from client 0 have felt that its samples are others."""

@@ -27,8 +27,6 @@ from fd_flower.wire import Bounds, ClassLogits, Knowledge, Payload, Prototypes, 
 from fd_flower.wire.envelope import HANDSHAKE, unfold
 from fd_flower.wire.replies import Reply
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 SUMMED = ("fd", "fedavg", "fedprox", "fedproto", "fedmd", "fml")
 INDEX = torch.tensor([1, 4, 6])
 

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from helpers.drawing import draw
 
 from fd_flower.config import RunConfig, ServerConfig, Settings
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.results import RunFolder, report
+from fd_flower.results import RunFolder
 
 SETTINGS = Settings("fd", server=ServerConfig(rounds=3), run=RunConfig(seed=7))
 FACTS = {
@@ -111,7 +112,7 @@ def test_an_updated_run_has_the_new_settings_and_the_old_key(folder):
 def test_finish_leaves_everything_behind(folder):
     folder.append([ROUND, CLIENT])
     summary = folder.finish(FACTS)
-    report.draw(folder)
+    draw(folder)
     assert summary["accuracy"]["personal"]["final"] == 0.5
     assert folder.summary == summary == json.loads((folder.path / "summary.json").read_text())
     assert (folder.path / "curves.png").read_bytes().startswith(b"\x89PNG")

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 from io import StringIO
 
 import pytest
+from helpers.drawing import draw
 from rich.console import Console
 
 from fd_flower import config
@@ -38,7 +39,7 @@ def finished(path, method="fd", seed=0, top=0.5, *, clients=2, failed=None, vers
     facts = {"method": method, "seed": seed, "rounds": 2, "clients": clients, "engine": "local", "model": "cnn"}
     facts |= {"data": {"source": "digits", "copy": "abc123"}, "versions": versions or {"torch": "2"}}
     folder.finish({**facts, "evaluated": {"global": "trained", "personal": "trained"}})
-    report.draw(folder)
+    draw(folder)
     return folder
 
 

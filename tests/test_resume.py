@@ -21,8 +21,6 @@ from fd_flower.results import RunFolder
 from fd_flower.server import Run, Strategy
 from fd_flower.server.checkpoint import FILE, Checkpoint
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 class Killed(BaseException):
     """What ends a process, which no ``except Exception`` holds up."""

@@ -173,7 +173,7 @@ def test_static_embeddings_have_no_layers(trainable):
 
 
 @pytest.mark.parametrize("trainable", ["head", "lora", "last_layer", "all"])
-def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path, undrawn):
+def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path):
     """Without distillation it is local training whatever learns, and with it nothing but what learns is sent."""
     words = (
         f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "

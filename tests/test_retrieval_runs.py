@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import tiny
+from helpers.drawing import draw
 from helpers.library_inputs import animals, judgment, write
 
 from fd_flower import engine, methods
@@ -166,6 +167,7 @@ def test_zero_shot_is_a_run_that_does_not_train(runs, tmp_path):
 
 
 def test_the_report_speaks_of_retrieval(runs):
+    draw(runs["fede4rag"])
     page = (runs["fede4rag"].path / "report.html").read_text()
     for words in ("nDCG@10", "global, others", "personal, unseen", "zero-shot, own", "standard error"):
         assert words in page

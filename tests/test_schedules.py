@@ -19,7 +19,6 @@ from fd_flower.results.evaluation_points import series
 from fd_flower.training import Plan, loop, predict
 from fd_flower.wire.envelope import unfold
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 PERSONAL = [name for name in methods.names() if methods.strategy(name).evaluated != "aggregated"]
 
 

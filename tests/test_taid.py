@@ -21,8 +21,6 @@ from fd_flower.objectives import KL, TAID
 from fd_flower.results import RunFolder
 from fd_flower.training.scheduled import Scheduled
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 DISTIL = [
     method
     for method in methods.names()

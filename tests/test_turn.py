@@ -28,8 +28,6 @@ from fd_flower.training import Plan, supervised
 from fd_flower.wire import PublicIndex, Weights, pack
 from fd_flower.wire.envelope import HEADER, fold
 
-pytestmark = pytest.mark.usefixtures("undrawn")
-
 
 @pytest.fixture
 def world() -> World:

@@ -20,7 +20,6 @@ from fd_flower.tasks.task import Task
 from fd_flower.wire import Bounds, Knowledge, Private, PublicIndex, PublicLogits, PublicVotes
 from fd_flower.wire.envelope import unfold
 
-pytestmark = pytest.mark.usefixtures("undrawn")
 BOTH = pytest.mark.parametrize("method", ["selectivefd", "edgefd"])
 
 EVERYTHING = {"selectivefd": "client.quantile=0 client.width=3", "edgefd": "client.quantile=1 client.clusters=1"}
