@@ -1,4 +1,4 @@
-"""A finished run's images and report take five times as long as a tiny run: tests draw them where they are about them."""
+"""A finished run's images and report take five times as long as a tiny run: only tests about them draw them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
