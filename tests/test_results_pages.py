@@ -13,7 +13,7 @@ from rich.console import Console
 from fd_flower import config
 from fd_flower.config import DataConfig, RunConfig, ServerConfig, Settings
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.results import RunFolder, compare, page, plots, report, reproduce
+from fd_flower.results import RunFolder, compare, kinds, page, plots, report, reproduce
 from fd_flower.results.groups import grouped
 
 NASTY = "<script>alert('&')</script>"
@@ -111,7 +111,7 @@ def test_a_report_of_several_runs_compares_them(runs, tmp_path):
 
 def test_a_row_is_a_method_with_mean_and_deviation_over_seeds(runs):
     """Personal finals .5 and .7: mean .6, sample deviation .1414; global half of that. MB up 2 x .5, down 2 x 1."""
-    rows = [group.cells() for group in grouped(runs)]
+    _, rows = kinds.of("classification").table({group.name: group.summaries for group in grouped(runs)})
     assert rows[0] == ["fd", "30.0 ± 7.1", "30.0 ± 7.1", *["60.0 ± 14.1"] * 3, "1.00", "2.00", "2.0"]
     assert rows[1][:4] == ["local", "20.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0"]
 
@@ -175,7 +175,9 @@ def test_megabytes_by_the_time_of_measuring(tmp_path):
 
 
 def test_images_of_nothing_are_drawn():
-    assert plots.png(plots.curves([], {"global": "trained", "personal": "trained"})).startswith(b"\x89PNG")
+    for name in ("classification", "retrieval"):
+        panels = kinds.of(name).panels([], {"global": "trained", "personal": "trained"})
+        assert plots.png(plots.side_by_side(panels)).startswith(b"\x89PNG")
     assert plots.png(plots.comparison({"global": [], "personal": []}, "round", [])).startswith(b"\x89PNG")
 
 

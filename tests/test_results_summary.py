@@ -60,7 +60,7 @@ def test_means_over_clients():
 
 def test_the_keys_are_those_of_the_contract_in_order():
     summary = summarize(three_rounds(), facts())
-    kept = [*NAMES[:7], "accuracy", "selected_on", "calibration", "bytes", "seconds", "versions"]
+    kept = [*NAMES[:7], "task", "accuracy", "selected_on", "calibration", "bytes", "seconds", "versions"]
     assert list(summary) == kept
 
 
@@ -168,3 +168,10 @@ def test_bytes_add_up_over_kinds_and_rounds():
     summary = summarize(lines, facts())
     assert summary["bytes"] == {"up": 13, "down": 2, "wire": 7}
     assert summary["seconds"] == {"total": 4.0, "round": 2.0}
+
+
+def test_a_task_is_summarized_as_its_kind_is():
+    for task, key in (("classification", "accuracy"), ("retrieval", "retrieval"), ("my own", "accuracy")):
+        summary = summarize([round_line(1)], facts() | {"task": task})
+        assert summary["task"] == task
+        assert key in summary

@@ -189,7 +189,7 @@ def test_runs_side_by_side(runs, tmp_path):
 
 def test_runs_of_two_kinds_have_no_figure_in_common(runs, tmp_path):
     tiny.run("local", tiny.TINY, out=tmp_path / "images")
-    with pytest.raises(InvalidInputError, match="some of these runs tell classes apart and some retrieve"):
+    with pytest.raises(InvalidInputError, match="some of these runs are of classification and some of retrieval"):
         grouped([runs["local"], RunFolder.open(tmp_path / "images")])
 
 

@@ -14,7 +14,7 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Listener, clock
 from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.results import retrieval
+from fd_flower.results import kinds
 from fd_flower.results.folder import CONFIG, RunFolder
 
 
@@ -135,11 +135,7 @@ def _how_it_goes_on(order: Order) -> str:
 
 def outcome(summary: Mapping[str, Any]) -> str:
     """Return what a run came to, in one line."""
-    words = retrieval.outcome(summary) if retrieval.of_retrieval(summary) else []
-    for scope in () if words else ("global", "personal"):
-        final, selected = (summary["accuracy"][scope][key] for key in ("final", "selected"))
-        if final is not None:
-            words.append(f"{scope} {final:.1%}" + ("" if selected is None else f" (selected {selected:.1%})"))
+    words = kinds.of(summary["task"]).outcome(summary)
     up, down = (summary["bytes"][way] / 1e6 for way in ("up", "down"))
     return ", ".join([*words, f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])])
 

@@ -9,44 +9,31 @@ from rich.table import Table
 from rich.text import Text
 
 from fd_flower.core.storage import replace_file
-from fd_flower.results import evaluation_points, page, reproduce, retrieval_tables
+from fd_flower.results import evaluation_points, page, reproduce
 from fd_flower.results.folder import RunFolder
 from fd_flower.results.group_plots import PER_MEGABYTE, PER_POINT, PER_ROUND, images
-from fd_flower.results.groups import FIGURES, Group, grouped
+from fd_flower.results.groups import Group, grouped
+from fd_flower.results.kinds.base import over_seeds
 from fd_flower.results.page import Markup, element, image, words
-
-HEAD = (
-    "method",
-    "global final",
-    "global selected",
-    "personal final",
-    "personal selected",
-    "worst 10 %",
-    "MB up",
-    "MB down",
-    "seconds",
-)
 
 
 def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Table | Text]:
     """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
     groups = grouped(folders)
     shown: list[Table | Text] = []
-    for said, (head, rows) in zip((notes(groups), [evaluation_points.MEANING]), _tables(groups, reach), strict=False):
+    for below, (head, rows) in zip((notes(groups), [evaluation_points.MEANING]), _tables(groups, reach), strict=False):
         shown.append(table := Table())
         for column in head:
             table.add_column(column, justify="left" if column == "method" else "right")
         for row in rows:
             table.add_row(*row)
-        shown.append(Text("\n".join(said), style="dim"))
+        shown.append(Text("\n".join(below), style="dim"))
     return shown
 
 
 def _tables(groups: Sequence[Group], reach: float | None) -> list[tuple[Sequence[str], list[list[str]]]]:
     """Return head and rows of the comparison, and of its evaluated where there is more than one to tell."""
-    if groups[0].searching:
-        return [retrieval_tables.table({group.name: group.summaries for group in groups})]
-    first = (HEAD, [group.cells() for group in groups])
+    first = groups[0].kind.table({group.name: group.summaries for group in groups})
     more = evaluation_points.table({group.name: group.series for group in groups}, reach)
     return [first, more] if more else [first]
 
@@ -62,8 +49,8 @@ def markdown(
         parts.append(
             "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
         )
-        said = [*notes(groups), *remarks] if len(parts) == 1 else [evaluation_points.MEANING]
-        parts.append("\n".join(f"* {note}" for note in said))
+        below = [*notes(groups), *remarks] if len(parts) == 1 else [evaluation_points.MEANING]
+        parts.append("\n".join(f"* {note}" for note in below))
     return "\n\n".join([*parts, f"```\n{command or commands(groups)}\n```\n"])
 
 
@@ -72,35 +59,27 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
-    columns = {**retrieval_tables.FIGURES, **retrieval_tables.COSTS} if groups[0].searching else FIGURES
+    columns = groups[0].kind.columns
     writer.writerow(["method", "seeds", *(name for column in columns for name in (column, f"{column}_std"))])
     for group in groups:
-        figures = [value for path in columns.values() for value in group.figure(path)]
+        figures = [value for path in columns.values() for value in over_seeds(group.summaries, path)]
         writer.writerow([group.name, " ".join(map(str, group.seeds)), *figures])
     return file.getvalue()
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
-    """Say what the figures are: units, seeds, data."""
+    """Return what the figures are: units, seeds, data."""
     first = groups[0]
-    kind = "retrieval" if first.searching else "accuracy"
-    measured = {group.name: group.summaries[0][kind]["global"]["evaluated"] for group in groups}
+    measured = {group.name: first.kind.evaluated(group.summaries[0])["global"] for group in groups}
     seeds = {group.name: words(group.seeds) for group in groups}
     data = {group.name: words(group.summaries[0]["data"]) for group in groups}
     several = any(len(group.folders) > 1 for group in groups)
-    spread = "; ± is the sample standard deviation over seeds" if several else ""
-    said = [
-        f"Accuracies in %{spread}. Global: balanced test set. Personal: each client's own test part, mean over "
-        "clients; worst 10 %: its mean over the worst tenth of the clients, at the end.",
-    ]
     return [
-        *(retrieval_tables.notes(several) if first.searching else said),
+        *first.kind.notes(several),
         "Final: after the last round. Selected: at the best validation round.",
         "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
         + (", mean over seeds." if several else "."),
-        f"Global figures are measured: {_by_value(measured)}."
-        if first.searching
-        else f"Global accuracy is measured: {_by_value(measured)}.",
+        f"{first.kind.measured}: {_by_value(measured)}.",
         f"Seeds: {_by_value(seeds)}.",
         f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
         f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
@@ -140,7 +119,7 @@ def _sections(
     remarks: Sequence[str],
     reach: float | None = None,
 ) -> list[Markup]:
-    figure = "nDCG@10" if groups[0].searching else "Accuracy"
+    figure = groups[0].kind.heading
     first, *more = (page.table(head, rows) for head, rows in _tables(groups, reach))
     point = [image(drawn[PER_POINT], "accuracy at every evaluation point")] if PER_POINT in drawn else []
     return [
@@ -162,11 +141,11 @@ def _sections(
 
 
 def _legend(groups: Sequence[Group]) -> list[str]:
-    """Say what in the curves does not explain itself."""
-    said = ["A point after the last round is the closing measurement: the last aggregate, received."]
+    """Return what in the curves does not explain itself."""
+    notes = ["A point after the last round is the closing measurement: the last aggregate, received."]
     if any(folder.config["server"]["fraction"] < 1 for group in groups for folder in group.folders):
-        said.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
-    return said
+        notes.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
+    return notes
 
 
 def write(

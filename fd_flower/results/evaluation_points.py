@@ -48,6 +48,8 @@ def table(
     if reach is None and not worth_telling(every):
         return None
     names = [name for name in SERIES if any(name in run for run in every)]
+    if not names:
+        return None
     level = "" if reach is None else f" · ≥ {100 * reach:g} % at"
     head = ["method", *(f"{name}{level}" for name in names)]
     rows = []
@@ -58,8 +60,8 @@ def table(
             finals = [last(track) for track in tracks]
             spread = stdev(finals) if len(finals) > 1 else None
             cell = percent(fmean(finals) if finals else None, spread) or NOTHING
-            told = "" if reach is None or not tracks else f" · {', '.join(_when(track, reach) for track in tracks)}"
-            cells.append(cell + told)
+            reached = "" if reach is None or not tracks else f" · {', '.join(_when(track, reach) for track in tracks)}"
+            cells.append(cell + reached)
         rows.append(cells)
     return head, rows
 

@@ -13,21 +13,17 @@ PER_POINT = "evaluation-points-per-round.png"
 
 def images(groups: Sequence[Group]) -> dict[str, bytes]:
     """Return the plots by file name: accuracy per round and per megabyte."""
-    if groups[0].searching:
-        scopes = {"The server's retriever: own questions": "global", "Clients' retrievers: own questions": "personal"}
-    else:
-        scopes = {"Global accuracy: balanced test set": "global", "Personal accuracy: own test parts": "personal"}
-    ylabel, scale = ("nDCG@10", 1) if groups[0].searching else ("accuracy, %", 100)
-    rounds = {title: _bands(groups, scope, per_megabyte=False) for title, scope in scopes.items()}
-    traffic = {title: _bands(groups, scope, per_megabyte=True) for title, scope in scopes.items()}
+    kind = groups[0].kind
+    rounds = {title: _bands(groups, scope, per_megabyte=False) for scope, title in kind.scopes.items()}
+    traffic = {title: _bands(groups, scope, per_megabyte=True) for scope, title in kind.scopes.items()}
     label, names = "MB exchanged, up and down, all clients", [group.name for group in groups]
     drawn = {
-        PER_ROUND: plots.png(plots.comparison(rounds, "round", names, ylabel, scale)),
-        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, ylabel, scale, log=True)),
+        PER_ROUND: plots.png(plots.comparison(rounds, "round", names, kind.axis, kind.scale)),
+        PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, kind.axis, kind.scale, log=True)),
     }
-    told = [name for name in evaluation_points.SERIES if any(name in run for group in groups for run in group.series)]
+    points = [name for name in evaluation_points.SERIES if any(name in run for group in groups for run in group.series)]
     if evaluation_points.worth_telling(run for group in groups for run in group.series):
-        panels = {evaluation_points.SERIES[name].capitalize(): _moment_bands(groups, name) for name in told}
+        panels = {evaluation_points.SERIES[name].capitalize(): _moment_bands(groups, name) for name in points}
         drawn[PER_POINT] = plots.png(plots.comparison(panels, "round", names))
     return drawn
 

@@ -1,6 +1,6 @@
 """What was measured when: the lines of a run as one track of figures per client."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -99,3 +99,10 @@ def at_best(score: Track, figures: Track) -> float | None:
         if when in figures and newest is not None and (best is None or newest > best):
             best, chosen = newest, figures[when]
     return chosen
+
+
+def training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:
+    """Return the clients' mean training loss of each round."""
+    rounds = [line for line in lines if "client" not in line and not line.get("closing")]
+    losses = {(line["round"], False): (line.get("metrics") or {}).get("loss") for line in rounds}
+    return {when: loss for when, loss in losses.items() if loss is not None}

@@ -1,22 +1,20 @@
 """The images of a run and of a comparison."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from fd_flower.results import retrieval
-from fd_flower.results.history import SERVER, History, Track, When, curve
+from fd_flower.results.history import Track, When
+from fd_flower.results.panels import TEST, Line, Panel, panel
 
 # Okabe and Ito's colors, told apart by the color-blind too; after eight methods the dashes change.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
 DASHES = ("-", "--", ":", "-.")
-TEST, VALIDATION, TRAINING = COLORS[0], COLORS[1], COLORS[2]
 
 
 @dataclass(frozen=True)
@@ -37,40 +35,14 @@ class Band:
     std: list[float]
 
 
-def of_run(
-    lines: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], evaluated: Mapping[str, str | None]
-) -> Figure:
-    """Draw how a run went, whatever its task is."""
-    if not retrieval.of_retrieval(summary):
-        return curves(lines, evaluated)
-    lines = list(lines)
-    return panels_of({**retrieval.courses(lines, evaluated), "Loss": {"training": training_loss(lines)}})
-
-
-def curves(lines: Iterable[Mapping[str, Any]], evaluated: Mapping[str, str | None]) -> Figure:
-    """Draw accuracy on the full test set, accuracy on the clients' own data, and loss, per round."""
-    lines = list(lines)
-    history = History.of(lines, evaluated)
-    figure = Figure(figsize=(13, 3.9), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-
-    whose = "the server's model" if SERVER in history.shared.get("accuracy", {}) else "mean over clients' models"
-    _draw(left, curve(history.shared.get("accuracy", {}), from_first=True), "full test set", TEST, scale=100)
-    pooled = curve(history.shared.get("validation", {}), from_first=True)
-    _draw(left, pooled, "all clients' validation parts", VALIDATION, "--", scale=100)
-    _dress(left, f"Global accuracy, {whose}", "%", evaluated["global"])
-
-    tests = history.own.get("accuracy", {})
-    _spread(middle, tests)
-    _draw(middle, curve(tests, from_first=True), "own test part", TEST, scale=100)
-    own = curve(history.own.get("validation", {}), from_first=True)
-    _draw(middle, own, "own validation part", VALIDATION, "--", scale=100)
-    _dress(middle, "Personal accuracy, mean over clients", "%", evaluated["personal"])
-
-    _draw(right, training_loss(lines), "training", TRAINING)
-    _draw(right, curve(history.shared.get("nll", {}), from_first=True), "full test set", TEST)
-    _draw(right, curve(history.own.get("nll", {}), from_first=True), "own test part", VALIDATION, "--")
-    _dress(right, "Loss", "nats a sample", None)
+def side_by_side(panels: Sequence[Panel]) -> Figure:
+    """Draw panels beside each other, lines over rounds in each."""
+    figure = Figure(figsize=((13 / max(len(panels), 2)) * len(panels), 3.9), layout="constrained")
+    for axes, drawn in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+        _spread(axes, drawn.spread, drawn.scale)
+        for line in drawn.lines:
+            _draw(axes, line, drawn.scale)
+        _dress(axes, drawn.title, drawn.ylabel)
     return figure
 
 
@@ -125,18 +97,7 @@ def notes(tracks: Mapping[str, Track]) -> Figure:
     """Draw figures of any kind over rounds: shares (none above 1) in one panel, all others in a second."""
     shares = {name: track for name, track in tracks.items() if max(track.values()) <= 1}
     others = {name: track for name, track in tracks.items() if name not in shares}
-    panels = {"Shares": shares, "Others": others}
-    return panels_of({title: panel for title, panel in panels.items() if panel})
-
-
-def panels_of(panels: Mapping[str, Mapping[str, Track]]) -> Figure:
-    """Draw lines over rounds by panel and name, the panels side by side."""
-    figure = Figure(figsize=((13 / max(len(panels), 2)) * len(panels), 3.9), layout="constrained")
-    for axes, (title, panel) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True):
-        for i, (name, track) in enumerate(panel.items()):
-            _draw(axes, track, name, COLORS[i % len(COLORS)], DASHES[i // len(COLORS) % len(DASHES)])
-        _dress(axes, title, "", None)
-    return figure
+    return side_by_side([panel(title, of) for title, of in (("Shares", shares), ("Others", others)) if of])
 
 
 def png(figure: Figure) -> bytes:
@@ -152,25 +113,25 @@ def place(when: When) -> int:
     return round + closing
 
 
-def _draw(axes: Axes, track: Track, label: str, color: str, dashes: str = "-", *, scale: float = 1) -> None:
+def _draw(axes: Axes, line: Line, scale: float) -> None:
     """Draw a line over rounds; the closing measurement is a diamond of its own."""
-    if not track:
+    if not line.track:
         return
-    points = sorted(track)
+    points, color = sorted(line.track), COLORS[line.color % len(COLORS)]
     axes.plot(
         [place(when) for when in points],
-        [scale * track[when] for when in points],
-        dashes,
+        [scale * line.track[when] for when in points],
+        DASHES[(line.dashed + line.color // len(COLORS)) % len(DASHES)],
         color=color,
-        label=label,
+        label=line.label,
         linewidth=1.6,
         marker="o" if len(points) == 1 else "",
     )
     if points[-1][1]:
-        axes.plot(place(points[-1]), scale * track[points[-1]], "D", color=color, markersize=5)
+        axes.plot(place(points[-1]), scale * line.track[points[-1]], "D", color=color, markersize=5)
 
 
-def _spread(axes: Axes, tracks: Mapping[str, Track]) -> None:
+def _spread(axes: Axes, tracks: Mapping[str, Track], scale: float) -> None:
     """Shade where the middle 80 % of the clients are."""
     if len(tracks) < 3:
         return
@@ -180,22 +141,15 @@ def _spread(axes: Axes, tracks: Mapping[str, Track]) -> None:
         newest |= {who: track[when] for who, track in tracks.items() if when in track}
         edges = np.percentile(list(newest.values()), [10, 90])
         x.append(place(when))
-        low.append(100 * edges[0])
-        high.append(100 * edges[1])
-    axes.fill_between(x, low, high, color=TEST, alpha=0.13, linewidth=0, label="middle 80 % of clients")
+        low.append(scale * edges[0])
+        high.append(scale * edges[1])
+    axes.fill_between(x, low, high, color=COLORS[TEST], alpha=0.13, linewidth=0, label="middle 80 % of clients")
 
 
-def training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:
-    """Return the clients' mean training loss of each round."""
-    rounds = [line for line in lines if "client" not in line and not line.get("closing")]
-    losses = {(line["round"], False): (line.get("metrics") or {}).get("loss") for line in rounds}
-    return {when: loss for when, loss in losses.items() if loss is not None}
-
-
-def _dress(axes: Axes, title: str, ylabel: str, point: str | None) -> None:
+def _dress(axes: Axes, title: str, ylabel: str) -> None:
     """Finish a panel of rounds."""
     _whole(axes)
-    _frame(axes, title if point is None else f"{title} ({point})", ylabel, "round")
+    _frame(axes, title, ylabel, "round")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=8.5)
     else:

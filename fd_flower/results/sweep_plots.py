@@ -15,6 +15,7 @@ from matplotlib.patches import Rectangle
 
 from fd_flower.results import plots
 from fd_flower.results import sweep as sweeps
+from fd_flower.results.panels import TEST, VALIDATION
 from fd_flower.results.plots import png
 from fd_flower.results.sweep import Point, Sweep, short
 
@@ -116,8 +117,8 @@ def line(sweep: Sweep, key: str) -> Figure:
     points = sorted(sweep.ranked, key=lambda point: scale.places[point.values[key]])
     x = [scale.places[point.values[key]] for point in points]
     for column, label, color, dashes in (
-        (sweeps.VALIDATION, "validation, which chooses", plots.VALIDATION, "-"),
-        (f"{sweep.select}_selected", "test, at the best validation round", plots.TEST, "--"),
+        (sweeps.VALIDATION, "validation, which chooses", plots.COLORS[VALIDATION], "-"),
+        (f"{sweep.select}_selected", "test, at the best validation round", plots.COLORS[TEST], "--"),
     ):
         told = [(at, *point.figure(column)) for at, point in zip(x, points, strict=True)]
         known = [(at, 100 * mean, 100 * (spread or 0)) for at, mean, spread in told if mean is not None]

@@ -1,0 +1,111 @@
+"""What a kind of task says of its figures, to the summary, to a run's page and to comparisons."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any, ClassVar
+
+from fd_flower.results.history import Track
+from fd_flower.results.page import NOTHING, Markup, megabytes, rounded
+from fd_flower.results.panels import Panel
+
+Lines = Sequence[Mapping[str, Any]]
+Summaries = Sequence[Mapping[str, Any]]
+Evaluated = Mapping[str, str | None]
+"""When ``global`` and ``personal`` figures are measured."""
+
+COSTS = {"bytes_up": ("bytes", "up"), "bytes_down": ("bytes", "down"), "seconds": ("seconds", "total")}
+
+
+class Kind(ABC):
+    """What the figures of a kind of task look like; its class in lower case is the kind's name.
+
+    Attributes
+    ----------
+    key : str
+        Where the figures stand in ``summary.json``.
+    title : str
+        The heading of a run's figures.
+    figure, heading : str
+        What is drawn over rounds, within a sentence and at the head of a section.
+    axis, scale : str, float
+        Its unit on an axis, and what figures are multiplied by there.
+    measured : str
+        The beginning of a sentence that ends with an evaluation point.
+    scopes : Mapping[str, str]
+        What the panels of a comparison are about, ``global`` and ``personal``.
+    columns : Mapping[str, Sequence[str]]
+        Column of ``compare.csv`` -> where the figure stands in ``summary.json``.
+    """
+
+    key: ClassVar[str]
+    title: ClassVar[str]
+    figure: ClassVar[str]
+    heading: ClassVar[str]
+    axis: ClassVar[str]
+    scale: ClassVar[float]
+    measured: ClassVar[str]
+    scopes: ClassVar[Mapping[str, str]]
+    columns: ClassVar[Mapping[str, Sequence[str]]]
+
+    def evaluated(self, summary: Mapping[str, Any]) -> Evaluated:
+        """Return when ``global`` and ``personal`` figures of a run were measured."""
+        return {scope: summary[self.key][scope]["evaluated"] for scope in ("global", "personal")}
+
+    @abstractmethod
+    def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the figures of ``summary.json``, from the lines of a run and the facts of ``summarize``."""
+
+    @abstractmethod
+    def outcome(self, summary: Mapping[str, Any]) -> list[str]:
+        """Return what a run came to, in a few words each."""
+
+    @abstractmethod
+    def headline(self, summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Markup]:
+        """Return the figures of a run's page and what they mean, given the run's settings as a tree."""
+
+    @abstractmethod
+    def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:
+        """Return how a run went, to be drawn."""
+
+    def sections(self, summary: Mapping[str, Any]) -> list[Markup]:
+        """Return further sections of a run's page, with their headings."""
+        return []
+
+    @abstractmethod
+    def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
+        """Return a table with a row a client."""
+
+    @abstractmethod
+    def tracks(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return the figure that comparisons draw, by scope (``global``, ``personal``) and by whose it is."""
+
+    @abstractmethod
+    def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
+        """Return head and rows of a comparison: a group's summaries, one a seed, make a row."""
+
+    @abstractmethod
+    def notes(self, several: bool) -> list[str]:
+        """Return what the figures of a comparison are; ``several``: some are means over seeds."""
+
+
+def at(tree: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    """Return what stands at a path of keys; None where the path ends early."""
+    value: Any = tree
+    for key in path:
+        if value is None:
+            return None
+        value = value.get(key)
+    return value
+
+
+def over_seeds(runs: Summaries, path: Sequence[str]) -> tuple[float | None, float | None]:
+    """Return a figure's mean over seeds and its sample standard deviation; None where there is none."""
+    known = [value for value in (at(summary, path) for summary in runs) if value is not None]
+    return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
+
+
+def costs(runs: Summaries) -> list[str]:
+    """Return the cells of ``COSTS``: MB up, MB down, seconds; means over seeds."""
+    up, down, seconds = (over_seeds(runs, path)[0] for path in COSTS.values())
+    return [cell or NOTHING for cell in (megabytes(up), megabytes(down), rounded(seconds, 1))]

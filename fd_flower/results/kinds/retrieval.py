@@ -1,0 +1,257 @@
+"""How retrieval's figures look: nDCG@10 and its kin in the place of accuracy.
+
+Figures are called ``<scope>/<metric>`` in the lines of a run: ``own/ndcg@10`` of a client's own questions, ``others/``
+of the other clients' collections, ``unseen/`` of one that nobody holds; ``<scope>/se`` is the standard error of the
+scope's nDCG@10 over questions, ``validation`` the nDCG@10 that rounds are selected by.
+"""
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import Any, ClassVar, final
+
+from fd_flower.core.client import natural
+from fd_flower.results.history import SERVER, Track, Tracks, at_best, curve, last, training_loss
+from fd_flower.results.kinds.base import COSTS, Evaluated, Kind, Lines, Summaries, costs, over_seeds
+from fd_flower.results.page import NOTHING, Markup, element, rounded
+from fd_flower.results.page import table as markup
+from fd_flower.results.panels import Panel, panel
+
+METRICS = {"ndcg@10": "nDCG@10", "mrr@100": "MRR@100", "hit@1": "Hit@1", "hit@10": "Hit@10", "map": "MAP"}
+HEADLINE = "ndcg@10"
+SCOPES = {
+    "own": "questions about a client's own documents",
+    "others": "the other clients' questions and documents",
+    "unseen": "a collection that no client holds",
+}
+WHOSE = {"global": "the server's retriever", "personal": "each client's own retriever, mean over clients"}
+FIGURES = {
+    **{
+        f"{who}_{scope}{'' if key == 'final' else '_selected'}": ("retrieval", who, scope, HEADLINE, key)
+        for who in ("global", "personal")
+        for scope in SCOPES
+        for key in ("final", "selected")
+        if key == "final" or scope == "own"
+    },
+    **{f"{who}_own_error": ("retrieval", who, "own", "se") for who in ("global", "personal")},
+}
+"""Column -> where the figure stands in summary.json."""
+
+
+@final
+class Retrieval(Kind):
+    """nDCG@10 of the server's retriever and of the clients', by what is searched."""
+
+    key = "retrieval"
+    title = "Retrieval"
+    figure = heading = axis = "nDCG@10"
+    scale = 1
+    measured = "Global figures are measured"
+    scopes: ClassVar = {
+        "global": "The server's retriever: own questions",
+        "personal": "Clients' retrievers: own questions",
+    }
+    columns: ClassVar = {**FIGURES, **COSTS}
+
+    def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return each metric by whose retriever it is of and what is searched, and those of what needs no training."""
+        found, evaluated = _tracks(lines, facts["evaluated"]), facts["evaluated"]
+        return {
+            "retrieval": {
+                **{who: {**_of(found[who]), "evaluated": evaluated[who]} for who in ("personal", "global")},
+                "references": {
+                    name: {
+                        scope: {metric: figures.get(f"{scope}/{metric}") for metric in (*METRICS, "se")}
+                        for scope in SCOPES
+                        if f"{scope}/{HEADLINE}" in figures
+                    }
+                    for name, figures in facts.get("references", {}).items()
+                },
+            }
+        }
+
+    def outcome(self, summary: Mapping[str, Any]) -> list[str]:
+        """Return what a run came to, in a few words each."""
+        retrieval, found = summary["retrieval"], []
+        for who in ("global", "personal"):
+            for scope, metrics in ((scope, retrieval[who][scope]) for scope in SCOPES):
+                if metrics is not None:
+                    final, selected = (rounded(metrics[HEADLINE][key]) for key in ("final", "selected"))
+                    picked = "" if selected is None else f", selected {selected}"
+                    found.append(f"{who} {scope} nDCG@10 {final} ± {rounded(metrics['se'])}{picked}")
+        found += [
+            f"{name} {rounded(scopes['own'][HEADLINE])}"
+            for name, scopes in retrieval["references"].items()
+            if "own" in scopes
+        ]
+        return found
+
+    def headline(self, summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Markup]:
+        """Return the report's headline: every figure at the end, those of what needs no training, what they mean."""
+        retrieval = summary["retrieval"]
+        head = ["", *(METRICS.values()), "SE of nDCG@10", "nDCG@10 selected", "best on test", "measured"]
+        rows: list[tuple[object, ...]] = []
+        for who in ("global", "personal"):
+            for scope, metrics in ((scope, retrieval[who][scope]) for scope in SCOPES):
+                if metrics is not None:
+                    finals = (
+                        element("strong" if metric == HEADLINE else "span", rounded(metrics[metric]["final"]))
+                        for metric in METRICS
+                    )
+                    more = (rounded(metrics[HEADLINE][key]) for key in ("selected", "best"))
+                    rows.append(
+                        (f"{who}, {scope}", *finals, rounded(metrics["se"]), *more, retrieval[who]["evaluated"])
+                    )
+        for name, scopes in retrieval["references"].items():
+            for scope, metrics in scopes.items():
+                figures = (rounded(metrics[metric]) for metric in METRICS)
+                rows.append((f"{name}, {scope}", *figures, rounded(metrics["se"]), None, None, None))
+        return [markup(head, rows, texts=(0, 9)), *(element("p", sentence, "soft") for sentence in _meaning(summary))]
+
+    def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:
+        """Return nDCG@10 of the server's retriever and of the clients', and loss."""
+        found = _tracks(lines, evaluated)
+        panels = []
+        for who, title in (("global", "Server's retriever"), ("personal", "Clients' retrievers, mean")):
+            names = {f"{scope}/{HEADLINE}": scope for scope in SCOPES} | {"validation": "own, validation"}
+            drawn = {
+                label: curve(found[who][name], from_first=True) for name, label in names.items() if name in found[who]
+            }
+            panels.append(panel(f"{title}: nDCG@10" + (f" ({evaluated[who]})" if drawn else ""), drawn))
+        return [*panels, panel("Loss", {"training": training_loss(lines)})]
+
+    def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
+        """Return one row a client: its newest figures."""
+        found = _tracks(lines, evaluated)["personal"]
+        examples = {line["client"]: line.get("examples") for line in lines if "client" in line}
+        columns = [f"{scope}/{HEADLINE}" for scope in SCOPES if f"{scope}/{HEADLINE}" in found]
+        columns += [name for name in ("own/mrr@100", "own/hit@1", "own/hit@10", "validation") if name in found]
+
+        def newest(name: str, client: str) -> str | None:
+            track = found[name].get(client)
+            return None if track is None else rounded(last(track))
+
+        names = [_words(name) for name in columns]
+        rows = [
+            (client, examples[client], *(newest(name, client) for name in columns))
+            for client in sorted(examples, key=natural)
+        ]
+        note = "Newest figures; pairs are of a question and a passage that answers it."
+        return [markup(["client", "pairs", *names], rows, kind="tall"), element("p", note, "soft")]
+
+    def tracks(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return nDCG@10 on questions about clients' own documents."""
+        return {who: found.get(f"own/{HEADLINE}", {}) for who, found in _tracks(lines, evaluated).items()}
+
+    def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
+        """Return head and rows of the comparison: a group's summaries, one a seed, make a row.
+
+        A column without any figure is left out. Rows of what needs no training come last; they are the first group's,
+        since all have the same data.
+        """
+        rows = {
+            name: {column: over_seeds(runs, path) for column, path in FIGURES.items()} for name, runs in groups.items()
+        }
+        first = next(iter(groups.values()))
+        for name in first[0]["retrieval"]["references"]:
+            paths = {f"global_{scope}": ("retrieval", "references", name, scope, HEADLINE) for scope in SCOPES}
+            paths["global_own_error"] = ("retrieval", "references", name, "own", "se")
+            rows[name] = {
+                column: over_seeds(first, paths[column]) if column in paths else (None, None) for column in FIGURES
+            }
+        kept = [column for column in FIGURES if any(row[column][0] is not None for row in rows.values())]
+        head = ["method", *(column.replace("_", " ").replace("own error", "SE") for column in kept)]
+        cells = [
+            [name, *(_cell(*row[column], column.endswith("error")) for column in kept)] for name, row in rows.items()
+        ]
+        for name, line in zip(rows, cells, strict=True):
+            line += costs(groups.get(name, ()))
+        return [*head, "MB up", "MB down", "seconds"], cells
+
+    def notes(self, several: bool) -> list[str]:
+        """Return what the figures are."""
+        spread = "; ± is the sample standard deviation over seeds" if several else ""
+        return [
+            f"nDCG@10, 0 to 1{spread}. Global: the server's retriever. Personal: each client's own, mean over clients. "
+            "Own: questions about a client's own documents; "
+            + "; ".join(f"{scope}: {SCOPES[scope]}" for scope in ("others", "unseen"))
+            + ".",
+            "SE: standard error of the figure on own questions, over the questions of one run (of personal ones its "
+            "mean over clients). Where the questions are cross-validated, each seed is a fold of its own.",
+            "BM25 counts words, zero-shot is the retriever before it has learned: neither is anybody's in particular.",
+        ]
+
+
+def _tracks(lines: Lines, evaluated: Evaluated) -> dict[str, Tracks]:
+    """Return every figure over time: ``global`` of the server's retriever, ``personal`` of each client's."""
+    found: dict[str, Tracks] = {"global": {}, "personal": {}}
+    for line in lines:
+        if "client" in line:
+            scope, who = "personal", line["client"]
+            figures = (line.get("evaluations") or {}).get(evaluated["personal"]) or {}
+        else:
+            scope, who, figures = "global", SERVER, line.get("global") or {}
+        for name, value in figures.items():
+            if isinstance(value, int | float) and (name == "validation" or "/" in name):
+                track = found[scope].setdefault(name, {}).setdefault(who, {})
+                track[line["round"], bool(line.get("closing"))] = value
+    return found
+
+
+def _of(found: Tracks) -> dict[str, Any]:
+    """Return each metric's final, selected and best figure, by scope; a scope that was not measured is None."""
+    validation = curve(found.get("validation", {}))
+    scopes: dict[str, Any] = {}
+    for scope in SCOPES:
+        if f"{scope}/{HEADLINE}" not in found:
+            scopes[scope] = None
+            continue
+        scopes[scope] = {}
+        for metric in METRICS:
+            of_clients = found[f"{scope}/{metric}"]
+            points = curve(of_clients)
+            scopes[scope][metric] = {
+                "final": last(points) if points else None,
+                "selected": _selected(found.get("validation", {}), of_clients, validation),
+                "best": max(points.values()) if points else None,
+            }
+        scopes[scope]["se"] = fmean(last(track) for track in found[f"{scope}/se"].values())
+    return scopes
+
+
+def _selected(validations: Mapping[str, Track], figures: Mapping[str, Track], together: Track) -> float | None:
+    """Return the figure at the best validation round: each client's own, and the server's by the mean over clients."""
+    if not together:
+        return None
+    chosen = [at_best(validations.get(who, {}), track) for who, track in figures.items()]
+    return fmean(last(track) if one is None else one for one, track in zip(chosen, figures.values(), strict=True))
+
+
+def _meaning(summary: Mapping[str, Any]) -> list[str]:
+    """Return what the figures of a run are."""
+    retrieval = summary["retrieval"]
+    scopes = [scope for scope in SCOPES if any(retrieval[who][scope] is not None for who in WHOSE)]
+    whose = [
+        f"{who}: {what}" for who, what in WHOSE.items() if any(retrieval[who][scope] is not None for scope in scopes)
+    ]
+    notes = [
+        f"After the last round, from 0 to 1. {'; '.join(whose).capitalize()}. "
+        + "; ".join(f"{scope}: {SCOPES[scope]}" for scope in scopes).capitalize()
+        + ".",
+        "SE: standard error of nDCG@10 over the questions of one ranking set; of personal figures, its mean over "
+        "clients. Selected: at the round with the best nDCG@10 on validation questions. Best on test chooses by the "
+        "test itself.",
+    ]
+    if retrieval["references"]:
+        notes.append("BM25 counts words; zero-shot is the retriever before it has learned. Neither needs clients.")
+    return notes
+
+
+def _words(name: str) -> str:
+    scope, slash, metric = name.partition("/")
+    return f"{scope} {METRICS[metric]}" if slash else f"{name} nDCG@10"
+
+
+def _cell(mean: float | None, spread: float | None, plain: bool) -> str:
+    if mean is None:
+        return NOTHING
+    return f"{mean:.3f}" if spread is None or plain else f"{mean:.3f} ± {spread:.3f}"
