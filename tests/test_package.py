@@ -148,6 +148,43 @@ def test_what_is_unpacked_is_the_checkout_under_the_same_names(
     assert unpacked[0] == checkout[0], "the hash of the sources depends on where they lie"
 
 
+USER = """
+from fd_flower import Run, Task, settings
+from fd_flower.strategies import FedDF
+from torch import nn
+
+strategy = FedDF(task=Task(lambda name: nn.Linear(2, 2)), run=Run(clients=3))
+reveal_type(strategy.config.distill_steps)
+reveal_type(settings("feddf").client.lr)
+FedDF(rounds=3)
+Run(clients="three")
+"""
+
+
+@in_checkout
+@pytest.mark.slow
+def test_a_users_type_checker_sees_real_types_through_the_installed_wheel(wheel: zipfile.ZipFile, tmp_path: Path):
+    pytest.importorskip("mypy", reason="needs the extra dev")
+    _succeed([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], tmp_path)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    where = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    home = Path(_succeed([python, "-c", where], tmp_path).strip())
+    wheel.extractall(home)
+    (home / "borrowed.pth").write_text(_succeed([sys.executable, "-c", where], tmp_path))
+    (tmp_path / "user.py").write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--python-executable", python, "--ignore-missing-imports", "user.py"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout.splitlines()
+    expected = [
+        'user.py:7: note: Revealed type is "int"',
+        'user.py:8: note: Revealed type is "float"',
+        'user.py:9: error: Unexpected keyword argument "rounds" for "FedDF"',
+        'user.py:10: error: Argument "clients" to "Run" has incompatible type "str"; expected "int"',
+    ]
+    found = [line.replace("builtins.", "") for line in told if line.startswith("user.py") and " defined " not in line]
+    assert len(found) == len(expected), "\n".join(told)
+    assert all(line.startswith(wanted) for line, wanted in zip(found, expected, strict=True)), "\n".join(told)
+
+
 # --- what is in it
 
 
