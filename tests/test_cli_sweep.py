@@ -315,7 +315,7 @@ def test_a_run_without_accuracy_does_not_count(folder):
     ],
 )
 @pytest.mark.parametrize("all_failed", [False, True])
-def test_there_is_a_image_for_one_key_and_for_each_pair_of_more(keys, names, all_failed):
+def test_there_is_an_image_for_one_key_and_for_each_pair_of_more(keys, names, all_failed):
     values = whole_grid([Choices(key, tuple(each or ("0.01", "0.5"))) for key, each in keys.items()])
     figures = {VALIDATION: 0.5, **dict.fromkeys(TESTED, 0.4)}
     points = []
