@@ -85,7 +85,7 @@ def _accuracies(replies: Sequence[Reply]) -> Tensor:
 
     A client without validation rows says nothing. If nobody does, all have the same.
     """
-    told = [(reply.metrics or MetricRecord()).get("validation_accuracy") for reply in replies]
-    said = torch.tensor([a if isinstance(a, int | float) else -1.0 for a in told], dtype=torch.float64)
-    known = (said >= 0) & (said <= 1)
-    return torch.where(known, said, said[known].mean() if bool(known.any()) else 0.0)
+    found = [(reply.metrics or MetricRecord()).get("validation_accuracy") for reply in replies]
+    sent = torch.tensor([a if isinstance(a, int | float) else -1.0 for a in found], dtype=torch.float64)
+    known = (sent >= 0) & (sent <= 1)
+    return torch.where(known, sent, sent[known].mean() if bool(known.any()) else 0.0)

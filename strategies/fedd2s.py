@@ -88,20 +88,20 @@ class FedD2S(Strategy[Config]):
         model = replies[0].client.model
         blocks = len(ends(self.world.module(model)))
         cut, after = (self.config.cut_at(number, blocks) for number in (round, round + 1))
-        said = self._alike(replies, round)
-        features = torch.cat([own.features.float() for own in said.values() if own.features is not None])
-        labels = torch.cat([own.labels.long() for own in said.values() if own.labels is not None])
-        teacher = torch.cat([own.logits for own in said.values() if own.logits is not None])
+        sent = self._alike(replies, round)
+        features = torch.cat([own.features.float() for own in sent.values() if own.features is not None])
+        labels = torch.cat([own.labels.long() for own in sent.values() if own.labels is not None])
+        teacher = torch.cat([own.logits for own in sent.values() if own.logits is not None])
         head = self._head(model, cut, knowledge)
         union = Samples(features, labels).to(self.world.device)
         loss = self._train(head, union, teacher.to(self.world.device), round)
-        told = self._predictions(head, said, union)
-        guesses = torch.cat([own.logits.argmax(1) for own in told.values() if own.logits is not None])
+        found = self._predictions(head, sent, union)
+        guesses = torch.cat([own.logits.argmax(1) for own in found.values() if own.logits is not None])
         self.log_diagnostics(
             {"cut": cut, "head_loss": loss, "head_accuracy": float((guesses == labels).double().mean())}
         )
-        self._note_bytes(said)
-        kept = {p.client: p for p in SampleKnowledge.all(knowledge) if p.client} | told
+        self._note_bytes(sent)
+        kept = {p.client: p for p in SampleKnowledge.all(knowledge) if p.client} | found
         current = [p for p in kept.values() if int(p.cut) == after or self.config.keep_stale]
         state = {key: tensor.detach().cpu().clone() for key, tensor in head.state_dict().items()}
         heads = {w.model: w for w in Weights.all(knowledge)} | {f"head{cut}": Weights(state, f"head{cut}")}
@@ -115,17 +115,17 @@ class FedD2S(Strategy[Config]):
 
     def _alike(self, replies: Sequence[Reply], round: int) -> dict[str, SampleKnowledge]:
         """Return what clients said about features of one shape: that of most; the others are left out, by name."""
-        said = {reply.client.id: SampleKnowledge.need(reply.content) for reply in replies}
-        shapes = {client: None if own.features is None else own.features.shape[1:] for client, own in said.items()}
-        whole = [c for c, own in said.items() if None not in (shapes[c], own.labels, own.logits)]
+        sent = {reply.client.id: SampleKnowledge.need(reply.content) for reply in replies}
+        shapes = {client: None if own.features is None else own.features.shape[1:] for client, own in sent.items()}
+        whole = [c for c, own in sent.items() if None not in (shapes[c], own.labels, own.logits)]
         usual = Counter(shapes[client] for client in whole).most_common(1)
-        for client in list(said):
+        for client in list(sent):
             if client not in whole or shapes[client] != usual[0][0]:
                 log(WARNING, "round %s: client %s is left out: its features do not go with the others'", round, client)
-                del said[client]
-        if not said:
+                del sent[client]
+        if not sent:
             raise RunError(f"round {round} has no reply with features, labels and predictions")
-        return said
+        return sent
 
     def _head(self, model: str, cut: int, knowledge: Knowledge) -> Module:
         """Return the head of a cut: as it was; else the last one's blocks, and before them the architecture's first."""
@@ -146,26 +146,26 @@ class FedD2S(Strategy[Config]):
             if not config.head_weight:
                 return supervised(model, u, y)
             logits = model(u)
-            said = self.settings.client.distill(logits, clients, y)
-            return torch.nn.functional.cross_entropy(logits, y) + config.head_weight * said
+            sent = self.settings.client.distill(logits, clients, y)
+            return torch.nn.functional.cross_entropy(logits, y) + config.head_weight * sent
 
         plan = Plan(config.head_batch, config.head_lr, config.head_epochs, precision=self.settings.run.precision)
         return train(head, learn, union, teacher, plan=plan, rng=self.rng("head", round))
 
     def _predictions(
-        self, head: Module, said: dict[str, SampleKnowledge], union: Samples
+        self, head: Module, sent: dict[str, SampleKnowledge], union: Samples
     ) -> dict[str, SampleKnowledge]:
         """Return what a head predicts on each client's features."""
         predicted = predict(head, union, precision=self.settings.run.precision)
-        rows = predicted.split([len(own.id) for own in said.values()])
+        rows = predicted.split([len(own.id) for own in sent.values()])
         return {
             client: SampleKnowledge(own.id, own.cut, logits=logits, client=client)
-            for (client, own), logits in zip(said.items(), rows, strict=True)
+            for (client, own), logits in zip(sent.items(), rows, strict=True)
         }
 
-    def _note_bytes(self, said: dict[str, SampleKnowledge]) -> None:
+    def _note_bytes(self, sent: dict[str, SampleKnowledge]) -> None:
         """Note what features weigh, in all and a client."""
-        sizes = {client: own.features.nbytes for client, own in said.items() if own.features is not None}
+        sizes = {client: own.features.nbytes for client, own in sent.items() if own.features is not None}
         self.log_diagnostics({"feature_bytes": sum(sizes.values())})
         for client, size in sizes.items():
             self.log_diagnostics({"feature_bytes": size}, client)

@@ -76,11 +76,11 @@ class FedLGD(Strategy[Config]):
         labels = self._labels(replies[0].client.model)
         shape = self.world.shape
         classes = int(labels[-1]) + 1
-        said = [found for reply in replies if (found := PixelStatistics.find(reply.content))]
-        said = [own for own in said if own.mean.shape == (classes, shape[0])]
+        sent = [found for reply in replies if (found := PixelStatistics.find(reply.content))]
+        sent = [own for own in sent if own.mean.shape == (classes, shape[0])]
         mean, std = torch.zeros(classes, shape[0]), torch.ones(classes, shape[0])
         for c in range(classes):
-            holders = [own for own in said if own.held[c]]
+            holders = [own for own in sent if own.held[c]]
             if holders:
                 mean[c] = torch.stack([own.mean[c] for own in holders]).mean(0)
                 std[c] = torch.stack([own.std[c] for own in holders]).mean(0)

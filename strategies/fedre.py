@@ -44,8 +44,8 @@ class FedRE(Strategy[Config]):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Train the head by soft cross-entropy, summed over the mini-batch; a client without samples says nothing."""
-        said = [Representation.find(reply.content) for reply in replies]
-        received = [r for r in said if r is not None]
+        sent = [Representation.find(reply.content) for reply in replies]
+        received = [r for r in sent if r is not None]
         if not received:
             return knowledge.public
         config = self.config
@@ -63,9 +63,9 @@ def soft_cross_entropy(head: Module, x: Tensor, y: None, label: Tensor) -> Tenso
     return F.cross_entropy(head(x), label, reduction="sum")
 
 
-def _linear(said: Head) -> Linear:
+def _linear(sent: Head) -> Linear:
     """Return a layer with these weights, a copy of them."""
-    classes, features = said.weight.shape
-    head = Linear(features, classes, bias=said.bias is not None)
-    head.load_state_dict(said.tensors())
+    classes, features = sent.weight.shape
+    head = Linear(features, classes, bias=sent.bias is not None)
+    head.load_state_dict(sent.tensors())
     return head

@@ -151,7 +151,7 @@ class KDStudy(Strategy[Config]):
         config, world = self.config, self.world
         public, precision, name = self._public(), self.settings.run.precision, self._architecture
         if config.technique != "dml":
-            said = torch.stack([predict(world.load(name, w.values), public, precision=precision) for w in teachers])
+            sent = torch.stack([predict(world.load(name, w.values), public, precision=precision) for w in teachers])
         technique = "kd" if config.technique == "tuned-kd" else config.technique
         students = []
         for options in tries:
@@ -165,7 +165,7 @@ class KDStudy(Strategy[Config]):
                 mutual(student, peers, public, lesson, rng)
             else:
                 student = world.load(name, start.values)
-                teach(student, said, public, lesson, rng)
+                teach(student, sent, public, lesson, rng)
             learned = Weights({key: t.detach().cpu().clone() for key, t in student.state_dict().items()}, start.model)
             students.append(self._calibrated(learned))
         return students

@@ -59,15 +59,15 @@ class KnFu(Strategy[Config]):
         own, neighbors = weight.diagonal(), effective_neighbors(weight)
         self.log_votes(logprobs, mask, fused, valid)
         self.log_diagnostics({"self_weight": float(own.mean()), "neighbors": float(neighbors.mean())})
-        told = []
+        found = []
         for reply, alone, count, rows, received in zip(replies, own, neighbors, fused, valid, strict=True):
             client = reply.client.id
             self.log_diagnostics({"self_weight": float(alone), "neighbors": float(count)}, client)
             if alone < ALONE and bool(received.any()):
-                told.append(PublicLogits(self.round_index[received], rows[received], client))
+                found.append(PublicLogits(self.round_index[received], rows[received], client))
         here = {reply.client.id for reply in replies}
         absent = [p for p in PublicLogits.all(knowledge) if p.client not in here]
-        return [Private(p) for p in [*absent, *told]]
+        return [Private(p) for p in [*absent, *found]]
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return what was fused for this client, without its name."""

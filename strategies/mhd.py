@@ -50,11 +50,11 @@ class MHD(Strategy[Config]):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Private]:
         """Put the replies into the bank, each in place of the client's older one, and drop what is too old by now."""
-        said = {reply.client.id: PublicHeads.need(reply.content) for reply in replies}
+        sent = {reply.client.id: PublicHeads.need(reply.content) for reply in replies}
         client_options: Any = self.settings.client
         levels = 1 + client_options.heads
-        for client in [client for client, heads in said.items() if heads.values.shape[1] != levels]:
-            found = said.pop(client).values.shape[1]
+        for client in [client for client, heads in sent.items() if heads.values.shape[1] != levels]:
+            found = sent.pop(client).values.shape[1]
             log(
                 WARNING,
                 "round %s: client %s has %s heads, expected %s: nobody receives it",
@@ -63,7 +63,7 @@ class MHD(Strategy[Config]):
                 found,
                 levels,
             )
-        kept = [replace(heads, client=client, round=torch.tensor(round)) for client, heads in said.items()]
+        kept = [replace(heads, client=client, round=torch.tensor(round)) for client, heads in sent.items()]
         self._describe(kept, round)
         bank = {entry.client: entry for entry in (*PublicHeads.all(knowledge), *kept)}
         return [Private(entry) for entry in bank.values() if round - _round(entry) < self.config.max_age]
@@ -86,9 +86,9 @@ class MHD(Strategy[Config]):
         """Return who listens to whom, bool [K, K]."""
         return neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)
 
-    def _describe(self, said: Sequence[PublicHeads], round: int) -> None:
+    def _describe(self, sent: Sequence[PublicHeads], round: int) -> None:
         """Note how sure the clients are and how far they agree; warn where no head tells any classes apart."""
-        collapsed = {heads.client: _collapsed(heads) for heads in said}
+        collapsed = {heads.client: _collapsed(heads) for heads in sent}
         for client, share in collapsed.items():
             self.log_diagnostics({"collapsed": share}, client)
         if collapsed and min(collapsed.values()) == 1:
@@ -100,7 +100,7 @@ class MHD(Strategy[Config]):
             )
         self.log_diagnostics({"collapsed": fmean(collapsed.values()) if collapsed else None})
         for name, level in (("main", 0), ("last", -1)):
-            entropy, agreement = _described(said, level)
+            entropy, agreement = _described(sent, level)
             self.log_diagnostics({f"{name}_entropy": entropy, f"{name}_agreement": agreement})
 
 
@@ -113,18 +113,18 @@ def _other_size(entry: PublicHeads, client: Client) -> bool:
     return entry.features is not None and entry.features.shape[1] != client.features
 
 
-def _collapsed(said: PublicHeads) -> float:
+def _collapsed(sent: PublicHeads) -> float:
     """Return the share of a client's heads that say one class of all samples."""
-    classes = said.values.argmax(2)  # [M, H]
+    classes = sent.values.argmax(2)  # [M, H]
     return float((classes == classes[:1]).all(0).double().mean())
 
 
-def _described(said: Sequence[PublicHeads], level: int) -> tuple[float | None, float | None]:
+def _described(sent: Sequence[PublicHeads], level: int) -> tuple[float | None, float | None]:
     """Return a head's entropy (nats, mean over samples and clients) and the share of pairs of clients that agree.
 
     A pair agrees on a sample of which both say the same class; None where there is nothing to count.
     """
-    spoken = [PublicLogits(heads.index, heads.values[:, level], heads.client) for heads in said if len(heads.index)]
+    spoken = [PublicLogits(heads.index, heads.values[:, level], heads.client) for heads in sent if len(heads.index)]
     if not spoken:
         return None, None
     logprobs, speaks = stack(spoken, torch.cat([heads.index for heads in spoken]).unique())

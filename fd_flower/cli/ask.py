@@ -37,6 +37,6 @@ def table(passages: Sequence[Passage]) -> Table:
     shown.add_column("source", overflow="fold")
     shown.add_column("passage", overflow="fold")
     for passage in passages:
-        said = f"{passage.title}: {passage.text}" if passage.title else passage.text
-        shown.add_row(f"{passage.score:.3f}", Text(passage.source), Text(said))
+        text = f"{passage.title}: {passage.text}" if passage.title else passage.text
+        shown.add_row(f"{passage.score:.3f}", Text(passage.source), Text(text))
     return shown

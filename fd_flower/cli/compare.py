@@ -99,8 +99,10 @@ def _same_for_all(methods: Sequence[str], words: Sequence[str]) -> list[str]:
     if len(recipes) == 1 or paths.value_of(words, "recipe"):
         return []
     defaults = flatten({name: vars(cls()) for name, cls in SHARED.items()})
-    said = {key: value for key, value in defaults.items() if any(recipe.get(key, value) != value for recipe in recipes)}
-    return [f"{key}={json.dumps(value)}" for key, value in said.items()]
+    differing = {
+        key: value for key, value in defaults.items() if any(recipe.get(key, value) != value for recipe in recipes)
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in differing.items()]
 
 
 def remarks(comparison: Plan) -> list[str]:
@@ -108,7 +110,7 @@ def remarks(comparison: Plan) -> list[str]:
     trees: dict[str, dict[str, Any]] = {}
     for order in comparison.orders.values():
         trees.setdefault(order.method, flatten(order.settings.tree()))
-    said = []
+    lines = []
     by_steps = all(tree["client.steps"] is not None for tree in trees.values())
     for key in BUDGET:
         if key == "client.epochs" and by_steps:
@@ -116,14 +118,16 @@ def remarks(comparison: Plan) -> list[str]:
         values = {method: tree.get(key) for method, tree in trees.items()}
         if len(set(map(str, values.values()))) > 1:
             each = ", ".join(f"{short_name(method)} {'none' if v is None else v}" for method, v in values.items())
-            said.append(f"recipes differ in {key}: {each} (--set {key}=... makes them equal)")
+            lines.append(f"recipes differ in {key}: {each} (--set {key}=... makes them equal)")
     for method in trees:
         recipe = flatten(read_recipe(method))
         for key in recipe:
             if key.partition(".")[0] in SHARED and recipe[key] != trees[method].get(key):
                 value = trees[method].get(key)
-                said.append(f"{key} is {value} for all methods (the recipe of {short_name(method)} says {recipe[key]})")
-    return said
+                lines.append(
+                    f"{key} is {value} for all methods (the recipe of {short_name(method)} says {recipe[key]})"
+                )
+    return lines
 
 
 def write(comparison: Plan, console: Console, reach: float | None) -> None:

@@ -41,8 +41,8 @@ class Output:
         """Return an error as one line; its traceback goes to standard error where the user wants it."""
         if self.debug:
             traceback.print_exception(error, file=sys.stderr)
-        told = isinstance(error, InvalidInputError | RunError | Interrupted)
-        text = str(error) if told else f"{type(error).__name__}: {error}"
+        shown = isinstance(error, InvalidInputError | RunError | Interrupted)
+        text = str(error) if shown else f"{type(error).__name__}: {error}"
         return " ".join(text.split()) or type(error).__name__
 
 

@@ -58,7 +58,7 @@ def show(
     clusters = clusters or chosen.data.partition == "embedding"
     whole = federation(chosen.data, chosen.run.seed)
     held = holdings(whole, clusters=clusters)
-    said = [
+    notes = [
         f"{chosen.data.source}: {int(held.parts.sum()):,} private samples at {len(held.clients)} clients, "
         f"{held.public:,} public, {held.test:,} in the balanced test set",
         "JS: Jensen-Shannon divergence of what a client holds to what all hold, in bits: 0 alike, below 1; their mean",
@@ -66,10 +66,10 @@ def show(
     console.print(table(held))
     if held.clusters is not None and held.joint is not None:
         console.print(cluster_table(held))
-        told, most = mutual_information(held.joint), float(entropy(held.joint.sum(0) / held.joint.sum()))
-        said.append(f"c0, ...: clusters of what data.encoder={chosen.data.encoder} sees")
-        said.append(f"a sample's cluster tells {told:.2f} of the {most:.2f} bits of its label (mutual information)")
-    for line in said:
+        bits, most = mutual_information(held.joint), float(entropy(held.joint.sum(0) / held.joint.sum()))
+        notes.append(f"c0, ...: clusters of what data.encoder={chosen.data.encoder} sees")
+        notes.append(f"a sample's cluster tells {bits:.2f} of the {most:.2f} bits of its label (mutual information)")
+    for line in notes:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if out is not None:
         path = paths.absolute(out, Path.cwd())

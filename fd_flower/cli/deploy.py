@@ -85,13 +85,13 @@ def register(folder: Path) -> Iterator[str]:
     for own in clients(folder):
         command = [program("flwr"), "supernode", "register", str(own / "client.pub"), "lab", "--name", own.name]
         tried = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-        said = " ".join((tried.stdout + tried.stderr).split())
+        output = " ".join((tried.stdout + tried.stderr).split())
         if tried.returncode == 0:
             yield f"{own.name}: registered"
-        elif IN_USE in said:
+        elif IN_USE in output:
             yield f"{own.name}: was registered already"
         else:
-            raise RunError(f"client {own.name} could not be registered: {said[-300:]}")
+            raise RunError(f"client {own.name} could not be registered: {output[-300:]}")
 
 
 def _fill(name: str, target: Path, words: dict[str, str]) -> None:

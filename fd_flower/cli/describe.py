@@ -107,8 +107,8 @@ def idea(stem: str) -> str:
 
 def needed(requires: Requirements) -> str:
     """Return what a method cannot work without, in words."""
-    said = [NEEDS[f.name] for f in fields(requires) if f.name in NEEDS and getattr(requires, f.name)]
-    return ", ".join(said if "classification" in requires.tasks else [*said, "questions and documents"]) or "nothing"
+    parts = [NEEDS[f.name] for f in fields(requires) if f.name in NEEDS and getattr(requires, f.name)]
+    return ", ".join(parts if "classification" in requires.tasks else [*parts, "questions and documents"]) or "nothing"
 
 
 def exchanged(stem: str) -> str:

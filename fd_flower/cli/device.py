@@ -54,8 +54,8 @@ def _client(config: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(CONFIG, f"lacks {', '.join(lacking)}", f"give {', '.join(lacking)} in {CONFIG}")
         return
     run = settings("local", "data.public=none privacy.sum=masks")
-    told = ConfigRecord({"settings": run.text, "state": "", "run-key": "doctor"})
-    answer = introduction(told, Context(0, 0, config, RecordDict(), {}))
+    shown = ConfigRecord({"settings": run.text, "state": "", "run-key": "doctor"})
+    answer = introduction(shown, Context(0, 0, config, RecordDict(), {}))
     if "refused" in answer:
         yield Finding("device", str(answer["refused"]), f"set it right in {CONFIG}")
         return

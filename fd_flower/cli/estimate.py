@@ -90,12 +90,12 @@ def show(
     found = estimated(chosen, rounds, steps)
     console.print(table(found))
     first = f"{chosen.data.clients} clients, {chosen.server.rounds} rounds: from {len(found.seconds)} rounds whose "
-    said = (
+    note = (
         f"{first}loops of training took {steps} steps at most. CPU seconds are of one thread of this machine, for all "
         "clients and the server; the first round includes reading the data. A loop that would end by itself counts in "
         "full, and later rounds may send and take something else where a method's rounds are not alike (--rounds)."
     )
-    console.print(said, markup=False, highlight=False, style="dim")
+    console.print(note, markup=False, highlight=False, style="dim")
 
 
 def estimated(chosen: Settings, rounds: int, steps: int) -> Estimate:

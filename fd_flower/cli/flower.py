@@ -158,8 +158,8 @@ def _submit_and_follow(order: Order, hear: Listener, project: Path, environment:
 
 def _number(log: Path) -> str | None:
     """Return the run's number, as ``flwr run`` has said it; None where it was not submitted."""
-    said = STARTED.search(log.read_text(encoding="utf-8", errors="replace"))
-    return said[1] if said else None
+    output = STARTED.search(log.read_text(encoding="utf-8", errors="replace"))
+    return output[1] if output else None
 
 
 def _flwr(words: list[str], project: Path, environment: dict[str, str]) -> str:

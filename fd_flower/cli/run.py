@@ -61,8 +61,8 @@ def order(
             raise InvalidInputError(f"a run goes on in its own folder: leave out --out {out}, or run.resume={resumed}")
         asked = Order(method, words, Path(resumed), task, engine, lab)
     else:
-        said = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
-        folder = Path(said) if said else new_folder(short_name(method), here)
+        chosen_out = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
+        folder = Path(chosen_out) if chosen_out else new_folder(short_name(method), here)
         asked = Order(method, (*words, paths.path_word("run.out", folder)), folder, task, engine, lab)
     asked.settings  # noqa: B018 (refuses what cannot be merged, before anything is written)
     return asked

@@ -43,11 +43,11 @@ class _Worker:
         """Return why the run failed, in one line; None where it did not."""
         self.shown.close()
         self.errors.seek(0)
-        said = self.errors.read().decode(errors="replace").strip().splitlines()
+        output = self.errors.read().decode(errors="replace").strip().splitlines()
         self.errors.close()
         if self.process.returncode == 0:
             return None
-        return said[-1].removeprefix("fd-flower: ") if said else f"it ended with status {self.process.returncode}"
+        return output[-1].removeprefix("fd-flower: ") if output else f"it ended with status {self.process.returncode}"
 
 
 def at_once(orders: Mapping[str, Order], jobs: int, board: Board) -> Iterator[tuple[str, str | None]]:

@@ -8,7 +8,7 @@ from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.flower import with_content
+from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
 from fd_flower.training import one_thread
@@ -42,7 +42,7 @@ class App(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Run every client that the message names, and answer for all of them in one message."""
-        with self._node._lifespan(context), one_thread():
+        with lifespan(self._node, context), one_thread():
             header = records(message.content, ConfigRecord).get(HEADER)
             if header is None:
                 raise InvalidInputError(

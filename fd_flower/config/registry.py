@@ -72,8 +72,8 @@ def short_name(name: str) -> str:
         return name
     module, _, attribute = with_colon(name).partition(":")
     for short, value in installed().items():
-        home, _, said = value.partition(":")
-        if said == attribute and f"{module}.".startswith(f"{home}."):  # a package may hand on what its modules define
+        home, _, sent = value.partition(":")
+        if sent == attribute and f"{module}.".startswith(f"{home}."):  # a package may hand on what its modules define
             return short
     return attribute.rpartition(".")[2].lower()
 

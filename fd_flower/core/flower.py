@@ -1,15 +1,17 @@
 """Every touch of Flower's private parts, each with what is done where another version of Flower has it no more."""
 
 import copy
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from uuid import uuid4
 
-from flwr.app import Message, RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.common.logger import log
 
 from fd_flower.core.errors import RunError
 
-__all__ = ["identify", "log", "name_message", "with_content"]
+__all__ = ["identify", "lifespan", "log", "name_message", "with_content"]
 
 
 def identify() -> None:
@@ -48,3 +50,8 @@ def with_content(message: Message, content: RecordDict) -> Message:
     inner.__dict__ = dict(message.__dict__)
     inner.content = content
     return inner
+
+
+def lifespan(app: ClientApp, context: Context) -> AbstractContextManager[None]:
+    """Return what an app does around a message, by its ``@app.lifespan``."""
+    return app._lifespan(context)

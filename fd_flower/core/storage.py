@@ -34,12 +34,12 @@ class Memory:
         self.lasting = lasting
         self.folder = state / run_key / re.sub(r"[^\w-]", lambda m: f"%{ord(m[0]):x}", client)
 
-    def read(self, moment: tuple[int, int] | None) -> dict[str, Tensor]:
-        """Return the newest tensors from before ``moment`` (round, place of the exchange); empty for a newcomer.
+    def read(self, position: tuple[int, int] | None) -> dict[str, Tensor]:
+        """Return the newest tensors from before ``position`` (round, place of the exchange); empty for a newcomer.
 
-        With ``moment=None`` the newest of all. They are mapped from disk; writing to them leaves the file as it is.
+        With ``position=None`` the newest of all. They are mapped from disk; writing to them leaves the file as it is.
         """
-        earlier = [m for m in self._moments() if moment is None or m < moment]
+        earlier = [m for m in self._positions() if position is None or m < position]
         if not earlier:
             return {}
         path = self._path(earlier[-1])
@@ -52,33 +52,33 @@ class Memory:
 
     def about(self) -> dict[str, str]:
         """Return the words that were written beside the newest tensors."""
-        moments = self._moments()
-        if not moments:
+        positions = self._positions()
+        if not positions:
             return {}
-        with safe_open(self._path(moments[-1]), "pt") as file:
+        with safe_open(self._path(positions[-1]), "pt") as file:
             return file.metadata() or {}
 
     def write(
-        self, moment: tuple[int, int], tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
+        self, position: tuple[int, int], tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
     ) -> None:
-        """Keep these tensors as those of ``moment``, atomically; a turn that comes too late writes nothing.
+        """Keep these tensors as those of ``position``, atomically; a turn that comes too late writes nothing.
 
         ``about`` are words that stay beside them.
         """
-        known = self._moments()
-        if known and known[-1] > moment:
+        known = self._positions()
+        if known and known[-1] > position:
             return
-        save(self._path(moment), tensors, about, lasting=self.lasting)
-        earlier_rounds = [m for m in known if m[0] < moment[0]]
+        save(self._path(position), tensors, about, lasting=self.lasting)
+        earlier_rounds = [m for m in known if m[0] < position[0]]
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)
 
-    def _moments(self) -> list[tuple[int, int]]:
+    def _positions(self) -> list[tuple[int, int]]:
         names = self.folder.glob("*.safetensors") if self.folder.is_dir() else ()
         return sorted((int(r), int(e)) for r, _, e in (p.stem.partition("-") for p in names))
 
-    def _path(self, moment: tuple[int, int]) -> Path:
-        return self.folder / f"{moment[0]}-{moment[1]}.safetensors"
+    def _path(self, position: tuple[int, int]) -> Path:
+        return self.folder / f"{position[0]}-{position[1]}.safetensors"
 
 
 def save(

@@ -79,7 +79,7 @@ def vote(
     estimator = fit(own[learned], labels[learned])
     threshold = estimator.score(own[held_out]).quantile(1 - accepted)
     # Strictly above: where a kernel underflows, all scores are 0, and nobody's sample should pass for one's own.
-    said = estimator.score(public) > threshold
-    if not bool(said.any()):
+    sent = estimator.score(public) > threshold
+    if not bool(sent.any()):
         log(WARNING, "%s votes on no public sample: none scores above %.3g", who, threshold)
-    return said
+    return sent

@@ -68,8 +68,8 @@ class FeatureGenerator(nn.Module):
                 made = cls(classes, len(values["body.3.weight"]), hidden, inputs - classes)
             made.load_state_dict({key: tensor.clone() for key, tensor in values.items()}, assign=True)
         except (KeyError, ValueError, RuntimeError) as error:
-            said = str(error).splitlines()[0]
-            raise InvalidInputError(f"these are not the weights of a generator of {classes} classes: {said}") from None
+            sent = str(error).splitlines()[0]
+            raise InvalidInputError(f"these are not the weights of a generator of {classes} classes: {sent}") from None
         return made
 
 

@@ -87,8 +87,8 @@ def above_zero(loss: str, argument: str, value: float) -> None:
 def within(loss: str, argument: str, value: float, least: float, most: float = math.inf) -> None:
     """Refuse an argument of a loss that is no number from ``least`` to ``most``."""
     if not (least <= value <= most and value < math.inf):
-        said = f"{least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
-        raise InvalidInputError(f"the {argument} of {loss} is {value}; expected {said}")
+        sent = f"{least:g} or more" if most == math.inf else f"a number from {least:g} to {most:g}"
+        raise InvalidInputError(f"the {argument} of {loss} is {value}; expected {sent}")
 
 
 def likeliest(teacher: Tensor, labels: Tensor | None) -> Tensor:

@@ -45,26 +45,26 @@ def _rounds(lines: Lines) -> list[Markup]:
 
 def _voters(lines: Lines) -> list[Markup]:
     """Return who voted for what: one row a client, means over its rounds."""
-    told: dict[str, list[Mapping[str, Any]]] = {}
+    shown: dict[str, list[Mapping[str, Any]]] = {}
     for line in lines:
         if "client" in line and line.get("diagnostics"):
-            told.setdefault(line["client"], []).append(line["diagnostics"])
-    names = list(dict.fromkeys(name for notes in told.values() for note in notes for name in note))
+            shown.setdefault(line["client"], []).append(line["diagnostics"])
+    names = list(dict.fromkeys(name for notes in shown.values() for note in notes for name in note))
     if not names:
         return []
     plain = [name for name in names if name != "accepted_by_class"]
-    classes = max((len(note.get("accepted_by_class") or ()) for notes in told.values() for note in notes), default=0)
+    classes = max((len(note.get("accepted_by_class") or ()) for notes in shown.values() for note in notes), default=0)
     rows = []
-    for client in sorted(told, key=natural):
-        notes = told[client]
+    for client in sorted(shown, key=natural):
+        notes = shown[client]
         by_class = [note["accepted_by_class"] for note in notes if note.get("accepted_by_class")]
         columns = [Share(_average([row[c] for row in by_class])) for c in range(classes)]
         rows.append((client, *(rounded(_average([note.get(name) for note in notes])) for name in plain), *columns))
-    said = "Means over rounds, of each client."
+    note = "Means over rounds, of each client."
     if classes:
-        said += " Columns 0 and on: the share of samples of that true class, in %, on which the client votes."
+        note += " Columns 0 and on: the share of samples of that true class, in %, on which the client votes."
     head = ["client", *plain, *map(str, range(classes))]
-    return [table(head, rows, kind="tall narrow"), element("p", said, "soft")]
+    return [table(head, rows, kind="tall narrow"), element("p", note, "soft")]
 
 
 def _heads(lines: Lines) -> list[Markup]:

@@ -120,8 +120,8 @@ def line(sweep: Sweep, key: str) -> Figure:
         (sweeps.VALIDATION, "validation, which chooses", plots.COLORS[VALIDATION], "-"),
         (f"{sweep.select}_selected", "test, at the best validation round", plots.COLORS[TEST], "--"),
     ):
-        told = [(at, *point.figure(column)) for at, point in zip(x, points, strict=True)]
-        known = [(at, 100 * mean, 100 * (spread or 0)) for at, mean, spread in told if mean is not None]
+        figures = [(at, *point.figure(column)) for at, point in zip(x, points, strict=True)]
+        known = [(at, 100 * mean, 100 * (spread or 0)) for at, mean, spread in figures if mean is not None]
         if known:
             places, means, spreads = zip(*known, strict=True)
             axes.errorbar(places, means, spreads, label=label, color=color, linestyle=dashes, marker="o", capsize=3)
@@ -158,8 +158,8 @@ def heat_map(sweep: Sweep, x: str, y: str) -> Figure:
         axes.add_patch(_cell(at, color, "white", 1))
         if columns <= TICKS and rows <= TICKS:
             ink = "white" if np.dot(color[:3], LUMINANCE) < 0.5 else "#222222"
-            said = "failed" if score is None else f"{score:.1f}"
-            axes.text(*at, said, ha="center", va="center", fontsize=8.5, color=ink)
+            label = "failed" if score is None else f"{score:.1f}"
+            axes.text(*at, label, ha="center", va="center", fontsize=8.5, color=ink)
     if sweep.best:
         axes.add_patch(_cell(place(sweep.best), CLEAR, MARK, 2.5))
     _finish(figure, axes, sweep, (across, up), shades, "the best over")

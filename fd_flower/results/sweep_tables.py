@@ -108,7 +108,7 @@ def notes(sweep: Sweep) -> list[str]:
     counting = sum(1 for trial in runs if not trial.reason)
     whose = " (each client at its own)" if sweep.select == "personal" else ""
     spread = ", mean ± sample standard deviation over seeds" if len(seeds) > 1 else ""
-    said = [
+    lines = [
         f"Validation: accuracy in % on {JUDGES[sweep.select]}, at the best round of each run{whose}{spread}; "
         "it alone chooses, of equal points the one that was tried first.",
         "Global: the balanced test set; personal: each client's own test part. Final: after the last round; selected: "
@@ -118,11 +118,11 @@ def notes(sweep: Sweep) -> list[str]:
         "is in the test columns.",
     ]
     if chance := _chance(sweep):
-        said.append(chance)
+        lines.append(chance)
     data = [key for key in sweep.axes if key.startswith("data.")]
     if data:
-        said.append(f"{words(data)}: points have other data, so their validation figures are not of the same samples.")
-    return [*said, *(shorten(f"{point.name}: {point.reason}", LENGTH) for point in sweep.failed)]
+        lines.append(f"{words(data)}: points have other data, so their validation figures are not of the same samples.")
+    return [*lines, *(shorten(f"{point.name}: {point.reason}", LENGTH) for point in sweep.failed)]
 
 
 def _chance(sweep: Sweep) -> str:
@@ -150,9 +150,9 @@ def markdown(sweep: Sweep, command: str, images: Iterable[str]) -> str:
     head, rows = _table(sweep)
     lines = [head, ["---", *(["---"] * len(sweep.axes)), *(["---:"] * (1 + len(COLUMNS)))], *rows]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-    said = "\n".join(f"* {note}" for note in notes(sweep))
+    remarks = "\n".join(f"* {note}" for note in notes(sweep))
     drawn = "\n".join(f"![{name}]({name})" for name in images)
-    return "\n\n".join([table, said, drawn, f"```\n{command}\n```\n"])
+    return "\n\n".join([table, remarks, drawn, f"```\n{command}\n```\n"])
 
 
 def recipe(sweep: Sweep, command: str, tree: Mapping[str, Any]) -> str:

@@ -176,9 +176,9 @@ class Driver:
         found = metrics or MetricRecord()
         headline = self.strategy.world.kind.headline
         figures = {"loss": found.get("loss"), headline: found.get(f"{self._own_point}/{headline}")}
-        told = "".join(f", {name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
+        shown = "".join(f", {name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
         asked, replied = self.record.turnout
-        log(INFO, "round %s of %s: %s of %s clients%s, %.1f s", number, self.last, replied, asked, told, seconds)
+        log(INFO, "round %s of %s: %s of %s clients%s, %.1f s", number, self.last, replied, asked, shown, seconds)
 
     # --- what is due
 

@@ -149,7 +149,7 @@ def surpasses(teacher: Tensor, own: Tensor, labels: Tensor | None = None) -> Ten
     return (teacher.gather(1, rows) > own.gather(1, rows)).squeeze(1)
 
 
-def teach(student: Module, said: Tensor, samples: Samples, lesson: Lesson, rng: torch.Generator) -> None:
+def teach(student: Module, predictions: Tensor, samples: Samples, lesson: Lesson, rng: torch.Generator) -> None:
     """Let a student learn what teachers say of a transfer set, in place.
 
     ``kd``: the mean of their softened probabilities teaches, with ``weighed``. ``dp-kd``: a frozen copy of the student
@@ -159,7 +159,7 @@ def teach(student: Module, said: Tensor, samples: Samples, lesson: Lesson, rng: 
     ----------
     student : Module
         Trained in place. Where nothing can be learned (weight 0 without labels, no surpassing) it stays, bit for bit.
-    said : Tensor
+    predictions : Tensor
         The teachers' log-probabilities on the transfer set [U, N, C].
     samples : Samples
         The transfer set, N samples.
@@ -177,7 +177,7 @@ def teach(student: Module, said: Tensor, samples: Samples, lesson: Lesson, rng: 
     def dp(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor) -> Tensor:
         return options.distill(model(x), teacher)
 
-    for voters in said.split(1) if lesson.sequential else (said,):
+    for voters in predictions.split(1) if lesson.sequential else (predictions,):
         target, loss = softened_mean(voters, heat), kd
         if lesson.technique == "dp-kd":
             own = predict(student, samples, precision=lesson.precision)
@@ -225,10 +225,10 @@ def _together(models: Sequence[Module], samples: Samples, lesson: Lesson, rng: t
         with half, torch.no_grad():
             newest = [model(x) for model in models]
         for place, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
-            others = [said for other, said in enumerate(newest) if other != place]
+            others = [predictions for other, predictions in enumerate(newest) if other != place]
             with half:
                 logits = model(x)
-                loss = torch.stack([lesson.options.distill(logits, said, y) for said in others]).mean()
+                loss = torch.stack([lesson.options.distill(logits, predictions, y) for predictions in others]).mean()
                 loss = loss if y is None else loss + F.cross_entropy(logits, y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -42,22 +42,22 @@ def compressed(update: Tensor, energy: float) -> Tensor:
     return torch.cat([values[:k, None], left[:, :k].T, right[:k]], 1).to(update.dtype)
 
 
-def restored(said: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the update of this shape that ``compressed`` made ``said`` of, as near as it is kept."""
-    if said.shape == torch.Size(shape):
-        return said
-    values, left, right = said.split([1, shape[0], said.shape[1] - 1 - shape[0]], 1)
+def restored(encoded: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the update of this shape that ``compressed`` made ``encoded`` of, as near as it is kept."""
+    if encoded.shape == torch.Size(shape):
+        return encoded
+    values, left, right = encoded.split([1, shape[0], encoded.shape[1] - 1 - shape[0]], 1)
     return ((values * left).T @ right).reshape(tuple(shape))
 
 
-def fits(said: Tensor, shape: Sequence[int]) -> bool:
-    """Return whether ``said`` is an update of this shape, or what ``compressed`` can make of one."""
-    if said.shape == torch.Size(shape):
+def fits(encoded: Tensor, shape: Sequence[int]) -> bool:
+    """Return whether ``encoded`` is an update of this shape, or what ``compressed`` can make of one."""
+    if encoded.shape == torch.Size(shape):
         return True
     numbers = torch.Size(shape).numel()
-    if len(shape) < 2 or said.dim() != 2 or not 0 < said.numel() < numbers:
+    if len(shape) < 2 or encoded.dim() != 2 or not 0 < encoded.numel() < numbers:
         return False
-    return said.shape[1] == 1 + shape[0] + numbers // shape[0]
+    return encoded.shape[1] == 1 + shape[0] + numbers // shape[0]
 
 
 def difference(new: Mapping[str, Tensor], old: Mapping[str, Tensor], energy: float) -> dict[str, Tensor]:

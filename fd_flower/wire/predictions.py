@@ -186,7 +186,7 @@ class PublicHeads(_Public):
             self._integers("round", self.round)
 
 
-def stack(said: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tuple[Tensor, Tensor]:
+def stack(payloads: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tuple[Tensor, Tensor]:
     """Align what several clients say with the samples ``index`` [N].
 
     Returns
@@ -194,10 +194,10 @@ def stack(said: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tuple[T
     tuple[Tensor, Tensor]
         Log-probabilities [U, N, C] (zeros where a client says nothing) and a mask [U, N]: True where it says something.
     """
-    values = [p.values for p in said]
-    logprobs = torch.zeros(len(said), len(index), values[0].shape[1])
-    mask = torch.zeros(len(said), len(index), dtype=torch.bool)
-    for voter, (payload, rows) in enumerate(zip(said, values, strict=True)):
+    values = [p.values for p in payloads]
+    logprobs = torch.zeros(len(payloads), len(index), values[0].shape[1])
+    mask = torch.zeros(len(payloads), len(index), dtype=torch.bool)
+    for voter, (payload, rows) in enumerate(zip(payloads, values, strict=True)):
         places = torch.searchsorted(index, payload.index)
         logprobs[voter, places] = rows
         mask[voter, places] = True

@@ -71,13 +71,13 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool)
 
 
 def read(
-    said: Iterable[tuple[Client, Message]], bounds: Bounds, kinds: Sequence[type[Payload]], *, plain: bool
+    sent: Iterable[tuple[Client, Message]], bounds: Bounds, kinds: Sequence[type[Payload]], *, plain: bool
 ) -> tuple[list[Reply], dict[str, str]]:
     """Check what clients answered.
 
     Parameters
     ----------
-    said : Iterable[tuple[Client, Message]]
+    sent : Iterable[tuple[Client, Message]]
         Who answered what; Flower's error messages too.
     bounds : Bounds
         What a payload can look like, but for the client's own classes and features.
@@ -92,7 +92,7 @@ def read(
         The replies that can be used, sorted by client, and by client why others cannot.
     """
     usable, failed = [], {}
-    for client, message in sorted(said, key=lambda pair: natural(pair[0].id)):
+    for client, message in sorted(sent, key=lambda pair: natural(pair[0].id)):
         try:
             if message.has_error():
                 raise InvalidInputError(message.error.reason or f"error {message.error.code}")
@@ -118,12 +118,12 @@ def mean_weights(replies: Sequence[Reply]) -> dict[str, Weights]:
 
 def mean_metrics(replies: Sequence[Reply]) -> MetricRecord:
     """Average the scalar metrics that all replies have, weighted by their examples."""
-    told = [(r.metrics or MetricRecord(), max(r.examples, 0)) for r in replies]
-    total = sum(weight for _, weight in told)
-    shared = set.intersection(*(set(m) for m, _ in told)) - {"num-examples"} if told else set()
+    found = [(r.metrics or MetricRecord(), max(r.examples, 0)) for r in replies]
+    total = sum(weight for _, weight in found)
+    shared = set.intersection(*(set(m) for m, _ in found)) - {"num-examples"} if found else set()
     mean = {}
     for key in sorted(shared):
-        values = [(v, w if total else 1) for m, w in told if isinstance(v := m[key], int | float)]
-        if len(values) == len(told):
+        values = [(v, w if total else 1) for m, w in found if isinstance(v := m[key], int | float)]
+        if len(values) == len(found):
             mean[key] = float(sum(v * w for v, w in values) / sum(w for _, w in values))
     return MetricRecord({"num-examples": total, **mean})

@@ -25,9 +25,9 @@ SEALED = NONCE + 2 * SIZE + TAG
 """Bytes of a sealed pair of shares."""
 
 
-def text(said: Any) -> Tensor:
+def text(content: Any) -> Tensor:
     """Return something as JSON in a uint8 tensor."""
-    return torch.from_numpy(np.frombuffer(json.dumps(said).encode(), dtype=np.uint8).copy())
+    return torch.from_numpy(np.frombuffer(json.dumps(content).encode(), dtype=np.uint8).copy())
 
 
 def read(tensor: Tensor) -> Any:
