@@ -46,6 +46,9 @@ BRIEF = (
 BRIEF_TOO = {
     "kdstudy": "client.convergence=2 client.public_steps=2",
     "feddf": "server.distill_steps=2",
+    "fedgen": "server.generator_steps=2",
+    "fedtgp": "server.epochs=2",
+    "mhd": "client.warmup=2",
     # Its recipe keeps the clients, and hides what they say.
     "fede4rag": "data.source=companies data.partition=iid data.per_client=30 model.name=hashed:8 "
     "retrieval.trainable=all run.keep=false privacy.sum=none",
