@@ -134,8 +134,8 @@ class Record:
         )
         for reply, (plain, evaluations) in zip(replies, figures, strict=True):
             line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
-            more = _diagnostics(notes, reply.client.id)
-            self._lines.append({**line, "metrics": plain, "evaluations": evaluations, **more})
+            diagnostics = _diagnostics(notes, reply.client.id)
+            self._lines.append({**line, "metrics": plain, "evaluations": evaluations, **diagnostics})
 
     def judge(
         self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
