@@ -43,7 +43,7 @@ def _from_here(methods: str | list[str]) -> str | list[str]:
 Method = Annotated[str, typer.Argument(metavar="METHOD", callback=_from_here)]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A option, or several in quotes; `describe METHOD` lists them."),
+    typer.Option("--set", metavar="KEY=VALUE", help="An option, or several in quotes; `describe METHOD` lists them."),
 ]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another recipe than the method's own.")]
 InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
@@ -94,7 +94,7 @@ def compare(
 ) -> None:
     """Compare methods on the same data, models and seeds: a table, CSV, plots and a page.
 
-    A option with a method's short name before it is for that method alone: --set fd.client.kd_weight=0.5
+    An option with a method's short name before it is for that method alone: --set fd.client.kd_weight=0.5
     """
     from fd_flower.cli import compare as comparing
     from fd_flower.cli.plan import carry_out

@@ -43,7 +43,7 @@ def show(
     recipe : str | None
         Another recipe than the method's.
     out : Path | None
-        A image's file, or a folder for it.
+        An image's file, or a folder for it.
     clusters : bool
         Count clusters of what ``data.encoder`` sees, too; with `data.partition=embedding` they always are.
     """

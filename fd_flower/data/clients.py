@@ -69,7 +69,7 @@ class Federation:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """A image's (channels, height, width)."""
+        """An image's (channels, height, width)."""
         return self.base.shape
 
     @property

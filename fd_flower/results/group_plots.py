@@ -1,4 +1,4 @@
-"""Images of several runs: accuracy over rounds and over what was exchanged, a line a group."""
+"""Plots of several runs: accuracy over rounds and over what was exchanged, a line a group."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev

@@ -1,4 +1,4 @@
-"""The images of a run and of a comparison."""
+"""Plots of a run and of a comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

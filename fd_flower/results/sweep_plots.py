@@ -1,4 +1,4 @@
-"""The images of a sweep: a line over one key, a map for each pair of several."""
+"""Plots of a sweep: a line over one key, a map for each pair of several."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Shades:
-    """The colors of accuracies (0 to 100), the same in all images of a sweep."""
+    """The colors of accuracies (0 to 100), the same in all plots of a sweep."""
 
     low: float
     high: float
