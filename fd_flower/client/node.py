@@ -11,6 +11,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
+from fd_flower.core.checksum import checksum
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory
@@ -89,12 +90,16 @@ class Node:
             raise InvalidInputError(f"the node's config has device='{named}': {error}") from None
         return replace(sent, run=run)
 
+    @property
+    def task(self) -> str:
+        """The user's own task, ``package.module:name``; "": what ``data.*`` describes."""
+        return self.settings.task or str(self.context.run_config.get("task", ""))
+
     @cached_property
     def world(self) -> World:
         """The run as this process sees it."""
-        task = self.settings.task or str(self.context.run_config.get("task", ""))
         labels = bool(self.header.get("public-labels", False))
-        return world(self.settings.text, task, self.folder, self.client or "", public_labels=labels)
+        return world(self.settings.text, self.task, self.folder, self.client or "", public_labels=labels)
 
     def architecture(self, client: str) -> str:
         """Return a client's architecture: its node's own, or the one that its number gives."""
@@ -110,11 +115,17 @@ class Node:
     def capabilities(self, client: str) -> ConfigRecord:
         """Answer the handshake for a client: what it has."""
         here, name = self.world, self.architecture(client)
+        own = here.data(client)
+        parts = (own.train, own.validation, own.test)
         return ConfigRecord(
             {
                 "model": name,
                 "public": here.public_checksum,
                 "labels": [] if here.hosted else list(here.task.classes),  # hosted clients have one partition's
+                "task": self.task,
+                "network": type(here.module(name)).__qualname__,
+                "sizes": [len(part) for part in parts],
+                "checksum": checksum(*parts) if here.hosted else "",  # a device's would let others try guesses at it
                 **here.kind.capabilities(here, client, name),
             }
         )

@@ -38,6 +38,14 @@ class Client:
         Checksum of its public samples.
     labels : tuple[str, ...]
         What a device calls its classes, in the order of their numbers; () where it does not say.
+    task : str
+        The user's own task that its node runs, ``package.module:name``; "": what ``data.*`` describes.
+    network : str
+        The class of its model; "" where it does not say.
+    sizes : tuple[int, ...]
+        Its samples for training, validation and test; () where it does not say.
+    checksum : str
+        Checksum of a hosted client's samples; "" of a device, which tells nobody.
     """
 
     id: str
@@ -49,6 +57,10 @@ class Client:
     examples: int = 0
     public: str = ""
     labels: tuple[str, ...] = ()
+    task: str = ""
+    network: str = ""
+    sizes: tuple[int, ...] = ()
+    checksum: str = ""
 
     @property
     def node_id(self) -> int:
@@ -74,10 +86,12 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
         model, public = str(answer["model"]), str(answer["public"])
         labels = tuple(map(str, answer.get("labels", ())))
+        words = {key: str(answer.get(key, "")) for key in ("task", "network", "checksum")}
+        sizes = tuple(int(n) for n in answer.get("sizes", ()))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
             f"its answer to the handshake cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
         ) from None
-    if min(counts + tuple(whole.values())) < 0:
+    if min(counts + sizes + tuple(whole.values())) < 0:
         raise InvalidInputError("its answer to the handshake counts less than nothing; expected numbers from 0 on")
-    return Client(name, 0, model, counts=counts, public=public, labels=labels, **whole)
+    return Client(name, 0, model, counts=counts, public=public, labels=labels, sizes=sizes, **whole, **words)

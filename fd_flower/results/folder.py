@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from fd_flower.config import Settings
+from fd_flower.config import DataConfig, Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import plain
 from fd_flower.core.storage import replace_file
@@ -33,16 +34,21 @@ class RunFolder:
         The merged settings as plain values.
     run_key : str
         The key of the clients' memory.
+    left_out : frozenset[str]
+        Options of ``data`` that say nothing of this run's data, which are a user's own: they are not written.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], run_key: str):
+    def __init__(self, path: Path, config: dict[str, Any], run_key: str, left_out: Collection[str] = ()):
         self.path = path
-        self.config = config
+        self.left_out = frozenset(left_out)
+        self.config = self._of_its_data(config)
         self.run_key = run_key
 
     @classmethod
-    def create(cls, path: str | Path, settings: Settings, run_key: str) -> "RunFolder":
-        """Begin a run in a folder of its own.
+    def create(
+        cls, path: str | Path, settings: Settings, run_key: str, left_out: Collection[str] = ()
+    ) -> "RunFolder":
+        """Begin a run in a folder of its own; ``left_out`` as the attribute.
 
         Raises
         ------
@@ -55,7 +61,7 @@ class RunFolder:
                 f"{path} already holds a run: go on with it by run.resume={path}, or name another run.out"
             )
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, settings.tree(), run_key)
+        folder = cls(path, settings.tree(), run_key, left_out)
         folder._write_config()
         return folder
 
@@ -82,7 +88,8 @@ class RunFolder:
                 f"{path / CONFIG} is no run's: expected 'method', 'run_key' and the sections of the options"
             )
         run_key = config.pop("run_key")
-        return cls(path, config, run_key)
+        written = config.get("data") or {}
+        return cls(path, config, run_key, {f.name for f in fields(DataConfig)} - written.keys())
 
     @cached_property
     def settings(self) -> Settings:
@@ -91,9 +98,13 @@ class RunFolder:
 
     def update(self, settings: Settings) -> None:
         """Write the settings anew: a resumed run may have more rounds, or another device."""
-        self.config = settings.tree()
+        self.config = self._of_its_data(settings.tree())
         self.settings = settings
         self._write_config()
+
+    def _of_its_data(self, config: dict[str, Any]) -> dict[str, Any]:
+        data = {key: value for key, value in (config.get("data") or {}).items() if key not in self.left_out}
+        return {**config, "data": data}
 
     def _write_config(self) -> None:
         replace_file(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create({"run_key": self.run_key, **self.config})))

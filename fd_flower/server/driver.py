@@ -102,8 +102,8 @@ class Driver:
                 self.record.forget()
         log(INFO, "%s rounds in %.1f s", self.last - done, time.monotonic() - begun)
         self.record.finish(
-            clients=len(strategy.clients),
-            engine=self.host.engine,
+            clients=strategy.clients,
+            host=self.host,
             evaluated=self.point,
             rounds=self.last,
             world=strategy.world,
@@ -114,7 +114,7 @@ class Driver:
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:
         """Take the checkpoint, or what the method knows before round one; return the rounds that are done."""
         strategy, done = self.strategy, 0
-        checkpoint = self.record.open()
+        checkpoint = self.record.open(strategy.clients, plain=self.host.plain)
         if checkpoint is not None:
             strategy.knowledge, done = checkpoint.knowledge, checkpoint.round
         else:

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from flwr.app import MetricRecord
 
 from fd_flower.config import Settings
 from fd_flower.config.registry import short_name
+from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.tasks.facts import data_facts, model_facts, not_for_tasks
 from fd_flower.tasks.world import World
 from fd_flower.wire import Weights
 from fd_flower.wire.replies import Reply
@@ -58,10 +61,11 @@ class Record:
             Path(where) / "clients" if where else Path(tempfile.gettempdir()) / f"fd-flower-{self.run_key}"
         )
 
-    def open(self) -> Checkpoint | None:
+    def open(self, clients: Sequence[Client], *, plain: bool = False) -> Checkpoint | None:
         """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
 
-        Called once the run has been found possible, so that a refused one leaves no folder behind.
+        Called once the run has been found possible, so that a refused one leaves no folder behind. What ``data.*`` says
+        of data that these clients do not have is not written; ``plain``: their apps know nothing of FD-Flower.
 
         Raises
         ------
@@ -69,8 +73,11 @@ class Record:
             Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone.
         """
         if self.folder is None:
-            out = self.settings.run.out
-            self.folder = RunFolder.create(out, self.settings, self.run_key) if out else None
+            if out := self.settings.run.out:
+                tasks = {client.task for client in clients}
+                task = tasks.pop() if len(tasks) == 1 else self.settings.task
+                left_out = not_for_tasks() if task or plain else ()
+                self.folder = RunFolder.create(out, replace(self.settings, task=task), self.run_key, left_out)
             return None
         found = Checkpoint.read(self.folder.path, self.settings.method)
         done = found.round if found else 0
@@ -170,8 +177,8 @@ class Record:
         if not self.settings.run.keep:
             shutil.rmtree(self.state, ignore_errors=True)
 
-    def finish(self, *, clients: int, engine: str, evaluated: str, rounds: int, world: World) -> None:
-        """Write the summary of a run with so many clients, on a kind of Flower's Grid, and the method's point."""
+    def finish(self, *, clients: Sequence[Client], host: HostGrid, evaluated: str, rounds: int, world: World) -> None:
+        """Write the summary of a run with these clients, whose method has this evaluation point."""
         if self.folder is None:
             return
         from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
@@ -182,10 +189,10 @@ class Record:
             "seed": settings.run.seed,
             "rounds": rounds,
             "planned": settings.server.rounds,
-            "clients": clients,
-            "engine": ENGINES.get(engine, "local"),
-            "model": settings.model.name,
-            "data": _described(settings, world),
+            "clients": len(clients),
+            "engine": ENGINES.get(host.engine, "local"),
+            "model": model_facts(world, clients, plain=host.plain),
+            "data": data_facts(world, clients, plain=host.plain),
             "versions": versions(),
             "task": world.kind.name,
             "references": world.kind.references(world),
@@ -193,13 +200,6 @@ class Record:
         }
         self.folder.finish(facts)
         report.draw(self.folder)
-
-
-def _described(settings: Settings, world: World) -> dict[str, Any]:
-    """Return which data a run is about, and which copy of it: the start of a SHA-256."""
-    options = {key: value for key, value in world.kind.options(settings).items() if value is not None}
-    copy = world.kind.copy(world)
-    return {**options, "copy": copy} if copy else options
 
 
 def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:

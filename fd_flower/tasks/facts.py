@@ -1,0 +1,101 @@
+"""What the data and models of a run are, in the words of its summary: never what they are not."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+from fd_flower.config import DataConfig
+from fd_flower.core.checksum import checksum, joined
+from fd_flower.core.client import Client
+from fd_flower.data import partition
+from fd_flower.tasks.world import World
+
+FROM_A_SOURCE = ("source", "split", "size", "image", "label", "column", "partition", "limit", "per_client")
+PUBLIC_FROM_A_SOURCE = ("public", "public_size", "test")
+OF_PUBLIC_SAMPLES = ("public_batch", "encoder")
+DEALT_OUT = ("source", "column", "partition", "limit")
+PARTS = ("train", "validation", "test")
+LETTERS = 12
+"""Of a checksum, in summaries."""
+
+
+def data_checksum(world: World, clients: Sequence[Client]) -> str:
+    """Return one SHA-256 of all samples that this process or a hosted client sees, in hexadecimal.
+
+    That is the test set, the public samples and, of every hosted client, its three parts; of devices nothing is asked.
+    It is the same for a run and for its resumption unless the data have changed.
+
+    Parameters
+    ----------
+    world : World
+        The server's.
+    clients : Sequence[Client]
+        As they answered the handshake.
+    """
+    theirs = {f"client {client.id}": client.checksum for client in clients if client.checksum}
+    here = {"server": checksum(world.test, world.public), "kind": world.kind.copy(world)}
+    return joined({**theirs, **here})
+
+
+def not_for_tasks() -> set[str]:
+    """Return the options of ``data`` that say nothing where samples are those of a user's own task."""
+    return {*FROM_A_SOURCE, *PUBLIC_FROM_A_SOURCE, *_of_rules()}
+
+
+def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) -> dict[str, Any]:
+    """Return which data a run is about, and which copy of it.
+
+    Of data that ``data.*`` describes: these options and the start of the test set's SHA-256 (``copy``). Of a user's own
+    task: its name, how many samples there are, and the start of ``data_checksum``. Of devices with folders of their
+    own: that they are, and the options that they go by.
+
+    Parameters
+    ----------
+    world : World
+        The server's.
+    clients : Sequence[Client]
+        As they answered the handshake.
+    plain : bool
+        Whether the nodes run ClientApps that know nothing of FD-Flower.
+    """
+    names = sorted({client.task for client in clients if client.task})
+    if plain or names:
+        name = "the nodes' own ClientApp" if plain else ", ".join(names)
+        options = {key: value for key, value in asdict(world.settings.data).items() if key not in not_for_tasks()}
+        if world.public is None:
+            options = {key: value for key, value in options.items() if key not in OF_PUBLIC_SAMPLES}
+        if plain:
+            options.pop("clients")
+        found = {"task": name, **_sizes(world, clients), **options, "checksum": data_checksum(world, clients)[:LETTERS]}
+        return {key: value for key, value in found.items() if value is not None}
+    options = world.kind.options(world.settings)
+    if not world.hosted:
+        dropped = {*DEALT_OUT, *_of_rules(), "clients"}
+        kept = {key: value for key, value in options.items() if key not in dropped}
+        options = {"source": "each device's own folder", **_sizes(world, clients), **kept}
+    copy = world.kind.copy(world)
+    found = {**options, "copy": copy or None}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def model_facts(world: World, clients: Sequence[Client], *, plain: bool = False) -> Any:
+    """Return which models a run is about: ``model.name``, or of a user's own task the classes of its models."""
+    if plain:
+        return "the nodes' own"
+    if not any(client.task for client in clients):
+        return world.settings.model.name
+    networks = dict.fromkeys((client.model, client.network) for client in clients)
+    return [f"{network} ('{name}')" if len(networks) > 1 else network for name, network in networks]
+
+
+def _of_rules() -> set[str]:
+    """Return the options of all partition rules, but for the number of clients."""
+    return {f.name for rule in partition.rules().values() for f in fields(rule)} - {"clients"}
+
+
+def _sizes(world: World, clients: Sequence[Client]) -> dict[str, int | None]:
+    """Return how many samples there are: the clients' own, of the test set, and public ones; None: none or not said."""
+    said = [client.sizes for client in clients if client.sizes]
+    own = {part: sum(sizes[i] for sizes in said) if said else None for i, part in enumerate(PARTS)}
+    test, public = (None if samples is None else len(samples) for samples in (world.test, world.public))
+    return {**own, "test_set": test, "public_samples": public}
