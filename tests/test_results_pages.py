@@ -206,5 +206,6 @@ def test_the_command_has_what_differs_from_the_recipe(monkeypatch):
     assert reproduce.command(changed.tree()) == line
     assert reproduce.command(changed.tree(), "simulation") == f"{line} --engine flower"
     own = Settings("fd", data=DataConfig(source="a b"), task="mine:task")
+    assert reproduce.command(own.tree()) == "fd-flower run fd --task mine:task --set 'data.source=\"a b\"'"
     said = """flwr run . --run-config "method='fd' set='data.source=\\"a b\\"' task='mine:task'\""""
-    assert reproduce.command(own.tree()) == said
+    assert reproduce.command(own.tree(), "deployment") == said

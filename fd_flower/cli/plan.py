@@ -122,7 +122,8 @@ def _one_by_one(orders: Mapping[str, Order], board: Board, output: Output) -> It
 def _need_the_same(folder: RunFolder, order: Order) -> None:
     """Refuse a folder whose run computes something else than what is asked for."""
     there, here = (flatten(tree) for tree in (folder.config, order.settings.tree()))
-    for key in sorted(there.keys() | here.keys()):
+    about_other_data = {f"data.{key}" for key in folder.left_out} if order.task else set()
+    for key in sorted((there.keys() | here.keys()) - about_other_data):
         if key not in PLACE and there.get(key) != here.get(key):
             raise InvalidInputError(
                 f"{folder.path} holds a run with {key}={there.get(key)}, not {here.get(key)}: name another --out"

@@ -45,9 +45,7 @@ class RunFolder:
         self.run_key = run_key
 
     @classmethod
-    def create(
-        cls, path: str | Path, settings: Settings, run_key: str, left_out: Collection[str] = ()
-    ) -> "RunFolder":
+    def create(cls, path: str | Path, settings: Settings, run_key: str, left_out: Collection[str] = ()) -> "RunFolder":
         """Begin a run in a folder of its own; ``left_out`` as the attribute.
 
         Raises

@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from fd_flower import config
 from fd_flower.core.errors import InvalidInputError
 
@@ -31,18 +33,29 @@ def changes(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def command(tree: Mapping[str, Any], engine: str = "local") -> str:
-    """Return the command line that repeats a run of these settings in ``local``, ``simulation`` or ``deployment``."""
-    words = " ".join(_word(key, value) for key, value in changes(tree).items())
-    if tree["task"] or engine == "deployment":
+    """Return the command line that repeats a run of these settings in ``local``, ``simulation`` or ``deployment``.
+
+    It is given in the directory that a user's own task is imported from. What nodes with an app of their own hold has
+    no name: that is repeated by the user's ServerApp, and this is said in place of a command.
+    """
+    unnamed = not tree["task"] and "source" not in tree["data"]
+    changed = {key: value for key, value in changes(tree).items() if not (unnamed and key.startswith("model."))}
+    words = " ".join(_word(key, value) for key, value in changed.items())
+    if unnamed:
+        return f"# The data are the nodes' own: run your ServerApp again, {tree['method']} with {words or 'its recipe'}"
+    if engine == "deployment":
         keys = {"method": tree["method"], "set": words, "task": tree["task"]}
         pairs = " ".join(f"{key}='{value}'" for key, value in keys.items() if value)
         return f"flwr run . --run-config {_in_double_quotes(pairs)}"
-    parts = ["fd-flower", "run", tree["method"], *(["--set", shlex.quote(words)] if words else [])]
+    task = ["--task", tree["task"]] if tree["task"] else []
+    parts = ["fd-flower", "run", tree["method"], *task, *(["--set", shlex.quote(words)] if words else [])]
     return " ".join(parts if engine == "local" else [*parts, "--engine", "flower"])
 
 
 def _word(key: str, value: Any) -> str:
     """Return ``key=value`` as `config.settings` reads it; double quotes keep blanks together."""
+    if isinstance(value, str) and yaml.safe_load(value) != value:  # "", "1e3", "null"
+        return f"{key}={shlex.quote(json.dumps(value))}"
     text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
     return f'{key}="{text}"' if isinstance(value, str) and shlex.quote(text) != text else f"{key}={text}"
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
-from fd_flower.config import DataConfig
 from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.client import Client
 from fd_flower.data import partition
