@@ -15,7 +15,7 @@ from fd_flower.config import ServerConfig, one_of, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import entropy_reduction, named, weights
 from fd_flower.ensemble.robust import few_voters
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -50,6 +50,7 @@ class Config(ServerConfig):
 class DSFL(Strategy[Config]):
     """The mean of the clients' predictions on the round's public samples, made surer of itself."""
 
+    status = Status("paper")
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
 

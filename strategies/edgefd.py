@@ -8,7 +8,7 @@ from typing import Any, final
 from fd_flower.config import ServerConfig
 from fd_flower.core.flower import log
 from fd_flower.ensemble import named
-from fd_flower.server import Requirements, Voting
+from fd_flower.server import Requirements, Status, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -32,6 +32,7 @@ class Config(ServerConfig):
 class EdgeFD(Voting[Config]):
     """The mean of the voters' logits on the round's public samples; nothing is filtered after it."""
 
+    status = Status("reconstruction")
     requires, evaluated, reply_kinds = Requirements(public=True, single_replies=True), "received", (PublicLogits,)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:

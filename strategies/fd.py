@@ -5,7 +5,7 @@ from typing import final
 
 import torch
 
-from fd_flower.server import Strategy
+from fd_flower.server import Status, Strategy
 from fd_flower.wire import ClassLogits, Knowledge, Payload
 from fd_flower.wire.replies import Reply
 
@@ -14,6 +14,7 @@ from fd_flower.wire.replies import Reply
 class FD(Strategy):
     """The server adds up the clients' tables and says whose are in them; each client takes its own out again."""
 
+    status = Status("paper")
     summable = (ClassLogits,)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import final
 
 from fd_flower.core.client import Client
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 
@@ -13,6 +13,7 @@ from fd_flower.wire.replies import Reply, mean_weights
 class FedAvg(Strategy):
     """The mean of the clients' weights, by their examples (algorithm 1 of the paper)."""
 
+    status = Status("paper")
     requires = Requirements(same_model=True, tasks=("classification", "retrieval"))
     evaluated, summable = "aggregated", (Weights,)
 

@@ -19,7 +19,7 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.core.samples import Samples
 from fd_flower.models.blocks import beyond, ends
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.training import Plan, predict, supervised, train
 from fd_flower.wire import Knowledge, Payload, Private, SampleKnowledge, Weights
 from fd_flower.wire.replies import Reply
@@ -69,6 +69,7 @@ class Config(ServerConfig):
 class FedD2S(Strategy[Config]):
     """A head for each cut learns from everybody's features, and tells each client what it predicts on its own."""
 
+    status = Status("reconstruction")
     requires, reply_kinds = Requirements(same_model=True, single_replies=True), (SampleKnowledge,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

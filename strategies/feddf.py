@@ -14,7 +14,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.ensemble import mean_of_logits
 from fd_flower.objectives import KL
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.training import Plan, predict, train
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
@@ -40,6 +40,7 @@ class Config(ServerConfig):
 class FedDF(Strategy[Config]):
     """One student an architecture: the mean of its clients, then distilled from all clients' mean logits."""
 
+    status = Status("paper")
     requires, evaluated, reply_kinds = Requirements(public=True, single_replies=True), "aggregated", (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

@@ -13,7 +13,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.generate.features import NOISES, FeatureGenerator, diversity, noise
 from fd_flower.generate.heads import ENSEMBLES, accuracy, logits_of
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.server.requirements import check_plain
 from fd_flower.tasks.world import device
 from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Payload, Private, Weights
@@ -57,6 +57,7 @@ class Config(ServerConfig):
 class FedGen(Strategy[Config]):
     """The mean of the clients' weights, and a generator that has learned from the heads that they sent."""
 
+    status = Status("official code", reconstructed="the noise of the generator")
     requires, evaluated = Requirements(features=True, single_replies=True), "aggregated"
     reply_kinds = (Weights, LabelCounts)
 

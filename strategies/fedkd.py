@@ -9,7 +9,7 @@ import torch
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Holders, Knowledge, Payload, Private, Update, Weights
 from fd_flower.wire.lowrank import applied, difference
 from fd_flower.wire.replies import Reply
@@ -35,6 +35,7 @@ class Config(ServerConfig):
 class FedKD(Strategy[Config]):
     """The mean of the mentees' updates, compressed anew; who missed the last one is sent the whole mentee."""
 
+    status = Status("official code")
     requires, reply_kinds = Requirements(headed=True, single_replies=True), (Update,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

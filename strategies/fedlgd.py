@@ -12,7 +12,7 @@ from fd_flower.core.client import Client
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.generate import gradient
 from fd_flower.generate.distribution import noise
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, PixelStatistics, SyntheticSet, Weights
 from fd_flower.wire.replies import Reply
 
@@ -47,6 +47,7 @@ class Config(ServerConfig):
 class FedLGD(Strategy[Config]):
     """The mean of the clients' models, and images that move a model as the clients together moved it."""
 
+    status = Status("official code")
     requires, evaluated, reply_kinds = Requirements(same_model=True, headed=True), "aggregated", (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

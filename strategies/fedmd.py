@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import final
 
 from fd_flower.ensemble import mean_of_logits
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -13,6 +13,7 @@ from fd_flower.wire.replies import Reply
 class FedMD(Strategy):
     """The mean of the clients' logits on the round's public samples."""
 
+    status = Status("official code")
     requires, evaluated, summable = Requirements(public=True), "received", (PublicLogits,)
     predicts, distills_public = True, True
 

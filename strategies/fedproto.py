@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from fd_flower.config import ServerConfig, Settings, one_of
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, Prototypes
 from fd_flower.wire.replies import Reply
 
@@ -24,6 +24,7 @@ class Config(ServerConfig):
 class FedProto(Strategy[Config]):
     """The mean of the clients' prototypes, class by class."""
 
+    status = Status("official code")
     requires, summable = Requirements(features=True), (Prototypes,)
 
     @classmethod

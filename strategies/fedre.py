@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.samples import Samples
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.training import Plan, train
 from fd_flower.wire import Head, Knowledge, Payload, Representation
 from fd_flower.wire.replies import Reply
@@ -34,6 +34,7 @@ class Config(ServerConfig):
 class FedRE(Strategy[Config]):
     """A head that learns from clients' entangled representations and overwrites theirs."""
 
+    status = Status("official code", reconstructed="what client.entangle has beside rap")
     requires = Requirements(features=True, single_replies=True)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

@@ -12,7 +12,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.margin import margin_loss, widest_gap
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.training import Plan, train
 from fd_flower.wire import Knowledge, Payload, Private, Prototypes, Weights
 from fd_flower.wire.replies import Reply
@@ -53,6 +53,7 @@ class Trainable(nn.Module):
 class FedTGP(Strategy[Config]):
     """Trainable prototypes, each drawn to what clients upload for its class and pushed from all others."""
 
+    status = Status("official code")
     requires, reply_kinds = Requirements(features=True, single_replies=True), (Prototypes,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Private]:

@@ -6,7 +6,7 @@ from typing import final
 
 from fd_flower.config import ServerConfig
 from fd_flower.core.client import Client
-from fd_flower.server import Strategy
+from fd_flower.server import Status, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 
@@ -23,6 +23,7 @@ class Config(ServerConfig):
 class FML(Strategy[Config]):
     """The mean of the clients' memes, by their examples; personal models stay where they are."""
 
+    status = Status("reconstruction")
     summable = (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

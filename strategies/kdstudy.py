@@ -14,7 +14,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.objectives.metrics import accuracy_by_class, measure
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.server.diagnostics import Figure
 from fd_flower.training import predict
 from fd_flower.training.consolidation import Lesson, has_statistics, mutual, recalibrate, teach
@@ -72,6 +72,7 @@ class Config(ServerConfig):
 class KDStudy(Strategy[Config]):
     """Round one: clients' models become one student (a round more for ``tuned-kd``, one a link for a chain); FedAvg."""
 
+    status = Status("reconstruction")
     requires, evaluated = Requirements(public=True, same_model=True, single_replies=True), "aggregated"
 
     @classmethod

@@ -17,7 +17,7 @@ from fd_flower.ensemble.similarity import (
     neighbor_weights,
     sample_divergence,
 )
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -43,6 +43,7 @@ class Config(ServerConfig):
 class KnFu(Strategy[Config]):
     """An own fusion of all predictions for each client, by whose predictions are like its own."""
 
+    status = Status("reconstruction")
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
 

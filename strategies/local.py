@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import final
 
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload
 from fd_flower.wire.replies import Reply
 
@@ -12,6 +12,7 @@ from fd_flower.wire.replies import Reply
 class Local(Strategy):
     """Clients train alone; the server only measures."""
 
+    status = Status("baseline")
     requires = Requirements(tasks=("classification", "retrieval"))
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:

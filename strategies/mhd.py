@@ -14,7 +14,7 @@ from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.flower import log
 from fd_flower.core.rng import torch_rng
-from fd_flower.server import Requirements, Strategy
+from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.server.graph import check_graph, neighbors
 from fd_flower.wire import Knowledge, Payload, Private, PublicHeads, PublicLogits, stack
 from fd_flower.wire.replies import Reply
@@ -41,6 +41,7 @@ class Config(ServerConfig):
 class MHD(Strategy[Config]):
     """A relay: it keeps what each client said last, and passes on what a few neighbors said."""
 
+    status = Status("reconstruction")
     requires, predicts, reply_kinds = Requirements(public=True, headed=True, single_replies=True), True, (PublicHeads,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

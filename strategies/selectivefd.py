@@ -8,7 +8,7 @@ from typing import Any, final
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.flower import log
 from fd_flower.ensemble import ambiguity, named
-from fd_flower.server import Requirements, Voting
+from fd_flower.server import Requirements, Status, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLabels, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -34,6 +34,7 @@ class Config(ServerConfig):
 class SelectiveFD(Voting[Config]):
     """The voters' mean prediction of the round's public samples, without the ambiguous ones."""
 
+    status = Status("official code", reconstructed="the server's filter")
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
 
     def expected_kinds(self, round: int) -> tuple[type[PublicLogits | PublicLabels]]:

@@ -257,11 +257,17 @@ def test_the_readme_has_the_current_table_of_methods():
 
 def methods_table() -> str:
     """Return the table of methods in Markdown: their docstrings' first lines, and what the classes declare."""
-    rows = ["| method | what it does | needs | exchanges | evaluated |", "| --- | --- | --- | --- | --- |"]
+    rows = ["| method | status | what it does | needs | exchanges | evaluated |", f"|{' --- |' * 6}"]
     for stem in methods.names():
         strategy = methods.strategy(stem)
         evaluated = describe.EVALUATED[strategy.evaluated]
-        cells = describe.idea(stem), describe.needed(strategy.requires), describe.exchanged(stem), evaluated
+        cells = (
+            str(strategy.status),
+            describe.idea(stem),
+            describe.needed(strategy.requires),
+            describe.exchanged(stem),
+            evaluated,
+        )
         rows.append(f"| [`{stem}`](docs/methods/{stem}.md) | {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -22,6 +22,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.page import words
 from fd_flower.results.reproduce import flatten
 from fd_flower.server import Requirements
+from fd_flower.server.status import STATUSES
 from fd_flower.wire import Payload
 
 NEEDS = {
@@ -55,17 +56,18 @@ class Option:
 
 def methods_table() -> Table:
     """Return all methods, the built-in ones first: what each does, needs and exchanges."""
-    table = _table("method", "what it does", "needs", "exchanges")
+    table = _table("method", "status", "what it does", "needs", "exchanges")
     for name in (*methods.names(), *methods.installed()):
         try:
-            table.add_row(name, Text(idea(name)), needed(methods.strategy(name).requires), exchanged(name))
+            cls = methods.strategy(name)
+            table.add_row(name, Text(str(cls.status)), Text(idea(name)), needed(cls.requires), exchanged(name))
         except InvalidInputError as error:  # somebody else's package is broken: the others are there all the same
-            table.add_row(name, Text(str(error)))
+            table.add_row(name, "unstated", Text(str(error)))
     return table
 
 
 def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
-    """Yield what there is to know of a method: its idea, a few facts, then the options, section by section.
+    """Yield what there is to know of a method: its idea, its status, a few facts, then the options, section by section.
 
     Raises
     ------
@@ -76,6 +78,7 @@ def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
     strategy, chosen = methods.strategy(stem), settings(stem, changes)
     yield Text(idea(stem))
     facts = Table.grid(padding=(0, 2))
+    facts.add_row("status", Text(f"{strategy.status} ({STATUSES[strategy.status.follows]})"))
     facts.add_row("needs", needed(strategy.requirements(chosen)))
     facts.add_row("learns", ", ".join(strategy.requirements(chosen).tasks))
     facts.add_row("exchanges", exchanged(stem))

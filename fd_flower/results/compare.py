@@ -14,7 +14,15 @@ from fd_flower.results.folder import RunFolder
 from fd_flower.results.group_plots import PER_MEGABYTE, PER_POINT, PER_ROUND, images
 from fd_flower.results.groups import Group, grouped
 from fd_flower.results.kinds.base import over_seeds
-from fd_flower.results.page import Markup, element, image, words
+from fd_flower.results.page import NOTHING, Markup, element, image, words
+
+TEXTS = ("method", "status")
+"""Columns that are words."""
+
+STATUS = (
+    "Status: what a method's code follows. A reconstruction follows neither the authors' code nor their paper: its "
+    "figures say nothing of the published method."
+)
 
 
 def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Table | Text]:
@@ -24,7 +32,7 @@ def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Tab
     for below, (head, rows) in zip((notes(groups), [evaluation_points.MEANING]), _tables(groups, reach), strict=False):
         shown.append(table := Table())
         for column in head:
-            table.add_column(column, justify="left" if column == "method" else "right")
+            table.add_column(column, justify="left" if column in TEXTS else "right")
         for row in rows:
             table.add_row(*row)
         shown.append(Text("\n".join(below), style="dim"))
@@ -35,7 +43,11 @@ def _tables(groups: Sequence[Group], reach: float | None) -> list[tuple[Sequence
     """Return head and rows of the comparison, and of its evaluated where there is more than one to tell."""
     first = groups[0].kind.table({group.name: group.summaries for group in groups})
     more = evaluation_points.table({group.name: group.series for group in groups}, reach)
-    return [first, more] if more else [first]
+    status = {group.name: group.status for group in groups}
+    return [
+        ([head[0], "status", *head[1:]], [[row[0], status.get(row[0], NOTHING), *row[1:]] for row in rows])
+        for head, rows in ([first, more] if more else [first])
+    ]
 
 
 def markdown(
@@ -45,7 +57,7 @@ def markdown(
     groups = grouped(folders)
     parts = []
     for head, rows in _tables(groups, reach):
-        lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+        lines = [head, ["---" if column in TEXTS else "---:" for column in head], *rows]
         parts.append(
             "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
         )
@@ -60,10 +72,10 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
     columns = groups[0].kind.columns
-    writer.writerow(["method", "seeds", *(name for column in columns for name in (column, f"{column}_std"))])
+    writer.writerow(["method", "status", "seeds", *(name for column in columns for name in (column, f"{column}_std"))])
     for group in groups:
         figures = [value for path in columns.values() for value in over_seeds(group.summaries, path)]
-        writer.writerow([group.name, " ".join(map(str, group.seeds)), *figures])
+        writer.writerow([group.name, group.status, " ".join(map(str, group.seeds)), *figures])
     return file.getvalue()
 
 
@@ -76,6 +88,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
     several = any(len(group.folders) > 1 for group in groups)
     return [
         *first.kind.notes(several),
+        STATUS,
         "Final: after the last round. Selected: at the best validation round.",
         "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
         + (", mean over seeds." if several else "."),
@@ -120,7 +133,10 @@ def _sections(
     reach: float | None = None,
 ) -> list[Markup]:
     figure = groups[0].kind.heading
-    first, *more = (page.table(head, rows) for head, rows in _tables(groups, reach))
+    first, *more = (
+        page.table(head, rows, texts=[i for i, column in enumerate(head) if column in TEXTS])
+        for head, rows in _tables(groups, reach)
+    )
     point = [image(drawn[PER_POINT], "accuracy at every evaluation point")] if PER_POINT in drawn else []
     return [
         first,

@@ -16,7 +16,7 @@ def images(groups: Sequence[Group]) -> dict[str, bytes]:
     kind = groups[0].kind
     rounds = {title: _bands(groups, scope, per_megabyte=False) for scope, title in kind.scopes.items()}
     traffic = {title: _bands(groups, scope, per_megabyte=True) for scope, title in kind.scopes.items()}
-    label, names = "MB exchanged, up and down, all clients", [group.name for group in groups]
+    label, names = "MB exchanged, up and down, all clients", [group.label for group in groups]
     drawn = {
         PER_ROUND: plots.png(plots.comparison(rounds, "round", names, kind.axis, kind.scale)),
         PER_MEGABYTE: plots.png(plots.comparison(traffic, label, names, kind.axis, kind.scale, log=True)),
@@ -34,12 +34,12 @@ def _bands(groups: Sequence[Group], scope: str, *, per_megabyte: bool) -> list[p
     for group in groups:
         courses = [course[scope] for course in group.courses]
         places = [course.spent if per_megabyte else None for course in courses]
-        bands += _band(group.name, [course.accuracy for course in courses], places)
+        bands += _band(group.label, [course.accuracy for course in courses], places)
     return bands
 
 
 def _moment_bands(groups: Sequence[Group], name: str) -> list[plots.Band]:
-    return [b for g in groups for b in _band(g.name, [run.get(name, {}) for run in g.series], [None] * len(g.series))]
+    return [b for g in groups for b in _band(g.label, [run.get(name, {}) for run in g.series], [None] * len(g.series))]
 
 
 def _band(name: str, tracks: Sequence[Track], places: Sequence[dict[When, float] | None]) -> list[plots.Band]:

@@ -57,6 +57,16 @@ class Group:
         return kinds.of(self.summaries[0]["task"])
 
     @property
+    def status(self) -> str:
+        """What the method's code follows."""
+        return self.summaries[0]["status"]
+
+    @property
+    def label(self) -> str:
+        """Its name in plots, marked where the method is a reconstruction."""
+        return f"{self.name} (reconstruction)" if self.status.startswith("reconstruction") else self.name
+
+    @property
     def seeds(self) -> list[int]:
         """Their seeds."""
         return [summary["seed"] for summary in self.summaries]

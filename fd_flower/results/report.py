@@ -55,7 +55,8 @@ def write(folders: Sequence[RunFolder], out: str | Path) -> Path:
 
 
 def _name(folder: RunFolder) -> str:
-    return f"{folder.summary['method']}, seed {folder.summary['seed']}"
+    summary = folder.summary
+    return f"{summary['method']} ({summary['status']}), seed {summary['seed']}"
 
 
 def _curves(folder: RunFolder) -> bytes:
@@ -74,6 +75,7 @@ def _run(folder: RunFolder) -> list[Markup]:
     drawn = folder.path / CURVES
     curves = drawn.read_bytes() if drawn.is_file() else _curves(folder)
     parts = (
+        f"status: {summary['status']}",
         f"{summary['clients']} clients · rounds: {summary['rounds']} · seed {summary['seed']}",
         *([f"stopped {summary['stopped']}"] if "stopped" in summary else []),
         f"model {words(summary['model'])}",

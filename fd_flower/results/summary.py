@@ -19,12 +19,13 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
     lines : Sequence[Mapping[str, Any]]
         The lines of ``rounds.jsonl``.
     facts : Mapping[str, Any]
-        ``method``, ``seed``, ``rounds``, ``clients``, ``engine``, ``model``, ``data``, ``versions``, and
-        ``evaluated``: the evaluation points of ``global`` and ``personal``; of a task that is not classification also
-        ``task``, its kind, and ``references``: figures, by name, of what needs no training.
+        ``method`` and its ``status``, ``seed``, ``rounds``, ``clients``, ``engine``, ``model``, ``data``,
+        ``versions``, and ``evaluated``: the evaluation points of ``global`` and ``personal``; of a task that is not
+        classification also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
     task = facts.get("task", "classification")
-    head = {key: facts[key] for key in ("method", "seed", "rounds", "clients", "engine", "model", "data")}
+    head = {"method": facts["method"], "status": facts.get("status", "unstated")}
+    head |= {key: facts[key] for key in ("seed", "rounds", "clients", "engine", "model", "data")}
     if facts.get("planned", facts["rounds"]) != facts["rounds"]:
         head["stopped"] = f"after round {facts['rounds']} of {facts['planned']}"
     return {

@@ -3,8 +3,9 @@
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
+from fd_flower.server.status import Status
 from fd_flower.server.strategy import Strategy
 from fd_flower.server.voting import Voting
 from fd_flower.wire.replies import Reply, mean_weights
 
-__all__ = ["HostGrid", "Reply", "Requirements", "Run", "Strategy", "Voting", "mean_weights"]
+__all__ = ["HostGrid", "Reply", "Requirements", "Run", "Status", "Strategy", "Voting", "mean_weights"]

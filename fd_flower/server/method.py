@@ -15,6 +15,7 @@ from fd_flower.core.rng import numpy_rng, torch_rng
 from fd_flower.server.diagnostics import Diagnostics, Figure
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
+from fd_flower.server.status import UNSTATED, Status
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World, described, for_devices, load_task
 from fd_flower.wire import Knowledge, Payload, Private, Weights
@@ -51,6 +52,9 @@ class Method(ABC, Generic[C]):
 
     recipe: ClassVar[str | None] = None
     """Its recipe, a YAML file's path from the folder of its module; None: the defaults."""
+
+    status: ClassVar[Status] = UNSTATED
+    """What its code follows: the authors' code, their paper, or neither (a reconstruction)."""
 
     requires: ClassVar[Requirements] = Requirements()
     """What the method cannot work without, by its recipe; a run's options may say otherwise (``requirements``)."""

@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import MetricRecord
 
 from fd_flower.config import Settings
-from fd_flower.config.registry import short_name
+from fd_flower.config.registry import short_name, strategy
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.versions import versions
@@ -186,6 +186,7 @@ class Record:
         settings = self.settings
         facts = {
             "method": short_name(settings.method),
+            "status": str(strategy(settings.method).status),
             "seed": settings.run.seed,
             "rounds": rounds,
             "planned": settings.server.rounds,
