@@ -18,7 +18,7 @@ app = App()
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
-    """FedE4RAG's options; ``kd_weight`` is the lambda of its paper."""
+    """FedE4RAG's options; ``kd_weight`` is the lambda of its authors' code."""
 
     personal_init: str = one_of("persist", "overwrite", default="persist")
     """Where a round starts: `persist` (the client's own retriever) or `overwrite` (the mean one, as in FedAvg)."""

@@ -15,6 +15,7 @@ from fd_flower.ensemble.similarity import (
     distribution_divergence,
     effective_neighbors,
     neighbor_weights,
+    over_median,
     sample_divergence,
 )
 from fd_flower.server import Requirements, Status, Strategy
@@ -31,8 +32,10 @@ ALONE = 1 - 1e-6
 class Config(ServerConfig):
     """KnFu's options."""
 
-    beta: float = option(10.0, least=0)
+    beta: float = option(1.0, least=0)
     """Sharpness of the weights, softmax(-beta d): 0 counts all the same, a large one oneself alone."""
+    scaled: bool = True
+    """Whether d is divided by its median over all pairs: who is that far counts e^-beta of oneself, in any data."""
     distance: str = one_of(*DISTANCES, default="distribution")
     """d is the divergence of mean predictions (`distribution`), or the mean one over samples (`sample`)."""
     include_self: bool = True
@@ -55,6 +58,8 @@ class KnFu(Strategy[Config]):
         """
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         divergence = DISTANCES[self.config.distance](logprobs, mask)
+        if self.config.scaled:
+            divergence = over_median(divergence)
         weight = neighbor_weights(divergence, self.config.beta, include_self=self.config.include_self)
         fused, valid = for_receivers(mean_of_probabilities, logprobs, mask, weight)
         own, neighbors = weight.diagonal(), effective_neighbors(weight)

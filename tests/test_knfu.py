@@ -13,6 +13,7 @@ from fd_flower import methods
 from fd_flower.config import settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.ensemble.similarity import over_median
 from fd_flower.wire import Knowledge, PublicLogits
 
 INDEX = torch.tensor([3, 8])
@@ -25,8 +26,8 @@ def received(*clients, names=None):
 
 
 def fused(replies, before=(), **changes):
-    """Return client -> what is fused for it, as the client receives it."""
-    server = strategy("knfu", INDEX, **changes)
+    """Return client -> what is fused for it, as the client receives it; by plain distances at beta 10, unless told."""
+    server = strategy("knfu", INDEX, **{"beta": 10.0, "scaled": False, **changes})
     knowledge = Knowledge(server.aggregate(replies, Knowledge(before), round=1))
     assert not knowledge.public  # nothing is for everybody
     told = {reply.client.id: server.knowledge_for(reply.client, knowledge) for reply in replies}
@@ -48,6 +49,35 @@ def test_fusion_by_hand():
         row = fused(received(*TWO))[receiver]
         p = weight * own + (1 - weight) * others
         torch.testing.assert_close(row, torch.tensor([[p, 1 - p]] * 2))
+
+
+def test_scaled_distances_by_hand():
+    """d[0, 1] = .1438, d[1, 0] = .1308: their median is the mean of the two, and beta 1 counts e^-(d / median).
+
+    With a third client that says what client 0 says, its distance of 0 to that one is no part of the median.
+    """
+    there, back = math.log(4 / 3) / 2, 0.75 * math.log(1.5) - 0.25 * math.log(2)
+    median = (there + back) / 2
+    weight = 1 / (1 + math.exp(-there / median))
+    p = weight * 0.5 + (1 - weight) * 0.75
+    torch.testing.assert_close(fused(received(*TWO), beta=1.0, scaled=True)["0"], torch.tensor([[p, 1 - p]] * 2))
+    share = math.exp(-there / median) / (2 + math.exp(-there / median))  # d: two pairs of either kind
+    p = (1 - share) * 0.5 + share * 0.75
+    rows = fused(received(*TWO, TWO[0]), beta=1.0, scaled=True)
+    torch.testing.assert_close(rows["0"], torch.tensor([[p, 1 - p]] * 2))
+
+
+def test_scaled_distances_do_not_depend_on_how_far_apart_clients_are():
+    near = torch.tensor([[0.0, 0.1, 0.3], [0.2, 0.0, math.inf], [0.4, 0.5, 0.0]], dtype=torch.float64)
+    scaled = over_median(near)  # of .1 .2 .3 .4 .5
+    assert scaled[0].tolist() == pytest.approx([0, 1 / 3, 1])
+    torch.testing.assert_close(over_median(1000 * near), scaled)
+    assert scaled[1, 2] == math.inf
+
+
+@pytest.mark.parametrize("clients", [0, 1, 3])
+def test_clients_that_all_say_the_same_have_nothing_to_scale(clients: int):
+    assert torch.equal(over_median(torch.zeros(clients, clients)), torch.zeros(clients, clients))
 
 
 def test_beta_zero_is_the_mean_for_everybody():
@@ -91,7 +121,7 @@ def test_who_was_away_keeps_what_was_fused_for_it():
 
 
 def test_who_is_alone_now_forgets_what_was_fused_for_it():
-    server = strategy("knfu", INDEX)
+    server = strategy("knfu", INDEX, beta=10.0, scaled=False)
     old = Knowledge(server.aggregate(received(*TWO), Knowledge(), round=1))
     new = Knowledge(server.aggregate(received([[1.0, 0.0]] * 2, [[0.1, 0.9]] * 2), old, round=2))
     assert server.knowledge_for(Client("0", 0), old)
@@ -149,13 +179,21 @@ def test_a_large_beta_is_local_training_bit_for_bit(tmp_path, distance):
 def test_clients_of_one_class_are_local_by_the_formula(tmp_path):
     """Once each predicts its own class alone, d is large, every weight on itself 1, and nothing comes down."""
     options = TINY + "data.partition=classes data.classes=1 data.clients=10 client.warmup=50 run.keep=true "
-    lines = tiny.run("knfu", options, out=tmp_path / "knfu")
+    lines = tiny.run("knfu", options + "server.beta=10 server.scaled=false", out=tmp_path / "knfu")
     tiny.run("local", options, out=tmp_path / "local")
     tiny.assert_same_bits(tiny.models(tmp_path / "knfu"), tiny.models(tmp_path / "local"))
     for line in tiny.rounds(lines):
         assert line["diagnostics"]["self_weight"] == pytest.approx(1, abs=1e-6)
         assert line["diagnostics"]["neighbors"] == pytest.approx(1, abs=1e-4)
         assert "public-logits" not in line["bytes"]["down"]
+
+
+def test_clients_of_one_class_have_neighbors_by_default():
+    """Divided by their median, distances of many nats leave everybody some of the others."""
+    options = TINY + "data.partition=classes data.classes=1 data.clients=10 client.warmup=50"
+    for line in tiny.rounds(tiny.run("knfu", options)):
+        assert line["diagnostics"]["neighbors"] > 2
+        assert line["diagnostics"]["self_weight"] < 0.9
 
 
 def test_between_the_limits_it_is_neither(tmp_path):

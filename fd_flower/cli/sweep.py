@@ -16,6 +16,7 @@ from fd_flower.cli.plan import PLACE, Plan, command, place
 from fd_flower.cli.progress import clock
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
+from fd_flower.config.registry import strategy
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.results import sweep, sweep_tables
@@ -68,7 +69,8 @@ class Search:
             if len(ended) == len(trials):
                 points.append(Point(point, values, ended))
         axes = {axis.key: axis.values if isinstance(axis, Choices) else None for axis in self.axes}
-        return Sweep(self.method, self.select, axes, points, self.origin, self.task)
+        status = str(strategy(self.method).status)
+        return Sweep(self.method, self.select, axes, points, self.origin, self.task, status)
 
     def _trial(self, name: str, seed: int) -> Trial | None:
         if name in self.plan.failures:

@@ -62,7 +62,7 @@ def fit(own: Tensor, background: Tensor, width: float, penalty: float) -> KuLSIF
         Of the Gaussian kernel, above 0. Where it is so narrow that the kernel is 0 between own samples, a log line
         says so: the ratio is then 0 everywhere else.
     penalty : float
-        lambda, above 0; the paper's rate is n^(-1/2).
+        lambda, above 0; the rate of Selective-FD's code is n^(-1/2).
 
     Raises
     ------

@@ -6,6 +6,7 @@ it is taken in float64: the weights are exponentials of these numbers.
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,16 @@ def sample_divergence(logprobs: Tensor, mask: Tensor, smoothing: float = SMOOTHI
     crossed = (probs * voted.unsqueeze(2)).flatten(1) @ logs.flatten(1).T
     both = voted @ voted.T
     return _exact(((negentropy - crossed) / both.clamp(min=1)).masked_fill(both == 0, math.inf))
+
+
+def over_median(divergence: Tensor) -> Tensor:
+    """Divide divergences [U, U] by their median over all pairs that differ, so that no scale is left: [U, U].
+
+    Pairs at distance 0, as everybody is from itself, and infinite ones do not count; without any other they stay as
+    they are.
+    """
+    apart = divergence[(divergence > 0) & ~divergence.isinf()]
+    return divergence / float(np.median(apart.cpu().numpy())) if len(apart) else divergence
 
 
 def neighbor_weights(divergence: Tensor, beta: float, *, include_self: bool = True) -> Tensor:

@@ -102,6 +102,8 @@ class Sweep:
         Where the points come from, in words.
     task : str
         The user's own task, or nothing.
+    status : str
+        What the method's code follows.
     """
 
     method: str
@@ -110,6 +112,7 @@ class Sweep:
     points: Sequence[Point]
     origin: str
     task: str = ""
+    status: str = "unstated"
 
     @cached_property
     def scores(self) -> list[tuple[float, Point]]:

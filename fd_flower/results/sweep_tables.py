@@ -109,6 +109,7 @@ def notes(sweep: Sweep) -> list[str]:
     whose = " (each client at its own)" if sweep.select == "personal" else ""
     spread = ", mean ± sample standard deviation over seeds" if len(seeds) > 1 else ""
     lines = [
+        f"Method: {sweep.method}, status: {sweep.status}.",
         f"Validation: accuracy in % on {JUDGES[sweep.select]}, at the best round of each run{whose}{spread}; "
         "it alone chooses, of equal points the one that was tried first.",
         "Global: the balanced test set; personal: each client's own test part. Final: after the last round; selected: "
@@ -172,7 +173,8 @@ def recipe(sweep: Sweep, command: str, tree: Mapping[str, Any]) -> str:
     figure = percent(*best.figure(VALIDATION))
     task = f" --task {sweep.task}" if sweep.task else ""
     comments = [
-        f"The best of {_count(len(sweep.points), 'point')} at which fd-flower sweep tried {sweep.method}: "
+        f"The best of {_count(len(sweep.points), 'point')} at which fd-flower sweep tried {sweep.method} "
+        f"(status: {sweep.status}): "
         f"{sweep.origin}; {len(sweep.failed)} failed.",
         f"Chosen by accuracy on {JUDGES[sweep.select]}, at the best validation round of each run,",
         f"mean over seeds {words(sweep.seeds)}: {figure} %. Test data chose nothing.",
@@ -201,7 +203,7 @@ def _sections(sweep: Sweep, command: str, drawn: Mapping[str, bytes], best: str 
     found = [] if sweep.best is None else [element("h2", "The best point"), _best(sweep.best)]
     kept = [] if best is None else [page.folded(f"{BEST}: all options of the best point", element("pre", best))]
     return [
-        element("h1", f"Sweep of {sweep.method}"),
+        element("h1", f"Sweep of {sweep.method} ({sweep.status})"),
         element("p", f"{_count(len(sweep.points), 'point')}, {_count(len(sweep.seeds), 'seed')} each", "soft"),
         *found,
         *kept,
