@@ -13,7 +13,7 @@ from PIL import Image
 
 from fd_flower import data, engine, methods
 from fd_flower.client.node import Node
-from fd_flower.config import Settings, settings
+from fd_flower.config import DataConfig, Settings, settings
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
@@ -51,6 +51,17 @@ def test_devices_and_simulated_clients_give_the_same_numbers(method, devices, tm
     # Nobody sees all devices' data, and no balanced test set was named.
     assert real["accuracy"]["global"]["final"] is None
     assert real["selected_on"] == "own"
+
+
+def test_a_run_on_devices_names_their_folders_and_no_data_of_a_simulation(devices, tmp_path):
+    summary = _run_on(devices, settings("local", f"{TINY} run.out={tmp_path / 'run'}")).summary
+    told = summary["data"]
+    assert told["source"] == "each device's own folder"
+    assert told["train"] + told["validation"] + told["test"] == sum(
+        len(data.read(node["data-path"], DataConfig()).x) for node in devices
+    )
+    assert not told.keys() & {"partition", "alpha", "clients", "copy", "checksum"}
+    assert told["split"] == [0.7, 0.1, 0.2]
 
 
 def test_a_device_measures_on_the_test_set_that_is_named(devices, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
-from fd_flower.server import Reply, Strategy
+from fd_flower.server import Reply, Status, Strategy
 from fd_flower.wire import Knowledge, Payload
 
 from my_paper.options import Client, Server
@@ -15,6 +15,7 @@ from my_paper.wire import ClassMeans
 class Fancy(Strategy):
     """The server averages the clients' mean predictions by their samples, and sharpens them."""
 
+    status = Status("paper")
     client_app = "my_paper.client:app"
     config_class = Server
     client_config_class = Client
