@@ -25,7 +25,7 @@ from fd_flower.server import Run
 from fd_flower.tasks.facts import data_checksum
 from fd_flower.tasks.task import Task
 
-SIZES = {"train": 60, "validation": 18, "test": 27, "test_set": 30, "public_samples": 40}
+SIZES = {"train_samples": 60, "validation_samples": 18, "test_samples": 27, "test_set": 30, "public_samples": 40}
 """Of three clients of the toy task: 20, 6 and 9 samples each."""
 
 
@@ -165,7 +165,7 @@ def test_a_device_sends_no_checksum_of_its_samples(tmp_path: Path):
     strategy, _, _ = tiny.start(chosen, devices("fd", str(tmp_path), "a", "b"))
     assert {client.checksum for client in strategy.clients} == {""}
     assert {client.sizes for client in strategy.clients} == {(20, 6, 9)}
-    assert RunFolder.open(tmp_path / "run").summary["data"]["train"] == 40
+    assert RunFolder.open(tmp_path / "run").summary["data"]["train_samples"] == 40
 
 
 def test_the_checksum_of_a_runs_data_is_that_of_all_its_samples():

@@ -57,9 +57,8 @@ def test_a_run_on_devices_names_their_folders_and_no_data_of_a_simulation(device
     summary = _run_on(devices, settings("local", f"{TINY} run.out={tmp_path / 'run'}")).summary
     told = summary["data"]
     assert told["source"] == "each device's own folder"
-    assert told["train"] + told["validation"] + told["test"] == sum(
-        len(data.read(node["data-path"], DataConfig()).x) for node in devices
-    )
+    rows = sum(len(data.read(node["data-path"], DataConfig()).x) for node in devices)
+    assert sum(told[f"{part}_samples"] for part in ("train", "validation", "test")) == rows
     assert not told.keys() & {"partition", "alpha", "clients", "copy", "checksum"}
     assert told["split"] == [0.7, 0.1, 0.2]
 

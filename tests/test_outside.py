@@ -433,8 +433,9 @@ def test_a_package_that_is_broken_costs_the_list_its_own_row_alone(monkeypatch: 
     enter(monkeypatch, bad="nowhere.at:All", fancy=FANCY)
     columns = [list(column.cells) for column in describe.methods_table().columns]
     assert columns[0] == ["fd", "bad", "fancy"]
-    assert "No module named 'nowhere'" in str(columns[1][1])
-    assert columns[3][2] == "class-means"
+    assert [str(cell) for cell in columns[1]] == ["paper", "unstated", "paper"]
+    assert "No module named 'nowhere'" in str(columns[2][1])
+    assert columns[4][2] == "class-means"
 
 
 # --- installed beside FD-Flower
@@ -472,7 +473,9 @@ def test_installed_it_has_a_short_name_in_every_command_and_passes_its_own_test(
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert str(target / "my_paper") in done.stdout
-    assert re.search(r"^ *selectivefd .*^ *fancy +Fancy \(we, this year\)", done.stdout, re.MULTILINE | re.DOTALL)
+    assert re.search(
+        r"^ *selectivefd .*^ *fancy +paper +Fancy \(we, this year\)", done.stdout, re.MULTILINE | re.DOTALL
+    )
     assert "Weight of the distance to the sharpened predictions" in " ".join(done.stdout.split())
     engine.run(settings(FANCY, SHORT), out=tmp_path / "directory")
     folders = [here / "entry", here / "dotted", here / "both" / "fancy-seed0", tmp_path / "directory"]

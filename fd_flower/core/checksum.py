@@ -41,4 +41,4 @@ def _add(sha: "hashlib._Hash", tensor: Tensor | None, index: Tensor | None) -> N
     for start in range(0, shape[0], CHUNK):
         rows = slice(start, start + CHUNK)
         some = tensor[rows] if index is None else tensor[index[rows]]
-        sha.update(some.detach().cpu().contiguous().view(torch.uint8).numpy())
+        sha.update(some.detach().cpu().contiguous().view(torch.uint8).numpy().data)

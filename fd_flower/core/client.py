@@ -83,10 +83,10 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
     """
     try:
         counts = tuple(int(n) for n in answer["counts"])
-        whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
+        whole: dict[str, Any] = {key: int(answer[key]) for key in ("features", "classes", "examples")}
         model, public = str(answer["model"]), str(answer["public"])
         labels = tuple(map(str, answer.get("labels", ())))
-        words = {key: str(answer.get(key, "")) for key in ("task", "network", "checksum")}
+        task, network, checksum = (str(answer.get(key, "")) for key in ("task", "network", "checksum"))
         sizes = tuple(int(n) for n in answer.get("sizes", ()))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
@@ -94,4 +94,5 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         ) from None
     if min(counts + sizes + tuple(whole.values())) < 0:
         raise InvalidInputError("its answer to the handshake counts less than nothing; expected numbers from 0 on")
-    return Client(name, 0, model, counts=counts, public=public, labels=labels, sizes=sizes, **whole, **words)
+    own: dict[str, Any] = {"task": task, "network": network, "sizes": sizes, "checksum": checksum}
+    return Client(name, 0, model, counts=counts, public=public, labels=labels, **whole, **own)

@@ -13,7 +13,7 @@ FROM_A_SOURCE = ("source", "split", "size", "image", "label", "column", "partiti
 PUBLIC_FROM_A_SOURCE = ("public", "public_size", "test")
 OF_PUBLIC_SAMPLES = ("public_batch", "encoder")
 DEALT_OUT = ("source", "column", "partition", "limit")
-PARTS = ("train", "validation", "test")
+PARTS = ("train_samples", "validation_samples", "test_samples")
 LETTERS = 12
 """Of a checksum, in summaries."""
 
