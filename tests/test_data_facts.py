@@ -109,6 +109,16 @@ def test_the_command_repeats_the_run_bit_for_bit(folders: dict[str, RunFolder], 
     assert again.summary["data"] == folders[way].summary["data"]
 
 
+def test_a_comparison_on_a_task_goes_on_where_it_was(runs: list[str], tmp_path: Path):
+    """Options of other data are in none of its folders, and keep nobody from resuming."""
+    words = f"{tiny.TINY} model.name=small data.alpha=0.1 server.rounds=1"
+    command = ["compare", "local", "--task", TASK, "--set", words, "--out", str(tmp_path / "both")]
+    assert cli.main(command) == 0
+    assert cli.main(command) == 0
+    assert runs == ["local-seed0"]
+    assert TASK in (tmp_path / "both" / "compare.md").read_text()
+
+
 def test_one_label_of_one_client_changes_the_checksum(folders: dict[str, RunFolder], tmp_path: Path):
     changed = ordered(tmp_path / "run", other).summary["data"]
     there = folders["ordered"].summary["data"]
