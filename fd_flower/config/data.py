@@ -33,7 +33,7 @@ class DataConfig(Options):
     clients: int = option(10, least=1)
     """Number of hosted clients; on devices all that answer the handshake take part."""
     split: list[float] = option([0.7, 0.1, 0.2], least=0)
-    """Shares of a client's rows for training, validation and test."""
+    """Shares of a client's rows for training, validation and test, the same of each class."""
     test_limit: int | None = option(None, least=1)
     """Test images used between the first and the last evaluation (class-balanced); None: all."""
     size: str | None = None
