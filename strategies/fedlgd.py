@@ -48,6 +48,7 @@ class FedLGD(Strategy[Config]):
     """The mean of the clients' models, and images that move a model as the clients together moved it."""
 
     requires, evaluated, reply_kinds = Requirements(same_model=True, headed=True), "aggregated", (Weights,)
+    trains_on_own = False
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the architecture's weights and from noise; with statistics the images come after round one."""

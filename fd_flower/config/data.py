@@ -70,6 +70,8 @@ class DataConfig(Options):
     """Public samples that a round is about: a fresh seeded subset each."""
     encoder: str = "pixels"
     """What votes and `embedding` see: `pixels`, a torchvision weight, `/path.safetensors`, or `train:<source>`."""
+    transform: str | None = None
+    """What training images go through, one by one: a name in `torchvision.transforms.v2` or `package.module:name`."""
     limit: int | None = option(None, least=1)
     """Use at most this many training rows in all."""
     per_client: int | None = option(None, least=1)

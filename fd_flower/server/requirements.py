@@ -10,6 +10,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.models.exits import channels
+from fd_flower.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,15 @@ def check_annealing(method: str, point: str) -> None:
         raise InvalidInputError(
             f"server.anneal_every measures copies of the clients' own models, and {method} has a server's model: "
             "take a method of personal models, or server.anneal_every=0"
+        )
+
+
+def check_transform(method: str, task: Task, *, trains_on_own: bool) -> None:
+    """Refuse a training transform where clients train on no samples of their own: nothing would go through it."""
+    if task.transform is not None and not trains_on_own:
+        raise InvalidInputError(
+            f"{method}'s clients train on images that they make, not on their own samples, so a training transform "
+            "would change nothing: leave it (data.transform) out"
         )
 
 

@@ -22,6 +22,7 @@ from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Kind
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
+from fd_flower.tasks.transform import augmented, with_transform
 
 
 @runtime_checkable
@@ -52,7 +53,7 @@ class World:
 
     def __init__(self, settings: Settings, task: Task, *, hosted: bool = True, public_labels: bool = False) -> None:
         self.settings = settings
-        self.task = task
+        self.task = with_transform(task, settings)
         self.hosted = hosted
         self._public_labels = public_labels
         self.device = device(settings.run.device)
@@ -76,7 +77,8 @@ class World:
             if self.task.data is None:
                 raise InvalidInputError(f"the task has no data function, so client {client} has no samples")
             parts = self.task.data(client)
-            self._data[client] = Data(*(self._resident(s) for s in (parts.train, parts.validation, parts.test)))
+            own = Data(*(self._resident(s) for s in (parts.train, parts.validation, parts.test)))
+            self._data[client] = augmented(own, self.task.transform)
         return self._data[client]
 
     @cached_property
