@@ -72,7 +72,8 @@ class Guard:
         if settings.server.anneal_every:
             check_annealing(name, point)
         if requires.public:
-            check_public(name, requires, world.public, world.public_checksum, clients)
+            batch = settings.data.public_batch if method.predicts else None
+            check_public(name, requires, world.public, world.public_checksum, clients, batch)
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
 

@@ -106,12 +106,25 @@ def check_transform(method: str, task: Task, *, trains_on_own: bool) -> None:
 
 
 def check_public(
-    method: str, requires: Requirements, public: Samples | None, checksum: str, clients: Sequence[Client]
+    method: str,
+    requires: Requirements,
+    public: Samples | None,
+    checksum: str,
+    clients: Sequence[Client],
+    batch: int | None,
 ) -> None:
-    """Refuse a run without the public samples that the method needs, or with several sets of them."""
+    """Refuse a run without the public samples that the method needs, with several sets of them, or with too few.
+
+    ``batch`` is the number that a round shall be about (``data.public_batch``), where somebody says it.
+    """
     if public is None:
         raise InvalidInputError(
             f"{method} needs public samples: give data.public (held-out, a name, a folder or noise)"
+        )
+    if batch is not None and batch > len(public):
+        raise InvalidInputError(
+            f"data.public_batch is {batch}, but there are {len(public)} public samples: take at most {len(public)}, or "
+            "more of them (data.public, data.public_size; held-out takes at most a third of the training rows)"
         )
     if requires.labels and public.y is None:
         raise InvalidInputError(f"{method} needs labeled public samples; these have no labels")

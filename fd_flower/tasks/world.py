@@ -24,6 +24,9 @@ from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import augmented, with_transform
 
+PUBLIC_BATCH = 512
+"""Public samples that a round is about, where ``data.public_batch`` does not say: so many, or all that there are."""
+
 
 @runtime_checkable
 class FeatureModel(Protocol):
@@ -149,7 +152,12 @@ class World:
         if self.public is None:
             raise InvalidInputError(f"{self.settings.method} needs public samples; data.public is none")
         order = torch.randperm(len(self.public), generator=torch_rng(self.settings.run.seed, "public", round))
-        return order[: self.settings.data.public_batch].sort().values
+        return order[: self.public_batch].sort().values
+
+    @property
+    def public_batch(self) -> int:
+        """How many public samples a round is about, at most."""
+        return self.settings.data.public_batch or PUBLIC_BATCH
 
     def _resident(self, samples: "Dataset[Any] | Samples") -> Samples:
         return Samples.of(samples).to(self.device)
