@@ -49,6 +49,7 @@ class FedLGD(Strategy[Config]):
 
     status = Status("official code")
     requires, evaluated, reply_kinds = Requirements(same_model=True, headed=True), "aggregated", (Weights,)
+    trains_on_own = False
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the architecture's weights and from noise; with statistics the images come after round one."""

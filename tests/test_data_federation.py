@@ -9,6 +9,7 @@ import torch
 
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.rng import numpy_rng
 from fd_flower.data import clients, cut, device_data, elsewhere, federation, holdings, labeled, plot_holdings
 from fd_flower.data.public import checksum
 
@@ -83,9 +84,54 @@ def test_shares_of_a_client():
     ],
 )
 def test_small_clients_keep_a_training_row(number, shares, expected):
-    parts = cut.parts(np.arange(number), shares)
-    assert tuple(map(len, parts)) == expected
-    assert np.concatenate(parts).tolist() == list(range(number))
+    for classes in (1, 2, 10):
+        parts = cut.parts(np.arange(number), np.arange(number) % classes, shares)
+        assert tuple(map(len, parts)) == expected
+        assert sorted(np.concatenate(parts).tolist()) == list(range(number))
+
+
+def by_class(labels, shares):
+    """Return the classes in each part."""
+    labels = np.array(labels)
+    return [sorted(labels[part].tolist()) for part in cut.parts(np.arange(len(labels)), labels, shares)]
+
+
+def test_a_clients_parts_have_its_classes_in_the_shares_that_it_has():
+    order = numpy_rng(0).permutation(100)
+    labels = np.repeat([0, 1, 2], [60, 30, 10])[order]
+    train, validation, test = by_class(labels, (0.7, 0.1, 0.2))
+    assert np.bincount(train).tolist() == [42, 21, 7]
+    assert np.bincount(validation).tolist() == [6, 3, 1]
+    assert np.bincount(test).tolist() == [12, 6, 2]
+
+
+def test_what_does_not_divide_goes_to_the_largest_remainders():
+    # 2 of 11 rows for the test: quotas 1.09, 0.55, 0.36; 1 for validation: 0.55, 0.27, 0.18
+    assert by_class([0] * 6 + [1] * 3 + [2] * 2, (0.7, 0.1, 0.2)) == [[0] * 4 + [1] * 2 + [2] * 2, [0], [0, 1]]
+
+
+def test_a_class_of_one_row_is_learned_and_a_class_of_two_keeps_one_to_learn():
+    train, validation, test = by_class([0] * 4 + [1, 2, 3, 3], (0.5, 0.2, 0.3))  # 2 for each
+    assert train == [0, 1, 2, 3]
+    assert sorted(validation + test) == [0, 0, 0, 3]
+
+
+def test_where_every_class_has_one_row_some_are_tested_all_the_same():
+    train, validation, test = by_class(range(10), (0.7, 0.1, 0.2))
+    assert (len(train), len(validation), len(test)) == (7, 1, 2)
+
+
+@pytest.mark.parametrize("partition", ["iid", "dirichlet"])
+def test_each_clients_parts_are_stratified(partition):
+    fed = federation(DataConfig(partition=partition, clients=5), seed=0)
+    for client in fed.clients:
+        data = fed.data(client)
+        counts = [torch.bincount(getattr(data, part).labels, minlength=10) for part in PARTS]
+        whole = sum(counts)
+        for share, part in zip((0.7, 0.1, 0.2), counts, strict=True):
+            assert (part - whole * share).abs().max() <= 2
+            assert abs(int(part.sum()) - int(whole.sum()) * share) <= 1
+        assert not ((counts[0] == 0) & (whole > 0)).any()
 
 
 def test_limits_hold():

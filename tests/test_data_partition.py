@@ -17,6 +17,8 @@ LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
 RULES = {
     "iid": {},
     "dirichlet": {"alpha": 0.5},
+    "balanced": {"alpha": 0.5},
+    "inner_dirichlet": {"alpha": 0.5},
     "embedding": {"alpha": 0.5},
     "fedgen": {"alpha": 0.5},
     "classes": {"classes": 3},
@@ -88,6 +90,42 @@ def test_a_small_alpha_skews_labels():
         return np.mean([len(np.unique(LABELS[own])) for own in deal("dirichlet", alpha=alpha)])
 
     assert classes(0.1) < classes(1.0) < classes(100.0) == 10
+
+
+def counted(held, labels=LABELS):
+    """Return how many rows of each class each client has [clients, classes]."""
+    return np.array([np.bincount(labels[own], minlength=10) for own in held])
+
+
+@pytest.mark.parametrize("rule", ["balanced", "inner_dirichlet"])
+@pytest.mark.parametrize("alpha", [0.1, 1.0, 100.0])
+@pytest.mark.parametrize("clients", [10, 20, 25])
+def test_equal_sizes_of_unequal_classes(rule, alpha, clients):
+    counts = counted(deal(rule, clients=clients, alpha=alpha))
+    assert set(counts.sum(1).tolist()) == {1000 // clients}
+    assert counts.sum(0).tolist() == [100] * 10
+    largest = (counts.max(1) / counts.sum(1)).mean()
+    assert largest > 0.4 if alpha == 0.1 else largest > 0.15 if alpha == 1 else largest < 0.25
+
+
+def test_a_client_holds_the_mix_that_it_draws_while_classes_last():
+    labels = np.repeat(np.arange(10), 2000)
+    counts = counted(deal("inner_dirichlet", clients=4, alpha=100.0, labels=labels, seed=1), labels)
+    assert counts.sum(1).tolist() == [5000] * 4
+    assert np.abs(counts / 5000 - 0.1).max() < 0.04
+    alone = counted(deal("inner_dirichlet", clients=4, alpha=1e-3, labels=labels, seed=1), labels)
+    assert (alone.max(1) > 900).all()  # a class has 2,000, which others take of once theirs are used up
+
+
+def test_groups_of_ten_clients_have_their_part_of_the_rows():
+    counts = counted(deal("balanced", clients=20, alpha=1.0))
+    assert counts[:10].sum() == counts[10:].sum() == 500
+    assert (counts[:10].sum(0) > 25).all()  # a random half of the rows has of every class
+
+
+def test_an_impossible_balanced_partition_names_an_alpha_that_works():
+    line = refusal("balanced", clients=20, alpha=1e-6)
+    assert "found no partition of 1000 rows among 20 clients in 2000 draws: take data.alpha=" in line
 
 
 MNIST = np.repeat(np.arange(10), [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949])

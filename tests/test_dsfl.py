@@ -223,7 +223,7 @@ def test_public_samples_are_needed():
     [
         *tiny.DEGENERATE,
         "data.public=noise",
-        "data.public_size=1",
+        "data.public_size=1 data.public_batch=1",
         "server.weighting=label_count server.temperature=null server.fraction=0.3 "
         "data.clients=10 data.partition=classes data.classes=1",
         "server.weighting=committee data.split=[0.8,0.0,0.2]",

@@ -136,7 +136,7 @@ def test_values_out_of_range_are_refused(change, message):
         settings("edgefd", change)
 
 
-@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "data.public_size=1"])
+@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "data.public_size=1 data.public_batch=1"])
 def test_federations_at_the_edge(edge):
     lines = tiny.run("edgefd", tiny.TINY + edge)
     assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())

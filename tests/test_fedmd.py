@@ -211,7 +211,7 @@ def test_public_samples_are_needed():
         tiny.run("fedmd", TINY + "data.public=none")
 
 
-@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "data.public_size=1"])
+@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "data.public_size=1 data.public_batch=1"])
 def test_federations_at_the_edge(edge):
     lines = tiny.run("fedmd", TINY + edge)
     assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())

@@ -249,7 +249,7 @@ def test_public_samples_are_needed():
     [
         *tiny.DEGENERATE,
         "data.public=noise",
-        "data.public_size=1",
+        "data.public_size=1 data.public_batch=1",
         "server.include_self=false data.clients=1",
         "server.include_self=false data.clients=10 data.partition=classes data.classes=1",
         "server.fraction=0.5 server.rounds=4 data.clients=4",

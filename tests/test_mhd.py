@@ -508,7 +508,7 @@ def test_what_cannot_be_is_refused_before_round_one(change, words):
     [
         *tiny.DEGENERATE,
         "data.public=noise",
-        "data.public_size=1",
+        "data.public_size=1 data.public_batch=1",
         "client.select=random client.same_level=true server.teachers=2",
         "client.select=mean client.include_self=false",
         "server.graph=islands:1",

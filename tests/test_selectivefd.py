@@ -196,7 +196,7 @@ def test_the_recipe_has_the_demos_values():
     assert (chosen.client.steps, chosen.client.public_steps, chosen.client.lr) == (1, 10, 0.1)
 
 
-@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "data.public_size=1"])
+@pytest.mark.parametrize("edge", [*tiny.DEGENERATE, "data.public=noise", "data.public_size=1 data.public_batch=1"])
 def test_federations_at_the_edge(edge):
     lines = tiny.run("selectivefd", tiny.TINY + edge)
     assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())

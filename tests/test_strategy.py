@@ -12,10 +12,12 @@ from helpers.tasks import model, samples
 from helpers.tiny import play, rounds, start_toy, tiny_settings, toy_settings
 
 from fd_flower import methods
+from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.tasks.task import Task
+from fd_flower.tasks.world import World, described
 from fd_flower.wire import Knowledge, Weights
 from fd_flower.wire.envelope import unfold
 
@@ -59,6 +61,8 @@ def test_a_share_of_five_clients(fraction: float, number: int):
     [
         ("fedmd", "data.public=none", "fedmd needs public samples: give data.public"),
         ("feddf", "data.public=none", "feddf needs public samples: give data.public"),
+        ("fedmd", "data.public_batch=101", "public_batch is 101, but there are 100 public samples: take at most 100"),
+        ("dsfl", "data.public_size=5000 data.public_batch=5000", "is 5000, but there are 479 public samples"),
         ("fedavg", "model.name=[mlp,cnn]", "fedavg needs one architecture for all clients; got cnn, mlp"),
         ("fedproto", "model.name=[mlp,cnn]", "needs one feature size for all models; got .*set model.features"),
     ],
@@ -68,6 +72,17 @@ def test_needs_are_checked_before_round_one(method: str, changes: str, words: st
     with pytest.raises(InvalidInputError, match=words):
         lines += play(tiny_settings(method, changes))
     assert lines == []
+
+
+def test_without_a_number_a_round_is_about_512_public_samples_or_all():
+    chosen = settings("fedmd", "data.public_size=1000 data.public=noise")
+    assert len(World(chosen, described(chosen)).public_index(1)) == 512
+    few = settings("fedmd", "data.public_size=100")
+    assert len(World(few, described(few)).public_index(1)) == 100
+
+
+def test_who_does_not_go_by_rounds_of_public_samples_may_name_any_number():
+    assert rounds(play(tiny_settings("feddf", "data.public_batch=5000 server.rounds=1")))
 
 
 def test_a_model_without_features_does_for_methods_that_compare_logits():

@@ -317,10 +317,15 @@ class Turn(Generic[C]):
 
 
 class ClientContext(Context):
-    """Flower's context as one client's mods and functions see it, with the client's turn."""
+    """Flower's context as one client's mods and functions see it, with the client's turn.
+
+    A hosted client's ``node_config`` says which partition it is, and of how many, in place of the node that hosts it.
+    """
 
     def __init__(self, node: Context, state: RecordDict, turn: Turn) -> None:
         config = {**node.node_config, "client-id": turn.client}
+        if turn.world.hosted:
+            config |= {"partition-id": int(turn.client), "num-partitions": turn.world.settings.data.clients}
         super().__init__(node.run_id, node.node_id, config, state, node.run_config)
         self.turn = turn
 

@@ -10,6 +10,8 @@ from fd_flower.core.schema import Options, one_of, option
 PARTITIONS = (
     "iid",
     "dirichlet",
+    "balanced",
+    "inner_dirichlet",
     "embedding",
     "fedgen",
     "classes",
@@ -33,7 +35,7 @@ class DataConfig(Options):
     clients: int = option(10, least=1)
     """Number of hosted clients; on devices all that answer the handshake take part."""
     split: list[float] = option([0.7, 0.1, 0.2], least=0)
-    """Shares of a client's rows for training, validation and test."""
+    """Shares of a client's rows for training, validation and test, the same of each class."""
     test_limit: int | None = option(None, least=1)
     """Test images used between the first and the last evaluation (class-balanced); None: all."""
     size: str | None = None
@@ -45,9 +47,9 @@ class DataConfig(Options):
     column: str | None = None
     """With `data.partition=column`: the column that says who is the client."""
     partition: str = one_of(*PARTITIONS, default="dirichlet")
-    """`iid`, `dirichlet`, `embedding`, `fedgen`, `classes`, `overlap`, `primary`, `quantity`, `column` or `domain`."""
+    """The rule by which rows are dealt out to clients, see docs/partitions.md: `iid`, `dirichlet`, `classes`, ..."""
     alpha: float = option(0.3, above=0)
-    """Concentration of `dirichlet` and `fedgen` (over labels), `embedding` (over clusters), `quantity` (over sizes)."""
+    """Concentration over labels (over clusters with `embedding`, over sizes with `quantity`)."""
     clusters: int = option(10, least=1)
     """Clusters that `data.partition=embedding` and its report make of what `data.encoder` sees."""
     allocation: str = one_of("per_cluster", "per_client", default="per_cluster")
@@ -66,10 +68,12 @@ class DataConfig(Options):
     """`held-out`, a Hugging Face name, a folder, `noise` or `none`."""
     public_size: int = option(2000, least=1)
     """Public samples, at most; `held-out` takes at most a third of the training rows."""
-    public_batch: int = option(512, least=1)
-    """Public samples that a round is about: a fresh seeded subset each."""
+    public_batch: int | None = option(None, least=1)
+    """Public samples that a round is about, a fresh seeded subset each; None: 512, or all where there are fewer."""
     encoder: str = "pixels"
     """What votes and `embedding` see: `pixels`, a torchvision weight, `/path.safetensors`, or `train:<source>`."""
+    transform: str | None = None
+    """What training images go through, one by one: a name in `torchvision.transforms.v2` or `package.module:name`."""
     limit: int | None = option(None, least=1)
     """Use at most this many training rows in all."""
     per_client: int | None = option(None, least=1)

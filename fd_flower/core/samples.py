@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.transform import Transform, transformed
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,14 @@ class Samples:
         Class labels [N], int64; None for unlabeled samples. Of pairs to retrieve by: their numbers [N, 2].
     index : Tensor | None
         The rows of ``x`` and ``y`` that these samples are, int64; None means all of them.
+    transform : Transform | None
+        What each sample goes through, as it is in ``x``, whenever it is trained on; never in an evaluation.
     """
 
     x: Tensor
     y: Tensor | None = None
     index: Tensor | None = None
+    transform: Transform | None = None
 
     def __len__(self) -> int:
         return len(self.x if self.index is None else self.index)
@@ -38,10 +42,15 @@ class Samples:
         rows = rows.to(self.x.device)
         return replace(self, index=rows if self.index is None else self.index[rows])
 
-    def batch(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Copy these rows (int64 [n]) out: inputs as the model takes them [n, ...] and labels [n] or None."""
+    def batch(self, rows: Tensor, draws: int | None = None) -> tuple[Tensor, Tensor | None]:
+        """Copy these rows (int64 [n]) out: inputs as the model takes them [n, ...] and labels [n] or None.
+
+        With a seed for its ``draws`` the training transform is applied.
+        """
         rows = rows if self.index is None else self.index[rows]
         x = self.x[rows]
+        if self.transform is not None and draws is not None:
+            x = transformed(self.transform, x, draws)
         if x.dtype == torch.uint8:
             # One memory format everywhere, since another changes the last bits of a convolution. `contiguous` would
             # leave the strides of gray images as they are, and convolutions on them a fifth slower.
@@ -59,7 +68,7 @@ class Samples:
     def to(self, device: torch.device) -> "Samples":
         """Move to a device."""
         y, index = (None if t is None else t.to(device) for t in (self.y, self.index))
-        return Samples(self.x.to(device), y, index)
+        return replace(self, x=self.x.to(device), y=y, index=index)
 
     @classmethod
     def of(cls, dataset: "Dataset[Any] | Samples") -> "Samples":

@@ -98,7 +98,7 @@ def federation(data: DataConfig, seed: int) -> Federation:
     """Return who holds which; the same object for the same arguments in one process.
 
     The order of the cuts: ``data.limit``, test (a stratified fifth of a source that has no test rows), public,
-    partition, and within each client ``data.split``.
+    partition, and within each client ``data.split``, by class.
 
     Raises
     ------
@@ -221,8 +221,7 @@ def labeled(source: str, data: DataConfig, split: str = "test") -> Samples:
 
 
 def _own(base: Images, rows: np.ndarray, data: DataConfig, seed: int, client: str) -> Data:
-    """Cut a client's rows by (seed, client id): the same cut for a partition and for a device's folder."""
-    shuffled = numpy_rng(seed, "split", client).permutation(len(rows))[: data.per_client]
-    return Data(
-        *(Samples(base.x, base.labels, torch.from_numpy(rows[part])) for part in cut.parts(shuffled, data.split))
-    )
+    """Cut a client's rows by class and (seed, client id): the same cut for a partition and for a device's folder."""
+    shuffled = rows[numpy_rng(seed, "split", client).permutation(len(rows))[: data.per_client]]
+    parts = cut.parts(shuffled, base.labels[shuffled].numpy(), data.split)
+    return Data(*(Samples(base.x, base.labels, torch.from_numpy(part)) for part in parts))

@@ -20,6 +20,7 @@ from fd_flower.server.requirements import (
     check_plain,
     check_public,
     check_task,
+    check_transform,
 )
 from fd_flower.wire import Bounds, Payload, Weights
 from fd_flower.wire.replies import Reply, read
@@ -67,10 +68,12 @@ class Guard:
             single_replies=requires.single_replies,
             plain=plain,
         )
+        check_transform(name, world.task, trains_on_own=method.trains_on_own)
         if settings.server.anneal_every:
             check_annealing(name, point)
         if requires.public:
-            check_public(name, requires, world.public, world.public_checksum, clients)
+            batch = settings.data.public_batch if method.predicts else None
+            check_public(name, requires, world.public, world.public_checksum, clients, batch)
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
 

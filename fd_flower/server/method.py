@@ -17,6 +17,7 @@ from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
 from fd_flower.server.status import UNSTATED, Status
 from fd_flower.tasks.task import Task
+from fd_flower.tasks.transform import with_transform
 from fd_flower.tasks.world import World, described, for_devices, load_task
 from fd_flower.wire import Knowledge, Payload, Private, Weights
 from fd_flower.wire.replies import Reply
@@ -74,6 +75,9 @@ class Method(ABC, Generic[C]):
     predicts: ClassVar[bool] = False
     """Whether clients predict on public samples, which a round's message then names."""
 
+    trains_on_own: ClassVar[bool] = True
+    """Whether clients train on their own samples as such, which a training transform can vary."""
+
     distills_public: ClassVar[bool] = False
     """Whether clients distill on public samples by ``public_distillation``, so that exits can learn there, too."""
 
@@ -99,7 +103,7 @@ class Method(ABC, Generic[C]):
         self._described = settings is not None and task is None and not settings.task
         if task is None and settings is not None:
             task = load_task(settings.task) if settings.task else described(settings)
-        self._task = task or Task(_no_model)
+        self._task = with_transform(task or Task(_no_model), self.settings)
 
     def start_from(self, arrays: dict[str, torch.Tensor]) -> None:
         """Let models start from a user's weights, by plain state-dict keys."""

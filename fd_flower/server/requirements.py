@@ -10,6 +10,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.models.exits import channels
+from fd_flower.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,35 @@ def check_annealing(method: str, point: str) -> None:
         )
 
 
+def check_transform(method: str, task: Task, *, trains_on_own: bool) -> None:
+    """Refuse a training transform where clients train on no samples of their own: nothing would go through it."""
+    if task.transform is not None and not trains_on_own:
+        raise InvalidInputError(
+            f"{method}'s clients train on images that they make, not on their own samples, so a training transform "
+            "would change nothing: leave it (data.transform) out"
+        )
+
+
 def check_public(
-    method: str, requires: Requirements, public: Samples | None, checksum: str, clients: Sequence[Client]
+    method: str,
+    requires: Requirements,
+    public: Samples | None,
+    checksum: str,
+    clients: Sequence[Client],
+    batch: int | None,
 ) -> None:
-    """Refuse a run without the public samples that the method needs, or with several sets of them."""
+    """Refuse a run without the public samples that the method needs, with several sets of them, or with too few.
+
+    ``batch`` is the number that a round shall be about (``data.public_batch``), where somebody says it.
+    """
     if public is None:
         raise InvalidInputError(
             f"{method} needs public samples: give data.public (held-out, a name, a folder or noise)"
+        )
+    if batch is not None and batch > len(public):
+        raise InvalidInputError(
+            f"data.public_batch is {batch}, but there are {len(public)} public samples: take at most {len(public)}, or "
+            "more of them (data.public, data.public_size; held-out takes at most a third of the training rows)"
         )
     if requires.labels and public.y is None:
         raise InvalidInputError(f"{method} needs labeled public samples; these have no labels")

@@ -35,7 +35,7 @@ class Voting(Strategy[C], ABC):
             return super().public_index(round)
         claimed = torch.stack([vote.mask for vote in votes]).any(0).nonzero()[:, 0]
         order = torch.randperm(len(claimed), generator=self.rng("public", round))
-        return claimed[order[: self.settings.data.public_batch]].sort().values
+        return claimed[order[: self.world.public_batch]].sort().values
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return what everybody receives, and a question for the client's votes where they are not known."""

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from fd_flower.tasks.kind import Kind
 from fd_flower.core.samples import Data, Samples
+from fd_flower.core.transform import Transform
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Task:
         The classes' names in the order of their numbers, where they are known: devices must agree on them.
     kind : Kind | None
         What is asked of models, and how they are measured at it; None: to tell classes apart.
+    transform : Callable[[Tensor], Tensor] | None
+        What a client's samples go through one by one, as ``Samples.x`` has them, each time that they are trained on
+        (``torchvision.transforms.v2``, or anything that draws from the global generators of PyTorch, numpy or Python,
+        which are seeded by client, round and mini-batch). Type and shape stay.
     """
 
     model: Callable[[str], Module]
@@ -39,3 +44,4 @@ class Task:
     test: "Dataset[Any] | Samples | None" = None
     classes: tuple[str, ...] = ()
     kind: "Kind | None" = None
+    transform: Transform | None = None

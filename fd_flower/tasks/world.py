@@ -22,6 +22,10 @@ from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Kind
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
+from fd_flower.tasks.transform import augmented, with_transform
+
+PUBLIC_BATCH = 512
+"""Public samples that a round is about, where ``data.public_batch`` does not say: so many, or all that there are."""
 
 
 @runtime_checkable
@@ -52,7 +56,7 @@ class World:
 
     def __init__(self, settings: Settings, task: Task, *, hosted: bool = True, public_labels: bool = False) -> None:
         self.settings = settings
-        self.task = task
+        self.task = with_transform(task, settings)
         self.hosted = hosted
         self._public_labels = public_labels
         self.device = device(settings.run.device)
@@ -76,7 +80,8 @@ class World:
             if self.task.data is None:
                 raise InvalidInputError(f"the task has no data function, so client {client} has no samples")
             parts = self.task.data(client)
-            self._data[client] = Data(*(self._resident(s) for s in (parts.train, parts.validation, parts.test)))
+            own = Data(*(self._resident(s) for s in (parts.train, parts.validation, parts.test)))
+            self._data[client] = augmented(own, self.task.transform)
         return self._data[client]
 
     @cached_property
@@ -147,7 +152,12 @@ class World:
         if self.public is None:
             raise InvalidInputError(f"{self.settings.method} needs public samples; data.public is none")
         order = torch.randperm(len(self.public), generator=torch_rng(self.settings.run.seed, "public", round))
-        return order[: self.settings.data.public_batch].sort().values
+        return order[: self.public_batch].sort().values
+
+    @property
+    def public_batch(self) -> int:
+        """How many public samples a round is about, at most."""
+        return self.settings.data.public_batch or PUBLIC_BATCH
 
     def _resident(self, samples: "Dataset[Any] | Samples") -> Samples:
         return Samples.of(samples).to(self.device)

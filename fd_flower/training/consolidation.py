@@ -18,7 +18,7 @@ from fd_flower.core.budget import each
 from fd_flower.core.samples import Samples
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.ensemble.means import softened_mean
-from fd_flower.training.loop import Plan, batches, length, optimizer_of, plan_of, supervised, train
+from fd_flower.training.loop import Plan, batches, draws_of, length, optimizer_of, plan_of, supervised, train
 from fd_flower.training.prediction import PREDICTION_BATCH, forward, predict
 
 
@@ -219,8 +219,8 @@ def _together(models: Sequence[Module], samples: Samples, lesson: Lesson, rng: t
     optimizers = [optimizer_of(model, plan) for model in models]
     for model in models:
         model.train()
-    for rows in each(batches(len(samples), plan, rng), length(len(samples), plan)):
-        x, y = samples.batch(rows.to(samples.x.device))
+    for step, rows in enumerate(each(batches(len(samples), plan, rng), length(len(samples), plan))):
+        x, y = samples.batch(rows.to(samples.x.device), draws_of(rng, step))
         half = torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16")
         with half, torch.no_grad():
             newest = [model(x) for model in models]

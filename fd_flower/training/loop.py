@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from fd_flower.config import ClientConfig
 from fd_flower.core.budget import each
+from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
 
 Objective = Callable[..., Tensor]
@@ -103,7 +104,7 @@ def train(
     plan : Plan
         Length, batch size and optimizer.
     rng : torch.Generator
-        It alone decides the order of samples.
+        It alone decides the order of samples; its seed decides what the samples' training transform draws.
     watch : Callable[[int], bool] | None
         Called with the number of steps done after each; True ends the training.
 
@@ -119,7 +120,7 @@ def train(
     steps = 0
     for rows in each(batches(len(samples), plan, rng), length(len(samples), plan)):
         rows = rows.to(samples.x.device)
-        x, y = samples.batch(rows)
+        x, y = samples.batch(rows, draws_of(rng, steps))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             loss = objective(model, x, y) if teacher is None else objective(model, x, y, teacher[rows])
         optimizer.zero_grad(set_to_none=True)
@@ -148,6 +149,11 @@ def batches(count: int, plan: Plan, rng: torch.Generator) -> Iterator[Tensor]:
         for rows in order[: sum(sizes)].split(plan.batch)[:left]:
             yield rows
             left -= 1
+
+
+def draws_of(rng: torch.Generator, step: int) -> int:
+    """Return the seed of what a mini-batch's training transform draws: of the loop's own seed, not of its stream."""
+    return seed_of(rng.initial_seed(), "transform", step)
 
 
 def length(count: int, plan: Plan) -> int:

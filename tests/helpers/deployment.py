@@ -133,6 +133,14 @@ class Lab:
         words += ["--auth-supernode-private-key", str(key or self.keys / "clients" / client / "client.key")]
         return self.start(f"node-{name}", *words)
 
+    def host(self, key: str, **config: int) -> subprocess.Popen[bytes]:
+        """Start a SuperNode that hosts simulated clients, with the key of a registered one."""
+        told = " ".join(f"{key}={value}" for key, value in config.items())
+        words = ["flower-supernode", "--superlink", f"127.0.0.1:{self.port}", "--port", str(free_port())]
+        words += ["--root-certificates", f"{self.keys}/ca.crt", "--node-config", told]
+        words += ["--auth-supernode-private-key", str(self.keys / "clients" / key / "client.key")]
+        return self.start(f"node-{key}", *words)
+
     def submit(self, method: str, changes: str) -> None:
         """Submit a run of an app that is installed, without waiting for it."""
         project = self.root / "fd-flower"

@@ -25,7 +25,7 @@ def _is_rule(value: object) -> bool:
 
 def rules() -> Mapping[str, type[Rule]]:
     """Return every rule by the name that ``data.partition`` gives it."""
-    return found("fd_flower.data.partition", _is_rule)
+    return {cls.name or key: cls for key, cls in found("fd_flower.data.partition", _is_rule).items()}
 
 
 def rule(data: DataConfig) -> Rule:

@@ -1,6 +1,6 @@
 """Rules that deal each class out in shares drawn from a Dirichlet distribution over clients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -80,7 +80,7 @@ class FedGen(Rule):
         sizes = [int((labels == label).sum()) for label in present]
         used = [size if self.ratio == 1 else int(min(full, self.ratio * size)) for size in sizes]
         for _ in range(DRAWS):
-            ends = self._shares(used, full, rng)
+            ends = open_shares(self.clients, self.alpha, used, full, self.min_rows, rng)
             if ends is not None:
                 break
         else:
@@ -97,16 +97,25 @@ class FedGen(Rule):
                 own.append(share)
         return [np.concatenate(own) for own in held]
 
-    def _shares(self, used: list[int], full: float, rng: np.random.Generator) -> list[np.ndarray] | None:
-        """Return for each class where the clients' rows end [clients]; None where a client is left too small."""
-        counts = np.zeros(self.clients, dtype=np.int64)
-        ends = []
-        for number in used:
-            share = rng.dirichlet(np.full(self.clients, self.alpha)) * (counts < full)
-            if share.sum() == 0:  # with a tiny alpha all of a class may fall to clients that are full
-                return None
-            bounds = (np.cumsum(share / share.sum()) * number).astype(np.int64)
-            bounds[-1] = number  # the sum of the shares is 1 but for rounding
-            counts += np.diff(bounds, prepend=0)
-            ends.append(bounds)
-        return ends if counts.min() >= self.min_rows else None
+
+def open_shares(
+    clients: int, alpha: float, sizes: Sequence[int], full: float, least: int, rng: np.random.Generator
+) -> list[np.ndarray] | None:
+    """Draw shares ~ Dirichlet(alpha) of one class after the other, among clients that have fewer than ``full`` rows.
+
+    Returns
+    -------
+    list[np.ndarray] | None
+        For each class, of these sizes, where the clients' rows end [clients]; None where one has fewer than ``least``.
+    """
+    counts = np.zeros(clients, dtype=np.int64)
+    ends = []
+    for number in sizes:
+        share = rng.dirichlet(np.full(clients, alpha)) * (counts < full)
+        if share.sum() == 0:  # with a tiny alpha all of a class may fall to clients that are full
+            return None
+        bounds = (np.cumsum(share / share.sum()) * number).astype(np.int64)
+        bounds[-1] = number  # the sum of the shares is 1 but for rounding
+        counts += np.diff(bounds, prepend=0)
+        ends.append(bounds)
+    return ends if counts.min() >= least else None

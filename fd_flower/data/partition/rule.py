@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -10,10 +11,12 @@ from fd_flower.data.partition.rows import Rows
 
 @dataclass(frozen=True)
 class Rule(ABC):
-    """Deals rows out to clients; ``data.partition`` names it by its class in lower case.
+    """Deals rows out to clients; ``data.partition`` names it by ``name``, or else by its class in lower case.
 
     Its fields are those options of ``data``, by their names, that it goes by.
     """
+
+    name: ClassVar[str] = ""
 
     clients: int
     min_rows: int

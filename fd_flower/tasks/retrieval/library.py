@@ -20,6 +20,9 @@ PARTITIONS = ("iid", "column", "domain")
 READ = ("source", "clients", "split", "column", "partition", "per_client", "min_rows")
 """The options of ``data`` that are about a collection, too."""
 
+IDLE = ("public_batch",)
+"""Options that somebody may give for all methods of a comparison: these go by no public samples."""
+
 
 @dataclass(frozen=True, eq=False)
 class Holding:
@@ -95,7 +98,7 @@ def library(settings: Settings, folder: str | None = None, client: str = "") -> 
     """
     for option in fields(settings.data):
         value = getattr(settings.data, option.name)
-        if option.name not in READ and option.default is None and value is not None:  # somebody asked for it
+        if option.name not in (*READ, *IDLE) and option.default is None and value is not None:  # somebody asked for it
             raise InvalidInputError(
                 f"data.{option.name} is {value!r}; it is about images, leave it out for a collection"
             )
