@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from helpers.grids import Noted, hosts
 from helpers.secure_sums import Adding
 from helpers.tiny import rounds, start, start_toy, tiny_settings, toy_settings
@@ -126,6 +127,7 @@ def test_a_message_has_one_hash_on_both_sides_and_in_any_order():
         }
     )
     assert digest(turned) == digest(CONTENT)
+    assert digest(recorddict_from_proto(recorddict_to_proto(CONTENT))) == digest(CONTENT)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +198,7 @@ def test_a_client_opens_a_round_once_and_goes_on_with_the_next(tmp_path: Path):
         with pytest.raises(AggregationError, match="keys have come from 0 of 4 clients"):
             adding.round(number)
         assert adding.errors["3"] == (
-            "this client has opened its part of round 2's sum; a round is opened once, and the run goes on with the next"
+            "this client has opened its part of round 2's sum; a round is opened once, the run goes on with the next"
         )
     assert len(adding.round(3).clients) == 4
 
@@ -235,8 +237,8 @@ class CutOff(InProcessGrid):
 def resumed(exchange: str, tmp_path: Path) -> tuple[list[dict[str, Any]], Strategy]:
     """Return the lines and the strategy of a run that was cut off in round two of three, and resumed."""
     out = tmp_path / "run"
+    changes = f"privacy.sum=masks data.clients=4 server.rounds=3 run.out={out}"
     with pytest.raises(KeyboardInterrupt):
-        changes = f"privacy.sum=masks data.clients=4 server.rounds=3 run.out={out}"
         start(toy_settings("fedavg", changes), CutOff("fedavg", exchange))
     strategy, _, lines = start(settings("fedavg", f"run.resume={out}"), hosts("fedavg"))
     return rounds(lines), strategy

@@ -83,9 +83,7 @@ def test_places_by_hand():
 
 
 @pytest.mark.parametrize("bits", [32, 45, 64])
-@pytest.mark.parametrize(
-    ("clients", "largest"), [(2, 1.0), (16, 4096.0), (128, 65536.0), (3, 0.1), (7, 1e-6), (5, 3.3)]
-)
+@pytest.mark.parametrize(("clients", "largest"), [(2, 1.0), (16, 4096.0), (128, 65536.0), (3, 0.1), (7, 1e-6)])
 def test_the_largest_sum_fits_and_twice_as_much_does_not(clients: int, largest: float, bits: int):
     """Also where clients x range is a power of two: 2 x 1.0 with 62 places is 2^63, which is -2^63 modulo 2^64."""
     if clients * largest * 2**fixed.LEAST >= fixed.most(bits):
@@ -250,11 +248,9 @@ def test_a_masked_reply_of_another_size_is_left_out_and_named(
     values: torch.Tensor, words: str, tmp_path: Path, opened: list[np.ndarray]
 ):
     def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
-        return (
-            RecordDict({**reply, **pack(Masked(values, Masked.need(reply).transcript))})
-            if (exchange, name) == ("train", "3")
-            else reply
-        )
+        if (exchange, name) != ("train", "3"):
+            return reply
+        return RecordDict({**reply, **pack(Masked(values, Masked.need(reply).transcript))})
 
     adding = Adding(tmp_path, rows(4), MASKS, spoil=spoil)
     received = adding.round()

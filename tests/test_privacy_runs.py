@@ -191,7 +191,7 @@ def test_hosts_and_devices_add_up_alike(nodes: int, tmp_path: Path):
     ]
     same(kept[0], kept[1], 1e-9)
     left = [json.loads(path.read_text()) for path in tmp_path.rglob("sum.json")]
-    assert all(set(kept) == {"round", "step"} for kept in left)
+    assert all(set(kept) == {"round", "step", "opened"} for kept in left)
 
 
 def test_a_resumed_run_goes_on_with_new_keys(tmp_path: Path):

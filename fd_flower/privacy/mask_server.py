@@ -92,7 +92,7 @@ class MaskedSum(SecureSum):
         for name, found in digests.items():
             if found != digests[first]:
                 raise InvalidInputError(
-                    f"privacy.sum=masks: clients {first} and {name} would be sent different messages ('{exchange}'), and "
+                    f"privacy.sum=masks: clients {first} and {name} would be sent different messages ('{exchange}'); "
                     "masks cancel where all are sent the same: take privacy.sum=none"
                 )
         self._transcript = extended(self._transcript, exchange, digests[first])

@@ -43,7 +43,7 @@ class SecretStore:
         """Refuse a round whose sum this client has helped to open, or one before it."""
         if round <= self._opened:
             raise InvalidInputError(
-                f"this client has opened its part of round {self._opened}'s sum; a round is opened once, and the run "
+                f"this client has opened its part of round {self._opened}'s sum; a round is opened once, the run "
                 "goes on with the next"
             )
 
