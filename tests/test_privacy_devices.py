@@ -34,4 +34,4 @@ def test_devices_that_have_pinned_each_others_keys_add_up_as_a_simulation_does(t
     losses = [{line["client"]: line["metrics"]["loss"] for line in lines} for lines in turns]
     assert losses[0] == losses[1]
     left = [json.loads(path.read_text()) for path in (tmp_path / "lab").rglob("sum.json")]
-    assert [set(kept) for kept in left] == [{"round", "step"}] * len(left)
+    assert [set(kept) for kept in left] == [{"round", "step", "opened"}] * len(left)

@@ -76,9 +76,23 @@ def test_places_by_hand():
     assert fixed.places(4, 8.0, 32) == 25
     assert 4 * 8 * 2**25 < 2**31 <= 4 * 8 * 2**26
     with pytest.raises(
-        InvalidInputError, match=r"1000 clients .* privacy.range=65536 leave 5 of 32 bits .* privacy.range=8389 or"
+        InvalidInputError, match=r"1000 clients .* privacy.range=65536 leave 5 of 32 bits .* privacy.range=8388 or"
     ):
         fixed.places(1000, 65536.0, 32)
+    assert fixed.places(1000, 8388, 32) == 8  # what the line says will do
+
+
+@pytest.mark.parametrize("bits", [32, 45, 64])
+@pytest.mark.parametrize(("clients", "largest"), [(2, 1.0), (16, 4096.0), (128, 65536.0), (3, 0.1), (7, 1e-6)])
+def test_the_largest_sum_fits_and_twice_as_much_does_not(clients: int, largest: float, bits: int):
+    """Also where clients x range is a power of two: 2 x 1.0 with 62 places is 2^63, which is -2^63 modulo 2^64."""
+    if clients * largest * 2**fixed.LEAST >= fixed.most(bits):
+        with pytest.raises(InvalidInputError, match="bits after the point"):
+            fixed.places(clients, largest, bits)
+        return
+    point = fixed.places(clients, largest, bits)
+    (most,) = fixed.whole(torch.tensor([largest], dtype=torch.float64), point, largest).tolist()
+    assert clients * most < 2 ** (bits - 1) <= clients * 2 * (most + 1) or point == bits - 1
 
 
 @pytest.mark.parametrize(("number", "words"), [(2.1, "beyond privacy.range=2"), (float("nan"), "not finite")])
@@ -88,24 +102,24 @@ def test_a_number_that_does_not_fit_is_refused_and_not_cut(number: float, words:
 
 
 def test_masks_of_two_clients_cancel():
-    seeds = {name: crypto.private_key(name.encode() * 16) for name in "abc"}
+    seeds = {name: crypto.private_key(name.encode() * 16, b"") for name in "abc"}
     public = {name: crypto.public_key(key) for name, key in seeds.items()}
-    masks = [pair_masks(name, seeds[name], public, "abc", 10, 64) for name in "abc"]
+    masks = [pair_masks(name, seeds[name], public, "abc", b"run", 10, 64) for name in "abc"]
     assert all(np.any(mask) for mask in masks)
     assert not np.any(masks[0] + masks[1] + masks[2])
 
 
 def test_a_sealed_share_fits_its_sender_its_receiver_and_nobody_else():
     one, other = bytes(range(32)), bytes(range(1, 33))
-    key = crypto.agreed(one, crypto.public_key(other), b"x")
-    assert key == crypto.agreed(other, crypto.public_key(one), b"x")
+    key = crypto.agreed(one, crypto.public_key(other), "x", b"")
+    assert key == crypto.agreed(other, crypto.public_key(one), "x", b"")
     sealed = crypto.seal(key, b"share", b"one to other")
     assert crypto.unseal(key, sealed, b"one to other") == b"share"
     assert crypto.unseal(key, sealed, b"other to one") is None
     assert crypto.unseal(key, sealed[:-1] + bytes([sealed[-1] ^ 1]), b"one to other") is None
     assert crypto.seal(key, b"share", b"one to other") != sealed
     with pytest.raises(InvalidInputError, match="cannot be used"):
-        crypto.agreed(one, bytes(32), b"x")
+        crypto.agreed(one, bytes(32), "x", b"")
 
 
 # --- the sum
@@ -154,7 +168,7 @@ def test_two_clients_are_enough_and_one_is_not(tmp_path: Path):
 def test_rounds_follow_each_other_with_new_keys(tmp_path: Path):
     adding = Adding(tmp_path, rows(3), MASKS)
     seen = []
-    for number in (1, 2, 2):  # a resumed run plays a round again
+    for number in (1, 2, 3):
         adding.round(number)
         seen.append(adding.sent[SETUP]["0"]["sum-keys"]["pair"].data)  # type: ignore[index]
     assert len(set(seen)) == 3
@@ -234,7 +248,9 @@ def test_a_masked_reply_of_another_size_is_left_out_and_named(
     values: torch.Tensor, words: str, tmp_path: Path, opened: list[np.ndarray]
 ):
     def spoil(exchange: str, name: str, reply: RecordDict) -> RecordDict:
-        return RecordDict({**reply, **pack(Masked(values))}) if (exchange, name) == ("train", "3") else reply
+        if (exchange, name) != ("train", "3"):
+            return reply
+        return RecordDict({**reply, **pack(Masked(values, Masked.need(reply).transcript))})
 
     adding = Adding(tmp_path, rows(4), MASKS, spoil=spoil)
     received = adding.round()
@@ -362,7 +378,7 @@ def test_keys_are_checked_where_peers_are_pinned(tmp_path: Path):
     adding.spoil = swap
     with pytest.raises(AggregationError):
         adding.round(2)
-    assert adding.errors["0"] == "client 1's keys are not signed by a key that peer-keys has for it"
+    assert adding.errors["0"].startswith("client 1's keys are not signed by a key that peer-keys has for it, or ")
     assert "without this client's own" in adding.errors["1"]
 
 
@@ -382,7 +398,8 @@ def test_secrets_are_the_owners_and_gone_with_the_round(tmp_path: Path):
 
     adding.spoil = spoil
     adding.round()
-    assert kept == [{"channel", "seed"}, {"channel", "seed", "mask", "peers"}, {"held"}, set()]
+    keys = {"channel", "seed", "transcript"}
+    assert kept == [keys, keys | {"mask", "peers"}, {"held"}, {"opened"}]
     assert [p.name for p in path.parent.iterdir()] == ["sum.json"]
 
 

@@ -19,7 +19,7 @@ from fd_flower import config, methods
 from fd_flower.cli import keys
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
-from fd_flower.privacy import ckks
+from fd_flower.privacy import bfv
 from fd_flower.privacy.vector import flat, restored
 from fd_flower.server import Run, Strategy
 from fd_flower.server.checkpoint import Checkpoint
@@ -143,10 +143,10 @@ def test_a_run_with_masks_ends_as_one_without(method: str):
         torch.testing.assert_close(tensor, known[1][key], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("sums", ["masks", "ckks"])
+@pytest.mark.parametrize("sums", ["masks", "bfv"])
 def test_a_retriever_learns_the_same_under_a_sum(sums: str):
-    if sums == "ckks":
-        pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
+    if sums == "bfv":
+        pytest.importorskip("tenseal", reason="needs the extra bfv: pip install 'fd-flower[bfv]'")
     short = "data.clients=4 server.rounds=2 client.steps=3 run.keep=false"
     runs = [config.settings("fede4rag", f"{short} privacy.sum={each}") for each in ("none", sums)]
     lines = [outcome(start(chosen, hosts("fede4rag"))[2]) for chosen in runs]
@@ -154,9 +154,9 @@ def test_a_retriever_learns_the_same_under_a_sum(sums: str):
 
 
 @pytest.mark.parametrize("method", ["fd", "fedavg"])
-def test_a_run_under_ckks_ends_as_one_without(method: str):
-    pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
-    lines = [outcome(start_toy(method, f"privacy.sum={sums}")[2]) for sums in ("none", "ckks")]
+def test_a_run_under_bfv_ends_as_one_without(method: str):
+    pytest.importorskip("tenseal", reason="needs the extra bfv: pip install 'fd-flower[bfv]'")
+    lines = [outcome(start_toy(method, f"privacy.sum={sums}")[2]) for sums in ("none", "bfv")]
     same(lines[0], lines[1], 1e-3)
 
 
@@ -191,7 +191,7 @@ def test_hosts_and_devices_add_up_alike(nodes: int, tmp_path: Path):
     ]
     same(kept[0], kept[1], 1e-9)
     left = [json.loads(path.read_text()) for path in tmp_path.rglob("sum.json")]
-    assert all(set(kept) == {"round", "step"} for kept in left)
+    assert all(set(kept) == {"round", "step", "opened"} for kept in left)
 
 
 def test_a_resumed_run_goes_on_with_new_keys(tmp_path: Path):
@@ -301,7 +301,7 @@ def test_what_cannot_be_summed_is_refused_with_the_reason(method: str, changes: 
         start(tiny_settings(method, f"privacy.sum=masks {changes}"), hosts(method))
 
 
-def test_masks_and_ckks_are_refused_for_apps_that_hide_nothing():
+def test_masks_and_bfv_are_refused_for_apps_that_hide_nothing():
     app = ClientApp()
     app.train()(lambda message, context: message)
     with pytest.raises(InvalidInputError, match="an app without FD-Flower's turn, which hides nothing"):
@@ -313,7 +313,7 @@ def test_masks_and_ckks_are_refused_for_apps_that_hide_nothing():
     [
         ("", {"secret-key": "/keys/own"}, "has secret-key, so it takes part in runs with privacy.sum alone"),
         ("", {"peer-keys": "PEERS"}, "has peer-keys, so it takes part in runs with privacy.sum=masks alone"),
-        ("privacy.sum=ckks", {}, "privacy.sum=ckks needs secret-key in its node-config"),
+        ("privacy.sum=bfv", {}, "privacy.sum=bfv needs secret-key in its node-config"),
         ("privacy.sum=masks", {"secret-key": "own"}, "secret-key is the relative path 'own'"),
         ("privacy.sum=masks", {"peer-keys": "/nowhere"}, "peer-keys: /nowhere cannot be read"),
         ("privacy.sum=masks", {"peer-key": "/x"}, "'peer-key'; did you mean 'peer-keys'"),
@@ -329,11 +329,11 @@ def test_a_device_takes_no_part_in_less_than_it_was_promised(
         start_toy("fedavg", changes, grid)
 
 
-def test_devices_with_a_common_key_sum_under_ckks(tmp_path: Path):
-    pytest.importorskip("tenseal", reason="needs the extra ckks: pip install 'fd-flower[ckks]'")
-    ckks.make_key(tmp_path / "ckks.key")
-    grid = devices("fd", str(tmp_path), "0", "1", "2", **{"secret-key": str(tmp_path / "ckks.key")})
-    _, _, lines = start_toy("fd", "privacy.sum=ckks", grid)
+def test_devices_with_a_common_key_sum_under_bfv(tmp_path: Path):
+    pytest.importorskip("tenseal", reason="needs the extra bfv: pip install 'fd-flower[bfv]'")
+    bfv.make_key(tmp_path / "bfv.key")
+    grid = devices("fd", str(tmp_path), "0", "1", "2", **{"secret-key": str(tmp_path / "bfv.key")})
+    _, _, lines = start_toy("fd", "privacy.sum=bfv", grid)
     assert [line["sum"]["clients"] for line in rounds(lines)] == [3, 3]
 
 

@@ -224,19 +224,19 @@ def keys(
     venv: Annotated[Path, typer.Option(metavar="DIR", help="Where FD-Flower is installed, on every machine.")] = Path(
         "/opt/fd-flower"
     ),
-    ckks: Annotated[
-        bool, typer.Option("--ckks", help="Also DIR/ckks.key, of all clients and not of the server: docs/privacy.md.")
+    bfv: Annotated[
+        bool, typer.Option("--bfv", help="Also DIR/bfv.key, of all clients and not of the server: docs/privacy.md.")
     ] = False,
 ) -> None:
     """Make certificates, keys and services of a federation of devices, or add clients to one: docs/deployment.md."""
     from fd_flower.cli import deploy, keys
     from fd_flower.cli.paths import absolute
-    from fd_flower.privacy.ckks import make_key
+    from fd_flower.privacy.bfv import make_key
 
     place = absolute(folder, Path.cwd())
-    if ckks:
-        make_key(place / "ckks.key")
-    if host or client or not ckks:
+    if bfv:
+        make_key(place / "bfv.key")
+    if host or client or not bfv:
         keys.make(place, host or [], client or [], days)
         deploy.write(place, host[0] if host else None, port, venv)
     typer.echo(place)

@@ -75,7 +75,7 @@ class Node:
         self.secret = None if secret is None else Path(secret)
         if named:
             check_promise(self.settings.privacy, secret=secret is not None, peers=peers is not None)
-        elif self.settings.privacy.sum == "ckks":
+        elif self.settings.privacy.sum == "bfv":
             self.secret = self.state / str(header["run-key"]) / SIMULATED
 
     def _settings(self, sent: Settings) -> Settings:
@@ -132,8 +132,8 @@ class Node:
 
     def party(self, client: str) -> Party:
         """Return a client as a secure sum knows it."""
-        folder, run_key = self.memory(client).folder, str(self.header["run-key"])
-        return Party(client, folder, run_key, self.settings.privacy, self.secret, self.peers)
+        folder, run_key, sent = self.memory(client).folder, str(self.header["run-key"]), str(self.header["settings"])
+        return Party(client, folder, run_key, sent, self.settings.privacy, self.secret, self.peers)
 
     def turn(self, client: str, content: RecordDict) -> Turn:
         """Return a client's turn for a message's content."""

@@ -11,8 +11,8 @@ class PrivacyConfig(Options):
 
     section = "privacy"
 
-    sum: str = one_of("none", "masks", "ckks", default="none")
-    """`none`: each reply; `masks` or `ckks`: the sum over clients alone, hidden by masks or by encryption."""
+    sum: str = one_of("none", "masks", "bfv", default="none")
+    """`none`: each reply; `masks` or `bfv`: the sum over clients alone, hidden by masks or by encryption."""
     threshold: float = option(2 / 3, above=0.5, most=1)
     """Share of the clients asked that must stay to a round's end, more than half; with fewer the round fails."""
     bits: int = one_of(32, 64, default=64)

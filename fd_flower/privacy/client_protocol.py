@@ -29,10 +29,12 @@ class Party:
         Where it keeps a round's secrets: its memory.
     run_key : str
         The run's own key.
+    settings : str
+        The run's settings as its server sends them.
     config : PrivacyConfig
         The run's options.
     secret : Path | None
-        File of the client's own key (masks: it signs with it), or of all clients' common one (CKKS).
+        File of the client's own key (masks: it signs with it), or of all clients' common one (BFV).
     peers : dict[str, bytes] | None
         Client id -> the public key (DER) with which it signs; None: nobody's is checked.
     """
@@ -40,6 +42,7 @@ class Party:
     client: str
     folder: Path
     run_key: str
+    settings: str
     config: PrivacyConfig
     secret: Path | None = None
     peers: dict[str, bytes] | None = None

@@ -18,14 +18,20 @@ from fd_flower.privacy.fixed import UNSIGNED
 from fd_flower.wire.sums import NONCE
 
 
-def derived(secret: bytes, purpose: bytes) -> bytes:
-    """Return 32 bytes for one purpose (HKDF, RFC 5869)."""
-    return HKDF(hashes.SHA256(), 32, None, b"fd-flower " + purpose).derive(secret)
+def derived(secret: bytes, purpose: str, scope: bytes) -> bytes:
+    """Return 32 bytes for one purpose (HKDF, RFC 5869).
+
+    Parameters
+    ----------
+    scope : bytes
+        Where they are good: run and round (``messages.about``), and what else both ends have to agree on.
+    """
+    return HKDF(hashes.SHA256(), 32, None, f"fd-flower {purpose} ".encode() + scope).derive(secret)
 
 
-def private_key(seed: bytes) -> bytes:
+def private_key(seed: bytes, scope: bytes) -> bytes:
     """Return the X25519 key that a seed gives, so that whoever recovers the seed has the key."""
-    return derived(seed, b"x25519")
+    return derived(seed, "x25519", scope)
 
 
 def public_key(private: bytes) -> bytes:
@@ -33,7 +39,7 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def agreed(private: bytes, peer: bytes, purpose: bytes) -> bytes:
+def agreed(private: bytes, peer: bytes, purpose: str, scope: bytes) -> bytes:
     """Return the 32 bytes that two clients agree on for a purpose (RFC 7748).
 
     Raises
@@ -45,7 +51,7 @@ def agreed(private: bytes, peer: bytes, purpose: bytes) -> bytes:
         shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(peer))
     except ValueError as error:
         raise InvalidInputError(f"a peer's public key cannot be used: {error}") from None
-    return derived(shared, purpose)
+    return derived(shared, purpose, scope)
 
 
 def stream(key: bytes, length: int, bits: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Numbers as integers modulo 2^k, so that sums are exact and cannot wrap."""
 
-import math
+from fractions import Fraction
+from math import floor
 
 import numpy as np
 import torch
@@ -15,6 +16,11 @@ UNSIGNED: dict[int, type[np.unsignedinteger]] = {32: np.uint32, 64: np.uint64}
 SIGNED = {32: torch.int32, 64: torch.int64}
 
 
+def most(bits: int) -> int:
+    """Return the largest number of so many bits with its sign; the least one is minus it."""
+    return 2 ** (bits - 1) - 1
+
+
 def places(clients: int, largest: float, bits: int) -> int:
     """Return the bits after the point with which ``clients`` numbers of up to ``largest`` add up without wrapping.
 
@@ -23,14 +29,35 @@ def places(clients: int, largest: float, bits: int) -> int:
     InvalidInputError
         Where fewer than ``LEAST`` are left.
     """
-    left = math.floor(math.log2((2 ** (bits - 1) - 1) / (clients * largest)))
+    # In whole numbers: in floating point 2^63 - 1 is 2^63, and a sum of exactly that would be its opposite.
+    left = most(bits).bit_length()
+    while left > -bits and clients * _rounded(largest, left) > most(bits):
+        left -= 1
     if left < LEAST:
-        most = 2 ** (bits - 1 - LEAST) / clients
+        fits = (most(bits) >> LEAST) // clients
+        more = ", or privacy.bits=64" if bits == 32 else ""
         raise InvalidInputError(
             f"{clients} clients with numbers of up to privacy.range={largest:g} leave {left} of {bits} bits after the "
-            f"point; expected at least {LEAST}: give privacy.range={most:.0f} or less, or privacy.bits=64"
+            f"point; expected at least {LEAST}: give privacy.range={fits} or less{more}"
         )
     return left
+
+
+def _rounded(number: float, point: int) -> int:
+    """Return a number with so many bits after the point as a whole one; halves are rounded up."""
+    return floor(Fraction(number) * Fraction(2) ** point + Fraction(1, 2))
+
+
+def whole(values: Tensor, point: int, largest: float) -> np.ndarray:
+    """Return numbers, float64 [L], as whole ones, int64, with ``point`` bits after the point.
+
+    Raises
+    ------
+    InvalidInputError
+        For a number beyond ``largest``, or none at all: it is refused, since cut off it would be wrong silently.
+    """
+    check(values, largest)
+    return np.rint(values.numpy() * 2.0**point).astype(np.int64)
 
 
 def encode(values: Tensor, point: int, largest: float, bits: int) -> np.ndarray:
@@ -39,11 +66,10 @@ def encode(values: Tensor, point: int, largest: float, bits: int) -> np.ndarray:
     Raises
     ------
     InvalidInputError
-        For a number beyond ``largest``, or none at all: it is refused, since cut off it would be wrong silently.
+        As ``whole`` does.
     """
-    check(values, largest)
-    whole = np.rint(values.numpy() * 2.0**point).astype(np.int64)
-    return whole.astype(UNSIGNED[bits])  # two's complement: negative numbers are those below 2^bits
+    # Two's complement: negative numbers are those below 2^bits.
+    return whole(values, point, largest).astype(UNSIGNED[bits])
 
 
 def decode(whole: np.ndarray, point: int) -> Tensor:

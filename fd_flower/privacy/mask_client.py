@@ -3,6 +3,9 @@
 Beside its numbers a client adds one mask that it makes alone and one with each other client, with opposite signs at
 the two ends. The seeds of both kinds are shared out among the clients: whose reply comes has its own mask taken off,
 whose reply does not come has its masks with the others taken off. Of one client nobody may ever learn both.
+
+All keys are bound to run and round, and those between two clients to the transcript: what both were sent. Clients that
+a server tells different things (so that all but one add zeros, say) have masks that do not cancel.
 """
 
 import secrets
@@ -11,12 +14,14 @@ from typing import Any, final
 
 import numpy as np
 import torch
+from flwr.app import RecordDict
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import crypto, fixed, sharing
-from fd_flower.privacy.client_protocol import HidingClient
+from fd_flower.privacy.client_protocol import HidingClient, Party
 from fd_flower.privacy.messages import SETUP, SHARE_KEYS, UNMASK, about
+from fd_flower.privacy.transcript import begun, digest, extended
 from fd_flower.wire import Bounds, Payload
 from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
 
@@ -25,18 +30,31 @@ from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares
 class MaskClient(HidingClient):
     """Keys, shares, a masked reply, and what takes the masks off the sum."""
 
+    def __init__(self, party: Party, content: RecordDict) -> None:
+        super().__init__(party, content)
+        # As it came: the app's mods may change it.
+        self._digest = b"" if self._spec is None else digest(content)
+
     @property
     def exchanges(self) -> dict[str, Callable[[], Payload | list[Payload]]]:
         """The exchanges around ``train``."""
         return {SETUP: self.setup, SHARE_KEYS: self.share_keys, UNMASK: self.unmask}
 
     def setup(self) -> SumKeys:
-        """Make this round's keys; whatever an earlier try at the round left is gone."""
+        """Make this round's keys; whatever an earlier try at the round left is gone.
+
+        Raises
+        ------
+        InvalidInputError
+            Where an earlier try came as far as unmasking: with other survivors it would open another sum of the same.
+        """
         me, channel, seed = self.party, secrets.token_bytes(32), secrets.token_bytes(SIZE)
-        public = crypto.public_key(channel), crypto.public_key(crypto.private_key(seed))
-        content = about(me.run_key, self.spec.round, me.client) + b"".join(public)
+        self.store.need_unopened(self.spec.round)
+        public = self._public(channel, seed)
+        transcript = extended(begun(me.run_key, me.settings), SETUP, self._digest)
+        content = self._signed_text(me.client, transcript, *public)
         signature = "" if me.secret is None else crypto.sign(me.secret, content).hex()
-        self.store.put(self.spec.round, "setup", channel=channel.hex(), seed=seed.hex())
+        self.store.put(self.spec.round, "setup", transcript=transcript.hex(), channel=channel.hex(), seed=seed.hex())
         return SumKeys(table(public[:1]), table(public[1:]), text([[me.client, signature]]))
 
     def share_keys(self) -> list[Payload]:
@@ -47,17 +65,17 @@ class MaskClient(HidingClient):
         signatures = read(roster.about)
         ids, channels, pairs = [name for name, _ in signatures], rows(roster.channel), rows(roster.pair)
         channel, seed = bytes.fromhex(kept["channel"]), bytes.fromhex(kept["seed"])
-        own = crypto.public_key(channel), crypto.public_key(crypto.private_key(seed))
-        self._check(ids, channels, pairs, own)
-        self._check_signatures(signatures, channels, pairs)
+        self._check(ids, channels, pairs, self._public(channel, seed))
+        self._check_signatures(signatures, channels, pairs, bytes.fromhex(kept["transcript"]))
+        transcript = extended(bytes.fromhex(kept["transcript"]), SHARE_KEYS, self._digest)
         mask, threshold = secrets.token_bytes(SIZE), self.spec.threshold
         dealt = list(zip(*(sharing.split(s, threshold, len(ids)) for s in (seed, mask)), strict=True))
         sealed = [
-            crypto.seal(crypto.agreed(channel, key, b"channel"), b"".join(pair), self._between(self.party.client, name))
+            crypto.seal(self._channel(channel, key, transcript), b"".join(pair), self._between(self.party.client, name))
             for name, key, pair in zip(ids, channels, dealt, strict=True)
         ]
         peers = {name: [c.hex(), p.hex()] for name, c, p in zip(ids, channels, pairs, strict=True)}
-        known = {"channel": kept["channel"], "seed": kept["seed"], "mask": mask.hex()}
+        known = {**{key: kept[key] for key in ("channel", "seed")}, "mask": mask.hex(), "transcript": transcript.hex()}
         self.store.put(self.spec.round, "share keys", **known, peers=peers, threshold=threshold)
         bound = table([sharing.commitment(share) for pair in dealt for share in pair]).view(len(ids), 2, -1)
         return [SumShares(table(sealed), text(ids)), SumCommitments(bound, table([sharing.commitment(mask)])[0])]
@@ -71,11 +89,14 @@ class MaskClient(HidingClient):
         whole = fixed.encode(values, point, config.range, config.bits)
         seeds = bytes.fromhex(kept["seed"]), bytes.fromhex(kept["mask"])
         pairs = {name: bytes.fromhex(kept["peers"][name][1]) for name in members}
-        whole += own_mask(seeds[1], len(whole), config.bits)
-        whole += pair_masks(self.party.client, crypto.private_key(seeds[0]), pairs, members, len(whole), config.bits)
+        transcript = extended(bytes.fromhex(kept["transcript"]), "train", self._digest)
+        private, scope = crypto.private_key(seeds[0], self._scope), bound(self._scope, transcript)
+        whole += own_mask(seeds[1], self._scope, len(whole), config.bits)
+        whole += pair_masks(self.party.client, private, pairs, members, scope, len(whole), config.bits)
         # From here on the client cannot make its masks again, and a second reply under them is refused.
         self.store.put(spec.round, "masked input", members=members, held=held, threshold=kept["threshold"])
-        return Masked(torch.from_numpy(whole.view(np.int32 if config.bits == 32 else np.int64)))
+        signed = whole.view(np.int32 if config.bits == 32 else np.int64)
+        return Masked(torch.from_numpy(signed), table([transcript])[0])
 
     def unmask(self) -> SumUnmask:
         """Give away one share of each client: of its own mask where it survived, else of its masks with others."""
@@ -96,8 +117,23 @@ class MaskClient(HidingClient):
             if not pair:
                 lacking.append(name)
         # The shares are gone before the answer is sent: whoever asks again, for others, gets nothing.
-        self.store.put(self.spec.round, "unmask")
+        self.store.put(self.spec.round, "unmask", opened=True)
         return SumUnmask(text(lacking), table(shares))
+
+    # --- keys
+
+    @property
+    def _scope(self) -> bytes:
+        return about(self.party.run_key, self.spec.round)
+
+    def _public(self, channel: bytes, seed: bytes) -> tuple[bytes, bytes]:
+        return crypto.public_key(channel), crypto.public_key(crypto.private_key(seed, self._scope))
+
+    def _channel(self, channel: bytes, peer: bytes, transcript: bytes) -> bytes:
+        return crypto.agreed(channel, peer, "channel", bound(self._scope, transcript))
+
+    def _signed_text(self, client: str, transcript: bytes, channel: bytes, pair: bytes) -> bytes:
+        return about(self.party.run_key, self.spec.round, client, transcript.hex()) + channel + pair
 
     # --- what a client does not take on trust
 
@@ -114,15 +150,18 @@ class MaskClient(HidingClient):
                 f"a threshold of {threshold} of {len(ids)} clients; expected 2 or more, over half of all"
             )
 
-    def _check_signatures(self, signatures: Any, channels: list[bytes], pairs: list[bytes]) -> None:
-        """Refuse keys that are not signed by those whom `peer-keys` names."""
+    def _check_signatures(self, signatures: Any, channels: list[bytes], pairs: list[bytes], transcript: bytes) -> None:
+        """Refuse keys that those whom `peer-keys` names did not sign, or not after the same message."""
         peers = self.party.peers
         if peers is None:
             return
         for (name, signature), channel, pair in zip(signatures, channels, pairs, strict=True):
-            content = about(self.party.run_key, self.spec.round, name) + channel + pair
+            content = self._signed_text(name, transcript, channel, pair)
             if name not in peers or not crypto.signed(peers[name], content, bytes.fromhex(signature)):
-                raise InvalidInputError(f"client {name}'s keys are not signed by a key that peer-keys has for it")
+                raise InvalidInputError(
+                    f"client {name}'s keys are not signed by a key that peer-keys has for it, or it was sent another "
+                    "round than this client"
+                )
 
     def _opened(self, kept: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
         """Return who is in the round, and the pairs of shares that came from them unharmed."""
@@ -136,7 +175,7 @@ class MaskClient(HidingClient):
             raise InvalidInputError(f"shares have come from {len(members)} clients; expected {least}, with this one")
         held, channel = {}, bytes.fromhex(kept["channel"])
         for name, sealed in zip(members, rows(received.sealed), strict=True):
-            key = crypto.agreed(channel, bytes.fromhex(peers[name][0]), b"channel")
+            key = self._channel(channel, bytes.fromhex(peers[name][0]), bytes.fromhex(kept["transcript"]))
             pair = crypto.unseal(key, sealed, self._between(name, self.party.client))
             if pair is not None:
                 held[name] = pair.hex()
@@ -146,18 +185,23 @@ class MaskClient(HidingClient):
         return about(self.party.run_key, self.spec.round, sender, receiver)
 
 
-def own_mask(seed: bytes, length: int, bits: int) -> np.ndarray:
+def bound(scope: bytes, transcript: bytes) -> bytes:
+    """Return the scope of what two clients agree on: where both were sent the same."""
+    return scope + transcript
+
+
+def own_mask(seed: bytes, scope: bytes, length: int, bits: int) -> np.ndarray:
     """Return the mask that a client makes alone: [length] numbers modulo 2^bits."""
-    return crypto.stream(crypto.derived(seed, b"own mask"), length, bits)
+    return crypto.stream(crypto.derived(seed, "own mask", scope), length, bits)
 
 
-def pair_mask(private: bytes, peer: bytes, length: int, bits: int) -> np.ndarray:
+def pair_mask(private: bytes, peer: bytes, scope: bytes, length: int, bits: int) -> np.ndarray:
     """Return the mask that two clients agree on, without its sign: [length] numbers modulo 2^bits."""
-    return crypto.stream(crypto.agreed(private, peer, b"pair mask"), length, bits)
+    return crypto.stream(crypto.agreed(private, peer, "pair mask", scope), length, bits)
 
 
 def pair_masks(
-    client: str, private: bytes, pairs: dict[str, bytes], others: Sequence[str], length: int, bits: int
+    client: str, private: bytes, pairs: dict[str, bytes], others: Sequence[str], scope: bytes, length: int, bits: int
 ) -> np.ndarray:
     """Return the sum of a client's masks with these others: of two, the one whose id is less adds and the other takes.
 
@@ -169,10 +213,12 @@ def pair_masks(
         Its private key of the round.
     pairs : dict[str, bytes]
         Client id -> public key of the round.
+    scope : bytes
+        Run, round and transcript: who has another one has other masks.
     """
     total = np.zeros(length, dtype=fixed.UNSIGNED[bits])
     for other in others:
         if other != client:
-            mask = pair_mask(private, pairs[other], length, bits)
+            mask = pair_mask(private, pairs[other], scope, length, bits)
             total = total + mask if client < other else total - mask
     return total

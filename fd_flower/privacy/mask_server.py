@@ -10,9 +10,11 @@ from torch import Tensor
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import crypto, fixed, sharing
-from fd_flower.privacy.mask_client import own_mask, pair_masks
-from fd_flower.privacy.messages import SETUP, SHARE_KEYS, UNMASK
+from fd_flower.privacy.mask_client import bound, own_mask, pair_masks
+from fd_flower.privacy.messages import SETUP, SHARE_KEYS, UNMASK, about
 from fd_flower.privacy.server_protocol import AggregationError, Ask, Contents, SecureSum
+from fd_flower.privacy.transcript import begun, digest, extended
+from fd_flower.wire import Payload
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.sums import SIZE, Masked, SumCommitments, SumKeys, SumShares, SumUnmask, read, rows, table, text
 
@@ -31,8 +33,10 @@ class MaskedSum(SecureSum):
         """Carry public keys and sealed shares from each client to each."""
         self._point = fixed.places(self._spec.clients, self._config.range, self._config.bits)
         self._keys: dict[Client, tuple[bytes, bytes]] = {}
+        self._scope = about(self._run_key, self._spec.round)
+        self._transcript = begun(self._run_key, self._settings)
         signatures = {}
-        for reply in ask(SETUP, contents, (SumKeys,)):
+        for reply in self._exchange(SETUP, contents, ask, (SumKeys,)):
             keys, name = SumKeys.need(reply.content), reply.client.id
             if len(keys.channel) != 1:
                 self.faults[name] = f"{len(keys.channel)} keys; expected one"
@@ -48,7 +52,7 @@ class MaskedSum(SecureSum):
         content = self._content(roster)  # one for all
         sealed: dict[Client, list[bytes]] = {}
         self._promised: dict[Client, SumCommitments] = {}
-        for reply in ask(SHARE_KEYS, dict.fromkeys(self._keys, content), (SumShares, SumCommitments)):
+        for reply in self._exchange(SHARE_KEYS, dict.fromkeys(self._keys, content), ask, (SumShares, SumCommitments)):
             dealt, promised = SumShares.need(reply.content), SumCommitments.need(reply.content)
             if len(dealt.sealed) != len(self._keys) or len(promised.shares) != len(self._keys):
                 self.faults[reply.client.id] = f"{len(dealt.sealed)} sealed shares; expected {len(self._keys)}"
@@ -64,6 +68,35 @@ class MaskedSum(SecureSum):
             for client in self._members
         }
 
+    def sent(self, contents: Contents) -> None:
+        """Take note of what all are sent, to which their masks are bound.
+
+        Raises
+        ------
+        InvalidInputError
+            Where they are not all sent the same: their masks would not cancel.
+        """
+        if contents:
+            self._extend("train", contents)
+
+    def _exchange(self, exchange: str, contents: Contents, ask: Ask, kinds: Sequence[type[Payload]]) -> list[Reply]:
+        """Ask, and take note of what was sent (which ``ask`` completes)."""
+        replies = ask(exchange, contents, kinds)
+        self._extend(exchange, contents)
+        return replies
+
+    def _extend(self, exchange: str, contents: Contents) -> None:
+        known: dict[tuple[str, int], bytes] = {}
+        digests = {client.id: digest(content, known) for client, content in contents.items()}
+        first = next(iter(digests))
+        for name, found in digests.items():
+            if found != digests[first]:
+                raise InvalidInputError(
+                    f"privacy.sum=masks: clients {first} and {name} would be sent different messages ('{exchange}'); "
+                    "masks cancel where all are sent the same: take privacy.sum=none"
+                )
+        self._transcript = extended(self._transcript, exchange, digests[first])
+
     def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:
         """Add up what has come and take the masks off.
 
@@ -72,7 +105,7 @@ class MaskedSum(SecureSum):
         AggregationError
             Where too few replies or shares have come, or a client's secret is not what it was said to be.
         """
-        survivors = self._fitting(replies, self._length)
+        survivors = self._fitting(self._of_one_transcript(replies), self._length)
         self._enough(len(survivors), "masked replies have come from")
         total = np.zeros(self._spec.length, dtype=fixed.UNSIGNED[self._config.bits])
         for reply in survivors:
@@ -82,6 +115,17 @@ class MaskedSum(SecureSum):
         for client in self._members:
             total -= self._left(client, here, secrets[client])
         return survivors, fixed.decode(total, self._point)
+
+    def _of_one_transcript(self, replies: Sequence[Reply]) -> list[Reply]:
+        """Return the replies that are under this round's masks; the others are left out and named."""
+        for reply in replies:
+            theirs = Masked.need(reply.content).transcript.numpy().tobytes()
+            if theirs != self._transcript:
+                self.faults[reply.client.id] = (
+                    f"what it was sent has the hash {theirs.hex()[:12]}, the others' {self._transcript.hex()[:12]}: "
+                    "a message was changed on its way"
+                )
+        return [reply for reply in replies if reply.client.id not in self.faults]
 
     def _length(self, reply: Reply) -> int:
         values = Masked.need(reply.content).values
@@ -102,7 +146,7 @@ class MaskedSum(SecureSum):
             if client in here:
                 good = sharing.fits(secret, self._promised[client].own.numpy().tobytes())
             else:
-                good = crypto.public_key(crypto.private_key(secret)) == self._keys[client][1]
+                good = crypto.public_key(crypto.private_key(secret, self._scope)) == self._keys[client][1]
             if not good:
                 raise AggregationError(f"client {client.id} shared out another secret than it used")
             secrets[client] = secret
@@ -133,10 +177,11 @@ class MaskedSum(SecureSum):
         """Return what a client leaves in the sum: a survivor its own mask, a lost one its masks with survivors."""
         length, bits = self._spec.length, self._config.bits
         if client in here:
-            return own_mask(secret, length, bits)
+            return own_mask(secret, self._scope, length, bits)
         pairs = {other.id: self._keys[other][1] for other in here}
         # The survivors hold the other ends, with the opposite signs.
-        return -pair_masks(client.id, crypto.private_key(secret), pairs, list(pairs), length, bits)
+        private, scope = crypto.private_key(secret, self._scope), bound(self._scope, self._transcript)
+        return -pair_masks(client.id, private, pairs, list(pairs), scope, length, bits)
 
 
 def _signature(keys: SumKeys) -> str:

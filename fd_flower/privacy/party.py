@@ -4,13 +4,13 @@ from flwr.app import RecordDict
 
 from fd_flower.config import PrivacyConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.privacy.ckks_client import CkksClient
+from fd_flower.privacy.bfv_client import BfvClient
 from fd_flower.privacy.client_protocol import ClientProtocol, Party
 from fd_flower.privacy.mask_client import MaskClient
 
-CLIENT_PROTOCOLS: dict[str, type[ClientProtocol]] = {"none": ClientProtocol, "masks": MaskClient, "ckks": CkksClient}
+CLIENT_PROTOCOLS: dict[str, type[ClientProtocol]] = {"none": ClientProtocol, "masks": MaskClient, "bfv": BfvClient}
 
-SIMULATED = "ckks.key"
+SIMULATED = "bfv.key"
 """File of a simulation's key, beside its clients' memory."""
 
 
@@ -31,7 +31,7 @@ def check_promise(config: PrivacyConfig, *, secret: bool, peers: bool) -> None:
         raise InvalidInputError("its node-config has secret-key, so it takes part in runs with privacy.sum alone")
     if peers and config.sum != "masks":
         raise InvalidInputError("its node-config has peer-keys, so it takes part in runs with privacy.sum=masks alone")
-    if config.sum == "ckks" and not secret:
+    if config.sum == "bfv" and not secret:
         raise InvalidInputError(
-            "privacy.sum=ckks needs secret-key in its node-config: the file of the clients' common key"
+            "privacy.sum=bfv needs secret-key in its node-config: the file of the clients' common key"
         )

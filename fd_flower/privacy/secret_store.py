@@ -1,4 +1,7 @@
-"""A client's secrets of one round, beside its memory: a file that only its owner can read, gone with the round."""
+"""A client's secrets of one round, beside its memory: a file that only its owner can read.
+
+The secrets are gone with the round; which sum was opened last stays as long as the memory does.
+"""
 
 import json
 import os
@@ -25,14 +28,24 @@ class SecretStore:
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
 
-    def put(self, round: int, step: str, **secrets: Any) -> None:
-        """Keep what a step leaves, in place of what the last one left."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_suffix(f".{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump({"round": round, "step": step, **secrets}, file)
-        draft.replace(self._path)
+    def put(self, round: int, step: str, *, opened: bool = False, **secrets: Any) -> None:
+        """Keep what a step leaves, in place of what the last one left.
+
+        Parameters
+        ----------
+        opened : bool
+            Whether it opens the round's sum, which is remembered from then on.
+        """
+        last = round if opened else self._opened
+        self._write({"round": round, "step": step, **({"opened": last} if last else {}), **secrets}, lasting=opened)
+
+    def need_unopened(self, round: int) -> None:
+        """Refuse a round whose sum this client has helped to open, or one before it."""
+        if round <= self._opened:
+            raise InvalidInputError(
+                f"this client has opened its part of round {self._opened}'s sum; a round is opened once, the run "
+                "goes on with the next"
+            )
 
     def take(self, round: int, step: str) -> dict[str, Any]:
         """Return what this step of this round left.
@@ -44,7 +57,7 @@ class SecretStore:
         """
         found = self._read()
         if (found.get("round"), found.get("step")) != (round, step):
-            at = f"'{found['step']}' of round {found['round']}" if found else "nothing"
+            at = f"'{found['step']}' of round {found['round']}" if "step" in found else "nothing"
             raise InvalidInputError(
                 f"a secure sum goes on from '{step}' of round {round}; this client is at {at} and says no more"
             )
@@ -52,8 +65,35 @@ class SecretStore:
 
     def forget(self, round: int | None) -> None:
         """Delete what other rounds than this one left; None: whatever there is."""
-        if round is None or self._read().get("round") != round:
+        found = self._read()
+        if round is not None and found.get("round") == round:
+            return
+        if last := self._opened:
+            if found.keys() != {"opened"}:
+                self._write({"opened": last}, lasting=True)
+        else:
             self._path.unlink(missing_ok=True)
+
+    @property
+    def _opened(self) -> int:
+        """The last round whose sum was opened, 0: none."""
+        return int(self._read().get("opened", 0))
+
+    def _write(self, content: dict[str, Any], *, lasting: bool) -> None:
+        """Replace the file, so that it outlives a loss of power where that is asked for."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._path.with_suffix(f".{os.getpid()}")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(content, file)
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
+        draft.replace(self._path)
+        if lasting:
+            folder = os.open(self._path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
 
     def _read(self) -> dict[str, Any]:
         try:

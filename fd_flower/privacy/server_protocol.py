@@ -49,6 +49,9 @@ class ServerProtocol:
         """Play the exchanges before ``train``; return whom to ask and what each receives beside."""
         return {client: RecordDict() for client in asked}
 
+    def sent(self, contents: Contents) -> None:
+        """Take note of what ``train``'s messages say, before they are sent."""
+
     def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
         """Return the kinds without which a reply cannot be used, given those without which a method's cannot."""
         return expected
@@ -67,13 +70,18 @@ class SecureSum(ServerProtocol, ABC):
         What the method declares summable.
     config : PrivacyConfig
         The run's options.
+    run_key : str
+        The run's own key.
+    settings : str
+        The run's settings as clients are sent them.
     """
 
     hidden_kind: type[Payload]
     """The kind that replies have in place of their own."""
 
-    def __init__(self, summable: Sequence[type[Payload]], config: PrivacyConfig) -> None:
+    def __init__(self, summable: Sequence[type[Payload]], config: PrivacyConfig, run_key: str, settings: str) -> None:
         super().__init__()
+        self._run_key, self._settings = run_key, settings
         self._kinds = [kind for kind in summable if issubclass(kind, Summable)]
         self._config = config
 

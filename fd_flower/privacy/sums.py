@@ -5,19 +5,21 @@ from pathlib import Path
 
 from fd_flower.config import PrivacyConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.privacy import ckks
-from fd_flower.privacy.ckks_server import EncryptedSum
+from fd_flower.privacy import bfv
+from fd_flower.privacy.bfv_server import EncryptedSum
 from fd_flower.privacy.mask_server import MaskedSum
 from fd_flower.privacy.party import SIMULATED
 from fd_flower.privacy.server_protocol import ServerProtocol
 from fd_flower.wire import Payload
 
 
-def server_protocol(config: PrivacyConfig, summable: Sequence[type[Payload]]) -> ServerProtocol:
-    """Return the server's half of a run's sum."""
+def server_protocol(
+    config: PrivacyConfig, summable: Sequence[type[Payload]], run_key: str, settings: str
+) -> ServerProtocol:
+    """Return the server's half of a run's sum, given the run's key and its settings as clients are sent them."""
     if config.sum == "none":
         return ServerProtocol()
-    return {"masks": MaskedSum, "ckks": EncryptedSum}[config.sum](summable, config)
+    return {"masks": MaskedSum, "bfv": EncryptedSum}[config.sum](summable, config, run_key, settings)
 
 
 def check_sum(
@@ -25,6 +27,7 @@ def check_sum(
     config: PrivacyConfig,
     summable: Sequence[type[Payload]],
     exchanges: Sequence[str],
+    clients: int,
     *,
     single_replies: bool,
     plain: bool,
@@ -52,12 +55,12 @@ def check_sum(
         raise InvalidInputError(
             f"{asked}: {method} has more exchanges ({', '.join(exchanges)}), and only train's is summed"
         )
-    if config.sum == "ckks":
-        ckks.tenseal()
+    if config.sum == "bfv":
+        bfv.check_clients(min(clients, bfv.MOST_CLIENTS))  # a round may ask fewer; how many, it knows
 
 
 def simulated_key(config: PrivacyConfig, state: str, run_key: str) -> None:
     """Make the key pair of a simulation's clients, where they need one: they and the server are one experimenter."""
     path = Path(state) / run_key / SIMULATED
-    if config.sum == "ckks" and not path.exists():
-        ckks.make_key(path)
+    if config.sum == "bfv" and not path.exists():
+        bfv.make_key(path)

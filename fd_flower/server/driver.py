@@ -70,7 +70,7 @@ class Driver:
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
         self.guard.check(strategy.clients)
-        self.sum = server_protocol(settings.privacy, strategy.summable)
+        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, settings.text)
         self.point = strategy.evaluation_point(settings)
 
     # --- the rounds

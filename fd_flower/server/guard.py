@@ -65,6 +65,7 @@ class Guard:
             settings.privacy,
             method.summable,
             method.exchanges,
+            len(clients),
             single_replies=requires.single_replies,
             plain=plain,
         )

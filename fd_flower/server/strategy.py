@@ -123,6 +123,7 @@ class Strategy(Method[C], FlowerStrategy):
         messages = run.messages(list(beside), number, len(self.exchanges) - 1, self.exchanges[-1], config)
         for message in messages:
             message.content.update(beside[run.host.client(message.metadata.dst_node_id)])
+        run.sum.sent({run.host.client(message.metadata.dst_node_id): message.content for message in messages})
         return messages
 
     def aggregate_train(

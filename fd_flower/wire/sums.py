@@ -132,21 +132,25 @@ class SumCommitments(_Bytes):
 
 
 @dataclass(frozen=True, eq=False)
-class Masked(Payload):
+class Masked(_Bytes):
     """What a client adds to the sum, beneath its masks.
 
     Attributes
     ----------
     values : Tensor
         [L] int32 or int64: numbers modulo 2^32 or 2^64.
+    transcript : Tensor
+        [32] uint8: the hash of what the client was sent in this round, under which its masks are.
     """
 
     kind: ClassVar[str] = "masked"
     values: Tensor
+    transcript: Tensor
 
     def check(self, bounds: Bounds) -> None:
-        """Refuse anything but a list of whole numbers."""
+        """Refuse anything but a list of whole numbers, and another size of the hash."""
         self._shape("values", self.values, None)
+        self._bytes("transcript", self.transcript, KEY)
         if self.values.dtype not in (torch.int32, torch.int64):
             raise InvalidInputError(
                 f"{self.name} has 'values' of {self.values.dtype}; expected torch.int32 or torch.int64"
@@ -178,7 +182,7 @@ class SumUnmask(_Bytes):
 
 @dataclass(frozen=True, eq=False)
 class Encrypted(_Bytes):
-    """Numbers under CKKS.
+    """Whole numbers under BFV.
 
     Attributes
     ----------
@@ -187,7 +191,7 @@ class Encrypted(_Bytes):
     sizes : Tensor
         [chunks] int64: bytes of each.
     fingerprint : Tensor
-        [32] uint8: hash of the file with the key; another key decrypts to garbage without a word.
+        [32] uint8: hash of the file with the key; another key decrypts to nonsense without a word.
     length : Tensor
         [] int64: how many numbers they are.
     """
@@ -215,14 +219,14 @@ class Opened(Payload):
     Attributes
     ----------
     values : Tensor
-        [L] float64.
+        [L] int64: whole numbers with the round's bits after the point.
     """
 
     kind: ClassVar[str] = "opened"
     values: Tensor
 
     def check(self, bounds: Bounds) -> None:
-        """Refuse anything but a list of finite numbers."""
+        """Refuse anything but a list of whole numbers."""
         self._shape("values", self.values, None)
-        self._floats("values", self.values)
-        super().check(bounds)
+        if self.values.dtype is not torch.int64:
+            raise InvalidInputError(f"{self.name} has 'values' of {self.values.dtype}; expected torch.int64")

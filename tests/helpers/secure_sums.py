@@ -50,13 +50,13 @@ class Adding:
         self.folder, self.rows, self.config = folder, rows, config
         self.lost, self.spoil = lost or {}, spoil
         self.clients = [client(str(i), examples=1) for i in range(len(rows))]
-        self.server = server_protocol(config, (Weights,))
+        self.server = server_protocol(config, (Weights,), "run", "settings")
         self.errors: dict[str, str] = {}
         self.received: dict[str, dict[str, RecordDict]] = {}
         self.sent: dict[str, dict[str, RecordDict]] = {}
 
     def party(self, name: str, **more: object) -> Party:
-        return Party(name, self.folder / name, "run", self.config, **more)  # type: ignore[arg-type]
+        return Party(name, self.folder / name, "run", "settings", self.config, **more)  # type: ignore[arg-type]
 
     def protocol(self, name: str, content: RecordDict) -> ClientProtocol:
         return client_protocol(self.party(name), copy.deepcopy(content))
@@ -91,6 +91,7 @@ class Adding:
     def round(self, number: int = 1) -> Reply:
         """Play a round; return what the server receives."""
         contents = self.open(number)
+        self.server.sent(contents)
         replies = self.ask("train", contents, self.server.kinds((Weights,)))
         (received,) = self.server.close(replies, self.ask)
         return received

@@ -1,4 +1,4 @@
-"""A client's half of a sum under CKKS: it encrypts what it adds, and decrypts the sum when it is asked to."""
+"""A client's half of a sum under BFV: it encrypts what it adds, and decrypts the sum when it is asked to."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -7,7 +7,7 @@ from typing import final
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.privacy import ckks, fixed
+from fd_flower.privacy import bfv, fixed
 from fd_flower.privacy.client_protocol import HidingClient
 from fd_flower.privacy.messages import DECRYPT
 from fd_flower.wire import Bounds, Payload
@@ -15,7 +15,7 @@ from fd_flower.wire.sums import Encrypted, Opened
 
 
 @final
-class CkksClient(HidingClient):
+class BfvClient(HidingClient):
     """An encrypted reply, and the sum decrypted once a round."""
 
     @property
@@ -24,19 +24,19 @@ class CkksClient(HidingClient):
         return {DECRYPT: self.decrypt}
 
     @cached_property
-    def _key(self) -> ckks.Key:
+    def _key(self) -> bfv.Key:
         if self.party.secret is None:
             raise InvalidInputError(
-                "privacy.sum=ckks needs the clients' common key: name its file in node-config, secret-key=/path"
+                "privacy.sum=bfv needs the clients' common key: name its file in node-config, secret-key=/path"
             )
-        return ckks.Key(self.party.secret)
+        return bfv.Key(self.party.secret)
 
     def hidden(self, values: Tensor) -> Encrypted:
         """Return numbers encrypted."""
-        ckks.check_length(len(values))
-        fixed.check(values, self.party.config.range)
-        point = ckks.point(self.spec.clients, self.party.config.range)
-        encrypted = self._key.encrypt(values, point)
+        bfv.check_length(len(values))
+        largest = self.party.config.range
+        point = fixed.places(self.spec.clients, largest, bfv.BITS)
+        encrypted = self._key.encrypt(fixed.whole(values, point, largest))
         self.store.put(self.spec.round, "encrypted")
         return encrypted
 

@@ -1,13 +1,13 @@
-"""The server's half of a sum under CKKS: it adds up ciphertexts, and one client opens their sum."""
+"""The server's half of a sum under BFV: it adds up ciphertexts, and one client opens their sum."""
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.privacy import ckks
+from fd_flower.privacy import bfv, fixed
 from fd_flower.privacy.messages import DECRYPT
 from fd_flower.privacy.server_protocol import AggregationError, Ask, Contents, SecureSum
 from fd_flower.wire.replies import Reply
@@ -24,9 +24,10 @@ class EncryptedSum(SecureSum):
     hidden_kind = Encrypted
 
     def _before(self, contents: Contents, ask: Ask) -> Contents:
-        """Refuse a sum that is out of CKKS's reach; nothing is exchanged."""
-        ckks.check_length(self._spec.length)
-        ckks.point(self._spec.clients, self._config.range)
+        """Refuse a sum that is out of BFV's reach; nothing is exchanged."""
+        bfv.check_length(self._spec.length)
+        bfv.check_clients(self._spec.clients)
+        self._point = fixed.places(self._spec.clients, self._config.range, bfv.BITS)
         return contents
 
     def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:
@@ -37,21 +38,32 @@ class EncryptedSum(SecureSum):
         AggregationError
             Where too few replies have come under one key, or nobody opens their sum.
         """
-        survivors = self._of_one_key(self._fitting(replies, lambda r: int(Encrypted.need(r.content).length)))
+        fitting = self._of_one_key(self._fitting(replies, lambda r: int(Encrypted.need(r.content).length)))
+        adder, loaded = bfv.Adder(), {}
+        for reply in fitting:
+            self._load(adder, reply, loaded)
+        survivors = [reply for reply in fitting if reply.client.id in loaded]
         self._enough(len(survivors), "encrypted replies under one key have come from")
-        try:
-            total = ckks.Adder().add([Encrypted.need(reply.content) for reply in survivors])
-        except (InvalidInputError, ValueError) as error:
-            raise AggregationError(f"the encrypted replies do not add up: {error}") from None
+        fingerprint = Encrypted.need(survivors[0].content).fingerprint.numpy().tobytes()
+        total = bfv.packed(adder.add(list(loaded.values())), fingerprint, self._spec.length)
         # Another client each round, so that nobody carries the sums of all rounds.
         first = self._spec.round % len(survivors)
         for reply in (survivors[first:] + survivors[:first])[:TRIES]:
             for answer in ask(DECRYPT, {reply.client: self._content(total)}, (Opened,)):
-                values = Opened.need(answer.content).values.double()
-                if len(values) == self._spec.length:
-                    return survivors, values
-                self.faults[reply.client.id] = f"{len(values)} decrypted numbers; the sum has {self._spec.length}"
+                whole, most = Opened.need(answer.content).values, fixed.most(bfv.BITS)
+                if len(whole) == self._spec.length and bool(((-most <= whole) & (whole <= most)).all()):
+                    return survivors, whole.double() / 2.0**self._point
+                self.faults[reply.client.id] = (
+                    f"{len(whole)} decrypted numbers, or some beyond the largest sum; the sum has {self._spec.length}"
+                )
         raise AggregationError(f"none of {min(TRIES, len(survivors))} clients opened the encrypted sum")
+
+    def _load(self, adder: bfv.Adder, reply: Reply, loaded: dict[str, list[Any]]) -> None:
+        """Put one client's ciphertexts beside the others'; what is none is left out and named."""
+        try:
+            loaded[reply.client.id] = adder.load(Encrypted.need(reply.content))
+        except InvalidInputError as error:
+            self.faults[reply.client.id] = str(error)
 
     def _of_one_key(self, replies: Sequence[Reply]) -> list[Reply]:
         """Return the replies under the key that most clients have; the others are left out and named."""
