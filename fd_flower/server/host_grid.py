@@ -31,6 +31,9 @@ PLAIN = "No query function registered with name 'fd_flower'"
 LOOK = 5.0
 """Seconds between looks whether nodes that owe a reply were started anew."""
 
+PAUSE = 0.05
+"""Seconds between the first two looks at which nodes are there; the next ones are further apart."""
+
 LOST = 3
 """Error code of a client whose node answered without it."""
 
@@ -172,7 +175,7 @@ class HostGrid(Grid):
         """Wait until enough nodes are there, and two looks see the same ones if it has to be ``steady``."""
         wanted, limit = self._settings.server.nodes, self._settings.server.wait
         seen: set[int] = set()
-        pause, deadline = 0.05, time.monotonic() + limit
+        pause, deadline = PAUSE, time.monotonic() + limit
         while True:
             nodes = set(self._grid.get_node_ids())
             if len(nodes) >= wanted and (nodes == seen or not steady):
