@@ -44,8 +44,8 @@ def train(message: Message, context: Context) -> Message:
     Where Flower's own FedProx asks, its ``proximal-mu`` takes the place of ``mu``.
     """
     turn: Turn[Config] = Turn.of(message, context)
-    sent = records(message.content, ConfigRecord).get("config", {})
-    config = replace(turn.config, mu=sent["proximal-mu"]) if "proximal-mu" in sent else turn.config
+    mu = records(message.content, ConfigRecord).get("config", ConfigRecord()).get("proximal-mu")
+    config = replace(turn.config, mu=float(mu)) if isinstance(mu, int | float) else turn.config
     model = turn.shared(Weights.need(message.content))
     start = [parameter.detach().clone() for parameter in model.parameters()]
 

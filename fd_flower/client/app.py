@@ -17,7 +17,7 @@ from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, records, unfold
 RAISED = 2
 """Flower's error code for a client that raised."""
 
-FEDERATED = {"evaluate": "received", "closing": True, "federated": True}
+FEDERATED: dict[str, str | bool] = {"evaluate": "received", "closing": True, "federated": True}
 """What federated evaluation asks for: how good what is received is on the client's own test part; nothing is kept."""
 
 Lifespan = Callable[[Context], Iterator[None]]

@@ -220,7 +220,8 @@ class HostGrid(Grid):
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
         asked = [Message(content, c.node_id, HANDSHAKE) for c in self.clients]
         replies = self.exchange(asked, timeout=self._settings.server.timeout, patient=True)
-        found, refused = {}, {}
+        found: dict[str, Client] = {}
+        refused: dict[str, str] = {}
         silent = dict.fromkeys(ids)
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
