@@ -94,7 +94,8 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
     InvalidInputError
         For an unknown key (names the nearest), a wrong type, or a value outside its range.
     """
-    node, usual = copy.deepcopy(_blank(cls)), _usual(cls)
+    own: type = cls  # a key of caches, for which mypy does not take a type[T]
+    node, usual = copy.deepcopy(_blank(own)), _usual(own)
     for key, value in values.items():
         if key in usual and type(value) is type(usual[key]) and value == usual[key]:
             continue  # as it is already; an update takes a tenth of a millisecond, and a run has a hundred options

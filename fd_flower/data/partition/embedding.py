@@ -62,6 +62,7 @@ class Embedding(Rule):
 
     def possible(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> bool:
         """Whether shares are found, without looking for other alphas."""
+        assert groups is not None
         sizes = np.unique(groups, return_counts=True)[1]
         return not self._too_few(sizes) and self._drawn(sizes, seed) is not None
 
