@@ -1,9 +1,9 @@
 """FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg whose clients are held near the server's weights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from flwr.app import Context, Message
+from flwr.app import ConfigRecord, Context, Message
 from torch import Tensor
 from torch.nn import Module
 
@@ -11,6 +11,7 @@ from fd_flower.client import App, Turn, evaluate_shared, fit, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.training import supervised
 from fd_flower.wire import Weights
+from fd_flower.wire.envelope import records
 
 app = App()
 
@@ -38,13 +39,18 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], co
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train the server's model on private data without going far from it, and send its weights."""
+    """Train the server's model on private data without going far from it, and send its weights.
+
+    Where Flower's own FedProx asks, its ``proximal-mu`` takes the place of ``mu``.
+    """
     turn: Turn[Config] = Turn.of(message, context)
+    mu = records(message.content, ConfigRecord).get("config", ConfigRecord()).get("proximal-mu")
+    config = replace(turn.config, mu=float(mu)) if isinstance(mu, int | float) else turn.config
     model = turn.shared(Weights.need(message.content))
     start = [parameter.detach().clone() for parameter in model.parameters()]
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, start, turn.config)
+        return objective(model, x, y, start, config)
 
     loss = fit(turn, learn, turn.data.train)
     turn.evaluate("trained")

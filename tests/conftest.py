@@ -1,5 +1,6 @@
 """What several test files need."""
 
+import gc
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from fd_flower import engine
 from fd_flower.client import turn
 from fd_flower.data import clients, images
 from fd_flower.results import report
+from fd_flower.server import host_grid
 from fd_flower.training import Plan, loop
 
 collect_ignore = ["outside"]  # a project of its own; test_outside.py installs it and runs its test
@@ -80,6 +82,18 @@ def write_parquet() -> Callable[..., Path]:
 def _undrawn() -> Iterator[None]:
     with undrawn():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _unhurried() -> Iterator[None]:
+    """Take what saves time and changes nothing: a thousand waits for nodes that are all here, and looks for garbage
+    among the modules that were imported.
+    """
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host_grid, "PAUSE", 0.001)
+        yield
+    gc.unfreeze()
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from fd_flower.config import DataConfig
 from fd_flower.config.data import PARTITIONS
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.data.partition import options, partition, rules
+from fd_flower.data.partition import dirichlet, options, partition, rules
 
 pytestmark = pytest.mark.usefixtures("fresh_cache")
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 100))
@@ -343,10 +343,31 @@ def refusal(*args, **kwargs):
 
 
 def test_more_clients_than_rows_are_refused():
-    assert refusal("iid", clients=2000) == "2000 clients are more than the 1000 private rows: take at most 100 clients"
-    assert "need 1200 private rows, there are 1000: take at most 100 clients or data.min_rows=8" in refusal(
-        "dirichlet", clients=120
+    assert refusal("iid", clients=2000) == "2000 clients are more than the 1000 private rows: take data.clients=100"
+    assert "need 1200 private rows, there are 1000: take data.clients=100 or data.min_rows=8" in refusal(
+        "iid", clients=120
     )
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("option", ["clients", "min_rows"])
+def test_a_hint_that_is_followed_to_the_letter_works(rule: str, option: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(dirichlet, "DRAWS", 50)  # what is found among them is found among more
+    line = refusal(rule, clients=120)
+    hint = re.search(rf"data.{option}=(\d+)|at most (\d+) {option}", line)
+    if hint is None:  # every number was tried and none works
+        assert (rule, option) in {("fedgen", "min_rows"), ("primary", "min_rows"), ("column", "min_rows")}
+        return
+    changed = {"clients": 120, "min_rows": 10, option: int(hint[1] or hint[2])}
+    assert min(map(len, deal(rule, **changed))) >= changed["min_rows"]
+
+
+def test_a_columns_values_are_counted_for_its_hint():
+    """Sizes 6, 3, 2 and 1."""
+    groups = np.repeat(["a", "b", "c", "d"], [6, 3, 2, 1])
+    about = {"labels": np.zeros(12, dtype=np.int64), "groups": groups}
+    assert "take at most 2 clients or data.min_rows=2" in refusal("column", clients=3, min_rows=3, **about)
+    assert list(map(len, deal("column", clients=3, min_rows=2, **about))) == [6, 3, 2]
 
 
 def test_an_impossible_dirichlet_names_an_alpha_that_works(capfd):
@@ -385,7 +406,6 @@ def test_a_client_that_is_primary_for_nothing_is_left_too_few_rows():
 def test_the_smallest_client_keeps_min_rows():
     rare = np.repeat([0, 1], [900, 100])  # ten of twenty clients share the rare class
     assert min(map(len, deal("classes", clients=20, classes=1, min_rows=10, labels=rare))) == 10
-    assert (
-        "leaves a client with 10 rows, data.min_rows is 11: take fewer than 20 clients or data.min_rows=10"
-        in refusal("classes", clients=20, classes=1, min_rows=11, labels=rare)
+    assert "leaves a client with 10 rows, data.min_rows is 11: take data.clients=19 or data.min_rows=10" in refusal(
+        "classes", clients=20, classes=1, min_rows=11, labels=rare
     )

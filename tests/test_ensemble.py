@@ -152,6 +152,12 @@ def test_results_are_log_probabilities(rule):
     torch.testing.assert_close(mean.logsumexp(1), torch.zeros(20), atol=1e-5, rtol=0)
 
 
+def test_a_mean_of_logits_that_lie_far_apart_is_their_mean():
+    """(0, -300) and (-200, 0) have the mean (-100, -150)."""
+    logits = torch.tensor([[[0.0, -300.0]], [[-200.0, 0.0]]])
+    torch.testing.assert_close(mean_of_logits(logits, ALL)[0], torch.tensor([[0.0, -50.0]]))
+
+
 def test_mean_of_logits_takes_logits_too():
     logits = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(3))
     mask = torch.ones(3, 4, dtype=torch.bool)

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +19,7 @@ from fd_flower.client import App
 from fd_flower.config import EVALUATION_POINTS, settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
+from fd_flower.results import RunFolder
 from fd_flower.server import Requirements, Strategy
 from fd_flower.tasks.retrieval.metrics import METRICS
 from fd_flower.wire import unpack
@@ -120,9 +121,24 @@ def test_it_has_a_test_file_and_a_page(method: str):
 # --- its runs
 
 
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFolder]:
+    """Return the folder of a method's usual run, which several tests look at."""
+    folders: dict[str, RunFolder] = {}
+
+    def run(method: str) -> RunFolder:
+        if method not in folders:
+            folder = engine.run(tiny_settings(method), out=tmp_path_factory.mktemp(method) / "run")
+            assert folder is not None
+            folders[method] = folder
+        return folders[method]
+
+    return run
+
+
 @EVERY
-def test_the_same_seed_gives_the_same_result(method: str):
-    first = figures(play(tiny_settings(method)))
+def test_the_same_seed_gives_the_same_result(method: str, usual: Callable[[str], RunFolder]):
+    first = figures(usual(method).lines())
     assert figures(play(tiny_settings(method))) == first
     assert figures(play(tiny_settings(method, "run.seed=1"))) != first
 
@@ -206,9 +222,9 @@ def test_everything_that_is_said_is_of_a_known_kind(method: str):
 @pytest.mark.usefixtures("drawn")
 @EVERY
 def test_nothing_is_written_but_the_run_and_the_clients_memory(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usual: Callable[[str], RunFolder]
 ):
-    engine.run(tiny_settings(method))  # the data's cache is there
+    usual(method)  # the data's cache is there
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
@@ -225,9 +241,8 @@ def test_nothing_is_written_but_the_run_and_the_clients_memory(
 
 
 @EVERY
-def test_its_summary_has_the_figures_of_every_method(method: str, tmp_path: Path):
-    folder = engine.run(tiny_settings(method), out=tmp_path / "run")
-    assert folder is not None
+def test_its_summary_has_the_figures_of_every_method(method: str, usual: Callable[[str], RunFolder]):
+    folder = usual(method)
     if classifies(method):
         accuracy = folder.summary["accuracy"]
         for what in ("global", "pooled", "personal"):

@@ -450,7 +450,7 @@ def test_a_round_that_can_ask_nobody_fails_and_says_why(tmp_path: Path):
     with pytest.raises(RunError) as caught:
         changing(leave, tmp_path, changes="server.timeout=0.3", slow={2: 10**6})
     assert "round 2 has no usable reply" in str(caught.value)
-    assert "client 0: its node is gone" in str(caught.value)
+    assert "clients 0, 2: its node is gone" in str(caught.value)
     assert "client 1: its node still owes an earlier reply" in str(caught.value)
 
 

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, OFA, PLD, TVD, Jeffreys, ReverseKL, SkewKL
+from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, MAE, MSE, OFA, PLD, TVD, Jeffreys, ReverseKL, SkewKL
+from fd_flower.objectives.base import FLOOR, floored
 
 LABELS = torch.tensor([0, 2, 1, 4, 3, 0])
 
@@ -250,3 +251,21 @@ def test_without_labels_it_is_the_teachers_likeliest_class(loss):
 @pytest.mark.parametrize("loss", [KL(), JS(), BDKD(), DIST(), TVD()], ids=repr)
 def test_other_losses_do_not_look_at_labels(loss):
     assert torch.equal(loss(S, T, LABELS), loss(S, T))
+
+
+# --- logits that lie far apart
+
+
+@pytest.mark.parametrize("apart", [150.0, 200.0, 5000.0])
+def test_finite_logits_are_taken_as_they_are(apart: float):
+    """q = (1/2, 1/2), p = (1, e^-apart): KL(q || p) = apart / 2 - log 2; about their mean, logits are +-apart / 2."""
+    even, far = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[0.0, -apart]], dtype=torch.float64)
+    assert ReverseKL()(even, far).item() == pytest.approx(apart / 2 - math.log(2))
+    assert MAE()(even, far).item() == pytest.approx(apart / 2)
+    assert MSE()(even, far).item() == pytest.approx(apart**2 / 4)
+
+
+def test_what_is_ruled_out_is_never_likelier_than_what_is_not():
+    rows = torch.tensor([[0.0, -3.0, -math.inf], [7.0, -193.0, -math.inf], [-math.inf, 5.0, -math.inf]])
+    expected = torch.tensor([[0.0, -3.0, FLOOR], [0.0, -200.0, -200.0], [FLOOR, 0.0, FLOOR]])
+    torch.testing.assert_close(floored(rows), expected)

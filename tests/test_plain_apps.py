@@ -1,20 +1,26 @@
 """Somebody's own Flower app, unchanged, is driven by our strategies that exchange weights; the others say no."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fd_flower.strategies.fd import FD
 from fd_flower.strategies.fedavg import FedAvg
 from fd_flower.strategies.feddf import Config, FedDF
-from flwr.app import ArrayRecord, ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
 from helpers import plain_app
+from helpers.grids import Moody
 from helpers.tasks import model, task
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower import methods
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
-from fd_flower.server import Run
+from fd_flower.server import Run, Strategy
 
 CONFIG = ConfigRecord({"lr": 0.5})
 
@@ -91,3 +97,122 @@ def test_a_guest_that_fails_is_named_and_left_out():
     strategy.start(grid, initial_arrays=arrays(), num_rounds=1, train_config=CONFIG)
     assert lines[0]["replied"] == ["1", "3"]
     assert "KeyError" in lines[0]["failed"]["2"]
+
+
+# --- nodes that come and go
+
+
+class Between(Moody):
+    """A grid of plain ClientApps in which something happens after each round: ``then(grid, round)``."""
+
+    def __init__(self, nodes: int, then: Callable[["Between", int], None]) -> None:
+        super().__init__(plain_app.app, nodes)
+        self._then = then
+
+    def come(self, *nodes: int) -> None:
+        for node in nodes:
+            self.gone.discard(node)
+            self.add(node, {"partition-id": node})
+
+    def play(self, strategy: Strategy, rounds: int) -> list[dict[str, Any]]:
+        """Run a strategy and return its rounds' lines."""
+        lines: list[dict[str, Any]] = []
+
+        def receive(line: dict[str, Any]) -> None:
+            if "asked" in line:
+                lines.append(line)
+                self._then(self, line["round"])
+
+        strategy.on_line = receive
+        strategy.start(self, initial_arrays=arrays(), num_rounds=rounds, train_config=CONFIG)
+        return lines
+
+
+def four_come_and_the_first_leaves(grid: Between, round: int) -> None:
+    if round == 1:
+        grid.come(12, 13, 14, 15)
+    if round == 3:
+        grid.gone.add(1)
+
+
+@pytest.mark.parametrize("strategy", [FedAvg, FedDF])
+def test_nodes_that_come_later_take_part_and_one_that_leaves_is_not_asked(strategy: type[Strategy]):
+    """As Flower's FedAvg does, which asks 5, 5 and 4 of them."""
+    method = FedDF(Config(distill_steps=2), task=task()) if strategy is FedDF else FedAvg(task=task())
+    lines = Between(1, four_come_and_the_first_leaves).play(method, 4)
+    every = ["1", "12", "13", "14", "15"]
+    assert [line["asked"] for line in lines] == [["1"], every, every, every[1:]]
+    assert [line["replied"] for line in lines] == [line["asked"] for line in lines]
+
+
+def test_a_share_is_drawn_from_the_nodes_that_are_there():
+    def alone(grid: Between, round: int) -> None:
+        grid.gone |= {1, 2, 3} if round == 1 else set()
+
+    fraction = methods.config("fedavg", "server", fraction=0.25)
+    lines = Between(4, alone).play(FedAvg(fraction, task=task()), 5)
+    assert [line["asked"] for line in lines[1:]] == [["4"]] * 4
+
+
+def test_a_node_that_returns_is_asked_again():
+    def away(grid: Between, round: int) -> None:
+        grid.gone = {2} if round == 1 else set()
+
+    assert [line["asked"] for line in Between(2, away).play(FedAvg(task=task()), 3)] == [["1", "2"], ["1"], ["1", "2"]]
+
+
+def test_fewer_nodes_than_the_minimum_are_waited_for_and_then_it_is_an_error():
+    def leave(grid: Between, round: int) -> None:
+        grid.gone.add(2)
+
+    server = methods.config("fedavg", "server", nodes=2, wait=0.3)
+    with pytest.raises(RunError, match=r"1 of 2 nodes are there after 0.3 s \(server.nodes, server.wait\)"):
+        Between(2, leave).play(FedAvg(server, task=task()), 2)
+
+
+# --- what replies are weighed by
+
+
+def answering(change: Callable[[RecordDict], None]) -> InProcessGrid:
+    """Return a grid whose node 2 sends something else than its app's reply."""
+
+    class Changed(ClientApp):
+        def __call__(self, message: Message, context: Context) -> Message:
+            answer = plain_app.app(message, context)
+            if context.node_id == 2:
+                change(answer.content)
+            return answer
+
+    return InProcessGrid(Changed(), 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        (None, r"the reply has no num-examples, by which replies are weighed \(its metrics: train_loss\): put the"),
+        ("n", r"no num-examples, .* \(its metrics: train_loss, n\): put the number of its training samples into its M"),
+    ],
+)
+def test_a_reply_that_does_not_say_what_it_weighs_is_left_out(key: str | None, words: str):
+    def change(content: RecordDict) -> None:
+        count = content["metrics"].pop("num-examples")
+        if key:
+            content["metrics"][key] = count
+
+    strategy, lines = FedAvg(task=task()), []
+    strategy.on_line = lines.append
+    strategy.start(answering(change), initial_arrays=arrays(), num_rounds=1, train_config=CONFIG)
+    assert lines[0]["replied"] == ["1", "3"]
+    assert re.search(words, lines[0]["failed"]["2"])
+
+
+def test_of_two_array_records_none_is_taken_for_the_model():
+    def change(content: RecordDict) -> None:
+        content["momentum"] = content["arrays"]
+
+    strategy, lines = FedAvg(task=task()), []
+    strategy.on_line = lines.append
+    strategy.start(answering(change), initial_arrays=arrays(), num_rounds=1, train_config=CONFIG)
+    assert lines[0]["failed"] == {
+        "2": "the reply has 2 ArrayRecords (arrays, momentum); expected one, the model's weights"
+    }

@@ -1,6 +1,7 @@
 """Collections as they are read, and who is given which questions of them: every trap of the real ones has a test."""
 
 import logging
+import re
 from collections import Counter
 
 import datasets
@@ -191,8 +192,33 @@ def test_the_largest_clients_of_a_column_that_will_do(tmp_path):
     folder = write(tmp_path, corpus, queries, test=[judgment(f"q{i}", str(i)) for i in range(11)])
     data = {"source": str(folder), "partition": "column", "column": "owner", "min_rows": 5}
     assert [one.name for one in dealt(**data, clients=1).collections] == ["big"]
-    with pytest.raises(InvalidInputError, match=r"has 1 values with at least 5 questions .* take at most 1 clients"):
+    words = r"has 1 values with at least 5 training questions .* take at most 1 clients or data.min_rows=1"
+    with pytest.raises(InvalidInputError, match=words):
         dealt(**data, clients=2)
+
+
+def test_a_hint_for_a_column_counts_the_questions_that_are_left_to_learn_from(tmp_path):
+    """Of 9, 7 and 6 questions a third tests, rounded up: 6, 4 and 4 are left to learn from."""
+    owners = [*"a" * 9, *"b" * 7, *"c" * 6]
+    corpus = [{"_id": str(i), "title": "", "text": f"t{i}", "owner": owner} for i, owner in enumerate(owners)]
+    queries = [{"_id": f"q{i}", "text": "?"} for i in range(len(owners))]
+    folder = write(tmp_path, corpus, queries, test=[judgment(f"q{i}", str(i)) for i in range(len(owners))])
+    data = {"source": str(folder), "partition": "column", "column": "owner", "clients": 3}
+    with pytest.raises(InvalidInputError, match=r"data.clients is 3: take at most 1 clients or data.min_rows=4$"):
+        dealt(**data, min_rows=5)
+    held = dealt(**data, min_rows=4)
+    assert sorted(len(own.train) + len(own.validation) for own in held.holdings) == [4, 4, 6]
+
+
+@pytest.mark.parametrize("clients", [100, 40])
+def test_a_hint_for_clients_that_share_a_collection_is_of_the_smallest(clients):
+    with pytest.raises(InvalidInputError) as caught:
+        dealt(clients=clients, min_rows=20)
+    line = str(caught.value)
+    assert line.startswith("the smallest client has ")
+    for option, number in re.findall(r"data.(clients|min_rows)=(\d+)", line):
+        dealt(**{"clients": clients, "min_rows": 20, option: int(number)})
+    assert line.count("=") == 2
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
@@ -16,6 +16,9 @@ from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, records, unfold
 
 RAISED = 2
 """Flower's error code for a client that raised."""
+
+FEDERATED: dict[str, str | bool] = {"evaluate": "received", "closing": True, "federated": True}
+"""What federated evaluation asks for: how good what is received is on the client's own test part; nothing is kept."""
 
 Lifespan = Callable[[Context], Iterator[None]]
 
@@ -67,6 +70,8 @@ class App(ClientApp):
             protocol = client_protocol(node.party(client), content)
             if (answer := protocol.answer(kind)) is not None:
                 return answer
+            if kind.partition(".")[0] == MessageType.EVALUATE:
+                content = asked(content)
             inner = with_content(message, content)
             turn = node.turn(client, content)
             own = node.context_of(turn)
@@ -81,3 +86,11 @@ class App(ClientApp):
         except Exception as error:
             # A client's failure is that client's alone, whatever it is; the server names it and goes on.
             return Error(RAISED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+
+def asked(content: RecordDict) -> RecordDict:
+    """Return what a message to evaluate asks for: a strategy of Flower's own does not say at which point."""
+    config = records(content, ConfigRecord).get("config", ConfigRecord())
+    if "evaluate" in config:
+        return content
+    return RecordDict({**content, "config": ConfigRecord({**config, **FEDERATED})})

@@ -49,6 +49,8 @@ class Turn(Generic[C]):
         The method's server options; their class is in its other half, which this one does not import.
     closing : bool
         Whether this is the message after the last round: learn from what is received and measure, no more.
+    federated : bool
+        Whether this is federated evaluation by a strategy of Flower's own: the client's test part counts alone.
     """
 
     def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
@@ -60,6 +62,7 @@ class Turn(Generic[C]):
         self.server: Any = here.settings.server
         self.round = whole(received, "server-round", 1)
         self.closing = bool(received.get("closing", False))
+        self.federated = bool(received.get("federated", False))
         self.evaluations: dict[str, float] = {}
         self._received = received
         self._moment = (self.round, whole(received, "exchange", 0))
@@ -256,11 +259,15 @@ class Turn(Generic[C]):
         """
         if not self._asks(point):
             return
+        if self.federated and not len(self.data.test):
+            raise InvalidInputError(f"client {self.client} has no test samples to evaluate on: see data.split")
         limit = whole(self._received, "test-limit", 0) if self._received.get("global", False) else None
         found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
             more = self.world.kind.figures(self.world, self.client, other, None, limit)
             found |= {f"{name}/{key}": more[key] for key in ("accuracy", "pooled", "global") if key in more}
+        if self.federated:  # Flower's strategies want the same figures of all, and small clients have no such part
+            found.pop("validation", None)
         self.evaluations |= {f"{point}/{name}": value for name, value in found.items()}
 
     def anneal(self) -> None:
@@ -358,9 +365,12 @@ def fit(
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
-    """Return a client's reply: its payloads, its example count, its metrics and its evaluations."""
+    """Return a client's reply: its payloads, its example count, its metrics and its evaluations.
+
+    The example count is that of its training samples; in federated evaluation, of those that were evaluated on.
+    """
     turn.anneal()
     content = pack(*payloads)
-    counted = {"num-examples": len(turn.data.train)}
+    counted = {"num-examples": len(turn.data.test if turn.federated else turn.data.train)}
     content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.evaluations})
     return Message(content, reply_to=message)

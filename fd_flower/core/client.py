@@ -8,6 +8,9 @@ from typing import Any
 
 from fd_flower.core.errors import InvalidInputError
 
+NAMED = 5
+"""How many a line names that one reason is about; the others are counted."""
+
 
 def share(total: int, fraction: float) -> int:
     """Round ``total * fraction`` to the nearest whole number of clients, halves up, at least one."""
@@ -71,6 +74,28 @@ class Client:
 def natural(text: str) -> list[tuple[int, int, str]]:
     """Return the sorting key of natural order: client 2 comes before client 10."""
     return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text) if t]
+
+
+def grouped(reasons: Mapping[str, str], what: str = "") -> list[str]:
+    """Return a line a reason: whom it is about, the first few by name, and the reason itself.
+
+    Parameters
+    ----------
+    reasons : Mapping[str, str]
+        Who -> why.
+    what : str
+        What they are, in the singular; "": their names say it.
+    """
+    who: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        who.setdefault(why, []).append(name)
+    lines = []
+    for why, unsorted in who.items():
+        names = sorted(unsorted, key=natural)
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        noun = what and f"{what}{'s' * (len(names) > 1)} "
+        lines.append(f"{noun}{', '.join(names[:NAMED])}{more}: {why}")
+    return lines
 
 
 def answered(name: str, answer: Mapping[str, Any]) -> Client:

@@ -13,12 +13,16 @@ FLOOR = math.log(torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.
 
 
 def floored(logprobs: Tensor) -> Tensor:
-    """Return log-probabilities or logits [..., C] less the greatest of each row, none below ``FLOOR``.
+    """Return log-probabilities or logits [..., C] less the greatest of each row, with a number in place of -inf.
 
     Where logs are averaged, a ruled-out class (-inf) must be some number: it counts as the least likely that
-    float32 can tell from impossible, against the likeliest class.
+    float32 can tell from impossible, against the likeliest class (``FLOOR``), or as the row's least likely class where
+    that is even less likely. What is finite stays as it is.
     """
-    return (logprobs - logprobs.amax(-1, keepdim=True)).clamp(min=FLOOR)
+    apart = logprobs - logprobs.amax(-1, keepdim=True)
+    ruled_out = apart == -math.inf
+    least = apart.masked_fill(ruled_out, FLOOR).amin(-1, keepdim=True).clamp(max=FLOOR)
+    return torch.where(ruled_out, least, apart)
 
 
 class Objective(ABC):

@@ -102,7 +102,7 @@ class Driver:
                 self.record.forget()
         log(INFO, "%s rounds in %.1f s", self.last - done, time.monotonic() - begun)
         self.record.finish(
-            clients=strategy.clients,
+            clients=self.host.clients,
             host=self.host,
             evaluated=self.point,
             rounds=self.last,
@@ -131,7 +131,7 @@ class Driver:
         """Play a round's exchanges and aggregate."""
         begun = time.monotonic()
         messages = self.strategy.configure_train(number, result.arrays, config, self.host)
-        replies = self.host.send_and_receive(messages, timeout=self.timeout)
+        replies = self.host.exchange(messages, timeout=self.timeout)
         arrays, metrics = self.strategy.aggregate_train(number, replies)
         if arrays is not None:
             result.arrays = arrays
@@ -141,7 +141,7 @@ class Driver:
     def _evaluate(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:
         """Let clients evaluate where it is due, evaluate the server's model, and write the round down."""
         messages = self.strategy.configure_evaluate(number, result.arrays, config, self.host)
-        replies = self.host.send_and_receive(messages, timeout=self.timeout, patient=self.record.closing)
+        replies = self.host.exchange(messages, timeout=self.timeout, patient=self.record.closing)
         _keep(result.evaluate_metrics_clientapp, number, self.strategy.aggregate_evaluate(number, replies))
         with one_thread():
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
@@ -241,9 +241,11 @@ class Driver:
             messages.append(Message(content, client.node_id, kind))
         return messages
 
-    def exchange(self, messages: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
-        """Send messages; return the replies that hold these kinds and can be used."""
-        return self.guard.read(self.host.send_and_receive(messages, timeout=self.timeout), number, kinds)
+    def exchange(
+        self, messages: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = (), *, counted: bool = True
+    ) -> list[Reply]:
+        """Send messages; return the replies that hold these kinds and can be used; ``counted`` is ``read``'s."""
+        return self.guard.read(self.host.exchange(messages, timeout=self.timeout), number, kinds, counted=counted)
 
     def ask(self, number: int, exchange: str, contents: Contents, kinds: Sequence[type[Payload]]) -> list[Reply]:
         """Play one exchange of the round's sum; return the replies that hold these kinds and can be used."""
@@ -251,7 +253,7 @@ class Driver:
         for client, content in contents.items():
             content["config"] = shared
             messages.append(Message(content, client.node_id, exchange))
-        return self.exchange(messages, number, kinds)
+        return self.exchange(messages, number, kinds, counted=False)
 
 
 def _keep(table: dict[int, MetricRecord], number: int, metrics: MetricRecord | None) -> None:

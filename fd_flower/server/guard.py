@@ -6,7 +6,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from fd_flower.core.client import Client
+from fd_flower.core.client import Client, grouped
 from fd_flower.core.errors import RunError
 from fd_flower.core.flower import log
 from fd_flower.privacy.sums import check_sum
@@ -90,18 +90,22 @@ class Guard:
             public=len(method.world.public or ()) if public else None,
         )
 
-    def read(self, replies: Iterable[Message], round: int, kinds: Sequence[type[Payload]] = ()) -> list[Reply]:
-        """Return the usable replies, sorted by client; those with errors or without these kinds are named."""
+    def read(
+        self, replies: Iterable[Message], round: int, kinds: Sequence[type[Payload]] = (), *, counted: bool = True
+    ) -> list[Reply]:
+        """Return the usable replies, sorted by client; those with errors or without these kinds are named.
+
+        ``counted`` replies have to say how many samples are behind them.
+        """
         came = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
-        usable, failed = read(came, self.bounds(), kinds, plain=self._host.plain)
-        for client, why in failed.items():
-            log(WARNING, "round %s: client %s is left out: %s", round, client, why)
+        usable, failed = read(came, self.bounds(), kinds, plain=self._host.plain, counted=counted)
+        for line in grouped(failed, "client"):
+            log(WARNING, "left out of round %s: %s", round, line)
         self._record.failed |= failed
         return usable
 
     def need_some(self, usable: Sequence[Reply], round: int) -> None:
         """Raise RunError for a round without a reply that can be used."""
         if not usable:
-            named = {**self._host.absent, **self._record.failed}
-            reasons = "; ".join(f"client {c}: {why}" for c, why in named.items()) or "nobody answered"
+            reasons = "; ".join(grouped({**self._host.absent, **self._record.failed}, "client")) or "nobody answered"
             raise RunError(f"round {round} has no usable reply: {reasons}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
-from fd_flower.core.client import Client, answered, natural
+from fd_flower.core.client import Client, answered, grouped, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.keys import refusal
@@ -48,8 +48,14 @@ class Handshake:
 
     def refuse(self, who: str, why: str) -> None:
         """Name somebody who takes no part."""
-        self.refused[who] = " ".join(why.split())[:500]
-        log(WARNING, "%s takes no part: %s", who, self.refused[who])
+        self.refuse_all({who: why})
+
+    def refuse_all(self, reasons: Mapping[str, str]) -> None:
+        """Name clients or nodes that take no part, with the reason of each; a reason that many share is logged once."""
+        short = {who: " ".join(why.split())[:500] for who, why in reasons.items()}
+        self.refused |= short
+        for line in grouped(short):
+            log(WARNING, "not in this run: %s", line)
 
     def sift(self, answers: Answers) -> Answers:
         """Return the answers of nodes that say what they are; refuse and name the others."""

@@ -13,8 +13,8 @@ from typing import Any
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fd_flower.config import Settings
-from fd_flower.core.client import Client, answered, natural
+from fd_flower.config import Settings, registry
+from fd_flower.core.client import Client, answered, grouped
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import name_message
 from fd_flower.core.keys import allowed, keys_of
@@ -30,6 +30,9 @@ PLAIN = "No query function registered with name 'fd_flower'"
 
 LOOK = 5.0
 """Seconds between looks whether nodes that owe a reply were started anew."""
+
+PAUSE = 0.05
+"""Seconds between the first two looks at which nodes are there; the next ones are further apart."""
 
 LOST = 3
 """Error code of a client whose node answered without it."""
@@ -128,36 +131,54 @@ class HostGrid(Grid):
                 "server.allow names clients; an app without FD-Flower's turn has none: leave it out"
             )
         if self.plain:
-            ids = sorted(map(str, nodes), key=natural)
-            self._handshake.homes = {name: int(name) for name in ids}
-            self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
+            self._admit_plain(nodes)
         else:
             self._admit(first | self._ask(nodes[1:]))
         self._nodes = set(nodes)
         if not self.clients:
-            reasons = "; ".join(f"{who}: {why}" for who, why in self.refused.items())
-            raise RunError(f"no client can take part: {reasons}")
+            raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
         return self.clients
 
-    def refresh(self, check: Check = anybody) -> None:
-        """Shake hands for nodes that have come since: a returning device has a new node id and its old client id.
+    def refresh(self, check: Check = anybody) -> tuple[Client, ...]:
+        """Look for nodes again, as Flower's strategies do before each round, and return whom a round can ask.
+
+        Of plain ClientApps these are the ones that are there; ``server.nodes`` of them are waited for. Others are asked
+        though they may be gone, so that the round's line names them.
 
         A device with which the clients would not pass ``check`` (it raises InvalidInputError) is refused.
+
+        Raises
+        ------
+        RunError
+            Where too few plain ClientApps are there for ``server.wait`` seconds.
+        """
+        if self.plain:
+            self._wait(steady=False)
+        here = self._look(check)
+        return here if self.plain else self.clients
+
+    def _look(self, check: Check = anybody) -> tuple[Client, ...]:
+        """Shake hands for nodes that have come since, and return the clients whose nodes are there.
+
+        A returning device has a new node id and its old client id.
         """
         nodes = set(self._grid.get_node_ids())
         if new := sorted(nodes - self._nodes):
             self._nodes |= nodes
-            if not self.plain:
+            if self.plain:
+                self._admit_plain(new)
+            else:
                 self._admit(self._ask(new), gone=set(self._handshake.homes.values()) - nodes, check=check)
+        return tuple(client for client in self.clients if self._handshake.homes[client.id] in nodes)
 
-    def _wait(self) -> list[int]:
-        """Wait until enough nodes are there and two looks see the same ones."""
+    def _wait(self, *, steady: bool = True) -> list[int]:
+        """Wait until enough nodes are there, and two looks see the same ones if it has to be ``steady``."""
         wanted, limit = self._settings.server.nodes, self._settings.server.wait
         seen: set[int] = set()
-        pause, deadline = 0.05, time.monotonic() + limit
+        pause, deadline = PAUSE, time.monotonic() + limit
         while True:
             nodes = set(self._grid.get_node_ids())
-            if len(nodes) >= wanted and nodes == seen:
+            if len(nodes) >= wanted and (nodes == seen or not steady):
                 return sorted(nodes)
             if time.monotonic() > deadline:
                 raise RunError(
@@ -188,13 +209,19 @@ class HostGrid(Grid):
             found = self._handshake.devices(answers, known, keys, gone, check)
         self.clients = joined(known, found)
 
+    def _admit_plain(self, nodes: Sequence[int]) -> None:
+        """Take in nodes of which nothing is known but their ids, which are their names."""
+        self._handshake.homes |= {str(node): node for node in nodes}
+        self.clients = joined(self.clients, {str(node): Client(str(node), 0) for node in nodes})
+
     def _hosted(self, ids: list[str]) -> dict[str, Client]:
         """Ask hosts for one answer a client."""
         self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
         asked = [Message(content, c.node_id, HANDSHAKE) for c in self.clients]
-        replies = self.send_and_receive(asked, timeout=self._settings.server.timeout, patient=True)
-        found = {}
+        replies = self.exchange(asked, timeout=self._settings.server.timeout, patient=True)
+        found: dict[str, Client] = {}
+        refused: dict[str, str] = {}
         silent = dict.fromkeys(ids)
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
@@ -204,9 +231,8 @@ class HostGrid(Grid):
                     raise InvalidInputError(reply.error.reason or "an error without a reason")
                 found[client] = answered(client, records(reply.content, ConfigRecord).get("client", {}))
             except InvalidInputError as error:
-                self._handshake.refuse(client, str(error))
-        for client in silent:
-            self._handshake.refuse(client, "no answer to the handshake")
+                refused[client] = str(error)
+        self._handshake.refuse_all(refused | dict.fromkeys(silent, "no answer to the handshake"))
         self.clients = ()
         self.bytes = Bytes()
         return found
@@ -229,8 +255,8 @@ class HostGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """Return each client's node id."""
-        return [c.node_id for c in self.clients]
+        """Return the node id of each client that is there now; nodes that have come since are asked who they are."""
+        return [client.node_id for client in self._look()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages to clients; those whose node still owes a reply are left out and named in ``absent``."""
@@ -266,7 +292,29 @@ class HostGrid(Grid):
         self._send(ready)
         return [self._arrived.pop(name) for name in message_ids if name in self._arrived]
 
-    def send_and_receive(
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send a strategy's messages that is not ours, and return their replies, Flower's error messages too.
+
+        Raises
+        ------
+        InvalidInputError
+            For FedProx over clients that do not look at its option.
+        RunError
+            Where no reply can be used: Flower's strategies would go on with what they had, to a result of nothing.
+        """
+        messages = list(messages)
+        method = self._settings.method
+        if messages and not self.plain and method in registry.names() and method != "fedprox":
+            _check_proximal(messages[0], method)
+        replies = self.exchange(messages, timeout=timeout)
+        if messages and not any(reply.has_content() for reply in replies):
+            kind = messages[0].metadata.message_type
+            why = {self.client(m.metadata.src_node_id).id: m.error.reason or f"error {m.error.code}" for m in replies}
+            reasons = "; ".join(grouped({**self.absent, **why}, "client")) or "nobody answered"
+            raise RunError(f"none of {len(messages)} clients has a usable reply to '{kind}': {reasons}")
+        return replies
+
+    def exchange(
         self, messages: Iterable[Message], *, timeout: float | None = None, patient: bool = False
     ) -> list[Message]:
         """Send, and wait until all replies, the timeout, or the grace after ``server.min_replies`` replies.
@@ -281,7 +329,8 @@ class HostGrid(Grid):
         while patient and self._late and time.monotonic() < deadline:
             self._drop_late()
             _pause(begin)
-        waiting = set(self.push_messages(messages))
+        sent = self.push_messages(messages)
+        waiting = set(sent)
         replies: list[Message] = []
         grace = None if patient else server.grace
         look = begin + LOOK
@@ -289,7 +338,7 @@ class HostGrid(Grid):
             if time.monotonic() > look:
                 self._give_up()
                 look = time.monotonic() + LOOK
-            came = self.pull_messages(waiting)
+            came = self.pull_messages([name for name in sent if name in waiting])
             waiting -= {m.metadata.reply_to_message_id for m in came}
             replies += came
             if grace is not None and sum(m.has_content() for m in replies) >= server.min_replies:
@@ -383,6 +432,15 @@ class HostGrid(Grid):
             for reply in self._grid.pull_messages(list(self._late)):
                 self._late.pop(reply.metadata.reply_to_message_id, None)
             self._late = {name: home for name, home in self._late.items() if home not in gone}
+
+
+def _check_proximal(message: Message, method: str) -> None:
+    """Refuse Flower's FedProx for a method's clients, who would train as FedAvg's do."""
+    if any(record.get("proximal-mu") for record in records(message.content, ConfigRecord).values()):
+        raise InvalidInputError(
+            f"FedProx sends proximal-mu, at which the clients of {method} do not look: open the HostGrid with "
+            "settings('fedprox', ...)"
+        )
 
 
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -18,7 +18,7 @@ from fd_flower.server.run import Run
 from fd_flower.server.status import UNSTATED, Status
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import with_transform
-from fd_flower.tasks.world import World, described, for_devices, load_task
+from fd_flower.tasks.world import World, described, for_devices, like, load_task
 from fd_flower.wire import Knowledge, Payload, Private, Weights
 from fd_flower.wire.replies import Reply
 
@@ -186,7 +186,12 @@ class Method(ABC, Generic[C]):
 
     def first_weights(self, model: str, name: str = "") -> Weights:
         """Return the weights of an architecture before round one: the user's ``initial_arrays``, or the seeded ones."""
-        return Weights(self.world.initial(model) if self._initial is None else self._initial, name)
+        if self._initial is None:
+            return Weights(self.world.initial(model), name)
+        if self._task.model is _no_model:
+            return Weights(self._initial, name)
+        own = self.world.initial(model)
+        return Weights({k: like(t, own[k]) if k in own else t for k, t in self._initial.items()}, name)
 
     def first_of_each(self, clients: Sequence[Client]) -> list[Weights]:
         """Return the weights before round one of each architecture among these clients, named if there are several."""

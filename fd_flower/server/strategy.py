@@ -107,8 +107,7 @@ class Strategy(Method[C], FlowerStrategy):
         run, number = self._run, server_round
         if arrays is not self._shown:  # somebody between the hooks changed what was shown
             self.knowledge = self.knowledge.overlaid(arrays)
-        run.host.refresh(run.guard.check)
-        self.clients = run.host.clients
+        self.clients = run.host.refresh(run.guard.check)
         asked = self.sample(number)
         run.record.begin(number, [c.id for c in asked], run.host)
         self.diagnostics = Diagnostics()
@@ -174,6 +173,7 @@ class Strategy(Method[C], FlowerStrategy):
         if not run.record.closing:
             return None
         usable = run.guard.read(replies, server_round)
+        run.guard.need_some(usable, server_round)
         metrics = mean_metrics(usable)
         run.record.end(usable, metrics, {})
         return metrics

@@ -180,12 +180,15 @@ class World:
         return self._initial[name]
 
     def load(self, name: str, tensors: Mapping[str, Tensor], *, copy: bool = True) -> Module:
-        """Point the resident module at these tensors (``copy=False``: training will change them in place)."""
+        """Point the resident module at these tensors (``copy=False``: training will change them in place).
+
+        They take the module's own types: what a server's optimizer or mean made of float32 may have come as float64.
+        """
         module = self.module(name)
         for key, owner, slot, is_parameter in self._slots[name]:
             if key not in tensors:
                 raise InvalidInputError(f"the weights lack '{key}' of the model '{name}'")
-            tensor = tensors[key].to(self.device)
+            tensor = like(tensors[key], self._initial[name][key]).to(self.device)
             if copy and tensor is tensors[key]:
                 tensor = tensor.clone()
             if is_parameter:
@@ -257,6 +260,12 @@ def device(name: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInputError(f"run.device is '{name}' and there is no GPU here; use run.device=auto")
     return chosen
+
+
+def like(tensor: Tensor, own: Tensor) -> Tensor:
+    """Return a tensor in the type of a module's ``own``; for whole numbers it is rounded."""
+    rounds = tensor.is_floating_point() and not own.is_floating_point()
+    return (tensor.round() if rounds else tensor).to(own.dtype)
 
 
 def join(parts: Sequence[Samples]) -> Samples:

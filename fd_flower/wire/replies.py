@@ -61,17 +61,26 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool)
     if not isinstance(examples, int | float) or not 0 <= examples < float("inf"):
         raise InvalidInputError(f"num-examples is {examples!r}; expected a number of samples")
     if plain:  # its records have any name
-        arrays = next(iter(records(content, ArrayRecord).values()), None)
-        if arrays is None:
-            raise InvalidInputError("the reply has no arrays")
-        content = RecordDict({"arrays": arrays, "metrics": metrics})
+        found = records(content, ArrayRecord)
+        if len(found) != 1:
+            raise InvalidInputError(
+                f"the reply has {len(found)} ArrayRecords ({', '.join(found)}); expected one, the model's weights"
+                if found
+                else "the reply has no arrays"
+            )
+        content = RecordDict({"arrays": next(iter(found.values())), "metrics": metrics})
     for payload in unpack(content):
         payload.check(bounds)
     return Reply(client, content, int(examples), metrics)
 
 
 def read(
-    sent: Iterable[tuple[Client, Message]], bounds: Bounds, kinds: Sequence[type[Payload]], *, plain: bool
+    sent: Iterable[tuple[Client, Message]],
+    bounds: Bounds,
+    kinds: Sequence[type[Payload]],
+    *,
+    plain: bool,
+    counted: bool = True,
 ) -> tuple[list[Reply], dict[str, str]]:
     """Check what clients answered.
 
@@ -83,8 +92,10 @@ def read(
         What a payload can look like, but for the client's own classes and features.
     kinds : Sequence[type[Payload]]
         Kinds without which a reply cannot be used.
-    plain ClientApps : bool
+    plain : bool
         Whether the clients know nothing of FD-Flower.
+    counted : bool
+        Whether a reply has to say how many samples are behind it.
 
     Returns
     -------
@@ -100,6 +111,11 @@ def read(
             reply = checked(client, message.content, own, plain=plain)
             for kind in kinds:
                 kind.need(reply.content)
+            if counted and "num-examples" not in (metrics := reply.metrics or {}):
+                raise InvalidInputError(
+                    "the reply has no num-examples, by which replies are weighed (its metrics: "
+                    f"{', '.join(metrics) or 'none'}): put the number of its training samples into its MetricRecord"
+                )
             usable.append(reply)
         except InvalidInputError as error:
             failed[client.id] = str(error)

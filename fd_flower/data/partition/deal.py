@@ -15,6 +15,7 @@ from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.registry import found
 from fd_flower.data.cache import stored
+from fd_flower.data.partition.advice import advice
 from fd_flower.data.partition.rows import Rows
 from fd_flower.data.partition.rule import Rule
 
@@ -65,7 +66,8 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     InvalidInputError
         When no such partition is found; says what would work.
     """
-    _check(data, len(labels))
+    if data.clients * data.min_rows > len(labels):  # no partition can, and none has to try
+        raise InvalidInputError(f"{_short(data, len(labels))}: take {advice(rule(data), labels, groups, seed)}")
     parts = [labels.tobytes(), b"" if groups is None else groups.tobytes()]
     digests = [hashlib.sha256(part).hexdigest() for part in parts]
     key = [*digests, data.partition, asdict(rule(data)), seed, version("flwr-datasets")]
@@ -81,26 +83,17 @@ def _save(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed:
     if smallest < data.min_rows:
         raise InvalidInputError(
             f"data.partition={data.partition} leaves a client with {smallest} rows, data.min_rows is {data.min_rows}: "
-            f"take fewer than {data.clients} clients or data.min_rows={max(smallest, 1)}"
+            f"take {advice(rule(data), labels, groups, seed)}"
         )
     np.save(folder / "rows.npy", np.concatenate(held))
     np.save(folder / "sizes.npy", np.array([len(rows) for rows in held]))
 
 
-def _check(data: DataConfig, rows: int) -> None:
-    """Refuse what no partition can give, and save it from trying."""
-    if data.clients * data.min_rows <= rows:
-        return
+def _short(data: DataConfig, rows: int) -> str:
+    """Return by how much so many rows fall short."""
     if data.clients > rows:
-        raise InvalidInputError(
-            f"{data.clients} clients are more than the {rows} private rows: take {_most(data, rows)}"
-        )
-    raise InvalidInputError(
+        return f"{data.clients} clients are more than the {rows} private rows"
+    return (
         f"{data.clients} clients with at least {data.min_rows} rows each (data.min_rows) need "
-        f"{data.clients * data.min_rows} private rows, there are {rows}: take {_most(data, rows)} "
-        f"or data.min_rows={rows // data.clients}"
+        f"{data.clients * data.min_rows} private rows, there are {rows}"
     )
-
-
-def _most(data: DataConfig, rows: int) -> str:
-    return f"at most {rows // data.min_rows} clients" if rows >= data.min_rows else "more rows (data.limit)"

@@ -41,6 +41,10 @@ class Dirichlet(Rule):
             f"fewer clients or a smaller data.min_rows"
         )
 
+    def possible(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> bool:
+        """Whether a partition is found, without looking for other alphas."""
+        return self._tried(labels, seed) is not None
+
     def _tried(self, labels: np.ndarray, seed: int) -> Rows | None:
         """Return None when the partitioner gives up, after 11 draws."""
         from flwr_datasets.partitioner import DirichletPartitioner

@@ -38,7 +38,7 @@ class Embedding(Rule):
         assert groups is not None
         clusters = [np.flatnonzero(groups == cluster) for cluster in np.unique(groups)]
         sizes = np.array([len(rows) for rows in clusters])
-        if self.allocation == "per_client" and self.clients <= len(clusters):
+        if self._too_few(sizes):
             raise InvalidInputError(
                 f"data.allocation=per_client solves for clients' sizes, which takes more clients than clusters: "
                 f"data.clients is {self.clients} for {len(clusters)} clusters (data.clusters); take more clients, "
@@ -59,6 +59,16 @@ class Embedding(Rule):
             for own, part in zip(held, parts, strict=False):
                 own.append(part)
         return [np.concatenate(own) for own in held]
+
+    def possible(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> bool:
+        """Whether shares are found, without looking for other alphas."""
+        assert groups is not None
+        sizes = np.unique(groups, return_counts=True)[1]
+        return not self._too_few(sizes) and self._drawn(sizes, seed) is not None
+
+    def _too_few(self, sizes: np.ndarray) -> bool:
+        """Whether these are fewer clients than clusters of these sizes [K] ask for."""
+        return self.allocation == "per_client" and self.clients <= len(sizes)
 
     def _drawn(self, sizes: np.ndarray, seed: int) -> np.ndarray | None:
         """Return the first draw [clients, K] that leaves every client ``data.min_rows``; None after too many."""

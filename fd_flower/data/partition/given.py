@@ -7,6 +7,7 @@ import numpy as np
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
+from fd_flower.data.partition.advice import fewer
 from fd_flower.data.partition.rows import Rows, run
 from fd_flower.data.partition.rule import Rule
 
@@ -28,8 +29,8 @@ class Column(Rule):
         if len(enough) < self.clients:
             raise InvalidInputError(
                 f"data.column={self.column} has {len(enough)} values with at least {self.min_rows} rows "
-                f"(data.min_rows) of {len(natural)} in all, data.clients is {self.clients}: take at most {len(enough)} "
-                f"clients or a smaller data.min_rows"
+                f"(data.min_rows) of {len(natural)} in all, data.clients is {self.clients}: "
+                f"take {fewer(list(map(len, natural)), self.clients, self.min_rows)}"
             )
         chosen = np.sort(numpy_rng(seed, "partition").permutation(len(enough))[: self.clients])
         return [enough[number] for number in chosen]

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data.partition.rows import Rows
 
 
@@ -39,3 +40,11 @@ class Rule(ABC):
         InvalidInputError
             When no such partition is found; says what would work.
         """
+
+    def possible(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> bool:
+        """Whether ``deal`` finds a partition that leaves every client ``min_rows``."""
+        try:
+            held = self.deal(labels, groups, seed)
+        except InvalidInputError:
+            return False
+        return min(map(len, held)) >= self.min_rows

@@ -13,6 +13,7 @@ from fd_flower.config import DataConfig, Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.rng import numpy_rng
+from fd_flower.data.partition import fewer
 from fd_flower.tasks.retrieval.beir import Collection, Judgments, read
 from fd_flower.tasks.retrieval.config import Config
 
@@ -110,25 +111,24 @@ def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
     chosen = json.loads(text)
     folds, unseen_name = chosen.pop("folds"), chosen.pop("unseen")
     data = DataConfig(**chosen)
-    collections = (read(folder),) if folder else _collections(data, seed)
+    collections = (read(folder),) if folder else _collections(data, folds, seed)
     answers = tuple(_joined(one) for one in collections)
     for one, judged in zip(collections, answers, strict=True):
         if len(judged) < 2:
             raise InvalidInputError(f"{one.name} has {len(judged)} questions with an answer; expected 2 and more")
     cuts = [_cut(one, judged, folds, seed) for one, judged in zip(collections, answers, strict=True)]
+    for one, judged, (_, test) in zip(collections, answers, cuts, strict=True):
+        if not _is_cut(one):
+            parts = min(folds, len(judged))
+            log(INFO, "%s: %s questions are tested on, fold %s of %s", one.name, len(test), seed % parts + 1, parts)
     clients = 1 if folder else data.clients
+    _check_sizes([len(train) for train, _ in cuts], clients, data.min_rows, client)
     shares = np.array_split(np.arange(clients), len(collections))
     holdings = []
     for number, ((train, test), numbers) in enumerate(zip(cuts, shares, strict=True)):
         dealt = np.array_split(numpy_rng(seed, "partition", number).permutation(train), len(numbers))
         for own, place in zip(dealt, numbers, strict=True):
-            name = client if folder else str(place)
-            if len(own) < data.min_rows:
-                raise InvalidInputError(
-                    f"client {name} has {len(own)} training questions, data.min_rows is {data.min_rows}: "
-                    f"take fewer clients or data.min_rows={max(len(own), 1)}"
-                )
-            learned, validation = _parts(own, data, seed, name)
+            learned, validation = _parts(own, data, seed, client if folder else str(place))
             holdings.append(Holding(number, learned, validation, test))
     unseen = read(unseen_name) if unseen_name else None
     if unseen is not None and not unseen.judged:
@@ -138,7 +138,27 @@ def _library(text: str, seed: int, folder: str | None, client: str) -> Library:
     return Library(collections, answers, tuple(test for _, test in cuts), tuple(holdings), unseen)
 
 
-def _collections(data: DataConfig, seed: int) -> tuple[Collection, ...]:
+def _check_sizes(questions: Sequence[int], clients: int, least: int, client: str) -> None:
+    """Refuse clients with fewer than ``least`` training questions, given those of each collection.
+
+    ``client`` is the device's id, or "".
+    """
+
+    def smallest(clients: int) -> int:
+        shares = np.array_split(np.arange(clients), len(questions))
+        return min(number // len(share) for number, share in zip(questions, shares, strict=True))
+
+    if (size := smallest(clients)) >= least:
+        return
+    fewer = next((n for n in range(clients - 1, len(questions) - 1, -1) if smallest(n) >= least), 0)
+    hints = [f"data.clients={fewer}" if fewer else "", f"data.min_rows={size}" if size else ""]
+    raise InvalidInputError(
+        f"{f'client {client}' if client else 'the smallest client'} has {size} training questions, data.min_rows is "
+        f"{least}: take {' or '.join(filter(None, hints)) or 'fewer clients and a smaller data.min_rows'}"
+    )
+
+
+def _collections(data: DataConfig, folds: int, seed: int) -> tuple[Collection, ...]:
     """Return the collections that clients hold."""
     listed = not isinstance(data.source, str)
     if data.partition not in PARTITIONS:
@@ -152,7 +172,7 @@ def _collections(data: DataConfig, seed: int) -> tuple[Collection, ...]:
             "a list of sources goes with data.partition=domain, one source with the others"
         )
     if data.partition == "column":
-        return _by_column(data, seed)
+        return _by_column(data, folds, seed)
     found = tuple(read(source) for source in ([data.source] if not listed else data.source))
     if data.clients < len(found):
         raise InvalidInputError(
@@ -161,19 +181,19 @@ def _collections(data: DataConfig, seed: int) -> tuple[Collection, ...]:
     return found
 
 
-def _by_column(data: DataConfig, seed: int) -> tuple[Collection, ...]:
+def _by_column(data: DataConfig, folds: int, seed: int) -> tuple[Collection, ...]:
     """Return a collection for each of ``data.clients`` values of ``data.column``, drawn from those large enough."""
     whole = read(data.source, data.column)
     assert whole.groups is not None
     groups = np.array(whole.groups)
     parts = [whole.only(np.flatnonzero(groups == value).tolist(), str(value)) for value in np.unique(groups)]
-    enough = [part for part in parts if len(_joined(part)) >= max(2, data.min_rows)]
+    sizes = [len(_cut(part, _joined(part), folds, seed)[0]) for part in parts]
+    enough = [part for part, size in zip(parts, sizes, strict=True) if size >= data.min_rows]
     if len(enough) < data.clients:
         raise InvalidInputError(
-            f"data.column={data.column} has {len(enough)} values with at least {data.min_rows} questions "
+            f"data.column={data.column} has {len(enough)} values with at least {data.min_rows} training questions "
             f"(data.min_rows) of {len(parts)} in all, data.clients is {data.clients}: "
-            f"take at most {len(enough)} clients "
-            "or a smaller data.min_rows"
+            f"take {fewer(sizes, data.clients, data.min_rows)}"
         )
     chosen = np.sort(numpy_rng(seed, "partition").permutation(len(enough))[: data.clients])
     return tuple(enough[number] for number in chosen)
@@ -194,16 +214,22 @@ def _cut(collection: Collection, judged: Judgments, folds: int, seed: int) -> tu
     A source that is judged for training and for tests says which are which; a question in both is for tests. Others
     are cross-validated: of ``folds`` equal parts one tests, another one with each of as many seeds.
     """
-    train, test = (np.array(sorted(collection.judged.get(split, {})), dtype=np.int64) for split in ("train", "test"))
-    if len(train) and len(test):
+    if _is_cut(collection):
+        train, test = (np.array(sorted(collection.judged[split]), dtype=np.int64) for split in ("train", "test"))
         return np.setdiff1d(train, test), test
     every = np.array(list(judged), dtype=np.int64)
+    if len(every) < 2:
+        return every[:0], every
     folds = min(folds, len(every))
     # By the collection's own contents, so that it is the same cut whichever others stand beside it.
     order = numpy_rng(seed // folds, "folds", collection.digest).permutation(every)
     fold = np.array_split(order, folds)[seed % folds]
-    log(INFO, "%s: %s questions are tested on, fold %s of %s", collection.name, len(fold), seed % folds + 1, folds)
     return np.setdiff1d(every, fold), np.sort(fold)
+
+
+def _is_cut(collection: Collection) -> bool:
+    """Whether a collection is judged for training and for tests."""
+    return all(collection.judged.get(split) for split in ("train", "test"))
 
 
 def _parts(own: np.ndarray, data: DataConfig, seed: int, client: str) -> tuple[np.ndarray, np.ndarray]:
