@@ -151,7 +151,9 @@ def test_the_optimizer_is_kept_and_the_learning_rate_decays():
 
 def test_the_generator_that_clients_hear_has_changed_and_its_labels_get_righter():
     """Peers hand out the random one of the start for ever. Heads: those that made it, as clients sent them."""
-    down, up, rounds = conversation(NET + "client.lr=0.03 server.rounds=6 server.generator_steps=30 server.generator_lr=0.003")
+    down, up, rounds = conversation(
+        NET + "client.lr=0.03 server.rounds=6 server.generator_steps=30 server.generator_lr=0.003"
+    )
     received = [Generator.find(round[0]) for round in down]
     assert received[0] is None
     for old, new in pairwise(received[1:]):
