@@ -94,7 +94,11 @@ class Node:
         """The run as this process sees it."""
         task = self.settings.task or str(self.context.run_config.get("task", ""))
         labels = bool(self.header.get("public-labels", False))
-        return world(self.settings.text, task, self.folder, self.client or "", public_labels=labels)
+        where = (self.settings.text, task, self.folder, self.client or "")
+        here, names = world(*where, public_labels=labels), tuple(map(str, self.header.get("class-names", ())))
+        if not names or not here.class_names or here.class_names == names:
+            return here
+        return world(*where, public_labels=labels, class_names=names)
 
     def architecture(self, client: str) -> str:
         """Return a client's architecture: its node's own, or the one that its number gives."""
@@ -110,12 +114,13 @@ class Node:
     def capabilities(self, client: str) -> ConfigRecord:
         """Answer the handshake for a client: what it has."""
         here, name = self.world, self.architecture(client)
+        capabilities = here.kind.capabilities(here, client, name)
         return ConfigRecord(
             {
                 "model": name,
                 "public": here.public_checksum,
-                "labels": [] if here.hosted else list(here.task.classes),  # hosted clients have one partition's
-                **here.kind.capabilities(here, client, name),
+                "labels": [] if here.hosted else list(here.class_names),  # hosted clients have one partition's
+                **capabilities,
             }
         )
 

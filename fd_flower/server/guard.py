@@ -70,7 +70,11 @@ class Guard:
         if settings.server.anneal_every:
             check_annealing(name, point)
         if requires.public:
-            check_public(name, requires, world.public, world.public_checksum, clients)
+            check_public(
+                name, requires, world.public, world.public_checksum, clients, difference=world.public_difference
+            )
+        if not method.hosted and not plain and clients:
+            assert world.test is None or len(world.test)  # its classes are compared with the devices' by name
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
 

@@ -51,6 +51,8 @@ class HostGrid(Grid):
         Whether the nodes run an app that knows nothing of FD-Flower.
     absent : dict[str, str]
         Client id -> why it was not asked in the last exchange.
+    class_names : tuple[str, ...]
+        The run's classes in the order of their numbers: ``data.class_names``, or what the first device calls its own.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class HostGrid(Grid):
         if not state:
             state = tempfile.mkdtemp(prefix="fd-flower-")
             atexit.register(shutil.rmtree, state, ignore_errors=True)
-        self._header: dict[str, str | bool] = {
+        self._header: dict[str, str | bool | list[str]] = {
             "run-key": run_key,
             "settings": settings.text,
             "state": state,
@@ -81,6 +83,7 @@ class HostGrid(Grid):
         self.plain = False
         self.engine = type(grid).__name__
         self.absent: dict[str, str] = {}
+        self.class_names = tuple(settings.data.class_names or ())
         self.bytes = Bytes()
 
     @classmethod
@@ -186,7 +189,10 @@ class HostGrid(Grid):
         else:
             keys = {} if self._allow is None else keys_of(self._grid)
             found = self._handshake.devices(answers, known, keys, gone, check)
-        self.clients = joined(known, found)
+        if not self.hosted and not self.class_names:
+            self.class_names = next((c.labels for c in joined(known, found) if c.labels), ())
+            self._header["class-names"] = list(self.class_names)
+        self.clients = tuple(client.called(self.class_names) for client in joined(known, found))
 
     def _hosted(self, ids: list[str]) -> dict[str, Client]:
         """Ask hosts for one answer a client."""
