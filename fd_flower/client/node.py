@@ -95,7 +95,8 @@ class Node:
         task = self.settings.task or str(self.context.run_config.get("task", ""))
         labels = bool(self.header.get("public-labels", False))
         where = (self.settings.text, task, self.folder, self.client or "")
-        here, names = world(*where, public_labels=labels), tuple(map(str, self.header.get("class-names", ())))
+        here, sent = world(*where, public_labels=labels), self.header.get("class-names")
+        names = tuple(map(str, sent)) if isinstance(sent, list) else ()
         if not names or not here.class_names or here.class_names == names:
             return here
         return world(*where, public_labels=labels, class_names=names)

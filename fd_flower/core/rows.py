@@ -139,7 +139,7 @@ def _ask(columns: dict[Any, Any], why: str) -> str:
 
 def _stacked(values: Sequence[Any]) -> Tensor:
     """Return inputs as one tensor [N, ...], float64 as float32."""
-    inputs = []
+    inputs: list[Tensor] = []
     for row, value in enumerate(values):
         try:
             one = torch.as_tensor(value)

@@ -105,11 +105,10 @@ def parquet(folder: Path) -> Mapping[str, list[Path]]:
 
 def _below(folder: Path, depth: int) -> Iterator[Path]:
     for path in entries(folder):
-        if path.is_dir():
-            if depth > 1:
-                yield from _below(path, depth - 1)
-        elif path.suffix == ".parquet":
+        if path.suffix == ".parquet" and path.is_file():
             yield path
+        elif depth > 1 and path.suffix.lower() not in IMAGES and path.is_dir():  # sets of images are large
+            yield from _below(path, depth - 1)
 
 
 # --- what is not read

@@ -64,7 +64,7 @@ class HostGrid(Grid):
         if not state:
             state = tempfile.mkdtemp(prefix="fd-flower-")
             atexit.register(shutil.rmtree, state, ignore_errors=True)
-        self._header: dict[str, str | bool | list[str]] = {
+        self._header: dict[str, str | int | bool | list[str]] = {
             "run-key": run_key,
             "settings": settings.text,
             "state": state,

@@ -25,7 +25,10 @@ class Classification:
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake; refuse a label that its model does not know."""
         own, classes = world.data(client), world.classes(model)
-        sets = {f"client {client}": own.train, f"client {client} (validation)": own.validation}
+        sets: dict[str, Samples | None] = {
+            f"client {client}": own.train,
+            f"client {client} (validation)": own.validation,
+        }
         sets |= {f"client {client} (test)": own.test, "the test set": world.test}
         for who, samples in sets.items():
             _check_labels(who, samples, model, classes)
