@@ -343,3 +343,18 @@ def test_sets_that_nobody_names_go_by_number():
 def test_labeled_takes_the_private_samples_numbers(tmp_path):
     write(tmp_path, ["cat", "dog"], ("dog", "cat"), "test")
     assert labeled(str(tmp_path), DataConfig(), class_names=("cat", "dog")).labels.tolist() == [0, 1]
+
+
+def test_class_names_that_do_not_fit_a_simulations_source_are_one_line(tmp_path):
+    with pytest.raises(
+        InvalidInputError, match=r"^digits \(train\) has the label 2, but data.class_names names 2"
+    ) as caught:
+        play(tiny_settings("fedavg", "data.class_names=[even,odd]"), out=tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_simulation_takes_names_for_numbers():
+    names = "zero,one,two,three,four,five,six,seven,eight,nine"
+    named, bare = (play(tiny_settings("local", more)) for more in (f"data.class_names=[{names}]", ""))
+    assert [line["metrics"] for line in named] == [line["metrics"] for line in bare]

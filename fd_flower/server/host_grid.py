@@ -28,6 +28,9 @@ REPLY_LIMIT = 64 * 2**20
 PLAIN = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
 
+ASKED = "InvalidInputError: "
+"""How the reason begins for which a host refuses what it is asked for."""
+
 LOOK = 5.0
 """Seconds between looks whether nodes that owe a reply were started anew."""
 
@@ -138,6 +141,9 @@ class HostGrid(Grid):
             self._admit(first | self._ask(nodes[1:]))
         self._nodes = set(nodes)
         if not self.clients:
+            known = set(self.refused.values())
+            if self.hosted and len(known) == 1 and next(iter(known)).startswith(ASKED):  # the user's, for all alike
+                raise InvalidInputError(known.pop().removeprefix(ASKED))
             reasons = "; ".join(f"{who}: {why}" for who, why in self.refused.items())
             raise RunError(f"no client can take part: {reasons}")
         return self.clients

@@ -25,13 +25,9 @@ class Classification:
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake; refuse a label that its model does not know."""
         own, classes = world.data(client), world.classes(model)
-        sets: dict[str, Samples | None] = {
-            f"client {client}": own.train,
-            f"client {client} (validation)": own.validation,
-        }
-        sets |= {f"client {client} (test)": own.test, "the test set": world.test}
-        for who, samples in sets.items():
-            _check_labels(who, samples, model, classes)
+        for part, samples in (("", own.train), (" (validation)", own.validation), (" (test)", own.test)):
+            _check_labels(f"client {client}{part}", samples, model, classes)
+        _check_labels("the test set", world.test, model, classes)
         labels = own.train.labels
         counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
         return {"features": world.features(model), "classes": classes, "counts": counts, "examples": len(labels)}
