@@ -188,7 +188,8 @@ def test_a_image_column_can_be_plain_bytes(tmp_path):
     pq.write_table(pa.table({"png": [file.getvalue()] * 2, "digit": [0, 4]}), tmp_path / "train.parquet")
     plain = read(str(tmp_path), DataConfig(image="png", label="digit"))
     assert np.array_equal(plain.x[1, 0], GREY[0])
-    assert plain.class_names == tuple("01234")
+    assert plain.class_names == ("0", "4")
+    assert plain.labels.tolist() == [0, 1]
 
 
 def test_broken_rows_are_refused(tmp_path, write_parquet):
@@ -201,7 +202,7 @@ def test_broken_rows_are_refused(tmp_path, write_parquet):
     with pytest.raises(InvalidInputError, match="cannot be read as Parquet"):
         read(str(tmp_path), DataConfig())
     folder = str(write_parquet(tmp_path / "hidden", GREY, LABELS - 1))
-    with pytest.raises(InvalidInputError, match="has the label -1 in 'label': expected 0 to 9"):
+    with pytest.raises(InvalidInputError, match="has the label -1 in 'label', row 0 of train: expected 0 to 9"):
         read(folder, DataConfig())
 
 

@@ -99,7 +99,12 @@ class Node:
     def world(self) -> World:
         """The run as this process sees it."""
         labels = bool(self.header.get("public-labels", False))
-        return world(self.settings.text, self.task, self.folder, self.client or "", public_labels=labels)
+        where = (self.settings.text, self.task, self.folder, self.client or "")
+        here, sent = world(*where, public_labels=labels), self.header.get("class-names")
+        names = tuple(map(str, sent)) if isinstance(sent, list) else ()
+        if not names or not here.class_names or here.class_names == names:
+            return here
+        return world(*where, public_labels=labels, class_names=names)
 
     def architecture(self, client: str) -> str:
         """Return a client's architecture: its node's own, or the one that its number gives."""
@@ -115,18 +120,19 @@ class Node:
     def capabilities(self, client: str) -> ConfigRecord:
         """Answer the handshake for a client: what it has."""
         here, name = self.world, self.architecture(client)
+        capabilities = here.kind.capabilities(here, client, name)
         own = here.data(client)
         parts = (own.train, own.validation, own.test)
         return ConfigRecord(
             {
                 "model": name,
                 "public": here.public_checksum,
-                "labels": [] if here.hosted else list(here.task.classes),  # hosted clients have one partition's
+                "labels": [] if here.hosted else list(here.class_names),  # hosted clients have one partition's
                 "task": self.task,
                 "network": type(here.module(name)).__qualname__,
                 "sizes": [len(part) for part in parts],
                 "checksum": checksum(*parts) if here.hosted else "",  # a device's would let others try guesses at it
-                **here.kind.capabilities(here, client, name),
+                **capabilities,
             }
         )
 

@@ -44,6 +44,8 @@ class DataConfig(Options):
     """The image column; None: found by its type."""
     label: str | None = None
     """The label column; None: found by its type."""
+    class_names: list[str] | None = None
+    """The classes, in the order of their numbers; None: as the source names them, or the values of its labels."""
     column: str | None = None
     """With `data.partition=column`: the column that says who is the client."""
     partition: str = one_of(*PARTITIONS, default="dirichlet")
@@ -95,5 +97,7 @@ class DataConfig(Options):
                 f"data.encoder is {self.encoder!r}; expected pixels, train:<source>, a torchvision weight or "
                 "/path.safetensors"
             )
+        if self.class_names is not None and len(set(self.class_names)) < max(len(self.class_names), 1):
+            raise InvalidInputError(f"data.class_names is {self.class_names}; expected one or more names, each once")
         if self.partition == "column" and not self.column:
             raise InvalidInputError(f"data.column is {self.column!r}; expected a column's name")

@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fd_flower.core.errors import InvalidInputError
@@ -69,6 +69,13 @@ class Client:
     def node_id(self) -> int:
         """The node id under which strategies, ours and Flower's, see the client."""
         return self.number + 1
+
+    def called(self, class_names: Sequence[str]) -> "Client":
+        """Return the client as it counts once it has the run's order of classes; as it is where it has others."""
+        if sorted(self.labels) != sorted(class_names) or len(self.counts) != len(class_names):
+            return self
+        counts = dict(zip(self.labels, self.counts, strict=True))
+        return replace(self, labels=tuple(class_names), counts=tuple(counts[name] for name in class_names))
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:

@@ -1,5 +1,6 @@
 """Samples that are resident in memory, and a client's own three parts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from fd_flower.core import rows
+from fd_flower.core.classes import order
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.transform import Transform, transformed
 
@@ -27,12 +30,16 @@ class Samples:
         The rows of ``x`` and ``y`` that these samples are, int64; None means all of them.
     transform : Transform | None
         What each sample goes through, as it is in ``x``, whenever it is trained on; never in an evaluation.
+    classes : tuple[str, ...]
+        The classes' names in the order of their numbers; () where nobody has said them. Sets that meet in a run are
+        compared by these.
     """
 
     x: Tensor
     y: Tensor | None = None
     index: Tensor | None = None
     transform: Transform | None = None
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.x if self.index is None else self.index)
@@ -70,28 +77,49 @@ class Samples:
         y, index = (None if t is None else t.to(device) for t in (self.y, self.index))
         return replace(self, x=self.x.to(device), y=y, index=index)
 
+    def renumbered(self, classes: Sequence[str], who: str, other: str, hint: str = "") -> "Samples":
+        """Return these samples with the numbers that ``classes`` give their names; InvalidInputError for others."""
+        numbers = order(self.classes, classes, who, other, hint=hint)
+        if self.y is None or numbers == list(range(len(numbers))):
+            return replace(self, classes=tuple(classes))
+        return replace(self, y=torch.tensor(numbers, device=self.y.device)[self.y], classes=tuple(classes))
+
     @classmethod
-    def of(cls, dataset: "Dataset[Any] | Samples") -> "Samples":
-        """Read a map-style dataset of (input, label) pairs, {name: tensor} rows or bare inputs once."""
+    def of(
+        cls,
+        dataset: "Dataset[Any] | Samples",
+        *,
+        x: "rows.Column | Sequence[str] | None" = None,
+        y: "rows.Column | None" = None,
+        classes: Sequence[str] = (),
+    ) -> "Samples":
+        """Read a map-style dataset of (input, label) pairs, {name: value} rows or bare inputs once.
+
+        Parameters
+        ----------
+        dataset : Dataset | Samples
+            Its rows. Where it says what its classes are called (torchvision's and Hugging Face's do), samples keep it.
+        x, y : str | int | Sequence[str] | None
+            The columns of input and label, needed with more than two; several columns of numbers make one input.
+        classes : Sequence[str]
+            The classes' names in the order of their numbers, where labels are names.
+
+        Returns
+        -------
+        Samples
+            Inputs, float64 as float32, and labels [N] int64, of whole numbers (also as floats, or [N, 1]) or names.
+
+        Raises
+        ------
+        InvalidInputError
+            For rows that are none of this, by their number.
+        """
+        read = rows.checked(dataset.x, dataset.y) if isinstance(dataset, cls) else rows.read(dataset, x, y, classes)
         if isinstance(dataset, cls):
-            return dataset
-        rows = [dataset[i] for i in range(len(dataset))]  # type: ignore[arg-type, index]
-        if not rows:
-            raise InvalidInputError("the data set is empty: expected at least one sample")
-        pairs = [_pair(row) for row in rows]
-        x = torch.stack([torch.as_tensor(x) for x, _ in pairs])
-        labels = [y for _, y in pairs]
-        return cls(x, None if labels[0] is None else torch.as_tensor(labels, dtype=torch.int64))
-
-
-def _pair(row: Any) -> tuple[Any, Any]:
-    """Split one row of a user's data set into input and label (None where there is none)."""
-    if isinstance(row, dict):
-        values = list(row.values())
-        row = tuple(values) if len(values) > 1 else values[0]
-    if isinstance(row, tuple | list):
-        return row[0], int(row[1]) if len(row) > 1 else None
-    return row, None
+            return replace(dataset, x=read.x, y=read.y)
+        samples = cls(read.x, read.y, classes=read.classes)
+        named = classes and read.classes and read.y is not None
+        return samples.renumbered(classes, "the data set", "were given for it") if named else samples
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
+from logging import WARNING
 
 import numpy as np
 import torch
 
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data import cut
@@ -119,6 +121,9 @@ def _federation(text: str, seed: int) -> Federation:
         )
     sources = data.source if listed else [data.source]
     base, origin = _joined(sources, [read(source, data, column=data.column) for source in sources])
+    for source in sources:
+        if "validation" in locate(source).splits():
+            log(WARNING, "%s: validation rows are not used, clients' are cut from their own (data.split)", source)
     rows = np.arange(len(base.x))
     if data.limit is not None:
         rows = np.sort(numpy_rng(seed, "limit").permutation(rows)[: data.limit])
@@ -147,8 +152,7 @@ def _groups(dealt: Federation, origin: np.ndarray) -> np.ndarray | None:
 def _joined(sources: Sequence[str], sets: Sequence[Images]) -> tuple[Images, np.ndarray]:
     """Return the sources' rows in one set, and for each row the number of its source [N]."""
     first = sets[0]
-    for source, other in zip(sources, sets, strict=True):
-        _check_alike(sources[0], first, source, other)
+    sets = [_alike(sources[0], first, source, other) for source, other in zip(sources, sets, strict=True)]
     origin = np.repeat(np.arange(len(sets)), [len(one.x) for one in sets])
     if len(sets) == 1:
         return first, origin
@@ -156,18 +160,15 @@ def _joined(sources: Sequence[str], sets: Sequence[Images]) -> tuple[Images, np.
     return Images(x, y, first.class_names, None), origin
 
 
-def _check_alike(name: str, images: Images, other_name: str, other: Images) -> None:
+def _alike(name: str, images: Images, other_name: str, other: Images) -> Images:
+    """Return a set's rows with the classes' numbers of another; refuse other shapes and other names."""
     if images.shape != other.shape:
         channels, height, width = images.shape
         raise InvalidInputError(
             f"{other_name} has images of shape {other.shape}, {name} of {images.shape}: "
             f"bring them to one size, like data.size={height}x{width}x{channels}"
         )
-    if len(images.class_names) != len(other.class_names):
-        raise InvalidInputError(
-            f"{other_name} has {len(other.class_names)} classes, {name} has {len(images.class_names)}: "
-            "expected equally many"
-        )
+    return other.called(images.class_names, other_name, name)
 
 
 def _test(
@@ -177,8 +178,7 @@ def _test(
     tests, left = [], np.ones(len(rows), dtype=bool)
     for number, source in enumerate(sources):
         if "test" in locate(source).splits():
-            own = read(source, data, "test")
-            _check_alike(f"{source} (train)", base, f"{source} (test)", own)
+            own = _alike(f"{sources[0]} (train)", base, f"{source} (test)", read(source, data, "test"))
             tests.append(Samples(own.x, own.labels))
         else:
             mine = origin[rows] == number
@@ -211,13 +211,27 @@ def device_data(folder: str, data: DataConfig, seed: int, client: str) -> Data:
         When the folder cannot be read.
     """
     own = read(folder, data)
+    if more := [split for split in ("validation", "test") if split in locate(folder).splits()]:
+        log(
+            WARNING,
+            "%s: %s rows are not used, a device's parts are cut from its train rows (data.split)",
+            folder,
+            " and ".join(more),
+        )
     return _own(own, np.arange(len(own.x)), data, seed, client)
 
 
-def labeled(source: str, data: DataConfig, split: str = "test") -> Samples:
-    """Return a whole split of a set with its labels, like ``data.test`` on a device; InvalidInputError without any."""
+def labeled(source: str, data: DataConfig, split: str = "test", class_names: Sequence[str] = ()) -> Samples:
+    """Return a whole split of a set with its labels, like ``data.test`` on a device; InvalidInputError without any.
+
+    With ``class_names``, those of the private samples, its classes have their numbers.
+    """
     images = read(source, data, split, own=False)
-    return Samples(images.x, images.labels)
+    if data.class_names:
+        images = images.named(data.class_names, f"{source} ({split})")
+    if class_names:
+        images = images.called(class_names, f"{source} ({split})", "the private samples")
+    return Samples(images.x, images.labels, classes=images.class_names)
 
 
 def _own(base: Images, rows: np.ndarray, data: DataConfig, seed: int, client: str) -> Data:

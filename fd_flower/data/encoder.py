@@ -257,6 +257,7 @@ def _labeled(source: str, data: DataConfig, size: str) -> tuple[Images, Samples,
     images = read(source, data, size=size, own=False)
     if "test" in locate(source).splits():
         test = read(source, data, "test", size=size, own=False)
+        test = test.called(images.class_names, f"{source} (test)", f"{source} (train)")
         return images, Samples(images.x, images.labels), Samples(test.x, test.labels)
     fifth = torch.from_numpy(stratified(images.labels.numpy(), TEST_SHARE, numpy_rng("encoder")))
     whole = Samples(images.x, images.labels)

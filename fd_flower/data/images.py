@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fd_flower.config import DataConfig
+from fd_flower.core.classes import Labels, labels_of, numbered, of_values, order
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data.cache import stored
 from fd_flower.data.source import Source, check_column, image_column, label_column, locate
@@ -21,7 +22,7 @@ from fd_flower.data.source import Source, check_column, image_column, label_colu
 if TYPE_CHECKING:
     from datasets import Features
 
-LAYOUT = 1  # of the cached files: raise it when they change
+LAYOUT = 2  # of the cached files: raise it when they change
 GREY, RGB = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  # the 8-bit modes of PIL
 
 
@@ -39,12 +40,15 @@ class Images:
         The classes, in the order of their numbers.
     groups : np.ndarray | None
         The values of ``data.column`` [N], as text; None where it is not asked for.
+    declared : bool
+        Whether the source names its classes; else the names are the values that its labels have.
     """
 
     x: Tensor
     y: Tensor | None
     class_names: tuple[str, ...]
     groups: np.ndarray | None
+    declared: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -57,6 +61,23 @@ class Images:
         if self.y is None:
             raise InvalidInputError("the images are unlabeled: expected a column of type ClassLabel, or data.label")
         return self.y
+
+    def called(self, class_names: Sequence[str], who: str, other: str) -> "Images":
+        """Return these images with the numbers that ``class_names`` give their classes; refuse other names."""
+        if self.y is None or self.class_names == tuple(class_names):
+            return self
+        hint = " (an empty class folder is a class)" if self.declared else "; data.class_names may list them all"
+        numbers = order(self.class_names, class_names, who, other, lacking=not self.declared, hint=hint)
+        return self._renumbered(numbers, class_names)
+
+    def named(self, class_names: Sequence[str], who: str) -> "Images":
+        """Return these images with the classes of ``data.class_names``: names by name, numbers by number."""
+        if self.y is None or not all(name.isdecimal() for name in self.class_names):
+            return self.called(class_names, who, "data.class_names")
+        return self._renumbered(numbered(self.class_names, class_names, who), class_names)
+
+    def _renumbered(self, numbers: Sequence[int], class_names: Sequence[str]) -> "Images":
+        return replace(self, y=torch.tensor(numbers)[self.labels], class_names=tuple(class_names), declared=True)
 
 
 def size_of(text: str) -> tuple[int, int, int]:
@@ -82,9 +103,9 @@ def read(
     Parameters
     ----------
     source : str
-        `digits`, the absolute path of a folder of Parquet files, or a Hugging Face name.
+        `digits`, the absolute path of a folder, or a Hugging Face name.
     data : DataConfig
-        Its ``image`` and ``label`` name columns, its ``size`` brings images to a size.
+        Its ``image`` and ``label`` name columns, its ``class_names`` classes, its ``size`` brings images to a size.
     split : str
         `train` or `test`.
     size : str | None
@@ -92,24 +113,26 @@ def read(
     column : str | None
         The column to return as ``groups``.
     own : bool
-        The columns that ``data`` names must be there. False for a set that stands beside the private one (public,
-        test): there they are used if present and otherwise found by type.
+        The columns and classes that ``data`` names must be there. False for a set that stands beside the private one
+        (public, test): there columns are used if present and otherwise found by type, and classes are the set's own.
 
     Raises
     ------
     InvalidInputError
         When the source, the split or a column is missing, when an image cannot be read, when images differ in size,
-        when a label is out of range.
+        when a label is no class's, when a row has no value in ``column``.
     """
     found = locate(source)
     if split not in found.splits():
         raise InvalidInputError(
-            f"{source} has no {split} rows: expected {split}-*.parquet in a folder, a split on the hub"
+            f"{source} has no {split} rows: expected {split}-*.parquet, or class folders in {split}/, or that split on "
+            f"the hub; it has {' and '.join(found.splits())}"
         )
     size = size or data.size
     wanted = _Wanted(size_of(size) if size else None, data.image, data.label, column, own)
     key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
-    return _load(stored("images", key, partial(_decode, source, found, split, wanted)))
+    images = _load(stored("images", key, partial(_decode, source, found, split, wanted)))
+    return images.named(data.class_names, f"{source} ({split})") if own and data.class_names else images
 
 
 @dataclass(frozen=True)
@@ -134,11 +157,13 @@ class _Wanted:
 def _load(folder: Path) -> Images:
     """Map what ``_decode`` wrote. Copy-on-write: nobody can change the file through a tensor."""
     columns = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
+    classes = json.loads((folder / "classes.json").read_text())
     return Images(
         x=torch.from_numpy(columns["images"]),
         y=torch.from_numpy(columns["labels"]) if "labels" in columns else None,
-        class_names=tuple(json.loads((folder / "classes.json").read_text())),
+        class_names=tuple(classes["names"]),
         groups=columns.get("groups"),
+        declared=classes["declared"],
     )
 
 
@@ -151,10 +176,11 @@ def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Pat
     columns = [name for name in dict.fromkeys((image, label, wanted.column)) if name is not None]
     images: np.ndarray | None = None
     labels: list[Any] = []
-    groups: list[str] = []
+    groups: list[Any] = []
     start = 0
     for table in found.tables(split, columns):
-        rows = [_image(source, wanted.size, encoded) for encoded in table[image].to_pylist()]
+        some = enumerate(table[image].to_pylist(), start)
+        rows = [_image(source, wanted.size, encoded, number) for number, encoded in some]
         if images is None:
             shape = (count, *rows[0].shape)
             images = np.lib.format.open_memmap(folder / "images.npy", mode="w+", dtype=np.uint8, shape=shape)
@@ -169,29 +195,33 @@ def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Pat
         if label is not None:
             labels += table[label].to_pylist()
         if wanted.column is not None:
-            groups += map(str, table[wanted.column].to_pylist())
-    names: Sequence[str] = ()
+            groups += table[wanted.column].to_pylist()
+    names: tuple[str, ...] = ()
+    declared = False
     if label is not None:
-        names = _class_names(source, label, features, labels)
-        np.save(folder / "labels.npy", np.array(labels, dtype=np.int64))
+        numbers, names, declared = _classes(source, split, label, features, labels)
+        np.save(folder / "labels.npy", np.array(numbers, dtype=np.int64))
     if wanted.column is not None:
-        np.save(folder / "groups.npy", np.array(groups))
-    (folder / "classes.json").write_text(json.dumps(list(names)))
+        np.save(folder / "groups.npy", np.array(_groups(source, wanted.column, groups)))
+    (folder / "classes.json").write_text(json.dumps({"names": names, "declared": declared}))
 
 
-def _image(source: str, size: tuple[int, int, int] | None, encoded: dict[str, Any] | bytes | None) -> np.ndarray:
-    """Decode one image: uint8 [channels, height, width]."""
+def _image(
+    source: str, size: tuple[int, int, int] | None, encoded: dict[str, Any] | bytes | None, number: int
+) -> np.ndarray:
+    """Decode one image: uint8 [channels, height, width]; errors name its path, or the number of its row."""
     from PIL import Image
 
     row: dict[str, Any] = encoded if isinstance(encoded, dict) else {"bytes": encoded, "path": None}
+    where = row["path"] or f"row {number}"
     try:
         image: Image.Image = Image.open(row["path"] if row["bytes"] is None else io.BytesIO(row["bytes"]))
         image.load()
     except Exception as error:  # a broken file raises whatever its decoder raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(f"{source} has an image that cannot be read: {reason}") from None
+        reason = (str(error).partition(" <_io")[0].splitlines() or [type(error).__name__])[0]
+        raise InvalidInputError(f"{source} has an image that cannot be read, {where}: {reason}") from None
     if image.mode not in GREY + RGB:
-        raise InvalidInputError(f"{source} has an image of mode {image.mode}: expected 8 bits, gray or RGB")
+        raise InvalidInputError(f"{source} has an image of mode {image.mode}, {where}: expected 8 bits, gray or RGB")
     gray = image.mode in GREY if size is None else size[2] == 1
     image = image.convert("L" if gray else "RGB")
     if size is not None and image.size != (size[1], size[0]):
@@ -200,20 +230,34 @@ def _image(source: str, size: tuple[int, int, int] | None, encoded: dict[str, An
     return pixels[None] if gray else pixels.transpose(2, 0, 1)
 
 
-def _class_names(source: str, label: str, features: "Features", labels: list[Any]) -> Sequence[str]:
-    """Return the classes' names, after a look at the labels."""
+def _classes(
+    source: str, split: str, label: str, features: "Features", values: list[Any]
+) -> tuple[list[int], tuple[str, ...], bool]:
+    """Return labels as numbers, the classes' names, and whether the source names them."""
     from datasets import ClassLabel
 
     kind = features[label]
-    if not all(isinstance(value, int) for value in labels):
+    if not isinstance(kind, ClassLabel):
+        labels: Labels = labels_of(values, f"{source} ({split}), column '{label}'")
+        return *of_values(labels), False
+    for row, value in enumerate(values):
+        if value is None or not 0 <= value < len(kind.names):
+            raise InvalidInputError(
+                f"{source} has the label {value} in '{label}', row {row} of {split}: expected 0 to "
+                f"{len(kind.names) - 1}; leave rows without a class out"
+            )
+    return values, tuple(kind.names), True
+
+
+def _groups(source: str, column: str, values: list[Any]) -> list[str]:
+    """Return the column that says who is the client, as text; refuse rows without a value."""
+    empty = [row for row, value in enumerate(values) if value is None or value == "" or value != value]
+    if empty:
         raise InvalidInputError(
-            f"{source} has labels in '{label}' that are no whole numbers: expected ClassLabel or 0, 1, ..."
+            f"{source} has {len(empty)} rows without a value in data.column={column} (the first is row {empty[0]}): "
+            "give them one or leave them out"
         )
-    names = kind.names if isinstance(kind, ClassLabel) else [str(number) for number in range(max(labels) + 1)]
-    if min(labels) < 0 or max(labels) >= len(names):
-        wrong = min(labels) if min(labels) < 0 else max(labels)
-        raise InvalidInputError(f"{source} has the label {wrong} in '{label}': expected 0 to {len(names) - 1}")
-    return names
+    return list(map(str, values))
 
 
 def _text(shape: Sequence[int]) -> str:

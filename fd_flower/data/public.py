@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from fd_flower.config import DataConfig
+from fd_flower.core.classes import difference
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Samples
@@ -70,7 +71,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     shape : tuple[int, ...]
         (channels, height, width) that images are brought to.
     class_names : tuple[str, ...]
-        The private classes: the samples are labeled if they have the same.
+        The private classes: the samples are labeled if theirs have the same names, in any order.
 
     Raises
     ------
@@ -89,5 +90,8 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     channels, height, width = shape
     other = read(data.public, data, size=f"{height}x{width}x{channels}", own=False)
     rows = np.sort(numpy_rng(seed, "public").permutation(len(other.x))[: data.public_size])
-    same = other.y is not None and other.class_names == class_names
-    return Public.of(Samples(other.x, other.y if same else None, torch.from_numpy(rows)))
+    differs = difference(other.class_names, class_names)
+    if other.y is not None and (not differs or (not other.declared and set(other.class_names) < set(class_names))):
+        other = other.called(class_names, data.public, "data.source")
+        return Public.of(Samples(other.x, other.y, torch.from_numpy(rows), class_names))
+    return Public.of(Samples(other.x, None, torch.from_numpy(rows), other.class_names))

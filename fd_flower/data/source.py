@@ -1,4 +1,4 @@
-"""Where rows come from: the embedded digits, a folder of Parquet files or class folders, a name on the hub."""
+"""Where rows come from: the embedded digits, a folder (Parquet, saved by `datasets`, class folders), the hub."""
 
 import io
 from collections.abc import Iterator
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.data.arrow import ArrowSet, Saved
 from fd_flower.data.folders import ClassFolders, in_class_folders
+from fd_flower.data.layouts import SPLITS, advice, parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from datasets import DatasetDict, Features
+    from datasets import Dataset, DatasetDict, Features
 
 # pyarrow, datasets and PIL are imported where rows are read: a process that finds them decoded never needs them.
 
@@ -21,7 +23,7 @@ ROWS = 1000  # rows a table
 
 
 class Source(Protocol):
-    """A set of rows in splits (`train`, `test`), read in the order in which they are stored."""
+    """A set of rows in splits (`train`, `validation`, `test`), read in the order in which they are stored."""
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits."""
@@ -78,28 +80,41 @@ class Digits:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of Parquet files named after their split: ``train-*.parquet``, ``test-*.parquet``."""
+    """A folder of Parquet files that they or their folders name after splits, in the hub's manners and spellings.
+
+    ``train-*.parquet``, ``data/train-*.parquet`` or ``default/train/0000.parquet``.
+    """
 
     path: Path
 
     def files(self, split: str) -> list[Path]:
         """Return the files of a split, sorted by name."""
-        return sorted(self.path.glob(f"{split}-*.parquet")) + sorted(self.path.glob(f"{split}.parquet"))
+        return parquet(self.path).get(split, [])
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits."""
-        return tuple(split for split in ("train", "test") if self.files(split))
+        found = parquet(self.path)
+        return tuple(split for split in SPLITS if split in found)
 
     def fingerprint(self, split: str) -> list[Any]:
         """Return path, size and time of change of each file."""
         return [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in self.files(split)]
 
     def features(self, split: str) -> "Features":
-        """Return the columns' types, of the first file."""
-        from datasets import Features
+        """Return the columns' types, of the first file; refuse files whose classes differ."""
+        from datasets import ClassLabel, Features
 
-        with _parquet(self.files(split)[0]) as file:
-            return Features.from_arrow_schema(file.schema_arrow)
+        first, *others = self.files(split)
+        found = _features(first)
+        classes = {name: kind.names for name, kind in found.items() if isinstance(kind, ClassLabel)}
+        for other in others:
+            differing = _features(other)
+            for name, names in classes.items():
+                if getattr(differing.get(name), "names", names) != names:
+                    raise InvalidInputError(
+                        f"{other} has other classes in '{name}', or in another order, than {first}: write them anew"
+                    )
+        return Features(found)
 
     def count(self, split: str) -> int:
         """Return the number of rows."""
@@ -116,6 +131,13 @@ class Folder:
                 yield from file.iter_batches(ROWS, columns=columns)
 
 
+def _features(path: Path) -> "Features":
+    from datasets import Features
+
+    with _parquet(path) as file:
+        return Features.from_arrow_schema(file.schema_arrow)
+
+
 def _parquet(path: Path) -> "pq.ParquetFile":
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -127,31 +149,14 @@ def _parquet(path: Path) -> "pq.ParquetFile":
 
 
 @dataclass(frozen=True)
-class Hub:
+class Hub(ArrowSet):
     """A data set on the Hugging Face hub, downloaded and kept by ``datasets``."""
 
     name: str
 
-    def splits(self) -> tuple[str, ...]:
-        """Return the names of the splits."""
-        return tuple(_download(self.name))
-
-    def fingerprint(self, split: str) -> list[Any]:
-        """Return path and size of the files in which ``datasets`` keeps the split; a path names its version."""
-        files = [Path(file["filename"]) for file in _download(self.name)[split].cache_files]
-        return [self.name, [[str(file), file.stat().st_size] for file in files]]
-
-    def features(self, split: str) -> "Features":
-        """Return the columns' types."""
-        return _download(self.name)[split].features
-
-    def count(self, split: str) -> int:
-        """Return the number of rows."""
-        return len(_download(self.name)[split])
-
-    def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table]":
-        """Yield the rows of these columns."""
-        return _download(self.name)[split].select_columns(columns).with_format("arrow").iter(ROWS)
+    def held(self) -> "dict[str, Dataset]":
+        """Return each split's rows."""
+        return dict(_download(self.name))
 
 
 @lru_cache
@@ -185,14 +190,14 @@ def locate(source: str) -> Source:
             raise InvalidInputError(
                 f"there is no folder {source}: expected one that holds train-*.parquet or class folders"
             )
-        folder = Folder(path.resolve())
-        if folder.splits():
-            return folder
+        path = path.resolve()
+        if Saved.is_in(path):
+            return Saved(path)
+        if parquet(path):
+            return Folder(path)
         if in_class_folders(path):
-            return ClassFolders(path.resolve())
-        raise InvalidInputError(
-            f"the folder {source} holds no train-*.parquet or test-*.parquet, nor a folder a class: expected either"
-        )
+            return ClassFolders(path)
+        raise InvalidInputError(advice(path))
     if path.is_dir() or source.startswith((".", "~")) or source.count("/") > 1:
         raise InvalidInputError(
             f"the folder '{source}' is a relative path: give an absolute one, like {path.absolute()}"

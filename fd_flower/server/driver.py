@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from logging import INFO
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,9 @@ class Driver:
         )
         strategy.refused = self.host.refused
         strategy.clients = self.host.handshake()
+        if not self.host.hosted and self.host.class_names:  # kept with the run, so that a resume has the same order
+            named = replace(settings.data, class_names=list(self.host.class_names))
+            settings = strategy.settings = self.record.settings = replace(settings, data=named)
         strategy.hosted = self.host.hosted
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)

@@ -74,7 +74,10 @@ class Guard:
             check_annealing(name, point)
         if requires.public:
             batch = settings.data.public_batch if method.predicts else None
-            check_public(name, requires, world.public, world.public_checksum, clients, batch)
+            difference = world.public_difference
+            check_public(name, requires, world.public, world.public_checksum, clients, batch, difference)
+        if not method.hosted and not plain and clients:
+            _ = world.test  # its classes are compared with the devices' by name
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
 

@@ -28,6 +28,9 @@ REPLY_LIMIT = 64 * 2**20
 PLAIN = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
 
+ASKED = "InvalidInputError: "
+"""How the reason begins for which a host refuses what it is asked for."""
+
 LOOK = 5.0
 """Seconds between looks whether nodes that owe a reply were started anew."""
 
@@ -54,6 +57,8 @@ class HostGrid(Grid):
         Whether the nodes run an app that knows nothing of FD-Flower.
     absent : dict[str, str]
         Client id -> why it was not asked in the last exchange.
+    class_names : tuple[str, ...]
+        The run's classes in the order of their numbers: ``data.class_names``, or what the first device calls its own.
     """
 
     def __init__(
@@ -65,7 +70,7 @@ class HostGrid(Grid):
         if not state:
             state = tempfile.mkdtemp(prefix="fd-flower-")
             atexit.register(shutil.rmtree, state, ignore_errors=True)
-        self._header: dict[str, str | bool] = {
+        self._header: dict[str, str | int | bool | list[str]] = {
             "run-key": run_key,
             "settings": settings.text,
             "state": state,
@@ -84,6 +89,7 @@ class HostGrid(Grid):
         self.plain = False
         self.engine = type(grid).__name__
         self.absent: dict[str, str] = {}
+        self.class_names = tuple(settings.data.class_names or ())
         self.bytes = Bytes()
 
     @classmethod
@@ -136,6 +142,9 @@ class HostGrid(Grid):
             self._admit(first | self._ask(nodes[1:]))
         self._nodes = set(nodes)
         if not self.clients:
+            known = set(self.refused.values())
+            if self.hosted and len(known) == 1 and next(iter(known)).startswith(ASKED):  # the user's, for all alike
+                raise InvalidInputError(known.pop().removeprefix(ASKED))
             raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
         return self.clients
 
@@ -207,7 +216,10 @@ class HostGrid(Grid):
         else:
             keys = {} if self._allow is None else keys_of(self._grid)
             found = self._handshake.devices(answers, known, keys, gone, check)
-        self.clients = joined(known, found)
+        if not self.hosted and not self.class_names:
+            self.class_names = next((c.labels for c in joined(known, found) if c.labels), ())
+            self._header["class-names"] = list(self.class_names)
+        self.clients = tuple(client.called(self.class_names) for client in joined(known, found))
 
     def _admit_plain(self, nodes: Sequence[int]) -> None:
         """Take in nodes of which nothing is known but their ids, which are their names."""

@@ -102,7 +102,9 @@ class Method(ABC, Generic[C]):
         self._initial: dict[str, torch.Tensor] | None = None
         self._described = settings is not None and task is None and not settings.task
         if task is None and settings is not None:
-            task = load_task(settings.task) if settings.task else described(settings)
+            # Whose the classes' names are is known with the clients: devices have others than `data.source`.
+            unnamed = replace(settings, data=replace(settings.data, class_names=None))
+            task = load_task(settings.task) if settings.task else described(unnamed)
         self._task = with_transform(task or Task(_no_model), self.settings)
 
     def start_from(self, arrays: dict[str, torch.Tensor]) -> None:
@@ -126,8 +128,11 @@ class Method(ABC, Generic[C]):
     @cached_property
     def world(self) -> World:
         """The server's view of the task: model, public samples, test set."""
-        theirs = self.hosted or not self._described
-        task = self._task if theirs else for_devices(self._task, self.settings)
+        task = self._task
+        if self._described and not self.hosted:
+            task = for_devices(task, self.settings)
+        elif self._described and self.settings.data.class_names:
+            task = described(self.settings)
         labels = self.requirements(self.settings).labels
         return World(self.settings, task, hosted=self.hosted, public_labels=labels)
 

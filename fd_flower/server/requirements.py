@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch.nn import Module
 
 from fd_flower.config import registry
+from fd_flower.core.classes import order
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
@@ -67,12 +68,8 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
         raise InvalidInputError(f"the clients' models tell {sorted(classes)} classes apart; expected one number")
     labeled = [c for c in clients if c.labels]
     for client in labeled:
-        if client.labels != labeled[0].labels:
-            theirs, others = ", ".join(client.labels[:5]), ", ".join(labeled[0].labels[:5])
-            raise InvalidInputError(
-                f"client {client.id} calls its classes {theirs}, ..., client {labeled[0].id} {others}, ...; "
-                "expected the same names in the same order (a class folder may be empty)"
-            )
+        hint = "; a class folder may be empty, and data.class_names lists the classes of numbers without names"
+        order(client.labels, labeled[0].labels, f"client {client.id}", f"client {labeled[0].id}", hint=hint)
     names = sorted({c.model for c in clients})
     if requires.same_model and len(names) > 1:
         raise InvalidInputError(f"{method} needs one architecture for all clients; got {', '.join(names)}")
@@ -112,10 +109,12 @@ def check_public(
     checksum: str,
     clients: Sequence[Client],
     batch: int | None,
+    difference: str = "",
 ) -> None:
     """Refuse a run without the public samples that the method needs, with several sets of them, or with too few.
 
-    ``batch`` is the number that a round shall be about (``data.public_batch``), where somebody says it.
+    ``batch`` is the number that a round shall be about (``data.public_batch``), where somebody says it; ``difference``
+    says how their classes differ from the private ones.
     """
     if public is None:
         raise InvalidInputError(
@@ -127,7 +126,8 @@ def check_public(
             "more of them (data.public, data.public_size; held-out takes at most a third of the training rows)"
         )
     if requires.labels and public.y is None:
-        raise InvalidInputError(f"{method} needs labeled public samples; these have no labels")
+        why = f"these have other classes than the private ones: data.public {difference}" if difference else ""
+        raise InvalidInputError(f"{method} needs labeled public samples; {why or 'these have no labels'}")
     for client in clients:
         if client.public and client.public != checksum:
             raise InvalidInputError(f"client {client.id} has other public samples than the server (checksums differ)")

@@ -7,6 +7,7 @@ from torch.nn import Module
 
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.samples import Samples
 from fd_flower.data import partition
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import measure
@@ -23,11 +24,11 @@ class Classification:
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake; refuse a label that its model does not know."""
-        labels, classes = world.data(client).train.labels, world.classes(model)
-        if len(labels) and int(labels.max()) >= classes:
-            raise InvalidInputError(
-                f"client {client} has the label {int(labels.max())}; its model '{model}' has {classes} classes"
-            )
+        own, classes = world.data(client), world.classes(model)
+        for part, samples in (("", own.train), (" (validation)", own.validation), (" (test)", own.test)):
+            _check_labels(f"client {client}{part}", samples, model, classes)
+        _check_labels("the test set", world.test, model, classes)
+        labels = own.train.labels
         counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
         return {"features": world.features(model), "classes": classes, "counts": counts, "examples": len(labels)}
 
@@ -111,6 +112,24 @@ class Classification:
     def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return nothing: a classifier that has not learned tells nothing."""
         return {}
+
+
+def _check_labels(who: str, samples: Samples | None, model: str, classes: int) -> None:
+    """Refuse samples whose labels are not one class each that the model knows."""
+    if samples is None or not len(samples):
+        return
+    labels = samples.labels
+    if labels.dim() != 1:
+        raise InvalidInputError(
+            f"{who} has labels of shape {list(labels.shape)}; expected one class a sample, [{len(labels)}] "
+            "(of one-hot rows give the place of the 1, as argmax does)"
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        wrong = int(labels.max()) if int(labels.min()) >= 0 else int(labels.min())
+        raise InvalidInputError(
+            f"{who} has the label {wrong}; its model '{model}' has {classes} classes, expected 0 to {classes - 1} "
+            "(names of classes, Samples.of(..., classes=...), have their numbers there)"
+        )
 
 
 CLASSIFICATION = Classification()

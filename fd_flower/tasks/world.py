@@ -12,9 +12,11 @@ from torch.utils.data import Dataset
 
 from fd_flower import data, models
 from fd_flower.config import Settings
+from fd_flower.core.classes import difference
 from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
+from fd_flower.core.rows import declared
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
@@ -52,13 +54,24 @@ class World:
         Whether this process can see all clients' data (a simulation), or one device's alone.
     public_labels : bool
         Whether the method may see the public samples' labels.
+    class_names : tuple[str, ...]
+        The run's classes, in the order of their numbers, where a device's own task has them in another order.
     """
 
-    def __init__(self, settings: Settings, task: Task, *, hosted: bool = True, public_labels: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        task: Task,
+        *,
+        hosted: bool = True,
+        public_labels: bool = False,
+        class_names: tuple[str, ...] = (),
+    ) -> None:
         self.settings = settings
         self.task = with_transform(task, settings)
         self.hosted = hosted
         self._public_labels = public_labels
+        self._class_names = class_names
         self.device = device(settings.run.device)
         self._modules: dict[str, Module] = {}
         self._initial: dict[str, dict[str, Tensor]] = {}
@@ -80,9 +93,27 @@ class World:
             if self.task.data is None:
                 raise InvalidInputError(f"the task has no data function, so client {client} has no samples")
             parts = self.task.data(client)
-            own = Data(*(self._resident(s) for s in (parts.train, parts.validation, parts.test)))
+            read = {part: getattr(parts, part) for part in ("train", "validation", "test")}
+            own = Data(*(self._resident(s, f"client {client}, {part}") for part, s in read.items()))
             self._data[client] = augmented(own, self.task.transform)
         return self._data[client]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """The run's classes in the order of their numbers; () where nobody names them.
+
+        Those of the settings, else of the task, else of its first set that has names: test, public, the first client's.
+        """
+        named = self._class_names or tuple(self.settings.data.class_names or ()) or self.task.classes
+        return named or next(filter(None, map(declared, self._first_sets())), ())
+
+    def _first_sets(self) -> "Iterator[Dataset[Any] | Samples]":
+        if self.task.test is not None:
+            yield self.task.test
+        if self.task.public is not None:
+            yield self.task.public()
+        if self.hosted and self.task.data is not None:
+            yield self.task.data(self.clients[0]).train
 
     @cached_property
     def public(self) -> Samples | None:
@@ -96,12 +127,23 @@ class World:
 
     @cached_property
     def _public(self) -> Samples | None:
-        return None if self.task.public is None else self._resident(self.task.public())
+        if self.task.public is None:
+            return None
+        samples = Samples.of(self.task.public(), classes=self._own_names)
+        if samples.classes and self.class_names and difference(samples.classes, self.class_names):
+            return replace(samples, y=None).to(self.device)  # another set's classes are nobody's labels here
+        return self._resident(samples, "the public set")
+
+    @property
+    def public_difference(self) -> str:
+        """How the public samples' classes differ from the private ones: "it lacks cat"; "" where nobody can say."""
+        named = self._public is not None and self._public.classes and self.class_names
+        return difference(self._public.classes, self.class_names) if self._public is not None and named else ""
 
     @cached_property
     def test(self) -> Samples | None:
         """The balanced test set, or None."""
-        return None if self.task.test is None else self._resident(self.task.test)
+        return None if self.task.test is None else self._resident(self.task.test, "the test set")
 
     def test_part(self, limit: int) -> Samples | None:
         """Return a class-balanced, seeded part of the test set with at most ``limit`` images; 0: all of it."""
@@ -159,8 +201,25 @@ class World:
         """How many public samples a round is about, at most."""
         return self.settings.data.public_batch or PUBLIC_BATCH
 
-    def _resident(self, samples: "Dataset[Any] | Samples") -> Samples:
-        return Samples.of(samples).to(self.device)
+    def _resident(self, samples: "Dataset[Any] | Samples", who: str) -> Samples:
+        """Read samples, give their classes the run's numbers, and move them to the device; ``who`` is for errors."""
+        try:
+            read = Samples.of(samples, classes=self._own_names)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{who}: {error}") from None
+        if not read.classes and self._own_names and self._own_names != self.class_names:
+            read = replace(read, classes=self._own_names)
+        if not read.classes:
+            return read.to(self.device)
+        if not self.class_names:
+            self.class_names = read.classes
+        hint = "" if self.task.classes else "; Task(classes=...) names them all"
+        return read.renumbered(self.class_names, who, "the run", hint).to(self.device)
+
+    @property
+    def _own_names(self) -> tuple[str, ...]:
+        """The classes' names in the order of the task's own numbers."""
+        return self.task.classes or tuple(self.settings.data.class_names or ())
 
     # --- models
 
@@ -307,7 +366,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
     else:
         images = data.read(folder, config)
         shape, names = images.shape, images.class_names
-        own, test = partial(_of_device, folder, settings, client), _named_test(settings)
+        own, test = partial(_of_device, folder, settings, client), _named_test(settings, names)
         if config.public != "held-out":
             outside = data.elsewhere(config, seed, shape, names)
             public = outside.labeled or outside.samples
@@ -321,21 +380,31 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
 
 
 def for_devices(task: Task, settings: Settings) -> Task:
-    """Return the task of a server whose clients are devices: its test set is the one that ``data.test`` names."""
-    return replace(task, test=_named_test(settings))
+    """Return the task of a server whose clients are devices: its test set is the one that ``data.test`` names.
+
+    Its classes are the devices', which the settings have after the handshake.
+    """
+    return replace(task, test=_named_test(settings), classes=tuple(settings.data.class_names or ()))
 
 
 def _of_device(folder: str, settings: Settings, client: str, _: str) -> Data:
     return data.device_data(folder, settings.data, settings.run.seed, client)
 
 
-def _named_test(settings: Settings) -> Samples | None:
-    return data.labeled(settings.data.test, settings.data) if settings.data.test else None
+def _named_test(settings: Settings, names: Sequence[str] = ()) -> Samples | None:
+    test = settings.data.test
+    return data.labeled(test, settings.data, class_names=names) if test else None
 
 
 @lru_cache(maxsize=4)
 def world(
-    text: str, task: str = "", folder: str | None = None, client: str = "", *, public_labels: bool = False
+    text: str,
+    task: str = "",
+    folder: str | None = None,
+    client: str = "",
+    *,
+    public_labels: bool = False,
+    class_names: tuple[str, ...] = (),
 ) -> World:
     """Return this process's world of a run, made once for a run's settings.
 
@@ -349,12 +418,12 @@ def world(
         A device's own data.
     client : str
         The device's client id; "" in a simulation.
-    public_labels : bool
-        As ``World`` has it.
+    public_labels, class_names
+        As ``World`` has them.
     """
     settings = Settings.read(text)
     chosen = load_task(task) if task else described(settings, folder, client)
-    return World(settings, chosen, hosted=not client, public_labels=public_labels)
+    return World(settings, chosen, hosted=not client, public_labels=public_labels, class_names=class_names)
 
 
 def load_task(name: str) -> Task:

@@ -38,7 +38,7 @@ def whole(record: ConfigRecord | MetricRecord, key: str, default: int) -> int:
     return int(value)
 
 
-def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool]) -> RecordDict:
+def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool | list[str]]) -> RecordDict:
     """Put the contents of several clients into one; a record that several share (the same object) is in it once."""
     folded = RecordDict()
     places: dict[int, str] = {}
