@@ -93,5 +93,5 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     differs = difference(other.class_names, class_names)
     if other.y is not None and (not differs or (not other.declared and set(other.class_names) < set(class_names))):
         other = other.called(class_names, data.public, "data.source")
-        return Public.of(Samples(other.x, other.y, torch.from_numpy(rows), class_names))
-    return Public.of(Samples(other.x, None, torch.from_numpy(rows), other.class_names))
+        return Public.of(Samples(other.x, other.y, torch.from_numpy(rows), classes=class_names))
+    return Public.of(Samples(other.x, None, torch.from_numpy(rows), classes=other.class_names))
