@@ -111,7 +111,8 @@ def read(
             reply = checked(client, message.content, own, plain=plain)
             for kind in kinds:
                 kind.need(reply.content)
-            if counted and "num-examples" not in (metrics := reply.metrics or {}):
+            metrics = reply.metrics or MetricRecord()
+            if counted and "num-examples" not in metrics:
                 raise InvalidInputError(
                     "the reply has no num-examples, by which replies are weighed (its metrics: "
                     f"{', '.join(metrics) or 'none'}): put the number of its training samples into its MetricRecord"
