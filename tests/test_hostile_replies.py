@@ -1,4 +1,4 @@
-"""Whatever one client replies, the run goes on, what the server knows is finite, and a refused reply leaves no trace."""
+"""Whatever a client replies, the run goes on, what the server knows is finite, and what is refused leaves no trace."""
 
 import json
 import logging
@@ -100,5 +100,3 @@ def test_no_changed_reply_of_many_ends_a_run_or_leaves_a_trace(case: str):
     """More than ten thousand in all."""
     found = try_many(case, range(100, 500))
     assert found["refused"] > found["taken"] > 0 or case == "local"
-
-

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import re
+import reprlib
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -27,6 +29,10 @@ KEYS = (*DEVICE_KEYS, "model", "device", "secret-key", "peer-keys")
 """What a device's node-config may say to us; other keys are its user's."""
 
 
+TEXT = 2**20
+"""Characters of one text in a message's header, at most; all settings are one."""
+
+
 class Node:
     """What a node's configuration and a message's header say.
 
@@ -44,6 +50,7 @@ class Node:
     """
 
     def __init__(self, header: ConfigRecord, context: Context) -> None:
+        check_header(header)
         self.context = context
         self.header = header
         config = context.node_config
@@ -144,6 +151,28 @@ class Node:
             del kept[name]
         for name, record in context.state.items():
             kept[prefix + name] = record
+
+
+def check_header(header: ConfigRecord) -> None:
+    """Refuse what no server of ours sends: parts of it become paths and options here.
+
+    Raises
+    ------
+    InvalidInputError
+        For a run key that is not 16 hexadecimal digits, texts that are too long, or anything but texts and numbers.
+    """
+    for key, value in header.items():
+        if key != "layout" and not isinstance(value, int | str):
+            raise InvalidInputError(f"the message's header has {reprlib.repr(value)} for '{key[:50]}'; expected text")
+        if key != "layout" and isinstance(value, str) and len(value) > TEXT:
+            raise InvalidInputError(
+                f"the message's header has {len(value)} characters for '{key[:50]}'; expected at most {TEXT}"
+            )
+    if not re.fullmatch("[0-9a-f]{16}", str(header.get("run-key", ""))):
+        raise InvalidInputError(
+            f"the message's header has the run key {reprlib.repr(header.get('run-key', ''))}; expected 16 hexadecimal "
+            "digits"
+        )
 
 
 def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:

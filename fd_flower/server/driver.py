@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
 from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol, simulated_key
@@ -19,6 +20,7 @@ from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.record import Record
+from fd_flower.server.sanity import fault
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
 from fd_flower.wire.replies import Reply
@@ -65,11 +67,11 @@ class Driver:
             public_labels=strategy.requirements(settings).labels,
         )
         strategy.refused = self.host.refused
-        strategy.clients = self.host.handshake()
+        self.host.handshake()
         strategy.hosted = self.host.hosted
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
-        self.guard.check(strategy.clients)
+        strategy.clients = self.host.fitting(self.guard.check)
         self.sum = server_protocol(settings.privacy, strategy.summable)
         self.point = strategy.evaluation_point(settings)
 
@@ -123,6 +125,8 @@ class Driver:
                 strategy.start_from(arrays)
             with one_thread():
                 strategy.knowledge = Knowledge(strategy.initial_knowledge(strategy.clients))
+        if why := fault(strategy.knowledge, strategy.config.max_entry):
+            raise InvalidInputError(f"what the server starts from cannot be used: {why} (server.max_entry)")
         if strategy.hosted:
             simulated_key(strategy.settings.privacy, self.record.state, self.record.run_key)
         return done

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -27,6 +27,9 @@ REPLY_LIMIT = 64 * 2**20
 
 PLAIN = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
+
+FIRST = 3
+"""Nodes that are asked first: where all know nothing of us, the others are not asked."""
 
 LOOK = 5.0
 """Seconds between looks whether nodes that owe a reply were started anew."""
@@ -121,8 +124,10 @@ class HostGrid(Grid):
             Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
         """
         nodes = self._wait()
-        first = self._ask(nodes[:1])
-        self.plain = PLAIN in first[nodes[0]].get("refused", "")
+        answers = self._ask(nodes[:FIRST])
+        if not all(map(_plain, answers.values())):
+            answers |= self._ask(nodes[FIRST:])
+        self.plain = any(map(_plain, answers.values())) and not any("role" in a for a in answers.values())
         if self.plain and self._allow is not None:
             raise InvalidInputError(
                 "server.allow names clients; an app without FD-Flower's turn has none: leave it out"
@@ -132,11 +137,33 @@ class HostGrid(Grid):
             self._handshake.homes = {name: int(name) for name in ids}
             self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
         else:
-            self._admit(first | self._ask(nodes[1:]))
+            self._admit(answers)
         self._nodes = set(nodes)
         if not self.clients:
             reasons = "; ".join(f"{who}: {why}" for who, why in self.refused.items())
             raise RunError(f"no client can take part: {reasons}")
+        return self.clients
+
+    def fitting(self, check: Check) -> tuple[Client, ...]:
+        """Return the clients, without devices that do not pass ``check`` together with most of the others.
+
+        Raises
+        ------
+        InvalidInputError
+            What ``check`` raises, where that is not the fault of a few devices.
+        """
+        try:
+            check(self.clients)
+        except InvalidInputError:
+            if self.hosted or self.plain:
+                raise
+            fit = self._handshake.fitting(self.clients, check)
+            if 2 * len(fit) <= len(self.clients):
+                raise
+            for client in self.clients:
+                if client.id not in fit:
+                    self._handshake.expel(client.id)
+            self.clients = joined((), {c.id: c for c in self.clients if c.id in fit})
         return self.clients
 
     def refresh(self, check: Check = anybody) -> None:
@@ -198,7 +225,7 @@ class HostGrid(Grid):
         silent = dict.fromkeys(ids)
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
-            del silent[client]
+            silent.pop(client, None)
             try:
                 if reply.has_error():
                     raise InvalidInputError(reply.error.reason or "an error without a reason")
@@ -383,6 +410,11 @@ class HostGrid(Grid):
             for reply in self._grid.pull_messages(list(self._late)):
                 self._late.pop(reply.metadata.reply_to_message_id, None)
             self._late = {name: home for name, home in self._late.items() if home not in gone}
+
+
+def _plain(answer: Mapping[str, Any]) -> bool:
+    """Whether a node answered the handshake as an app that knows nothing of us."""
+    return PLAIN in str(answer.get("refused", ""))
 
 
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:

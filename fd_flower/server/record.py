@@ -41,6 +41,7 @@ class Record:
     def __init__(self, settings: Settings, on_line: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.settings = settings
         self.failed: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         self.closing = False
         self._on_line = on_line
         self._lines: list[dict[str, Any]] = []
@@ -87,7 +88,7 @@ class Record:
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
         self._number, self._asked, self._host = number, list(asked), host
-        self.closing, self.failed, self._global = False, {}, None
+        self.closing, self.failed, self.remarks, self._global = False, {}, {}, None
         host.bytes = Bytes()
         self._clock = time.monotonic()
 
@@ -124,6 +125,7 @@ class Record:
                 "asked": self._asked,
                 "replied": [r.client.id for r in replies],
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
+                **({"remarks": self.remarks} if self.remarks else {}),
                 "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
                 **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
                 **({"sum": dict(sum)} if sum else {}),

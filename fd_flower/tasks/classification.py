@@ -23,13 +23,15 @@ class Classification:
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake; refuse a label that its model does not know."""
-        labels, classes = world.data(client).train.labels, world.classes(model)
+        own, classes = world.data(client), world.classes(model)
+        labels = own.train.labels
         if len(labels) and int(labels.max()) >= classes:
             raise InvalidInputError(
                 f"client {client} has the label {int(labels.max())}; its model '{model}' has {classes} classes"
             )
         counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
-        return {"features": world.features(model), "classes": classes, "counts": counts, "examples": len(labels)}
+        sizes = {"examples": len(labels), "validation": len(own.validation)}
+        return {"features": world.features(model), "classes": classes, "counts": counts, **sizes}
 
     def figures(
         self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None

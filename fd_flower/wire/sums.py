@@ -40,7 +40,7 @@ def read(tensor: Tensor) -> Any:
     """
     try:
         return json.loads(tensor.numpy().tobytes())
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise InvalidInputError(f"text on the wire cannot be read: {error}") from None
 
 
@@ -57,8 +57,7 @@ def rows(tensor: Tensor) -> list[bytes]:
 class _Bytes(Payload):
     def _bytes(self, key: str, tensor: Tensor, *sizes: int | None) -> None:
         self._shape(key, tensor, *sizes)
-        if tensor.dtype is not torch.uint8:
-            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected torch.uint8")
+        self._dtype(key, tensor, torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,10 +146,7 @@ class Masked(Payload):
     def check(self, bounds: Bounds) -> None:
         """Refuse anything but a list of whole numbers."""
         self._shape("values", self.values, None)
-        if self.values.dtype not in (torch.int32, torch.int64):
-            raise InvalidInputError(
-                f"{self.name} has 'values' of {self.values.dtype}; expected torch.int32 or torch.int64"
-            )
+        self._dtype("values", self.values, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,5 +220,5 @@ class Opened(Payload):
     def check(self, bounds: Bounds) -> None:
         """Refuse anything but a list of finite numbers."""
         self._shape("values", self.values, None)
-        self._floats("values", self.values)
+        self._floats("values", self.values, torch.float64)
         super().check(bounds)
