@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
+from fd_flower.core.client import NAME, is_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory
@@ -21,6 +22,7 @@ from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.tasks.world import World, device, world
 from fd_flower.training import one_thread
+from fd_flower.wire.envelope import one_line
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there."""
@@ -65,6 +67,8 @@ class Node:
         self.folder = str(config["data-path"]) if named else None
         if self.client == "":
             raise InvalidInputError("the node's client-id is empty; give it a name of its own")
+        if self.client is not None and not is_name(self.client):
+            raise InvalidInputError(f"the node's client-id is {reprlib.repr(self.client)}; expected {NAME}")
         state = str(config["state-dir"]) if named else str(header["state"])
         secret, peers = (str(config[key]) if key in config else None for key in ("secret-key", "peer-keys"))
         for key, path in (
@@ -76,7 +80,7 @@ class Node:
             if path is not None and not Path(path).is_absolute():
                 raise InvalidInputError(f"{key} is the relative path '{path}' on a node; give an absolute one")
         self.state = Path(state)
-        self.settings = self._settings(Settings.read(str(header["settings"])))
+        self.settings = self._settings(read_settings(str(header.get("settings", ""))))
         self.peers = allowed(peers, "peer-keys")
         self.secret = None if secret is None else Path(secret)
         if named:
@@ -151,6 +155,18 @@ class Node:
             del kept[name]
         for name, record in context.state.items():
             kept[prefix + name] = record
+
+
+def read_settings(text: str) -> Settings:
+    """Return the settings in a message's header; InvalidInputError, in one line, for what cannot be read."""
+    try:
+        return Settings.read(text)
+    except InvalidInputError:
+        raise
+    except Exception as error:  # what a stranger's text makes Python raise has no end
+        raise InvalidInputError(
+            f"the message's settings cannot be read: {one_line(f'{type(error).__name__} {error}')}"
+        ) from None
 
 
 def check_header(header: ConfigRecord) -> None:

@@ -88,7 +88,7 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
     counts = tuple(_whole("counts", number) for number in _listed("counts", answer.get("counts")))
     if len(counts) != numbers["classes"] or (counts and sum(counts) != numbers["examples"]):
         raise InvalidInputError(
-            f"its answer to the handshake has {numbers['classes']} classes, {len(counts)} counts of samples, which add up "
+            f"its answer to the handshake has {numbers['classes']} classes, {len(counts)} counts that add up "
             f"to {sum(counts)}, and {numbers['examples']} samples; expected a count a class, and their sum"
         )
     validation = answer.get("validation")
@@ -113,14 +113,22 @@ def named(answer: Mapping[str, Any]) -> str:
         For one that cannot be shown in a line or name a file.
     """
     name = answer.get("id")
-    if not isinstance(name, str) or not 0 < len(name) <= 100 or not name.isprintable():
-        raise _unread("id", name, "a name of at most 100 printable characters")
+    if not isinstance(name, str) or not is_name(name):
+        raise _unread("id", name, NAME)
     return name
+
+
+NAME = "a name of 1 to 100 printable characters"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a client's id, which names a file and stands in lines."""
+    return 0 < len(text) <= 100 and text.isprintable()
 
 
 def _whole(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
-        raise _unread(key, value, "whole numbers from 0 on")
+        raise _unread(key, value, f"whole numbers from 0 to {MOST:g}")
     return value
 
 

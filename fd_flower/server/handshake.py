@@ -13,8 +13,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.keys import refusal
 from fd_flower.core.versions import distribution, package_sources, sources
-from fd_flower.wire.envelope import HEADER, records
-from fd_flower.wire.replies import one_line
+from fd_flower.wire.envelope import HEADER, one_line, records
 from fd_flower.wire.traffic import size_of
 
 Answers = Mapping[int, Mapping[str, Any]]
@@ -56,7 +55,7 @@ class Handshake:
 
     def refuse(self, who: str, why: str) -> None:
         """Name somebody who takes no part."""
-        who = " ".join(who.split())[:100]
+        who = one_line(who)[:100]
         self.refused[who] = one_line(why)
         log(WARNING, "%s takes no part: %s", who, self.refused[who])
 

@@ -108,10 +108,12 @@ class Record:
         metrics: MetricRecord,
         notes: Mapping[str, Mapping[str, Figure]],
         sum: Mapping[str, Any] | None = None,
+        lost: str = "",
     ) -> None:
         """Keep the lines of a round, or of the closing message, until it is measured.
 
-        Notes are by client ("": all); ``sum`` is what there is to say about a secure sum.
+        Notes are by client ("": all); ``sum`` is what there is to say about a secure sum, ``lost`` why what was known
+        before the round stays.
         """
         traffic, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
@@ -129,6 +131,7 @@ class Record:
                 "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
                 **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
                 **({"sum": dict(sum)} if sum else {}),
+                **({"lost": lost} if lost else {}),
                 "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
                 "global": None,
                 **_diagnostics(notes, ""),

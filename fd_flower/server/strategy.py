@@ -138,7 +138,7 @@ class Strategy(Method[C], FlowerStrategy):
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         run, number = self._run, server_round
         if self._broken:
-            return self._lost(number, [], self._broken)
+            return self._unfit(number, [], self._broken)
         usable = run.guard.read(replies, number, run.sum.kinds(self.expected_kinds(number)))
         try:
             received = run.sum.close(usable, partial(run.ask, number))
@@ -149,16 +149,21 @@ class Strategy(Method[C], FlowerStrategy):
         with one_thread(), seeded(seed, device(self.settings.run.device)):
             new = Knowledge(self.aggregate(received, self.knowledge, number))
         if broken := self._fault(new, received):
-            return self._lost(number, usable, broken)
+            return self._unfit(number, usable, broken)
         self.knowledge = new
         if self.diagnostics.votes is not None and not run.sum.secure:  # a sum's votes are nobody's
             self.diagnostics.count([r.client for r in usable], self.world.public_labels, self.round_index)
         return self._ended(usable, self.diagnostics, {})
 
     def _lost(self, number: int, usable: Sequence[Reply], reason: str) -> tuple[ArrayRecord, MetricRecord]:
-        """End a round whose sum stays closed, or whose result is unfit: what the server knows is what it knew."""
+        """End a round whose sum stays closed: what the server knows is what it knew."""
         log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
         return self._ended(usable, Diagnostics(), {"lost": reason})
+
+    def _unfit(self, number: int, usable: Sequence[Reply], reason: str) -> tuple[ArrayRecord, MetricRecord]:
+        """End a round of whose result nothing can be kept: what the server knows is what it knew."""
+        log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
+        return self._ended(usable, Diagnostics(), {}, lost=reason)
 
     def _fault(self, new: Knowledge, replies: Sequence[Reply]) -> str:
         """Return why what came out of these replies cannot be kept, and who may have done it; "": it can."""
@@ -166,12 +171,12 @@ class Strategy(Method[C], FlowerStrategy):
         return why and f"{why} (server.max_entry); {suspects(replies)}"
 
     def _ended(
-        self, usable: Sequence[Reply], diagnostics: Diagnostics, more: dict[str, str]
+        self, usable: Sequence[Reply], diagnostics: Diagnostics, more: dict[str, str], lost: str = ""
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Write down what a round came to."""
         run, metrics = self._run, mean_metrics(usable)
         run.record.failed |= run.sum.faults
-        run.record.end(usable, metrics, diagnostics.figures, {**run.sum.figures, **more})
+        run.record.end(usable, metrics, diagnostics.figures, {**run.sum.figures, **more}, lost)
         return self.show(), metrics
 
     def configure_evaluate(

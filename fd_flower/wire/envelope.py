@@ -36,6 +36,12 @@ def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
     return {name: record for name, record in content.items() if isinstance(record, kind)}
 
 
+def one_line(reason: object) -> str:
+    """Return what somebody else gives as a reason, fit for one line of a log."""
+    words = " ".join(str(reason)[:REASON].split())
+    return "".join(c if c.isprintable() else "?" for c in words)[:500]
+
+
 def whole(record: ConfigRecord | MetricRecord, key: str, default: int) -> int:
     """Return a whole number of a record; InvalidInputError for anything but a number."""
     value = record.get(key, default)

@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from fd_flower.core.client import Client, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.wire.envelope import REASON, records
+from fd_flower.wire.envelope import one_line, records
 from fd_flower.wire.payload import Bounds, Payload, named_payloads
 from fd_flower.wire.weights import Weights
 
@@ -145,11 +145,6 @@ def read(
         except Exception as error:  # a stranger's reply costs itself, whatever it makes numpy, torch or JSON raise
             failed[client.id] = one_line(f"its reply cannot be read: {type(error).__name__} {error}")
     return usable, failed
-
-
-def one_line(reason: object) -> str:
-    """Return why a reply was left out, fit for one line of a log."""
-    return " ".join(str(reason)[:REASON].split())[:500]
 
 
 def mean_weights(replies: Sequence[Reply]) -> dict[str, Weights]:
