@@ -16,9 +16,10 @@ from torch import Tensor
 
 from fd_flower import methods
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.sanity import suspects
 from fd_flower.wire import (
     Bounds,
     ClassLogits,
@@ -35,6 +36,7 @@ from fd_flower.wire import (
     Weights,
 )
 from fd_flower.wire.payload import renormalized
+from fd_flower.wire.replies import Reply
 
 Change = Callable[[RecordDict], RecordDict | Error]
 
@@ -370,6 +372,22 @@ def test_the_round_is_lost_whatever_made_its_result_unfit(monkeypatch: pytest.Mo
     strategy, _, lines = start_toy("fedavg", "server.rounds=3")
     assert ["lost" in line for line in rounds(lines)] == [False, True, False]
     assert all(bool(t.isfinite().all()) for t in strategy.knowledge.flat().values())
+
+
+def test_a_run_all_of_whose_rounds_are_lost_is_no_result(monkeypatch: pytest.MonkeyPatch):
+    from fd_flower.strategies.fedavg import FedAvg
+
+    def aggregate(self: FedAvg, *_: Any) -> Any:
+        return [Weights({"w": torch.tensor([torch.nan])})]
+
+    monkeypatch.setattr(FedAvg, "aggregate", aggregate)
+    with pytest.raises(RunError, match=r"all 2 rounds are lost, the last one because arrays has values in 'w'"):
+        start_toy("fedavg")
+
+
+def test_who_is_in_a_sum_stays_hidden():
+    members = (CLIENT, Client("2", 1))
+    assert suspects([Reply.of_sum(members, RecordDict(), 9)]) == "whose part did it is hidden in the sum"
 
 
 def test_the_bound_is_an_option():

@@ -12,7 +12,7 @@ from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol, simulated_key
@@ -58,6 +58,8 @@ class Driver:
         self.timeout = timeout
         self.last = settings.server.rounds
         """The last round: that of ``server.rounds``, or the one after which the run was stopped."""
+        self.lost: list[str] = []
+        """Why nothing could be kept of what came out of a round, for each such round."""
         self.record = Record(settings, strategy.on_line)
         self.host = HostGrid(
             grid,
@@ -102,6 +104,8 @@ class Driver:
         finally:
             if self.record.folder is None:  # nobody can resume it
                 self.record.forget()
+        if self.lost and len(self.lost) == self.last:
+            raise RunError(f"all {self.last} rounds are lost, the last one because {self.lost[-1]}")
         log(INFO, "%s rounds in %.1f s", self.last - done, time.monotonic() - begun)
         self.record.finish(
             clients=len(strategy.clients),

@@ -39,8 +39,8 @@ class Strategy(Method[C], FlowerStrategy):
     refused: dict[str, str]
     _driver: Driver | None = None
     _shown: ArrayRecord | None = None
-    _broken: str = ""
-    """Why an exchange before the round's last left nothing that can be kept."""
+    _broken: tuple[str, Sequence[Reply]] = "", ()
+    """Why an exchange before the round's last left nothing that can be kept, if so, and of which replies."""
 
     @staticmethod
     def for_method(settings: Settings, task: Task | None = None) -> "Strategy[Any]":
@@ -114,7 +114,7 @@ class Strategy(Method[C], FlowerStrategy):
         self.clients = run.host.clients
         asked = self.sample(number)
         run.record.begin(number, [c.id for c in asked], run.host)
-        self.diagnostics, self._broken = Diagnostics(), ""
+        self.diagnostics, self._broken = Diagnostics(), ("", ())
         if self.predicts:
             self.round_index = self.public_index(number)
         for place, exchange in enumerate(self.exchanges[:-1]):
@@ -122,8 +122,8 @@ class Strategy(Method[C], FlowerStrategy):
             run.guard.need_some(replies, number)
             with one_thread():
                 new = Knowledge(self.between(exchange, replies, self.knowledge, number))
-            self._broken = self._fault(new, replies)
-            if self._broken:
+            if broken := self._fault(new, replies):
+                self._broken = broken, replies
                 return []
             self.knowledge = new
         beside = run.sum.open(number, asked, run.guard.bounds(), partial(run.ask, number))
@@ -137,8 +137,8 @@ class Strategy(Method[C], FlowerStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         run, number = self._run, server_round
-        if self._broken:
-            return self._unfit(number, [], self._broken)
+        if self._broken[0]:
+            return self._unfit(number, *self._broken)
         usable = run.guard.read(replies, number, run.sum.kinds(self.expected_kinds(number)))
         try:
             received = run.sum.close(usable, partial(run.ask, number))
@@ -149,7 +149,7 @@ class Strategy(Method[C], FlowerStrategy):
         with one_thread(), seeded(seed, device(self.settings.run.device)):
             new = Knowledge(self.aggregate(received, self.knowledge, number))
         if broken := self._fault(new, received):
-            return self._unfit(number, usable, broken)
+            return self._unfit(number, broken, usable)
         self.knowledge = new
         if self.diagnostics.votes is not None and not run.sum.secure:  # a sum's votes are nobody's
             self.diagnostics.count([r.client for r in usable], self.world.public_labels, self.round_index)
@@ -160,9 +160,10 @@ class Strategy(Method[C], FlowerStrategy):
         log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
         return self._ended(usable, Diagnostics(), {"lost": reason})
 
-    def _unfit(self, number: int, usable: Sequence[Reply], reason: str) -> tuple[ArrayRecord, MetricRecord]:
+    def _unfit(self, number: int, reason: str, usable: Sequence[Reply]) -> tuple[ArrayRecord, MetricRecord]:
         """End a round of whose result nothing can be kept: what the server knows is what it knew."""
         log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
+        self._run.lost.append(reason)
         return self._ended(usable, Diagnostics(), {}, lost=reason)
 
     def _fault(self, new: Knowledge, replies: Sequence[Reply]) -> str:
