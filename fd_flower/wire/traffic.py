@@ -1,5 +1,7 @@
 """Bytes of messages, counted as if each client were a device of its own."""
 
+from collections.abc import Mapping
+
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fd_flower.wire.envelope import records
@@ -42,7 +44,7 @@ class Bytes:
 def size_of(content: RecordDict) -> int:
     """Return the bytes of everything in a message."""
     # Flower's count_bytes (1.41) refuses empty strings and lists, so all but arrays is counted here.
-    plain = [*records(content, ConfigRecord).values(), *records(content, MetricRecord).values()]
+    plain: list[Mapping[str, object]] = [r for r in content.values() if isinstance(r, ConfigRecord | MetricRecord)]
     words = sum(len(key) + _length(value) for record in plain for key, value in record.items())
     return words + sum(record.count_bytes() for record in records(content, ArrayRecord).values())
 
