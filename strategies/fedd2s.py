@@ -89,11 +89,11 @@ class FedD2S(Strategy[Config]):
         model = replies[0].client.model
         blocks = len(ends(self.world.module(model)))
         cut, after = (self.config.cut_at(number, blocks) for number in (round, round + 1))
-        sent = self._alike(replies, round)
+        head = self._head(model, cut, knowledge)
+        sent = self._alike(replies, cut, head, round)
         features = torch.cat([own.features.float() for own in sent.values() if own.features is not None])
         labels = torch.cat([own.labels.long() for own in sent.values() if own.labels is not None])
         teacher = torch.cat([own.logits for own in sent.values() if own.logits is not None])
-        head = self._head(model, cut, knowledge)
         union = Samples(features, labels).to(self.world.device)
         loss = self._train(head, union, teacher.to(self.world.device), round)
         found = self._predictions(head, sent, union)
@@ -114,11 +114,18 @@ class FedD2S(Strategy[Config]):
         own = next((p for p in SampleKnowledge.all(knowledge) if p.client == client.id), None)
         return [cut if own is None else replace(own, client="", cut=cut.cut)]
 
-    def _alike(self, replies: Sequence[Reply], round: int) -> dict[str, SampleKnowledge]:
-        """Return what clients said about features of one shape: that of most; the others are left out, by name."""
+    def _alike(self, replies: Sequence[Reply], cut: int, head: Module, round: int) -> dict[str, SampleKnowledge]:
+        """Return what clients sent about features of one shape, that of most among those that the cut's head takes.
+
+        The others are left out, by name.
+        """
         sent = {reply.client.id: SampleKnowledge.need(reply.content) for reply in replies}
         shapes = {client: None if own.features is None else own.features.shape[1:] for client, own in sent.items()}
-        whole = [c for c, own in sent.items() if None not in (shapes[c], own.labels, own.logits)]
+        whole = [
+            client
+            for client, own in sent.items()
+            if None not in (own.labels, own.logits) and int(own.cut) == cut and _takes(head, shapes[client])
+        ]
         usual = Counter(shapes[client] for client in whole).most_common(1)
         for client in list(sent):
             if client not in whole or shapes[client] != usual[0][0]:
@@ -170,6 +177,18 @@ class FedD2S(Strategy[Config]):
         self.log_diagnostics({"feature_bytes": sum(sizes.values())})
         for client, size in sizes.items():
             self.log_diagnostics({"feature_bytes": size}, client)
+
+
+def _takes(head: Module, shape: Sequence[int] | None) -> bool:
+    """Whether a head makes logits of features of this shape."""
+    if shape is None:
+        return False
+    place = next(head.parameters()).device
+    try:
+        with torch.no_grad():
+            return head.eval()(torch.zeros(1, *shape, device=place)).dim() == 2
+    except RuntimeError:  # what PyTorch raises where shapes do not fit together
+        return False
 
 
 def _cut(cut: int) -> SampleKnowledge:

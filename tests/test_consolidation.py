@@ -335,7 +335,12 @@ def test_candidates_are_taken_apart_again():
 
 @pytest.mark.parametrize(
     ("right", "count", "why"),
-    [([3, 1], 2, "outside 0 to 2"), ([-1], 2, "outside"), ([[1]], 2, "shape"), ([0.5], 2, "integers")],
+    [
+        ([3, 1], 2, "outside 0 to 2"),
+        ([-1], 2, "outside"),
+        ([[1]], 2, "shape"),
+        ([0.5], 2, "of torch.float32; expected torch.int64"),
+    ],
 )
 def test_impossible_scores_are_refused(right, count, why):
     with pytest.raises(InvalidInputError, match=why):

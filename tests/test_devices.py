@@ -128,7 +128,9 @@ def test_what_is_wrong_in_a_nodes_configuration_is_told_in_one_line(change, told
 
 
 def test_a_device_computes_where_its_configuration_says(devices):
-    header = ConfigRecord({"settings": settings("local", f"{TINY} run.device=cuda").text, "state": "", "run-key": "k"})
+    header = ConfigRecord(
+        {"settings": settings("local", f"{TINY} run.device=cuda").text, "state": "", "run-key": "0123456789abcdef"}
+    )
     context = Context(1, 1, {**devices[0], "device": "cpu"}, RecordDict(), {"task": ""})
     assert Node(header, context).world.device == torch.device("cpu")
 
@@ -221,7 +223,7 @@ def test_a_device_that_lost_its_disk_is_told_so_and_starts_anew(devices, tmp_pat
 def test_a_message_for_another_client_is_refused_by_the_device(devices):
     app = methods.client_app("local")
     engine.InProcessGrid(app)  # gives this process an identity
-    header = {"settings": settings("local", TINY).text, "state": "", "run-key": "k"}
+    header = {"settings": settings("local", TINY).text, "state": "", "run-key": "0123456789abcdef"}
     content = fold({"1": RecordDict({"config": ConfigRecord({"server-round": 1})})}, header)
     reply = app(Message(content, 1, "train"), Context(1, 1, devices[0], RecordDict(), {"task": ""}))
     assert unfold(reply.content)["1"].reason == "InvalidInputError: this is the device of client '0', not of '1'"

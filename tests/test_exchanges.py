@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from flwr.app import Error, RecordDict
 from helpers.grids import Noted, Spoilt, hosts
 from helpers.tiny import rounds, start, start_toy
@@ -52,6 +53,28 @@ def test_what_one_exchange_gathers_the_next_one_hears(relay: Callable[..., Any])
         "1": (60, 1),
         "2": (60, 2),
     }
+
+
+def test_an_exchange_that_leaves_nothing_fit_loses_its_round_alone(
+    relay: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    """In round one the secret becomes NaN before anybody is asked to train; round two counts from 0 again."""
+    from fd_flower.strategies.relay import Relay
+
+    def between(self: Relay, exchange: str, replies: Any, knowledge: Any, round: int) -> Any:
+        found = honest(self, exchange, replies, knowledge, round)
+        return [Weights({"bad": torch.tensor([torch.nan])})] if round == 1 else found
+
+    honest = Relay.between
+    monkeypatch.setattr(Relay, "between", between)
+    strategy, _, lines = start(relay(), hosts("relay"))
+    first, second = rounds(lines)
+    assert first["lost"].startswith(
+        "arrays has values in 'bad' that are not finite (server.max_entry); largest numbers"
+    )
+    assert (first["replied"], first["failed"]) == (["0", "1", "2"], {})
+    assert "lost" not in second
+    assert Weights.need(strategy.knowledge).values["secret"].tolist() == [1.0]
 
 
 def test_each_exchange_is_a_turn_with_memory(relay: Callable[..., Any]):

@@ -340,7 +340,7 @@ def test_a_lifespan_that_fails_costs_the_message_as_in_flower(at: str):
     reasons = []
     for app in apps:
         grid = InProcessGrid(app)
-        content = fold({}, {"settings": toy_settings("local").text, "run-key": "k", "state": "/nowhere"})
+        content = fold({}, {"settings": toy_settings("local").text, "run-key": "0123456789abcdef", "state": "/nowhere"})
         [answer] = grid.send_and_receive([Message(content, 1, "train")])
         reasons.append((answer.error.code, answer.error.reason))
     assert reasons == [(2, f"ZeroDivisionError: {at}")] * 2

@@ -60,7 +60,9 @@ WEIGHTS = {"body.weight": torch.ones(2, 3), "norm.running": torch.zeros(3), "nor
 SAID: dict[str, Payload] = {
     "weights": Weights(WEIGHTS),
     "weights of one of several": Weights(WEIGHTS, "resnet8:0.5"),
-    "class logits": ClassLogits(torch.rand(3, 3, dtype=torch.float64), torch.tensor([1.0, 0.0, 2.0]).double()),
+    "class logits": ClassLogits(
+        torch.rand(3, 3).double() * torch.tensor([[1.0], [0.0], [2.0]]), torch.tensor([1.0, 0.0, 2.0]).double()
+    ),
     "class logits of members": ClassLogits.joined(
         torch.zeros(3, 3).double(), torch.ones(3).double(), {"0": 1, "lab/7": 2}
     ),
@@ -200,7 +202,7 @@ def test_what_is_well_formed_passes(name: str):
         (ClassLogits(torch.zeros(3, 3).long(), torch.ones(3).double()), "'sums' of torch.int64; expected"),
         (ClassLogits(torch.zeros(3, 3).double(), torch.ones(3).bool()), "'counts' of torch.bool; expected"),
         (PublicLogits(INDEX + 1, torch.zeros(2, 3)), "other public samples than the round's"),
-        (PublicLogits(INDEX.float(), torch.zeros(2, 3)), "'index' of torch.float32; expected integers"),
+        (PublicLogits(INDEX.float(), torch.zeros(2, 3)), "'index' of torch.float32; expected torch.int64"),
         (PublicLogits(INDEX[:, None], torch.zeros(2, 3)), r"'index' of shape \[2, 1\]; expected \[any\]"),
         (PublicLogits(INDEX.flip(0), torch.zeros(2, 3)), "'index' out of order"),
         (PublicLogits(INDEX[[0, 0]], torch.zeros(2, 3)), "'index' out of order"),
@@ -225,7 +227,7 @@ def test_what_is_well_formed_passes(name: str):
         (Head(torch.zeros(3, 4), torch.zeros(4)), r"'bias' of shape \[4\]; expected \[3\]"),
         (Head(torch.zeros(3, 4), torch.full((3,), torch.inf)), "'bias' that are not finite"),
         (Prototypes(torch.zeros(3, 5), torch.ones(3).long()), r"'values' of shape \[3, 5\]; expected \[3, 4\]"),
-        (Prototypes(torch.zeros(3, 4), torch.ones(3)), "'counts' of torch.float32; expected integers"),
+        (Prototypes(torch.zeros(3, 4), torch.ones(3)), "'counts' of torch.float32; expected torch.int64"),
         (Prototypes(torch.zeros(3, 4), torch.tensor([-1, 0, 1])), "'counts' outside 0 to any"),
         (Prototypes(torch.full((3, 4), -torch.inf), torch.ones(3).long()), "'values' that are not finite"),
         (Prototypes(torch.zeros(3, 4).long(), torch.ones(3).long()), "'values' of torch.int64; expected"),
@@ -253,7 +255,7 @@ def test_what_is_well_formed_passes(name: str):
         (Generator({"w": torch.ones(1)}, torch.ones(3)), "'trained' of torch.float32; expected torch.bool"),
         (LabelCounts(torch.ones(4).long()), r"'counts' of shape \[4\]; expected \[3\]"),
         (LabelCounts(torch.tensor([-1, 0, 1])), "'counts' outside 0 to any"),
-        (LabelCounts(torch.ones(3)), "'counts' of torch.float32; expected integers"),
+        (LabelCounts(torch.ones(3)), "'counts' of torch.float32; expected torch.int64"),
         (OptimizerState({"0.exp_avg": torch.tensor([torch.inf])}), "'values/0.exp_avg' that are not finite"),
         (Weights({"body.weight": torch.ones(2, 3)}), "other keys than the server's model: norm.running, norm.seen"),
         (weights(body_weight=torch.ones(3, 2)), r"'body.weight' of shape \[3, 2\]; expected \[2, 3\]"),
@@ -268,7 +270,7 @@ def test_what_is_well_formed_passes(name: str):
         (update(norm_running=torch.ones(1, 5)), r"'norm.running' of shape \[1, 5\]; expected an update of \[3\]"),
         (update(body_weight=torch.ones(2, 3).double()), "'body.weight' of torch.float64; expected torch.float32"),
         (update(norm_running=torch.full((3,), torch.nan)), "'values/norm.running' that are not finite"),
-        (Holders({"7": torch.tensor(0.5)}), "'7' of torch.float32; expected integers"),
+        (Holders({"7": torch.tensor(0.5)}), "'7' of torch.float32; expected torch.int64"),
         (Holders({"7": torch.tensor([1])}), r"'7' of shape \[1\]; expected \[\]"),
     ],
     ids=lambda value: value.name if isinstance(value, Payload) else None,

@@ -1,6 +1,7 @@
 """Whether a machine can be a device: its configuration, data, state, key, and the way to its server."""
 
 import os
+import secrets
 import shutil
 import socket
 import ssl
@@ -54,7 +55,7 @@ def _client(config: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(CONFIG, f"lacks {', '.join(lacking)}", f"give {', '.join(lacking)} in {CONFIG}")
         return
     run = settings("local", "data.public=none privacy.sum=masks")
-    shown = ConfigRecord({"settings": run.text, "state": "", "run-key": "doctor"})
+    shown = ConfigRecord({"settings": run.text, "state": "", "run-key": secrets.token_hex(8)})
     answer = introduction(shown, Context(0, 0, config, RecordDict(), {}))
     if "refused" in answer:
         yield Finding("device", str(answer["refused"]), f"set it right in {CONFIG}")

@@ -2,6 +2,8 @@
 
 import copy
 import os
+import re
+import reprlib
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -12,6 +14,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
 from fd_flower.core.checksum import checksum
+from fd_flower.core.client import NAME, is_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory
@@ -20,12 +23,17 @@ from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.tasks.world import World, device, world
 from fd_flower.training import one_thread
+from fd_flower.wire.envelope import one_line
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there."""
 
 KEYS = (*DEVICE_KEYS, "model", "device", "secret-key", "peer-keys")
 """What a device's node-config may say to us; other keys are its user's."""
+
+
+TEXT = 2**20
+"""Characters of one text in a message's header, at most; all settings are one."""
 
 
 class Node:
@@ -45,6 +53,7 @@ class Node:
     """
 
     def __init__(self, header: ConfigRecord, context: Context) -> None:
+        check_header(header)
         self.context = context
         self.header = header
         config = context.node_config
@@ -59,6 +68,8 @@ class Node:
         self.folder = str(config["data-path"]) if named else None
         if self.client == "":
             raise InvalidInputError("the node's client-id is empty; give it a name of its own")
+        if self.client is not None and not is_name(self.client):
+            raise InvalidInputError(f"the node's client-id is {reprlib.repr(self.client)}; expected {NAME}")
         state = str(config["state-dir"]) if named else str(header["state"])
         secret, peers = (str(config[key]) if key in config else None for key in ("secret-key", "peer-keys"))
         for key, path in (
@@ -70,7 +81,7 @@ class Node:
             if path is not None and not Path(path).is_absolute():
                 raise InvalidInputError(f"{key} is the relative path '{path}' on a node; give an absolute one")
         self.state = Path(state)
-        self.settings = self._settings(Settings.read(str(header["settings"])))
+        self.settings = self._settings(read_settings(str(header.get("settings", ""))))
         self.peers = allowed(peers, "peer-keys")
         self.secret = None if secret is None else Path(secret)
         if named:
@@ -161,6 +172,40 @@ class Node:
             del kept[name]
         for name, record in context.state.items():
             kept[prefix + name] = record
+
+
+def read_settings(text: str) -> Settings:
+    """Return the settings in a message's header; InvalidInputError, in one line, for what cannot be read."""
+    try:
+        return Settings.read(text)
+    except InvalidInputError:
+        raise
+    except Exception as error:  # what a stranger's text makes Python raise has no end
+        raise InvalidInputError(
+            f"the message's settings cannot be read: {one_line(f'{type(error).__name__} {error}')}"
+        ) from None
+
+
+def check_header(header: ConfigRecord) -> None:
+    """Refuse what no server of ours sends: parts of it become paths and options here.
+
+    Raises
+    ------
+    InvalidInputError
+        For a run key that is not 16 hexadecimal digits, texts that are too long, or anything but texts and numbers.
+    """
+    for key, value in header.items():
+        if key != "layout" and not isinstance(value, int | str):
+            raise InvalidInputError(f"the message's header has {reprlib.repr(value)} for '{key[:50]}'; expected text")
+        if key != "layout" and isinstance(value, str) and len(value) > TEXT:
+            raise InvalidInputError(
+                f"the message's header has {len(value)} characters for '{key[:50]}'; expected at most {TEXT}"
+            )
+    if not re.fullmatch("[0-9a-f]{16}", str(header.get("run-key", ""))):
+        raise InvalidInputError(
+            f"the message's header has the run key {reprlib.repr(header.get('run-key', ''))}; expected 16 hexadecimal "
+            "digits"
+        )
 
 
 def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:

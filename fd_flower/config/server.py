@@ -39,6 +39,8 @@ class ServerConfig(Options):
     """YAML file client id -> public key: only that key's node speaks for the client. None: first come, while there."""
     max_reply_mb: float = option(512.0, above=0)
     """A client's reply of more than this is left out."""
+    max_entry: float = option(1e6, above=0)
+    """A reply with a number larger than this is left out, and a round whose result has one is lost."""
 
     def __post_init__(self) -> None:
         """Check the values, each evaluation point by itself."""

@@ -2,6 +2,7 @@
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -49,6 +50,8 @@ class Client:
         Its samples for training, validation and test; () where it does not say.
     checksum : str
         Checksum of a hosted client's samples; "" of a device, which tells nobody.
+    validation : int | None
+        Validation samples; None where it does not say.
     """
 
     id: str
@@ -64,6 +67,7 @@ class Client:
     network: str = ""
     sizes: tuple[int, ...] = ()
     checksum: str = ""
+    validation: int | None = None
 
     @property
     def node_id(self) -> int:
@@ -79,8 +83,19 @@ class Client:
 
 
 def natural(text: str) -> list[tuple[int, int, str]]:
-    """Return the sorting key of natural order: client 2 comes before client 10."""
-    return [(0, int(t), "") if t.isdigit() else (1, 0, t) for t in re.split(r"(\d+)", text) if t]
+    """Return the sorting key of natural order: client 2 comes before client 10.
+
+    Digits are compared by their number, then one by one: Python makes no number of thousands of them.
+    """
+    parts = (t.lstrip("0") if t.isdecimal() else t for t in re.split(r"([0-9]+)", text) if t)
+    return [(0, len(t), t) if t.isdecimal() or not t else (1, 0, t) for t in parts]
+
+
+MOST = 10**12
+"""Larger numbers in an answer are nobody's samples or classes."""
+
+LONGEST = 1000
+"""Characters of a text in an answer, at most."""
 
 
 def grouped(reasons: Mapping[str, str], what: str = "") -> list[str]:
@@ -113,18 +128,69 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
     InvalidInputError
         For an answer that describes none.
     """
-    try:
-        counts = tuple(int(n) for n in answer["counts"])
-        whole: dict[str, Any] = {key: int(answer[key]) for key in ("features", "classes", "examples")}
-        model, public = str(answer["model"]), str(answer["public"])
-        labels = tuple(map(str, answer.get("labels", ())))
-        task, network, checksum = (str(answer.get(key, "")) for key in ("task", "network", "checksum"))
-        sizes = tuple(int(n) for n in answer.get("sizes", ()))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    numbers = {key: _whole(key, answer.get(key)) for key in ("features", "classes", "examples")}
+    counts = tuple(_whole("counts", number) for number in _listed("counts", answer.get("counts")))
+    if len(counts) != numbers["classes"] or (counts and sum(counts) != numbers["examples"]):
         raise InvalidInputError(
-            f"its answer to the handshake cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
-        ) from None
-    if min(counts + sizes + tuple(whole.values())) < 0:
-        raise InvalidInputError("its answer to the handshake counts less than nothing; expected numbers from 0 on")
-    own: dict[str, Any] = {"task": task, "network": network, "sizes": sizes, "checksum": checksum}
-    return Client(name, 0, model, counts=counts, public=public, labels=labels, **whole, **own)
+            f"its answer to the handshake has {numbers['classes']} classes, {len(counts)} counts that add up "
+            f"to {sum(counts)}, and {numbers['examples']} samples; expected a count a class, and their sum"
+        )
+    validation = answer.get("validation")
+    texts = {key: _text(key, answer.get(key, "")) for key in ("task", "network", "checksum")}
+    return Client(
+        name,
+        0,
+        _text("model", answer.get("model")),
+        counts=counts,
+        public=_text("public", answer.get("public")),
+        labels=tuple(_text("labels", label) for label in _listed("labels", answer.get("labels", []))),
+        sizes=tuple(_whole("sizes", number) for number in _listed("sizes", answer.get("sizes", []))),
+        validation=None if validation is None else _whole("validation", validation),
+        **texts,
+        **numbers,
+    )
+
+
+def named(answer: Mapping[str, Any]) -> str:
+    """Return the id that a device gives itself in its answer.
+
+    Raises
+    ------
+    InvalidInputError
+        For one that cannot be shown in a line or name a file.
+    """
+    name = answer.get("id")
+    if not isinstance(name, str) or not is_name(name):
+        raise _unread("id", name, NAME)
+    return name
+
+
+NAME = "a name of 1 to 100 printable characters"
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can be a client's id, which names a file and stands in lines."""
+    return 0 < len(text) <= 100 and text.isprintable()
+
+
+def _whole(key: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
+        raise _unread(key, value, f"whole numbers from 0 to {MOST:g}")
+    return value
+
+
+def _listed(key: str, value: Any) -> list[Any]:
+    if not isinstance(value, list | tuple):
+        raise _unread(key, value, "a list")
+    return list(value)
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST:
+        raise _unread(key, value, f"text of at most {LONGEST} characters")
+    return value
+
+
+def _unread(key: str, value: Any, expected: str) -> InvalidInputError:
+    shown = "nothing" if value is None else reprlib.repr(value)
+    return InvalidInputError(f"its answer to the handshake has {shown} for '{key}'; expected {expected}")

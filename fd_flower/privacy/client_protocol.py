@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from logging import WARNING
 from pathlib import Path
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from fd_flower.config import PrivacyConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 from fd_flower.privacy.messages import RECORD, RoundSpec
 from fd_flower.privacy.secret_store import SecretStore
 from fd_flower.privacy.vector import flat
@@ -113,7 +115,12 @@ class HidingClient(ClientProtocol, ABC):
             raise InvalidInputError(
                 f"this client has {share:.3g} of all examples; it has more than it said at the handshake"
             )
-        values = flat(unpack(reply), share)
+        payloads = []
+        for sent in unpack(reply):
+            payloads.append(sent.normalized())
+            if payloads[-1] is not sent:
+                log(WARNING, "client %s: %s is now normalized by softmax", self.party.client, sent.name)
+        values = flat(payloads, share)
         if len(values) != self.spec.length:
             raise InvalidInputError(f"the reply has {len(values)} numbers; the sum has {self.spec.length}")
         hidden = pack(self.hidden(values))

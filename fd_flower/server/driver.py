@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
 from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol, simulated_key
@@ -20,6 +21,7 @@ from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.record import Record
+from fd_flower.server.sanity import fault
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
 from fd_flower.wire.replies import Reply
@@ -53,10 +55,13 @@ class Driver:
 
     def __init__(self, strategy: "Strategy[Any]", grid: Grid, timeout: float) -> None:
         settings = strategy.settings
+        sent = settings.text
         self.strategy = strategy
         self.timeout = timeout
         self.last = settings.server.rounds
         """The last round: that of ``server.rounds``, or the one after which the run was stopped."""
+        self.lost: list[str] = []
+        """Why nothing could be kept of what came out of a round, for each such round."""
         self.record = Record(settings, strategy.on_line)
         self.host = HostGrid(
             grid,
@@ -66,15 +71,16 @@ class Driver:
             public_labels=strategy.requirements(settings).labels,
         )
         strategy.refused = self.host.refused
-        strategy.clients = self.host.handshake()
+        self.host.handshake()
         if not self.host.hosted and self.host.class_names:  # kept with the run, so that a resume has the same order
             named = replace(settings.data, class_names=list(self.host.class_names))
             settings = strategy.settings = self.record.settings = replace(settings, data=named)
         strategy.hosted = self.host.hosted
+        strategy.clients = self.host.clients
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
-        self.guard.check(strategy.clients)
-        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, settings.text)
+        strategy.clients = self.host.fitting(self.guard.check)
+        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, sent)
         self.point = strategy.evaluation_point(settings)
 
     # --- the rounds
@@ -104,6 +110,8 @@ class Driver:
         finally:
             if self.record.folder is None:  # nobody can resume it
                 self.record.forget()
+        if self.lost and len(self.lost) == self.last:
+            raise RunError(f"all {self.last} rounds are lost, the last one because {self.lost[-1]}")
         log(INFO, "%s rounds in %.1f s", self.last - done, time.monotonic() - begun)
         self.record.finish(
             clients=self.host.clients,
@@ -127,6 +135,8 @@ class Driver:
                 strategy.start_from(arrays)
             with one_thread():
                 strategy.knowledge = Knowledge(strategy.initial_knowledge(strategy.clients))
+        if why := fault(strategy.knowledge, strategy.config.max_entry):
+            raise InvalidInputError(f"what the server starts from cannot be used: {why} (server.max_entry)")
         if strategy.hosted:
             simulated_key(strategy.settings.privacy, self.record.state, self.record.run_key)
         return done

@@ -1,5 +1,6 @@
 """What a run lets through: clients that its method can work with, and replies that it can use."""
 
+import math
 from collections.abc import Iterable, Sequence
 from logging import WARNING
 from typing import Any
@@ -43,6 +44,7 @@ class Guard:
         self._method = method
         self._host = host
         self._record = record
+        self._remarked: set[tuple[str, str]] = set()
 
     def check(self, clients: Sequence[Client]) -> None:
         """Refuse what the method cannot work with.
@@ -91,7 +93,16 @@ class Guard:
             features=first.features or None,
             weights={w.model: w.values for w in Weights.all(method.knowledge)},
             public=len(method.world.public or ()) if public else None,
+            largest=method.config.max_entry,
+            passes=self._passes,
         )
+
+    def _passes(self, samples: int) -> int:
+        """Return how often at most a client of so many samples sees each of them while it trains in a round."""
+        config = self._method.settings.client
+        if config.steps is None:
+            return config.epochs
+        return math.ceil(config.steps * config.batch / max(samples, 1)) + 1
 
     def read(
         self, replies: Iterable[Message], round: int, kinds: Sequence[type[Payload]] = (), *, counted: bool = True
@@ -105,7 +116,17 @@ class Guard:
         for line in grouped(failed, "client"):
             log(WARNING, "left out of round %s: %s", round, line)
         self._record.failed |= failed
+        for reply in usable:
+            if reply.remark:
+                self._remark(reply.client.id, reply.remark, round)
         return usable
+
+    def _remark(self, client: str, remark: str, round: int) -> None:
+        """Write down what was changed of a reply before it was used, and log it the first time."""
+        self._record.remarks[client] = remark
+        if (client, remark) not in self._remarked:
+            self._remarked.add((client, remark))
+            log(WARNING, "round %s: client %s: %s (logged once)", round, client, remark)
 
     def need_some(self, usable: Sequence[Reply], round: int) -> None:
         """Raise RunError for a round without a reply that can be used."""

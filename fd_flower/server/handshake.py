@@ -1,5 +1,6 @@
 """The handshake: what nodes say of themselves, who takes part, and which client lives on which node."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import WARNING
@@ -7,15 +8,20 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
-from fd_flower.core.client import Client, answered, grouped, natural
+from fd_flower.core.client import Client, answered, grouped, named, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.keys import refusal
 from fd_flower.core.versions import distribution, package_sources, sources
-from fd_flower.wire.envelope import HEADER, records
+from fd_flower.wire.envelope import HEADER, one_line, records
+from fd_flower.wire.traffic import size_of
 
 Answers = Mapping[int, Mapping[str, Any]]
 Check = Callable[[Sequence[Client]], None]
+
+
+ANSWER = 2**20
+"""Bytes of an answer to the handshake, at most."""
 
 
 def anybody(clients: Sequence[Client]) -> None:
@@ -44,6 +50,7 @@ class Handshake:
         self._allow = allow
         self.homes: dict[str, int] = {}
         self.hosted = False
+        self.misfits: dict[str, str] = {}
         self.refused: dict[str, str] = {}
 
     def refuse(self, who: str, why: str) -> None:
@@ -52,7 +59,7 @@ class Handshake:
 
     def refuse_all(self, reasons: Mapping[str, str]) -> None:
         """Name clients or nodes that take no part, with the reason of each; a reason that many share is logged once."""
-        short = {who: " ".join(why.split())[:500] for who, why in reasons.items()}
+        short = {one_line(who)[:100]: one_line(why) for who, why in reasons.items()}
         self.refused |= short
         for line in grouped(short):
             log(WARNING, "not in this run: %s", line)
@@ -63,8 +70,15 @@ class Handshake:
         for node, answer in sorted(answers.items()):
             if "refused" in answer:
                 self.refuse(str(answer.get("id", f"node {node}")), str(answer["refused"]))
-            elif answer.get("role") == "host" or (answer.get("role") == "device" and "id" in answer):
+            elif answer.get("role") == "host":
                 good[node] = answer
+            elif answer.get("role") == "device":
+                try:
+                    named(answer)
+                except InvalidInputError as error:
+                    self.refuse(f"node {node}", str(error))
+                else:
+                    good[node] = answer
             else:
                 self.refuse(f"node {node}", "its answer to the handshake cannot be read")
         return good
@@ -116,7 +130,7 @@ class Handshake:
                 why = "it hosts; the others do not" if self._allow is None else "it hosts; server.allow names devices"
                 self.refuse(f"node {node}", why)
                 continue
-            client = str(answer["id"])
+            client = named(answer)
             why = "" if self._allow is None else refusal(client, node, self._allow, keys)
             if not why and client in self.homes and self.homes[client] not in gone:
                 why = f"client id '{client}' is taken by node {self.homes[client]}"
@@ -134,6 +148,32 @@ class Handshake:
             self.refused.pop(client, None)
         return found
 
+    def fitting(self, clients: Sequence[Client], check: Check) -> dict[str, Client]:
+        """Return the clients that pass ``check`` one after the other, those first who are most like the others.
+
+        The others are noted in ``misfits`` with the reason.
+        """
+        traits = [(c.classes, c.labels, c.features, c.model, c.public) for c in clients]
+        common = [Counter(column) for column in zip(*traits, strict=True)]
+        alike = {
+            c.id: sum(count[trait] for count, trait in zip(common, own, strict=True))
+            for c, own in zip(clients, traits, strict=True)
+        }
+        fit: dict[str, Client] = {}
+        self.misfits = {}
+        for client in sorted(clients, key=lambda c: -alike[c.id]):
+            try:
+                check([*fit.values(), client])
+                fit[client.id] = client
+            except InvalidInputError as error:
+                self.misfits[client.id] = str(error)
+        return fit
+
+    def expel(self, client: str) -> None:
+        """Refuse one of the misfits; its id is free again."""
+        self.homes.pop(client)
+        self.refuse(client, self.misfits[client])
+
 
 def received(nodes: Sequence[int], replies: Iterable[Message], module: str = "") -> dict[int, dict[str, Any]]:
     """Return what each node says of itself, or ``{"refused": reason}``.
@@ -147,7 +187,7 @@ def received(nodes: Sequence[int], replies: Iterable[Message], module: str = "")
         if reply.has_error():
             answer = {"refused": reply.error.reason or f"error {reply.error.code}"}
         elif found := records(reply.content, ConfigRecord).get(HEADER):
-            answer = dict(found)
+            answer = dict(found) if size_of(reply.content) <= ANSWER else {"refused": "its answer is too long"}
         if answer.get("sources", sources()) != sources():
             answer = {"refused": "it runs other FD-Flower sources than the server; install the same version on both"}
         elif answer.get("package", package) != package:

@@ -5,8 +5,8 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -30,6 +30,8 @@ PLAIN = "No query function registered with name 'fd_flower'"
 
 ASKED = "InvalidInputError: "
 """How the reason begins for which a host refuses what it is asked for."""
+FIRST = 3
+"""Nodes that are asked first: where all know nothing of us, the others are not asked."""
 
 LOOK = 5.0
 """Seconds between looks whether nodes that owe a reply were started anew."""
@@ -58,7 +60,8 @@ class HostGrid(Grid):
     absent : dict[str, str]
         Client id -> why it was not asked in the last exchange.
     class_names : tuple[str, ...]
-        The run's classes in the order of their numbers: ``data.class_names``, or what the first device calls its own.
+        The run's classes in the order of their numbers: ``data.class_names``, or what most devices call theirs, in the
+        order of the first of these.
     """
 
     def __init__(
@@ -130,8 +133,10 @@ class HostGrid(Grid):
             Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
         """
         nodes = self._wait()
-        first = self._ask(nodes[:1])
-        self.plain = PLAIN in first[nodes[0]].get("refused", "")
+        answers = self._ask(nodes[:FIRST])
+        if not all(map(_plain, answers.values())):
+            answers |= self._ask(nodes[FIRST:])
+        self.plain = any(map(_plain, answers.values())) and not any("role" in a for a in answers.values())
         if self.plain and self._allow is not None:
             raise InvalidInputError(
                 "server.allow names clients; an app without FD-Flower's turn has none: leave it out"
@@ -139,13 +144,35 @@ class HostGrid(Grid):
         if self.plain:
             self._admit_plain(nodes)
         else:
-            self._admit(first | self._ask(nodes[1:]))
+            self._admit(answers)
         self._nodes = set(nodes)
         if not self.clients:
             known = set(self.refused.values())
             if self.hosted and len(known) == 1 and next(iter(known)).startswith(ASKED):  # the user's, for all alike
                 raise InvalidInputError(known.pop().removeprefix(ASKED))
             raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
+        return self.clients
+
+    def fitting(self, check: Check) -> tuple[Client, ...]:
+        """Return the clients, without devices that do not pass ``check`` together with most of the others.
+
+        Raises
+        ------
+        InvalidInputError
+            What ``check`` raises, where that is not the fault of a few devices.
+        """
+        try:
+            check(self.clients)
+        except InvalidInputError:
+            if self.hosted or self.plain:
+                raise
+            fit = self._handshake.fitting(self.clients, check)
+            if 2 * len(fit) <= len(self.clients):
+                raise
+            for client in self.clients:
+                if client.id not in fit:
+                    self._handshake.expel(client.id)
+            self.clients = joined((), {c.id: c for c in self.clients if c.id in fit})
         return self.clients
 
     def refresh(self, check: Check = anybody) -> tuple[Client, ...]:
@@ -217,7 +244,7 @@ class HostGrid(Grid):
             keys = {} if self._allow is None else keys_of(self._grid)
             found = self._handshake.devices(answers, known, keys, gone, check)
         if not self.hosted and not self.class_names:
-            self.class_names = next((c.labels for c in joined(known, found) if c.labels), ())
+            self.class_names = _most_common([c.labels for c in joined(known, found) if c.labels])
             self._header["class-names"] = list(self.class_names)
         self.clients = tuple(client.called(self.class_names) for client in joined(known, found))
 
@@ -237,7 +264,7 @@ class HostGrid(Grid):
         silent = dict.fromkeys(ids)
         for reply in replies:
             client = self.client(reply.metadata.src_node_id).id
-            del silent[client]
+            silent.pop(client, None)
             try:
                 if reply.has_error():
                     raise InvalidInputError(reply.error.reason or "an error without a reason")
@@ -453,6 +480,19 @@ def _check_proximal(message: Message, method: str) -> None:
             f"FedProx sends proximal-mu, at which the clients of {method} do not look: open the HostGrid with "
             "settings('fedprox', ...)"
         )
+
+
+def _most_common(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the classes that most devices name, in the order of the first that does; () where none names any."""
+    if not named:
+        return ()
+    counts = Counter(map(frozenset, named))
+    return max(named, key=lambda names: counts[frozenset(names)])
+
+
+def _plain(answer: Mapping[str, Any]) -> bool:
+    """Whether a node answered the handshake as an app that knows nothing of us."""
+    return PLAIN in str(answer.get("refused", ""))
 
 
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -44,6 +44,7 @@ class Record:
     def __init__(self, settings: Settings, on_line: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.settings = settings
         self.failed: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         self.closing = False
         self._on_line = on_line
         self._lines: list[dict[str, Any]] = []
@@ -94,7 +95,7 @@ class Record:
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
         self._number, self._asked, self._host = number, list(asked), host
-        self.closing, self.failed, self._global = False, {}, None
+        self.closing, self.failed, self.remarks, self._global = False, {}, {}, None
         host.bytes = Bytes()
         self._clock = time.monotonic()
 
@@ -114,10 +115,12 @@ class Record:
         metrics: MetricRecord,
         notes: Mapping[str, Mapping[str, Figure]],
         sum: Mapping[str, Any] | None = None,
+        lost: str = "",
     ) -> None:
         """Keep the lines of a round, or of the closing message, until it is measured.
 
-        Notes are by client ("": all); ``sum`` is what there is to say about a secure sum.
+        Notes are by client ("": all); ``sum`` is what there is to say about a secure sum, ``lost`` why what was known
+        before the round stays.
         """
         traffic, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
@@ -131,9 +134,11 @@ class Record:
                 "asked": self._asked,
                 "replied": [r.client.id for r in replies],
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
+                **({"remarks": self.remarks} if self.remarks else {}),
                 "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
                 **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
                 **({"sum": dict(sum)} if sum else {}),
+                **({"lost": lost} if lost else {}),
                 "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
                 "global": None,
                 **_diagnostics(notes, ""),

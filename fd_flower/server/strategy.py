@@ -19,6 +19,7 @@ from fd_flower.privacy.server_protocol import AggregationError
 from fd_flower.server.diagnostics import Diagnostics
 from fd_flower.server.driver import Driver, EvaluateFn, ShouldStop
 from fd_flower.server.method import C, Method
+from fd_flower.server.sanity import fault, suspects
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import device
 from fd_flower.training import one_thread
@@ -38,6 +39,8 @@ class Strategy(Method[C], FlowerStrategy):
     refused: dict[str, str]
     _driver: Driver | None = None
     _shown: ArrayRecord | None = None
+    _broken: tuple[str, Sequence[Reply]] = "", ()
+    """Why an exchange before the round's last left nothing that can be kept, if so, and of which replies."""
 
     @staticmethod
     def for_method(settings: Settings, task: Task | None = None) -> "Strategy[Any]":
@@ -110,14 +113,18 @@ class Strategy(Method[C], FlowerStrategy):
         self.clients = run.host.refresh(run.guard.check)
         asked = self.sample(number)
         run.record.begin(number, [c.id for c in asked], run.host)
-        self.diagnostics = Diagnostics()
+        self.diagnostics, self._broken = Diagnostics(), ("", ())
         if self.predicts:
             self.round_index = self.public_index(number)
         for place, exchange in enumerate(self.exchanges[:-1]):
             replies = run.exchange(run.messages(asked, number, place, exchange, config), number)
             run.guard.need_some(replies, number)
             with one_thread():
-                self.knowledge = Knowledge(self.between(exchange, replies, self.knowledge, number))
+                new = Knowledge(self.between(exchange, replies, self.knowledge, number))
+            if broken := self._fault(new, replies):
+                self._broken = broken, replies
+                return []
+            self.knowledge = new
         beside = run.sum.open(number, asked, run.guard.bounds(), partial(run.ask, number))
         messages = run.messages(list(beside), number, len(self.exchanges) - 1, self.exchanges[-1], config)
         for message in messages:
@@ -130,6 +137,8 @@ class Strategy(Method[C], FlowerStrategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Leave malformed replies out, make the method's new knowledge of the others, and average their metrics."""
         run, number = self._run, server_round
+        if self._broken[0]:
+            return self._unfit(number, *self._broken)
         usable = run.guard.read(replies, number, run.sum.kinds(self.expected_kinds(number)))
         try:
             received = run.sum.close(usable, partial(run.ask, number))
@@ -138,7 +147,10 @@ class Strategy(Method[C], FlowerStrategy):
         run.guard.need_some(received, number)
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)):
-            self.knowledge = Knowledge(self.aggregate(received, self.knowledge, number))
+            new = Knowledge(self.aggregate(received, self.knowledge, number))
+        if broken := self._fault(new, received):
+            return self._unfit(number, broken, usable)
+        self.knowledge = new
         if self.diagnostics.votes is not None and not run.sum.secure:  # a sum's votes are nobody's
             self.diagnostics.count([r.client for r in usable], self.world.public_labels, self.round_index)
         return self._ended(usable, self.diagnostics, {})
@@ -148,13 +160,24 @@ class Strategy(Method[C], FlowerStrategy):
         log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
         return self._ended(usable, Diagnostics(), {"lost": reason})
 
+    def _unfit(self, number: int, reason: str, usable: Sequence[Reply]) -> tuple[ArrayRecord, MetricRecord]:
+        """End a round of whose result nothing can be kept: what the server knows is what it knew."""
+        log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
+        self._run.lost.append(reason)
+        return self._ended(usable, Diagnostics(), {}, lost=reason)
+
+    def _fault(self, new: Knowledge, replies: Sequence[Reply]) -> str:
+        """Return why what came out of these replies cannot be kept, and who may have done it; "": it can."""
+        why = fault(new, self.config.max_entry)
+        return why and f"{why} (server.max_entry); {suspects(replies)}"
+
     def _ended(
-        self, usable: Sequence[Reply], diagnostics: Diagnostics, more: dict[str, str]
+        self, usable: Sequence[Reply], diagnostics: Diagnostics, more: dict[str, str], lost: str = ""
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Write down what a round came to."""
         run, metrics = self._run, mean_metrics(usable)
         run.record.failed |= run.sum.faults
-        run.record.end(usable, metrics, diagnostics.figures, {**run.sum.figures, **more})
+        run.record.end(usable, metrics, diagnostics.figures, {**run.sum.figures, **more}, lost)
         return self.show(), metrics
 
     def configure_evaluate(

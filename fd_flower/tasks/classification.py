@@ -30,7 +30,8 @@ class Classification:
         _check_labels("the test set", world.test, model, classes)
         labels = own.train.labels
         counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
-        return {"features": world.features(model), "classes": classes, "counts": counts, "examples": len(labels)}
+        sizes = {"examples": len(labels), "validation": len(own.validation)}
+        return {"features": world.features(model), "classes": classes, "counts": counts, **sizes}
 
     def figures(
         self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None

@@ -59,6 +59,11 @@ class Scores(Payload):
         self._shape("count", self.count)
         self._integers("count", self.count)
         self._integers("right", self.right, int(self.count) + 1)
+        known = None if bounds.client is None else bounds.client.validation
+        if known is not None and int(self.count) > known:
+            raise InvalidInputError(
+                f"{self.name} counts {int(self.count)} samples; by its answer to the handshake this client has {known}"
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,12 @@ R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 HEADER = "fd-flower"
 """Name of the ConfigRecord that says what the server tells the node, not the client."""
 
+REASON = 2000
+"""Characters of an error's reason that are read."""
+
+LAYOUT = 16 * 2**20
+"""Characters of a message's layout, at most: some 100,000 clients."""
+
 HANDSHAKE = "query.fd_flower"
 """Message type of the handshake: never plain ``query``, since a user's app may have one."""
 
@@ -28,6 +34,12 @@ def records(content: RecordDict, kind: type[R]) -> dict[str, R]:
     collector comes by.
     """
     return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
+def one_line(reason: object) -> str:
+    """Return what somebody else gives as a reason, fit for one line of a log."""
+    words = " ".join(str(reason)[:REASON].split())
+    return "".join(c if c.isprintable() else "?" for c in words)[:500]
 
 
 def whole(record: ConfigRecord | MetricRecord, key: str, default: int) -> int:
@@ -66,12 +78,19 @@ def unfold(folded: RecordDict) -> dict[str, RecordDict | Error]:
         For what ``fold`` did not make.
     """
     try:
-        layout = json.loads(str(records(folded, ConfigRecord)[HEADER]["layout"]))
-        return {
-            client: Error(*names)
-            if isinstance(names, list)
-            else RecordDict({name: folded[place] for name, place in names.items()})
-            for client, names in layout.items()
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        text = str(records(folded, ConfigRecord)[HEADER]["layout"])
+        if len(text) > LAYOUT:
+            raise ValueError(f"a layout of {len(text)} characters; expected at most {LAYOUT}")
+        return {client: _unfolded(names, folded) for client, names in json.loads(text).items()}
+    except Exception as error:  # what a stranger's text makes Python raise has no end
         raise InvalidInputError(f"the message is not one for clients: {type(error).__name__} {error}") from None
+
+
+def _unfolded(names: object, folded: RecordDict) -> RecordDict | Error:
+    """Return one client's content, or its error."""
+    if isinstance(names, dict):
+        return RecordDict({name: folded[place] for name, place in names.items()})
+    match names:
+        case [int(code), str(reason)] if -(2**31) <= code < 2**31:
+            return Error(code, reason[:REASON])
+    raise TypeError("neither records nor an error")

@@ -90,6 +90,7 @@ class Prototypes(Summable):
         self._floats("values", self.values)
         self._integers("counts", self.counts)
         super().check(bounds)
+        self._counts("counts", self.counts, bounds)
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:

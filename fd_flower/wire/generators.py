@@ -7,7 +7,6 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 
 
@@ -31,8 +30,7 @@ class Generator(Payload):
         """Refuse another number of classes and values that are not finite."""
         super().check(bounds)
         self._shape("trained", self.trained, bounds.classes)
-        if self.trained.dtype is not torch.bool:
-            raise InvalidInputError(f"{self.name} has 'trained' of {self.trained.dtype}; expected torch.bool")
+        self._dtype("trained", self.trained, torch.bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +48,9 @@ class LabelCounts(Payload):
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes and negative counts."""
-        super().check(bounds)
         self._shape("counts", self.counts, bounds.classes)
         self._integers("counts", self.counts)
+        self._counts("counts", self.counts, bounds, passes=True)
 
 
 @dataclass(frozen=True, eq=False)

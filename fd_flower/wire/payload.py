@@ -1,15 +1,17 @@
 """What every kind of knowledge on the wire can do: become a record, come back from one, and be checked."""
 
+import math
 import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, get_origin
 
 import torch
 from flwr.app import ArrayRecord, RecordDict
 from torch import Tensor
 
+from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.envelope import records
 
@@ -30,6 +32,12 @@ class Bounds:
         Architecture -> its state dict, as the server knows it.
     public : int | None
         Number of public samples.
+    largest : float | None
+        Size that no entry passes (``server.max_entry``).
+    passes : Callable[[int], int] | None
+        How often at most a client of so many samples sees each of them in a round.
+    client : Client | None
+        Whose payload it is, as it answered the handshake; None: nobody's, or a plain ClientApp's.
     """
 
     classes: int | None = None
@@ -37,10 +45,27 @@ class Bounds:
     features: int | None = None
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     public: int | None = None
+    largest: float | None = None
+    passes: Callable[[int], int] | None = None
+    client: Client | None = None
+
+    def of(self, client: Client) -> "Bounds":
+        """Return the bounds of one client's payloads."""
+        known = client.classes or client.examples
+        return replace(
+            self,
+            classes=client.classes or None,
+            features=client.features or None,
+            client=client if known else None,
+        )
 
 
 RESERVED = ("config", "metrics", "private")
 """What kinds cannot be called: records beside them in a message, and what a checkpoint keeps apart."""
+
+
+TOLERANCE = 1e-3
+"""How far from 1 the probabilities of a prediction may add up."""
 
 
 class _Memo:
@@ -202,6 +227,30 @@ class Payload:
         for key, tensor in self.tensors().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                 raise InvalidInputError(f"{self.name} has values in '{key}' that are not finite")
+        self.check_size(bounds.largest)
+
+    def check_size(self, largest: float | None) -> None:
+        """Raise InvalidInputError for entries that are not finite or, where a bound is given, larger than it."""
+        size, key = self.size()
+        if not math.isfinite(size):
+            raise InvalidInputError(f"{self.name} has values in '{key}' that are not finite")
+        if largest is not None and size > largest:
+            raise InvalidInputError(
+                f"{self.name} has an entry of size {size:.3g} in '{key}'; expected at most {largest:g}"
+            )
+
+    def size(self) -> tuple[float, str]:
+        """Return the size of the largest of ``entries`` (inf where one is not a number), and its key."""
+        sizes = {key: float(t.detach().abs().amax()) for key, t in self.entries().items() if t.numel()}
+        return max(((math.inf if math.isnan(s) else s, key) for key, s in sizes.items()), default=(0.0, ""))
+
+    def entries(self) -> dict[str, Tensor]:
+        """Return the numbers whose size tells whether the payload can be used: all floating-point ones."""
+        return {key: tensor for key, tensor in self.tensors().items() if tensor.is_floating_point()}
+
+    def normalized(self) -> Self:
+        """Return the payload with predictions as they should be: this one, where nothing is to be changed."""
+        return self
 
     def _shape(self, key: str, tensor: Tensor, *sizes: int | None) -> None:
         """Refuse a tensor whose shape is not these sizes (None: any)."""
@@ -210,17 +259,40 @@ class Payload:
             wanted = ", ".join("any" if s is None else str(s) for s in sizes)
             raise InvalidInputError(f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected [{wanted}]")
 
-    def _floats(self, key: str, tensor: Tensor) -> None:
-        """Refuse anything but floating-point numbers."""
-        if not tensor.is_floating_point():
-            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected floating-point numbers")
+    def _dtype(self, key: str, tensor: Tensor, *known: torch.dtype) -> None:
+        """Refuse a tensor of another type than these."""
+        if tensor.dtype not in known:
+            expected = " or ".join(map(str, known))
+            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected {expected}")
 
-    def _integers(self, key: str, tensor: Tensor, below: int | None = None) -> None:
-        """Refuse anything but integers in [0, below)."""
-        if tensor.is_floating_point() or tensor.dtype is torch.bool:
-            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected integers")
+    def _floats(self, key: str, tensor: Tensor, *known: torch.dtype) -> None:
+        """Refuse a tensor of another type than these floating-point ones, float32 where none is named."""
+        self._dtype(key, tensor, *(known or (torch.float32,)))
+
+    def _integers(self, key: str, tensor: Tensor, below: int | None = None, dtype: torch.dtype = torch.int64) -> None:
+        """Refuse anything but integers of this type in [0, below)."""
+        self._dtype(key, tensor, dtype)
         if tensor.numel() and (int(tensor.min()) < 0 or (below is not None and int(tensor.max()) >= below)):
             raise InvalidInputError(f"{self.name} has '{key}' outside 0 to {'any' if below is None else below - 1}")
+
+    def _counts(self, key: str, counts: Tensor, bounds: Bounds, *, passes: bool = False) -> None:
+        """Refuse more samples of a class than the client said it has, or sees in a round's ``passes`` over them."""
+        if bounds.client is None or not bounds.client.counts:
+            return
+        times = bounds.passes(bounds.client.examples) if passes and bounds.passes else 1
+        most = torch.tensor(bounds.client.counts, dtype=torch.float64) * times
+        if bool((over := counts.double() > most).any()):
+            place = int(over.nonzero()[0])
+            raise InvalidInputError(
+                f"{self.name} has {float(counts[place]):g} of class {place} in '{key}'; by its answer to the handshake "
+                f"this client has {bounds.client.counts[place]}, at most {most[place]:g} in a round"
+            )
+
+
+def renormalized(values: Tensor) -> Tensor:
+    """Return log-probabilities [..., C]: rows that add up to 1 within ``TOLERANCE`` as they are, others by softmax."""
+    off = ((values.double().exp().sum(-1) - 1).abs() <= TOLERANCE).logical_not()
+    return torch.where(off.unsqueeze(-1), values.log_softmax(-1), values) if bool(off.any()) else values
 
 
 def kind_of(name: str) -> type[Payload]:
@@ -236,6 +308,11 @@ def pack(*payloads: Payload) -> RecordDict:
     return RecordDict({p.name: p.record for p in payloads})
 
 
+def named_payloads(content: RecordDict) -> list[tuple[str, Payload]]:
+    """Return every payload in a message's content beside its record's name, as ``unpack`` does."""
+    return [(name, kind_of(name)._decoded(name, record)) for name, record in records(content, ArrayRecord).items()]
+
+
 def unpack(content: RecordDict) -> list[Payload]:
     """Return every payload in a message's content; InvalidInputError for a record of no known kind."""
-    return [kind_of(name)._decoded(name, record) for name, record in records(content, ArrayRecord).items()]
+    return [payload for _, payload in named_payloads(content)]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.functional import one_hot
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.base import floored
-from fd_flower.wire.payload import Bounds, Payload
+from fd_flower.wire.payload import Bounds, Payload, renormalized
 from fd_flower.wire.summable import Summable
 
 
@@ -66,9 +66,18 @@ class PublicLogits(_Public, Summable):
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes or rows, unknown samples and values that are not finite."""
+        self._floats("values", self.values)
         super().check(bounds)
         self._shape("values", self.values, len(self.index), bounds.classes)
-        self._floats("values", self.values)
+
+    def entries(self) -> dict[str, Tensor]:
+        """Return the log-probabilities, but for those of classes that are ruled out (-inf)."""
+        return {"values": self.values.masked_fill(self.values == -torch.inf, 0.0)}
+
+    def normalized(self) -> Self:
+        """Return what is surely log-probabilities: rows that are not become them by softmax."""
+        values = renormalized(self.values)
+        return self if values is self.values else replace(self, values=values)
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:
@@ -118,10 +127,11 @@ class PublicLabels(_Public):
         """Refuse another number of classes or rows, unknown samples and classes out of range."""
         super().check(bounds)
         self._shape("classes", self.classes)
+        self._integers("classes", self.classes)
         if bounds.classes is not None and int(self.classes) != bounds.classes:
             raise InvalidInputError(f"{self.name} is about {int(self.classes)} classes; expected {bounds.classes}")
         self._shape("labels", self.labels, len(self.index))
-        self._integers("labels", self.labels, int(self.classes))
+        self._integers("labels", self.labels, int(self.classes), torch.int16)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,8 +154,7 @@ class PublicVotes(Payload):
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of samples, and anything but votes."""
         self._shape("mask", self.mask, bounds.public)
-        if self.mask.dtype is not torch.bool:
-            raise InvalidInputError(f"{self.name} has 'mask' of {self.mask.dtype}; expected torch.bool")
+        self._dtype("mask", self.mask, torch.bool)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,15 +184,20 @@ class PublicHeads(_Public):
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes, features or rows, unknown samples and values that are not finite."""
+        self._floats("values", self.values)
         super().check(bounds)
         self._shape("values", self.values, len(self.index), None, bounds.classes)
-        self._floats("values", self.values)
         if self.features is not None:
             self._shape("features", self.features, len(self.index), bounds.features)
             self._floats("features", self.features)
         if self.round is not None:
             self._shape("round", self.round)
             self._integers("round", self.round)
+
+    def normalized(self) -> Self:
+        """Return what is surely log-probabilities: rows that are not become them by softmax."""
+        values = renormalized(self.values)
+        return self if values is self.values else replace(self, values=values)
 
 
 def stack(payloads: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,11 +253,20 @@ class ClassLogits(Summable):
         self._shape("counts", self.counts, bounds.classes)
         classes = len(self.counts)
         self._shape("sums", self.sums, classes, classes)
-        self._floats("counts", self.counts)
-        self._floats("sums", self.sums)
+        self._floats("counts", self.counts, torch.float64)
+        self._floats("sums", self.sums, torch.float64)
         super().check(bounds)
         if bool((self.counts < 0).any()):
             raise InvalidInputError(f"{self.name} has counts below 0")
+        if bool((self.counts != self.counts.round()).any()):
+            raise InvalidInputError(f"{self.name} has counts that are not whole")
+        if bool(self.sums[self.counts == 0].any()):
+            raise InvalidInputError(f"{self.name} has sums of classes that it counts 0 of")
+        self._counts("counts", self.counts, bounds, passes=True)
+
+    def entries(self) -> dict[str, Tensor]:
+        """Return the mean logits: sums grow with the samples; counts tell by being numbers."""
+        return {"sums": self.sums / self.counts.clamp_min(1.0).unsqueeze(1), "counts": self.counts * 0}
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:

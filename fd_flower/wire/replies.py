@@ -1,16 +1,27 @@
 """What clients answer, checked before it touches what the server knows."""
 
+import itertools
+import reprlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 
 from fd_flower.core.client import Client, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.wire.envelope import records
-from fd_flower.wire.payload import Bounds, Payload, unpack
+from fd_flower.wire.envelope import one_line, records
+from fd_flower.wire.payload import Bounds, Payload, named_payloads
 from fd_flower.wire.weights import Weights
+
+WHOLE = 2**53
+"""Up to here each whole number is a float."""
+
+LARGEST = 1e30
+"""Metrics beyond this are no figures, and a mean of them may not be finite."""
+
+METRICS = 1000
+"""How many metrics a reply has at most, and the numbers in one and the characters of its name."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,8 @@ class Reply:
         Figures of the turn.
     members : tuple[Client, ...]
         Whose sum it is, where it is one.
+    remark : str
+        What was changed or left out of it before it could be used; "": nothing.
     """
 
     client: Client
@@ -36,6 +49,7 @@ class Reply:
     examples: int = 0
     metrics: MetricRecord | None = None
     members: tuple[Client, ...] = ()
+    remark: str = ""
 
     @classmethod
     def of_sum(cls, members: Iterable[Client], content: RecordDict, examples: int) -> "Reply":
@@ -57,9 +71,7 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool)
         For a reply that cannot be used: records of no known kind, payloads out of bounds, a senseless example count.
     """
     metrics = next(iter(records(content, MetricRecord).values()), MetricRecord())
-    examples = metrics.get("num-examples", 0)
-    if not isinstance(examples, int | float) or not 0 <= examples < float("inf"):
-        raise InvalidInputError(f"num-examples is {examples!r}; expected a number of samples")
+    examples = _examples(metrics.get("num-examples", 0), bounds.client)
     if plain:  # its records have any name
         found = records(content, ArrayRecord)
         if len(found) != 1:
@@ -69,9 +81,37 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool)
                 else "the reply has no arrays"
             )
         content = RecordDict({"arrays": next(iter(found.values())), "metrics": metrics})
-    for payload in unpack(content):
+    remarks = []
+    for name, payload in named_payloads(content):
         payload.check(bounds)
-    return Reply(client, content, int(examples), metrics)
+        if (normalized := payload.normalized()) is not payload:
+            content = RecordDict({**content, name: normalized.record})
+            remarks.append(f"{name} has predictions whose probabilities do not add up to 1, now normalized by softmax")
+    kept = sound(metrics)
+    if lost := [reprlib.repr(key) for key in metrics if key not in kept]:
+        remarks.append(f"metrics that are no finite numbers are left out: {', '.join(lost[:3])}")
+    return Reply(client, content, examples, kept, remark="; ".join(remarks))
+
+
+def _examples(value: object, client: Client | None) -> int:
+    """Return how many samples are behind a reply; refuse what no client has, or more than this one said it has."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= WHOLE or value != int(value):
+        raise InvalidInputError(f"num-examples is {reprlib.repr(value)}; expected a number of samples")
+    if client is not None and value > client.examples:
+        raise InvalidInputError(
+            f"num-examples is {int(value)}; by its answer to the handshake this client has {client.examples} samples"
+        )
+    return int(value)
+
+
+def sound(metrics: MetricRecord) -> MetricRecord:
+    """Return the metrics that can be averaged and written down: finite numbers, and short lists of them."""
+    kept = {}
+    for key, value in itertools.islice(metrics.items(), METRICS):
+        values = value if isinstance(value, list) else [value]
+        if len(key) <= METRICS and len(values) <= METRICS and all(abs(v) <= LARGEST for v in values):  # NaN is not
+            kept[key] = value
+    return MetricRecord(kept)
 
 
 def read(
@@ -89,7 +129,7 @@ def read(
     sent : Iterable[tuple[Client, Message]]
         Who answered what; Flower's error messages too.
     bounds : Bounds
-        What a payload can look like, but for the client's own classes and features.
+        What a payload can look like, but for what the client's own answer to the handshake says.
     kinds : Sequence[type[Payload]]
         Kinds without which a reply cannot be used.
     plain : bool
@@ -107,8 +147,7 @@ def read(
         try:
             if message.has_error():
                 raise InvalidInputError(message.error.reason or f"error {message.error.code}")
-            own = replace(bounds, classes=client.classes or None, features=client.features or None)
-            reply = checked(client, message.content, own, plain=plain)
+            reply = checked(client, message.content, bounds.of(client), plain=plain)
             for kind in kinds:
                 kind.need(reply.content)
             metrics = reply.metrics or MetricRecord()
@@ -119,7 +158,9 @@ def read(
                 )
             usable.append(reply)
         except InvalidInputError as error:
-            failed[client.id] = str(error)
+            failed[client.id] = one_line(error)
+        except Exception as error:  # a stranger's reply costs itself, whatever it makes numpy, torch or JSON raise
+            failed[client.id] = one_line(f"its reply cannot be read: {type(error).__name__} {error}")
     return usable, failed
 
 

@@ -1,13 +1,13 @@
 """Kinds of knowledge about single samples: a client's own, and such as nobody has taken."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.wire.payload import Bounds, Payload
+from fd_flower.wire.payload import Bounds, Payload, renormalized
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +41,7 @@ class SampleKnowledge(Payload):
 
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes or rows, samples twice, and values that are not finite."""
-        self._integers("id", self.id)
+        self._integers("id", self.id, None if bounds.client is None else bounds.client.examples)
         self._shape("id", self.id, None)
         if bool((self.id.diff() <= 0).any()):
             raise InvalidInputError(f"{self.name} has 'id' out of order; expected each sample once, in rising order")
@@ -52,14 +52,22 @@ class SampleKnowledge(Payload):
                 raise InvalidInputError(
                     f"{self.name} has 'features' of shape {list(self.features.shape)}; expected {len(self.id)} rows"
                 )
-            self._floats("features", self.features)
+            self._floats("features", self.features, torch.float32, torch.float16)
         if self.labels is not None:
             self._shape("labels", self.labels, len(self.id))
-            self._integers("labels", self.labels, bounds.classes)
+            self._integers("labels", self.labels, bounds.classes, torch.int16)
+            if bounds.classes is not None:
+                self._counts("labels", self.labels.long().bincount(minlength=bounds.classes), bounds)
         if self.logits is not None:
             self._shape("logits", self.logits, len(self.id), bounds.classes)
             self._floats("logits", self.logits)
         super().check(bounds)
+
+    def normalized(self) -> Self:
+        """Return what is surely log-probabilities: rows that are not become them by softmax."""
+        if self.logits is None or (logits := renormalized(self.logits)) is self.logits:
+            return self
+        return replace(self, logits=logits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,8 +120,8 @@ class PixelStatistics(Payload):
     def check(self, bounds: Bounds) -> None:
         """Refuse another number of classes, values that are not finite and negative deviations."""
         self._shape("held", self.held, bounds.classes)
-        if self.held.dtype is not torch.bool:
-            raise InvalidInputError(f"{self.name} has 'held' of {self.held.dtype}; expected torch.bool")
+        self._dtype("held", self.held, torch.bool)
+        self._counts("held", self.held, bounds)
         self._shape("mean", self.mean, len(self.held), None)
         self._shape("std", self.std, *self.mean.shape)
         self._floats("mean", self.mean)

@@ -40,7 +40,7 @@ def read(tensor: Tensor) -> Any:
     """
     try:
         return json.loads(tensor.numpy().tobytes())
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise InvalidInputError(f"text on the wire cannot be read: {error}") from None
 
 
@@ -57,8 +57,7 @@ def rows(tensor: Tensor) -> list[bytes]:
 class _Bytes(Payload):
     def _bytes(self, key: str, tensor: Tensor, *sizes: int | None) -> None:
         self._shape(key, tensor, *sizes)
-        if tensor.dtype is not torch.uint8:
-            raise InvalidInputError(f"{self.name} has '{key}' of {tensor.dtype}; expected torch.uint8")
+        self._dtype(key, tensor, torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +150,7 @@ class Masked(_Bytes):
         """Refuse anything but a list of whole numbers, and another size of the hash."""
         self._shape("values", self.values, None)
         self._bytes("transcript", self.transcript, KEY)
-        if self.values.dtype not in (torch.int32, torch.int64):
-            raise InvalidInputError(
-                f"{self.name} has 'values' of {self.values.dtype}; expected torch.int32 or torch.int64"
-            )
+        self._dtype("values", self.values, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,5 +224,4 @@ class Opened(Payload):
     def check(self, bounds: Bounds) -> None:
         """Refuse anything but a list of whole numbers."""
         self._shape("values", self.values, None)
-        if self.values.dtype is not torch.int64:
-            raise InvalidInputError(f"{self.name} has 'values' of {self.values.dtype}; expected torch.int64")
+        self._dtype("values", self.values, torch.int64)

@@ -1,5 +1,7 @@
 """Bytes of messages, counted as if each client were a device of its own."""
 
+from collections.abc import Mapping
+
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fd_flower.wire.envelope import records
@@ -41,11 +43,14 @@ class Bytes:
 
 def size_of(content: RecordDict) -> int:
     """Return the bytes of everything in a message."""
-    # ConfigRecord.count_bytes (flwr 1.41) refuses an empty string, so words are counted here.
-    words = sum(
-        len(key) + len(str(value))
-        for record in records(content, ConfigRecord).values()
-        for key, value in record.items()
-    )
-    arrays = sum(record.count_bytes() for record in records(content, ArrayRecord).values())
-    return words + arrays + sum(record.count_bytes() for record in records(content, MetricRecord).values())
+    # Flower's count_bytes (1.41) refuses empty strings and lists, so all but arrays is counted here.
+    plain: list[Mapping[str, object]] = [r for r in content.values() if isinstance(r, ConfigRecord | MetricRecord)]
+    words = sum(len(key) + _length(value) for record in plain for key, value in record.items())
+    return words + sum(record.count_bytes() for record in records(content, ArrayRecord).values())
+
+
+def _length(value: object) -> int:
+    """Return the bytes of a text, or of a number or a list of them, eight each."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    return sum(map(_length, value)) if isinstance(value, list) else 8

@@ -36,7 +36,8 @@ class Update(Payload):
         _check_state(self, bounds, self._check_shape)
 
     def _check_shape(self, key: str, tensor: Tensor, own: Tensor) -> None:
-        if not fits(tensor, shape := list(own.shape)):
+        shape = list(own.shape)
+        if not (fits(tensor, shape) if own.is_floating_point() else tensor.shape == own.shape):
             raise InvalidInputError(
                 f"{self.name} has '{key}' of shape {list(tensor.shape)}; expected an update of {shape}"
             )
@@ -130,6 +131,8 @@ def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callabl
                 f"{payload.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
             )
         return
+    if bounds.client is not None and len(bounds.weights) > 1 and payload.model != bounds.client.model:
+        raise InvalidInputError(f"{payload.name} is of another architecture than the client's, '{bounds.client.model}'")
     if payload.values.keys() != known.keys():
         odd = sorted(payload.values.keys() ^ known.keys())
         raise InvalidInputError(f"{payload.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
