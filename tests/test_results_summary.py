@@ -60,7 +60,7 @@ def test_means_over_clients():
 
 def test_the_keys_are_those_of_the_contract_in_order():
     summary = summarize(three_rounds(), facts())
-    kept = [*NAMES[:7], "task", "accuracy", "selected_on", "calibration", "bytes", "seconds", "versions"]
+    kept = [*NAMES[:7], "task", "accuracy", "selected_on", "calibration", "state", "bytes", "seconds", "versions"]
     assert list(summary) == kept
 
 

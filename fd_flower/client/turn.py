@@ -289,14 +289,14 @@ class Turn(Generic[C]):
     # --- what is kept
 
     def close(self) -> None:
-        """Write the memory, where the turn asked for it.
+        """Write the memory, where the turn asked for it; that of the closing message where no turn reads it.
 
         Raises
         ------
         RunError
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
-        if not self._asked or self.closing:
+        if not self._asked:
             return
         if self._personal:
             self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
@@ -313,7 +313,11 @@ class Turn(Generic[C]):
                     "look at its samples, or lower client.lr"
                 )
         # A device keeps no other record of what the run was: whoever uses its model later needs to know.
-        self._memory.write(self._moment, self._tensors, {"settings": self.world.settings.text})
+        about = {"settings": self.world.settings.text}
+        if self.closing:
+            self._memory.close(self._tensors, about)
+        else:
+            self._memory.write(self._moment, self._tensors, about)
 
 
 class ClientContext(Context):

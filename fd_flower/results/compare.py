@@ -60,10 +60,12 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
     columns = groups[0].kind.columns
-    writer.writerow(["method", "seeds", *(name for column in columns for name in (column, f"{column}_std"))])
+    writer.writerow(
+        ["method", "seeds", "evaluated", *(name for column in columns for name in (column, f"{column}_std"))]
+    )
     for group in groups:
         figures = [value for path in columns.values() for value in over_seeds(group.summaries, path)]
-        writer.writerow([group.name, " ".join(map(str, group.seeds)), *figures])
+        writer.writerow([group.name, " ".join(map(str, group.seeds)), group.kind.point(group.summaries[0]), *figures])
     return file.getvalue()
 
 
