@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
 
-
 CLOSING = "closing.safetensors"
 """What a client's closing message evaluated, beside its memory; no round reads it."""
 
