@@ -36,6 +36,10 @@ class Client:
         Training samples.
     public : str
         Checksum of its public samples.
+    shape : tuple[int, ...]
+        Of one of its inputs; () where it does not say.
+    lacks : str
+        Why its model has no features under a linear head, in words; "" where it has.
     labels : tuple[str, ...]
         What a device calls its classes, in the order of their numbers; () where it does not say.
     """
@@ -48,6 +52,8 @@ class Client:
     counts: tuple[int, ...] = ()
     examples: int = 0
     public: str = ""
+    shape: tuple[int, ...] = ()
+    lacks: str = ""
     labels: tuple[str, ...] = ()
 
     @property
@@ -74,10 +80,11 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         whole = {key: int(answer[key]) for key in ("features", "classes", "examples")}
         model, public = str(answer["model"]), str(answer["public"])
         labels = tuple(map(str, answer.get("labels", ())))
+        shape, lacks = tuple(int(n) for n in answer.get("shape", ())), str(answer.get("lacks", ""))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InvalidInputError(
             f"its answer to the handshake cannot be read ({type(error).__name__} {error}); expected FD-Flower's app"
         ) from None
-    if min(counts + tuple(whole.values())) < 0:
+    if min(counts + shape + tuple(whole.values())) < 0:
         raise InvalidInputError("its answer to the handshake counts less than nothing; expected numbers from 0 on")
-    return Client(name, 0, model, counts=counts, public=public, labels=labels, **whole)
+    return Client(name, 0, model, counts=counts, public=public, shape=shape, lacks=lacks, labels=labels, **whole)

@@ -20,6 +20,7 @@ from fd_flower.server.requirements import (
     check_plain,
     check_public,
     check_task,
+    check_test,
 )
 from fd_flower.wire import Bounds, Payload, Weights
 from fd_flower.wire.replies import Reply, read
@@ -58,7 +59,8 @@ class Guard:
         if plain:
             check_plain(name, weights_alone=point == "aggregated")
         else:
-            check_clients(name, requires, clients)
+            check_clients(name, requires, clients, zoo=method.describes_models)
+            check_test(world.test, clients)
         check_sum(
             name,
             settings.privacy,

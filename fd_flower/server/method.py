@@ -119,9 +119,14 @@ class Method(ABC, Generic[C]):
     def world(self) -> World:
         """The server's view of the task: model, public samples, test set."""
         theirs = self.hosted or not self._described
-        task = self._task if theirs else for_devices(self._task, self.settings)
+        task = self._task if theirs else for_devices(self._task, self.settings, self.clients)
         labels = self.requirements(self.settings).labels
         return World(self.settings, task, hosted=self.hosted, public_labels=labels)
+
+    @property
+    def describes_models(self) -> bool:
+        """Whether `model.*` describes the clients' models, rather than a user's task."""
+        return self._described
 
     # --- what the options decide
 

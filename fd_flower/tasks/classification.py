@@ -11,6 +11,7 @@ from fd_flower.data import partition
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import measure
 from fd_flower.tasks.kind import Predictor, View, predicted
+from fd_flower.tasks.probe import check_shapes
 from fd_flower.training import predict
 
 
@@ -22,14 +23,35 @@ class Classification:
     headline = "accuracy"
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
-        """Return a client's answer to the handshake; refuse a label that its model does not know."""
-        labels, classes = world.data(client).train.labels, world.classes(model)
-        if len(labels) and int(labels.max()) >= classes:
+        """Return a client's answer to the handshake.
+
+        Raises
+        ------
+        InvalidInputError
+            For samples of several shapes, a model that does not return logits [B, C], and classes that it does not know.
+        """
+        own = world.data(client).train
+        check_shapes(client, own, {"the test set": world.test, "the public samples": world.public})
+        found, labels, names = world.probe(model), own.labels, world.class_names
+        if names and found.classes != len(names):
             raise InvalidInputError(
-                f"client {client} has the label {int(labels.max())}; its model '{model}' has {classes} classes"
+                f"{found.called} tells {found.classes} classes apart, client {client} has {len(names)} "
+                f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): give its last layer {len(names)} outputs"
             )
-        counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
-        return {"features": world.features(model), "classes": classes, "counts": counts, "examples": len(labels)}
+        if len(labels) and int(labels.max()) >= found.classes:
+            most = int(labels.max())
+            raise InvalidInputError(
+                f"client {client} has the label {most}; {found.called} tells {found.classes} classes apart: give its "
+                f"last layer {most + 1} outputs"
+            )
+        return {
+            "features": found.features,
+            "classes": found.classes,
+            "counts": torch.bincount(labels.cpu(), minlength=found.classes).tolist(),
+            "examples": len(labels),
+            "shape": list(own.x.shape[1:]),
+            "lacks": found.lacks,
+        }
 
     def figures(
         self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
