@@ -72,10 +72,7 @@ def test_needs_are_checked_before_round_one(method: str, changes: str, words: st
 
 def test_a_model_without_features_does_for_methods_that_compare_logits():
     assert len(rounds(start_toy("fd", "model.name=plain")[2])) == 2
-    with pytest.raises(
-        InvalidInputError,
-        match="fedproto needs models with features.x. and a linear head.*; Linear has no features and no head",
-    ):
+    with pytest.raises(InvalidInputError, match=r"needs models with features.*; Linear has no features and no head"):
         start_toy("fedproto", "model.name=plain")
 
 

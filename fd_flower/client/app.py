@@ -69,6 +69,7 @@ class App(ClientApp):
                 return answer
             inner = with_content(message, content)
             turn = node.turn(client, content)
+            turn.check()
             own = node.context_of(turn)
             # Global random numbers (dropout) are a function of the turn.
             with seeded(seed_of(turn.world.settings.run.seed, "turn", client, turn.round), turn.world.device):

@@ -19,13 +19,16 @@ from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory
 from fd_flower.objectives import Stateful, schedules
+from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Predictor, predicted
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.training.scheduled import Scheduled
-from fd_flower.wire import Payload, PublicIndex, Weights, pack
+from fd_flower.wire import Payload, PublicIndex, Weights, pack, unpack
 from fd_flower.wire.envelope import records, whole
+from fd_flower.wire.payload import Bounds
+from fd_flower.wire.weights import Update
 
 LOSS = "objective/state"
 """Name, in a client's memory, of the state of a loss that has one."""
@@ -88,6 +91,25 @@ class Turn(Generic[C]):
             raise InvalidInputError("this context has no turn: make the app with fd_flower.client.App()")
         context.turn._content = message.content
         return context.turn
+
+    def check(self) -> None:
+        """Refuse knowledge about another number of classes than the client's model has; weights are checked on loading.
+
+        Raises
+        ------
+        InvalidInputError
+            With what came, what was expected and whose model it is.
+        """
+        for payload in unpack(self._content):
+            if isinstance(payload, Weights | Update) or self.world.kind is not CLASSIFICATION:
+                continue
+            try:
+                payload.check(Bounds(classes=self.classes))
+            except InvalidInputError as error:
+                who = self.world.probe(self.architecture).called
+                raise InvalidInputError(
+                    f"{error}, since {who} tells {self.classes} classes apart: server and clients need the same classes"
+                ) from None
 
     # --- what the client has
 

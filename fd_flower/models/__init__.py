@@ -174,8 +174,8 @@ def build(
         if weights is not None or (name not in BODIES and name in published.published()):
             if is_outside(name) or name not in published.published():
                 raise InvalidInputError(
-                    f"model.weights is '{weights}', and '{name}' has no published weights: torchvision's networks have, "
-                    "resnet18 or mobilenet_v3_small say; leave model.weights out"
+                    f"model.weights is '{weights}', and '{name}' has no published weights: take one of torchvision's "
+                    "networks, resnet18 say, or leave model.weights out"
                 )
             body, body_features = published.body(name, shape, weights)
             return Classifier(body, body_features, classes, features)
@@ -199,7 +199,7 @@ def _parse(name: str) -> tuple[str, float]:
         if close := get_close_matches(stem, published.published(), n=1, cutoff=0.5):
             known += tuple(close)
         raise InvalidInputError(
-            f"there is no architecture or group '{stem}'{nearest(stem, known)}; torchvision's classifiers go by name, too"
+            f"there is no architecture or group '{stem}'{nearest(stem, known)}; torchvision's classifiers go by name"
         )
     try:
         width = float(factor) if colon else 1.0

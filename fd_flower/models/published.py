@@ -66,11 +66,11 @@ def body(name: str, shape: Shape, weights: str | None = None) -> tuple[nn.Module
     return _fitted(_made(name), shape)
 
 
-def _made(name: str, **options: Any) -> nn.Module:
+def _made(name: str, *, drawn: bool = True, **options: Any) -> nn.Module:
     from torchvision import models as zoo
 
     if name in ("googlenet", "inception_v3"):  # their second outputs are of training alone
-        options = {"aux_logits": False, **({} if "weights" in options else {"init_weights": True}), **options}
+        options = {"aux_logits": False, **({} if "weights" in options else {"init_weights": drawn}), **options}
     return zoo.get_model(name, **options)
 
 
@@ -80,7 +80,8 @@ def _with_weights(name: str, shape: Shape, weights: str) -> tuple[nn.Module, int
     known = zoo.get_model_weights(name)
     if weights != "DEFAULT" and weights not in known.__members__:
         raise InvalidInputError(
-            f"model.weights is '{weights}'; torchvision has of {name}: {', '.join(dict.fromkeys(('DEFAULT', *known.__members__)))}"
+            f"model.weights is '{weights}'; torchvision has of {name}: "
+            f"{', '.join(dict.fromkeys(('DEFAULT', *known.__members__)))}"
         )
     if shape[0] not in (1, 3):
         raise InvalidInputError(f"model.weights are of images with 1 or 3 channels; these have {shape[0]}")
@@ -163,15 +164,15 @@ def _check_size(name: str, shape: Shape, *, small: bool = True) -> None:
     alone = not _takes(name, (channels, 2 * USUAL, 2 * USUAL), small=small) or high == USUAL
     wanted = f"{USUAL}x{USUAL}" if alone else f"sides of at least {high}"
     raise InvalidInputError(
-        f"{name} cannot take images of {height}x{breadth}; expected {wanted}: bring them to such a size with data.size, "
-        "or choose another model"
+        f"{name} cannot take images of {height}x{breadth}; expected {wanted}: bring them to such a size with "
+        "data.size, or choose another model"
     )
 
 
 def _takes(name: str, shape: Shape, *, small: bool) -> bool:
     """Whether a network takes two images of this shape."""
     with torch.device("meta"), torch.no_grad():
-        net, _ = _fitted(_made(name).eval(), shape, small=small)
+        net, _ = _fitted(_made(name, drawn=False).eval(), shape, small=small)
         try:
             net(torch.empty(2, *shape))
         except (RuntimeError, AssertionError):  # the latter is ViT's

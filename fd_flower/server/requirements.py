@@ -66,14 +66,14 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
     for client in clients:
         if client.classes != first.classes:
             raise InvalidInputError(
-                f"client {client.id}'s model tells {client.classes} classes apart, client {first.id}'s {first.classes}; "
-                "expected one number of classes"
+                f"client {client.id}'s model tells {client.classes} classes apart, client {first.id}'s "
+                f"{first.classes}; expected one number of classes"
             )
         other = next(c for c in clients if c.model == client.model)
         if client.shape != other.shape:
             raise InvalidInputError(
-                f"client {client.id} has inputs of shape {list(client.shape)}, client {other.id} of {list(other.shape)}, "
-                "and both have one model: bring images to one size with data.size"
+                f"client {client.id} has inputs of shape {list(client.shape)}, client {other.id} of "
+                f"{list(other.shape)}, and both have one model: bring images to one size with data.size"
             )
     labeled = [c for c in clients if c.labels]
     for client in labeled:

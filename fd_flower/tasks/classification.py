@@ -28,7 +28,7 @@ class Classification:
         Raises
         ------
         InvalidInputError
-            For samples of several shapes, a model that does not return logits [B, C], and classes that it does not know.
+            For samples of several shapes, a model that does not return logits [B, C], and classes it does not know.
         """
         own = world.data(client).train
         check_shapes(client, own, {"the test set": world.test, "the public samples": world.public})
