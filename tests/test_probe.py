@@ -73,7 +73,7 @@ def test_a_model_that_cannot_take_the_samples_says_which_shape_came():
 
 
 def test_a_model_of_another_precision_is_refused():
-    with pytest.raises(InvalidInputError, match="Net cannot take one sample of shape .*float32.*dtype"):
+    with pytest.raises(InvalidInputError, match=r"Net cannot take one sample of shape .*float32.*dtype"):
         probe("cnn", Net().double(), X)
 
 

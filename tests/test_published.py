@@ -92,12 +92,10 @@ def test_an_unknown_name_near_one_of_torchvisions_names_it():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(published.published()))
-def test_every_classifier_of_torchvision_has_features_of_gray_and_colored_images(name: str):
+def test_every_classifier_of_torchvision_has_features_of_gray_images(name: str):
     """Those of RegNet cannot be made without numbers, so the largest are left to the memory of who asks for them."""
     if name in ("regnet_y_128gf", "regnet_y_32gf", "regnet_x_32gf", "regnet_y_16gf"):
         pytest.skip("too large to make")
     with torch.device("cpu" if name.startswith("regnet") else "meta"), torch.no_grad():
-        for channels in (1, 3):
-            net, features = body(name, (channels, 224, 224))
-            seen = net.eval()(torch.empty(2, channels, 224, 224))
-            assert seen.shape == (2, features)
+        net, features = body(name, (1, 224, 224))
+        assert net.eval()(torch.empty(2, 1, 224, 224)).shape == (2, features)
