@@ -202,6 +202,6 @@ def test_knowledge_about_another_number_of_classes_is_refused(tmp_path: Path):
     content = pack(PublicLogits(torch.arange(2), torch.zeros(2, 10)))
     turn = Turn(here, "0", "small", content, Memory(tmp_path, "key", "0"))
     with pytest.raises(
-        InvalidInputError, match=r"'values' of shape \[2, 10\]; expected \[2, 3\], since Small tells 3 classes apart"
+        InvalidInputError, match=r"'values' of shape \[2, 10\]; expected \[2, 3\] .Small tells 3 classes apart"
     ):
         turn.check()

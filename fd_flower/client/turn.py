@@ -103,12 +103,14 @@ class Turn(Generic[C]):
         for payload in unpack(self._content):
             if isinstance(payload, Weights | Update) or self.world.kind is not CLASSIFICATION:
                 continue
+            # A hard teacher is -inf for all classes but one, which a client's own predictions must not be.
+            finite = {k: t.nan_to_num() if t.is_floating_point() else t for k, t in payload.tensors().items()}
             try:
-                payload.check(Bounds(classes=self.classes))
+                payload.of(payload.name, finite).check(Bounds(classes=self.classes))
             except InvalidInputError as error:
                 who = self.world.probe(self.architecture).called
                 raise InvalidInputError(
-                    f"{error}, since {who} tells {self.classes} classes apart: server and clients need the same classes"
+                    f"{error} ({who} tells {self.classes} classes apart: server and clients need the same classes)"
                 ) from None
 
     # --- what the client has
