@@ -127,9 +127,10 @@ def _fitted(net: nn.Module, shape: Shape, *, small: bool = True) -> tuple[nn.Mod
         if pool:
             _put(net, pool, nn.Identity())
     elif shape[0] != 3:
-        place, own = next((place, m) for place, m in net.named_modules() if isinstance(m, nn.Conv2d))
-        size, stride, padding = (tuple(map(int, part)) for part in (own.kernel_size, own.stride, own.padding))
-        _put(net, place, nn.Conv2d(shape[0], own.out_channels, size, stride, padding, bias=own.bias is not None))
+        place = next(place for place, module in net.named_modules() if isinstance(module, nn.Conv2d))
+        own: Any = net.get_submodule(place)
+        like = {"stride": own.stride, "padding": own.padding, "bias": own.bias is not None}
+        _put(net, place, nn.Conv2d(shape[0], own.out_channels, own.kernel_size, **like))
     return net, _beheaded(net)
 
 
