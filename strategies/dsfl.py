@@ -51,7 +51,7 @@ class DSFL(Strategy[Config]):
     """The mean of the clients' predictions on the round's public samples, made surer of itself."""
 
     status = Status("paper")
-    requires, evaluated = Requirements(public=True, single_replies=True), "received"
+    requires = Requirements(public=True, single_replies=True)
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:

@@ -14,7 +14,7 @@ class FedMD(Strategy):
     """The mean of the clients' logits on the round's public samples."""
 
     status = Status("official code")
-    requires, evaluated, summable = Requirements(public=True), "received", (PublicLogits,)
+    requires, summable = Requirements(public=True), (PublicLogits,)
     predicts, distills_public = True, True
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:

@@ -227,3 +227,38 @@ def test_a_message_for_another_client_is_refused_by_the_device(devices):
     content = fold({"1": RecordDict({"config": ConfigRecord({"server-round": 1})})}, header)
     reply = app(Message(content, 1, "train"), Context(1, 1, devices[0], RecordDict(), {"task": ""}))
     assert unfold(reply.content)["1"].reason == "InvalidInputError: this is the device of client '0', not of '1'"
+
+
+# --- a server that has none of the devices' data
+
+
+def _pets(folder: Path, client: str, side: int = 12) -> dict[str, str]:
+    """Return a device with a folder of gray images of three classes, each of another brightness."""
+    rng = np.random.default_rng(int(client))
+    for place, name in enumerate(("cat", "dog", "eel")):
+        (folder / client / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(80 * place, 80 * place + 60, (side, side), dtype=np.uint8)
+            Image.fromarray(pixels, "L").save(folder / client / name / f"{number}.png")
+    return _on_folder(folder / client, client)
+
+
+@pytest.mark.parametrize("method", ["fedavg", "feddf", "fedproto"])
+def test_a_server_builds_models_and_public_samples_for_what_the_devices_say(method, tmp_path):
+    """Three classes of 12x12 images, where the default source has ten of 8x8."""
+    nodes = [_pets(tmp_path / "pets", str(i)) for i in range(2)]
+    own = "server.distill_steps=3" if method == "feddf" else ""
+    chosen = settings(method, f"{TINY} {own} client.steps=30 client.lr=0.01 run.out={tmp_path / 'run'}")
+    grid = engine.InProcessGrid(methods.client_app(method), run_config={"task": ""}, node_configs=nodes)
+    strategy = Strategy.for_method(chosen)
+    strategy.start(grid)
+    assert strategy.world.probe("mlp").classes == 3
+    assert strategy.world.shape == (1, 12, 12)
+    lines = RunFolder.open(tmp_path / "run").lines()
+    assert [len(line["replied"]) for line in lines if "client" not in line] == [2, 2]
+
+
+def test_devices_with_images_of_two_sizes_are_refused_for_one_model(tmp_path):
+    nodes = [_pets(tmp_path / "pets", "0"), _pets(tmp_path / "pets", "1", side=16)]
+    with pytest.raises(InvalidInputError, match=r"client 1 has inputs of shape \[1, 16, 16\], client 0 of \[1, 12,"):
+        _run_on(nodes, settings("fedavg", f"{TINY} data.public=none run.out={tmp_path / 'run'}"))

@@ -153,7 +153,7 @@ def test_clients_learn_from_the_server_then_from_their_own(monkeypatch):
         return real(model, objective, samples, teacher, **plan)
 
     monkeypatch.setattr(turns, "train", listen)
-    tiny.run("dsfl", TINY + "data.clients=1")
+    tiny.run("dsfl", TINY + "data.clients=1 server.evaluate=received,trained")
     # round one, round two, and the closing message
     assert order == ["private", "public", "private", "public"]
 

@@ -1,15 +1,20 @@
 """Every figure names its moment, and is there as often as it was asked for."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Error, RecordDict
-from helpers.grids import Spoilt
-from helpers.tiny import rounds, start_toy
+from helpers.grids import Spoilt, hosts
+from helpers.tiny import rounds, start, start_toy
+from safetensors.torch import load_file
 
 from fd_flower import methods
+from fd_flower.config import settings
 from fd_flower.engine import InProcessGrid
+from fd_flower.results import RunFolder
+from fd_flower.tasks.world import World, load_task
 
 Lines = list[dict[str, Any]]
 
@@ -38,7 +43,7 @@ def test_test_images_are_limited_in_between_and_never_at_the_end():
 def test_each_method_is_measured_at_its_moment():
     assert measured(start_toy("fd", "server.rounds=1")[2]) == {1: {"trained"}}
     assert measured(start_toy("fedavg", "server.rounds=1")[2]) == {1: {"trained"}}
-    assert measured(start_toy("fedmd", "server.rounds=1")[2]) == {1: {"received"}}
+    assert measured(start_toy("knfu", "server.rounds=1")[2]) == {1: {"received"}}
 
 
 def test_moments_can_be_asked_for():
@@ -64,7 +69,7 @@ def closing(lines: Lines) -> Lines:
 
 def test_the_closing_message_measures_what_the_last_knowledge_taught():
     """Every client receives the last consensus; without the closing message the last aggregate would never be used."""
-    _, _, lines = start_toy("fedmd")
+    _, _, lines = start_toy("knfu", "server.beta=1")
     assert [line.get("client", "all") for line in closing(lines)] == ["all", "0", "1", "2"]
     assert {line["round"] for line in closing(lines)} == {2}
     for line in closing(lines)[1:]:
@@ -81,7 +86,7 @@ def test_the_closing_message_trains_on_no_private_data_and_writes_no_memory(tmp_
     }
     assert {line["client"]: line["evaluations"]["received"] for line in closing(lines)[1:]} == trained
     (of_the_run,) = (tmp_path / "run" / "clients").iterdir()
-    assert sorted(path.name for path in (of_the_run / "0").iterdir()) == ["1-0.safetensors", "2-0.safetensors"]
+    assert sorted(path.name for path in (of_the_run / "0").glob("*-*")) == ["1-0.safetensors", "2-0.safetensors"]
 
 
 def test_a_closing_message_that_fails_is_named_and_the_run_ends_well():
@@ -94,9 +99,43 @@ def test_a_closing_message_that_fails_is_named_and_the_run_ends_well():
         return Error(2, "gone home") if app.kind == "evaluate" and client != "2" else content
 
     app = Closed(methods.client_app("fedmd"), spoil)
-    _, _, lines = start_toy("fedmd", grid=InProcessGrid(app))
+    _, _, lines = start_toy("fedmd", "server.evaluate=received", grid=InProcessGrid(app))
     assert closing(lines)[0]["failed"] == {"0": "gone home", "1": "gone home"}
     assert closing(lines)[0]["replied"] == ["2"]
+
+
+def test_the_evaluated_state_is_kept_beside_the_memory_and_named(tmp_path: Path):
+    """Client 0's figures are those of the model in its ``closing.safetensors``, not of its newest round's."""
+    changes = f"server.beta=1 client.public_steps=5 run.keep=true run.out={tmp_path}/run"
+    _, _, lines = start_toy("knfu", changes)
+    state = json.loads((tmp_path / "run" / "summary.json").read_text())["state"]
+    kept = load_file(tmp_path / "run" / state.replace("<client>", "0"))
+    chosen = RunFolder.open(tmp_path / "run").settings
+    world = World(chosen, load_task(chosen.task))
+    model = world.load(
+        chosen.model.name, {key.removeprefix("model/"): t for key, t in kept.items() if key.startswith("model/")}
+    )
+    found = world.kind.figures(world, "0", model, None, 0)
+    assert {"0": found} == {c: f["received"] for c, f in evaluations(closing(lines)).items() if c == "0"}
+
+
+def test_a_kept_closing_state_changes_no_resume(tmp_path: Path):
+    steady = "server.beta=1 client.schedule=constant server.rounds"
+    whole = start_toy("knfu", f"{steady}=3")[2]
+    start_toy("knfu", f"{steady}=2 run.keep=true run.out={tmp_path}/run")
+    _, _, more = start(settings("knfu", f"server.rounds=3 run.resume={tmp_path}/run"), hosts("knfu"))
+    (of_the_run,) = (tmp_path / "run" / "clients").iterdir()
+    assert (of_the_run / "0" / "closing.safetensors").is_file()
+    assert evaluations(closing(more)) == evaluations(closing(whole))
+
+
+def test_where_nothing_is_kept_no_state_is_named(tmp_path: Path):
+    start_toy("knfu", f"run.out={tmp_path}/run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] is None
+
+
+def evaluations(lines: Lines) -> dict[str, Any]:
+    return {line["client"]: line["evaluations"] for line in lines if "client" in line}
 
 
 def test_rounds_count_their_own_bytes_alone():

@@ -111,7 +111,7 @@ def fits(monkeypatch):
 
 
 def test_digest_comes_before_revisit_and_nothing_is_received_in_round_one(fits):
-    tiny.run("fedmd", TINY)
+    tiny.run("fedmd", TINY + "server.evaluate=received,trained")
     for client in "012":
         order = [(number, closing, what) for who, number, closing, what, _ in fits if who == client]
         assert order == [
@@ -124,7 +124,7 @@ def test_digest_comes_before_revisit_and_nothing_is_received_in_round_one(fits):
 
 def test_a_round_digests_the_last_rounds_samples_alone(fits):
     """Each round is about a fresh subset of ``data.public_batch`` samples, and older ones do not pile up."""
-    changes = TINY + "server.rounds=4"
+    changes = TINY + "server.rounds=4 server.evaluate=received,trained"
     tiny.run("fedmd", changes)
     chosen = settings("fedmd", changes)
     world = World(chosen, described(chosen))

@@ -177,7 +177,10 @@ def test_a_federation_has_devices_or_hosts(tmp_path: Path, kinds: str, kept: lis
         ({"client-id": "1", "data-path": "rows", "state-dir": "/s"}, "data-path is the relative path 'rows' on a node"),
         ({"client-id": "1", "data-path": "/rows", "state-dir": "s"}, "state-dir is the relative path 's' on a node"),
         ({"client-id": "", "data-path": "/rows", "state-dir": "/s"}, "client-id is empty"),
-        ({"client-id": "1", "data-path": "/rows", "state-dir": "/s", "model": "fourth"}, "3, 4. classes apart"),
+        (
+            {"client-id": "1", "data-path": "/rows", "state-dir": "/s", "model": "fourth"},
+            "tells 4 classes apart, client 0's 3",
+        ),
     ],
 )
 def test_a_node_that_is_set_up_wrongly_says_why(tmp_path: Path, config: dict[str, Any], words: str):
@@ -312,7 +315,7 @@ def test_a_new_device_joins_at_the_end(tmp_path: Path):
 @pytest.mark.parametrize(
     ("method", "architecture", "words"),
     [
-        ("fd", "fourth", "[3, 4] classes apart"),
+        ("fd", "fourth", "tells 4 classes apart, client 0's 3"),
         ("fedproto", "wide", "fedproto needs one feature size"),
         ("fedavg", "wide", "fedavg needs one architecture"),
     ],
@@ -471,7 +474,7 @@ def test_grace_does_not_apply_to_the_roll_call():
 
 
 def test_the_closing_message_waits_for_busy_nodes():
-    changes = "server.rounds=1 server.grace=0 server.min_replies=2"
+    changes = "server.rounds=1 server.grace=0 server.min_replies=2 server.evaluate=received"
     closing = [line for line in moody({2: 8}, "fedmd", changes) if line.get("closing") and "asked" in line]
     assert closing[0]["replied"] == ["0", "1", "2"]
 

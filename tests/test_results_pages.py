@@ -112,8 +112,8 @@ def test_a_report_of_several_runs_compares_them(runs, tmp_path):
 def test_a_row_is_a_method_with_mean_and_deviation_over_seeds(runs):
     """Personal finals .5 and .7: mean .6, sample deviation .1414; global half of that. MB up 2 x .5, down 2 x 1."""
     _, rows = kinds.of("classification").table({group.name: group.summaries for group in grouped(runs)})
-    assert rows[0] == ["fd", "30.0 ± 7.1", "30.0 ± 7.1", *["60.0 ± 14.1"] * 3, "1.00", "2.00", "2.0"]
-    assert rows[1][:4] == ["local", "20.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0"]
+    assert rows[0] == ["fd", "trained", "30.0 ± 7.1", "30.0 ± 7.1", *["60.0 ± 14.1"] * 3, "1.00", "2.00", "2.0"]
+    assert rows[1][:5] == ["local", "trained", "20.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0"]
 
 
 def test_rows_keep_the_given_order(runs):

@@ -68,6 +68,7 @@ def test_the_keys_are_those_of_the_contract_in_order():
         "accuracy",
         "selected_on",
         "calibration",
+        "state",
         "bytes",
         "seconds",
         "versions",

@@ -111,7 +111,8 @@ def test_private_training_follows_its_options(plans: list[Plan]):
 
 def test_distillation_follows_its_own_options(plans: list[Plan]):
     """Three clients digest in round two and at the closing message."""
-    start_toy("fedmd", "client.public_steps=5 client.public_batch=9 client.batch=7")
+    changes = "client.public_steps=5 client.public_batch=9 client.batch=7"
+    start_toy("fedmd", f"{changes} server.evaluate=received,trained")
     assert [(p.batch, p.steps) for p in plans if p.steps == 5] == [(9, 5)] * 6
 
 

@@ -74,6 +74,7 @@ class App(ClientApp):
                 content = asked(content)
             inner = with_content(message, content)
             turn = node.turn(client, content)
+            turn.check()
             own = node.context_of(turn)
             # Global random numbers (dropout) are a function of the turn.
             with seeded(seed_of(turn.world.settings.run.seed, "turn", client, turn.round), turn.world.device):

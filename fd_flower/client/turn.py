@@ -19,13 +19,16 @@ from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory
 from fd_flower.objectives import Stateful, schedules
+from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Predictor, predicted
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.training.scheduled import Scheduled
-from fd_flower.wire import Payload, PublicIndex, Weights, pack
+from fd_flower.wire import Payload, PublicIndex, Weights, pack, unpack
 from fd_flower.wire.envelope import records, whole
+from fd_flower.wire.payload import Bounds
+from fd_flower.wire.weights import Update
 
 LOSS = "objective/state"
 """Name, in a client's memory, of the state of a loss that has one."""
@@ -91,6 +94,27 @@ class Turn(Generic[C]):
             raise InvalidInputError("this context has no turn: make the app with fd_flower.client.App()")
         context.turn._content = message.content
         return context.turn
+
+    def check(self) -> None:
+        """Refuse knowledge about another number of classes than the client's model has; weights are checked on loading.
+
+        Raises
+        ------
+        InvalidInputError
+            With what came, what was expected and whose model it is.
+        """
+        for payload in unpack(self._content):
+            if isinstance(payload, Weights | Update) or self.world.kind is not CLASSIFICATION:
+                continue
+            # A hard teacher is -inf for all classes but one, which a client's own predictions must not be.
+            finite = {k: t.nan_to_num() if t.is_floating_point() else t for k, t in payload.tensors().items()}
+            try:
+                payload.of(payload.name, finite).check(Bounds(classes=self.classes))
+            except InvalidInputError as error:
+                who = self.world.probe(self.architecture).called
+                raise InvalidInputError(
+                    f"{error} ({who} tells {self.classes} classes apart: server and clients need the same classes)"
+                ) from None
 
     # --- what the client has
 
@@ -296,14 +320,14 @@ class Turn(Generic[C]):
     # --- what is kept
 
     def close(self) -> None:
-        """Write the memory, where the turn asked for it.
+        """Write the memory, where the turn asked for it; that of the closing message where no turn reads it.
 
         Raises
         ------
         RunError
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
-        if not self._asked or self.closing:
+        if not self._asked:
             return
         if self._personal:
             self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
@@ -320,7 +344,11 @@ class Turn(Generic[C]):
                     "look at its samples, or lower client.lr"
                 )
         # A device keeps no other record of what the run was: whoever uses its model later needs to know.
-        self._memory.write(self._moment, self._tensors, {"settings": self.world.settings.text})
+        about = {"settings": self.world.settings.text}
+        if self.closing:
+            self._memory.close(self._tensors, about)
+        else:
+            self._memory.write(self._moment, self._tensors, about)
 
 
 class ClientContext(Context):

@@ -13,7 +13,9 @@ class ModelConfig(Options):
     section = "model"
 
     name: Any = "cnn"
-    """One architecture (`resnet8:0.5` for half the width), your own `package.module:Net`, a named group or a list,
-    cycled over the clients."""
+    """One architecture (`resnet8:0.5` for half the width), torchvision's classifiers by name among them, your own
+    `package.module:Net`, a named group or a list, cycled over the clients."""
+    weights: str | None = None
+    """Published weights that torchvision's networks start from, `DEFAULT` or `IMAGENET1K_V1`; None: drawn anew."""
     features: int | None = option(None, least=1)
     """A common feature size, by projection; None: as the architecture has it."""

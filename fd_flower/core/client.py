@@ -40,6 +40,10 @@ class Client:
         Training samples.
     public : str
         Checksum of its public samples.
+    shape : tuple[int, ...]
+        Of one of its inputs; () where it does not say.
+    lacks : str
+        Why its model has no features under a linear head, in words; "" where it has.
     labels : tuple[str, ...]
         What a device calls its classes, in the order of their numbers; () where it does not say.
     task : str
@@ -62,6 +66,8 @@ class Client:
     counts: tuple[int, ...] = ()
     examples: int = 0
     public: str = ""
+    shape: tuple[int, ...] = ()
+    lacks: str = ""
     labels: tuple[str, ...] = ()
     task: str = ""
     network: str = ""
@@ -136,18 +142,23 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
             f"to {sum(counts)}, and {numbers['examples']} samples; expected a count a class, and their sum"
         )
     validation = answer.get("validation")
-    texts = {key: _text(key, answer.get(key, "")) for key in ("task", "network", "checksum")}
     return Client(
         name,
         0,
         _text("model", answer.get("model")),
         counts=counts,
         public=_text("public", answer.get("public")),
+        shape=_wholes("shape", answer),
+        lacks=_text("lacks", answer.get("lacks", "")),
         labels=tuple(_text("labels", label) for label in _listed("labels", answer.get("labels", []))),
-        sizes=tuple(_whole("sizes", number) for number in _listed("sizes", answer.get("sizes", []))),
+        task=_text("task", answer.get("task", "")),
+        network=_text("network", answer.get("network", "")),
+        sizes=_wholes("sizes", answer),
+        checksum=_text("checksum", answer.get("checksum", "")),
         validation=None if validation is None else _whole("validation", validation),
-        **texts,
-        **numbers,
+        features=numbers["features"],
+        classes=numbers["classes"],
+        examples=numbers["examples"],
     )
 
 
@@ -177,6 +188,10 @@ def _whole(key: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
         raise _unread(key, value, f"whole numbers from 0 to {MOST:g}")
     return value
+
+
+def _wholes(key: str, answer: Mapping[str, Any]) -> tuple[int, ...]:
+    return tuple(_whole(key, number) for number in _listed(key, answer.get(key, [])))
 
 
 def _listed(key: str, value: Any) -> list[Any]:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
 
+CLOSING = "closing.safetensors"
+"""What a client's closing message evaluated, beside its memory; no round reads it."""
+
 
 class Memory:
     """The files ``<folder>/<round>-<exchange>.safetensors`` of one client in one run.
@@ -73,8 +76,12 @@ class Memory:
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)
 
+    def close(self, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
+        """Keep what the closing message evaluated, atomically, where no turn reads it; ``about`` as in ``write``."""
+        save(self.folder / CLOSING, tensors, about, lasting=self.lasting)
+
     def _positions(self) -> list[tuple[int, int]]:
-        names = self.folder.glob("*.safetensors") if self.folder.is_dir() else ()
+        names = self.folder.glob("*-*.safetensors") if self.folder.is_dir() else ()
         return sorted((int(r), int(e)) for r, _, e in (p.stem.partition("-") for p in names))
 
     def _path(self, position: tuple[int, int]) -> Path:

@@ -23,10 +23,13 @@ name              parameters  what it is
 1, 1.5 and 2. Groups, for clients that differ: ``small4`` and ``conv3`` suit a CPU, ``widths4`` is one architecture
 in four sizes, ``resnets4`` and ``vision5`` want a GPU (``GROUPS`` has the members).
 
+All of torchvision's classifiers go by their names (``published``): ``resnet50``, ``efficientnet_b0``, ``vit_b_16``.
+
 ``package.module:Net`` is a model of yours (``models.outside``).
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import torch
 from torch.nn import Module
@@ -34,6 +37,7 @@ from torch.nn import Module
 from fd_flower.core.dotted import is_dotted, with_colon
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
+from fd_flower.models import published
 from fd_flower.models.body import Body, Shape
 from fd_flower.models.classifier import Classifier, FeatureModel, feature_model
 from fd_flower.models.convnet import convnet
@@ -130,7 +134,9 @@ def assign(name: str | Sequence[str], number: int) -> str:
     return cycle[number % len(cycle)]
 
 
-def build(name: str, shape: Shape, classes: int, features: int | None = None, *, seed: int) -> Module:
+def build(
+    name: str, shape: Shape, classes: int, features: int | None = None, *, seed: int, weights: str | None = None
+) -> Module:
     """Return a new model of an architecture, on the CPU.
 
     Its weights are a function of the seed and the name: the same on every machine, and the body's the same for
@@ -149,11 +155,13 @@ def build(name: str, shape: Shape, classes: int, features: int | None = None, *,
         package gets it only where it asks for it.
     seed : int
         ``run.seed``.
+    weights : str | None
+        Published weights of one of torchvision's, ``DEFAULT`` or ``IMAGENET1K_V1``.
 
     Raises
     ------
     InvalidInputError
-        For an unknown name or width, or a shape that the architecture cannot take.
+        For an unknown name or width, a shape that the architecture cannot take, or weights that it has not.
     """
     name = _canonical(name)
     if classes < 1 or (features is not None and features < 1):
@@ -161,8 +169,16 @@ def build(name: str, shape: Shape, classes: int, features: int | None = None, *,
     # Layers draw from the CPU's global generator: lend them one of ours. `torch.manual_seed` would seed GPUs too.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
-        if is_outside(name):
+        if is_outside(name) and weights is None:
             return made(name, shape, classes, features)
+        if weights is not None or (name not in BODIES and name in published.published()):
+            if is_outside(name) or name not in published.published():
+                raise InvalidInputError(
+                    f"model.weights is '{weights}', and '{name}' has no published weights: take one of torchvision's "
+                    "networks, resnet18 say, or leave model.weights out"
+                )
+            body, body_features = published.body(name, shape, weights)
+            return Classifier(body, body_features, classes, features)
         stem, width = _parse(name)
         body, body_features = BODIES[stem](shape, width)
         return Classifier(body, body_features, classes, features)
@@ -174,9 +190,16 @@ def _parse(name: str) -> tuple[str, float]:
     stem = ALIASES.get(stem, stem)
     if stem in GROUPS:
         raise InvalidInputError(f"'{name}' is of a group; expected one architecture: {', '.join(GROUPS[stem])}")
+    if stem not in BODIES and stem in published.published():
+        if colon:
+            raise InvalidInputError(f"{stem} has no width multiplier, so not '{name}': say '{stem}'")
+        return stem, 1.0
     if stem not in BODIES:
+        known: tuple[str, ...] = (*BODIES, *ALIASES, *GROUPS)
+        if close := get_close_matches(stem, published.published(), n=1, cutoff=0.5):
+            known += tuple(close)
         raise InvalidInputError(
-            f"there is no architecture or group '{stem}'{nearest(stem, (*BODIES, *ALIASES, *GROUPS))}"
+            f"there is no architecture or group '{stem}'{nearest(stem, known)}; torchvision's classifiers go by name"
         )
     try:
         width = float(factor) if colon else 1.0

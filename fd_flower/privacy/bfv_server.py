@@ -39,7 +39,8 @@ class EncryptedSum(SecureSum):
             Where too few replies have come under one key, or nobody opens their sum.
         """
         fitting = self._of_one_key(self._fitting(replies, lambda r: int(Encrypted.need(r.content).length)))
-        adder, loaded = bfv.Adder(), {}
+        adder = bfv.Adder()
+        loaded: dict[str, list[Any]] = {}
         for reply in fitting:
             self._load(adder, reply, loaded)
         survivors = [reply for reply in fitting if reply.client.id in loaded]

@@ -72,10 +72,12 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
     columns = groups[0].kind.columns
-    writer.writerow(["method", "status", "seeds", *(name for column in columns for name in (column, f"{column}_std"))])
+    figures = (name for column in columns for name in (column, f"{column}_std"))
+    writer.writerow(["method", "status", "seeds", "evaluated", *figures])
     for group in groups:
-        figures = [value for path in columns.values() for value in over_seeds(group.summaries, path)]
-        writer.writerow([group.name, group.status, " ".join(map(str, group.seeds)), *figures])
+        values = [value for path in columns.values() for value in over_seeds(group.summaries, path)]
+        point = group.kind.point(group.summaries[0])
+        writer.writerow([group.name, group.status, " ".join(map(str, group.seeds)), point, *values])
     return file.getvalue()
 
 

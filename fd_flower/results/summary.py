@@ -20,8 +20,9 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         The lines of ``rounds.jsonl``.
     facts : Mapping[str, Any]
         ``method`` and its ``status``, ``seed``, ``rounds``, ``clients``, ``engine``, ``model``, ``data``,
-        ``versions``, and ``evaluated``: the evaluation points of ``global`` and ``personal``; of a task that is not
-        classification also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
+        ``versions``, and ``evaluated``: the evaluation points of ``global`` and ``personal``; ``state``: where the
+        evaluated models lie, from the run's folder, None where they are not kept; of a task that is not classification
+        also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
     task = facts.get("task", "classification")
     head = {"method": facts["method"], "status": facts.get("status", "unstated")}
@@ -32,6 +33,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         **head,
         "task": task,
         **kinds.of(task).summarize(lines, facts),
+        "state": facts.get("state"),
         **_cost(lines),
         "versions": facts["versions"],
     }

@@ -21,6 +21,7 @@ from fd_flower.server.requirements import (
     check_plain,
     check_public,
     check_task,
+    check_test,
     check_transform,
 )
 from fd_flower.wire import Bounds, Payload, Weights
@@ -61,7 +62,8 @@ class Guard:
         if plain:
             check_plain(name, weights_alone=point == "aggregated")
         else:
-            check_clients(name, requires, clients)
+            check_clients(name, requires, clients, zoo=method.describes_models)
+            check_test(world.test, clients)
         check_sum(
             name,
             settings.privacy,

@@ -130,11 +130,16 @@ class Method(ABC, Generic[C]):
         """The server's view of the task: model, public samples, test set."""
         task = self._task
         if self._described and not self.hosted:
-            task = for_devices(task, self.settings)
+            task = for_devices(task, self.settings, self.clients)
         elif self._described and self.settings.data.class_names:
             task = described(self.settings)
         labels = self.requirements(self.settings).labels
         return World(self.settings, task, hosted=self.hosted, public_labels=labels)
+
+    @property
+    def describes_models(self) -> bool:
+        """Whether `model.*` describes the clients' models, rather than a user's task."""
+        return self._described
 
     # --- what the options decide
 

@@ -15,9 +15,10 @@ from fd_flower.config import Settings
 from fd_flower.config.registry import short_name, strategy
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.storage import CLOSING
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
-from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.checkpoint import FILE, Checkpoint
 from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.tasks.facts import data_facts, model_facts, not_for_tasks
@@ -203,9 +204,20 @@ class Record:
             "task": world.kind.name,
             "references": world.kind.references(world),
             "evaluated": {"global": evaluated, "personal": "trained" if evaluated == "aggregated" else evaluated},
+            "state": self._state_of(evaluated, hosted=world.hosted),
         }
         self.folder.finish(facts)
         report.draw(self.folder)
+
+    def _state_of(self, point: str, *, hosted: bool) -> str | None:
+        """Return where the models are that the figures of everybody's classes belong to; None: they are not kept."""
+        if point == "aggregated":
+            return FILE
+        memory = CLOSING if point == "received" else "<round>-<exchange>.safetensors, the newest"
+        if not hosted:
+            return f"<state-dir>/{self.run_key}/<client>/{memory}, on each device"
+        kept = any(Path(self.state, self.run_key).glob(f"*/{CLOSING if point == 'received' else '*-*.safetensors'}"))
+        return f"clients/{self.run_key}/<client>/{memory}" if kept and self.settings.run.keep else None
 
 
 def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:

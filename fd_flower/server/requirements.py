@@ -62,10 +62,21 @@ def check_task(method: str, requires: Requirements, kind: str) -> None:
         raise InvalidInputError(f"{method} cannot learn {kind} ({what}); these can: {able}")
 
 
-def check_clients(method: str, requires: Requirements, clients: Sequence[Client]) -> None:
-    """Refuse clients whose models do not go together under this method."""
-    if len(classes := {c.classes for c in clients}) > 1:
-        raise InvalidInputError(f"the clients' models tell {sorted(classes)} classes apart; expected one number")
+def check_clients(method: str, requires: Requirements, clients: Sequence[Client], *, zoo: bool = True) -> None:
+    """Refuse clients whose models do not go together under this method; ``zoo``: ``model.features`` sizes them."""
+    first = clients[0]
+    for client in clients:
+        if client.classes != first.classes:
+            raise InvalidInputError(
+                f"client {client.id}'s model tells {client.classes} classes apart, client {first.id}'s "
+                f"{first.classes}; expected one number of classes"
+            )
+        other = next(c for c in clients if c.model == client.model)
+        if client.shape != other.shape:
+            raise InvalidInputError(
+                f"client {client.id} has inputs of shape {list(client.shape)}, client {other.id} of "
+                f"{list(other.shape)}, and both have one model: bring images to one size with data.size"
+            )
     labeled = [c for c in clients if c.labels]
     for client in labeled:
         hint = "; a class folder may be empty, and data.class_names lists the classes of numbers without names"
@@ -73,15 +84,28 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
     names = sorted({c.model for c in clients})
     if requires.same_model and len(names) > 1:
         raise InvalidInputError(f"{method} needs one architecture for all clients; got {', '.join(names)}")
-    sizes = {c.model: c.features for c in clients}
-    if requires.headed and (plain := sorted(model for model, size in sizes.items() if not size)):
+    plain = next((c for c in clients if not c.features), None)
+    if plain and (requires.headed or requires.features):
         raise InvalidInputError(
-            f"{method} needs models with features(x) and a linear head, model(x) being head(features(x));"
-            f" got '{plain[0]}' without them"
+            f"{method} needs models with features(x) and a linear head, model(x) being head(features(x)); "
+            f"{plain.lacks or f'that of client {plain.id} has none'}"
         )
-    if requires.features and (len(set(sizes.values())) > 1 or 0 in sizes.values()):
-        found = ", ".join(f"{m} {f or 'none'}" for m, f in sorted(sizes.items()))
-        raise InvalidInputError(f"{method} needs one feature size for all models; got {found}: set model.features")
+    sizes = {c.model: c.features for c in clients}
+    if requires.features and len(set(sizes.values())) > 1:
+        found = ", ".join(f"{m} {f}" for m, f in sorted(sizes.items()))
+        cure = "set model.features" if zoo else "let features(x) of all return one size"
+        raise InvalidInputError(f"{method} needs one feature size for all models; got {found}: {cure}")
+
+
+def check_test(test: Samples | None, clients: Sequence[Client]) -> None:
+    """Refuse a server's test set of another shape than the clients' inputs."""
+    shape = () if test is None else tuple(test.x.shape[1:])
+    for client in clients:
+        if shape and client.shape and client.shape != shape:
+            raise InvalidInputError(
+                f"the test set (data.test) has inputs of shape {list(shape)}, client {client.id} of "
+                f"{list(client.shape)}; expected one shape: bring images to one size with data.size"
+            )
 
 
 def check_annealing(method: str, point: str) -> None:

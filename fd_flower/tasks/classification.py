@@ -12,6 +12,7 @@ from fd_flower.data import partition
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import measure
 from fd_flower.tasks.kind import Predictor, View, predicted
+from fd_flower.tasks.probe import Probe, check_shapes
 from fd_flower.training import predict
 
 
@@ -23,15 +24,32 @@ class Classification:
     headline = "accuracy"
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
-        """Return a client's answer to the handshake; refuse a label that its model does not know."""
-        own, classes = world.data(client), world.classes(model)
+        """Return a client's answer to the handshake.
+
+        Raises
+        ------
+        InvalidInputError
+            For samples of several shapes, a model that does not return logits [B, C], and classes it does not know.
+        """
+        own, found, names = world.data(client), world.probe(model), world.class_names
+        check_shapes(client, own.train, {"the test set": world.test, "the public samples": world.public})
+        if names and found.classes != len(names):
+            raise InvalidInputError(
+                f"{found.called} tells {found.classes} classes apart, client {client} has {len(names)} "
+                f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): give its last layer {len(names)} outputs"
+            )
         for part, samples in (("", own.train), (" (validation)", own.validation), (" (test)", own.test)):
-            _check_labels(f"client {client}{part}", samples, model, classes)
-        _check_labels("the test set", world.test, model, classes)
-        labels = own.train.labels
-        counts = torch.bincount(labels.cpu(), minlength=classes).tolist()
-        sizes = {"examples": len(labels), "validation": len(own.validation)}
-        return {"features": world.features(model), "classes": classes, "counts": counts, **sizes}
+            _check_labels(f"client {client}{part}", samples, found)
+        _check_labels("the test set", world.test, found)
+        return {
+            "features": found.features,
+            "classes": found.classes,
+            "counts": torch.bincount(own.train.labels.cpu(), minlength=found.classes).tolist(),
+            "examples": len(own.train),
+            "validation": len(own.validation),
+            "shape": list(own.train.x.shape[1:]),
+            "lacks": found.lacks,
+        }
 
     def figures(
         self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
@@ -115,7 +133,7 @@ class Classification:
         return {}
 
 
-def _check_labels(who: str, samples: Samples | None, model: str, classes: int) -> None:
+def _check_labels(who: str, samples: Samples | None, model: Probe) -> None:
     """Refuse samples whose labels are not one class each that the model knows."""
     if samples is None or not len(samples):
         return
@@ -125,11 +143,12 @@ def _check_labels(who: str, samples: Samples | None, model: str, classes: int) -
             f"{who} has labels of shape {list(labels.shape)}; expected one class a sample, [{len(labels)}] "
             "(of one-hot rows give the place of the 1, as argmax does)"
         )
-    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+    if int(labels.min()) < 0 or int(labels.max()) >= model.classes:
         wrong = int(labels.max()) if int(labels.min()) >= 0 else int(labels.min())
         raise InvalidInputError(
-            f"{who} has the label {wrong}; its model '{model}' has {classes} classes, expected 0 to {classes - 1} "
-            "(names of classes, Samples.of(..., classes=...), have their numbers there)"
+            f"{who} has the label {wrong}; {model.called} tells {model.classes} classes apart, expected 0 to "
+            f"{model.classes - 1}: give its last layer an output a class (names of classes, Samples.of(..., "
+            "classes=...), have their numbers there)"
         )
 
 

@@ -9,6 +9,7 @@ from torch.nn import Module
 
 from fd_flower.config import Settings
 from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.probe import Probe
 from fd_flower.training import predict
 
 Predictor = Module | Callable[[Samples], Tensor]
@@ -49,11 +50,16 @@ class View(Protocol):
     def pooled_rows(self, client: str, part: str) -> slice:
         """Return where a client's own part lies in the pooled one."""
 
-    def classes(self, name: str) -> int:
-        """Return the number of classes of an architecture."""
+    @property
+    def public(self) -> Samples | None:
+        """The public samples."""
 
-    def features(self, name: str) -> int:
-        """Return the feature size of an architecture."""
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, where they are known."""
+
+    def probe(self, name: str) -> Probe:
+        """Return what an architecture gives for one sample."""
 
     def module(self, name: str) -> Module:
         """Return the resident module of an architecture."""

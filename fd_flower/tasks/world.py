@@ -3,16 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache, partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Module
 from torch.utils.data import Dataset
 
 from fd_flower import data, models
 from fd_flower.config import Settings
 from fd_flower.core.classes import difference
+from fd_flower.core.client import Client
 from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
@@ -22,23 +23,13 @@ from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Kind
+from fd_flower.tasks.probe import Probe, called, materialize, probe
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import augmented, with_transform
 
 PUBLIC_BATCH = 512
 """Public samples that a round is about, where ``data.public_batch`` does not say: so many, or all that there are."""
-
-
-@runtime_checkable
-class FeatureModel(Protocol):
-    """A model that methods which compare features can use: ``model(x)`` is ``head(features(x))``."""
-
-    head: Linear
-
-    def features(self, x: Tensor) -> Tensor:
-        """Return features [B, F]."""
-        ...
 
 
 class World:
@@ -77,7 +68,7 @@ class World:
         self._initial: dict[str, dict[str, Tensor]] = {}
         self._slots: dict[str, list[tuple[str, Module, str, bool]]] = {}
         self._data: dict[str, Data] = {}
-        self._measured: dict[str, tuple[int, int]] = {}
+        self._probed: dict[str, Probe] = {}
         self._test_parts: dict[int, Samples] = {}
 
     @property
@@ -228,6 +219,8 @@ class World:
         if name not in self._modules:
             with seeded(seed_of(self.settings.run.seed, "model", name), self.device):
                 module = (build() if build else self.task.model(name)).to(self.device)
+                if build is None:
+                    materialize(name, module, self._any_input)
             self._modules[name] = module
             self._initial[name] = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
             self._slots[name] = list(_slots(module))
@@ -242,12 +235,23 @@ class World:
         """Point the resident module at these tensors (``copy=False``: training will change them in place).
 
         They take the module's own types: what a server's optimizer or mean made of float32 may have come as float64.
+
+        Raises
+        ------
+        InvalidInputError
+            Where one of the module's tensors is missing, or has another shape.
         """
         module = self.module(name)
         for key, owner, slot, is_parameter in self._slots[name]:
             if key not in tensors:
-                raise InvalidInputError(f"the weights lack '{key}' of the model '{name}'")
-            tensor = like(tensors[key], self._initial[name][key]).to(self.device)
+                raise InvalidInputError(f"the weights lack '{key}' of {called(name, module)}")
+            own = self._initial[name][key]
+            if (shape := tensors[key].shape) != own.shape:
+                raise InvalidInputError(
+                    f"the weights have '{key}' of shape {list(shape)}; {called(name, module)} has it of "
+                    f"{list(own.shape)}: server and clients need one model, of the same classes and inputs"
+                )
+            tensor = like(tensors[key], own).to(self.device)
             if copy and tensor is tensors[key]:
                 tensor = tensor.clone()
             if is_parameter:
@@ -259,26 +263,17 @@ class World:
 
     def classes(self, name: str) -> int:
         """Return the number of classes C that a model of this architecture tells apart."""
-        return self._sizes(name)[0]
+        return self.probe(name).classes
 
     def features(self, name: str) -> int:
-        """Return the feature size F of an architecture; 0 for a model without ``features`` and ``head``."""
-        return self._sizes(name)[1]
+        """Return the feature size F of an architecture; 0 for a model without ``features`` and a linear ``head``."""
+        return self.probe(name).features
 
-    def _sizes(self, name: str) -> tuple[int, int]:
-        """Measure an architecture on one sample, once."""
-        if name not in self._measured:
-            self._measured[name] = self._measure(self.module(name))
-        return self._measured[name]
-
-    def _measure(self, module: Module) -> tuple[int, int]:
-        x, before = self._any_input(), module.training
-        module.eval()
-        with torch.no_grad():
-            classes = module(x).shape[-1]
-            features = module.features(x).shape[-1] if isinstance(module, FeatureModel) else 0
-        module.train(before)
-        return int(classes), int(features)
+    def probe(self, name: str) -> Probe:
+        """Try an architecture on one sample, once; InvalidInputError unless it returns logits [1, C]."""
+        if name not in self._probed:
+            self._probed[name] = probe(name, self.module(name), self._any_input())
+        return self._probed[name]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -295,13 +290,13 @@ class World:
         return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
 
     def _any_samples(self) -> Iterator[Samples]:
+        yield from (d.train for d in self._data.values())
         if self.test is not None:
             yield self.test
         if self.public is not None:
             yield self.public
         if self.hosted and self.task.data is not None:
             yield self.data(self.clients[0]).train
-        yield from (d.train for d in self._data.values())
 
     def architecture(self, number: int) -> str:
         """Return the architecture of the client with this number, where its node names none."""
@@ -348,7 +343,7 @@ def _check_kind(settings: Settings, kind: str) -> None:
 
 def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
     """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
-    config, seed = settings.data, settings.run.seed
+    config, chosen, seed = settings.data, settings.model, settings.run.seed
     sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
     searching = any(map(beir.holds, sources))
     _check_kind(settings, "retrieval" if searching else "classification")
@@ -372,19 +367,36 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
             public = outside.labeled or outside.samples
 
     def model(name: str) -> Module:
-        return models.build(name, shape, len(names), settings.model.features, seed=seed)
+        return models.build(name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights)
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         model(name)  # what cannot be made is refused before the clients are asked
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
 
 
-def for_devices(task: Task, settings: Settings) -> Task:
-    """Return the task of a server whose clients are devices: its test set is the one that ``data.test`` names.
+def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Task:
+    """Return the task of a server whose clients are devices.
 
-    Its classes are the devices', which the settings have after the handshake.
+    Its test set is the one that ``data.test`` names; models and public samples have the shape and the classes that the
+    clients answered with, since the server has none of their data; their order is that of the settings.
     """
-    return replace(task, test=_named_test(settings), classes=tuple(settings.data.class_names or ()))
+    config, chosen, seed = settings.data, settings.model, settings.run.seed
+    names = tuple(config.class_names or ())
+    task = replace(task, test=_named_test(settings), classes=names)
+    first = next((client for client in clients if client.shape and client.classes), None)
+    if first is None or task.kind is not None:
+        return task
+    shape, classes = first.shape, first.classes
+
+    def model(name: str) -> Module:
+        return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights)
+
+    task = replace(task, model=model)
+    if config.public == "held-out":  # of data.source, on the devices too
+        return task
+    found = data.elsewhere(config, seed, shape, names)
+    public = found.labeled or found.samples
+    return replace(task, public=None if public is None else lambda: public)
 
 
 def _of_device(folder: str, settings: Settings, client: str, _: str) -> Data:

@@ -161,7 +161,9 @@ def figures(lines: Iterable[Mapping[str, Any]]) -> list[Line]:
 
 def memories(folder: Path) -> dict[tuple[str, str], dict[str, Tensor]]:
     """Return what the clients of a run (``run.keep=true``) remember, by (client, file)."""
-    return {(path.parent.name, path.stem): load_file(path) for path in sorted(folder.glob("clients/*/*/*.safetensors"))}
+    return {
+        (path.parent.name, path.stem): load_file(path) for path in sorted(folder.glob("clients/*/*/*-*.safetensors"))
+    }
 
 
 def models(folder: Path) -> dict[tuple[str, str], dict[str, Tensor]]:

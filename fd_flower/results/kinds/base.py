@@ -52,6 +52,10 @@ class Kind(ABC):
         """Return when ``global`` and ``personal`` figures of a run were measured."""
         return {scope: summary[self.key][scope]["evaluated"] for scope in ("global", "personal")}
 
+    def point(self, summary: Mapping[str, Any]) -> str:
+        """Return the evaluation point of a run in a cell: one for both scopes, or ``global / personal``."""
+        return " / ".join(dict.fromkeys(str(point) for point in self.evaluated(summary).values()))
+
     @abstractmethod
     def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the figures of ``summary.json``, from the lines of a run and the facts of ``summarize``."""

@@ -28,6 +28,7 @@ FIGURES = {
 
 HEAD = [
     "method",
+    "evaluated",
     "global final",
     "global selected",
     "personal final",
@@ -208,7 +209,12 @@ class Classification(Kind):
     def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
         """Return one row a group: accuracies, bytes and seconds."""
         rows = [
-            [name, *(percent(*over_seeds(runs, path)) or NOTHING for path in FIGURES.values()), *costs(runs)]
+            [
+                name,
+                self.point(runs[0]),
+                *(percent(*over_seeds(runs, path)) or NOTHING for path in FIGURES.values()),
+                *costs(runs),
+            ]
             for name, runs in groups.items()
         ]
         return HEAD, rows

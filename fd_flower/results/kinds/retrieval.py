@@ -159,9 +159,14 @@ class Retrieval(Kind):
                 column: over_seeds(first, paths[column]) if column in paths else (None, None) for column in FIGURES
             }
         kept = [column for column in FIGURES if any(row[column][0] is not None for row in rows.values())]
-        head = ["method", *(column.replace("_", " ").replace("own error", "SE") for column in kept)]
+        head = ["method", "evaluated", *(column.replace("_", " ").replace("own error", "SE") for column in kept)]
         cells = [
-            [name, *(_cell(*row[column], column.endswith("error")) for column in kept)] for name, row in rows.items()
+            [
+                name,
+                self.point(groups[name][0]) if name in groups else NOTHING,
+                *(_cell(*row[column], column.endswith("error")) for column in kept),
+            ]
+            for name, row in rows.items()
         ]
         for name, line in zip(rows, cells, strict=True):
             line += costs(groups.get(name, ()))
