@@ -480,7 +480,8 @@ def headless() -> Task:
 
 def test_a_model_without_a_head_is_refused():
     with pytest.raises(
-        InvalidInputError, match=r"mhd needs models with features\(x\) and a linear head.*got 'plain' without"
+        InvalidInputError,
+        match=r"mhd needs models with features\(x\) and a linear head.*Linear has no features and no head",
     ):
         tiny.run("mhd", TINY + "model.name=plain", task=headless)
 
