@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Context, RecordDict
 from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
 from fd_flower.core.checksum import checksum
-from fd_flower.core.client import NAME, is_name
+from fd_flower.core.client import LONGEST, NAME, is_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory
@@ -195,7 +195,13 @@ def check_header(header: ConfigRecord) -> None:
         For a run key that is not 16 hexadecimal digits, texts that are too long, or anything but texts and numbers.
     """
     for key, value in header.items():
-        if key != "layout" and not isinstance(value, int | str):
+        if key == "class-names":
+            if not isinstance(value, list) or not all(isinstance(v, str) and len(v) <= LONGEST for v in value):
+                raise InvalidInputError(
+                    f"the message's header has {reprlib.repr(value)} for 'class-names'; expected the names of classes, of "
+                    f"at most {LONGEST} characters"
+                )
+        elif key != "layout" and not isinstance(value, int | str):
             raise InvalidInputError(f"the message's header has {reprlib.repr(value)} for '{key[:50]}'; expected text")
         if key != "layout" and isinstance(value, str) and len(value) > TEXT:
             raise InvalidInputError(
