@@ -7,24 +7,21 @@
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from math import isfinite
-from types import NoneType
-from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.core.trees import check_plain, first_line, plain
 
 T = TypeVar("T")
 
 RULE = "rule"
 """Key of a field's metadata: what its values must fulfill."""
-
-MISSING = "???"
-"""What OmegaConf takes for a value that is still to be given."""
 
 
 def option(
@@ -47,6 +44,11 @@ def option(
         Bounds that are not.
     """
     return _field(default, _Range(least, above, most, below))
+
+
+def names(default: Any) -> Any:
+    """Return a field of one name or a list of them that is not empty."""
+    return _field(default, _Names())
 
 
 def one_of(*known: Any, default: Any) -> Any:
@@ -74,12 +76,14 @@ def check(cls: type, section: str, values: Mapping[str, Any]) -> None:
     Raises
     ------
     InvalidInputError
-        For a value outside its range, and for any that is missing or not finite.
+        For a value of another kind or outside its range, and for any that is missing, not finite or a reference.
     """
+    hints = get_type_hints(cls)
     for key, value in values.items():
-        refused = _unfit(value)
-        rule = _rule(cls, key)
-        if rule and not refused and not (value is None and NoneType in get_args(get_type_hints(cls)[key])):
+        check_plain({key: value}, section)
+        rule, optional = _rule(cls, key), NoneType in get_args(hints[key])
+        refused = _unlike(hints[key], value)
+        if rule and not refused and not (value is None and optional):
             refused = rule(value)
         if refused:
             raise InvalidInputError(f"{section}.{key} is {value!r}{refused}")
@@ -95,36 +99,20 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
     """
     node = OmegaConf.structured(cls)
     OmegaConf.set_readonly(node, False)
-    known = list(node)
+    hints, known = get_type_hints(cls), list(node)
     for key, value in values.items():
+        if key not in known:
+            raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, known)}")
+        check_plain({key: value}, name)
+        if refused := _unlike(hints[key], value):  # before OmegaConf makes text of a number, and true of 2
+            raise InvalidInputError(f"{name}.{key} is {value!r}{refused}")
         try:
             OmegaConf.update(node, key, value)
-        except (ConfigAttributeError, ConfigKeyError):
-            raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, known)}") from None
-        except ValidationError as error:
+        except (OmegaConfBaseException, TypeError) as error:  # a list where a mapping is expected is a TypeError
             raise InvalidInputError(f"{name}.{key} is {value!r}: {first_line(error)}") from None
     chosen = plain(node, name)
     check(cls, name, chosen)
     return cls(**chosen)
-
-
-def plain(node: Any, where: str, *, resolve: bool = True) -> dict[str, Any]:
-    """Return what OmegaConf read as plain values.
-
-    Raises
-    ------
-    InvalidInputError
-        For anything but keys with values.
-    """
-    tree = OmegaConf.to_container(node, resolve=resolve)
-    if not isinstance(tree, dict):
-        raise InvalidInputError(f"{where} holds {type(tree).__name__}; expected keys like 'client:' with values")
-    return {str(key): value for key, value in tree.items()}
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return str(error).splitlines()[0]
 
 
 class _Rule(Protocol):
@@ -171,6 +159,13 @@ class _Choice:
         return nearest(wrong[0], self.known) if wrong else ""
 
 
+@dataclass(frozen=True)
+class _Names:
+    def __call__(self, value: Any) -> str:
+        parts = value if isinstance(value, list | tuple) else [value]
+        return "" if parts and all(isinstance(part, str) for part in parts) else "; expected a name or a list of names"
+
+
 def _field(default: Any, rule: _Rule) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata={RULE: rule})
@@ -183,22 +178,23 @@ def _rule(cls: type, key: str) -> _Rule | None:
     return next((f.metadata[RULE] for f in own if f is not None and RULE in f.metadata), None)
 
 
-def _unfit(value: Any) -> str:
-    """Return why a value is refused in any field, as a rule does."""
-    for leaf in _leaves(value):
-        if isinstance(leaf, str) and leaf == MISSING:
-            return "; expected a value"
-        if isinstance(leaf, float) and not isfinite(leaf):
-            return "; expected a finite number"
+def _unlike(hint: Any, value: Any) -> str:
+    """Return why a value is not of a field's kind, as a rule does, where reading it would make another one of it."""
+    kind = next((part for part in get_args(hint) if part is not NoneType), hint) if _is_union(hint) else hint
+    if value is None or kind is Any:
+        return ""
+    if kind is dict or get_origin(kind) is dict:
+        return "" if isinstance(value, Mapping) else "; expected keys with values"
+    if isinstance(value, Mapping):
+        return "; expected no keys"
+    if get_origin(kind) is list and isinstance(value, list) and any(isinstance(part, Mapping | list) for part in value):
+        return "; expected a list without lists or keys in it"
+    if kind is str and not (isinstance(value, str) and value):
+        return "; expected text (a number as text takes quotes of its own: \"'7'\")"
+    if kind is bool and not isinstance(value, str) and value not in (0, 1):
+        return "; expected true or false"
     return ""
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """Yield what is in lists and mappings, however deep."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
