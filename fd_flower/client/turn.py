@@ -17,7 +17,7 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
-from fd_flower.core.storage import Memory
+from fd_flower.core.storage import Memory, Position
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.kind import Predictor, predicted
 from fd_flower.tasks.world import World
@@ -288,8 +288,8 @@ class Turn(Generic[C]):
 
     # --- what is kept
 
-    def close(self) -> None:
-        """Write the memory, where the turn asked for it.
+    def close(self) -> Position | None:
+        """Write the memory, where the turn asked for it, and return the turn that is in it then; else None.
 
         Raises
         ------
@@ -297,7 +297,7 @@ class Turn(Generic[C]):
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
         if not self._asked or self.closing:
-            return
+            return None
         if self._personal:
             self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
         for name, module in self._modules.items():
@@ -314,6 +314,7 @@ class Turn(Generic[C]):
                 )
         # A device keeps no other record of what the run was: whoever uses its model later needs to know.
         self._memory.write(self._moment, self._tensors, {"settings": self.world.settings.text})
+        return self._moment
 
 
 class ClientContext(Context):

@@ -12,6 +12,10 @@ class RunError(RuntimeError):
     """The run was asked for correctly and could not go on."""
 
 
+class StateError(RunError):
+    """A simulated client's memory is not what it was, so the run cannot go on."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``" (did you mean 'rounds'?)"`` where the spelling of a known word is near, else the known words."""
     words = sorted(known)

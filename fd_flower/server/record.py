@@ -4,20 +4,25 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flwr.app import MetricRecord
+from safetensors import SafetensorError
 
 from fd_flower.config import Settings
 from fd_flower.config.registry import short_name
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.storage import Position, reason
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.resume import Standing, changes, code
 from fd_flower.tasks.world import World
 from fd_flower.wire import Weights
 from fd_flower.wire.replies import Reply
@@ -44,6 +49,7 @@ class Record:
         self.closing = False
         self._on_line = on_line
         self._lines: list[dict[str, Any]] = []
+        self._written = 0
         self._global: dict[str, Any] | None = None
         run = settings.run
         for key, path in (("run.out", run.out), ("run.resume", run.resume)):
@@ -58,20 +64,29 @@ class Record:
             Path(where) / "clients" if where else Path(tempfile.gettempdir()) / f"fd-flower-{self.run_key}"
         )
 
-    def open(self) -> Checkpoint | None:
+    def open(self, begun: Standing) -> Checkpoint | None:
         """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
 
-        Called once the run has been found possible, so that a refused one leaves no folder behind.
+        Called once the run has been found possible, so that a refused one leaves no folder behind. The folder is locked
+        until ``release``.
+
+        Parameters
+        ----------
+        begun : Standing
+            Where the run stands before round one, as this process sees it.
 
         Raises
         ------
         InvalidInputError
-            Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone.
+            Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone, or
+            its options, data or lines are not what they were, or another run writes it.
         """
+        self._standing = begun
         if self.folder is None:
             out = self.settings.run.out
             self.folder = RunFolder.create(out, self.settings, self.run_key) if out else None
             return None
+        self.folder.lock()
         found = Checkpoint.read(self.folder.path, self.settings.method)
         done = found.round if found else 0
         if self.folder.finished and done < self.settings.server.rounds and not self.settings.run.keep:
@@ -79,10 +94,38 @@ class Record:
                 f"{self.folder.path} is finished and its clients' memory is gone; "
                 "a run that is to go on after its end needs run.keep=true"
             )
-        if done < self.settings.server.rounds or not self.folder.finished:
-            self.folder.cut(done, ended=done >= self.settings.server.rounds)
-        self.folder.update(self.settings)
+        if found:
+            self._written = sum(line["round"] <= done and not line.get("closing") for line in self.folder.lines())
+            found.standing.check(begun, self._written, str(self.folder.path))
+            history = found.standing.history(code(self.settings.method), done)
+            self._standing = replace(begun, code=history, remembered=found.standing.remembered)
+        with self._writing():
+            if done < self.settings.server.rounds or not self.folder.finished:
+                self.folder.cut(done, ended=done >= self.settings.server.rounds)
+            self.folder.update(self.settings)
         return found
+
+    def standing(self, remembered: Mapping[str, Position]) -> Standing:
+        """Return where the run stands with the lines that are not written yet."""
+        lines = self._written + sum(not line.get("closing") for line in self._lines)
+        return replace(self._standing, lines=lines, remembered=dict(remembered))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise RunError where the folder cannot be written, with what to do."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            path = self.folder.path if self.folder else ""
+            raise RunError(
+                f"{path} cannot be written ({reason(error)}): make room, or let it be written, and resume by "
+                f"run.resume={path}"
+            ) from None
+
+    def release(self) -> None:
+        """Let other runs into the folder."""
+        if self.folder is not None:
+            self.folder.release()
 
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
@@ -157,9 +200,11 @@ class Record:
         if self._lines:
             self._lines[0]["global"] = self._global
         if self.folder is not None:
-            self.folder.append(self._lines)
-            if checkpoint is not None:
-                checkpoint.write(self.folder.path, self.settings.method)
+            with self._writing():
+                self.folder.append(self._lines)
+                if checkpoint is not None:
+                    checkpoint.write(self.folder.path, self.settings.method)
+            self._written += sum(not line.get("closing") for line in self._lines)
         for line in self._lines:
             if self._on_line:
                 self._on_line(line)
@@ -186,13 +231,14 @@ class Record:
             "engine": ENGINES.get(engine, "local"),
             "model": settings.model.name,
             "data": _described(settings, world),
-            "versions": versions(),
+            "versions": versions() | ({"changed": changed} if (changed := changes(self._standing.code)) else {}),
             "task": world.kind.name,
             "references": world.kind.references(world),
             "evaluated": {"global": evaluated, "personal": "trained" if evaluated == "aggregated" else evaluated},
         }
-        self.folder.finish(facts)
-        report.draw(self.folder)
+        with self._writing():
+            self.folder.finish(facts)
+            report.draw(self.folder)
 
 
 def _described(settings: Settings, world: World) -> dict[str, Any]:
