@@ -2,6 +2,7 @@
 
 import secrets
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from fd_flower.core.errors import InvalidInputError, StateError
@@ -20,14 +21,26 @@ def write(state: Path, run_key: str) -> str:
     folder = state / run_key
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for old in folder.glob("nonce-*"):
-            old.unlink()
+        _unlink(folder)
         _file(state, run_key, nonce).touch()
     except OSError as error:
         raise InvalidInputError(
             f"clients' memory cannot be kept in {folder} ({reason(error)}): name another folder by run.out"
         ) from None
     return nonce
+
+
+def remove(state: Path, run_key: str) -> None:
+    """Remove the nonce of a run that has ended, and folders that held nothing else."""
+    with suppress(OSError):
+        _unlink(state / run_key)
+        (state / run_key).rmdir()
+        state.rmdir()
+
+
+def _unlink(folder: Path) -> None:
+    for file in folder.glob("nonce-*"):
+        file.unlink()
 
 
 def need(state: Path, run_key: str, nonce: str) -> None:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from fd_flower.config import Settings
 from fd_flower.config.registry import short_name
+from fd_flower.core import nonce
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.storage import Position, reason
 from fd_flower.core.versions import versions
@@ -212,7 +213,9 @@ class Record:
 
     def forget(self) -> None:
         """Remove the hosted clients' memory, unless it is to be kept."""
-        if not self.settings.run.keep:
+        if self.settings.run.keep:
+            nonce.remove(Path(self.state), self.run_key)
+        else:
             shutil.rmtree(self.state, ignore_errors=True)
 
     def finish(self, *, clients: int, engine: str, evaluated: str, rounds: int, world: World) -> None:
