@@ -175,7 +175,7 @@ def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     head = [sorted(about.items()), [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]]
     value = zlib.crc32(json.dumps(head).encode())
     for name in names:
-        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), value)
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
     return f"{value:08x}"
 
 
