@@ -19,9 +19,10 @@ from helpers.tiny import brief
 
 from fd_flower import methods
 from fd_flower.cli import main
-from fd_flower.config import SECTIONS, Settings, registry, settings
+from fd_flower.config import SECTIONS, DataConfig, Settings, registry, settings
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import RULE
+from fd_flower.results import reproduce
 
 PLACES = ("run.resume", "run.out")
 """Where a run lives: they may be any path."""
@@ -131,6 +132,19 @@ def test_a_value_of_another_kind_says_what_was_expected(word: str, said: str):
     with pytest.raises(InvalidInputError) as caught:
         settings("fd", [word])
     assert str(caught.value) == said
+
+
+def test_text_that_no_path_could_have_is_refused():
+    with pytest.raises(InvalidInputError, match="expected at most 255 bytes between slashes"):
+        settings("fd", [f"data.source=/a/{'x' * 256}"])
+    assert settings("fd", [f"data.source=/a/{'x' * 255}"]).data.source.count("x") == 255
+
+
+@pytest.mark.parametrize("text", ["7", "true", "a b", "[a", "it's"])
+def test_the_command_that_repeats_a_run_keeps_text_as_text(text: str):
+    chosen = Settings("fd", data=DataConfig(label=text))
+    words = shlex.split(reproduce.command(chosen.tree()))
+    assert settings("fd", words[words.index("--set") + 1]).data.label == text
 
 
 def test_a_number_in_quotes_is_text():

@@ -101,10 +101,8 @@ class Memory:
         try:
             save(self._path(position), tensors, about, lasting=self.lasting)
         except (OSError, SafetensorError) as error:
-            kind = RunError if self.lasting else StateError
-            raise kind(
-                f"client {self.client} cannot write its memory {self._path(position)}: {reason(error)}"
-            ) from None
+            said = f"client {self.client} cannot write its memory {self._path(position)} ({reason(error)})"
+            raise (RunError(said) if self.lasting else StateError(f"{said}: make room, and resume the run")) from None
         earlier_rounds = [m for m in known if m[0] < position[0]]
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)

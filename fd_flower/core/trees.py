@@ -12,6 +12,9 @@ from fd_flower.core.errors import InvalidInputError
 MISSING = "???"
 """What OmegaConf takes for a value that is still to be given."""
 
+LONGEST = 255
+"""Bytes of a file's name, which most text may be."""
+
 REFERENCE = "${"
 """What it takes for the start of a reference: to another key, or to a variable of whoever reads it."""
 
@@ -44,6 +47,14 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
     except Exception as error:  # as above, of any text
         raise InvalidInputError(f"set '{' '.join(words)}' cannot be read: {first_line(error)}") from None
     return plain(node, "set")
+
+
+def reads_back(text: str) -> bool:
+    """Whether words read this text as it is, and not as a number, true or nothing."""
+    try:
+        return read_words([f"x={text}"])["x"] == text
+    except InvalidInputError:
+        return False
 
 
 def plain(node: Any, where: str) -> dict[str, Any]:
@@ -109,6 +120,8 @@ def _unfit(value: Any) -> str:
             return "; expected a value, references are not looked up"
         if isinstance(leaf, str) and not leaf.isprintable():
             return "; expected text without control characters"
+        if isinstance(leaf, str) and any(len(part.encode()) > LONGEST for part in leaf.split("/")):
+            return f"; expected at most {LONGEST} bytes between slashes, as in a path"
     return ""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fd_flower import config
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.trees import reads_back
 
 HERE_ALONE = ("run.out", "run.resume", "run.keep")  # say where a run lives, not what it computes
 
@@ -43,8 +44,10 @@ def command(tree: Mapping[str, Any], engine: str = "local") -> str:
 
 def _word(key: str, value: Any) -> str:
     """Return ``key=value`` as `config.settings` reads it; double quotes keep blanks together."""
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return f'{key}="{text}"' if isinstance(value, str) and shlex.quote(text) != text else f"{key}={text}"
+    if not isinstance(value, str):
+        return f"{key}={json.dumps(value, separators=(',', ':'))}"
+    text = value if reads_back(value) else "'" + value.replace("'", "''") + "'"
+    return f'{key}="{text}"' if shlex.quote(text) != text else f"{key}={text}"
 
 
 def _in_double_quotes(text: str) -> str:
