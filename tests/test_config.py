@@ -85,7 +85,7 @@ def test_another_loss_is_chosen_without_the_recipes_arguments():
         ("client.weighting=sample", "client.weighting is 'sample'"),
         ('data.source="a b', "set .* cannot be read: No closing quotation"),
         ("data.split=[0.5", "set 'data.split=.0.5' cannot be read"),
-        ("server.rounds=${nothing}", "set .* cannot be read"),
+        ("server.rounds=${nothing}", "server.rounds is '..nothing.'; expected a value, references are not looked up"),
         ("recipe=fdd", "no recipe 'fdd' .did you mean"),
         ("run.resume=/nowhere", "run.resume: /nowhere holds no run"),
     ],

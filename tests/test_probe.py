@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from fd_flower.client import Turn
-from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import Memory
 from fd_flower.tasks.probe import probe

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from helpers.grids import Spoilt, hosts
+from helpers.resumed import again, assert_same, outcome, started
 from helpers.tasks import task
-from helpers.tiny import figures, rounds, start, toy_settings
-from safetensors.torch import load_file
+from helpers.tiny import rounds, start
 
 from fd_flower import methods
-from fd_flower.config import ServerConfig, settings
+from fd_flower.config import ServerConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.results import RunFolder
@@ -24,19 +23,6 @@ from fd_flower.server.checkpoint import FILE, Checkpoint
 
 class Killed(BaseException):
     """What ends a process, which no ``except Exception`` holds up."""
-
-
-STEADY = {"fedkd": "server.energy_start=0.95 server.energy_end=0.95"}
-"""A schedule that ends with the run would make one with more rounds another from its start on."""
-
-
-def started(method: str, folder: Path, rounds: int, changes: str = "") -> Any:
-    steady = f"client.schedule=constant {STEADY.get(method, '')}"
-    return toy_settings(method, f"{steady} run.out={folder} server.rounds={rounds} {changes}")
-
-
-def again(method: str, folder: Path, changes: str = "") -> Any:
-    return settings(method, f"run.resume={folder} {changes}")
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +37,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return folders[method]
 
     return run
-
-
-def outcome(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, torch.Tensor]]:
-    """Return a run's figures, what its summary says of them, and its checkpoint."""
-    run = RunFolder.open(folder)
-    summary = {key: run.summary[key] for key in ("accuracy", "retrieval", "calibration", "bytes") if key in run.summary}
-    summary["bytes"].pop("wire", None)
-    return figures(run.lines()), summary, load_file(folder / FILE)
-
-
-def assert_same(folder: Path, other: Path) -> None:
-    lines, summary, knowledge = outcome(folder)
-    lines_of_other, summary_of_other, knowledge_of_other = outcome(other)
-    assert lines == lines_of_other
-    assert summary == summary_of_other
-    assert knowledge.keys() == knowledge_of_other.keys()
-    assert all(torch.equal(knowledge[key], knowledge_of_other[key]) for key in knowledge)
 
 
 @pytest.mark.parametrize("method", methods.names())

@@ -9,7 +9,8 @@ import pytest
 from fd_flower import methods
 from fd_flower.config import SECTIONS, ClientConfig, one_of, option, settings
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.schema import MISSING, Options, section
+from fd_flower.core.schema import Options, section
+from fd_flower.core.trees import MISSING
 
 
 @dataclass(frozen=True)

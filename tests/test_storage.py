@@ -1,13 +1,17 @@
 """A client finds what it left in its last turn, whatever was killed, played again or came too late."""
 
+import socket
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Linear, Module
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core import storage
+from fd_flower.core.errors import InvalidInputError, RunError, StateError
 from fd_flower.core.storage import Memory
 
 
@@ -139,8 +143,66 @@ def test_tensors_that_share_memory_are_kept(memory: Memory):
     assert found["more"].tolist() == [2, 3, 4, 5]
 
 
-def test_a_torn_file_is_named_with_what_to_do(memory: Memory):
+@pytest.mark.parametrize("lasting", [False, True])
+def test_a_file_in_which_one_bit_has_flipped_is_named_with_what_to_do(tmp_path: Path, lasting: bool):
+    memory = Memory(tmp_path, "key", "0", lasting=lasting)
+    memory.write((1, 0), {**number(1), "whole": torch.arange(3), "none": torch.zeros(0, 2)}, {"settings": "mine"})
+    path = memory.folder / "1-0.safetensors"
+    whole = path.read_bytes()
+    assert memory.about() == {"settings": "mine"}
+    kind, cure = (InvalidInputError, "delete it") if lasting else (StateError, "put it back, or begin the run anew")
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(kind, match=f"1-0.safetensors cannot be read .*{cure}") as caught:
+            memory.read(None)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", bytes(range(256)) * 9, b"{}" * 40])
+def test_a_file_that_is_not_ours_is_named_with_what_to_do(memory: Memory, content: bytes):
     memory.write((1, 0), number(1))
-    (memory.folder / "1-0.safetensors").write_bytes(b"torn")
-    with pytest.raises(InvalidInputError, match=r"1-0.safetensors cannot be read .*; delete it to start as a newcomer"):
+    (memory.folder / "1-0.safetensors").write_bytes(content)
+    with pytest.raises(StateError, match=r"1-0.safetensors cannot be read .*; put it back, or begin the run anew"):
         memory.read(None)
+
+
+def test_tensors_of_somebody_else_are_not_taken_for_ours(memory: Memory):
+    memory.folder.mkdir(parents=True)
+    save_file(number(1), memory.folder / "1-0.safetensors")
+    with pytest.raises(StateError, match="it is not of FD-Flower"):
+        memory.read(None)
+
+
+def test_other_files_beside_the_memory_are_no_turns(memory: Memory):
+    memory.write((1, 0), number(1))
+    for name in ("closing", "1-0 (copy)", "x-y", "²-0"):
+        save_file(number(9), memory.folder / f"{name}.safetensors")
+    assert read(memory, None) == 1
+
+
+def test_a_client_that_remembers_less_than_expected_is_named_with_machine_and_path(tmp_path: Path):
+    memory = Memory(tmp_path, "key", "3", expected=(2, 0))
+    words = f"client 3 has lost its memory of round 2: {socket.gethostname()} has no {memory.folder}/2-0.safetensors"
+    with pytest.raises(StateError, match=words):
+        memory.read((3, 0))
+    memory.write((1, 0), number(1))
+    with pytest.raises(StateError, match=words):
+        memory.read((3, 0))
+    memory.write((2, 1), number(2))
+    assert read(memory, (3, 0)) == 2
+
+
+@pytest.mark.parametrize(("lasting", "kind"), [(False, StateError), (True, RunError)])
+def test_a_memory_that_cannot_be_written_says_why_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool, kind: type[RunError]
+):
+    def full(tensors: object, path: Path, about: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(storage, "save_file", full)
+    memory = Memory(tmp_path, "key", "3", lasting=lasting)
+    with pytest.raises(kind, match=r"client 3 cannot write its memory .*1-0.safetensors .*No space left") as caught:
+        memory.write((1, 0), number(1))
+    assert type(caught.value) is kind
+    assert held(memory) == []

@@ -43,6 +43,8 @@ class Output:
             traceback.print_exception(error, file=sys.stderr)
         shown = isinstance(error, InvalidInputError | RunError | Interrupted)
         text = str(error) if shown else f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError) and error.filename and error.strerror:
+            text = f"{error.filename}: {error.strerror}"
         return " ".join(text.split()) or type(error).__name__
 
 

@@ -21,7 +21,7 @@ from fd_flower.cli.paths import modules_of
 from fd_flower.cli.progress import Listener, Tail
 from fd_flower.cli.superlink import ended_in_order, superlink
 from fd_flower.core.errors import InvalidInputError, RunError
-from fd_flower.results.folder import LINES
+from fd_flower.results.folder import LINES, RunFolder, need_no_run, writable
 
 LOG = "flower.log"
 REFUSAL = re.compile(r"^(?:[\w.]*\.)?InvalidInputError: (.+)$", re.MULTILINE)  # the last line of a traceback
@@ -59,10 +59,11 @@ def run(order: Order, hear: Listener) -> None:
     Raises
     ------
     InvalidInputError
-        Where the server refuses what was ordered.
+        Where the server refuses what was ordered, or the folder cannot be written or holds a run that goes on.
     RunError
         Where Flower does not come up, or the run ends in any way but well.
     """
+    need_room(order)
     with TemporaryDirectory(prefix="fd-flower-", ignore_cleanup_errors=True) as folder, ended_in_order():
         project = Path(folder, "fd-flower")
         project.mkdir()
@@ -71,6 +72,23 @@ def run(order: Order, hear: Listener) -> None:
         own = superlink(program("flower-superlink"), environment, project) if order.lab is None else nullcontext()
         with own:
             _submit_and_follow(order, hear, project, environment)
+
+
+def need_room(order: Order) -> None:
+    """Refuse a folder in which this run cannot be, before anything is started and its log is written there.
+
+    Raises
+    ------
+    InvalidInputError
+        Where it cannot be written, holds another run, or another run is writing it.
+    """
+    writable(order.out)
+    if order.settings.run.resume:
+        folder = RunFolder.open(order.out)
+        folder.lock()
+        folder.release()
+    else:
+        need_no_run(order.out)
 
 
 def pyproject(order: Order) -> str:
@@ -133,7 +151,6 @@ def _federation(order: Order) -> str:
 
 
 def _submit_and_follow(order: Order, hear: Listener, project: Path, environment: dict[str, str]) -> None:
-    order.out.mkdir(parents=True, exist_ok=True)
     lines, log = Tail(order.out / LINES), order.out / LOG
     command = [program("flwr"), "run", str(project), "--stream"]
     command += [] if order.lab else ["--federation-config", _federation(order)]

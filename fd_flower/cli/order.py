@@ -46,5 +46,5 @@ class Order:
         """The command that resumes this run."""
         change = shlex.quote(paths.path_word("run.resume", self.out))
         task = ["--task", self.task] if self.task else []
-        lab = ["--on", str(self.lab)] if self.lab else []
-        return " ".join(["fd-flower", "run", self.method, "--set", change, *task, *lab])
+        where = ["--on", str(self.lab)] if self.lab else ["--engine", self.engine] if self.engine != "local" else []
+        return " ".join(["fd-flower", "run", self.method, "--set", change, *task, *where])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fd_flower.core.dotted import is_dotted
+from fd_flower.core.trees import reads_back
 
 if TYPE_CHECKING:
     from fd_flower.config import Settings
@@ -100,7 +101,8 @@ def _source(name: str, folder: Path) -> str:
         return name
     looks = name.startswith((".", "~", "/")) or ("/" in name and not HUB_NAME.fullmatch(name))
     path = absolute(name, folder)
-    return str(path) if looks or path.exists() else name
+    # A name may be too long for a path, which `Path.exists` does not forgive.
+    return str(path) if looks or os.path.exists(path) else name  # noqa: PTH110
 
 
 def _encoder(name: str, folder: Path) -> str:
@@ -110,4 +112,4 @@ def _encoder(name: str, folder: Path) -> str:
 
 
 def _quoted(text: str) -> str:
-    return text if PLAIN.fullmatch(text) else "'" + text.replace("'", "''") + "'"
+    return text if PLAIN.fullmatch(text) and reads_back(text) else "'" + text.replace("'", "''") + "'"

@@ -42,18 +42,20 @@ def superlink(program: str, environment: Mapping[str, str], folder: Path) -> Ite
     command = [program, "--insecure", "--simulation", "--isolation", "subprocess"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     log = folder.with_name("superlink.log")
-    with log.open("wb") as output:
-        link = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
     groups: set[int] = set()
+    link = None
     try:
+        with log.open("wb") as output:
+            link = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+            )
         wait_until_it_listens(link, port, log)
         groups |= groups_below(link.pid)
         yield
     finally:
         with _undisturbed():
-            end(link, groups | groups_below(link.pid))
+            if link is not None:
+                end(link, groups | groups_below(link.pid))
 
 
 @contextmanager

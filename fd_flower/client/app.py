@@ -1,5 +1,6 @@
 """The ClientApp that gives each client of a node its turn."""
 
+import json
 from collections.abc import Callable, Iterator
 
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
@@ -7,12 +8,12 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, StateError
 from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
 from fd_flower.training import one_thread
-from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, records, unfold
+from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, unfold
 
 RAISED = 2
 """Flower's error code for a client that raised."""
@@ -55,9 +56,13 @@ class App(ClientApp):
             contents = unfold(message.content)
             if message.metadata.message_type == HANDSHAKE and not contents:
                 return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)
-            node = Node(header, context)
+            try:
+                node = Node(header, context)
+            except StateError as error:
+                return Message(fold(dict.fromkeys(contents, Error(STATE, str(error))), {}), reply_to=message)
             answers = {client: self._answer(client, content, node, message) for client, content in contents.items()}
-            return Message(fold(answers, {}), reply_to=message)
+            kept = json.dumps(node.kept)
+            return Message(fold(answers, {REMEMBERED: kept} if node.kept else {}), reply_to=message)
 
     def _answer(self, client: str, content: RecordDict | Error, node: Node, message: Message) -> RecordDict | Error:
         """Run one client's turn and return its reply, or its error."""
@@ -81,9 +86,12 @@ class App(ClientApp):
                 reply = super().__call__(inner, own)
             if reply.has_error():
                 return reply.error
-            turn.close()
+            if (position := turn.close()) is not None and turn.world.hosted:
+                node.kept[client] = position
             node.keep(own)
             return protocol.outgoing(kind, reply.content)
+        except StateError as error:
+            return Error(STATE, str(error))
         except Exception as error:
             # A client's failure is that client's alone, whatever it is; the server names it and goes on.
             return Error(RAISED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

@@ -13,17 +13,18 @@ from flwr.app import ConfigRecord, Context, RecordDict
 
 from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
+from fd_flower.core import nonce
 from fd_flower.core.checksum import checksum
 from fd_flower.core.client import LONGEST, NAME, is_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
-from fd_flower.core.storage import Memory
+from fd_flower.core.storage import Memory, Position
 from fd_flower.core.versions import package_sources, sources, versions
 from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.tasks.world import World, device, world
 from fd_flower.training import one_thread
-from fd_flower.wire.envelope import one_line
+from fd_flower.wire.envelope import one_line, remembered
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there."""
@@ -50,12 +51,16 @@ class Node:
     ------
     InvalidInputError
         For a node-config with a key that is missing, misspelled or wrong.
+    StateError
+        On a host that does not see what the server wrote into the folder of its clients' memory.
     """
 
     def __init__(self, header: ConfigRecord, context: Context) -> None:
         check_header(header)
         self.context = context
         self.header = header
+        self.kept: dict[str, Position] = {}
+        """Hosted clients that had their turn in this message -> the turn, where it is in their memory."""
         config = context.node_config
         for key in config:
             if key not in KEYS and (near := get_close_matches(key, KEYS, n=1, cutoff=0.85)):
@@ -81,6 +86,8 @@ class Node:
             if path is not None and not Path(path).is_absolute():
                 raise InvalidInputError(f"{key} is the relative path '{path}' on a node; give an absolute one")
         self.state = Path(state)
+        if not named and "nonce" in header:
+            nonce.need(self.state, str(header["run-key"]), str(header["nonce"]))
         self.settings = self._settings(read_settings(str(header.get("settings", ""))))
         self.peers = allowed(peers, "peer-keys")
         self.secret = None if secret is None else Path(secret)
@@ -126,7 +133,15 @@ class Node:
         """Return a client's memory; a device may lose its power, so what it writes has to reach the disk."""
         if self.client not in (None, client):
             raise InvalidInputError(f"this is the device of client '{self.client}', not of '{client}'")
-        return Memory(self.state, str(self.header["run-key"]), client, lasting=self.client is not None)
+        run_key = str(self.header["run-key"])
+        if self.client is not None:
+            return Memory(self.state, run_key, client, lasting=True)
+        return Memory(self.state, run_key, client, expected=self._remembered.get(client))
+
+    @cached_property
+    def _remembered(self) -> dict[str, Position]:
+        """The turns that the server knows hosted clients to remember."""
+        return remembered(self.header)
 
     def capabilities(self, client: str) -> ConfigRecord:
         """Answer the handshake for a client: what it has."""
@@ -198,8 +213,8 @@ def check_header(header: ConfigRecord) -> None:
         if key == "class-names":
             if not isinstance(value, list) or not all(isinstance(v, str) and len(v) <= LONGEST for v in value):
                 raise InvalidInputError(
-                    f"the message's header has {reprlib.repr(value)} for 'class-names'; expected the names of classes, of "
-                    f"at most {LONGEST} characters"
+                    f"the message's header has {reprlib.repr(value)} for 'class-names'; expected names of at most "
+                    f"{LONGEST} characters"
                 )
         elif key != "layout" and not isinstance(value, int | str):
             raise InvalidInputError(f"the message's header has {reprlib.repr(value)} for '{key[:50]}'; expected text")

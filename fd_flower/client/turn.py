@@ -17,7 +17,7 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
-from fd_flower.core.storage import Memory
+from fd_flower.core.storage import Memory, Position
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Predictor, predicted
@@ -319,8 +319,10 @@ class Turn(Generic[C]):
 
     # --- what is kept
 
-    def close(self) -> None:
-        """Write the memory, where the turn asked for it; that of the closing message where no turn reads it.
+    def close(self) -> Position | None:
+        """Write the memory, where the turn asked for it, and return the turn that is in it then; else None.
+
+        What the closing message evaluated is written where no turn reads it.
 
         Raises
         ------
@@ -328,7 +330,7 @@ class Turn(Generic[C]):
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
         if not self._asked:
-            return
+            return None
         if self._personal:
             self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
         for name, module in self._modules.items():
@@ -347,8 +349,9 @@ class Turn(Generic[C]):
         about = {"settings": self.world.settings.text}
         if self.closing:
             self._memory.close(self._tensors, about)
-        else:
-            self._memory.write(self._moment, self._tensors, about)
+            return None
+        self._memory.write(self._moment, self._tensors, about)
+        return self._moment
 
 
 class ClientContext(Context):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.schema import Options, one_of, option
+from fd_flower.core.schema import Options, names, one_of, option
 
 PARTITIONS = (
     "iid",
@@ -30,7 +30,7 @@ class DataConfig(Options):
 
     section = "data"
 
-    source: Any = "digits"
+    source: Any = names("digits")
     """`digits`, a hub name, a folder of Parquet files or class folders, a list of these (`data.partition=domain`)."""
     clients: int = option(10, least=1)
     """Number of hosted clients; on devices all that answer the handshake take part."""

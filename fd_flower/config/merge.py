@@ -8,10 +8,6 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from fd_flower.config import registry
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
@@ -22,7 +18,8 @@ from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
 from fd_flower.config.server import ServerConfig
 from fd_flower.core.errors import InvalidInputError, nearest
-from fd_flower.core.schema import MISSING, first_line, plain, section
+from fd_flower.core.schema import section
+from fd_flower.core.trees import check_plain, laid, read_file, read_words, within
 
 
 @dataclass(frozen=True)
@@ -99,27 +96,23 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     resumed = next((_value(word) for word in dotted if word.startswith("run.resume=")), None)
     if resumed and recipe:
         raise InvalidInputError("recipe cannot be changed on resume; only server.rounds and run.device can")
-    base = OmegaConf.create(read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method))
-    try:
-        chosen = OmegaConf.from_dotlist(dotted)
-        for key in sorted(OmegaConf.missing_keys(chosen)):  # a merge would leave them out
-            raise InvalidInputError(f"{key} is '{MISSING}'; expected a value")
-        loss = OmegaConf.select(chosen, "client.objective")
-        if loss is not None and loss != OmegaConf.select(base, "client.objective"):
-            # The recipe's arguments are another loss's.
-            OmegaConf.update(base, "client.objective_args", {}, merge=False, force_add=True)
-        tree = plain(OmegaConf.merge(base, chosen), "set")
-    except (OmegaConfBaseException, YAMLError) as error:
-        raise InvalidInputError(f"set '{' '.join(dotted)}' cannot be read: {first_line(error)}") from None
+    base = read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method)
+    chosen = read_words(dotted)
+    check_plain(chosen)
+    loss = within(chosen, "client").get("objective")
+    if loss is not None and loss != within(base, "client").get("objective"):
+        client = {**within(base, "client"), "objective_args": {}}  # the recipe's arguments are another loss's
+        base = {**base, "client": client}
+    tree = laid(base, chosen)
     if resumed:
-        task = str(tree.pop("task"))
-        tree["run"]["out"] = resumed
+        task = str(tree.pop("task", ""))
+        tree = laid(tree, {"run": {"out": resumed}})
     return _settings(method, task, tree)
 
 
 def _value(word: str) -> str:
     """Return what ``key=value`` says, its YAML quotes taken off."""
-    return str(plain(OmegaConf.from_dotlist([f"x={word.partition('=')[2]}"]), word, resolve=False)["x"])
+    return str(read_words([f"x={word.partition('=')[2]}"])["x"])
 
 
 def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, Any]:
@@ -134,7 +127,7 @@ def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, An
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise InvalidInputError(f"run.resume: {folder} holds no run; expected the folder that a run left behind")
-    tree = plain(OmegaConf.load(path), str(path), resolve=False)
+    tree = read_file(path)
     if tree.pop("method", None) != method:
         raise InvalidInputError(f"run.resume: {folder} holds a run of another method than '{method}'")
     tree.pop("run_key", None)

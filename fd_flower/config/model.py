@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fd_flower.core.schema import Options, option
+from fd_flower.core.schema import Options, names, option
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class ModelConfig(Options):
 
     section = "model"
 
-    name: Any = "cnn"
+    name: Any = names("cnn")
     """One architecture (`resnet8:0.5` for half the width), torchvision's classifiers by name among them, your own
     `package.module:Net`, a named group or a list, cycled over the clients."""
     weights: str | None = None

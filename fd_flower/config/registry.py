@@ -14,12 +14,11 @@ from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import OmegaConf
-
 from fd_flower.config.sections import SECTIONS
 from fd_flower.core.dotted import imported, is_dotted, with_colon
 from fd_flower.core.errors import InvalidInputError, nearest
-from fd_flower.core.schema import plain, section
+from fd_flower.core.schema import section
+from fd_flower.core.trees import read_file
 
 if TYPE_CHECKING:
     from fd_flower.client import App
@@ -163,7 +162,7 @@ def read_recipe(name: str) -> dict[str, Any]:
     A method from outside need not have one: its defaults count then.
     """
     path = _recipe(name)
-    return {} if path is None else plain(OmegaConf.load(path), str(path), resolve=False)
+    return {} if path is None else read_file(path)
 
 
 def _recipe(name: str) -> Path | None:

@@ -1,6 +1,6 @@
 """The two ways in which a run can end badly: somebody asked for the wrong thing, or the run failed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -12,8 +12,20 @@ class RunError(RuntimeError):
     """The run was asked for correctly and could not go on."""
 
 
+class StateError(RunError):
+    """A simulated client's memory is not what it was, so the run cannot go on."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'rounds'?)"`` where a known word is near, else the known words."""
+    """``" (did you mean 'rounds'?)"`` where the spelling of a known word is near, else the known words."""
     words = sorted(known)
-    close = get_close_matches(word, words, n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else f" (known: {', '.join(words)})"
+    close = _near(word.lower(), {name.lower(): name for name in words})
+    return f" (did you mean '{close}'?)" if close else f" (known: {', '.join(words)})"
+
+
+def _near(word: str, known: Mapping[str, str]) -> str | None:
+    """Return the known word that differs in few letters, begins with the word, or has its letters in another order."""
+    close = get_close_matches(word, known, n=1, cutoff=0.7)
+    close += [name for name in known if len(word) > 2 and name.startswith(word)]
+    close += [name for name in known if sorted(name) == sorted(word)]
+    return known[close[0]] if close else None

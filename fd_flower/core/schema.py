@@ -7,25 +7,22 @@
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
-from math import isfinite
-from types import NoneType
-from typing import Any, ClassVar, Protocol, TypeVar, get_args, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
+from omegaconf.errors import OmegaConfBaseException
 
 from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.core.trees import check_plain, first_line, plain
 
 T = TypeVar("T")
 
 RULE = "rule"
 """Key of a field's metadata: what its values must fulfill."""
-
-MISSING = "???"
-"""What OmegaConf takes for a value that is still to be given."""
 
 
 def option(
@@ -48,6 +45,11 @@ def option(
         Bounds that are not.
     """
     return _field(default, _Range(least, above, most, below))
+
+
+def names(default: Any) -> Any:
+    """Return a field of one name or a list of them that is not empty."""
+    return _field(default, _Names())
 
 
 def one_of(*known: Any, default: Any) -> Any:
@@ -75,12 +77,14 @@ def check(cls: type, section: str, values: Mapping[str, Any]) -> None:
     Raises
     ------
     InvalidInputError
-        For a value outside its range, and for any that is missing or not finite.
+        For a value of another kind or outside its range, and for any that is missing, not finite or a reference.
     """
+    hints = get_type_hints(cls)
     for key, value in values.items():
-        refused = _unfit(value)
-        rule = _rule(cls, key)
-        if rule and not refused and not (value is None and NoneType in get_args(get_type_hints(cls)[key])):
+        check_plain({key: value}, section)
+        rule, optional = _rule(cls, key), NoneType in get_args(hints[key])
+        refused = _unlike(hints[key], value)
+        if rule and not refused and not (value is None and optional):
             refused = rule(value)
         if refused:
             raise InvalidInputError(f"{section}.{key} is {value!r}{refused}")
@@ -95,15 +99,18 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
         For an unknown key (names the nearest), a wrong type, or a value outside its range.
     """
     own: type = cls  # a key of caches, for which mypy does not take a type[T]
-    node, usual = copy.deepcopy(_blank(own)), _usual(own)
+    node, usual, hints = copy.deepcopy(_blank(own)), _usual(own), _hints(own)
     for key, value in values.items():
-        if key in usual and type(value) is type(usual[key]) and value == usual[key]:
+        if key not in usual:
+            raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, usual)}")
+        if type(value) is type(usual[key]) and value == usual[key]:
             continue  # as it is already; an update takes a tenth of a millisecond, and a run has a hundred options
+        check_plain({key: value}, name)
+        if refused := _unlike(hints[key], value):  # before OmegaConf makes text of a number, and true of 2
+            raise InvalidInputError(f"{name}.{key} is {value!r}{refused}")
         try:
             OmegaConf.update(node, key, value)
-        except (ConfigAttributeError, ConfigKeyError):
-            raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, usual)}") from None
-        except ValidationError as error:
+        except (OmegaConfBaseException, TypeError) as error:  # a list where a mapping is expected is a TypeError
             raise InvalidInputError(f"{name}.{key} is {value!r}: {first_line(error)}") from None
     chosen = plain(node, name)
     check(cls, name, chosen)
@@ -124,23 +131,9 @@ def _usual(cls: type) -> Mapping[str, Any]:
     return plain(_blank(cls), cls.__name__)
 
 
-def plain(node: Any, where: str, *, resolve: bool = True) -> dict[str, Any]:
-    """Return what OmegaConf read as plain values.
-
-    Raises
-    ------
-    InvalidInputError
-        For anything but keys with values.
-    """
-    tree = OmegaConf.to_container(node, resolve=resolve)
-    if not isinstance(tree, dict):
-        raise InvalidInputError(f"{where} holds {type(tree).__name__}; expected keys like 'client:' with values")
-    return {str(key): value for key, value in tree.items()}
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says."""
-    return str(error).splitlines()[0]
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return get_type_hints(cls)
 
 
 class _Rule(Protocol):
@@ -187,6 +180,13 @@ class _Choice:
         return nearest(wrong[0], self.known) if wrong else ""
 
 
+@dataclass(frozen=True)
+class _Names:
+    def __call__(self, value: Any) -> str:
+        parts = value if isinstance(value, list | tuple) else [value]
+        return "" if parts and all(isinstance(part, str) for part in parts) else "; expected a name or a list of names"
+
+
 def _field(default: Any, rule: _Rule) -> Any:
     if isinstance(default, list):
         return field(default_factory=lambda: copy.copy(default), metadata={RULE: rule})
@@ -199,22 +199,23 @@ def _rule(cls: type, key: str) -> _Rule | None:
     return next((f.metadata[RULE] for f in own if f is not None and RULE in f.metadata), None)
 
 
-def _unfit(value: Any) -> str:
-    """Return why a value is refused in any field, as a rule does."""
-    for leaf in _leaves(value):
-        if isinstance(leaf, str) and leaf == MISSING:
-            return "; expected a value"
-        if isinstance(leaf, float) and not isfinite(leaf):
-            return "; expected a finite number"
+def _unlike(hint: Any, value: Any) -> str:
+    """Return why a value is not of a field's kind, as a rule does, where reading it would make another one of it."""
+    kind = next((part for part in get_args(hint) if part is not NoneType), hint) if _is_union(hint) else hint
+    if value is None or kind is Any:
+        return ""
+    if kind is dict or get_origin(kind) is dict:
+        return "" if isinstance(value, Mapping) else "; expected keys with values"
+    if isinstance(value, Mapping):
+        return "; expected no keys"
+    if get_origin(kind) is list and isinstance(value, list) and any(isinstance(part, Mapping | list) for part in value):
+        return "; expected a list without lists or keys in it"
+    if kind is str and not (isinstance(value, str) and value):
+        return "; expected text (a number as text takes quotes of its own: \"'7'\")"
+    if kind is bool and not isinstance(value, str) and value not in (0, 1):
+        return "; expected true or false"
     return ""
 
 
-def _leaves(value: Any) -> Iterator[Any]:
-    """Yield what is in lists and mappings, however deep."""
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, list | tuple):
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield value
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)

@@ -1,15 +1,28 @@
 """A client's state between rounds: memory-mapped files, written atomically, the same in every engine."""
 
+import json
 import os
 import re
+import socket
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, RunError, StateError
+
+CHECKSUM = "checksum"
+"""Name, among a file's words, of its own checksum."""
+
+POSITION = re.compile(r"(\d+)-(\d+)")
+"""How a memory's files are named."""
+
+Position = tuple[int, int]
+"""A turn: a round, and the place of its exchange."""
 
 CLOSING = "closing.safetensors"
 """What a client's closing message evaluated, beside its memory; no round reads it."""
@@ -30,48 +43,69 @@ class Memory:
     client : str
         The client's id.
     lasting : bool
-        What is written outlives a loss of power, too.
+        What is written outlives a loss of power, too: a device's. Such a client may lose its memory and go on as a
+        newcomer, a simulated one may not.
+    expected : Position | None
+        The turn that the server knows the client to remember.
     """
 
-    def __init__(self, state: Path, run_key: str, client: str, *, lasting: bool = False) -> None:
+    def __init__(
+        self, state: Path, run_key: str, client: str, *, lasting: bool = False, expected: Position | None = None
+    ) -> None:
+        self.client = client
         self.lasting = lasting
+        self.expected = expected
         self.folder = state / run_key / re.sub(r"[^\w-]", lambda m: f"%{ord(m[0]):x}", client)
 
-    def read(self, position: tuple[int, int] | None) -> dict[str, Tensor]:
+    def read(self, position: Position | None) -> dict[str, Tensor]:
         """Return the newest tensors from before ``position`` (round, place of the exchange); empty for a newcomer.
 
         With ``position=None`` the newest of all. They are mapped from disk; writing to them leaves the file as it is.
+
+        Raises
+        ------
+        InvalidInputError
+            For a file that cannot be read.
+        StateError
+            For that of a simulated client, and where it remembers less than expected.
         """
-        earlier = [m for m in self._positions() if position is None or m < position]
-        if not earlier:
-            return {}
-        path = self._path(earlier[-1])
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InvalidInputError(
-                f"the memory {path} cannot be read ({error}); delete it to start as a newcomer"
-            ) from None
+        earlier = [m for m in self.positions() if position is None or m < position]
+        if self.expected is not None and earlier[-1:] < [self.expected]:
+            raise StateError(
+                f"client {self.client} has lost its memory of round {self.expected[0]}: {socket.gethostname()} has no "
+                f"{self._path(self.expected)}; put it back, or begin the run anew"
+            )
+        return self._load(earlier[-1])[0] if earlier else {}
 
     def about(self) -> dict[str, str]:
         """Return the words that were written beside the newest tensors."""
-        positions = self._positions()
-        if not positions:
-            return {}
-        with safe_open(self._path(positions[-1]), "pt") as file:
-            return file.metadata() or {}
+        positions = self.positions()
+        return self._load(positions[-1])[1] if positions else {}
 
-    def write(
-        self, position: tuple[int, int], tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
-    ) -> None:
+    def _load(self, position: Position) -> tuple[dict[str, Tensor], dict[str, str]]:
+        path = self._path(position)
+        try:
+            return load(path)
+        except InvalidInputError as error:
+            if self.lasting:
+                raise InvalidInputError(f"the memory {error}; delete it to start as a newcomer") from None
+            raise StateError(
+                f"the memory of client {self.client}, {error}; put it back, or begin the run anew"
+            ) from None
+
+    def write(self, position: Position, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
         """Keep these tensors as those of ``position``, atomically; a turn that comes too late writes nothing.
 
         ``about`` are words that stay beside them.
         """
-        known = self._positions()
+        known = self.positions()
         if known and known[-1] > position:
             return
-        save(self._path(position), tensors, about, lasting=self.lasting)
+        try:
+            save(self._path(position), tensors, about, lasting=self.lasting)
+        except (OSError, SafetensorError) as error:
+            said = f"client {self.client} cannot write its memory {self._path(position)} ({reason(error)})"
+            raise (RunError(said) if self.lasting else StateError(f"{said}: make room, and resume the run")) from None
         earlier_rounds = [m for m in known if m[0] < position[0]]
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)
@@ -80,11 +114,13 @@ class Memory:
         """Keep what the closing message evaluated, atomically, where no turn reads it; ``about`` as in ``write``."""
         save(self.folder / CLOSING, tensors, about, lasting=self.lasting)
 
-    def _positions(self) -> list[tuple[int, int]]:
-        names = self.folder.glob("*-*.safetensors") if self.folder.is_dir() else ()
-        return sorted((int(r), int(e)) for r, _, e in (p.stem.partition("-") for p in names))
+    def positions(self) -> list[Position]:
+        """Return the turns that there are files of, in their order."""
+        names = self.folder.glob("*.safetensors") if self.folder.is_dir() else ()
+        found = (POSITION.fullmatch(path.stem) for path in names)
+        return sorted((int(match[1]), int(match[2])) for match in found if match)
 
-    def _path(self, position: tuple[int, int]) -> Path:
+    def _path(self, position: Position) -> Path:
         return self.folder / f"{position[0]}-{position[1]}.safetensors"
 
 
@@ -102,24 +138,72 @@ def save(
         place = plain.untyped_storage().data_ptr()
         apart[name] = plain.clone() if place in places else plain  # safetensors refuses tied weights
         places.add(place)
+    words = about or {}
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}")
-    save_file(apart, draft, about)
-    if lasting:
-        _flush(draft)
+    try:
+        save_file(apart, draft, {**words, CHECKSUM: _checksum(apart, words)})
+        if lasting:
+            flush(draft)
+    except (OSError, SafetensorError):
+        draft.unlink(missing_ok=True)  # a full disk has no room for what is of no use
+        raise
     draft.replace(path)
     if lasting:
-        _flush(path.parent)
+        flush(path.parent)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return what ``save`` wrote: tensors, mapped from disk, and the words about them.
+
+    Raises
+    ------
+    InvalidInputError
+        For a file that cannot be read, that ``save`` did not write, or in which anything has changed since.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except Exception as error:  # what a parser makes of any bytes has no end
+        raise InvalidInputError(f"{path} cannot be read ({reason(error)})") from None
+    checksum = about.pop(CHECKSUM, None)
+    if checksum != _checksum(tensors, about):
+        what = "its checksum is another: it was changed or damaged" if checksum else "it is not of FD-Flower"
+        raise InvalidInputError(f"{path} cannot be read ({what})")
+    return tensors, about
+
+
+def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    """Return the CRC-32 of tensors and words, with all that is said of them; it is for accidents, not for attackers."""
+    names = sorted(tensors)
+    head = [sorted(about.items()), [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]]
+    value = zlib.crc32(json.dumps(head).encode())
+    for name in names:
+        value = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def reason(error: Exception) -> str:
+    """Return what went wrong with a file, in one line."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there as a whole or not at all."""
+    """Write a file so that it is there as a whole or not at all, also after a loss of power."""
     draft = path.with_name(f"{path.name}.draft")
-    draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        flush(draft)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
     draft.replace(path)
+    flush(path.parent)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Bring a file, or which files a folder has, from the system's memory to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

@@ -2,22 +2,26 @@
 
 import json
 import math
+import os
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
+from filelock import FileLock
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from fd_flower.config import DataConfig, Settings
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.schema import plain
-from fd_flower.core.storage import replace_file
+from fd_flower.core.lock import locked
+from fd_flower.core.storage import flush, reason, replace_file
+from fd_flower.core.trees import read_file
 from fd_flower.results.summary import summarize
 
+RUN_KEY = re.compile("[0-9a-f]{16}")
 CONFIG, LINES, SUMMARY, CURVES, REPORT = "config.yaml", "rounds.jsonl", "summary.json", "curves.png", "report.html"
 
 
@@ -43,24 +47,26 @@ class RunFolder:
         self.left_out = frozenset(left_out)
         self.config = self._of_its_data(config)
         self.run_key = run_key
+        self._lock: FileLock | None = None
 
     @classmethod
     def create(cls, path: str | Path, settings: Settings, run_key: str, left_out: Collection[str] = ()) -> "RunFolder":
-        """Begin a run in a folder of its own; ``left_out`` as the attribute.
+        """Begin a run in a folder of its own, which is locked until its release; ``left_out`` as the attribute.
 
         Raises
         ------
         InvalidInputError
-            Where the folder already holds a run.
+            Where the folder already holds a run, or cannot be written.
         """
-        path = Path(path)
-        if any((path / name).exists() for name in (CONFIG, LINES)):
-            raise InvalidInputError(
-                f"{path} already holds a run: go on with it by run.resume={path}, or name another run.out"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, settings.tree(), run_key, left_out)
-        folder._write_config()
+        folder = cls(Path(path), settings.tree(), run_key, left_out)
+        writable(folder.path)
+        folder.lock()
+        try:
+            need_no_run(folder.path)
+            folder._write_config()
+        except BaseException:
+            folder.release()
+            raise
         return folder
 
     @classmethod
@@ -77,17 +83,25 @@ class RunFolder:
             raise InvalidInputError(
                 f"{path} holds no run (it has no {CONFIG}): expected the folder that a run left behind"
             )
-        try:
-            config = plain(OmegaConf.load(path / CONFIG), str(path / CONFIG))
-        except (YAMLError, OmegaConfBaseException) as error:
-            raise InvalidInputError(f"{path / CONFIG} cannot be read: {str(error).splitlines()[0]}") from None
+        config = read_file(path / CONFIG)
         if not {"run_key", "method"} <= config.keys():
             raise InvalidInputError(
                 f"{path / CONFIG} is no run's: expected 'method', 'run_key' and the sections of the options"
             )
         run_key = config.pop("run_key")
+        if not (isinstance(run_key, str) and RUN_KEY.fullmatch(run_key)):
+            raise InvalidInputError(f"{path / CONFIG} has the run_key {run_key!r}; expected 16 hexadecimal digits")
         written = config.get("data") or {}
         return cls(path, config, run_key, {f.name for f in fields(DataConfig)} - written.keys())
+
+    def lock(self) -> None:
+        """Keep other runs out of the folder; InvalidInputError where one is in it."""
+        self._lock = locked(self.path)
+
+    def release(self) -> None:
+        """Let other runs in."""
+        if self._lock is not None:
+            self._lock.release()
 
     @cached_property
     def settings(self) -> Settings:
@@ -108,7 +122,8 @@ class RunFolder:
         replace_file(self.path / CONFIG, OmegaConf.to_yaml(OmegaConf.create({"run_key": self.run_key, **self.config})))
 
     def append(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Add lines to ``rounds.jsonl``: one write, after which they are the system's to keep."""
+        """Add lines to ``rounds.jsonl``: one write, after which they are on the disk."""
+        new = not (self.path / LINES).exists()
         with (self.path / LINES).open("a+b") as file:
             end = file.tell()
             file.seek(max(end - 1, 0))
@@ -116,6 +131,10 @@ class RunFolder:
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
             file.write("".join(map(_line, lines)).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            flush(self.path)
 
     def lines(self) -> list[dict[str, Any]]:
         """Read ``rounds.jsonl``; a last line without its end is what a killed process left and does not count.
@@ -126,15 +145,21 @@ class RunFolder:
             Where another line cannot be read.
         """
         path = self.path / LINES
-        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        try:
+            text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        except OSError as error:
+            raise InvalidInputError(f"{path} cannot be read: {reason(error)}") from None
         lines = []
         for number, line in enumerate(text.split("\n")[:-1], start=1):
             try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
+                read = json.loads(line)
+            except (ValueError, RecursionError):
+                read = None
+            if not isinstance(read, dict) or type(read.get("round")) is not int:
                 raise InvalidInputError(
-                    f"{path} line {number} is not JSON: the file was changed by hand, mend it"
-                ) from None
+                    f"{path} line {number} is no line of a run, JSON with a round: the file was changed, mend it"
+                )
+            lines.append(read)
         return lines
 
     def cut(self, after_round: int, *, ended: bool = False) -> None:
@@ -162,13 +187,37 @@ class RunFolder:
             raise InvalidInputError(
                 f"{self.path} has no {SUMMARY}: the run is not finished, go on by run.resume={self.path}"
             )
-        return json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+        try:
+            summary = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InvalidInputError(f"{self.path / SUMMARY} cannot be read: {reason(error)}") from None
+        if not isinstance(summary, dict):
+            raise InvalidInputError(f"{self.path / SUMMARY} holds {type(summary).__name__}; expected a run's summary")
+        return summary
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write ``summary.json`` and return the summary; ``facts`` are those of ``summarize``."""
         summary = _finite(summarize(self.lines(), facts))
         replace_file(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         return summary
+
+
+def need_no_run(path: Path) -> None:
+    """Refuse a folder that holds a run."""
+    if any((path / name).exists() for name in (CONFIG, LINES)):
+        raise InvalidInputError(
+            f"{path} already holds a run: go on with it by run.resume={path}, or name another run.out"
+        )
+
+
+def writable(path: Path) -> None:
+    """Make a folder where there is none; InvalidInputError where nothing can be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path, prefix=".", suffix=".try"):
+            pass
+    except OSError as error:
+        raise InvalidInputError(f"{path} cannot be written ({reason(error)}): name another folder by run.out") from None
 
 
 def _line(values: Mapping[str, Any]) -> str:

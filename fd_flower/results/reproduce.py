@@ -6,10 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from fd_flower import config
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.trees import reads_back
 
 HERE_ALONE = ("run.out", "run.resume", "run.keep")  # say where a run lives, not what it computes
 
@@ -54,10 +53,10 @@ def command(tree: Mapping[str, Any], engine: str = "local") -> str:
 
 def _word(key: str, value: Any) -> str:
     """Return ``key=value`` as `config.settings` reads it; double quotes keep blanks together."""
-    if isinstance(value, str) and yaml.safe_load(value) != value:  # "", "1e3", "null"
-        return f"{key}={shlex.quote(json.dumps(value))}"
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return f'{key}="{text}"' if isinstance(value, str) and shlex.quote(text) != text else f"{key}={text}"
+    if not isinstance(value, str):
+        return f"{key}={json.dumps(value, separators=(',', ':'))}"
+    text = value if reads_back(value) else "'" + value.replace("'", "''") + "'"
+    return f'{key}="{text}"' if shlex.quote(text) != text else f"{key}={text}"
 
 
 def _in_double_quotes(text: str) -> str:

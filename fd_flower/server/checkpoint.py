@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.storage import save
+from fd_flower.core.storage import load, save
+from fd_flower.server.resume import Standing
 from fd_flower.wire import Knowledge
 
 FILE = "checkpoint/knowledge.safetensors"
@@ -14,14 +13,16 @@ FILE = "checkpoint/knowledge.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The server's knowledge, public and private, after a round."""
+    """The server's knowledge, public and private, after a round, and where the run stands."""
 
     round: int
     knowledge: Knowledge
+    standing: Standing
 
     def write(self, folder: Path, method: str) -> None:
         """Replace the checkpoint of the run in this folder."""
-        save(folder / FILE, self.knowledge.flat(), {"round": str(self.round), "method": method}, lasting=True)
+        about = {"round": str(self.round), "method": method, "standing": self.standing.text}
+        save(folder / FILE, self.knowledge.flat(), about, lasting=True)
 
     @classmethod
     def read(cls, folder: Path, method: str) -> "Checkpoint | None":
@@ -36,13 +37,11 @@ class Checkpoint:
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as file:
-                about = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError) as error:
-            raise InvalidInputError(f"the checkpoint {path} cannot be read: {error}") from None
-        if about.get("method") != method:
+            tensors, about = load(path)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"the checkpoint {error}; put it back, or begin another run") from None
+        if about.get("method") != method or "standing" not in about:
             raise InvalidInputError(
                 f"the checkpoint {path} is of the method '{about.get('method')}', not of '{method}'"
             )
-        return cls(int(about["round"]), Knowledge.of(tensors))
+        return cls(int(about["round"]), Knowledge.of(tensors), Standing.read(about["standing"]))

@@ -21,6 +21,7 @@ from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.record import Record
+from fd_flower.server.resume import Standing
 from fd_flower.server.sanity import fault
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
@@ -94,22 +95,33 @@ class Driver:
         should_stop: ShouldStop | None,
     ) -> Result:
         """Play the rounds that are left, close the run and write its summary; parameters are Flower's."""
+        try:
+            return self._play(self._begin(initial_arrays), train_config, evaluate_config, evaluate_fn, should_stop)
+        finally:
+            if self.record.folder is None:  # nobody can resume it
+                self.record.forget()
+            self.record.release()
+
+    def _play(
+        self,
+        done: int,
+        train_config: ConfigRecord,
+        evaluate_config: ConfigRecord,
+        evaluate_fn: EvaluateFn | None,
+        should_stop: ShouldStop | None,
+    ) -> Result:
+        """Play the rounds after those that are done."""
         strategy, result, begun = self.strategy, Result(), time.monotonic()
-        done = self._begin(initial_arrays)
         strategy.summary()
         result.arrays = strategy.show()
         if evaluate_fn and not done:
             _keep(result.evaluate_metrics_serverapp, 0, evaluate_fn(0, result.arrays))
-        try:
-            for number in range(done + 1, self.last + 1):
-                self._train(number, result, train_config)
-                self._evaluate(number, result, evaluate_config, evaluate_fn)
-                if should_stop is not None and should_stop(number, result) and number < self.last:
-                    self._stop(number, result, evaluate_config, evaluate_fn)
-                    break
-        finally:
-            if self.record.folder is None:  # nobody can resume it
-                self.record.forget()
+        for number in range(done + 1, self.last + 1):
+            self._train(number, result, train_config)
+            self._evaluate(number, result, evaluate_config, evaluate_fn)
+            if should_stop is not None and should_stop(number, result) and number < self.last:
+                self._stop(number, result, evaluate_config, evaluate_fn)
+                break
         if self.lost and len(self.lost) == self.last:
             raise RunError(f"all {self.last} rounds are lost, the last one because {self.lost[-1]}")
         log(INFO, "%s rounds in %.1f s", self.last - done, time.monotonic() - begun)
@@ -126,8 +138,12 @@ class Driver:
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:
         """Take the checkpoint, or what the method knows before round one; return the rounds that are done."""
         strategy, done = self.strategy, 0
-        checkpoint = self.record.open(strategy.clients, plain=self.host.plain)
+        settings, key, hosted = strategy.settings, self.record.run_key, strategy.hosted
+        begun = Standing.of(settings, key, strategy.world, strategy.clients, hosted=hosted)
+        checkpoint = self.record.open(begun, strategy.clients, plain=self.host.plain)
+        self.host.mark()
         if checkpoint is not None:
+            self.host.remembered = dict(checkpoint.standing.remembered)
             strategy.knowledge, done = checkpoint.knowledge, checkpoint.round
         else:
             if initial_arrays:
@@ -137,8 +153,8 @@ class Driver:
                 strategy.knowledge = Knowledge(strategy.initial_knowledge(strategy.clients))
         if why := fault(strategy.knowledge, strategy.config.max_entry):
             raise InvalidInputError(f"what the server starts from cannot be used: {why} (server.max_entry)")
-        if strategy.hosted:
-            simulated_key(strategy.settings.privacy, self.record.state, self.record.run_key)
+        if hosted:
+            simulated_key(settings.privacy, self.record.state, key)
         return done
 
     def _train(self, number: int, result: Result, config: ConfigRecord) -> None:
@@ -160,7 +176,8 @@ class Driver:
         with one_thread():
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
         _keep(result.evaluate_metrics_serverapp, number, metrics)
-        kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge)
+        standing = self.record.standing(self.host.remembered)
+        kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
         self.record.write(metrics, kept)
 
     def _stop(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:

@@ -1,6 +1,7 @@
 """The Grid that shows clients where Flower shows nodes: a node may host one client (a device) or many."""
 
 import atexit
+import json
 import secrets
 import shutil
 import tempfile
@@ -8,18 +9,21 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from fd_flower.config import Settings, registry
+from fd_flower.core import nonce
 from fd_flower.core.client import Client, answered, grouped
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import name_message
 from fd_flower.core.keys import allowed, keys_of
+from fd_flower.core.storage import Position
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
-from fd_flower.wire.envelope import HANDSHAKE, fold, records, unfold
+from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, remembered, unfold
 from fd_flower.wire.traffic import Bytes, size_of
 
 REPLY_LIMIT = 64 * 2**20
@@ -62,6 +66,8 @@ class HostGrid(Grid):
     class_names : tuple[str, ...]
         The run's classes in the order of their numbers: ``data.class_names``, or what most devices call theirs, in the
         order of the first of these.
+    remembered : dict[str, Position]
+        Hosted client -> the newest turn that it is known to remember.
     """
 
     def __init__(
@@ -69,6 +75,7 @@ class HostGrid(Grid):
     ) -> None:
         self._grid = grid
         self._settings = settings
+        self.remembered: dict[str, Position] = {}
         run_key = run_key or secrets.token_hex(8)
         if not state:
             state = tempfile.mkdtemp(prefix="fd-flower-")
@@ -104,7 +111,20 @@ class HostGrid(Grid):
         """
         host = cls(grid, settings)
         host.handshake()
+        host.mark()
         return host
+
+    def mark(self) -> None:
+        """Leave a nonce where hosted clients keep their memory; every message names it from now on.
+
+        Raises
+        ------
+        InvalidInputError
+            Where nothing can be written there.
+        """
+        if self.hosted:
+            state, run_key = Path(str(self._header["state"])), str(self._header["run-key"])
+            self._header["nonce"] = nonce.write(state, run_key)
 
     # --- who is there
 
@@ -405,7 +425,9 @@ class HostGrid(Grid):
             if self.plain:
                 content = inner[0].content
             else:
-                content = fold({self.client(m.metadata.dst_node_id).id: m.content for m in inner}, self._header)
+                contents = {self.client(m.metadata.dst_node_id).id: m.content for m in inner}
+                known = {client: self.remembered[client] for client in contents if client in self.remembered}
+                content = fold(contents, {**self._header, REMEMBERED: json.dumps(known)} if known else self._header)
             self.bytes.wire += size_of(content)
             outer.append(Message(content, home, kind, group_id=group))
         starts = self._starts() if outer else {}
@@ -432,11 +454,15 @@ class HostGrid(Grid):
                 answers = unfold(reply.content)
             except InvalidInputError as error:
                 return [Message(Error(LOST, str(error)), reply_to=m) for m in asked]
+            if self.hosted:
+                self.remembered |= remembered(records(reply.content, ConfigRecord)[HEADER])
         split = []
         limit = self._settings.server.max_reply_mb * 2**20
         for message in asked:
             lost = Error(LOST, "its node answered without it")
             answer = answers.get(self.client(message.metadata.dst_node_id).id, lost)
+            if isinstance(answer, Error) and answer.code == STATE and self.hosted:
+                raise RunError(answer.reason)
             if isinstance(answer, RecordDict) and (size := size_of(answer)) > limit:
                 answer = Error(LOST, f"its reply has {size / 2**20:.1f} MB; server.max_reply_mb is {limit / 2**20:g}")
             if isinstance(answer, RecordDict):

@@ -4,23 +4,27 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flwr.app import MetricRecord
+from safetensors import SafetensorError
 
 from fd_flower.config import Settings
 from fd_flower.config.registry import short_name, strategy
+from fd_flower.core import nonce
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.storage import CLOSING
+from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.storage import CLOSING, Position, reason
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
 from fd_flower.server.checkpoint import FILE, Checkpoint
 from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.resume import Standing, changes, code
 from fd_flower.tasks.facts import data_facts, model_facts, not_for_tasks
 from fd_flower.tasks.world import World
 from fd_flower.wire import Weights
@@ -49,6 +53,7 @@ class Record:
         self.closing = False
         self._on_line = on_line
         self._lines: list[dict[str, Any]] = []
+        self._written = 0
         self._global: dict[str, Any] | None = None
         run = settings.run
         for key, path in (("run.out", run.out), ("run.resume", run.resume)):
@@ -63,24 +68,37 @@ class Record:
             Path(where) / "clients" if where else Path(tempfile.gettempdir()) / f"fd-flower-{self.run_key}"
         )
 
-    def open(self, clients: Sequence[Client], *, plain: bool = False) -> Checkpoint | None:
+    def open(self, begun: Standing, clients: Sequence[Client], *, plain: bool = False) -> Checkpoint | None:
         """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
 
-        Called once the run has been found possible, so that a refused one leaves no folder behind. What ``data.*`` says
-        of data that these clients do not have is not written; ``plain``: their apps know nothing of FD-Flower.
+        Called once the run has been found possible, so that a refused one leaves no folder behind. The folder is locked
+        until ``release``.
+
+        Parameters
+        ----------
+        begun : Standing
+            Where the run stands before round one, as this process sees it.
+        clients : Sequence[Client]
+            What ``data.*`` says of data that these do not have is not written.
+        plain : bool
+            Whether their apps know nothing of FD-Flower.
 
         Raises
         ------
         InvalidInputError
-            Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone.
+            Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone, or
+            its options, data or lines are not what they were, or another run writes it.
         """
+        self._standing = begun
         if self.folder is None:
             if out := self.settings.run.out:
                 tasks = {client.task for client in clients}
                 task = tasks.pop() if len(tasks) == 1 else self.settings.task
                 left_out = not_for_tasks() if task or plain else ()
                 self.folder = RunFolder.create(out, replace(self.settings, task=task), self.run_key, left_out)
+                self._standing = replace(begun, settings=self.folder.settings.text)  # as a resume reads it
             return None
+        self.folder.lock()
         found = Checkpoint.read(self.folder.path, self.settings.method)
         done = found.round if found else 0
         if self.folder.finished and done < self.settings.server.rounds and not self.settings.run.keep:
@@ -88,10 +106,38 @@ class Record:
                 f"{self.folder.path} is finished and its clients' memory is gone; "
                 "a run that is to go on after its end needs run.keep=true"
             )
-        if done < self.settings.server.rounds or not self.folder.finished:
-            self.folder.cut(done, ended=done >= self.settings.server.rounds)
-        self.folder.update(self.settings)
+        if found:
+            self._written = sum(line["round"] <= done and not line.get("closing") for line in self.folder.lines())
+            found.standing.check(begun, self._written, str(self.folder.path))
+            history = found.standing.history(code(self.settings.method), done)
+            self._standing = replace(begun, code=history, remembered=found.standing.remembered)
+        with self._writing():
+            if done < self.settings.server.rounds or not self.folder.finished:
+                self.folder.cut(done, ended=done >= self.settings.server.rounds)
+            self.folder.update(self.settings)
         return found
+
+    def standing(self, remembered: Mapping[str, Position]) -> Standing:
+        """Return where the run stands with the lines that are not written yet."""
+        lines = self._written + sum(not line.get("closing") for line in self._lines)
+        return replace(self._standing, lines=lines, remembered=dict(remembered))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Raise RunError where the folder cannot be written, with what to do."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            path = self.folder.path if self.folder else ""
+            raise RunError(
+                f"{path} cannot be written ({reason(error)}): make room, or let it be written, and resume by "
+                f"run.resume={path}"
+            ) from None
+
+    def release(self) -> None:
+        """Let other runs into the folder."""
+        if self.folder is not None:
+            self.folder.release()
 
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
@@ -170,9 +216,11 @@ class Record:
         if self._lines:
             self._lines[0]["global"] = self._global
         if self.folder is not None:
-            self.folder.append(self._lines)
-            if checkpoint is not None:
-                checkpoint.write(self.folder.path, self.settings.method)
+            with self._writing():
+                self.folder.append(self._lines)
+                if checkpoint is not None:
+                    checkpoint.write(self.folder.path, self.settings.method)
+            self._written += sum(not line.get("closing") for line in self._lines)
         for line in self._lines:
             if self._on_line:
                 self._on_line(line)
@@ -180,7 +228,9 @@ class Record:
 
     def forget(self) -> None:
         """Remove the hosted clients' memory, unless it is to be kept."""
-        if not self.settings.run.keep:
+        if self.settings.run.keep:
+            nonce.remove(Path(self.state), self.run_key)
+        else:
             shutil.rmtree(self.state, ignore_errors=True)
 
     def finish(self, *, clients: Sequence[Client], host: HostGrid, evaluated: str, rounds: int, world: World) -> None:
@@ -200,14 +250,15 @@ class Record:
             "engine": ENGINES.get(host.engine, "local"),
             "model": model_facts(world, clients, plain=host.plain),
             "data": data_facts(world, clients, plain=host.plain),
-            "versions": versions(),
+            "versions": versions() | ({"changed": changed} if (changed := changes(self._standing.code)) else {}),
             "task": world.kind.name,
             "references": world.kind.references(world),
             "evaluated": {"global": evaluated, "personal": "trained" if evaluated == "aggregated" else evaluated},
             "state": self._state_of(evaluated, hosted=world.hosted),
         }
-        self.folder.finish(facts)
-        report.draw(self.folder)
+        with self._writing():
+            self.folder.finish(facts)
+            report.draw(self.folder)
 
     def _state_of(self, point: str, *, hosted: bool) -> str | None:
         """Return where the models are that the figures of everybody's classes belong to; None: they are not kept."""

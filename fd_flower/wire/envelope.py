@@ -22,6 +22,11 @@ REASON = 2000
 
 LAYOUT = 16 * 2**20
 """Characters of a message's layout, at most: some 100,000 clients."""
+REMEMBERED = "remembered"
+"""Key in it, of hosted clients both ways: client -> the newest turn that is in the client's memory, as JSON."""
+
+STATE = 4
+"""Error code of a simulated client whose memory is not what it was: the run ends."""
 
 HANDSHAKE = "query.fd_flower"
 """Message type of the handshake: never plain ``query``, since a user's app may have one."""
@@ -48,6 +53,12 @@ def whole(record: ConfigRecord | MetricRecord, key: str, default: int) -> int:
     if not isinstance(value, int | float):
         raise InvalidInputError(f"{key} is {value!r}; expected a whole number")
     return int(value)
+
+
+def remembered(header: ConfigRecord) -> dict[str, tuple[int, int]]:
+    """Return which turns a header says that clients remember: client -> (round, place of the exchange)."""
+    known = json.loads(str(header.get(REMEMBERED, "{}")))
+    return {client: (int(round), int(place)) for client, (round, place) in known.items()}
 
 
 def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool | list[str]]) -> RecordDict:

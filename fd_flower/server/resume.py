@@ -1,0 +1,130 @@
+"""What a run that goes on has in common with the one that was cut off, kept beside what the server knows."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from logging import WARNING
+from typing import Any, Self
+
+from fd_flower.config import Settings
+from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
+from fd_flower.core.storage import Position
+from fd_flower.core.versions import package_sources, sources, versions
+from fd_flower.results.reproduce import flatten
+from fd_flower.tasks.world import World
+
+FREE = ("server.rounds", "run.device", "run.out", "run.resume")
+"""Options that may be others in a resumed run."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands after a round, beside what its server knows.
+
+    Attributes
+    ----------
+    settings : str
+        ``Settings.text``.
+    run_key : str
+        The run's own key.
+    data : dict[str, str]
+        Checksums of the data that evaluate, and of what hosted clients hold.
+    lines : int
+        Lines of ``rounds.jsonl``, without those of a closing message.
+    code : list[dict[str, Any]]
+        Which code played the rounds ``after`` one.
+    remembered : dict[str, Position]
+        Hosted client -> the newest turn that it remembers.
+    """
+
+    settings: str
+    run_key: str
+    data: dict[str, str]
+    lines: int = 0
+    code: list[dict[str, Any]] = field(default_factory=list)
+    remembered: dict[str, Position] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, settings: Settings, run_key: str, world: World, clients: Sequence[Client], *, hosted: bool) -> Self:
+        """Return where a run stands before round one."""
+        held = [(c.id, c.model, c.checksum) for c in clients] if hosted else []
+        digest = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:12]
+        data = {"that evaluate": world.kind.copy(world), "of the clients": digest}
+        return cls(settings.text, run_key, data, code=[{"after": 0, **code(settings.method)}])
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what ``text`` says back."""
+        tree = json.loads(text)
+        remembered = {client: (int(round), int(place)) for client, (round, place) in tree.pop("remembered").items()}
+        return cls(**tree, remembered=remembered)
+
+    @property
+    def text(self) -> str:
+        """Everything as one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """Every option by its dotted key, defaults too, and the run key."""
+        return {**flatten(Settings.read(self.settings).tree()), "run_key": self.run_key}
+
+    def check(self, now: "Standing", lines: int, place: str) -> None:
+        """Refuse to go on from here with other options, data or lines.
+
+        Parameters
+        ----------
+        now : Standing
+            Where the resumed run would stand before round one.
+        lines : int
+            Lines that there are.
+        place : str
+            The run's folder, for errors.
+        """
+        there, here = self._options, now._options
+        changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+        words = [f"{key} is {here.get(key)}, was {there.get(key)}" for key in changed if key not in FREE]
+        if words:
+            raise InvalidInputError(
+                f"{place}/config.yaml was changed since its run was cut off: {'; '.join(words)}: put it back, or begin "
+                "another run"
+            )
+        for what, digest in self.data.items():
+            if digest != now.data[what]:
+                raise InvalidInputError(
+                    f"{place} cannot go on: the data {what} are other ones (checksum {now.data[what] or 'none'}, was "
+                    f"{digest or 'none'}): put them back, or begin another run"
+                )
+        if lines != self.lines:
+            raise InvalidInputError(
+                f"{place}/rounds.jsonl has {lines} lines of the rounds that are done, its checkpoint counts "
+                f"{self.lines}: put the file back, or begin another run"
+            )
+
+    def history(self, now: Mapping[str, Any], after: int) -> list[dict[str, Any]]:
+        """Return which code played which rounds, where what runs now goes on after this one; warn of other code."""
+        last = {key: value for key, value in self.code[-1].items() if key != "after"}
+        if last == now:
+            return self.code
+        log(WARNING, "the run goes on with other code (%s): its figures may be others", _difference(last, now))
+        return [*self.code, {"after": after, **now}]
+
+
+def code(method: str) -> dict[str, str]:
+    """Return which code runs here: versions, and the start of a SHA-256 of FD-Flower's sources and the method's."""
+    digest = hashlib.sha256((sources() + package_sources(method.rpartition(":")[0])).encode()).hexdigest()
+    return {**versions(), "sources": digest[:12]}
+
+
+def changes(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return, for the summary, what changed after which round."""
+    return "; ".join(f"after round {now['after']}: {_difference(before, now)}" for before, now in pairwise(history))
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    keys = [key for key in sorted(before.keys() | now.keys()) if key != "after" and before.get(key) != now.get(key)]
+    return ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in keys)
