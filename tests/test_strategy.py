@@ -94,7 +94,7 @@ def test_public_samples_that_differ_are_noticed(tmp_path: Path):
 
 def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path):
     knowledge = Knowledge([Weights({"w": torch.ones(2)})])
-    Checkpoint(3, knowledge, Standing(settings("fedavg").text, "", {})).write(tmp_path, "fedavg")
+    Checkpoint(3, knowledge, Standing(tiny_settings("fedavg").text, "", {})).write(tmp_path, "fedavg")
     found = Checkpoint.read(tmp_path, "fedavg")
     assert found is not None
     assert found.round == 3
