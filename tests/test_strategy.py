@@ -16,6 +16,7 @@ from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.resume import Standing
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World, described
 from fd_flower.wire import Knowledge, Weights
@@ -107,7 +108,8 @@ def test_public_samples_that_differ_are_noticed(tmp_path: Path):
 
 
 def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path):
-    Checkpoint(3, Knowledge([Weights({"w": torch.ones(2)})])).write(tmp_path, "fedavg")
+    knowledge = Knowledge([Weights({"w": torch.ones(2)})])
+    Checkpoint(3, knowledge, Standing(tiny_settings("fedavg").text, "", {})).write(tmp_path, "fedavg")
     found = Checkpoint.read(tmp_path, "fedavg")
     assert found is not None
     assert found.round == 3
