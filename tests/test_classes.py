@@ -328,7 +328,7 @@ def test_labels_beyond_the_model_are_refused_in_every_part():
         Samples(torch.zeros(2, 3), torch.tensor([0, 5])), train=Samples(torch.zeros(2, 3), torch.tensor([0, 1]))
     )
     with pytest.raises(
-        InvalidInputError, match=r"the test set has the label 5; its model '' has 2 classes, expected 0"
+        InvalidInputError, match=r"the test set has the label 5; Linear tells 2 classes apart, expected 0 to 1"
     ):
         here.kind.capabilities(here, "0", "")
     here = world(None, train=Samples(torch.zeros(2, 3), torch.tensor([[0, 1], [1, 0]])))

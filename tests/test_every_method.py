@@ -235,7 +235,7 @@ def test_nothing_is_written_but_the_run_and_the_clients_memory(
     kept = {parts for parts in written if parts[1] == "clients"}
     assert {parts[0] for parts in written} == {"run"}
     assert {parts[1] for parts in written - kept} == {
-        "config.yaml", "rounds.jsonl", "checkpoint", "curves.png", "report.html", "summary.json",
+        ".lock", "config.yaml", "rounds.jsonl", "checkpoint", "curves.png", "report.html", "summary.json",
     }  # fmt: skip
     assert all(len(parts) == 5 and parts[2] == folder.run_key and parts[3] in "012" for parts in kept)
 

@@ -257,7 +257,7 @@ def test_a_closing_message_to_which_every_reply_fails_is_an_error():
         return content if "public-logits" in content or not round else Error(2, "no memory left")
 
     with pytest.raises(RunError, match="round 2 has no usable reply: clients 0, 1, 2: no memory left"):
-        start_toy("fedmd", grid=InProcessGrid(Spoilt(methods.client_app("fedmd"), spoil)))
+        start_toy("fedmd", "server.evaluate=received", InProcessGrid(Spoilt(methods.client_app("fedmd"), spoil)))
 
 
 def test_what_200_clients_fail_by_is_logged_once(caplog: pytest.LogCaptureFixture):

@@ -62,7 +62,8 @@ ODD: dict[str, tuple[Answer, str]] = {
     "parts of samples": (changed(counts=[0.5, 19.5, 0.0]), "0.5 for 'counts'; expected whole numbers"),
     "endless samples": (changed(examples=2**62), "'examples'; expected whole numbers from 0 to"),
     "counts that do not add up": (changed(examples=21), "counts that add up to 20, and 21 samples"),
-    "another number of classes": (changed(classes=4, counts=[20, 0, 0, 0]), "[3, 4] classes apart"),
+    "another number of classes": (changed(classes=4, counts=[20, 0, 0, 0]), "tells 4 classes apart, client"),
+    "another shape": (changed(shape=[9]), "inputs of shape [9], client"),
     "labels that are no text": (changed(labels=[1, 2, 3]), "1 for 'labels'; expected text"),
     "an answer without end": (changed(more="a" * 2**21), "its answer is too long"),
     "nothing": (lambda record: ConfigRecord({}), "another app than FD-Flower's"),
@@ -101,7 +102,7 @@ def test_natural_order_takes_any_text():
 
 def test_of_two_devices_that_do_not_go_together_nobody_can_say_which_is_wrong(tmp_path: Path):
     grid = answering(tmp_path, changed(classes=4, counts=[20, 0, 0, 0]), 2)
-    with pytest.raises(InvalidInputError, match=r"\[3, 4\] classes apart"):
+    with pytest.raises(InvalidInputError, match="tells 3 classes apart, client 0's 4; expected one number"):
         start(toy_settings("fd"), grid)
 
 

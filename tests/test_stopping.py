@@ -53,7 +53,9 @@ def test_the_summary_says_where_it_was_stopped(tmp_path: Path):
 
 def test_clients_evaluate_what_they_received_last_though_no_round_was_due():
     lines = start(
-        toy_settings("fedmd", "server.rounds=5 server.evaluate_every=0"), hosts("fedmd"), should_stop=after(2)
+        toy_settings("fedmd", "server.rounds=5 server.evaluate_every=0 server.evaluate=received"),
+        hosts("fedmd"),
+        should_stop=after(2),
     )[2]
     evaluated = [
         (line["round"], line.get("closing", False), set(line["evaluations"])) for line in lines if "client" in line

@@ -170,7 +170,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_a_rounds_clock_counts_the_rounds_that_are_over_and_the_closing_message_is_the_end(moments: list[float]):
-    start_toy("fedmd", "client.objective=taid data.clients=1 server.rounds=4")
+    start_toy("fedmd", "client.objective=taid data.clients=1 server.rounds=4 server.evaluate=received")
     assert moments == pytest.approx([0, 1 / 4, 2 / 4, 3 / 4, 1])
 
 

@@ -118,7 +118,7 @@ def test_who_claims_nothing_still_hears(method, tmp_path):
 @BOTH
 def test_nothing_claimed_means_nothing_to_learn(method, announced, caplog):
     """Public samples far from everybody: every later round is about none, and clients train alone."""
-    _, lines = play(method, task=strangers)
+    _, lines = play(method, "data.public_batch=4", task=strangers)
     assert caplog.text.count("so clients receive nothing") == 4
     assert [len(announced[number]) for number in (1, 2, 3, 4)] == [4, 0, 0, 0]
     assert not any(line["failed"] for line in tiny.rounds(lines))

@@ -96,10 +96,10 @@ SAID: dict[str, Payload] = {
     "public keys": SumKeys(BYTES, BYTES, text([["0", ""], ["lab/7", "ab"]])),
     "sealed shares": SumShares(torch.zeros(2, 60, dtype=torch.uint8), text(["0", "lab/7"])),
     "commitments to shares": SumCommitments(torch.zeros(2, 2, 32, dtype=torch.uint8), BYTES[0]),
-    "masked numbers": Masked(torch.tensor([-(2**63), 5])),
+    "masked numbers": Masked(torch.tensor([-(2**63), 5]), torch.zeros(32, dtype=torch.uint8)),
     "opened shares": SumUnmask(text([]), torch.zeros(2, 16, dtype=torch.uint8)),
     "encrypted numbers": Encrypted(torch.zeros(7, dtype=torch.uint8), torch.tensor([3, 4]), BYTES[0], torch.tensor(9)),
-    "a decrypted sum": Opened(torch.rand(3, dtype=torch.float64)),
+    "a decrypted sum": Opened(torch.tensor([3, -(2**44), 0])),
     "pixel statistics": PixelStatistics(torch.rand(3, 1), torch.rand(3, 1), torch.tensor([True, False, True])),
 }
 

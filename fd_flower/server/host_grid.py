@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from fd_flower.config import Settings, registry
 from fd_flower.core import nonce
-from fd_flower.core.client import Client, answered, grouped
+from fd_flower.core.client import Client, answered, grouped, natural
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import name_message
 from fd_flower.core.keys import allowed, keys_of
@@ -167,9 +167,10 @@ class HostGrid(Grid):
             self._admit(answers)
         self._nodes = set(nodes)
         if not self.clients:
-            known = set(self.refused.values())
-            if self.hosted and len(known) == 1 and next(iter(known)).startswith(ASKED):  # the user's, for all alike
-                raise InvalidInputError(known.pop().removeprefix(ASKED))
+            reasons = [self.refused[who] for who in sorted(self.refused, key=natural)]
+            if self.hosted and all(why.startswith(ASKED) for why in reasons):  # the user's fault, for all alike
+                others = "" if len(set(reasons)) == 1 else f" (and {len(reasons) - 1} other clients likewise)"
+                raise InvalidInputError(reasons[0].removeprefix(ASKED) + others)
             raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
         return self.clients
 

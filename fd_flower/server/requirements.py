@@ -71,8 +71,8 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
                 f"client {client.id}'s model tells {client.classes} classes apart, client {first.id}'s "
                 f"{first.classes}; expected one number of classes"
             )
-        other = next(c for c in clients if c.model == client.model)
-        if client.shape != other.shape:
+        other = next(c for c in clients if c.model == client.model and (c.shape or c is client))
+        if client.shape and client.shape != other.shape:
             raise InvalidInputError(
                 f"client {client.id} has inputs of shape {list(client.shape)}, client {other.id} of "
                 f"{list(other.shape)}, and both have one model: bring images to one size with data.size"

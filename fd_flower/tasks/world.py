@@ -1,5 +1,6 @@
 """What one process holds of a run: its task's samples, resident on its device, and one module an architecture."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, lru_cache, partial
@@ -383,10 +384,10 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     names = tuple(config.class_names or ())
     task = replace(task, test=_named_test(settings), classes=names)
-    first = next((client for client in clients if client.shape and client.classes), None)
-    if first is None or task.kind is not None:
+    answers = Counter((client.shape, client.classes) for client in clients if client.shape and client.classes)
+    if not answers or task.kind is not None:
         return task
-    shape, classes = first.shape, first.classes
+    ((shape, classes), _), *_ = answers.most_common()  # one device that says something else is no reason for others
 
     def model(name: str) -> Module:
         return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights)
