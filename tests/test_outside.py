@@ -468,8 +468,8 @@ def test_installed_it_has_a_short_name_in_every_command_and_passes_its_own_test(
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path / "dist")]
     subprocess.run(build, cwd=OUTSIDE, check=True, capture_output=True)
     zipfile.ZipFile(*(tmp_path / "dist").glob("*.whl")).extractall(target)  # as an installer does with a pure wheel
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(target), *filter(None, sys.path)])}
-    environment["PYTHONPATH"] = environment["PYTHONPATH"].replace(f"{os.pathsep}{OUTSIDE}", "")
+    paths = os.pathsep.join([str(target), *filter(None, sys.path)]).replace(f"{os.pathsep}{OUTSIDE}", "")
+    environment = {**os.environ, "COLUMNS": "160", "PYTHONPATH": paths}
     command = [sys.executable, "-c", INSTALLED, str(OUTSIDE / "tests")]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -98,7 +98,8 @@ def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, no_wrap=True)
     for name in others:
-        table.add_column(name, overflow="fold")
+        longest = len("reconstruction") if name == "status" else None  # in one word, however narrow the terminal is
+        table.add_column(name, overflow="fold", min_width=longest)
     return table
 
 
