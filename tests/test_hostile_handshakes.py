@@ -24,7 +24,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server.host_grid import PLAIN
 from fd_flower.tasks.task import Task
-from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold
+from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, fold, remembered
 
 Answer = Callable[[ConfigRecord], ConfigRecord | Error]
 
@@ -201,6 +201,16 @@ def test_what_a_client_says_of_itself_is_read_strictly():
     for key, value in (("features", -1), ("classes", 2.0), ("counts", "12"), ("examples", True), ("public", None)):
         with pytest.raises(InvalidInputError, match=f"for '{key}'"):
             answered("a", {**honest, key: value})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"0": 7}', '{"0": ["a", 0]}', deep()],
+    ids=["torn", "a list", "a number", "no number", "nested"],
+)
+def test_what_hosted_clients_remember_is_read_or_costs_the_reply(text: str):
+    with pytest.raises(InvalidInputError, match="what clients remember cannot be read"):
+        remembered(ConfigRecord({REMEMBERED: text}))
 
 
 # --- what a device refuses
