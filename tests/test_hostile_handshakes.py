@@ -4,6 +4,7 @@ import json
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,19 @@ import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from helpers import mutations
+from helpers.deployment import partitions
 from helpers.grids import devices
 from helpers.mutations import deep
-from helpers.tiny import rounds, start, toy_settings
+from helpers.tasks import model, task
+from helpers.tiny import rounds, start, tiny_settings, toy_settings
 
 from fd_flower import methods
 from fd_flower.core.client import answered, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server.host_grid import PLAIN
-from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold
+from fd_flower.tasks.task import Task
+from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, fold, remembered
 
 Answer = Callable[[ConfigRecord], ConfigRecord | Error]
 
@@ -41,10 +45,10 @@ class Answering(ClientApp):
         return Message(changed if isinstance(changed, Error) else RecordDict({HEADER: changed}), reply_to=message)
 
 
-def answering(folder: Path, change: Answer, number: int = 3) -> InProcessGrid:
+def answering(folder: Path, change: Answer, number: int = 3, method: str = "fd") -> InProcessGrid:
     """Return a grid of devices 0, 1, ... of which the first answers the handshake otherwise."""
-    grid = devices("fd", str(folder), *map(str, range(number)))
-    grid._app = Answering(methods.client_app("fd"), change)
+    grid = devices(method, str(folder), *map(str, range(number)))
+    grid._app = Answering(methods.client_app(method), change)
     return grid
 
 
@@ -65,6 +69,13 @@ ODD: dict[str, tuple[Answer, str]] = {
     "another number of classes": (changed(classes=4, counts=[20, 0, 0, 0]), "tells 4 classes apart, client"),
     "another shape": (changed(shape=[9]), "inputs of shape [9], client"),
     "labels that are no text": (changed(labels=[1, 2, 3]), "1 for 'labels'; expected text"),
+    "fewer names than classes": (changed(labels=["a", "b"]), "names 2 classes, and its model tells 3 apart"),
+    "one name for all classes": (changed(labels=["a", "a", "a"]), "expected one or more names, each once"),
+    "names with a line's end": (changed(labels=["a\n", "b", "c"]), "expected text without control characters"),
+    "a name that is a reference": (changed(labels=["${oc.env:HOME}", "b", "c"]), "references are not looked up"),
+    "two sizes": (changed(sizes=[1, 2]), "[1, 2] for 'sizes'; expected its samples for training, validation and"),
+    "other features of one model": (changed(features=10**12), "has 1000000000000 features, client 1's 4"),
+    "a model's name with a line's end": (changed(model="a\nb"), "for 'model'; expected printable characters"),
     "an answer without end": (changed(more="a" * 2**21), "its answer is too long"),
     "nothing": (lambda record: ConfigRecord({}), "another app than FD-Flower's"),
     "no role": (lambda record: ConfigRecord({"id": "0"}), "cannot be read"),
@@ -84,6 +95,44 @@ def test_one_device_with_an_odd_answer_is_refused_and_named_and_the_run_goes_on(
     assert words in why
     assert len(why) <= 500
     assert rounds(lines)[-1]["replied"] == ["1", "2"]
+
+
+def choosy() -> Task:
+    """Return the toy task with models by name, as somebody may write it."""
+    return replace(task(), model={"small": model("small")}.__getitem__)
+
+
+@pytest.mark.parametrize("method", ["feddf", "fedgen", "fml"])
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("zzz", "there is no architecture or group 'zzz'"),
+        ("helpers.tasks:imported", "the server imports no code that a device names"),
+    ],
+)
+def test_a_model_that_the_server_cannot_build_costs_its_device(method: str, name: str, words: str, tmp_path: Path):
+    """The server of these methods has a model of each architecture, or of the first client's."""
+    settings = tiny_settings(method, "data.public=noise")
+    folders = partitions(tmp_path / "data", tiny_settings("local"))
+    nodes = [{"client-id": c, "data-path": str(f), "state-dir": str(tmp_path / c)} for c, f in folders.items()]
+    app = Answering(methods.client_app(method), changed(model=name))
+    strategy, _, lines = start(settings, InProcessGrid(app, run_config={"task": ""}, node_configs=nodes))
+    assert [c.id for c in strategy.clients] == ["1", "2"]
+    assert words in strategy.refused["0"]
+    assert rounds(lines)[-1]["replied"] == ["1", "2"]
+
+
+def test_a_model_that_a_users_task_does_not_know_costs_its_device(tmp_path: Path):
+    grid = answering(tmp_path, changed(model="zzz"), method="feddf")
+    settings = tiny_settings("feddf", "model.name=small", task=f"{__name__}:choosy")
+    strategy, _, lines = start(settings, grid)
+    assert "the task's model('zzz') raises KeyError: 'zzz'" in strategy.refused["0"]
+    assert rounds(lines)[-1]["replied"] == ["1", "2"]
+
+
+def test_a_method_without_a_model_on_the_server_takes_a_device_of_any_model(tmp_path: Path):
+    _, _, lines = start(toy_settings("fd"), answering(tmp_path, changed(model="package:Net")))
+    assert rounds(lines)[-1]["replied"] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize("name", ["²", "٣", "0" * 100, "Köln/7", "-1", "1e5"])
@@ -152,6 +201,16 @@ def test_what_a_client_says_of_itself_is_read_strictly():
     for key, value in (("features", -1), ("classes", 2.0), ("counts", "12"), ("examples", True), ("public", None)):
         with pytest.raises(InvalidInputError, match=f"for '{key}'"):
             answered("a", {**honest, key: value})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"0": 7}', '{"0": ["a", 0]}', deep()],
+    ids=["torn", "a list", "a number", "no number", "nested"],
+)
+def test_what_hosted_clients_remember_is_read_or_costs_the_reply(text: str):
+    with pytest.raises(InvalidInputError, match="what clients remember cannot be read"):
+        remembered(ConfigRecord({REMEMBERED: text}))
 
 
 # --- what a device refuses

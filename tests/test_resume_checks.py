@@ -103,6 +103,18 @@ def test_a_line_too_few_or_too_many_is_refused(run: Path, change: Callable[[list
     assert "lines of the rounds that are done, its checkpoint counts 8: put the file back" in refused(run)
 
 
+def test_a_changed_figure_of_a_round_that_is_done_is_refused(run: Path):
+    text = (run / "rounds.jsonl").read_text()
+    place = text.index('"accuracy": 0.') + len('"accuracy": 0.')
+    (run / "rounds.jsonl").write_text(text[:place] + str((int(text[place]) + 1) % 10) + text[place + 1 :])
+    assert "rounds.jsonl has other figures than its run wrote (its checksum is another)" in refused(run)
+
+
+def test_a_changed_key_of_a_line_is_refused_before_the_rounds_that_are_left(run: Path):
+    edit(run / "rounds.jsonl", '"bytes"', '"bytec"')
+    assert "its checksum is another" in refused(run)
+
+
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.999])
 def test_a_flipped_bit_in_the_checkpoint_is_refused(run: Path, place: float):
     content = bytearray((run / FILE).read_bytes())

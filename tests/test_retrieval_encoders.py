@@ -10,8 +10,10 @@ from helpers import tiny
 from helpers.library_inputs import animals
 from torch.nn import functional as F
 
+from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import cache
+from fd_flower.server import Strategy
 from fd_flower.tasks.retrieval import ask, encoders
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder, padded
 from fd_flower.tasks.retrieval.models import Bag, ResidualMap, Retriever, contrastive, learning, pooled
@@ -170,6 +172,13 @@ def test_static_embeddings_have_no_layers(trainable):
         InvalidInputError, match=f"retrieval.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
     ):
         learning(encoder("hashed", "model", 0).network(), trainable, "hashed")
+
+
+@pytest.mark.parametrize("trainable", ["lora", "last_layer"])
+def test_layers_that_an_encoder_lacks_are_refused_before_a_client_is_asked(trainable):
+    words = f"data.source=companies data.clients=2 model.name=hashed retrieval.trainable={trainable}"
+    with pytest.raises(InvalidInputError, match=f"retrieval.trainable is '{trainable}'; 'hashed' has no layers"):
+        Strategy.for_method(settings("fede4rag", words))
 
 
 @pytest.mark.parametrize("trainable", ["head", "lora", "last_layer", "all"])

@@ -141,19 +141,27 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
             f"its answer to the handshake has {numbers['classes']} classes, {len(counts)} counts that add up "
             f"to {sum(counts)}, and {numbers['examples']} samples; expected a count a class, and their sum"
         )
+    labels = tuple(_text("labels", label) for label in _listed("labels", answer.get("labels", [])))
+    if labels and len(labels) != numbers["classes"]:
+        raise InvalidInputError(
+            f"its answer to the handshake names {len(labels)} classes, and its model tells {numbers['classes']} apart"
+        )
+    sizes = _wholes("sizes", answer)
+    if len(sizes) not in (0, 3):
+        raise _unread("sizes", list(sizes), "its samples for training, validation and test")
     validation = answer.get("validation")
     return Client(
         name,
         0,
-        _text("model", answer.get("model")),
+        _line("model", answer.get("model")),
         counts=counts,
         public=_text("public", answer.get("public")),
         shape=_wholes("shape", answer),
         lacks=_text("lacks", answer.get("lacks", "")),
-        labels=tuple(_text("labels", label) for label in _listed("labels", answer.get("labels", []))),
-        task=_text("task", answer.get("task", "")),
+        labels=labels,
+        task=_line("task", answer.get("task", "")),
         network=_text("network", answer.get("network", "")),
-        sizes=_wholes("sizes", answer),
+        sizes=sizes,
         checksum=_text("checksum", answer.get("checksum", "")),
         validation=None if validation is None else _whole("validation", validation),
         features=numbers["features"],
@@ -204,6 +212,13 @@ def _text(key: str, value: Any) -> str:
     if not isinstance(value, str) or len(value) > LONGEST:
         raise _unread(key, value, f"text of at most {LONGEST} characters")
     return value
+
+
+def _line(key: str, value: Any) -> str:
+    text = _text(key, value)
+    if not text.isprintable():
+        raise _unread(key, value, "printable characters")
+    return text
 
 
 def _unread(key: str, value: Any, expected: str) -> InvalidInputError:

@@ -130,7 +130,7 @@ class RunFolder:
             if file.read(1) not in (b"\n", b""):  # what a killed process left must not run into what comes now
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
-            file.write("".join(map(_line, lines)).encode())
+            file.write("".join(map(as_line, lines)).encode())
             file.flush()
             os.fsync(file.fileno())
         if new:
@@ -165,7 +165,7 @@ class RunFolder:
     def cut(self, after_round: int, *, ended: bool = False) -> None:
         """Drop the lines of later rounds and what was made at the end; closing lines too, unless the run has ended."""
         kept = [line for line in self.lines() if line["round"] <= after_round and (ended or not line.get("closing"))]
-        replace_file(self.path / LINES, "".join(map(_line, kept)))
+        replace_file(self.path / LINES, "".join(map(as_line, kept)))
         for name in (SUMMARY, CURVES, REPORT):
             (self.path / name).unlink(missing_ok=True)
 
@@ -220,7 +220,8 @@ def writable(path: Path) -> None:
         raise InvalidInputError(f"{path} cannot be written ({reason(error)}): name another folder by run.out") from None
 
 
-def _line(values: Mapping[str, Any]) -> str:
+def as_line(values: Mapping[str, Any]) -> str:
+    """Return a line of ``rounds.jsonl``; one that was read makes the same text again."""
     return json.dumps(_finite(values), allow_nan=False) + "\n"
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from flwr.app import Message
 
 from fd_flower.core.client import Client, grouped
-from fd_flower.core.errors import RunError
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
+from fd_flower.models import architectures
 from fd_flower.privacy.sums import check_sum
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method
@@ -24,6 +25,7 @@ from fd_flower.server.requirements import (
     check_test,
     check_transform,
 )
+from fd_flower.tasks.world import ModelError
 from fd_flower.wire import Bounds, Payload, Weights
 from fd_flower.wire.replies import Reply, read
 
@@ -80,10 +82,25 @@ class Guard:
             batch = settings.data.public_batch if method.predicts else None
             difference = world.public_difference
             check_public(name, requires, world.public, world.public_checksum, clients, batch, difference)
+        if not method.hosted and not plain and world.task.kind is None:
+            self._check_models(clients)
         if not method.hosted and not plain and clients:
             _ = world.test  # its classes are compared with the devices' by name
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
+
+    def _check_models(self, clients: Sequence[Client]) -> None:
+        """Refuse an architecture that no option names, and that the method's server would have to build and cannot."""
+        method = self._method
+        name = method.settings.model.name
+        known = architectures(name) if method.describes_models else [name] if isinstance(name, str) else name
+        for client in {c.model: c for c in clients if c.model not in known}.values():
+            try:
+                method.initial_knowledge([client])
+            except ModelError as error:
+                raise InvalidInputError(f"client {client.id}'s model: {error}") from None
+            except InvalidInputError:
+                continue  # it is about this client alone, and nobody asks for that
 
     def bounds(self) -> Bounds:
         """Return what a payload can look like in this round, from a client like the first."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from flwr.app import ConfigRecord, Message
 
+from fd_flower.config import DataConfig
 from fd_flower.core.client import Client, answered, grouped, named, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
@@ -139,6 +140,7 @@ class Handshake:
                 continue
             try:
                 came = answered(client, answer)
+                check_labels(came)
                 check([*(c for c in clients if c.id != client), came])
             except InvalidInputError as error:
                 self.refuse(client, str(error))
@@ -173,6 +175,14 @@ class Handshake:
         """Refuse one of the misfits; its id is free again."""
         self.homes.pop(client)
         self.refuse(client, self.misfits[client])
+
+
+def check_labels(client: Client) -> None:
+    """Refuse names of classes that the run's settings, in which they are kept, could not hold."""
+    try:
+        DataConfig(class_names=list(client.labels) or None)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"the names of its classes are none: {error}") from None
 
 
 def received(nodes: Sequence[int], replies: Iterable[Message], module: str = "") -> dict[int, dict[str, Any]]:

@@ -453,10 +453,10 @@ class HostGrid(Grid):
         else:
             try:
                 answers = unfold(reply.content)
+                kept = remembered(records(reply.content, ConfigRecord)[HEADER]) if self.hosted else {}
             except InvalidInputError as error:
                 return [Message(Error(LOST, str(error)), reply_to=m) for m in asked]
-            if self.hosted:
-                self.remembered |= remembered(records(reply.content, ConfigRecord)[HEADER])
+            self.remembered |= {client: kept[client] for client in answers if client in kept}
         split = []
         limit = self._settings.server.max_reply_mb * 2**20
         for message in asked:

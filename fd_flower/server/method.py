@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
@@ -18,7 +18,7 @@ from fd_flower.server.run import Run
 from fd_flower.server.status import UNSTATED, Status
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import with_transform
-from fd_flower.tasks.world import World, described, for_devices, like, load_task
+from fd_flower.tasks.world import World, built, described, for_devices, like, load_task
 from fd_flower.wire import Knowledge, Payload, Private, Weights
 from fd_flower.wire.replies import Reply
 
@@ -131,6 +131,8 @@ class Method(ABC, Generic[C]):
         task = self._task
         if self._described and not self.hosted:
             task = for_devices(task, self.settings, self.clients)
+        elif not self.hosted:
+            task = replace(task, model=partial(built, task.model))
         elif self._described and self.settings.data.class_names:
             task = described(self.settings)
         labels = self.requirements(self.settings).labels

@@ -24,7 +24,7 @@ from fd_flower.results import RunFolder
 from fd_flower.server.checkpoint import FILE, Checkpoint
 from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
-from fd_flower.server.resume import Standing, changes, code
+from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.tasks.facts import data_facts, model_facts, not_for_tasks
 from fd_flower.tasks.world import World
 from fd_flower.wire import Weights
@@ -54,6 +54,7 @@ class Record:
         self._on_line = on_line
         self._lines: list[dict[str, Any]] = []
         self._written = 0
+        self._checksum = ""
         self._global: dict[str, Any] | None = None
         run = settings.run
         for key, path in (("run.out", run.out), ("run.resume", run.resume)):
@@ -107,8 +108,9 @@ class Record:
                 "a run that is to go on after its end needs run.keep=true"
             )
         if found:
-            self._written = sum(line["round"] <= done and not line.get("closing") for line in self.folder.lines())
-            found.standing.check(begun, self._written, str(self.folder.path))
+            kept = [line for line in self.folder.lines() if line["round"] <= done and not line.get("closing")]
+            found.standing.check(begun, kept, str(self.folder.path))
+            self._written, self._checksum = len(kept), found.standing.checksum
             history = found.standing.history(code(self.settings.method), done)
             self._standing = replace(begun, code=history, remembered=found.standing.remembered)
         with self._writing():
@@ -216,10 +218,12 @@ class Record:
         if self._lines:
             self._lines[0]["global"] = self._global
         if self.folder is not None:
+            self._checksum = chained(self._checksum, self._lines)
             with self._writing():
                 self.folder.append(self._lines)
                 if checkpoint is not None:
-                    checkpoint.write(self.folder.path, self.settings.method)
+                    standing = replace(checkpoint.standing, checksum=self._checksum)
+                    replace(checkpoint, standing=standing).write(self.folder.path, self.settings.method)
             self._written += sum(not line.get("closing") for line in self._lines)
         for line in self._lines:
             if self._on_line:

@@ -77,6 +77,12 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
                 f"client {client.id} has inputs of shape {list(client.shape)}, client {other.id} of "
                 f"{list(other.shape)}, and both have one model: bring images to one size with data.size"
             )
+        alike = next(c for c in clients if c.model == client.model)
+        if client.features != alike.features:
+            raise InvalidInputError(
+                f"client {client.id}'s model has {client.features} features, client {alike.id}'s {alike.features}, and "
+                "both have one model: expected one number of features"
+            )
     labeled = [c for c in clients if c.labels]
     for client in labeled:
         hint = "; a class folder may be empty, and data.class_names lists the classes of numbers without names"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from logging import WARNING
@@ -14,6 +14,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.storage import Position
 from fd_flower.core.versions import package_sources, sources, versions
+from fd_flower.results.folder import as_line
 from fd_flower.results.reproduce import flatten
 from fd_flower.tasks.world import World
 
@@ -35,6 +36,8 @@ class Standing:
         Checksums of the data that evaluate, and of what hosted clients hold.
     lines : int
         Lines of ``rounds.jsonl``, without those of a closing message.
+    checksum : str
+        That of these lines.
     code : list[dict[str, Any]]
         Which code played the rounds ``after`` one.
     remembered : dict[str, Position]
@@ -45,6 +48,7 @@ class Standing:
     run_key: str
     data: dict[str, str]
     lines: int = 0
+    checksum: str = ""
     code: list[dict[str, Any]] = field(default_factory=list)
     remembered: dict[str, Position] = field(default_factory=dict)
 
@@ -73,15 +77,15 @@ class Standing:
         """Every option by its dotted key, defaults too, and the run key."""
         return {**flatten(Settings.read(self.settings).tree()), "run_key": self.run_key}
 
-    def check(self, now: "Standing", lines: int, place: str) -> None:
+    def check(self, now: "Standing", lines: Sequence[Mapping[str, Any]], place: str) -> None:
         """Refuse to go on from here with other options, data or lines.
 
         Parameters
         ----------
         now : Standing
             Where the resumed run would stand before round one.
-        lines : int
-            Lines that there are.
+        lines : Sequence[Mapping[str, Any]]
+            Lines of the rounds that are done, without those of a closing message.
         place : str
             The run's folder, for errors.
         """
@@ -99,10 +103,15 @@ class Standing:
                     f"{place} cannot go on: the data {what} are other ones (checksum {now.data[what] or 'none'}, was "
                     f"{digest or 'none'}): put them back, or begin another run"
                 )
-        if lines != self.lines:
+        if len(lines) != self.lines:
             raise InvalidInputError(
-                f"{place}/rounds.jsonl has {lines} lines of the rounds that are done, its checkpoint counts "
+                f"{place}/rounds.jsonl has {len(lines)} lines of the rounds that are done, its checkpoint counts "
                 f"{self.lines}: put the file back, or begin another run"
+            )
+        if chained("", lines) != self.checksum:
+            raise InvalidInputError(
+                f"{place}/rounds.jsonl has other figures than its run wrote (its checksum is another): put the file "
+                "back, or begin another run"
             )
 
     def history(self, now: Mapping[str, Any], after: int) -> list[dict[str, Any]]:
@@ -112,6 +121,14 @@ class Standing:
             return self.code
         log(WARNING, "the run goes on with other code (%s): its figures may be others", _difference(last, now))
         return [*self.code, {"after": after, **now}]
+
+
+def chained(before: str, lines: Iterable[Mapping[str, Any]]) -> str:
+    """Return the checksum of lines that follow those of the checksum ``before``; those of a closing message are out."""
+    for line in lines:
+        if not line.get("closing"):
+            before = hashlib.sha256((before + as_line(line)).encode()).hexdigest()[:12]
+    return before
 
 
 def code(method: str) -> dict[str, str]:

@@ -28,6 +28,7 @@ from fd_flower.tasks.probe import Probe, called, materialize, probe
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import augmented, with_transform
+from fd_flower.wire.envelope import one_line
 
 PUBLIC_BATCH = 512
 """Public samples that a round is about, where ``data.public_batch`` does not say: so many, or all that there are."""
@@ -375,25 +376,48 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
 
 
+class ModelError(InvalidInputError):
+    """A server cannot build an architecture that a device names."""
+
+
+def built(build: Callable[[str], Module], name: str) -> Module:
+    """Build an architecture whose name came from a device; ModelError for whatever the name makes ``build`` raise."""
+    try:
+        return build(name)
+    except InvalidInputError as error:
+        raise ModelError(str(error)) from error
+    except Exception as error:  # a user's task
+        raise ModelError(f"the task's model({name!r}) raises {type(error).__name__}: {one_line(error)}") from error
+
+
 def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Task:
     """Return the task of a server whose clients are devices.
 
     Its test set is the one that ``data.test`` names; models and public samples have the shape and the classes that the
     clients answered with, since the server has none of their data; their order is that of the settings.
+
+    Of other packages' models it builds those that the settings name: it imports no code that a device names.
     """
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     names = tuple(config.class_names or ())
     task = replace(task, test=_named_test(settings), classes=names)
-    answers = Counter((client.shape, client.classes) for client in clients if client.shape and client.classes)
-    if not answers or task.kind is not None:
+    if task.kind is not None:
         return task
-    ((shape, classes), _), *_ = answers.most_common()  # one device that says something else is no reason for others
+    answers = Counter((client.shape, client.classes) for client in clients if client.shape and client.classes)
+    # One device that says something else is no reason for others.
+    ((shape, classes), _), *_ = answers.most_common() or [(((), 0), 0)]
 
     def model(name: str) -> Module:
+        if models.is_outside(name) and name not in models.architectures(chosen.name):
+            raise InvalidInputError(
+                f"a device has model='{name}', and the server imports no code that a device names: add it to model.name"
+            )
+        if not answers:
+            return own(name)
         return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights)
 
-    task = replace(task, model=model)
-    if config.public == "held-out":  # of data.source, on the devices too
+    own, task = task.model, replace(task, model=partial(built, model))
+    if not answers or config.public == "held-out":  # of data.source, on the devices too
         return task
     found = data.elsewhere(config, seed, shape, names)
     public = found.labeled or found.samples

@@ -56,9 +56,18 @@ def whole(record: ConfigRecord | MetricRecord, key: str, default: int) -> int:
 
 
 def remembered(header: ConfigRecord) -> dict[str, tuple[int, int]]:
-    """Return which turns a header says that clients remember: client -> (round, place of the exchange)."""
-    known = json.loads(str(header.get(REMEMBERED, "{}")))
-    return {client: (int(round), int(place)) for client, (round, place) in known.items()}
+    """Return which turns a header says that clients remember: client -> (round, place of the exchange).
+
+    Raises
+    ------
+    InvalidInputError
+        For what is no such text.
+    """
+    try:
+        known = json.loads(str(header.get(REMEMBERED, "{}")))
+        return {client: (int(round), int(place)) for client, (round, place) in known.items()}
+    except Exception as error:  # what a stranger's text makes Python raise has no end
+        raise InvalidInputError(f"what clients remember cannot be read: {type(error).__name__} {error}") from None
 
 
 def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool | list[str]]) -> RecordDict:

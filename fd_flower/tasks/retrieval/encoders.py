@@ -52,6 +52,11 @@ class Hashed:
     size: int
     seed: int
 
+    @property
+    def layered(self) -> bool:
+        """Whether it has layers, of which the last one or adapters could learn."""
+        return False
+
     def key(self) -> list[object]:
         """Return size and seed."""
         return [HASHED, BUCKETS, self.size, self.seed, torch.__version__]
@@ -98,6 +103,11 @@ class Sentences:
         from sentence_transformers.models import StaticEmbedding
 
         return isinstance(self._model[0], StaticEmbedding)
+
+    @property
+    def layered(self) -> bool:
+        """Whether it has layers; static embeddings have none."""
+        return not self._static
 
     def tokens(self, texts: Sequence[str], role: str) -> Tensor:
         """Return the model's own tokens, behind the prompt that it has for questions or passages."""

@@ -144,6 +144,11 @@ def pooled(states: Tensor, there: Tensor, pool: str) -> Tensor:
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+def no_layers(trainable: str, name: str) -> InvalidInputError:
+    """Return the error of an encoder without layers, of which one or its adapters shall learn."""
+    return InvalidInputError(f"retrieval.trainable is '{trainable}'; '{name}' has no layers: take head or all")
+
+
 def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
     """Return a network of which that part learns which ``retrieval.trainable`` names: `lora`, `last_layer` or `all`.
 
@@ -155,7 +160,7 @@ def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
     if trainable == "all":
         return network.requires_grad_(True)
     if isinstance(network, Bag):
-        raise InvalidInputError(f"retrieval.trainable is '{trainable}'; '{name}' has no layers: take head or all")
+        raise no_layers(trainable, name)
     network.requires_grad_(False)
     # A transformer's layers are its longest list of modules, whatever its authors call them.
     lists = {key: module for key, module in network.named_modules() if isinstance(module, nn.ModuleList)}

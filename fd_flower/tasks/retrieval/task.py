@@ -20,7 +20,7 @@ from fd_flower.tasks.retrieval.bm25 import scores_of
 from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
 from fd_flower.tasks.retrieval.library import Holding, Library, library, options, pairs
-from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning
+from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning, no_layers
 from fd_flower.tasks.retrieval.search import HEADLINE, Search
 from fd_flower.tasks.task import Task
 
@@ -66,7 +66,7 @@ class EncodedLibrary:
     Raises
     ------
     InvalidInputError
-        Where ``model.name`` is no encoder, or several.
+        Where ``model.name`` is no encoder, or several, or one without the layers that ``retrieval.trainable`` names.
     """
 
     def __init__(self, settings: Settings, held: Library) -> None:
@@ -79,6 +79,8 @@ class EncodedLibrary:
         self.name = str(names.pop())
         self.config = Config.of(settings)
         self.encoder = encoder(self.name, self.config.pool, settings.run.seed)
+        if self.config.trainable in ("lora", "last_layer") and not self.encoder.layered:
+            raise no_layers(self.config.trainable, self.name)
 
     @property
     def frozen(self) -> bool:
