@@ -7,11 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from flwr.app import ConfigRecord, Context, RecordDict
 from helpers.deployment import export
 from helpers.tiny import play, tiny_settings
 from PIL import Image
 
 from fd_flower import engine, methods
+from fd_flower.client.node import Node
 from fd_flower.config import DataConfig, settings
 from fd_flower.core.classes import difference, order
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -336,8 +338,81 @@ def test_labels_beyond_the_model_are_refused_in_every_part():
         here.kind.capabilities(here, "0", "")
 
 
+def with_public(public: object, *, test: object = None, train: object = None, classes: tuple[str, ...] = ()) -> World:
+    samples = train or Named([0, 1, 1], ["cat", "dog"])
+    task = Task(
+        lambda _: torch.nn.Linear(3, 2), lambda _: Data(samples, samples, samples), lambda: public, test, classes
+    )
+    return World(settings("local", "data.clients=1"), task, public_labels=True)
+
+
+BARE = Samples(torch.zeros(3, 3), torch.tensor([0, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("public", "train", "classes"),
+    [
+        (Named([0, 2], ["ant", "bee", "cow"]), None, ()),  # nothing but the clients' samples names the classes
+        (Named([0, 2], ["ant", "bee", "cow"]), BARE, ()),  # nothing at all
+        (Named([0, 2], ["ant", "bee", "cow"]), BARE, ("cat", "dog")),
+        ([(torch.zeros(3), "ant"), (torch.zeros(3), "cat")], None, ("cat", "dog")),
+        (Samples(torch.zeros(2, 3), torch.tensor([0, 99])), None, ("cat", "dog")),
+        (BARE, None, ()),  # whose numbers these are, nobody says
+    ],
+)
+def test_public_samples_of_other_classes_are_unlabeled_ones(public, train, classes):
+    here = with_public(public, train=train, classes=classes)
+    assert here.kind.capabilities(here, "0", "")["counts"] == [1, 2]
+    assert here.public.y is None
+    assert here.public_difference
+
+
+def test_public_samples_of_the_same_classes_keep_their_labels():
+    assert with_public(Named([0, 0, 1], ["dog", "cat"])).public.y.tolist() == [1, 1, 0]
+    assert with_public([(torch.zeros(3), "dog")], classes=("cat", "dog")).public.y.tolist() == [1]
+    assert with_public(BARE, classes=("dog", "cat"), train=BARE).public.y.tolist() == [0, 1, 1]
+    assert with_public(BARE, train=BARE).public.y.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("test", "train"), [(Named([0, 1], ["dog", "cat"]), BARE), (BARE, None)])
+def test_numbers_do_not_meet_names_unless_the_task_lists_them(test, train):
+    """With clients that number cat, dog and a test set of dog, cat the global accuracy was 0 %, the personal 100 %."""
+    here = world(test, train=train)
+    with pytest.raises(InvalidInputError, match=r"has numbers for its classes.*Task\(classes=...\) lists the names"):
+        here.kind.capabilities(here, "0", "")
+    here = world(test, ("cat", "dog"), train)
+    assert here.kind.capabilities(here, "0", "")["counts"] == [1, 2]
+    assert here.test.labels.tolist() == ([1, 0] if train else [0, 1, 1])
+
+
+def test_a_client_may_lack_classes_that_the_task_lists():
+    own = Samples.of([(torch.zeros(3), "dog"), (torch.ones(3), "dog")])
+    assert world(None, ("cat", "dog"), own).data("0").train.labels.tolist() == [1, 1]
+    with pytest.raises(InvalidInputError, match=r"it lacks cat.*Task\(classes=...\) names them all"):
+        assert world(Named([0, 1], ["cat", "dog"]), train=own).data("0")
+
+
+def test_a_devices_new_process_gives_its_own_classes_the_runs_numbers(tmp_path):
+    """A SuperNode may run each message in a process of its own, and a device's samples alone may name its classes."""
+    header = ConfigRecord(
+        {
+            "settings": settings("local", "data.public=none").text,
+            "run-key": "0" * 16,
+            "class-names": ["dog", "cat"],
+        }
+    )
+    config = {"client-id": "ward", "data-path": str(tmp_path), "state-dir": str(tmp_path)}
+    context = Context(0, 0, config, RecordDict(), {"task": f"{__name__}:device_task"})
+    assert Node(header, context).world.data("ward").train.labels.tolist() == [1, 0, 0]
+
+
+def device_task() -> Task:
+    samples = Samples.of(Named([0, 1, 1], ["cat", "dog"]))
+    return Task(lambda _: torch.nn.Linear(3, 2), lambda _: Data(samples, samples, samples))
+
+
 def test_sets_that_nobody_names_go_by_number():
-    assert world(Named([1, 0], [])).test.labels.tolist() == [1, 0]
+    assert world(Named([1, 0], []), train=BARE).test.labels.tolist() == [1, 0]
 
 
 def test_labeled_takes_the_private_samples_numbers(tmp_path):
