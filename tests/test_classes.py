@@ -1,6 +1,7 @@
 """Classes go by their names wherever two labeled sets meet."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -274,6 +275,24 @@ def test_a_resumed_run_keeps_the_order_of_its_first_device(tmp_path):
     assert lines[0]["evaluations"]["trained"]["accuracy"] == 1.0
 
 
+class Three(torch.nn.Module):
+    """A network of one's own with three classes, whatever the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.line(x.flatten(1))
+
+
+def test_a_model_of_ones_own_is_made_for_the_devices_classes_and_not_for_digits(tmp_path):
+    nodes = devices(tmp_path, **MIXED)
+    strategy = run_on(nodes, "fedavg", f"data.source=digits model.name={__name__}:Three run.out={tmp_path / 'run'}")
+    assert [client.classes for client in strategy.clients] == [3, 3]
+    assert RunFolder.open(tmp_path / "run").summary["accuracy"]["personal"]["final"] == 1.0
+
+
 def test_data_test_with_other_classes_is_refused_before_round_one(tmp_path):
     test = write(tmp_path / "test", ["cat", "Dog", "eel"], ("cat", "Dog", "eel"), "test")
     with pytest.raises(RunError, match="than the private samples: it lacks dog and has Dog besides"):
@@ -403,7 +422,34 @@ def test_a_devices_new_process_gives_its_own_classes_the_runs_numbers(tmp_path):
     )
     config = {"client-id": "ward", "data-path": str(tmp_path), "state-dir": str(tmp_path)}
     context = Context(0, 0, config, RecordDict(), {"task": f"{__name__}:device_task"})
-    assert Node(header, context).world.data("ward").train.labels.tolist() == [1, 0, 0]
+    here = Node(header, context).world
+    assert here.classes("") == 2  # tried on the device's own samples, which nobody has read yet
+    assert here.data("ward").train.labels.tolist() == [1, 0, 0]
+
+
+def test_devices_of_an_own_task_in_another_order_take_part_in_every_round(tmp_path):
+    """Their samples alone name the classes, and a model is tried on them: nothing else is there to try it on."""
+    nodes = [
+        {"client-id": client, "data-path": str(tmp_path), "state-dir": str(tmp_path / client)} for client in ("a", "b")
+    ]
+    task = f"{__name__}:mixed_task"
+    chosen = replace(settings("fd", "server.rounds=2 data.public=none client.steps=5 client.lr=0.1"), task=task)
+    strategy = Strategy.for_method(replace(chosen, run=replace(chosen.run, out=str(tmp_path / "run"))))
+    strategy.start(engine.InProcessGrid(methods.client_app("fd"), run_config={"task": task}, node_configs=nodes))
+    lines = [line for line in RunFolder.open(tmp_path / "run").lines() if "client" in line and line["round"] == 2]
+    assert {line["client"] for line in lines} == {"a", "b"}
+    assert all(line["evaluations"]["trained"]["accuracy"] == 1.0 for line in lines if "evaluations" in line)
+
+
+def mixed_task() -> Task:
+    def data(client: str) -> Data:
+        names = {"a": ["cat", "dog"], "b": ["dog", "cat"]}[client]
+        x = torch.eye(3)[:2].repeat(4, 1) * 5
+        y = torch.tensor([names.index(name) for name in ("cat", "dog")] * 4)
+        samples = Samples(x, y, classes=tuple(names))
+        return Data(samples, samples, samples)
+
+    return Task(lambda _: torch.nn.Linear(3, 2), data)
 
 
 def device_task() -> Task:

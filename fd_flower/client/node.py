@@ -120,8 +120,6 @@ class Node:
         where = (self.settings.text, self.task, self.folder, self.client or "")
         here, sent = world(*where, public_labels=labels), self.header.get("class-names")
         names = tuple(map(str, sent)) if isinstance(sent, list) else ()
-        if names and self.client is not None:
-            here.data(self.client)  # it may be what names the classes here
         if not names or not here.class_names or here.class_names == names:
             return here
         return world(*where, public_labels=labels, class_names=names)

@@ -48,6 +48,8 @@ class World:
         Whether the method may see the public samples' labels.
     class_names : tuple[str, ...]
         The run's classes, in the order of their numbers, where a device's own task has them in another order.
+    client : str
+        The device's client id; "" where there is none.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class World:
         hosted: bool = True,
         public_labels: bool = False,
         class_names: tuple[str, ...] = (),
+        client: str = "",
     ) -> None:
         self.settings = settings
+        self._client = client
         self.task = with_transform(task, settings)
         self.hosted = hosted
         self._public_labels = public_labels
@@ -103,8 +107,13 @@ class World:
     def _first_sets(self) -> "Iterator[Dataset[Any] | Samples]":
         if self.task.test is not None:
             yield self.task.test
-        if self.hosted and self.task.data is not None:
-            yield self.task.data(self.clients[0]).train
+        if self.task.data is not None and (client := self._first_client):
+            yield self.task.data(client).train
+
+    @property
+    def _first_client(self) -> str:
+        """A client whose samples are here: the first hosted one, or a device's own; "" on a server of devices."""
+        return self.clients[0] if self.hosted else self._client
 
     @cached_property
     def public(self) -> Samples | None:
@@ -312,8 +321,8 @@ class World:
             yield self.test
         if self.public is not None:
             yield self.public
-        if self.hosted and self.task.data is not None:
-            yield self.data(self.clients[0]).train
+        if self.task.data is not None and (client := self._first_client):
+            yield self.data(client).train
 
     def architecture(self, number: int) -> str:
         """Return the architecture of the client with this number, where its node names none."""
@@ -365,8 +374,12 @@ def _check_kind(settings: Settings, kind: str) -> None:
                 raise InvalidInputError(f"{name}.{key} is {value!r}; it is about {name}, leave it out for {kind}")
 
 
-def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
-    """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
+def described(settings: Settings, folder: str | None = None, client: str = "", *, alone: bool = False) -> Task:
+    """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder.
+
+    ``alone``: for a server that does not know its clients yet. Whether a model of another package can be made is theirs
+    to say, since devices may have other samples and classes than ``data.source``.
+    """
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
     searching = any(map(beir.holds, sources))
@@ -394,7 +407,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
         return models.build(name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights)
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
-        model(name)  # what cannot be made is refused before the clients are asked
+        _ = imported(name, "model.name") if alone else model(name)  # what cannot be made is refused before round one
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
 
 
@@ -459,7 +472,8 @@ def world(
     """
     settings = Settings.read(text)
     chosen = load_task(task) if task else described(settings, folder, client)
-    return World(settings, chosen, hosted=not client, public_labels=public_labels, class_names=class_names)
+    hosted = not client
+    return World(settings, chosen, hosted=hosted, public_labels=public_labels, class_names=class_names, client=client)
 
 
 def load_task(name: str) -> Task:
