@@ -138,6 +138,7 @@ def test_values_are_the_classes_where_nobody_names_them(tmp_path, values, names,
     [
         ([0, 1, None], r"row 2 of .* has no label \(None\)"),
         ([0, -1], "row 1 of .* has the label -1"),
+        ([0.0, 1e300], "row 1 of .* has the label 1"),
         ([0.0, 0.5], "row 1 of .* has the label 0.5"),
         ([[0, 1], [1, 1]], "row 0 of .* has a label of 2 numbers"),
     ],
