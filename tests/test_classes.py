@@ -1,17 +1,20 @@
 """Classes go by their names wherever two labeled sets meet."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from flwr.app import ConfigRecord, Context, RecordDict
 from helpers.deployment import export
 from helpers.tiny import play, tiny_settings
 from PIL import Image
 
 from fd_flower import engine, methods
+from fd_flower.client.node import Node
 from fd_flower.config import DataConfig, settings
 from fd_flower.core.classes import difference, order
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -135,6 +138,7 @@ def test_values_are_the_classes_where_nobody_names_them(tmp_path, values, names,
     [
         ([0, 1, None], r"row 2 of .* has no label \(None\)"),
         ([0, -1], "row 1 of .* has the label -1"),
+        ([0.0, 1e300], "row 1 of .* has the label 1"),
         ([0.0, 0.5], "row 1 of .* has the label 0.5"),
         ([[0, 1], [1, 1]], "row 0 of .* has a label of 2 numbers"),
     ],
@@ -272,6 +276,24 @@ def test_a_resumed_run_keeps_the_order_of_its_first_device(tmp_path):
     assert lines[0]["evaluations"]["trained"]["accuracy"] == 1.0
 
 
+class Three(torch.nn.Module):
+    """A network of one's own with three classes, whatever the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.line(x.flatten(1))
+
+
+def test_a_model_of_ones_own_is_made_for_the_devices_classes_and_not_for_digits(tmp_path):
+    nodes = devices(tmp_path, **MIXED)
+    strategy = run_on(nodes, "fedavg", f"data.source=digits model.name={__name__}:Three run.out={tmp_path / 'run'}")
+    assert [client.classes for client in strategy.clients] == [3, 3]
+    assert RunFolder.open(tmp_path / "run").summary["accuracy"]["personal"]["final"] == 1.0
+
+
 def test_data_test_with_other_classes_is_refused_before_round_one(tmp_path):
     test = write(tmp_path / "test", ["cat", "Dog", "eel"], ("cat", "Dog", "eel"), "test")
     with pytest.raises(RunError, match="than the private samples: it lacks dog and has Dog besides"):
@@ -336,8 +358,108 @@ def test_labels_beyond_the_model_are_refused_in_every_part():
         here.kind.capabilities(here, "0", "")
 
 
+def with_public(public: object, *, test: object = None, train: object = None, classes: tuple[str, ...] = ()) -> World:
+    samples = train or Named([0, 1, 1], ["cat", "dog"])
+    task = Task(
+        lambda _: torch.nn.Linear(3, 2), lambda _: Data(samples, samples, samples), lambda: public, test, classes
+    )
+    return World(settings("local", "data.clients=1"), task, public_labels=True)
+
+
+BARE = Samples(torch.zeros(3, 3), torch.tensor([0, 1, 1]))
+
+
+@pytest.mark.parametrize(
+    ("public", "train", "classes"),
+    [
+        (Named([0, 2], ["ant", "bee", "cow"]), None, ()),  # nothing but the clients' samples names the classes
+        (Named([0, 2], ["ant", "bee", "cow"]), BARE, ()),  # nothing at all
+        (Named([0, 2], ["ant", "bee", "cow"]), BARE, ("cat", "dog")),
+        ([(torch.zeros(3), "ant"), (torch.zeros(3), "cat")], None, ("cat", "dog")),
+        (Samples(torch.zeros(2, 3), torch.tensor([0, 99])), None, ("cat", "dog")),
+        (BARE, None, ()),  # whose numbers these are, nobody says
+    ],
+)
+def test_public_samples_of_other_classes_are_unlabeled_ones(public, train, classes):
+    here = with_public(public, train=train, classes=classes)
+    assert here.kind.capabilities(here, "0", "")["counts"] == [1, 2]
+    assert here.public.y is None
+    assert here.public_difference
+
+
+def test_public_samples_of_the_same_classes_keep_their_labels():
+    assert with_public(Named([0, 0, 1], ["dog", "cat"])).public.y.tolist() == [1, 1, 0]
+    assert with_public([(torch.zeros(3), "dog")], classes=("cat", "dog")).public.y.tolist() == [1]
+    assert with_public(BARE, classes=("dog", "cat"), train=BARE).public.y.tolist() == [0, 1, 1]
+    assert with_public(BARE, train=BARE).public.y.tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(("test", "train"), [(Named([0, 1], ["dog", "cat"]), BARE), (BARE, None)])
+def test_numbers_do_not_meet_names_unless_the_task_lists_them(test, train):
+    """With clients that number cat, dog and a test set of dog, cat the global accuracy was 0 %, the personal 100 %."""
+    here = world(test, train=train)
+    with pytest.raises(InvalidInputError, match=r"has numbers for its classes.*Task\(classes=...\) lists the names"):
+        here.kind.capabilities(here, "0", "")
+    here = world(test, ("cat", "dog"), train)
+    assert here.kind.capabilities(here, "0", "")["counts"] == [1, 2]
+    assert here.test.labels.tolist() == ([1, 0] if train else [0, 1, 1])
+
+
+def test_a_client_may_lack_classes_that_the_task_lists():
+    own = Samples.of([(torch.zeros(3), "dog"), (torch.ones(3), "dog")])
+    assert world(None, ("cat", "dog"), own).data("0").train.labels.tolist() == [1, 1]
+    with pytest.raises(InvalidInputError, match=r"it lacks cat.*Task\(classes=...\) names them all"):
+        assert world(Named([0, 1], ["cat", "dog"]), train=own).data("0")
+
+
+def test_a_devices_new_process_gives_its_own_classes_the_runs_numbers(tmp_path):
+    """A SuperNode may run each message in a process of its own, and a device's samples alone may name its classes."""
+    header = ConfigRecord(
+        {
+            "settings": settings("local", "data.public=none").text,
+            "run-key": "0" * 16,
+            "class-names": ["dog", "cat"],
+        }
+    )
+    config = {"client-id": "ward", "data-path": str(tmp_path), "state-dir": str(tmp_path)}
+    context = Context(0, 0, config, RecordDict(), {"task": f"{__name__}:device_task"})
+    here = Node(header, context).world
+    assert here.classes("") == 2  # tried on the device's own samples, which nobody has read yet
+    assert here.data("ward").train.labels.tolist() == [1, 0, 0]
+
+
+def test_devices_of_an_own_task_in_another_order_take_part_in_every_round(tmp_path):
+    """Their samples alone name the classes, and a model is tried on them: nothing else is there to try it on."""
+    nodes = [
+        {"client-id": client, "data-path": str(tmp_path), "state-dir": str(tmp_path / client)} for client in ("a", "b")
+    ]
+    task = f"{__name__}:mixed_task"
+    chosen = replace(settings("fd", "server.rounds=2 data.public=none client.steps=5 client.lr=0.1"), task=task)
+    strategy = Strategy.for_method(replace(chosen, run=replace(chosen.run, out=str(tmp_path / "run"))))
+    strategy.start(engine.InProcessGrid(methods.client_app("fd"), run_config={"task": task}, node_configs=nodes))
+    lines = [line for line in RunFolder.open(tmp_path / "run").lines() if "client" in line and line["round"] == 2]
+    assert {line["client"] for line in lines} == {"a", "b"}
+    assert all(line["evaluations"]["trained"]["accuracy"] == 1.0 for line in lines if "evaluations" in line)
+
+
+def mixed_task() -> Task:
+    def data(client: str) -> Data:
+        names = {"a": ["cat", "dog"], "b": ["dog", "cat"]}[client]
+        x = torch.eye(3)[:2].repeat(4, 1) * 5
+        y = torch.tensor([names.index(name) for name in ("cat", "dog")] * 4)
+        samples = Samples(x, y, classes=tuple(names))
+        return Data(samples, samples, samples)
+
+    return Task(lambda _: torch.nn.Linear(3, 2), data)
+
+
+def device_task() -> Task:
+    samples = Samples.of(Named([0, 1, 1], ["cat", "dog"]))
+    return Task(lambda _: torch.nn.Linear(3, 2), lambda _: Data(samples, samples, samples))
+
+
 def test_sets_that_nobody_names_go_by_number():
-    assert world(Named([1, 0], [])).test.labels.tolist() == [1, 0]
+    assert world(Named([1, 0], []), train=BARE).test.labels.tolist() == [1, 0]
 
 
 def test_labeled_takes_the_private_samples_numbers(tmp_path):

@@ -39,6 +39,7 @@ def test_whole_numbers_are_labels(labels):
         ),
         ((torch.tensor(0.7),), "row 0 of the data set has the label 0.7"),
         ((0, -1), "row 1 of the data set has the label -1"),
+        ((0, 2**70), "row 1 of the data set has the label 1180591620717411303424"),
         ((0, None), r"row 1 of the data set has no label \(None\)"),
         ((0, float("nan")), r"row 1 of the data set has no label \(nan\)"),
         (([1, 1, 0],), "row 0 of the data set has a label of 3 numbers; expected one class"),

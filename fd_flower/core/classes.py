@@ -90,7 +90,7 @@ def labels_of(values: Iterable[Any], who: str) -> Labels:
     labels: list[Any] = []
     for row, value in enumerate(values):
         label = _label(value)
-        if not isinstance(label, int | str) or (isinstance(label, int) and label < 0):
+        if not isinstance(label, int | str) or (isinstance(label, int) and not 0 <= label < 2**63):
             raise InvalidInputError(
                 f"row {row} of {who} has {_shown(label)}; expected one class, by its number from 0 on or by its name"
             )

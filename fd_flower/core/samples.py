@@ -77,9 +77,14 @@ class Samples:
         y, index = (None if t is None else t.to(device) for t in (self.y, self.index))
         return replace(self, x=self.x.to(device), y=y, index=index)
 
-    def renumbered(self, classes: Sequence[str], who: str, other: str, hint: str = "") -> "Samples":
-        """Return these samples with the numbers that ``classes`` give their names; InvalidInputError for others."""
-        numbers = order(self.classes, classes, who, other, hint=hint)
+    def renumbered(
+        self, classes: Sequence[str], who: str, other: str, hint: str = "", *, lacking: bool = False
+    ) -> "Samples":
+        """Return these samples with the numbers that ``classes`` give their names; InvalidInputError for others.
+
+        ``lacking``: they may lack some.
+        """
+        numbers = order(self.classes, classes, who, other, hint=hint, lacking=lacking)
         if self.y is None or numbers == list(range(len(numbers))):
             return replace(self, classes=tuple(classes))
         return replace(self, y=torch.tensor(numbers, device=self.y.device)[self.y], classes=tuple(classes))

@@ -104,7 +104,7 @@ class Method(ABC, Generic[C]):
         if task is None and settings is not None:
             # Whose the classes' names are is known with the clients: devices have others than `data.source`.
             unnamed = replace(settings, data=replace(settings.data, class_names=None))
-            task = load_task(settings.task) if settings.task else described(unnamed)
+            task = load_task(settings.task) if settings.task else described(unnamed, alone=True)
         self._task = with_transform(task or Task(_no_model), self.settings)
 
     def start_from(self, arrays: dict[str, torch.Tensor]) -> None:

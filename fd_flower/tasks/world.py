@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from fd_flower import data, models
 from fd_flower.config import Settings
-from fd_flower.core.classes import difference
+from fd_flower.core.classes import difference, listed
 from fd_flower.core.client import Client
 from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
@@ -49,6 +49,8 @@ class World:
         Whether the method may see the public samples' labels.
     class_names : tuple[str, ...]
         The run's classes, in the order of their numbers, where a device's own task has them in another order.
+    client : str
+        The device's client id; "" where there is none.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class World:
         hosted: bool = True,
         public_labels: bool = False,
         class_names: tuple[str, ...] = (),
+        client: str = "",
     ) -> None:
         self.settings = settings
+        self._client = client
         self.task = with_transform(task, settings)
         self.hosted = hosted
         self._public_labels = public_labels
@@ -95,7 +99,8 @@ class World:
     def class_names(self) -> tuple[str, ...]:
         """The run's classes in the order of their numbers; () where nobody names them.
 
-        Those of the settings, else of the task, else of its first set that has names: test, public, the first client's.
+        Those of the settings, else of the task, else of its first set that has names: the test set, a client's. Public
+        samples may have other classes.
         """
         named = self._class_names or tuple(self.settings.data.class_names or ()) or self.task.classes
         return named or next(filter(None, map(declared, self._first_sets())), ())
@@ -103,10 +108,13 @@ class World:
     def _first_sets(self) -> "Iterator[Dataset[Any] | Samples]":
         if self.task.test is not None:
             yield self.task.test
-        if self.task.public is not None:
-            yield self.task.public()
-        if self.hosted and self.task.data is not None:
-            yield self.task.data(self.clients[0]).train
+        if self.task.data is not None and (client := self._first_client):
+            yield self.task.data(client).train
+
+    @property
+    def _first_client(self) -> str:
+        """A client whose samples are here: the first hosted one, or a device's own; "" on a server of devices."""
+        return self.clients[0] if self.hosted else self._client
 
     @cached_property
     def public(self) -> Samples | None:
@@ -122,16 +130,30 @@ class World:
     def _public(self) -> Samples | None:
         if self.task.public is None:
             return None
-        samples = Samples.of(self.task.public(), classes=self._own_names)
-        if samples.classes and self.class_names and difference(samples.classes, self.class_names):
+        given = self.task.public()
+        samples = _read(given, (), "the public set")
+        if samples.classes and not declared(given) and set(samples.classes) < set(self.class_names):
+            samples = _read(given, self.class_names, "the public set")  # text names the classes of its rows alone
+        if self._are_others(samples):
             return replace(samples, y=None).to(self.device)  # another set's classes are nobody's labels here
         return self._resident(samples, "the public set")
 
+    def _are_others(self, samples: Samples) -> bool:
+        """Whether samples have other classes than the run's, or nobody can say."""
+        if samples.classes:
+            return not self.class_names or bool(difference(samples.classes, self.class_names))
+        if samples.y is None or not self._own_names:
+            return samples.y is not None and bool(self.class_names)
+        return int(samples.labels.max()) >= len(self._own_names)
+
     @property
     def public_difference(self) -> str:
-        """How the public samples' classes differ from the private ones: "it lacks cat"; "" where nobody can say."""
-        named = self._public is not None and self._public.classes and self.class_names
-        return difference(self._public.classes, self.class_names) if self._public is not None and named else ""
+        """How the public samples' classes differ from the private ones: "lacks cat"; "" for samples without classes."""
+        if self._public is None:
+            return ""
+        if bool(self._public.classes) != bool(self.class_names):
+            return "and the private samples do not both have names for them: Task(classes=...) lists them"
+        return difference(self._public.classes, self.class_names)
 
     @cached_property
     def test(self) -> Samples | None:
@@ -196,18 +218,21 @@ class World:
 
     def _resident(self, samples: "Dataset[Any] | Samples", who: str) -> Samples:
         """Read samples, give their classes the run's numbers, and move them to the device; ``who`` is for errors."""
-        try:
-            read = Samples.of(samples, classes=self._own_names)
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{who}: {error}") from None
+        read = _read(samples, self._own_names, who)
         if not read.classes and self._own_names and self._own_names != self.class_names:
             read = replace(read, classes=self._own_names)
+        if not read.classes and read.y is not None and self.class_names and not self._own_names:
+            raise InvalidInputError(
+                f"{who} has numbers for its classes, other sets of the task have names ({listed(self.class_names)}): "
+                "Task(classes=...) lists the names in the order of these numbers"
+            )
         if not read.classes:
             return read.to(self.device)
         if not self.class_names:
             self.class_names = read.classes
         hint = "" if self.task.classes else "; Task(classes=...) names them all"
-        return read.renumbered(self.class_names, who, "the run", hint).to(self.device)
+        # Text in a client's rows names the classes that it has: it may lack some where somebody lists them all.
+        return read.renumbered(self.class_names, who, "the run", hint, lacking=bool(self._own_names)).to(self.device)
 
     @property
     def _own_names(self) -> tuple[str, ...]:
@@ -297,8 +322,8 @@ class World:
             yield self.test
         if self.public is not None:
             yield self.public
-        if self.hosted and self.task.data is not None:
-            yield self.data(self.clients[0]).train
+        if self.task.data is not None and (client := self._first_client):
+            yield self.data(client).train
 
     def architecture(self, number: int) -> str:
         """Return the architecture of the client with this number, where its node names none."""
@@ -306,6 +331,13 @@ class World:
         if self.settings.task or self.task.kind is not None:  # names of no zoo are their task's business
             return name[number % len(name)] if isinstance(name, list) else name
         return models.assign(name, number) if name else ""
+
+
+def _read(samples: "Dataset[Any] | Samples", classes: Sequence[str], who: str) -> Samples:
+    try:
+        return Samples.of(samples, classes=classes)
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{who}: {error}") from None
 
 
 def device(name: str) -> torch.device:
@@ -343,8 +375,12 @@ def _check_kind(settings: Settings, kind: str) -> None:
                 raise InvalidInputError(f"{name}.{key} is {value!r}; it is about {name}, leave it out for {kind}")
 
 
-def described(settings: Settings, folder: str | None = None, client: str = "") -> Task:
-    """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder."""
+def described(settings: Settings, folder: str | None = None, client: str = "", *, alone: bool = False) -> Task:
+    """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder.
+
+    ``alone``: for a server that does not know its clients yet. Whether a model of another package can be made is theirs
+    to say, since devices may have other samples and classes than ``data.source``.
+    """
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
     searching = any(map(beir.holds, sources))
@@ -372,7 +408,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "") -
         return models.build(name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights)
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
-        model(name)  # what cannot be made is refused before the clients are asked
+        _ = imported(name, "model.name") if alone else model(name)  # what cannot be made is refused before round one
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
 
 
@@ -460,7 +496,8 @@ def world(
     """
     settings = Settings.read(text)
     chosen = load_task(task) if task else described(settings, folder, client)
-    return World(settings, chosen, hosted=not client, public_labels=public_labels, class_names=class_names)
+    hosted = not client
+    return World(settings, chosen, hosted=hosted, public_labels=public_labels, class_names=class_names, client=client)
 
 
 def load_task(name: str) -> Task:
