@@ -142,6 +142,17 @@ def test_a_device_may_have_any_printable_name(name: str, tmp_path: Path):
     assert set(rounds(lines)[-1]["replied"]) == {name, "0", "1"}
 
 
+def test_a_name_whose_folder_would_be_too_long_is_refused(tmp_path: Path):
+    strategy, _, _ = start(toy_settings("fd"), devices("fd", str(tmp_path), "\N{OWL}" * 100, "0", "1"))
+    assert {c.id for c in strategy.clients} == {"0", "1"}
+
+
+def test_what_a_device_says_its_task_is_is_imported_by_no_resume(tmp_path: Path):
+    change = changed(task="os:system")
+    start(toy_settings("fd", f"run.out={tmp_path / 'run'}"), answering(tmp_path / "state", change, 1))
+    assert "os:system" not in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_natural_order_takes_any_text():
     names = ["10", "2", "02", "²", "9" * 5000, "client 12", "client 3", "", "٣"]
     ordered = sorted(names, key=natural)

@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import shutil
 import socket
 from collections.abc import Callable
 from dataclasses import replace
@@ -113,6 +114,15 @@ def test_a_changed_figure_of_a_round_that_is_done_is_refused(run: Path):
 def test_a_changed_key_of_a_line_is_refused_before_the_rounds_that_are_left(run: Path):
     edit(run / "rounds.jsonl", '"bytes"', '"bytec"')
     assert "its checksum is another" in refused(run)
+
+
+def test_lines_of_finished_rounds_without_their_checkpoint_are_not_cut_off(run: Path):
+    shutil.rmtree(run / "checkpoint")
+    (run / "summary.json").unlink()  # as of a run that was cut off
+    before = (run / "rounds.jsonl").read_text()
+    with pytest.raises(InvalidInputError, match="has lines of finished rounds and no checkpoint: put checkpoint/ back"):
+        start(again(run), hosts("fd"))
+    assert (run / "rounds.jsonl").read_text() == before
 
 
 @pytest.mark.parametrize("place", [0.1, 0.5, 0.999])

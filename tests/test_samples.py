@@ -151,3 +151,13 @@ def test_samples_are_checked_as_rows_are():
 def test_an_empty_data_set_is_refused():
     with pytest.raises(InvalidInputError, match="the data set is empty"):
         Samples.of([])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_input_that_is_no_number_is_refused_by_its_row(value: float):
+    x = torch.tensor([[0.0, 1.0], [2.0, value]])
+    with pytest.raises(InvalidInputError, match="row 1 of the data set has an input that is not finite"):
+        Samples.of([(row, 0) for row in x])
+    with pytest.raises(InvalidInputError, match="row 1 of the data set"):
+        Samples.of(Samples(x, torch.tensor([0, 1])))
+    assert len(Samples.of(Samples(x, torch.tensor([0, 1]), torch.tensor([0])))) == 1

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.storage import folder_name
 
 NAMED = 5
 """How many a line names that one reason is about; the others are counted."""
@@ -189,7 +190,7 @@ NAME = "a name of 1 to 100 printable characters"
 
 def is_name(text: str) -> bool:
     """Whether a text can be a client's id, which names a file and stands in lines."""
-    return 0 < len(text) <= 100 and text.isprintable()
+    return 0 < len(text) <= 100 and text.isprintable() and len(folder_name(text).encode()) <= 255
 
 
 def _whole(key: str, value: Any) -> int:

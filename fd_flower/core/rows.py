@@ -47,6 +47,15 @@ def checked(x: Tensor, y: Tensor | None) -> Read:
     return Read(x.float() if x.dtype == torch.float64 else x, y, ())
 
 
+def check_finite(x: Tensor) -> None:
+    """Refuse inputs that are no numbers, by their row: models would learn nothing but NaN."""
+    if x.is_floating_point() and not bool(x.isfinite().all()):
+        row = int((~x.isfinite()).reshape(len(x), -1).any(1).nonzero()[0])
+        raise InvalidInputError(
+            f"row {row} of the data set has an input that is not finite; expected numbers: fill it in or leave it out"
+        )
+
+
 def read(dataset: Any, x: Column | Sequence[str] | None, y: Column | None, classes: Sequence[str]) -> Read:
     """Read every row once; see ``Samples.of``."""
     rows = [dataset[number] for number in range(len(dataset))]
@@ -54,6 +63,7 @@ def read(dataset: Any, x: Column | Sequence[str] | None, y: Column | None, class
         raise InvalidInputError("the data set is empty: expected at least one sample")
     pairs = [_pair(row, x, y) for row in rows]
     inputs = _stacked([one for one, _ in pairs])
+    check_finite(inputs)
     labels = [label for _, label in pairs]
     if all(label is None for label in labels):
         return Read(inputs, None, ())

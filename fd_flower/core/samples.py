@@ -121,6 +121,7 @@ class Samples:
         """
         read = rows.checked(dataset.x, dataset.y) if isinstance(dataset, cls) else rows.read(dataset, x, y, classes)
         if isinstance(dataset, cls):
+            rows.check_finite(dataset.x if dataset.index is None else dataset.x[dataset.index])
             return replace(dataset, x=read.x, y=read.y)
         samples = cls(read.x, read.y, classes=read.classes)
         named = classes and read.classes and read.y is not None

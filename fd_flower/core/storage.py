@@ -28,6 +28,11 @@ CLOSING = "closing.safetensors"
 """What a client's closing message evaluated, beside its memory; no round reads it."""
 
 
+def folder_name(client: str) -> str:
+    """Return what the folder of a client with this id is called."""
+    return re.sub(r"[^\w-]", lambda m: f"%{ord(m[0]):x}", client)
+
+
 class Memory:
     """The files ``<folder>/<round>-<exchange>.safetensors`` of one client in one run.
 
@@ -55,7 +60,7 @@ class Memory:
         self.client = client
         self.lasting = lasting
         self.expected = expected
-        self.folder = state / run_key / re.sub(r"[^\w-]", lambda m: f"%{ord(m[0]):x}", client)
+        self.folder = state / run_key / folder_name(client)
 
     def read(self, position: Position | None) -> dict[str, Tensor]:
         """Return the newest tensors from before ``position`` (round, place of the exchange); empty for a newcomer.

@@ -140,7 +140,7 @@ class Driver:
         strategy, done = self.strategy, 0
         settings, key, hosted = strategy.settings, self.record.run_key, strategy.hosted
         begun = Standing.of(settings, key, strategy.world, strategy.clients, hosted=hosted)
-        checkpoint = self.record.open(begun, strategy.clients, plain=self.host.plain)
+        checkpoint = self.record.open(begun, strategy.clients, hosted=hosted, plain=self.host.plain)
         self.host.mark()
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)

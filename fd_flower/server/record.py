@@ -69,7 +69,9 @@ class Record:
             Path(where) / "clients" if where else Path(tempfile.gettempdir()) / f"fd-flower-{self.run_key}"
         )
 
-    def open(self, begun: Standing, clients: Sequence[Client], *, plain: bool = False) -> Checkpoint | None:
+    def open(
+        self, begun: Standing, clients: Sequence[Client], *, hosted: bool, plain: bool = False
+    ) -> Checkpoint | None:
         """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
 
         Called once the run has been found possible, so that a refused one leaves no folder behind. The folder is locked
@@ -81,6 +83,8 @@ class Record:
             Where the run stands before round one, as this process sees it.
         clients : Sequence[Client]
             What ``data.*`` says of data that these do not have is not written.
+        hosted : bool
+            Whether they are simulated, so that the task that their nodes name is the experimenter's.
         plain : bool
             Whether their apps know nothing of FD-Flower.
 
@@ -93,7 +97,8 @@ class Record:
         self._standing = begun
         if self.folder is None:
             if out := self.settings.run.out:
-                tasks = {client.task for client in clients}
+                # A resume imports it, so a device's word is not enough.
+                tasks = {client.task for client in clients} if hosted else set()
                 task = tasks.pop() if len(tasks) == 1 else self.settings.task
                 left_out = not_for_tasks() if task or plain else ()
                 self.folder = RunFolder.create(out, replace(self.settings, task=task), self.run_key, left_out)
@@ -106,6 +111,11 @@ class Record:
             raise InvalidInputError(
                 f"{self.folder.path} is finished and its clients' memory is gone; "
                 "a run that is to go on after its end needs run.keep=true"
+            )
+        if not found and any(line["round"] > 1 for line in self.folder.lines()):
+            raise InvalidInputError(
+                f"{self.folder.path} has lines of finished rounds and no checkpoint: put checkpoint/ back, or "
+                "begin another run"
             )
         if found:
             kept = [line for line in self.folder.lines() if line["round"] <= done and not line.get("closing")]

@@ -84,6 +84,12 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
                 "both have one model: expected one number of features"
             )
     labeled = [c for c in clients if c.labels]
+    if labeled and (bare := next((c for c in clients if not c.labels), None)):
+        raise InvalidInputError(
+            f"client {bare.id} has numbers for its classes, client {labeled[0].id} has names "
+            f"({', '.join(labeled[0].labels[:5])}): name its classes (class folders, or Task(classes=...)), or list "
+            "them in data.class_names"
+        )
     for client in labeled:
         hint = "; a class folder may be empty, and data.class_names lists the classes of numbers without names"
         order(client.labels, labeled[0].labels, f"client {client.id}", f"client {labeled[0].id}", hint=hint)
