@@ -21,7 +21,8 @@ from torch.nn import functional as F
 from fd_flower import data, engine
 from fd_flower.config import Settings, settings
 from fd_flower.core.rng import torch_rng
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 
 
 def loop(chosen: Settings) -> tuple[list[float], list[float]]:

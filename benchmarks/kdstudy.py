@@ -37,7 +37,8 @@ from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.objectives.metrics import accuracy_by_class, measure
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 from fd_flower.training import Plan, predict
 from fd_flower.training.consolidation import Lesson, converge, mutual, teach
 from fd_flower.wire import Weights

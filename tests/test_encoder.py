@@ -14,7 +14,8 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.data import encoder as encoders
 from fd_flower.data.encoder import encoder
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 
 torch.set_num_threads(1)
 

@@ -14,7 +14,8 @@ from fd_flower import methods
 from fd_flower.config import settings
 from fd_flower.engine import InProcessGrid
 from fd_flower.results import RunFolder
-from fd_flower.tasks.world import World, load_task
+from fd_flower.tasks.described import load_task
+from fd_flower.tasks.world import World
 
 Lines = list[dict[str, Any]]
 

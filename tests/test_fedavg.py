@@ -14,7 +14,8 @@ from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.server.checkpoint import Checkpoint
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, Weights
 
 NOTHING = Knowledge()

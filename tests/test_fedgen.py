@@ -26,7 +26,8 @@ from fd_flower.generate.features import FeatureGenerator
 from fd_flower.generate.heads import logits_of
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 from fd_flower.wire import Generator, Knowledge, LabelCounts, OptimizerState, Private, Weights
 from fd_flower.wire.envelope import unfold
 

@@ -15,7 +15,8 @@ from fd_flower.client import distillation
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, PublicLogits
 
 INDEX = torch.tensor([3, 8])

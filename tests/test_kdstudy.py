@@ -18,8 +18,9 @@ from fd_flower.core.samples import Samples
 from fd_flower.data import federation
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.tasks.described import described
 from fd_flower.tasks.task import Task
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.world import World
 from fd_flower.training import predict
 from fd_flower.training.consolidation import Lesson, teach
 from fd_flower.wire import Candidates, Chain, Knowledge, Scores, Weights

@@ -13,8 +13,9 @@ from fd_flower import methods
 from fd_flower.config import settings
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.described import described
 from fd_flower.tasks.task import Task
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.world import World
 
 
 def test_objective_is_cross_entropy():

@@ -22,10 +22,11 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder, compare
 from fd_flower.results.groups import grouped
 from fd_flower.server import Strategy
+from fd_flower.tasks.described import described
 from fd_flower.tasks.retrieval import ask, beir, prompt
 from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.metrics import METRICS, measure, precedence
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.world import World
 
 TINY = (
     "data.source=companies data.partition=column data.column=company data.clients=3 model.name=hashed:8 "

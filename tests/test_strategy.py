@@ -17,8 +17,9 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.server import Strategy
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.resume import Standing
+from fd_flower.tasks.described import described
 from fd_flower.tasks.task import Task
-from fd_flower.tasks.world import World, described
+from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, Weights
 from fd_flower.wire.envelope import unfold
 

@@ -399,7 +399,7 @@ def test_the_task_of_the_nodes_configuration_is_used_where_the_server_names_none
     ],
 )
 def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
-    from fd_flower.tasks.world import load_task
+    from fd_flower.tasks.described import load_task
 
     with pytest.raises(InvalidInputError, match=words):
         load_task(name)

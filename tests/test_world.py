@@ -6,8 +6,9 @@ import torch
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.described import described, load_task
 from fd_flower.tasks.task import Task
-from fd_flower.tasks.world import World, described, join, load_task
+from fd_flower.tasks.world import World, join
 
 
 def world_of(words: str = "", task: Task | None = None) -> World:

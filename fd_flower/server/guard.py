@@ -25,7 +25,7 @@ from fd_flower.server.requirements import (
     check_test,
     check_transform,
 )
-from fd_flower.tasks.world import ModelError
+from fd_flower.tasks.described import ModelError
 from fd_flower.wire import Bounds, Payload, Weights
 from fd_flower.wire.replies import Reply, read
 
