@@ -88,6 +88,14 @@ def test_another_test_set_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch)
     world.world.cache_clear()
 
 
+def test_other_public_samples_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch):
+    untouched = tasks.task
+    monkeypatch.setattr(tasks, "task", lambda: replace(untouched(), public=lambda: tasks.samples("other", 30)))
+    world.world.cache_clear()
+    assert "the data of the clients are other ones" in refused(run)
+    world.world.cache_clear()
+
+
 def test_clients_with_other_samples_are_refused(run: Path, monkeypatch: pytest.MonkeyPatch):
     untouched = tasks.task
     more = lambda client: replace(tasks.own(client), train=tasks.samples(f"{client} train", 21))  # noqa: E731

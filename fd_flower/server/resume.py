@@ -9,6 +9,7 @@ from logging import WARNING
 from typing import Any, Self
 
 from fd_flower.config import Settings
+from fd_flower.core.checksum import joined
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
@@ -55,8 +56,8 @@ class Standing:
     @classmethod
     def of(cls, settings: Settings, run_key: str, world: World, clients: Sequence[Client], *, hosted: bool) -> Self:
         """Return where a run stands before round one."""
-        held = [(c.id, c.model, c.checksum) for c in clients] if hosted else []
-        digest = hashlib.sha256(json.dumps(held).encode()).hexdigest()[:12]
+        held = {c.id: f"{c.model} {c.public} {c.checksum}" for c in clients} if hosted else {}
+        digest = joined(held)[:12]
         data = {"that evaluate": world.kind.copy(world), "of the clients": digest}
         return cls(settings.text, run_key, data, code=[{"after": 0, **code(settings.method)}])
 
