@@ -2,6 +2,7 @@
 
 import gc
 import io
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,6 +77,14 @@ def write_parquet() -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """Log nothing: a thousand refusals that are expected are a thousand warnings."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session", autouse=True)

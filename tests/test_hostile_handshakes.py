@@ -1,7 +1,6 @@
 """Whatever one device answers to the handshake costs that device; whatever a server sends costs that message."""
 
 import json
-import logging
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -180,8 +179,8 @@ def test_apps_without_our_turn_are_known_by_what_all_of_them_answer():
     assert asked == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("quiet")
 def test_no_changed_answer_ends_a_run(tmp_path: Path):
-    logging.disable(logging.CRITICAL)
     settings = toy_settings("fd", "server.rounds=1 client.steps=1")
     taken = 0
     for place in range(80):
@@ -202,7 +201,6 @@ def test_no_changed_answer_ends_a_run(tmp_path: Path):
         assert {"1", "2"} <= {c.id for c in strategy.clients} | set(strategy.refused)
         assert len(strategy.clients) >= 2
         taken += len(strategy.clients) == 3
-    logging.disable(logging.NOTSET)
     assert 0 < taken < 80
 
 

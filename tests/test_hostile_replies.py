@@ -1,10 +1,8 @@
 """Whatever a client replies, the run goes on, what the server knows is finite, and what is refused leaves no trace."""
 
 import json
-import logging
 import random
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 
 import pytest
@@ -15,6 +13,8 @@ from helpers.replays import CLIENTS, Replay, same
 from helpers.tiny import toy_settings
 
 from fd_flower import methods
+
+pytestmark = pytest.mark.usefixtures("quiet")
 
 CASES = {
     **{name: (name, "") for name in methods.names()},
@@ -74,13 +74,6 @@ def _bounded(key: str, tensor: torch.Tensor) -> bool:
     if "public-logits" in key:
         tensor = tensor.clamp_min(-1e3)
     return bool(tensor.isfinite().all())
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def try_many(case: str, tries: range) -> Counter[str]:

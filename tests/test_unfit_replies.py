@@ -188,7 +188,7 @@ def test_a_layout_that_cannot_be_read_costs_that_nodes_replies_alone(layout: str
 # --- counts against the handshake
 
 
-CLIENT = Client("1", 0, classes=3, counts=(5, 0, 2), examples=7, validation=4)
+CLIENT = Client("1", 0, classes=3, counts=(5, 0, 2), examples=7, sizes=(7, 4, 0))
 OF_CLIENT = Bounds(passes=lambda samples: 2).of(CLIENT)
 
 

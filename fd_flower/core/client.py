@@ -55,8 +55,6 @@ class Client:
         Its samples for training, validation and test; () where it does not say.
     checksum : str
         Checksum of a hosted client's samples; "" of a device, which tells nobody.
-    validation : int | None
-        Validation samples; None where it does not say.
     """
 
     id: str
@@ -74,12 +72,16 @@ class Client:
     network: str = ""
     sizes: tuple[int, ...] = ()
     checksum: str = ""
-    validation: int | None = None
 
     @property
     def node_id(self) -> int:
         """The node id under which strategies, ours and Flower's, see the client."""
         return self.number + 1
+
+    @property
+    def validation(self) -> int | None:
+        """Its validation samples; None where it does not say."""
+        return self.sizes[1] if self.sizes else None
 
     def called(self, class_names: Sequence[str]) -> "Client":
         """Return the client as it counts once it has the run's order of classes; as it is where it has others."""
@@ -150,7 +152,6 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
     sizes = _wholes("sizes", answer)
     if len(sizes) not in (0, 3):
         raise _unread("sizes", list(sizes), "its samples for training, validation and test")
-    validation = answer.get("validation")
     return Client(
         name,
         0,
@@ -164,7 +165,6 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         network=_text("network", answer.get("network", "")),
         sizes=sizes,
         checksum=_text("checksum", answer.get("checksum", "")),
-        validation=None if validation is None else _whole("validation", validation),
         features=numbers["features"],
         classes=numbers["classes"],
         examples=numbers["examples"],

@@ -34,6 +34,7 @@ PLAIN = "No query function registered with name 'fd_flower'"
 
 ASKED = "InvalidInputError: "
 """How the reason begins for which a host refuses what it is asked for."""
+
 FIRST = 3
 """Nodes that are asked first: where all know nothing of us, the others are not asked."""
 

@@ -46,7 +46,6 @@ class Classification:
             "classes": found.classes,
             "counts": torch.bincount(own.train.labels.cpu(), minlength=found.classes).tolist(),
             "examples": len(own.train),
-            "validation": len(own.validation),
             "shape": list(own.train.x.shape[1:]),
             "lacks": found.lacks,
         }

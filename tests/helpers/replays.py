@@ -1,6 +1,6 @@
 """A method's rounds played again and again from the replies of one real run, without any training at clients."""
 
-import pickle
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -47,7 +47,7 @@ class Replaying(ClientApp):
         config: Any = content["config"]  # type: ignore[index]
         place = (message.metadata.message_type, client, config["server-round"], config.get("closing", False))
         if place not in self._known:
-            answer = pickle.loads(pickle.dumps(self._app(message, context)))
+            answer = copy.deepcopy(self._app(message, context))
             found = unfold(answer.content)[client]
             assert isinstance(found, RecordDict), f"{place}: {found.reason}"
             self._known[place] = found
