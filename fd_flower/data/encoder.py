@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import Identity, Linear, Module
+from torch.nn import Module
 
 from fd_flower import models
 from fd_flower.config import DataConfig
@@ -31,6 +31,7 @@ from fd_flower.data.cache import stored
 from fd_flower.data.cut import stratified
 from fd_flower.data.images import Images, read
 from fd_flower.data.source import locate
+from fd_flower.models.published import beheaded, loaded
 from fd_flower.training import Plan, forward, one_thread, predict, supervised, train
 
 if TYPE_CHECKING:
@@ -130,20 +131,10 @@ class _Pretrained(Module):
 
 def _of_torchvision(name: str) -> Module:
     """Return the network that a weight's name stands for; it is downloaded where torch's hub folder lacks it."""
-    from torchvision import models as zoo
-
     weights = _weights(name)
-    try:
-        net = zoo.get_model(type(weights).__name__.removesuffix("_Weights").lower(), weights=weights)
-    except (OSError, RuntimeError) as error:  # no network, a full disk; a download with another checksum
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise InvalidInputError(
-            f"data.encoder={name} cannot be had ({reason}): put {weights.url} into {folder}, or use data.encoder=pixels"
-        ) from None
-    last = [place for place, module in net.named_modules() if isinstance(module, Linear)][-1]
-    above, _, slot = last.rpartition(".")
-    setattr(net.get_submodule(above), slot, Identity())
+    network = type(weights).__name__.removesuffix("_Weights").lower()
+    net = loaded(network, weights, f"data.encoder={name}", "use data.encoder=pixels")
+    beheaded(net)
     return _Pretrained(net, weights.transforms())
 
 

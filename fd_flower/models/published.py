@@ -87,18 +87,25 @@ def _with_weights(name: str, shape: Shape, weights: str) -> tuple[nn.Module, int
         raise InvalidInputError(f"model.weights are of images with 1 or 3 channels; these have {shape[0]}")
     _check_size(name, shape, small=False)
     chosen = known[weights] if weights != "DEFAULT" else known.DEFAULT
+    net = loaded(name, chosen, f"model.weights={weights} of {name}", "leave model.weights out")
+    features = beheaded(net)
+    usual = chosen.transforms()
+    return nn.Sequential(Standardized(usual.mean, usual.std), net), features
+
+
+def loaded(name: str, weights: Any, option: str, remedy: str) -> nn.Module:
+    """Return a network with published weights, downloaded where torch's hub folder lacks them.
+
+    ``option`` and ``remedy`` are what an error says cannot be had, and what to do without it.
+    """
     try:
-        net = _made(name, weights=chosen)
+        return _made(name, weights=weights)
     except (OSError, RuntimeError) as error:  # no network, a full disk; a download with another checksum
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise InvalidInputError(
-            f"model.weights={weights} of {name} cannot be had ({reason}): put {chosen.url} into {folder}, or leave "
-            "model.weights out"
+            f"{option} cannot be had ({reason}): put {weights.url} into {folder}, or {remedy}"
         ) from None
-    features = _beheaded(net)
-    usual = chosen.transforms()
-    return nn.Sequential(Standardized(usual.mean, usual.std), net), features
 
 
 class Standardized(nn.Module):
@@ -131,10 +138,10 @@ def _fitted(net: nn.Module, shape: Shape, *, small: bool = True) -> tuple[nn.Mod
         own: Any = net.get_submodule(place)
         like = {"stride": own.stride, "padding": own.padding, "bias": own.bias is not None}
         _put(net, place, nn.Conv2d(shape[0], own.out_channels, own.kernel_size, **like))
-    return net, _beheaded(net)
+    return net, beheaded(net)
 
 
-def _beheaded(net: nn.Module) -> int:
+def beheaded(net: nn.Module) -> int:
     """Take a network's last linear layer away and return the size of its input."""
     linear = [(place, module) for place, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not linear:  # SqueezeNet classifies by a convolution: the mean over positions of what enters it
