@@ -161,3 +161,10 @@ def test_an_input_that_is_no_number_is_refused_by_its_row(value: float):
     with pytest.raises(InvalidInputError, match="row 1 of the data set"):
         Samples.of(Samples(x, torch.tensor([0, 1])))
     assert len(Samples.of(Samples(x, torch.tensor([0, 1]), torch.tensor([0])))) == 1
+
+
+def test_of_a_view_on_doubles_its_own_rows_alone_are_converted():
+    base = Samples(torch.arange(8).double().view(4, 2), torch.tensor([0, 1, 0, 1]), torch.tensor([3, 1]))
+    found = Samples.of(base)
+    assert (found.x.dtype, found.x.tolist(), found.y.tolist()) == (torch.float32, [[6.0, 7.0], [2.0, 3.0]], [1, 1])
+    assert found.index is None

@@ -119,10 +119,17 @@ class Samples:
         InvalidInputError
             For rows that are none of this, by their number.
         """
-        read = rows.checked(dataset.x, dataset.y) if isinstance(dataset, cls) else rows.read(dataset, x, y, classes)
         if isinstance(dataset, cls):
-            rows.check_finite(dataset.x if dataset.index is None else dataset.x[dataset.index])
+            index = dataset.index
+            if (
+                index is not None and dataset.x.dtype == torch.float64
+            ):  # a client's rows, not the whole base once a client
+                labels = None if dataset.y is None else dataset.y[index]
+                dataset, index = replace(dataset, x=dataset.x[index], y=labels, index=None), None
+            rows.check_finite(dataset.x if index is None else dataset.x[index])
+            read = rows.checked(dataset.x, dataset.y)
             return replace(dataset, x=read.x, y=read.y)
+        read = rows.read(dataset, x, y, classes)
         samples = cls(read.x, read.y, classes=read.classes)
         named = classes and read.classes and read.y is not None
         return samples.renumbered(classes, "the data set", "were given for it") if named else samples
