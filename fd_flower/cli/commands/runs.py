@@ -1,0 +1,148 @@
+"""Commands that make runs, or read what these left behind."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd_flower.cli.console import Output, console
+from fd_flower.cli.options import Engine, InEngine, Jobs, Method, Out, Recipe, Select, Set, Task, from_here
+from fd_flower.cli.paths import look_here
+from fd_flower.core.errors import InvalidInputError
+
+
+def run(
+    context: typer.Context,
+    method: Method,
+    set: Set = None,
+    recipe: Recipe = None,
+    engine: InEngine = Engine.local,
+    out: Out = None,
+    task: Task = "",
+    on: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="On the devices of the federation that `keys DIR` made.")
+    ] = None,
+) -> None:
+    """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
+    from fd_flower.cli import run as runs
+    from fd_flower.config.registry import short_name
+
+    output: Output = context.obj
+    order = runs.order(method, set or [], recipe, engine.value, out, task, on)
+    with output.board() as board:
+        folder = runs.execute(order, board, short_name(method))
+        board.say(runs.outcome(folder.summary))
+    typer.echo(folder.path)
+
+
+def compare(
+    context: typer.Context,
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", callback=from_here)],
+    set: Set = None,
+    recipe: Recipe = None,
+    engine: InEngine = Engine.local,
+    out: Out = None,
+    task: Task = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, from run.seed on.")] = 1,
+    jobs: Jobs = 1,
+    reach: Annotated[
+        float | None, typer.Option(min=0, max=100, metavar="PERCENT", help="Tell when runs first have this accuracy.")
+    ] = None,
+) -> None:
+    """Compare methods on the same data, models and seeds: a table, CSV, plots and a page.
+
+    An option with a method's short name before it is for that method alone: --set fd.client.kd_weight=0.5
+    """
+    from fd_flower.cli import compare as comparing
+    from fd_flower.cli.plan import carry_out
+
+    output: Output = context.obj
+    comparison = comparing.ordered(methods, set or [], recipe, engine.value, out, task, seeds)
+    with output.board() as board:
+        for remark in comparing.remarks(comparison):
+            board.say(remark)
+        carry_out(comparison, jobs, board, output)
+    comparing.write(comparison, console(), None if reach is None else reach / 100)
+    typer.echo(comparison.path)
+    if comparison.failures:
+        raise typer.Exit(1)
+
+
+def sweep(
+    context: typer.Context,
+    method: Method,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="A key and the values to try; repeat it for more keys. With --random also a range: "
+            "KEY=0.1..0.9, KEY=log:1e-4..1e-1; whole ends give whole numbers.",
+        ),
+    ] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Draw N points by run.seed, in place of the whole grid.")
+    ] = None,
+    select: Annotated[
+        Select,
+        typer.Option(help="Choose by all clients' validation data together, or by each client's own."),
+    ] = Select["global"],
+    set: Set = None,
+    recipe: Recipe = None,
+    engine: InEngine = Engine.local,
+    out: Out = None,
+    task: Task = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
+    jobs: Jobs = 1,
+) -> None:
+    """Search options of METHOD for the best validation accuracy: tables, heat maps, a page, the best as a recipe.
+
+    A point stands where its runs have their best validation round, in the mean over seeds; test data choose nothing.
+    The same command and --out resume a sweep that was broken off. A point that fails is named in the table; the
+    status is 1 where no point is left to choose.
+
+    fd-flower sweep fd --grid client.kd_weight=0.1,1,10 --grid client.lr=0.01,0.1 --seeds 3 --jobs 2 --out runs/fd
+
+    fd-flower run fd --recipe runs/fd/best.yaml
+    """
+    from fd_flower.cli import sweep as sweeping
+    from fd_flower.cli.plan import carry_out
+
+    output: Output = context.obj
+    search = sweeping.ordered(
+        method, grid or [], random, select.value, set or [], recipe, engine.value, out, task, seeds
+    )
+    with output.board() as board:
+        carry_out(search.plan, jobs, board, output, search.standing)
+    chosen = sweeping.write(search, console())
+    typer.echo(search.plan.path)
+    if not chosen:
+        raise typer.Exit(1)
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="DIR...")],
+    out: Out = None,
+) -> None:
+    """Write a report of finished runs, by their folders or that of a comparison: one page that needs nothing else."""
+    from fd_flower.cli.paths import absolute
+    from fd_flower.cli.run import runs_in
+    from fd_flower.results import report as page
+
+    folders = [folder for path in runs for folder in runs_in(absolute(path, Path.cwd()))]
+    look_here([folder.config["method"] for folder in folders])
+    if out is None and len(folders) > 1:
+        raise InvalidInputError(f"{len(folders)} runs make one report: say where by --out DIR")
+    typer.echo(page.write(folders, absolute(out, Path.cwd()) if out else folders[0].path))
+
+
+def ask(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; on a device its state-dir.")],
+    question: Annotated[str, typer.Argument(metavar="QUESTION")],
+    client: Annotated[str, typer.Option(metavar="ID", help="Whose retriever searches.")],
+    corpus: Annotated[Path, typer.Option(metavar="DIR", help="A collection, or a folder of .txt and .md files.")],
+    count: Annotated[int, typer.Option(min=1, help="Passages to show, at most.")] = 5,
+) -> None:
+    """Show the passages that a client's own retriever, from a run that kept its clients, finds for QUESTION."""
+    from fd_flower.cli import ask as asking
+
+    asking.show(run, question, client, corpus, count, console())

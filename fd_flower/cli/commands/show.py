@@ -1,0 +1,67 @@
+"""Commands that show what there is and what a run would do; they write no run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd_flower.cli.console import console
+from fd_flower.cli.options import Method, Recipe, Set, Task, from_here
+
+
+def methods() -> None:
+    """List the methods: what each does, needs and exchanges."""
+    from fd_flower.cli import describe as describing
+
+    console().print(describing.methods_table())
+
+
+def describe(method: Method, set: Set = None, recipe: Recipe = None) -> None:
+    """Describe METHOD: what it needs, when it is measured, and every option with its value."""
+    from fd_flower.cli import describe as describing
+    from fd_flower.cli.run import words_of
+
+    for part in describing.described(method, words_of(set or [], recipe)):
+        console().print(part)
+
+
+def data(
+    method: Annotated[str, typer.Argument(metavar="[METHOD]", callback=from_here)] = "fd",
+    set: Set = None,
+    recipe: Recipe = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the image.")] = None,
+    clusters: Annotated[
+        bool, typer.Option("--clusters", help="Count clusters of what data.encoder sees, too.")
+    ] = False,
+) -> None:
+    """Show who holds what: samples of each class at each client, as a run of METHOD (or `fd`) deals them out."""
+    from fd_flower.cli import data as showing
+
+    showing.show(method, set or [], recipe, out, console(), clusters=clusters)
+
+
+def estimate(
+    method: Method,
+    set: Set = None,
+    recipe: Recipe = None,
+    task: Task = "",
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds to play, in short.")] = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Steps to take of each loop of training.")] = 4,
+) -> None:
+    """Estimate what a run of METHOD would send and take, from a few of its rounds in short; nothing is written."""
+    from fd_flower.cli import estimate as estimating
+
+    estimating.show(method, set or [], recipe, task, rounds, steps, console())
+
+
+def doctor(
+    node: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Check a device, too: the folder with its key and node.toml.")
+    ] = None,
+) -> None:
+    """Check this machine, and say which `--federation-config` fits it, or whether it can be a device."""
+    from fd_flower.cli import doctor as checking
+    from fd_flower.cli.paths import absolute
+
+    if not checking.check(console(), None if node is None else absolute(node, Path.cwd())):
+        raise typer.Exit(1)

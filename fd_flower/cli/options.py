@@ -1,0 +1,38 @@
+"""Arguments and options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fd_flower.cli.paths import look_here
+
+
+class Engine(StrEnum):
+    """Where rounds happen."""
+
+    local = "local"
+    flower = "flower"
+
+
+Select = StrEnum("Select", ["global", "personal"])
+"""Whose validation data choose; `global` is a word of Python's own."""
+
+
+def from_here(methods: str | list[str]) -> str | list[str]:
+    """Let a method be imported from the user's directory."""
+    look_here([methods] if isinstance(methods, str) else methods)
+    return methods
+
+
+Method = Annotated[str, typer.Argument(metavar="METHOD", callback=from_here)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="An option, or several in quotes; `describe METHOD` lists them."),
+]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another recipe than the method's own.")]
+InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
+Task = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Your own task, found from your directory.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")]
