@@ -19,7 +19,7 @@ from fd_flower import methods
 from fd_flower.core.client import natural
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
-from fd_flower.server import Strategy, host_grid
+from fd_flower.server import Strategy, client_grid
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.tasks.world import World
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, unfold
@@ -99,7 +99,7 @@ def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large
     size = sum(
         r.count_bytes() for r in RecordDict({"arrays": ArrayRecord(model("").state_dict())}).array_records.values()
     )
-    monkeypatch.setattr(host_grid, "REPLY_LIMIT", int(3.9 * size))
+    monkeypatch.setattr(client_grid, "REPLY_LIMIT", int(3.9 * size))
     grid = Noted(methods.client_app("fedavg"), 1)
     _, lines = run(grid, "fedavg", "data.clients=7")
     trained = [list(unfold(m.content)) for m in grid.sent if m.metadata.message_type == "train"]
@@ -110,7 +110,7 @@ def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large
 
 def test_the_reply_limit_learns_from_replies(monkeypatch: pytest.MonkeyPatch):
     """Round one of fd sends nothing down, so its small messages say little about the replies: two learns it."""
-    monkeypatch.setattr(host_grid, "REPLY_LIMIT", 1000)
+    monkeypatch.setattr(client_grid, "REPLY_LIMIT", 1000)
     grid = Noted(methods.client_app("fd"), 1)
     run(grid, "fd", "data.clients=4")
     trained = [len(unfold(m.content)) for m in grid.sent if m.metadata.message_type == "train"]
@@ -413,7 +413,7 @@ def test_a_node_that_was_started_anew_owes_nothing():
 
 
 def test_a_node_that_was_started_anew_in_a_round_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(host_grid, "LOOK", 0.1)
+    monkeypatch.setattr(client_grid, "LOOK", 0.1)
     grid = Restarting(methods.client_app("fd"), 3)
     pull = grid.pull_messages
     looks = iter(range(10**9))

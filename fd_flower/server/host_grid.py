@@ -1,33 +1,27 @@
-"""The Grid that shows clients where Flower shows nodes: a node may host one client (a device) or many."""
+"""Who is there: the Grid that asks nodes what they are, one client (a device) or hosts of many."""
 
 import atexit
-import json
 import secrets
 import shutil
 import tempfile
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from itertools import chain
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fd_flower.config import Settings, registry
+from fd_flower.config import Settings
 from fd_flower.core import nonce
 from fd_flower.core.client import Client, answered, grouped, natural
 from fd_flower.core.errors import InvalidInputError, RunError
-from fd_flower.core.flower import name_message
 from fd_flower.core.keys import allowed, keys_of
-from fd_flower.core.storage import Position
+from fd_flower.server.client_grid import ClientGrid
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
-from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, remembered, unfold
-from fd_flower.wire.traffic import Bytes, size_of
-
-REPLY_LIMIT = 64 * 2**20
-"""A node's clients are asked in several messages where the expected reply would pass this many bytes."""
+from fd_flower.wire.envelope import HANDSHAKE, fold, records
+from fd_flower.wire.traffic import Bytes
 
 PLAIN = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
@@ -38,70 +32,37 @@ ASKED = "InvalidInputError: "
 FIRST = 3
 """Nodes that are asked first: where all know nothing of us, the others are not asked."""
 
-LOOK = 5.0
-"""Seconds between looks whether nodes that owe a reply were started anew."""
-
 PAUSE = 0.05
 """Seconds between the first two looks at which nodes are there; the next ones are further apart."""
 
-LOST = 3
-"""Error code of a client whose node answered without it."""
 
-
-class HostGrid(Grid):
-    """Clients instead of nodes, over any Grid of Flower's.
-
-    A node gets one message for all its clients, in which what they share is once; its reply is split into one message
-    a client. Strategies, ours and Flower's, see the client with number i as node id i + 1.
+class HostGrid(ClientGrid):
+    """Clients instead of nodes, over any Grid of Flower's: it asks the nodes who they are and what they hold.
 
     Attributes
     ----------
-    clients : tuple[Client, ...]
-        Who answered the handshake, in natural order.
-    engine : str
-        The class of the grid beneath.
-    plain : bool
-        Whether the nodes run an app that knows nothing of FD-Flower.
-    absent : dict[str, str]
-        Client id -> why it was not asked in the last exchange.
     class_names : tuple[str, ...]
         The run's classes in the order of their numbers: ``data.class_names``, or what most devices call theirs, in the
         order of the first of these.
-    remembered : dict[str, Position]
-        Hosted client -> the newest turn that it is known to remember.
     """
 
     def __init__(
         self, grid: Grid, settings: Settings, *, run_key: str = "", state: str = "", public_labels: bool = False
     ) -> None:
-        self._grid = grid
-        self._settings = settings
-        self.remembered: dict[str, Position] = {}
         run_key = run_key or secrets.token_hex(8)
         if not state:
             state = tempfile.mkdtemp(prefix="fd-flower-")
             atexit.register(shutil.rmtree, state, ignore_errors=True)
-        self._header: dict[str, str | int | bool | list[str]] = {
+        header: dict[str, str | int | bool | list[str]] = {
             "run-key": run_key,
             "settings": settings.text,
             "state": state,
             "public-labels": public_labels,
         }
         self._allow = allowed(settings.server.allow)
-        self._handshake = Handshake(self._allow)
         self._nodes: set[int] = set()
-        self._queues: dict[int, deque[list[Message]]] = {}
-        self._open: dict[str, tuple[int, list[Message]]] = {}
-        self._late: dict[str, int] = {}
-        self._since: dict[int, str] = {}
-        self._arrived: dict[str, Message] = {}
-        self._reply_size = 0
-        self.clients: tuple[Client, ...] = ()
-        self.plain = False
-        self.engine = type(grid).__name__
-        self.absent: dict[str, str] = {}
         self.class_names = tuple(settings.data.class_names or ())
-        self.bytes = Bytes()
+        super().__init__(grid, settings, Handshake(self._allow), header)
 
     @classmethod
     def open(cls, grid: Grid, settings: Settings) -> "HostGrid":
@@ -130,20 +91,9 @@ class HostGrid(Grid):
     # --- who is there
 
     @property
-    def hosted(self) -> bool:
-        """Whether nodes host simulated clients."""
-        return self._handshake.hosted
-
-    @property
     def refused(self) -> dict[str, str]:
         """Client or node -> why it takes no part."""
         return self._handshake.refused
-
-    def client(self, node_id: int) -> Client:
-        """Return the client that strategies see under this node id."""
-        if not 0 < node_id <= len(self.clients):
-            raise InvalidInputError(f"there is no node {node_id}; this federation shows 1 to {len(self.clients)}")
-        return self.clients[node_id - 1]
 
     def handshake(self) -> tuple[Client, ...]:
         """Wait for nodes and ask who is there.
@@ -298,216 +248,9 @@ class HostGrid(Grid):
         self.bytes = Bytes()
         return found
 
-    # --- Flower's Grid
-
-    def set_run(self, run: Any) -> None:
-        """Set the run, on the grid beneath."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """The run, as the grid beneath knows it."""
-        return self._grid.run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Return a message to the client with number ``dst_node_id - 1``."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
     def get_node_ids(self) -> list[int]:
         """Return the node id of each client that is there now; nodes that have come since are asked who they are."""
         return [client.node_id for client in self._look()]
-
-    def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages to clients; those whose node still owes a reply are left out and named in ``absent``."""
-        self._drop_late()
-        self.absent = {}
-        grouped: dict[int, list[Message]] = defaultdict(list)
-        for message in messages:
-            client = self.client(message.metadata.dst_node_id)
-            home = self._handshake.homes[client.id]
-            if home in self._late.values():
-                self.absent[client.id] = "its node still owes an earlier reply"
-                continue
-            name_message(message)
-            self.bytes.count("down", message.content)
-            grouped[home].append(message)
-        for home, own in grouped.items():
-            size = max(self._reply_size, *(size_of(m.content) for m in own), 1)
-            most = 1 if self.plain else max(1, REPLY_LIMIT // size)
-            self._queues[home] = deque(own[i : i + most] for i in range(0, len(own), most))
-        self._send(grouped)
-        return [m.metadata.message_id for own in grouped.values() for m in own]
-
-    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that have come to these messages."""
-        ready = []
-        for reply in self._grid.pull_messages(list(self._open)) if self._open else ():
-            home, inner = self._open.pop(reply.metadata.reply_to_message_id, (0, []))
-            if not inner:  # it came twice
-                continue
-            for answer in self._split(reply, inner):
-                self._arrived[answer.metadata.reply_to_message_id] = answer
-            ready.append(home)
-        self._send(ready)
-        return [self._arrived.pop(name) for name in message_ids if name in self._arrived]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send a strategy's messages that is not ours, and return their replies, Flower's error messages too.
-
-        Raises
-        ------
-        InvalidInputError
-            For FedProx over clients that do not look at its option.
-        RunError
-            Where no reply can be used: Flower's strategies would go on with what they had, to a result of nothing.
-        """
-        messages = list(messages)
-        method = self._settings.method
-        if messages and not self.plain and method in registry.names() and method != "fedprox":
-            _check_proximal(messages[0], method)
-        replies = self.exchange(messages, timeout=timeout)
-        if messages and not any(reply.has_content() for reply in replies):
-            kind = messages[0].metadata.message_type
-            why = {self.client(m.metadata.src_node_id).id: m.error.reason or f"error {m.error.code}" for m in replies}
-            reasons = "; ".join(grouped({**self.absent, **why}, "client")) or "nobody answered"
-            raise RunError(f"none of {len(messages)} clients has a usable reply to '{kind}': {reasons}")
-        return replies
-
-    def exchange(
-        self, messages: Iterable[Message], *, timeout: float | None = None, patient: bool = False
-    ) -> list[Message]:
-        """Send, and wait until all replies, the timeout, or the grace after ``server.min_replies`` replies.
-
-        Where it is ``patient`` (the handshake, the closing message), nodes that still owe a reply are waited for first,
-        and stragglers until the timeout.
-        """
-        server = self._settings.server
-        begin = time.monotonic()
-        deadline = float("inf") if timeout is None else begin + timeout
-        messages = list(messages)
-        while patient and self._late and time.monotonic() < deadline:
-            self._drop_late()
-            _pause(begin)
-        sent = self.push_messages(messages)
-        waiting = set(sent)
-        replies: list[Message] = []
-        grace = None if patient else server.grace
-        look = begin + LOOK
-        while waiting and time.monotonic() < deadline:
-            if time.monotonic() > look:
-                self._give_up()
-                look = time.monotonic() + LOOK
-            came = self.pull_messages([name for name in sent if name in waiting])
-            waiting -= {m.metadata.reply_to_message_id for m in came}
-            replies += came
-            if grace is not None and sum(m.has_content() for m in replies) >= server.min_replies:
-                deadline = min(deadline, time.monotonic() + grace)
-                grace = None
-            if waiting and not came:
-                _pause(begin)
-        self._late |= {name: home for name, (home, _) in self._open.items()}
-        self._open, self._queues, self._arrived = {}, {}, {}
-        if messages:
-            self.bytes.ended(messages[0].metadata.message_type, time.monotonic() - begin)
-        return replies
-
-    # --- one message a node
-
-    def _send(self, homes: Iterable[int]) -> None:
-        """Send each of these nodes the next of its messages."""
-        batches = {}
-        for home in homes:
-            if self._queues.get(home):
-                batches[home] = self._queues[home].popleft()
-        outer = []
-        for home, inner in batches.items():
-            kind, group = inner[0].metadata.message_type, inner[0].metadata.group_id
-            if self.plain:
-                content = inner[0].content
-            else:
-                contents = {self.client(m.metadata.dst_node_id).id: m.content for m in inner}
-                known = {client: self.remembered[client] for client in contents if client in self.remembered}
-                content = fold(contents, {**self._header, REMEMBERED: json.dumps(known)} if known else self._header)
-            self.bytes.wire += size_of(content)
-            outer.append(Message(content, home, kind, group_id=group))
-        starts = self._starts() if outer else {}
-        self._since |= {home: starts[home] for home in batches if home in starts}
-        sent = set(self._grid.push_messages(outer))
-        for message in outer:
-            home = message.metadata.dst_node_id
-            if message.metadata.message_id in sent:
-                self._open[message.metadata.message_id] = home, batches[home]
-            else:  # grids skip what they refuse silently
-                for message in chain(batches[home], *self._queues.pop(home)):
-                    lost = Message(Error(LOST, "its node is gone, or the message is too large"), reply_to=message)
-                    self._arrived[message.metadata.message_id] = lost
-
-    def _split(self, reply: Message, asked: list[Message]) -> list[Message]:
-        """Turn a node's reply into one reply a client."""
-        if reply.has_error():
-            return [Message(reply.error, reply_to=m) for m in asked]
-        self.bytes.wire += size_of(reply.content)
-        if self.plain:
-            answers: dict[str, RecordDict | Error] = {self.client(asked[0].metadata.dst_node_id).id: reply.content}
-        else:
-            try:
-                answers = unfold(reply.content)
-                kept = remembered(records(reply.content, ConfigRecord)[HEADER]) if self.hosted else {}
-            except InvalidInputError as error:
-                return [Message(Error(LOST, str(error)), reply_to=m) for m in asked]
-            self.remembered |= {client: kept[client] for client in answers if client in kept}
-        split = []
-        limit = self._settings.server.max_reply_mb * 2**20
-        for message in asked:
-            lost = Error(LOST, "its node answered without it")
-            answer = answers.get(self.client(message.metadata.dst_node_id).id, lost)
-            if isinstance(answer, Error) and answer.code == STATE and self.hosted:
-                raise RunError(answer.reason)
-            if isinstance(answer, RecordDict) and (size := size_of(answer)) > limit:
-                answer = Error(LOST, f"its reply has {size / 2**20:.1f} MB; server.max_reply_mb is {limit / 2**20:g}")
-            if isinstance(answer, RecordDict):
-                self.bytes.count("up", answer)
-                self._reply_size = max(self._reply_size, size)
-            split.append(Message(answer, reply_to=message))
-        return split
-
-    def _starts(self) -> dict[int, str]:
-        """Return when each node that is there was started, where the grid knows it."""
-        return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
-
-    def _anew(self, homes: Collection[int]) -> set[int]:
-        """Return which of these nodes were started anew since a message was sent: Flower waits for them in vain."""
-        starts = self._starts()
-        return {home for home in homes if home in starts and starts[home] != self._since.get(home, starts[home])}
-
-    def _give_up(self) -> None:
-        """Answer with errors for nodes that were started anew since they were asked."""
-        anew = self._anew({home for home, _ in self._open.values()})
-        for name in [name for name, (home, _) in self._open.items() if home in anew]:
-            home, inner = self._open.pop(name)
-            for message in chain(inner, *self._queues.pop(home, ())):
-                lost = Message(Error(LOST, "its node was started anew in the middle"), reply_to=message)
-                self._arrived[message.metadata.message_id] = lost
-
-    def _drop_late(self) -> None:
-        """Take replies that came too late out of Flower's store and forget them."""
-        if self._late:
-            owing = set(self._late.values())
-            gone = owing - set(self._grid.get_node_ids()) | self._anew(owing)
-            for reply in self._grid.pull_messages(list(self._late)):
-                self._late.pop(reply.metadata.reply_to_message_id, None)
-            self._late = {name: home for name, home in self._late.items() if home not in gone}
-
-
-def _check_proximal(message: Message, method: str) -> None:
-    """Refuse Flower's FedProx for a method's clients, who would train as FedAvg's do."""
-    if any(record.get("proximal-mu") for record in records(message.content, ConfigRecord).values()):
-        raise InvalidInputError(
-            f"FedProx sends proximal-mu, at which the clients of {method} do not look: open the HostGrid with "
-            "settings('fedprox', ...)"
-        )
 
 
 def _most_common(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
@@ -521,8 +264,3 @@ def _most_common(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 def _plain(answer: Mapping[str, Any]) -> bool:
     """Whether a node answered the handshake as an app that knows nothing of us."""
     return PLAIN in str(answer.get("refused", ""))
-
-
-def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Wait a little: never more than 2 % of the time already waited, nor than a second."""
-    sleep(max(0.01, min(1.0, 0.02 * (time.monotonic() - begin))))
