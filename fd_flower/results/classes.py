@@ -11,7 +11,7 @@ from fd_flower.results.history import SERVER
 
 WHOSE = {
     "global": "the balanced test set",
-    "personal": "each client's own test part, counts of all clients together",
+    "personal": "each client's model on its own test part",
 }
 Matrix = np.ndarray
 """Counts [C, C] int64, true classes in rows."""

@@ -11,8 +11,9 @@ from fd_flower.results.metrics import HEADERS, SCOPES, Scored
 from fd_flower.results.page import NOTHING, Markup, Share, element, folded, image, joined, percent, rounded, table
 from fd_flower.results.panels import TEST, TRAINING, VALIDATION, Line, Panel
 
+MEANINGS = [f"{what[0].upper()}{what[1:]}." for what in BY_CLASS.values()]
 WIDE = 3  # panels beside each other
-PANELS = {"global": ("everybody's test set", TEST), "personal": ("own test part", TRAINING)}
+PANELS = {"global": ("balanced test set", TRAINING), "personal": ("own test part", TEST)}
 
 Lines = Sequence[Mapping[str, Any]]
 Evaluated = Mapping[str, str | None]
@@ -20,10 +21,8 @@ Evaluated = Mapping[str, str | None]
 
 def sections(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) -> list[Markup]:
     """Return metrics at the end, over rounds and by client, recall by class, and confusion matrices."""
-    scored = {
-        name: Scored.of(lines, evaluated, name, higher=of["higher_is_better"])
-        for name, of in summary["metrics"].items()
-    }
+    metrics = summary["metrics"]
+    scored = {name: Scored.of(lines, evaluated, name, higher=of["higher_is_better"]) for name, of in metrics.items()}
     if not any(of.test[scope] or of.lacking[scope] for of in scored.values() for scope in SCOPES):
         return []
     drawn = [_panel(name, of) for name, of in scored.items()]
@@ -59,9 +58,8 @@ def _at_the_end(metrics: Mapping[str, Any]) -> list[Markup]:
     head = ["metric", "of", "final", "selected", "best on test", "std over clients", "worst 10 %", ""]
     own = [name for name in metrics if name not in BY_CLASS]
     notes = [
-        "Global: balanced test set; personal: each client's own test part, mean over clients. "
-        + "; ".join(BY_CLASS.values()).capitalize()
-        + ". Means are over the classes that have samples: of a client's own test part, its own classes.",
+        f"Global: balanced test set; personal: each client's own test part, mean over clients. {' '.join(MEANINGS)} "
+        "Means are over the classes that have samples: of a client's own test part, its own classes.",
         "Selected: at the round with the best validation figure of the metric itself. Undefined: clients whose samples "
         "give no figure (of one class there is no AUC); means leave them out.",
     ]
@@ -117,9 +115,7 @@ def _by_class(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) ->
         else f"sum over {found['global'].models} clients' models"
         if "global" in found
         else "",
-        "personal": f"clients' models on their own test parts, sum over {found['personal'].models}"
-        if "personal" in found
-        else "",
+        "personal": f"sum over {found['personal'].models} clients" if "personal" in found else "",
     }
     matrices = {scope: of.confusion for scope, of in found.items() if of.confusion is not None and scope in recall}
     parts = [element("h2", "Classes"), table(head, rows, kind="tall")]

@@ -2,18 +2,24 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev
+from statistics import fmean, pstdev, stdev
 from typing import Any
 
 from fd_flower.core.client import share
 from fd_flower.objectives.metrics import BY_CLASS
 from fd_flower.results.history import SERVER, Track, at_best, curve, last
+from fd_flower.results.page import NOTHING
 
 Tracks = Mapping[str, Track]
 Lines = Iterable[Mapping[str, Any]]
 Evaluated = Mapping[str, str | None]
 SCOPES = ("global", "personal")
-HEADERS = {"balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1", "auc": "AUC"}
+HEADERS = {"balanced_accuracy": "bal. accuracy", "macro_f1": "macro-F1", "auc": "AUC"}
+MEANING = (
+    "At the end, ours in %, a task's own as they are. Global: balanced test set; personal: each client's own test "
+    "part, mean over clients. Balanced accuracy (mean recall), macro-F1 and AUC (one class against the rest) are means "
+    "over the classes that have samples."
+)
 
 GLOBAL_NAMES = {"accuracy": ("global", "pooled_validation")}
 """What a client's line calls accuracy on everybody's test and validation samples; of others see ``_names``."""
@@ -215,3 +221,35 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
         for name, higher in known.items()
         for scope in SCOPES
     ]
+
+
+def table(
+    shown: Sequence[Figure], runs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> tuple[list[str], list[list[str]]] | None:
+    """Return head and rows of metrics, a row a method with its summaries, one a seed; None where there are none.
+
+    A column that no run has a figure for is left out.
+    """
+    every = [summary for summaries in runs.values() for summary in summaries]
+    kept = [one for one in shown if any(_at(summary, one.path) is not None for summary in every)]
+    if not kept:
+        return None
+    head = ["method", *(f"{one.header}{' (lower is better)' * (one.better == 'lower')}" for one in kept)]
+    return head, [[name, *(_cell(one, summaries) for one in kept)] for name, summaries in runs.items()]
+
+
+def _cell(one: Figure, summaries: Sequence[Mapping[str, Any]]) -> str:
+    known = [value for value in (_at(summary, one.path) for summary in summaries) if value is not None]
+    if not known:
+        return NOTHING
+    mean, *spread = (
+        f"{one.scale * value:,.{one.digits}f}" for value in (fmean(known), *([stdev(known)] if len(known) > 1 else ()))
+    )
+    return " ± ".join([mean, *spread])
+
+
+def _at(summary: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    found: Any = summary
+    for key in path:
+        found = (found or {}).get(key)
+    return found
