@@ -3,7 +3,7 @@
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -34,10 +34,8 @@ class Search:
 
     Attributes
     ----------
-    method, origin, task : str
+    method, select, origin, task : str
         As in a `Sweep`.
-    judge : Judge
-        What chooses.
     axes : Sequence[Axis]
         Every swept key.
     points : dict[str, grid.Point]
@@ -46,16 +44,19 @@ class Search:
         The seeds of each.
     plan : Plan
         Their runs.
+    own : Mapping[str, bool]
+        As in a `Sweep`.
     """
 
     method: str
-    judge: Judge
+    select: str
     axes: Sequence[Axis]
     points: dict[str, grid.Point]
     seeds: range
     plan: Plan
     origin: str
     task: str
+    own: Mapping[str, bool]
     _trials: dict[str, Trial] = field(init=False, default_factory=dict)
     _begun: float = field(init=False, default_factory=time.monotonic)
     _ended: int = field(init=False, default=0)
@@ -65,7 +66,7 @@ class Search:
         """What has been found so far, of points that have all of their runs."""
         for name, folder in self.plan.folders.items():
             if name not in self._trials:
-                self._trials[name] = sweep.trial(folder, self.judge)
+                self._trials[name] = sweep.trial(folder, self.select)
         points = []
         for point, values in self.points.items():
             trials = [self._trial(f"{point}-seed{seed}", seed) for seed in self.seeds]
@@ -74,7 +75,7 @@ class Search:
                 points.append(Point(point, values, ended))
         axes = {axis.key: axis.values if isinstance(axis, Choices) else None for axis in self.axes}
         status = str(strategy(self.method).status)
-        return Sweep(self.method, self.judge, axes, points, self.origin, self.task, status)
+        return Sweep(self.method, self.select, axes, points, self.origin, self.task, status, self.own)
 
     def _trial(self, name: str, seed: int) -> Trial | None:
         if name in self.plan.failures:
@@ -87,8 +88,7 @@ class Search:
         so_far, plan = self.found, self.plan
         words = [f"{len(so_far.points)}/{len(self.points)} points"]
         if so_far.best is not None:
-            figure = self.judge.text(so_far.best.score)
-            unit = "%" if self.judge.scale == 100 else ""
+            figure, unit = so_far.judge.text(so_far.best.score), "%" if so_far.judge.scale == 100 else ""
             words.append(f"best so far {so_far.best.name} with {figure}{unit} on validation data")
         left = len(plan.orders) - len(plan.folders) - len(plan.failures)
         if left:
@@ -141,8 +141,9 @@ def ordered(
         points, origin = grid.whole_grid(axes), "the whole grid"
     else:
         points, origin = grid.drawn(axes, random, numpy_rng(first, "sweep")), f"drawn at random, run.seed {first}"
-    judge = Judge.of(select, _own_metrics(select, task))
-    search = Search(method, judge, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task)
+    own_metrics = _own_metrics(select, task)
+    _ = Judge.of(select, own_metrics)
+    search = Search(method, select, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task, own_metrics)
     known: dict[str, str] = {}
     for point in points:
         name = _name(point)

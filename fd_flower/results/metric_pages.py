@@ -25,6 +25,7 @@ def sections(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) -> 
     scored = {name: Scored.of(lines, evaluated, name, higher=of["higher_is_better"]) for name, of in metrics.items()}
     if not any(of.test[scope] or of.lacking[scope] for of in scored.values() for scope in SCOPES):
         return []
+    measured = any(of.test["personal"] for of in scored.values())
     drawn = [_panel(name, of) for name, of in scored.items()]
     rows = [drawn[i : i + WIDE] for i in range(0, len(drawn), WIDE)]
     called = ", ".join(HEADERS.get(name, name) for name in scored)
@@ -32,7 +33,7 @@ def sections(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) -> 
         element("h2", "Other metrics"),
         *_at_the_end(metrics),
         *(image(plots.png(plots.side_by_side(row)), f"per round: {', '.join(p.title for p in row)}") for row in rows),
-        folded(f"By client: {called}", _by_client(scored)),
+        *([folded(f"By client: {called}", _by_client(scored))] if measured else []),
         *_by_class(summary, lines, evaluated),
     ]
 

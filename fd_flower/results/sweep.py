@@ -1,7 +1,7 @@
 """What a sweep found: its points, how each run stands on validation data, and which point is the best."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
@@ -89,10 +89,8 @@ class Sweep:
 
     Attributes
     ----------
-    method : str
-        What was swept.
-    judge : Judge
-        What chooses.
+    method, select : str
+        What was swept, and what chooses, as ``Judge.of`` reads it.
     axes : dict[str, Sequence[str] | None]
         Every swept key: the values that it was to take, in the order given, or None where they were drawn of a range.
     points : Sequence[Point]
@@ -103,15 +101,23 @@ class Sweep:
         The user's own task, or nothing.
     status : str
         What the method's code follows.
+    own : Mapping[str, bool]
+        The task's own metrics that may choose: whether higher is better.
     """
 
     method: str
-    judge: Judge
+    select: str
     axes: Mapping[str, Sequence[str] | None]
     points: Sequence[Point]
     origin: str
     task: str = ""
     status: str = "unstated"
+    own: Mapping[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What chooses."""
+        return Judge.of(self.select, self.own)
 
     @cached_property
     def scores(self) -> list[tuple[float, Point]]:
@@ -168,12 +174,13 @@ def short(keys: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def trial(folder: RunFolder, judge: Judge) -> Trial:
-    """Return how a finished run stands by its judge."""
+def trial(folder: RunFolder, select: str) -> Trial:
+    """Return how a finished run stands by what chooses, as ``Judge.of`` reads it."""
     summary, lines = folder.summary, folder.lines()
     accuracy = summary.get("accuracy")
     if accuracy is None:  # a task that retrieves has other figures
         return Trial(summary["seed"], {}, "it measured no accuracy, by which a sweep chooses")
+    judge = Judge.of(select, {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()})
     evaluated = {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")}
     figures: dict[str, float | None] = {VALIDATION: judge.figure(lines, evaluated)}
     for column in TESTED:

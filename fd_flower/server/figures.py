@@ -67,7 +67,9 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
             if not all(0 <= v <= LARGEST and v == int(v) for v in value):
                 raise wrong("whole counts")
             if most is not None and sum(value) > most:
-                raise InvalidInputError(f"{key} counts {int(sum(value))} samples; expected at most {most}")
+                raise InvalidInputError(
+                    f"{reprlib.repr(key)} counts {int(sum(value))} samples; expected at most {most}"
+                )
 
 
 def _wrong(key: str, value: object, expected: str) -> InvalidInputError:
