@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fd_flower.results.sweep import trial
 from fd_flower.tasks.metric import checked, values
 from fd_flower.tasks.task import Task
 
+PAGE = Path(__file__).parents[1] / "docs" / "metrics.md"
 TINY = "model.name=small data.clients=3 server.rounds=2 client.steps=3 client.lr=0.1 server.evaluate_every=1"
 
 
@@ -253,6 +255,21 @@ def test_what_is_no_number_is_one_line(value: object):
 def test_what_is_not_defined_is_missing_and_one_number_is_a_number(value: object, kept: dict[str, float]):
     metrics = checked({"m": lambda logprobs, labels: value})  # type: ignore[dict-item, return-value]
     assert values(metrics, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), "here") == kept
+
+
+@pytest.mark.skipif(not PAGE.is_file(), reason="looks at the checkout")
+def test_the_page_s_task_runs_and_its_figures_are_scikit_learns():
+    """Matthews' coefficient by hand: [[1, 0], [1, 2]] has (1 x 2 - 0 x 1) / sqrt(1 x 2 x 2 x 3)."""
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    own = toy()
+    names = {"model": own.model, "data": own.data, "public": own.public, "test": own.test}
+    exec(code, names)  # the page's own words
+    made: Any = names["task"]
+    logprobs = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]]).log()
+    found = values(made.own_metrics, logprobs, torch.tensor([0, 1, 1, 1]), "here")
+    assert found["mcc"] == pytest.approx(2 / math.sqrt(12))
+    assert found["brier"] == pytest.approx((2 * (0.01 + 0.36 + 0.04 + 0.09)) / 4)
+    assert not made.own_metrics["brier"].higher_is_better
 
 
 def test_a_task_of_another_kind_has_its_own_metrics():
