@@ -174,10 +174,14 @@ def test_a_name_that_is_ours_or_none_is_refused_with_the_task(name: str, words: 
 def test_what_cannot_be_called_is_refused():
     with pytest.raises(InvalidInputError, match="the task's metric 'f1' is str; expected a function"):
         replace(toy(), metrics={"f1": "f1"})  # type: ignore[dict-item]
+    with pytest.raises(InvalidInputError, match="the task's metrics are list; expected functions by name"):
+        replace(toy(), metrics=[sure])  # type: ignore[arg-type]
 
 
 def test_a_metric_that_fails_ends_the_run_before_round_one():
-    with pytest.raises(InvalidInputError, match="'hasty' raises ZeroDivisionError on random predictions on client 0's"):
+    with pytest.raises(
+        InvalidInputError, match="'hasty' raises ZeroDivisionError on predictions drawn at random: division"
+    ):
         run("fd", TINY, task=failing)
 
 
@@ -185,7 +189,7 @@ def test_a_metric_that_fails_in_a_round_costs_that_reply():
     lines = run("fd", TINY, task=hasty)
     (_, left_out) = {line["round"]: line["failed"] for line in lines if "asked" in line}.values()
     assert left_out["1"].startswith(
-        "InvalidInputError: the task's metric 'hasty' raises KeyError on client 1's test samples (9 samples)"
+        "InvalidInputError: the task's metric 'hasty' raises KeyError on client 1's test samples: 'gone'"
     )
 
 

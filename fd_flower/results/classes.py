@@ -99,7 +99,7 @@ def recall(
 
 
 def confused(counts: Matrix, called: Sequence[str], most: int = 3) -> str:
-    """Return which classes are taken for which others most often, as shares of a class: ``cat for dog 31 %``."""
+    """Return which classes are taken for which others most often, as shares of a class: ``cat for dog (31 %)``."""
     support = counts.sum(1, keepdims=True)
     shares = np.where(np.eye(len(counts), dtype=bool), 0.0, counts / np.maximum(support, 1))
     places = np.argsort(-shares, axis=None, kind="stable")[:most]

@@ -124,7 +124,7 @@ def _by_class(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) ->
     parts.append(element("p", f"At the end. {' '.join(notes)}", "soft"))
     if matrices:
         seen = [f"{scope}: {classes.confused(matrix, called) or 'none'}" for scope, matrix in matrices.items()]
-        said = f"Most often taken for another class ({'; '.join(seen)})."
+        said = f"Most often taken for another class, {'; '.join(seen)}."
         titles = {f"{scope.capitalize()}: {whose[scope]}": matrix for scope, matrix in matrices.items()}
         parts += [
             element("h3", "Confusion"),

@@ -89,7 +89,7 @@ class Guard:
         if not method.hosted and not plain and clients:
             _ = world.test  # its classes are compared with the devices' by name
         if world.metrics and world.test is not None and clients and clients[0].classes:
-            try_out(world.metrics, world.test.labels.cpu(), clients[0].classes, "the test set")
+            try_out(world.metrics, world.test.labels.cpu(), clients[0].classes)
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
 

@@ -48,7 +48,7 @@ class Classification:
             _check_labels(f"client {client}{part}", samples, found)
         _check_labels("the test set", world.test, found)
         tried = next((part for part in (own.test, own.validation, own.train) if len(part)), own.train)
-        try_out(world.metrics, tried.labels, found.classes, f"client {client}'s samples")
+        try_out(world.metrics, tried.labels, found.classes)
         return {
             "features": found.features,
             "classes": found.classes,

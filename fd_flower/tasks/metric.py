@@ -53,6 +53,8 @@ def checked(metrics: Mapping[str, Function | Metric]) -> dict[str, Metric]:
     InvalidInputError
         For a name that we have a figure of, or that no column can have, and for what cannot be called.
     """
+    if not isinstance(metrics, Mapping):
+        raise InvalidInputError(f"the task's metrics are {type(metrics).__name__}; expected functions by name, a dict")
     found = {}
     for name, given in metrics.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -105,9 +107,7 @@ def values(metrics: Mapping[str, Metric], logprobs: Tensor, labels: Tensor, wher
             with seeded(seed_of("metric", name), torch.device("cpu")):
                 value = metric.function(logprobs.clone(), labels.clone())
         except Exception as error:  # a user's function
-            raise InvalidInputError(
-                f"{about} raises {type(error).__name__} on {where} ({len(labels)} samples): {one_line(error)}"
-            ) from error
+            raise InvalidInputError(f"{about} raises {type(error).__name__} on {where}: {one_line(error)}") from error
         array = value.detach().cpu().numpy() if isinstance(value, Tensor) else value
         value = array.item() if isinstance(array, np.ndarray) and array.size == 1 else array
         if value is None:
@@ -121,7 +121,7 @@ def values(metrics: Mapping[str, Metric], logprobs: Tensor, labels: Tensor, wher
     return found
 
 
-def try_out(metrics: Mapping[str, Metric], labels: Tensor, classes: int, where: str) -> None:
+def try_out(metrics: Mapping[str, Metric], labels: Tensor, classes: int) -> None:
     """Call metrics on predictions drawn at random, so that one that fails is refused before round one.
 
     Parameters
@@ -132,14 +132,12 @@ def try_out(metrics: Mapping[str, Metric], labels: Tensor, classes: int, where: 
         Classes of samples that it will be evaluated on [N], of which a few are taken.
     classes : int
         Number of classes C.
-    where : str
-        Whose these are, for errors.
 
     Raises
     ------
     InvalidInputError
-        As of ``values``.
+        As of ``values``, in the same words for all clients.
     """
     labels = labels[:TRIED]
     noise = torch.randn(len(labels), classes, generator=torch_rng("try metrics"))
-    values(metrics, noise.log_softmax(1), labels, f"random predictions on {where}")
+    values(metrics, noise.log_softmax(1), labels, "predictions drawn at random")
