@@ -182,7 +182,7 @@ def recipe(sweep: Sweep, command: str, tree: Mapping[str, Any]) -> str:
     """
     best = sweep.best
     assert best is not None
-    figure = sweep.judge.text(*best.figure(VALIDATION))
+    figure = f"{sweep.judge.text(*best.figure(VALIDATION))}{' %' * (sweep.judge.scale == 100)}"
     task = f" --task {sweep.task}" if sweep.task else ""
     comments = [
         f"The best of {_count(len(sweep.points), 'point')} at which fd-flower sweep tried {sweep.method} "
