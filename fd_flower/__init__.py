@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from fd_flower.config import settings
     from fd_flower.core.samples import Data, Samples
     from fd_flower.server import Run, Strategy
+    from fd_flower.tasks.metric import Metric
     from fd_flower.tasks.task import Task
 
-__all__ = ["App", "Data", "Run", "Samples", "Strategy", "Task", "Turn", "methods", "settings"]
+__all__ = ["App", "Data", "Metric", "Run", "Samples", "Strategy", "Task", "Turn", "methods", "settings"]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "App": "client",
     "Data": "core.samples",
+    "Metric": "tasks.metric",
     "Run": "server",
     "Samples": "core.samples",
     "Strategy": "server",

@@ -161,7 +161,7 @@ def test_random_points_are_a_function_of_the_seed():
         (["--grid", "run.seed=1,2"], "run.seed cannot be swept"),
         (["--grid", "client.lr=0.1", "--set", "run.out=here"], "where --out says"),
         (["--grid", "client.lr=0.1", "--set", "data.split=[0.8,0,0.2]"], "no validation data"),
-        (["--grid", "client.lr=0.1", "--select", "test"], "'test' is not one of"),
+        (["--grid", "client.lr=0.1", "--select", "test"], "--select is 'test'; expected global, personal, or a metric"),
         ([], "--grid KEY=V1,V2"),
     ],
 )

@@ -57,8 +57,10 @@ def test_moments_can_be_asked_for():
 
 def test_figures_are_of_own_and_of_everybodys_samples():
     line = next(line for line in start_toy("fd")[2] if line.get("client"))
-    own = {"accuracy", "nll", "ece", "validation"}
-    shared = {"global", "global_nll", "global_ece", "pooled", "pooled_validation"}
+    by_class = ("balanced_accuracy", "macro_f1", "auc")
+    own = {"accuracy", "nll", "ece", "validation", "confusion", *by_class, *(f"validation_{f}" for f in by_class)}
+    shared = {"global", "global_nll", "global_ece", "global_confusion", "pooled", "pooled_validation"}
+    shared |= {f"{part}_{figure}" for part in ("global", "pooled_validation") for figure in by_class}
     assert set(line["evaluations"]["trained"]) == own | shared
     personal = next(line for line in start_toy("fedavg")[2] if line.get("client"))
     assert set(personal["evaluations"]["trained"]) == own  # the server's model is measured once, by the server

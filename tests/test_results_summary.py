@@ -68,6 +68,8 @@ def test_the_keys_are_those_of_the_contract_in_order():
         "accuracy",
         "selected_on",
         "calibration",
+        "metrics",
+        "recall",
         "state",
         "bytes",
         "seconds",

@@ -16,10 +16,6 @@ class Engine(StrEnum):
     flower = "flower"
 
 
-Select = StrEnum("Select", ["global", "personal"])
-"""Whose validation data choose; `global` is a word of Python's own."""
-
-
 def from_here(methods: str | list[str]) -> str | list[str]:
     """Let a method be imported from the user's directory."""
     look_here([methods] if isinstance(methods, str) else methods)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from fd_flower.config.registry import strategy
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.results import sweep, sweep_tables
+from fd_flower.results.judge import Judge
+from fd_flower.results.metrics import SCOPES
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
@@ -42,6 +44,8 @@ class Search:
         The seeds of each.
     plan : Plan
         Their runs.
+    own : Mapping[str, bool]
+        As in a `Sweep`.
     """
 
     method: str
@@ -52,6 +56,7 @@ class Search:
     plan: Plan
     origin: str
     task: str
+    own: Mapping[str, bool]
     _trials: dict[str, Trial] = field(init=False, default_factory=dict)
     _begun: float = field(init=False, default_factory=time.monotonic)
     _ended: int = field(init=False, default=0)
@@ -70,7 +75,7 @@ class Search:
                 points.append(Point(point, values, ended))
         axes = {axis.key: axis.values if isinstance(axis, Choices) else None for axis in self.axes}
         status = str(strategy(self.method).status)
-        return Sweep(self.method, self.select, axes, points, self.origin, self.task, status)
+        return Sweep(self.method, self.select, axes, points, self.origin, self.task, status, self.own)
 
     def _trial(self, name: str, seed: int) -> Trial | None:
         if name in self.plan.failures:
@@ -83,7 +88,8 @@ class Search:
         so_far, plan = self.found, self.plan
         words = [f"{len(so_far.points)}/{len(self.points)} points"]
         if so_far.best is not None:
-            words.append(f"best so far {so_far.best.name} with {so_far.best.score:.1%} on validation data")
+            figure, unit = so_far.judge.text(so_far.best.score), "%" if so_far.judge.scale == 100 else ""
+            words.append(f"best so far {so_far.best.name} with {figure}{unit} on validation data")
         left = len(plan.orders) - len(plan.folders) - len(plan.failures)
         if left:
             words.append(f"{clock((time.monotonic() - self._begun) / self._ended * left)} left")
@@ -113,7 +119,7 @@ def ordered(
     random : int | None
         So many points drawn by `run.seed`; None: the whole grid.
     select : str
-        One of `JUDGES`.
+        What chooses: ``global``, ``personal``, or the name of a metric (see ``Judge.of``).
 
     Raises
     ------
@@ -135,7 +141,9 @@ def ordered(
         points, origin = grid.whole_grid(axes), "the whole grid"
     else:
         points, origin = grid.drawn(axes, random, numpy_rng(first, "sweep")), f"drawn at random, run.seed {first}"
-    search = Search(method, select, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task)
+    own_metrics = _own_metrics(select, task)
+    _ = Judge.of(select, own_metrics)
+    search = Search(method, select, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task, own_metrics)
     known: dict[str, str] = {}
     for point in points:
         name = _name(point)
@@ -147,6 +155,16 @@ def ordered(
         _check(search.plan.orders[f"{name}-seed{first}"], name, known)
         search.points[name] = point
     return search
+
+
+def _own_metrics(select: str, task: str) -> dict[str, bool]:
+    """Return the metrics of the user's own task, where it has to be looked into; whether higher is better."""
+    if not task or select in SCOPES:
+        return {}
+    from fd_flower.tasks.described import load_task
+
+    paths.look_here([task])
+    return {name: metric.higher_is_better for name, metric in load_task(task).own_metrics.items()}
 
 
 def _check(order: Order, name: str, known: dict[str, str]) -> None:

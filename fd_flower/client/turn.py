@@ -20,7 +20,7 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory, Position
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
-from fd_flower.tasks.kind import Predictor, predicted
+from fd_flower.tasks.kind import Figures, Predictor, predicted
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
@@ -66,7 +66,7 @@ class Turn(Generic[C]):
         self.round = whole(received, "server-round", 1)
         self.closing = bool(received.get("closing", False))
         self.federated = bool(received.get("federated", False))
-        self.evaluations: dict[str, float] = {}
+        self.evaluations: Figures = {}
         self._received = received
         self._moment = (self.round, whole(received, "exchange", 0))
         self._memory = memory
@@ -288,11 +288,25 @@ class Turn(Generic[C]):
         limit = whole(self._received, "test-limit", 0) if self._received.get("global", False) else None
         found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
         for name, other in (others or {}).items():
-            more = self.world.kind.figures(self.world, self.client, other, None, limit)
-            found |= {f"{name}/{key}": more[key] for key in ("accuracy", "pooled", "global") if key in more}
-        if self.federated:  # Flower's strategies want the same figures of all, and small clients have no such part
-            found.pop("validation", None)
+            more = self.world.kind.accuracies(self.world, self.client, other, limit)
+            found |= {f"{name}/{key}": value for key, value in more.items()}
+        if self.federated:
+            found = self._for_all(found)
         self.evaluations |= {f"{point}/{name}": value for name, value in found.items()}
+
+    def _for_all(self, found: Figures) -> Figures:
+        """Return the figures that every client has, as Flower's strategies want them: numbers on the own test part."""
+        needed = [*self.world.metrics, "macro_f1"] if "accuracy" in found else []
+        if undefined := [name for name in needed if name not in found]:
+            raise InvalidInputError(
+                f"{undefined[0]} is not defined on client {self.client}'s test samples (a metric that returns None, or "
+                "predictions that are NaN), and the strategy averages it over all clients"
+            )
+        return {
+            name: value
+            for name, value in found.items()
+            if isinstance(value, float) and name != "auc" and not name.startswith("validation")
+        }
 
     def anneal(self) -> None:
         """Where the round asks for it, measure a copy of the model that private training anneals; the model stays.

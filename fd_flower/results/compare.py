@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -9,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fd_flower.core.storage import replace_file
-from fd_flower.results import evaluation_points, page, reproduce
+from fd_flower.results import evaluation_points, metrics, page, reproduce
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.group_plots import PER_MEGABYTE, PER_POINT, PER_ROUND, images
+from fd_flower.results.group_plots import METRICS, PER_MEGABYTE, PER_POINT, PER_ROUND, images
 from fd_flower.results.groups import Group, grouped
 from fd_flower.results.kinds.base import over_seeds
-from fd_flower.results.page import NOTHING, Markup, element, image, words
+from fd_flower.results.page import NOTHING, Markup, element, image, joined, words
 
 TEXTS = ("method", "status")
 """Columns that are words."""
@@ -29,25 +30,49 @@ def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Tab
     """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
     groups = grouped(folders)
     shown: list[Table | Text] = []
-    for below, (head, rows) in zip((notes(groups), [evaluation_points.MEANING]), _tables(groups, reach), strict=False):
+    for part in _tables(groups, reach):
         shown.append(table := Table())
-        for column in head:
+        for column in part.head:
             table.add_column(column, justify="left" if column in TEXTS else "right")
-        for row in rows:
+        for row in part.rows:
             table.add_row(*row)
-        shown.append(Text("\n".join(below), style="dim"))
+        shown.append(Text("\n".join(part.below), style="dim"))
     return shown
 
 
-def _tables(groups: Sequence[Group], reach: float | None) -> list[tuple[Sequence[str], list[list[str]]]]:
-    """Return head and rows of the comparison, and of its evaluated where there is more than one to tell."""
-    first = groups[0].kind.table({group.name: group.summaries for group in groups})
-    more = evaluation_points.table({group.name: group.series for group in groups}, reach)
+@dataclass(frozen=True)
+class Part:
+    """A table of a comparison: its title, its head and rows, and what one must know to read it."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    below: Sequence[str]
+
+
+def _tables(groups: Sequence[Group], reach: float | None) -> list[Part]:
+    """Return the comparison's table, and those of other metrics and of evaluation points where there is any to show."""
+    runs = {group.name: group.summaries for group in groups}
     status = {group.name: group.status for group in groups}
-    return [
-        ([head[0], "status", *head[1:]], [[row[0], status.get(row[0], NOTHING), *row[1:]] for row in rows])
-        for head, rows in ([first, more] if more else [first])
-    ]
+    found = {
+        "": (groups[0].kind.table(runs), notes(groups)),
+        "Other metrics": (metrics.table(_metrics(groups), runs), [metrics.MEANING]),
+        "Evaluation points": (
+            evaluation_points.table({group.name: group.series for group in groups}, reach),
+            [evaluation_points.MEANING],
+        ),
+    }
+    parts = []
+    for title, (table, below) in found.items():
+        if table is not None:
+            (first, *head), rows = table
+            with_status = [[row[0], status.get(row[0], NOTHING), *row[1:]] for row in rows]
+            parts.append(Part(title, [first, "status", *head], with_status, below))
+    return parts
+
+
+def _metrics(groups: Sequence[Group]) -> list[metrics.Figure]:
+    return groups[0].kind.metrics([summary for group in groups for summary in group.summaries])
 
 
 def markdown(
@@ -56,12 +81,12 @@ def markdown(
     """Return the comparison as Markdown tables with what one must know to read them; arguments as in `write`."""
     groups = grouped(folders)
     parts = []
-    for head, rows in _tables(groups, reach):
-        lines = [head, ["---" if column in TEXTS else "---:" for column in head], *rows]
+    for part in _tables(groups, reach):
+        lines = [part.head, ["---" if column in TEXTS else "---:" for column in part.head], *part.rows]
         parts.append(
             "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
         )
-        below = [*notes(groups), *remarks] if len(parts) == 1 else [evaluation_points.MEANING]
+        below = [*part.below, *remarks] if len(parts) == 1 else part.below
         parts.append("\n".join(f"* {note}" for note in below))
     return "\n\n".join([*parts, f"```\n{command or commands(groups)}\n```\n"])
 
@@ -71,7 +96,7 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
-    columns = groups[0].kind.columns
+    columns = {**groups[0].kind.columns, **{one.name: one.path for one in _metrics(groups)}}
     figures = (name for column in columns for name in (column, f"{column}_std"))
     writer.writerow(["method", "status", "seeds", "evaluated", *figures])
     for group in groups:
@@ -135,17 +160,21 @@ def _sections(
     reach: float | None = None,
 ) -> list[Markup]:
     figure = groups[0].kind.heading
-    first, *more = (
-        page.table(head, rows, texts=[i for i, column in enumerate(head) if column in TEXTS])
-        for head, rows in _tables(groups, reach)
-    )
+    first, *more = _tables(groups, reach)
     point = [image(drawn[PER_POINT], "accuracy at every evaluation point")] if PER_POINT in drawn else []
+    others = [
+        joined(element("h2", part.title), _html(part), *(element("p", note, "soft") for note in part.below))
+        for part in more
+    ]
+    metric = (
+        [element("h2", "Other metrics per round"), image(drawn[METRICS], "other metrics per round, one line a method")]
+        if METRICS in drawn
+        else []
+    )
     return [
-        first,
-        *(element("p", note, "soft") for note in [*notes(groups), *remarks]),
-        *(element("h2", "Evaluation points") for _ in more),
-        *more,
-        *(element("p", evaluation_points.MEANING, "soft") for _ in more),
+        _html(first),
+        *(element("p", note, "soft") for note in [*first.below, *remarks]),
+        *others,
         *point,
         element("h2", f"{figure} per round"),
         image(drawn[PER_ROUND], f"{figure} per round, one line a method"),
@@ -153,9 +182,14 @@ def _sections(
         element("h2", f"{figure} per megabyte"),
         image(drawn[PER_MEGABYTE], f"{figure} per megabyte exchanged, one line a method"),
         element("p", "A line from edge to edge is a method that exchanges nothing.", "soft"),
+        *metric,
         element("h2", "To repeat this comparison"),
         element("pre", command or commands(groups)),
     ]
+
+
+def _html(part: Part) -> Markup:
+    return page.table(part.head, part.rows, texts=[i for i, column in enumerate(part.head) if column in TEXTS])
 
 
 def _legend(groups: Sequence[Group]) -> list[str]:

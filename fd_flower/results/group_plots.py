@@ -9,6 +9,7 @@ from fd_flower.results.history import Track, When
 
 PER_ROUND, PER_MEGABYTE = "accuracy-per-round.png", "accuracy-per-megabyte.png"
 PER_POINT = "evaluation-points-per-round.png"
+METRICS = "metrics-per-round.png"
 
 
 def images(groups: Sequence[Group]) -> dict[str, bytes]:
@@ -25,7 +26,27 @@ def images(groups: Sequence[Group]) -> dict[str, bytes]:
     if evaluation_points.worth_telling(run for group in groups for run in group.series):
         panels = {evaluation_points.SERIES[name].capitalize(): _moment_bands(groups, name) for name in points}
         drawn[PER_POINT] = plots.png(plots.comparison(panels, "round", names))
+    if metrics := _metric_bands(groups):
+        drawn[METRICS] = plots.png(plots.comparison(metrics, "round", names, "", 1))
     return drawn
+
+
+def _metric_bands(groups: Sequence[Group]) -> dict[str, list[plots.Band]]:
+    """Return each group's line for each metric and scope that some run has, by the panel's title."""
+    panels = {}
+    for one in groups[0].kind.metrics([summary for group in groups for summary in group.summaries]):
+        _, name, scope, _ = one.path
+        bands = []
+        for group in groups:
+            tracks = [
+                {when: one.scale * value for when, value in run.get(name, {}).get(scope, {}).items()}
+                for run in group.metrics
+            ]
+            bands += _band(group.label, tracks, [None] * len(tracks))
+        if bands:
+            unit = ", %" if one.scale == 100 else " (lower is better)" if one.better == "lower" else ""
+            panels[f"{one.header}{unit}"] = bands
+    return panels
 
 
 def _bands(groups: Sequence[Group], scope: str, *, per_megabyte: bool) -> list[plots.Band]:

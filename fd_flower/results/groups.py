@@ -10,6 +10,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import evaluation_points, kinds, reproduce
 from fd_flower.results.folder import RunFolder
 from fd_flower.results.history import Track, When, curve
+from fd_flower.results.metrics import Scored
 from fd_flower.results.page import words
 
 
@@ -50,6 +51,21 @@ class Group:
     def series(self) -> list[dict[str, Track]]:
         """Each run's accuracy on everybody's classes over time, by what it is of (``evaluation_points.SERIES``)."""
         return [evaluation_points.series(folder.lines()) for folder in self.folders]
+
+    @cached_property
+    def metrics(self) -> list[dict[str, dict[str, Track]]]:
+        """Each run's other metrics over time, by metric and scope."""
+        found = []
+        for folder, summary in zip(self.folders, self.summaries, strict=True):
+            lines, evaluated = folder.lines(), self.kind.evaluated(summary)
+            scored = {name: Scored.of(lines, evaluated, name).test for name in summary.get("metrics") or {}}
+            found.append(
+                {
+                    name: {scope: curve(tracks, from_first=True) for scope, tracks in of.items()}
+                    for name, of in scored.items()
+                }
+            )
+        return found
 
     @property
     def kind(self) -> kinds.Kind:

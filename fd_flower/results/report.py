@@ -90,7 +90,7 @@ def _run(folder: RunFolder) -> list[Markup]:
         image(curves, f"{kind.figure} and loss per round"),
         element("p", _legend(History.of(lines, evaluated), lines), "soft"),
         *diagnostics.sections(lines),
-        *kind.sections(summary),
+        *kind.sections(summary, lines),
         element("h2", "Cost"),
         *_cost(rounds, summary),
         element("h2", "Failures"),

@@ -1,19 +1,15 @@
 """What a sweep found: its points, how each run stands on validation data, and which point is the best."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.history import History, curve
+from fd_flower.results.judge import ACCURACY, WHERE, Judge
+from fd_flower.results.kinds.base import at
 
-JUDGES = {
-    "global": "the pooled validation data of all clients",
-    "personal": "each client's own validation data, mean over clients",
-}
-"""What points can be chosen by."""
 VALIDATION = "validation"
 TESTED = ("global_final", "global_selected", "personal_final", "personal_selected", "personal_worst10")
 SENT = ("bytes_up", "bytes_down")
@@ -29,7 +25,8 @@ class Trial:
     seed : int
         Its seed.
     figures : dict[str, float | None]
-        `VALIDATION`, what the point is judged by; beside it `TESTED`, accuracies (0 to 1) on test data, and `SENT`.
+        `VALIDATION`, what the point is judged by; beside it `TESTED`, accuracies (0 to 1) on test data, the judge's
+        metric on test data, where that is another, and `SENT`.
     reason : str
         Why the run does not count; empty where it does.
     """
@@ -65,7 +62,7 @@ class Point:
 
     @cached_property
     def score(self) -> float | None:
-        """Its mean validation accuracy over seeds; None where it cannot be chosen."""
+        """Its mean validation figure over seeds; None where it cannot be chosen."""
         return self.figure(VALIDATION)[0]
 
     @property
@@ -93,7 +90,7 @@ class Sweep:
     Attributes
     ----------
     method, select : str
-        What was swept, and which of `JUDGES` chooses.
+        What was swept, and what chooses, as ``Judge.of`` reads it.
     axes : dict[str, Sequence[str] | None]
         Every swept key: the values that it was to take, in the order given, or None where they were drawn of a range.
     points : Sequence[Point]
@@ -104,6 +101,8 @@ class Sweep:
         The user's own task, or nothing.
     status : str
         What the method's code follows.
+    own : Mapping[str, bool]
+        The task's own metrics that may choose: whether higher is better.
     """
 
     method: str
@@ -113,12 +112,18 @@ class Sweep:
     origin: str
     task: str = ""
     status: str = "unstated"
+    own: Mapping[str, bool] = field(default_factory=dict)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What chooses."""
+        return Judge.of(self.select, self.own)
 
     @cached_property
     def scores(self) -> list[tuple[float, Point]]:
         """The points that can be chosen with what they are judged by, best first; of equal ones the first tried."""
         known = [(point.score, point) for point in self.points if point.score is not None]
-        return sorted(known, key=lambda scored: -scored[0])
+        return sorted(known, key=lambda scored: -self.judge.key(scored[0]))
 
     @property
     def ranked(self) -> list[Point]:
@@ -127,20 +132,21 @@ class Sweep:
 
     @property
     def best(self) -> Point | None:
-        """The point with the best mean validation accuracy; None where none can be chosen."""
+        """The point with the best mean validation figure; None where none can be chosen."""
         return self.ranked[0] if self.ranked else None
 
     def behind(self, point: Point) -> tuple[float | None, float | None]:
-        """Return how far a point is behind the best in validation accuracy: mean and deviation over seeds, as a figure.
+        """Return how far a point is behind the best by its validation figure: mean and deviation over seeds.
 
         Each seed is compared with itself: its data and initial models are those of all points, and from seed to seed
         these can differ more than the points do.
         """
         if self.best is None or self.best.score is None or point.score is None:
             return None, None
+        key = self.judge.key
         pairs = zip(self.best.validations, point.validations, strict=True)
-        gaps = [ahead - other for ahead, other in pairs]
-        return self.best.score - point.score, stdev(gaps) if len(gaps) > 1 else None
+        gaps = [key(ahead) - key(other) for ahead, other in pairs]
+        return key(self.best.score) - key(point.score), stdev(gaps) if len(gaps) > 1 else None
 
     @property
     def failed(self) -> list[Point]:
@@ -169,43 +175,30 @@ def short(keys: Iterable[str]) -> dict[str, str]:
 
 
 def trial(folder: RunFolder, select: str) -> Trial:
-    """Return how a finished run stands; ``select`` is one of `JUDGES`.
-
-    A run is judged at its best validation round, at which `selected` test accuracies are taken, too. By ``personal``
-    each client has a best round of its own.
-    """
+    """Return how a finished run stands by what chooses, as ``Judge.of`` reads it."""
     summary, lines = folder.summary, folder.lines()
     accuracy = summary.get("accuracy")
     if accuracy is None:  # a task that retrieves has other figures
         return Trial(summary["seed"], {}, "it measured no accuracy, by which a sweep chooses")
-    history = History.of(lines, {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")})
-    figures: dict[str, float | None] = {VALIDATION: JUDGED[select](history)}
+    judge = Judge.of(select, {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()})
+    evaluated = {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")}
+    figures: dict[str, float | None] = {VALIDATION: judge.figure(lines, evaluated)}
     for column in TESTED:
         scope, _, figure = column.partition("_")
         figures[column] = accuracy[scope][figure]
+    figures |= {column: at(summary, path) for column, path in judge.paths.items()}
     for column in SENT:
         figures[column] = summary["bytes"][column.removeprefix("bytes_")]
     reason = _diverged(lines)
     if not reason and figures[VALIDATION] is None:
-        reason = f"it measured nothing on {JUDGES[select]}"
+        what = "" if judge.metric == ACCURACY else f", so there is no {judge.name}"
+        reason = f"it measured nothing on {WHERE[judge.scope]}{what}"
     return Trial(summary["seed"], figures, reason)
 
 
 def broken_off(seed: int, why: str) -> Trial:
     """Return a run that did not finish, and whether it broke off because it diverged."""
     return Trial(seed, {}, f"diverged: {why}" if NOT_FINITE in why else why)
-
-
-def _pooled(history: History) -> float | None:
-    return max(curve(history.shared.get("validation", {})).values(), default=None)
-
-
-def _own(history: History) -> float | None:
-    tracks = history.own.get("validation", {})
-    return fmean(max(track.values()) for track in tracks.values()) if tracks else None
-
-
-JUDGED: dict[str, Callable[[History], float | None]] = {"global": _pooled, "personal": _own}
 
 
 def _diverged(lines: Sequence[Mapping[str, Any]]) -> str:

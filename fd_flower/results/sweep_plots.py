@@ -67,25 +67,43 @@ class Scale:
 
 @dataclass(frozen=True)
 class Shades:
-    """The colors of accuracies (0 to 100), the same in all plots of a sweep."""
+    """The colors of validation figures, the same in all plots of a sweep.
+
+    Attributes
+    ----------
+    low, high : float
+        The ends of the scale, as they are read.
+    better, unit : str
+        Which end is the better one: ``higher`` or ``lower``; what the figures are.
+    """
 
     low: float
     high: float
+    better: str
+    unit: str
 
     @classmethod
     def of(cls, sweep: Sweep) -> "Shades":
         """Return the colors from the worst to the best point."""
-        scores = [100 * score for score, _ in sweep.scores] or [0.0]
-        return cls(scores[-1], max(scores[0], scores[-1] + 0.1))
+        judge = sweep.judge
+        scores = [judge.scale * score for score, _ in sweep.scores] or [0.0]
+        low, high = min(scores), max(scores)
+        apart = 0.1 if judge.scale == 100 else 1e-3
+        return cls(low, max(high, low + apart), "higher" if judge.higher else "lower", judge.unit)
+
+    @property
+    def colors(self) -> str:
+        """The color map: bright is better."""
+        return COLORS if self.better == "higher" else f"{COLORS}_r"
 
     def color(self, score: float) -> Color:
-        """Return the color of an accuracy."""
-        return colormaps[COLORS]((score - self.low) / (self.high - self.low))
+        """Return the color of a figure."""
+        return colormaps[self.colors]((score - self.low) / (self.high - self.low))
 
     def explain(self, figure: Figure, axes: Axes) -> None:
         """Draw what the colors mean."""
-        mappable = ScalarMappable(Normalize(self.low, self.high), COLORS)
-        figure.colorbar(mappable, ax=axes, label="validation accuracy, %")
+        mappable = ScalarMappable(Normalize(self.low, self.high), self.colors)
+        figure.colorbar(mappable, ax=axes, label=f"validation {self.unit}")
 
 
 def _number(text: str) -> float | None:
@@ -110,29 +128,29 @@ def images(sweep: Sweep) -> dict[str, bytes]:
 
 
 def line(sweep: Sweep, key: str) -> Figure:
-    """Draw validation accuracy over one key, and beside it test accuracy at the same rounds."""
+    """Draw the validation figure over one key, and beside it the same on test data at the same rounds."""
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
     scale = Scale.of(sweep, key)
     points = sorted(sweep.ranked, key=lambda point: scale.places[point.values[key]])
-    x = [scale.places[point.values[key]] for point in points]
+    x, unit = [scale.places[point.values[key]] for point in points], sweep.judge.scale
     for column, label, color, dashes in (
         (sweeps.VALIDATION, "validation, which chooses", plots.COLORS[VALIDATION], "-"),
-        (f"{sweep.select}_selected", "test, at the best validation round", plots.COLORS[TEST], "--"),
+        (sweep.judge.selected, "test, at the best validation round", plots.COLORS[TEST], "--"),
     ):
         figures = [(at, *point.figure(column)) for at, point in zip(x, points, strict=True)]
-        known = [(at, 100 * mean, 100 * (spread or 0)) for at, mean, spread in figures if mean is not None]
+        known = [(at, unit * mean, unit * (spread or 0)) for at, mean, spread in figures if mean is not None]
         if known:
             places, means, spreads = zip(*known, strict=True)
             axes.errorbar(places, means, spreads, label=label, color=color, linestyle=dashes, marker="o", capsize=3)
     for score, best in sweep.scores[:1]:
         at = scale.places[best.values[key]]
-        axes.plot(at, 100 * score, "o", markersize=13, fillstyle="none", color=MARK, label="the best")
+        axes.plot(at, unit * score, "o", markersize=13, fillstyle="none", color=MARK, label="the best")
     for point in sweep.failed:
         at = scale.places[point.values[key]]
         axes.text(at, 0.02, "failed", rotation=90, ha="center", transform=axes.get_xaxis_transform(), color="#888888")
     scale.dress(axes, "x")
-    axes.set_ylabel("accuracy, %")
+    axes.set_ylabel(sweep.judge.unit)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     _entitle(axes, sweep)
@@ -142,7 +160,7 @@ def line(sweep: Sweep, key: str) -> Figure:
 
 
 def heat_map(sweep: Sweep, x: str, y: str) -> Figure:
-    """Draw validation accuracy over two keys: the best over all others where there are more."""
+    """Draw the validation figure over two keys: the best over all others where there are more."""
     across, up = Scale.of(sweep, x), Scale.of(sweep, y)
     columns, rows = len(across.places), len(up.places)
     figure = Figure(figsize=(max(5.2, 2.6 + 0.75 * columns), max(3.2, 1.6 + 0.5 * rows)), layout="constrained")
@@ -152,13 +170,14 @@ def heat_map(sweep: Sweep, x: str, y: str) -> Figure:
         return across.places[point.values[x]], up.places[point.values[y]]
 
     cells: dict[tuple[float, float], float | None] = {place(point): None for point in sweep.failed}
-    cells |= {place(point): 100 * score for score, point in reversed(sweep.scores)}  # of one place the best stays
+    unit = sweep.judge.scale
+    cells |= {place(point): unit * score for score, point in reversed(sweep.scores)}  # of one place the best stays
     for at, score in cells.items():
         color = FAILED if score is None else shades.color(score)
         axes.add_patch(_cell(at, color, "white", 1))
         if columns <= TICKS and rows <= TICKS:
             ink = "white" if np.dot(color[:3], LUMINANCE) < 0.5 else "#222222"
-            label = "failed" if score is None else f"{score:.1f}"
+            label = "failed" if score is None else f"{score:.{1 if unit == 100 else 3}f}"
             axes.text(*at, label, ha="center", va="center", fontsize=8.5, color=ink)
     if sweep.best:
         axes.add_patch(_cell(place(sweep.best), CLEAR, MARK, 2.5))
@@ -167,7 +186,7 @@ def heat_map(sweep: Sweep, x: str, y: str) -> Figure:
 
 
 def scatter(sweep: Sweep, x: str, y: str) -> Figure:
-    """Draw every point's validation accuracy over two keys, one of them drawn from a range."""
+    """Draw every point's validation figure over two keys, one of them drawn from a range."""
     across, up = Scale.of(sweep, x), Scale.of(sweep, y)
     figure = Figure(figsize=(6.6, 4.6), layout="constrained")
     axes, shades = figure.subplots(), Shades.of(sweep)
@@ -175,7 +194,7 @@ def scatter(sweep: Sweep, x: str, y: str) -> Figure:
     def places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
         return [across.places[p.values[x]] for p in points], [up.places[p.values[y]] for p in points]
 
-    colors = [shades.color(100 * score) for score, _ in sweep.scores]
+    colors = [shades.color(sweep.judge.scale * score) for score, _ in sweep.scores]
     axes.scatter(*places(sweep.ranked), c=colors, s=60, edgecolors="white", linewidths=0.6)
     if sweep.failed:
         axes.plot(*places(sweep.failed), "x", color="#888888", label="failed")
@@ -206,5 +225,5 @@ def _finish(
 
 
 def _entitle(axes: Axes, sweep: Sweep, more: str = "") -> None:
-    title = f"{sweep.method}, {sweep.select} validation accuracy"
+    title = f"{sweep.method}, {sweep.judge.scope} validation {sweep.judge.name}"
     axes.set_title(f"{title}\n{more}" if more else title, fontsize=10.5, loc="left")

@@ -13,16 +13,24 @@ from rich.text import Text
 
 from fd_flower.core.storage import replace_file
 from fd_flower.results import page, sweep_plots
-from fd_flower.results.page import NOTHING, Markup, element, image, percent, words
+from fd_flower.results.page import NOTHING, Markup, element, image, words
 from fd_flower.results.reproduce import HERE_ALONE
-from fd_flower.results.sweep import JUDGES, SENT, TESTED, VALIDATION, Point, Sweep
+from fd_flower.results.sweep import SENT, TESTED, VALIDATION, Point, Sweep
 
 RUNS, POINTS, MARKDOWN, PAGE, BEST = "sweep.csv", "points.csv", "sweep.md", "sweep.html", "best.yaml"
 SHOWN = 10  # rows on a terminal
 LENGTH = 200  # letters of a note on a point that failed; the tables have all of it
-FIGURES = (VALIDATION, *TESTED, *SENT)
 BEHIND = "behind"
-COLUMNS = (VALIDATION, "global_final", "global_selected", "personal_final", "personal_selected")
+
+
+def _figures(sweep: Sweep) -> tuple[str, ...]:
+    """Return the columns of the CSV files."""
+    return (VALIDATION, *TESTED, *sweep.judge.paths, *SENT)
+
+
+def _columns(sweep: Sweep) -> tuple[str, ...]:
+    """Return the columns that readers see: the figure that chooses, and the same metric on test data."""
+    return (VALIDATION, *(sweep.judge.paths or TESTED[:4]))
 
 
 def write(sweep: Sweep, out: Path, command: str, tree: Mapping[str, Any] | None) -> None:
@@ -47,20 +55,20 @@ def write(sweep: Sweep, out: Path, command: str, tree: Mapping[str, Any] | None)
 def runs_table(sweep: Sweep) -> str:
     """Return a row for each point and seed as CSV: shares (0 to 1) and bytes, and why a run does not count."""
     rows = [
-        [point.name, *point.values.values(), trial.seed, *map(trial.figures.get, FIGURES), trial.reason]
+        [point.name, *point.values.values(), trial.seed, *map(trial.figures.get, _figures(sweep)), trial.reason]
         for point in sweep.points
         for trial in point.trials
     ]
-    return _comma_separated(["point", *sweep.axes, "seed", *FIGURES, "reason"], rows)
+    return _comma_separated(["point", *sweep.axes, "seed", *_figures(sweep), "reason"], rows)
 
 
 def points_table(sweep: Sweep) -> str:
     """Return a row for each point as CSV, best first: means over seeds and sample standard deviations."""
     rows = []
     for rank, point in _rows(sweep):
-        figures = [value for column in FIGURES for value in point.figure(column)]
+        figures = [value for column in _figures(sweep) for value in point.figure(column)]
         rows.append([rank, point.name, *point.values.values(), *figures, *sweep.behind(point), point.reason])
-    spread = [name for column in (*FIGURES, BEHIND) for name in (column, f"{column}_std")]
+    spread = [name for column in (*_figures(sweep), BEHIND) for name in (column, f"{column}_std")]
     return _comma_separated(["rank", "point", *sweep.axes, *spread, "reason"], rows)
 
 
@@ -81,12 +89,16 @@ def _table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the points for readers."""
     rows = []
     for rank, point in _rows(sweep):
-        cells = [percent(*point.figure(column)) or NOTHING for column in COLUMNS]
-        cells.insert(1, percent(*sweep.behind(point)) or NOTHING)
+        cells = [sweep.judge.text(*point.figure(column)) or NOTHING for column in _columns(sweep)]
+        cells.insert(1, sweep.judge.text(*sweep.behind(point)) or NOTHING)
         if rank is None:
             cells[0] = "failed"
         rows.append([NOTHING if rank is None else str(rank), *point.values.values(), *cells])
-    return ["rank", *sweep.axes, *(column.replace("_", " ") for column in (VALIDATION, BEHIND, *COLUMNS[1:]))], rows
+    return [
+        "rank",
+        *sweep.axes,
+        *(column.replace("_", " ") for column in (VALIDATION, BEHIND, *_columns(sweep)[1:])),
+    ], rows
 
 
 def shown(sweep: Sweep) -> list[Table | Text]:
@@ -106,11 +118,11 @@ def notes(sweep: Sweep) -> list[str]:
     """Say how points were judged, how many were tried, how far chance goes, and what failed."""
     seeds, runs = sweep.seeds, [trial for point in sweep.points for trial in point.trials]
     counting = sum(1 for trial in runs if not trial.reason)
-    whose = " (each client at its own)" if sweep.select == "personal" else ""
+    whose = " (each client at its own)" if sweep.judge.scope == "personal" else ""
     spread = ", mean ± sample standard deviation over seeds" if len(seeds) > 1 else ""
     lines = [
         f"Method: {sweep.method}, status: {sweep.status}.",
-        f"Validation: accuracy in % on {JUDGES[sweep.select]}, at the best round of each run{whose}{spread}; "
+        f"Validation: {sweep.judge.meaning}, at the best round of each run{whose}{spread}; "
         "it alone chooses, of equal points the one that was tried first.",
         "Global: the balanced test set; personal: each client's own test part. Final: after the last round; selected: "
         "at the best validation round. Test data choose nothing.",
@@ -149,7 +161,7 @@ def _count(number: int, thing: str) -> str:
 def markdown(sweep: Sweep, command: str, images: Iterable[str]) -> str:
     """Return the table of points as Markdown, with notes, images and the command."""
     head, rows = _table(sweep)
-    lines = [head, ["---", *(["---"] * len(sweep.axes)), *(["---:"] * (1 + len(COLUMNS)))], *rows]
+    lines = [head, ["---", *(["---"] * len(sweep.axes)), *(["---:"] * (1 + len(_columns(sweep))))], *rows]
     table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
     remarks = "\n".join(f"* {note}" for note in notes(sweep))
     drawn = "\n".join(f"![{name}]({name})" for name in images)
@@ -170,14 +182,14 @@ def recipe(sweep: Sweep, command: str, tree: Mapping[str, Any]) -> str:
     """
     best = sweep.best
     assert best is not None
-    figure = percent(*best.figure(VALIDATION))
+    figure = f"{sweep.judge.text(*best.figure(VALIDATION))}{' %' * (sweep.judge.scale == 100)}"
     task = f" --task {sweep.task}" if sweep.task else ""
     comments = [
         f"The best of {_count(len(sweep.points), 'point')} at which fd-flower sweep tried {sweep.method} "
         f"(status: {sweep.status}): "
         f"{sweep.origin}; {len(sweep.failed)} failed.",
-        f"Chosen by accuracy on {JUDGES[sweep.select]}, at the best validation round of each run,",
-        f"mean over seeds {words(sweep.seeds)}: {figure} %. Test data chose nothing.",
+        f"Chosen by {sweep.judge.meaning}, at the best validation round of each run,",
+        f"mean over seeds {words(sweep.seeds)}: {figure}. Test data chose nothing.",
         *(f"swept: {key}={value}" for key, value in best.values.items()),
         f"command: {command}",
         f"to run it again: fd-flower run {sweep.method} --recipe {BEST}{task}",
@@ -194,21 +206,26 @@ def _sections(sweep: Sweep, command: str, drawn: Mapping[str, bytes], best: str 
     head, rows = _table(sweep)
     texts = range(len(sweep.axes) + 1)
     runs = [
-        [*point.values.values(), trial.seed, *(percent(trial.figures.get(column)) for column in COLUMNS), trial.reason]
+        [
+            *point.values.values(),
+            trial.seed,
+            *(sweep.judge.text(trial.figures.get(column)) for column in _columns(sweep)),
+            trial.reason,
+        ]
         for point in sweep.points
         for trial in point.trials
     ]
-    every = ["seed", *(column.replace("_", " ") for column in COLUMNS), "reason"]
+    every = ["seed", *(column.replace("_", " ") for column in _columns(sweep)), "reason"]
     table = page.table([*sweep.axes, *every], runs, texts=[*texts[:-1], len(sweep.axes) + len(every) - 1], kind="tall")
-    found = [] if sweep.best is None else [element("h2", "The best point"), _best(sweep.best)]
+    found = [] if sweep.best is None else [element("h2", "The best point"), _best(sweep, sweep.best)]
     kept = [] if best is None else [page.folded(f"{BEST}: all options of the best point", element("pre", best))]
     return [
         element("h1", f"Sweep of {sweep.method} ({sweep.status})"),
         element("p", f"{_count(len(sweep.points), 'point')}, {_count(len(sweep.seeds), 'seed')} each", "soft"),
         *found,
         *kept,
-        element("h2", "Validation accuracy over the swept keys"),
-        *(image(png, f"validation accuracy: {name}") for name, png in drawn.items()),
+        element("h2", f"Validation {sweep.judge.name} over the swept keys"),
+        *(image(png, f"validation {sweep.judge.name}: {name}") for name, png in drawn.items()),
         element("h2", "Points, best first"),
         page.table(head, rows, texts=texts, kind="tall"),
         *(element("p", note, "soft") for note in notes(sweep)),
@@ -218,6 +235,9 @@ def _sections(sweep: Sweep, command: str, drawn: Mapping[str, bytes], best: str 
     ]
 
 
-def _best(point: Point) -> Markup:
-    figures = [(f"{column.replace('_', ' ')}, %", percent(*point.figure(column))) for column in COLUMNS]
+def _best(sweep: Sweep, point: Point) -> Markup:
+    unit = ", %" if sweep.judge.scale == 100 else ""
+    figures = [
+        (f"{column.replace('_', ' ')}{unit}", sweep.judge.text(*point.figure(column))) for column in _columns(sweep)
+    ]
     return page.terms([*point.values.items(), *figures])

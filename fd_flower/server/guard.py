@@ -5,13 +5,14 @@ from collections.abc import Iterable, Sequence
 from logging import WARNING
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Message, MetricRecord
 
 from fd_flower.core.client import Client, grouped
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.models import architectures
 from fd_flower.privacy.sums import check_sum
+from fd_flower.server.figures import check_figures
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method
 from fd_flower.server.record import Record
@@ -26,6 +27,7 @@ from fd_flower.server.requirements import (
     check_transform,
 )
 from fd_flower.tasks.described import ModelError
+from fd_flower.tasks.metric import try_out
 from fd_flower.wire import Bounds, Payload, Weights
 from fd_flower.wire.replies import Reply, read
 
@@ -86,8 +88,15 @@ class Guard:
             self._check_models(clients)
         if not method.hosted and not plain and clients:
             _ = world.test  # its classes are compared with the devices' by name
+        if world.metrics and world.test is not None and clients and clients[0].classes:
+            try_out(world.metrics, world.test.labels.cpu(), clients[0].classes)
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
+
+    def _check_figures(self, client: Client, metrics: MetricRecord) -> None:
+        """Refuse figures that no model has."""
+        world = self._method.world
+        check_figures(client, metrics, world.metrics, None if world.test is None else len(world.test))
 
     def _check_models(self, clients: Sequence[Client]) -> None:
         """Refuse an architecture that no option names, and that the method's server would have to build and cannot."""
@@ -131,7 +140,9 @@ class Guard:
         ``counted`` replies have to say how many samples are behind them.
         """
         came = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
-        usable, failed = read(came, self.bounds(), kinds, plain=self._host.plain, counted=counted)
+        plain = self._host.plain
+        check = None if plain else self._check_figures
+        usable, failed = read(came, self.bounds(), kinds, plain=plain, counted=counted, check=check)
         for line in grouped(failed, "client"):
             log(WARNING, "left out of round %s: %s", round, line)
         self._record.failed |= failed

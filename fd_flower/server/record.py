@@ -26,6 +26,7 @@ from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.tasks.facts import data_facts, model_facts, not_for_tasks
+from fd_flower.tasks.kind import Figures
 from fd_flower.tasks.world import World
 from fd_flower.wire import Weights
 from fd_flower.wire.replies import Reply
@@ -212,16 +213,17 @@ class Record:
         self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
     ) -> MetricRecord | None:
         """Measure the server's model, or the mean over several students, and keep the figures for the round's line."""
-        totals: dict[str, float] = {}
+        found = []
         for student in students if world.kind.judges(world) else ():  # with nothing to measure on it needs no model
             model = world.load(names.get(student.model, student.model), student.values)
-            for name, value in world.kind.judged(world, model, limit).items():
-                totals[name] = totals.get(name, 0.0) + value / len(students)
+            found.append(world.kind.judged(world, model, limit))
+        totals = _together(found)
         if totals:
             test = world.test_part(limit)
             images = {} if test is None else {"images": len(test)}
             self._global = {"evaluated": "aggregated", **totals, **images}
-        return MetricRecord({**totals}) if totals else None
+        figures = {name: value for name, value in totals.items() if isinstance(value, float)}
+        return MetricRecord({**figures}) if figures else None
 
     def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> None:
         """Write the round's lines, then its checkpoint: a crash between them plays the round again."""
@@ -267,6 +269,8 @@ class Record:
             "versions": versions() | ({"changed": changed} if (changed := changes(self._standing.code)) else {}),
             "task": world.kind.name,
             "references": world.kind.references(world),
+            "classes": list(world.class_names),
+            "metrics": {name: metric.higher_is_better for name, metric in world.metrics.items()},
             "evaluated": {"global": evaluated, "personal": "trained" if evaluated == "aggregated" else evaluated},
             "state": self._state_of(evaluated, hosted=world.hosted),
         }
@@ -289,14 +293,27 @@ def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[st
     return {"diagnostics": dict(notes[who])} if who in notes else {}
 
 
-def _figures(reply: Reply) -> tuple[dict[str, Any], dict[str, dict[str, float]]]:
+def _together(found: Sequence[Figures]) -> Figures:
+    """Return means of the numbers that all of several models have, and sums of their counts."""
+    totals: Figures = {}
+    for name in [name for name in (found[0] if found else {}) if all(name in one for one in found)]:
+        every = [one[name] for one in found]
+        counts = [value for value in every if isinstance(value, list)]
+        numbers = [value for value in every if not isinstance(value, list)]
+        totals[name] = [sum(of) for of in zip(*counts, strict=True)] if counts else sum(v / len(found) for v in numbers)
+    return totals
+
+
+def _figures(reply: Reply) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Split a reply's metrics into plain ones and those measured at a point (``trained/accuracy``)."""
     plain: dict[str, Any] = {}
-    evaluations: dict[str, dict[str, float]] = {}
+    evaluations: dict[str, dict[str, Any]] = {}
     for key, value in (reply.metrics or {}).items():
         point, slash, name = key.partition("/")
         if slash and isinstance(value, int | float):
             evaluations.setdefault(point, {})[name] = float(value)
+        elif slash and isinstance(value, list):  # counts by class
+            evaluations.setdefault(point, {})[name] = value
         elif key != "num-examples":
             plain[key] = value
     return plain, evaluations

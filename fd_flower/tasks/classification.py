@@ -1,8 +1,9 @@
-"""Classification: telling classes apart, evaluated by accuracy, negative log-likelihood and calibration."""
+"""Classification: telling classes apart, evaluated by accuracy, calibration, figures by class and a user's own."""
 
 from typing import Any, final
 
 import torch
+from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import Settings
@@ -10,15 +11,20 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.data import partition
 from fd_flower.data.public import checksum
-from fd_flower.objectives.metrics import measure
-from fd_flower.tasks.kind import Predictor, View, predicted
+from fd_flower.objectives.metrics import by_class, confusion, measure
+from fd_flower.tasks.kind import Figures, Predictor, View, predicted
+from fd_flower.tasks.metric import try_out, values
 from fd_flower.tasks.probe import Probe, check_shapes
 from fd_flower.training import predict
+from fd_flower.wire.replies import METRICS as CELLS
+
+SERVER_CELLS = 10_000
+"""Cells of the largest confusion matrix (100 classes) of a server's model; a client's has to fit into a reply."""
 
 
 @final
 class Classification:
-    """Telling classes apart: accuracy, negative log-likelihood and calibration."""
+    """Telling classes apart: accuracy, negative log-likelihood, calibration, and figures by class."""
 
     name = "classification"
     headline = "accuracy"
@@ -41,6 +47,8 @@ class Classification:
         for part, samples in (("", own.train), (" (validation)", own.validation), (" (test)", own.test)):
             _check_labels(f"client {client}{part}", samples, found)
         _check_labels("the test set", world.test, found)
+        tried = next((part for part in (own.test, own.validation, own.train) if len(part)), own.train)
+        try_out(world.metrics, tried.labels, found.classes)
         return {
             "features": found.features,
             "classes": found.classes,
@@ -52,7 +60,7 @@ class Classification:
 
     def figures(
         self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
-    ) -> dict[str, float]:
+    ) -> Figures:
         """Measure a client's model.
 
         Parameters
@@ -70,11 +78,44 @@ class Classification:
 
         Returns
         -------
-        dict[str, float]
+        Figures
             ``accuracy``, ``nll``, ``ece`` on the own test part, ``validation`` accuracy on the own validation part; on
             everybody's ``global``, ``global_nll``, ``global_ece`` (balanced test set), ``pooled``,
-            ``pooled_validation``. What has no samples is missing.
+            ``pooled_validation``. Those of ``BY_CLASS`` and the task's own metrics by their names on the own test part,
+            elsewhere after ``global_``, ``validation_``, ``pooled_validation_``. Counts of the own test part and, after
+            ``global_``, of the balanced test set: ``confusion`` [C * C] or ``right`` and ``support`` [C]. What has no
+            samples, and what is not defined on them, is missing.
         """
+        seen = self._seen(world, client, model, shared, limit)
+        found: Figures = {}
+        for name, (logprobs, labels) in seen.items():
+            if len(labels) == 0:
+                continue
+            got = measure(logprobs, labels.cpu())
+            found[name] = got["accuracy"]
+            if name == "pooled":
+                continue
+            prefix = "" if name == "accuracy" else f"{name}_"
+            whose = f"client {client}'s {'test' if name == 'accuracy' else name} samples"
+            if name in ("accuracy", "global"):
+                found |= {f"{prefix}{key}": got[key] for key in ("nll", "ece")}
+            counts = confusion(logprobs, labels)
+            more = {**by_class(logprobs, labels, counts), **values(world.metrics, logprobs, labels, whose)}
+            if name in ("accuracy", "global"):
+                more |= _counts(counts, CELLS)
+            found |= {f"{prefix}{key}": value for key, value in more.items()}
+        return found
+
+    def accuracies(self, world: View, client: str, model: Predictor, limit: int | None) -> dict[str, float]:
+        """Return ``accuracy`` on the own test part, ``pooled`` and ``global``, as ``figures`` does."""
+        seen = self._seen(world, client, model, None, limit)
+        names = [name for name in ("accuracy", "pooled", "global") if name in seen and len(seen[name][1])]
+        return {name: measure(seen[name][0], seen[name][1].cpu())["accuracy"] for name in names}
+
+    def _seen(
+        self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return predictions [N, C] and labels [N] by the name of the accuracy on them; arguments as of ``figures``."""
         own, precision = world.data(client), world.settings.run.precision
         wholes = {} if limit is None else world.pooled
         seen = {}
@@ -90,33 +131,35 @@ class Classification:
                 seen[name] = (predicted(model, samples, precision), samples.labels)
         if limit is not None and (test := world.test_part(limit)) is not None:
             seen["global"] = (predicted(shared or model, test, precision), test.labels)
-        found = {}
-        for name, (logprobs, labels) in seen.items():
-            if len(labels) == 0:
-                continue
-            got = measure(logprobs, labels.cpu())
-            found[name] = got["accuracy"]
-            if name in ("accuracy", "global"):
-                prefix = "" if name == "accuracy" else "global_"
-                found |= {f"{prefix}{key}": got[key] for key in ("nll", "ece")}
-        return found
+        return seen
 
     def judges(self, world: View) -> bool:
         """Whether there is a test set, or clients' parts that can be seen."""
         return any(samples is not None and len(samples) for samples in (world.test, *world.pooled.values()))
 
-    def judged(self, world: View, model: Module, limit: int) -> dict[str, float]:
-        """Return ``accuracy``, ``nll``, ``ece`` on the test set, ``pooled`` and ``validation`` accuracy."""
+    def judged(self, world: View, model: Module, limit: int) -> Figures:
+        """Return ``accuracy``, ``nll``, ``ece`` on the test set, ``pooled`` and ``validation`` accuracy.
+
+        Those of ``BY_CLASS`` and the task's own metrics are by their names on the test set, on the validation samples
+        after ``validation_``; counts of the test set as in ``figures``.
+        """
         parts = {"accuracy": world.test_part(limit), "pooled": world.pooled.get("test")}
         parts["validation"] = world.pooled.get("validation")
-        found = {}
+        found: Figures = {}
         for key, samples in parts.items():
             if samples is None or not len(samples):
                 continue
-            got = measure(predict(model, samples, precision=world.settings.run.precision), samples.labels.cpu())
+            logprobs, labels = predict(model, samples, precision=world.settings.run.precision), samples.labels.cpu()
+            got = measure(logprobs, labels)
             found[key] = got["accuracy"]
+            if key == "pooled":
+                continue
+            counts, whose = confusion(logprobs, labels), "the test set" if key == "accuracy" else "validation samples"
+            more = {**by_class(logprobs, labels, counts), **values(world.metrics, logprobs, labels, whose)}
             if key == "accuracy":
-                found |= {"nll": got["nll"], "ece": got["ece"]}
+                found |= {"nll": got["nll"], "ece": got["ece"], **more, **_counts(counts, SERVER_CELLS)}
+            else:
+                found |= {f"{key}_{name}": value for name, value in more.items()}
         return found
 
     def options(self, settings: Settings) -> dict[str, Any]:
@@ -130,6 +173,15 @@ class Classification:
     def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return nothing: a classifier that has not learned tells nothing."""
         return {}
+
+
+def _counts(counts: Tensor, cells: int) -> dict[str, list[int]]:
+    """Return a confusion matrix [C, C] by rows, or what of it says how many of each class are told right."""
+    if counts.numel() <= cells:
+        return {"confusion": counts.flatten().tolist()}
+    if len(counts) > CELLS:
+        return {}
+    return {"right": counts.diagonal().tolist(), "support": counts.sum(1).tolist()}
 
 
 def _check_labels(who: str, samples: Samples | None, model: Probe) -> None:

@@ -9,8 +9,12 @@ from torch.nn import Module
 
 from fd_flower.config import Settings
 from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.metric import Metric
 from fd_flower.tasks.probe import Probe
 from fd_flower.training import predict
+
+Figures = dict[str, float | list[int]]
+"""What is measured of a model, by name: numbers, and counts by class."""
 
 Predictor = Module | Callable[[Samples], Tensor]
 """A model, or a function from samples to log-probabilities [N, C]."""
@@ -58,6 +62,10 @@ class View(Protocol):
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes, where they are known."""
 
+    @property
+    def metrics(self) -> Mapping[str, Metric]:
+        """The task's own metrics by name."""
+
     def probe(self, name: str) -> Probe:
         """Return what an architecture gives for one sample."""
 
@@ -90,13 +98,16 @@ class Kind(Protocol):
 
     def figures(
         self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
-    ) -> dict[str, float]:
+    ) -> Figures:
         """Evaluate a client's model; see ``Turn.evaluate``. A limit of None: the server's model stands for all."""
+
+    def accuracies(self, world: View, client: str, model: Predictor, limit: int | None) -> dict[str, float]:
+        """Evaluate something beside a client's model by ``accuracy``, ``pooled`` and ``global`` alone."""
 
     def judges(self, world: View) -> bool:
         """Whether this process has anything to evaluate a server's model on."""
 
-    def judged(self, world: View, model: Module, limit: int) -> dict[str, float]:
+    def judged(self, world: View, model: Module, limit: int) -> Figures:
         """Evaluate a server's model."""
 
     def options(self, settings: Settings) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fd_flower.data.public import checksum
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.described import described, load_task
 from fd_flower.tasks.kind import Kind
+from fd_flower.tasks.metric import Metric
 from fd_flower.tasks.probe import Probe, called, materialize, probe
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import augmented, with_transform
@@ -77,6 +78,11 @@ class World:
     def kind(self) -> Kind:
         """What is asked of models here, and how they are measured at it."""
         return self.task.kind or CLASSIFICATION
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The task's own metrics by name."""
+        return self.task.own_metrics
 
     # --- samples
 

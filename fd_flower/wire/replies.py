@@ -2,7 +2,7 @@
 
 import itertools
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
@@ -121,6 +121,7 @@ def read(
     *,
     plain: bool,
     counted: bool = True,
+    check: Callable[[Client, MetricRecord], None] | None = None,
 ) -> tuple[list[Reply], dict[str, str]]:
     """Check what clients answered.
 
@@ -136,6 +137,8 @@ def read(
         Whether the clients know nothing of FD-Flower.
     counted : bool
         Whether a reply has to say how many samples are behind it.
+    check : Callable[[Client, MetricRecord], None] | None
+        Raises InvalidInputError for metrics that cost a client its reply.
 
     Returns
     -------
@@ -147,6 +150,9 @@ def read(
         try:
             if message.has_error():
                 raise InvalidInputError(message.error.reason or f"error {message.error.code}")
+            if check is not None:
+                for metrics in records(message.content, MetricRecord).values():
+                    check(client, metrics)
             reply = checked(client, message.content, bounds.of(client), plain=plain)
             for kind in kinds:
                 kind.need(reply.content)

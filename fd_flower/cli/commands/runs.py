@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fd_flower.cli.console import Output, console
-from fd_flower.cli.options import Engine, InEngine, Jobs, Method, Out, Recipe, Select, Set, Task, from_here
+from fd_flower.cli.options import Engine, InEngine, Jobs, Method, Out, Recipe, Set, Task, from_here
 from fd_flower.cli.paths import look_here
 from fd_flower.core.errors import InvalidInputError
 
@@ -83,9 +83,13 @@ def sweep(
         int | None, typer.Option(min=1, metavar="N", help="Draw N points by run.seed, in place of the whole grid.")
     ] = None,
     select: Annotated[
-        Select,
-        typer.Option(help="Choose by all clients' validation data together, or by each client's own."),
-    ] = Select["global"],
+        str,
+        typer.Option(
+            metavar="global|personal|METRIC",
+            help="Choose by accuracy on all clients' validation data together (global) or on each client's own; or by "
+            "another metric: balanced_accuracy, macro_f1, auc, one of your task's; personal:METRIC for clients' own.",
+        ),
+    ] = "global",
     set: Set = None,
     recipe: Recipe = None,
     engine: InEngine = Engine.local,
@@ -94,7 +98,7 @@ def sweep(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
     jobs: Jobs = 1,
 ) -> None:
-    """Search options of METHOD for the best validation accuracy: tables, heat maps, a page, the best as a recipe.
+    """Search options of METHOD for the best validation figure: tables, heat maps, a page, the best as a recipe.
 
     A point stands where its runs have their best validation round, in the mean over seeds; test data choose nothing.
     The same command and --out resume a sweep that was broken off. A point that fails is named in the table; the
@@ -108,9 +112,7 @@ def sweep(
     from fd_flower.cli.plan import carry_out
 
     output: Output = context.obj
-    search = sweeping.ordered(
-        method, grid or [], random, select.value, set or [], recipe, engine.value, out, task, seeds
-    )
+    search = sweeping.ordered(method, grid or [], random, select, set or [], recipe, engine.value, out, task, seeds)
     with output.board() as board:
         carry_out(search.plan, jobs, board, output, search.standing)
     chosen = sweeping.write(search, console())

@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import Any, ClassVar
 
 from fd_flower.results.history import Track
+from fd_flower.results.metrics import Figure
 from fd_flower.results.page import NOTHING, Markup, megabytes, rounded
 from fd_flower.results.panels import Panel
 
@@ -72,7 +73,7 @@ class Kind(ABC):
     def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:
         """Return how a run went, to be drawn."""
 
-    def sections(self, summary: Mapping[str, Any]) -> list[Markup]:
+    def sections(self, summary: Mapping[str, Any], lines: Lines) -> list[Markup]:
         """Return further sections of a run's page, with their headings."""
         return []
 
@@ -87,6 +88,10 @@ class Kind(ABC):
     @abstractmethod
     def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
         """Return head and rows of a comparison: a group's summaries, one a seed, make a row."""
+
+    def metrics(self, runs: Summaries) -> list[Figure]:
+        """Return the figures of a comparison's second table, and further columns of ``compare.csv``."""
+        return []
 
     @abstractmethod
     def notes(self, several: bool) -> list[str]:

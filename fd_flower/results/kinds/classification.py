@@ -2,12 +2,15 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from statistics import fmean, pstdev
+from statistics import fmean
 from typing import Any, ClassVar, final
 
-from fd_flower.core.client import natural, share
+from fd_flower.core.client import natural
+from fd_flower.objectives.metrics import BY_CLASS
+from fd_flower.results import classes, metric_pages, metrics
 from fd_flower.results.history import SERVER, History, Track, at_best, curve, last, training_loss
-from fd_flower.results.kinds.base import COSTS, Evaluated, Kind, Lines, Summaries, costs, over_seeds
+from fd_flower.results.kinds.base import COSTS, Evaluated, Kind, Lines, Summaries, at, costs, over_seeds
+from fd_flower.results.metrics import Figure, of_clients, of_mean
 from fd_flower.results.page import NOTHING, Markup, Share, element, percent, rounded, table
 from fd_flower.results.panels import TEST, TRAINING, VALIDATION, Line, Panel
 
@@ -63,15 +66,20 @@ class Classification(Kind):
         validation = pooled_validation or curve(own.get("validation", {}))
         return {
             "accuracy": {
-                "global": {**_of_mean(shared.get("accuracy", {}), validation), "evaluated": evaluated["global"]},
-                "pooled": {**_of_mean(shared.get("pooled", {}), validation), "evaluated": evaluated["global"]},
-                "personal": {**_of_clients(own), "evaluated": evaluated["personal"]},
+                "global": {**of_mean(shared.get("accuracy", {}), validation), "evaluated": evaluated["global"]},
+                "pooled": {**of_mean(shared.get("pooled", {}), validation), "evaluated": evaluated["global"]},
+                "personal": {
+                    **of_clients(own.get("accuracy", {}), own.get("validation", {})),
+                    "evaluated": evaluated["personal"],
+                },
             },
             "selected_on": "pooled" if pooled_validation else "own" if validation else None,
             "calibration": {
                 scope: {key: _final(tracks.get(key, {})) for key in ("ece", "nll")}
                 for scope, tracks in (("global", shared), ("personal", own))
             },
+            "metrics": metrics.summarize(lines, evaluated, facts.get("metrics", {})),
+            "recall": classes.recall(lines, evaluated, facts.get("classes", ())),
         }
 
     def outcome(self, summary: Mapping[str, Any]) -> list[str]:
@@ -81,6 +89,9 @@ class Classification(Kind):
             final, selected = (summary["accuracy"][scope][key] for key in ("final", "selected"))
             if final is not None:
                 found.append(f"{scope} {final:.1%}" + ("" if selected is None else f" (selected {selected:.1%})"))
+        for figure in self.metrics([summary]):
+            if figure.path[1] not in BY_CLASS and (value := at(summary, figure.path)) is not None:
+                found.append(f"{figure.header} {value:.{figure.digits}f}")
         return found
 
     def headline(self, summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Markup]:
@@ -149,11 +160,12 @@ class Classification(Kind):
             Panel("Loss", losses, "nats a sample"),
         ]
 
-    def sections(self, summary: Mapping[str, Any]) -> list[Markup]:
-        """Return how well probabilities are calibrated."""
-        rows = [(scope, rounded(at["ece"]), rounded(at["nll"])) for scope, at in summary["calibration"].items()]
+    def sections(self, summary: Mapping[str, Any], lines: Lines) -> list[Markup]:
+        """Return how well probabilities are calibrated, other metrics, and what is told class by class."""
+        rows = [(scope, rounded(of["ece"]), rounded(of["nll"])) for scope, of in summary["calibration"].items()]
         note = "At the end. ECE: expected calibration error, 15 bins of equal width. NLL: negative log-likelihood."
-        return [element("h2", "Calibration"), table(["", "ECE", "NLL, nats"], rows), element("p", note, "soft")]
+        calibration = [element("h2", "Calibration"), table(["", "ECE", "NLL, nats"], rows), element("p", note, "soft")]
+        return [*metric_pages.sections(summary, lines, self.evaluated(summary)), *calibration]
 
     def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
         """Return one row per client."""
@@ -219,6 +231,10 @@ class Classification(Kind):
         ]
         return HEAD, rows
 
+    def metrics(self, runs: Summaries) -> list[Figure]:
+        """Return balanced accuracy, macro-F1, AUC and the task's own metrics."""
+        return metrics.figures(runs)
+
     def notes(self, several: bool) -> list[str]:
         """Return what the figures are."""
         spread = "; ± is the sample standard deviation over seeds" if several else ""
@@ -226,34 +242,6 @@ class Classification(Kind):
             f"Accuracies in %{spread}. Global: balanced test set. Personal: each client's own test part, mean over "
             "clients; worst 10 %: its mean over the worst tenth of the clients, at the end."
         ]
-
-
-def _of_mean(tracks: Mapping[str, Track], validation: Track) -> dict[str, float | None]:
-    """Return final, selected and best of the mean over clients (or of the server's model)."""
-    test = curve(tracks)
-    if not test:
-        return {"final": None, "selected": None, "best": None}
-    return {"final": last(test), "selected": at_best(validation, test), "best": max(test.values())}
-
-
-def _of_clients(own: Mapping[str, Mapping[str, Track]]) -> dict[str, float | None]:
-    """Return the figures of clients on their own data, where each one selects for itself."""
-    tests, validations = own.get("accuracy", {}), own.get("validation", {})
-    if not tests:
-        return {"final": None, "selected": None, "best": None, "std": None, "worst10": None}
-    finals = sorted(last(track) for track in tests.values())
-    selected = None
-    if validations:
-        # A client too small for a validation part has nothing to choose by and stays at its last figure.
-        chosen = {client: at_best(validations.get(client, {}), track) for client, track in tests.items()}
-        selected = fmean(last(tests[client]) if figure is None else figure for client, figure in chosen.items())
-    return {
-        "final": fmean(finals),
-        "selected": selected,
-        "best": max(curve(tests).values()),
-        "std": pstdev(finals),
-        "worst10": fmean(finals[: share(len(finals), 0.1)]),
-    }
 
 
 def _final(tracks: Mapping[str, Track]) -> float | None:

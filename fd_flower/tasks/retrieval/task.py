@@ -14,7 +14,7 @@ from torch.nn import Module
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
-from fd_flower.tasks.kind import View
+from fd_flower.tasks.kind import Figures, View
 from fd_flower.tasks.retrieval.beir import Collection
 from fd_flower.tasks.retrieval.bm25 import scores_of
 from fd_flower.tasks.retrieval.config import Config
@@ -180,22 +180,24 @@ class Retrieval:
         digests = "".join(collection.digest for collection in self.library_inputs.held.collections)
         return hashlib.sha256(digests.encode()).hexdigest()[:12]
 
-    def figures(self, world: View, client: str, model: Any, shared: Any, limit: int | None) -> dict[str, float]:
+    def figures(self, world: View, client: str, model: Any, shared: Any, limit: int | None) -> Figures:
         """Measure a client's model wherever this process can: ``own/ndcg@10``, ``others/map``, and so on."""
         held = self.library_inputs.held
         place = 0 if self.alone else _place(held, client)
-        return self._of_client(self._searching(world, model), held.holdings[place])
+        return {**self._of_client(self._searching(world, model), held.holdings[place])}
+
+    def accuracies(self, world: View, client: str, model: Any, limit: int | None) -> dict[str, float]:
+        """Return nothing: a search has no accuracy."""
+        return {}
 
     def judges(self, world: View) -> bool:
         """Whether there is a collection that this process sees and that is not its own alone."""
         return world.hosted or self.library_inputs.held.unseen is not None
 
-    def judged(self, world: View, model: Module, limit: int) -> dict[str, float]:
+    def judged(self, world: View, model: Module, limit: int) -> Figures:
         """Measure one model as every client's: means over clients; on a server of devices, on the unseen one alone."""
         searching = self._searching(world, model)
-        if not world.hosted:
-            return self._unseen(searching)
-        return self._for_all(searching)
+        return {**(self._for_all(searching) if world.hosted else self._unseen(searching))}
 
     def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return what needs no training: BM25, where bm25s is installed, and the encoder as it comes."""

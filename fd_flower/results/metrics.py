@@ -1,0 +1,255 @@
+"""Figures beside accuracy: those that are means over classes, and a task's own, over rounds and at the end."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev, stdev
+from typing import Any
+
+from fd_flower.core.client import share
+from fd_flower.objectives.metrics import BY_CLASS
+from fd_flower.results.history import SERVER, Track, at_best, curve, last
+from fd_flower.results.page import NOTHING
+
+Tracks = Mapping[str, Track]
+Lines = Iterable[Mapping[str, Any]]
+Evaluated = Mapping[str, str | None]
+SCOPES = ("global", "personal")
+HEADERS = {"balanced_accuracy": "bal. accuracy", "macro_f1": "macro-F1", "auc": "AUC"}
+MEANING = (
+    "At the end, ours in %, a task's own as they are. Global: balanced test set; personal: each client's own test "
+    "part, mean over clients. Balanced accuracy (mean recall), macro-F1 and AUC (one class against the rest) are means "
+    "over the classes that have samples."
+)
+
+GLOBAL_NAMES = {"accuracy": ("global", "pooled_validation")}
+"""What a client's line calls accuracy on everybody's test and validation samples; of others see ``_names``."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure in ``summary.json`` that tables of several runs show.
+
+    Attributes
+    ----------
+    name, header : str
+        What CSV files call it, and what readers see.
+    path : Sequence[str]
+        Where it stands.
+    scale, digits : float, int
+        What it is multiplied by to be read, and with how many decimals.
+    better : str
+        ``higher`` or ``lower``.
+    """
+
+    name: str
+    header: str
+    path: Sequence[str]
+    scale: float
+    digits: int
+    better: str
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One metric of a run over time, by scope (``global``, ``personal``) and by whose model.
+
+    Attributes
+    ----------
+    test, validation : Mapping[str, Tracks]
+        On test and on validation samples: of all clients (``global``) or each one's own (``personal``).
+    higher : bool
+        Whether the higher figure is the better one.
+    lacking : Mapping[str, Sequence[str]]
+        Whose model was evaluated and has no figure at its newest evaluation: it was not defined there.
+    """
+
+    test: Mapping[str, Tracks]
+    validation: Mapping[str, Tracks]
+    higher: bool
+    lacking: Mapping[str, Sequence[str]]
+
+    @classmethod
+    def of(
+        cls,
+        lines: Iterable[Mapping[str, Any]],
+        evaluated: Mapping[str, str | None],
+        metric: str,
+        *,
+        higher: bool = True,
+    ) -> "Scored":
+        """Read the lines of ``rounds.jsonl``; ``evaluated`` says when each scope is measured."""
+        tracks: dict[str, dict[str, dict[str, Track]]] = {
+            part: {scope: {} for scope in (*SCOPES, SERVER)} for part in ("test", "validation", "evaluated")
+        }
+        for line in lines:
+            when = (line["round"], bool(line.get("closing")))
+            for scope, who, figures, names in _measured(line, evaluated, metric):
+                for part, name in zip(tracks, names, strict=True):
+                    if (value := figures.get(name)) is not None:
+                        tracks[part][scope].setdefault(who, {})[when] = value
+        for of_scope in tracks.values():
+            of_server = of_scope.pop(SERVER)
+            of_scope["global"] = of_server or of_scope["global"]
+        lacking = {
+            scope: [
+                who
+                for who, track in of_all.items()
+                if max(track) != max(tracks["test"][scope].get(who, {}), default=None)
+            ]
+            for scope, of_all in tracks["evaluated"].items()
+        }
+        return cls(tracks["test"], tracks["validation"], higher, lacking)
+
+    def signed(self, tracks: Tracks) -> dict[str, Track]:
+        """Return tracks of which the higher figure is the better one; the same way back."""
+        sign = 1 if self.higher else -1
+        return {who: {when: sign * value for when, value in track.items()} for who, track in tracks.items()}
+
+
+def _measured(
+    line: Mapping[str, Any], evaluated: Evaluated, metric: str
+) -> Iterable[tuple[str, str, Mapping[str, Any], tuple[str, str, str]]]:
+    """Yield scope, whose model, its figures, and what they call this metric on test and validation samples.
+
+    The third name is of a figure that every evaluation on the same test samples has.
+    """
+    plain = (
+        ("accuracy", "validation", "accuracy") if metric == "accuracy" else (metric, f"validation_{metric}", "accuracy")
+    )
+    if "client" not in line:
+        yield SERVER, SERVER, line.get("global") or {}, plain
+        return
+    everybodys = GLOBAL_NAMES.get(metric, (f"global_{metric}", f"pooled_validation_{metric}"))
+    evaluations = line.get("evaluations") or {}
+    yield "global", line["client"], evaluations.get(evaluated["global"]) or {}, (*everybodys, "global")
+    yield "personal", line["client"], evaluations.get(evaluated["personal"]) or {}, plain
+
+
+def of_mean(tracks: Tracks, validation: Track) -> dict[str, float | None]:
+    """Return final, selected and best of the mean over clients (or of the server's model)."""
+    test = curve(tracks)
+    if not test:
+        return {"final": None, "selected": None, "best": None}
+    return {"final": last(test), "selected": at_best(validation, test), "best": max(test.values())}
+
+
+def of_clients(tests: Tracks, validations: Tracks) -> dict[str, float | None]:
+    """Return the figures of clients on their own data, where each one selects for itself."""
+    if not tests:
+        return {"final": None, "selected": None, "best": None, "std": None, "worst10": None}
+    finals = sorted(last(track) for track in tests.values())
+    selected = None
+    if validations:
+        # A client too small for a validation part has nothing to choose by and stays at its last figure.
+        chosen = {client: at_best(validations.get(client, {}), track) for client, track in tests.items()}
+        selected = fmean(last(tests[client]) if figure is None else figure for client, figure in chosen.items())
+    return {
+        "final": fmean(finals),
+        "selected": selected,
+        "best": max(curve(tests).values()),
+        "std": pstdev(finals),
+        "worst10": fmean(finals[: share(len(finals), 0.1)]),
+    }
+
+
+def summarize(lines: Sequence[Mapping[str, Any]], evaluated: Evaluated, own: Mapping[str, bool]) -> dict[str, Any]:
+    """Return every metric at the end, selected by its own validation figure, and best on test.
+
+    Parameters
+    ----------
+    lines : Sequence[Mapping[str, Any]]
+        The lines of a run.
+    evaluated : Mapping[str, str | None]
+        When ``global`` and ``personal`` figures are measured.
+    own : Mapping[str, bool]
+        The task's own metrics: whether higher is better.
+
+    Returns
+    -------
+    dict[str, Any]
+        By metric ``higher_is_better``, and by scope ``final``, ``selected``, ``best``, of clients' own samples also
+        ``std`` and ``worst10``, and ``undefined``: how many of the clients (or the server) have no figure. ``reason``
+        where nobody has.
+    """
+    return {
+        name: _summary(Scored.of(lines, evaluated, name, higher=higher), name) for name, higher in _all(own).items()
+    }
+
+
+def _all(own: Mapping[str, bool]) -> dict[str, bool]:
+    return {**dict.fromkeys(BY_CLASS, True), **own}
+
+
+def _summary(scored: Scored, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"higher_is_better": scored.higher}
+    pooled = curve(scored.signed(scored.validation["global"])) or curve(scored.signed(scored.validation["personal"]))
+    for scope in SCOPES:
+        lacking = scored.lacking[scope]
+        tracks = scored.signed({who: track for who, track in scored.test[scope].items() if who not in lacking})
+        if scope == "global":
+            figures = of_mean(tracks, pooled)
+        else:
+            figures = of_clients(tracks, scored.signed(scored.validation[scope]))
+        sign = 1 if scored.higher else -1
+        turned = {key: value if key == "std" or value is None else sign * value for key, value in figures.items()}
+        found[scope] = {**turned, "undefined": len(lacking)}
+        if not tracks:
+            found[scope]["reason"] = _reason(name) if lacking else "not evaluated on any test samples"
+    return found
+
+
+def _reason(name: str) -> str:
+    if name == "auc":
+        return "nobody's test samples are of two classes, or predictions are NaN"
+    return "predictions are NaN" if name in BY_CLASS else "the metric returned None or NaN, or predictions are NaN"
+
+
+def figures(runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """Return the metrics of runs that tables show: each at the end, of everybody's and of clients' own samples."""
+    known: dict[str, bool] = {}
+    for summary in runs:
+        known |= {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()}
+    return [
+        Figure(
+            f"{scope}_{name}",
+            f"{scope} {HEADERS.get(name, name)}",
+            ("metrics", name, scope, "final"),
+            100 if name in BY_CLASS else 1,
+            1 if name in BY_CLASS else 3,
+            "higher" if higher else "lower",
+        )
+        for name, higher in known.items()
+        for scope in SCOPES
+    ]
+
+
+def table(
+    shown: Sequence[Figure], runs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> tuple[list[str], list[list[str]]] | None:
+    """Return head and rows of metrics, a row a method with its summaries, one a seed; None where there are none.
+
+    A column that no run has a figure for is left out.
+    """
+    every = [summary for summaries in runs.values() for summary in summaries]
+    kept = [one for one in shown if any(_at(summary, one.path) is not None for summary in every)]
+    if not kept:
+        return None
+    head = ["method", *(f"{one.header}{' (lower is better)' * (one.better == 'lower')}" for one in kept)]
+    return head, [[name, *(_cell(one, summaries) for one in kept)] for name, summaries in runs.items()]
+
+
+def _cell(one: Figure, summaries: Sequence[Mapping[str, Any]]) -> str:
+    known = [value for value in (_at(summary, one.path) for summary in summaries) if value is not None]
+    if not known:
+        return NOTHING
+    mean, *spread = (
+        f"{one.scale * value:,.{one.digits}f}" for value in (fmean(known), *([stdev(known)] if len(known) > 1 else ()))
+    )
+    return " ± ".join([mean, *spread])
+
+
+def _at(summary: Mapping[str, Any], path: Sequence[str]) -> float | None:
+    found: Any = summary
+    for key in path:
+        found = (found or {}).get(key)
+    return found
