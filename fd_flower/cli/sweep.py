@@ -6,6 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +21,7 @@ from fd_flower.config import settings
 from fd_flower.config.registry import strategy
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
-from fd_flower.results import sweep, sweep_tables
+from fd_flower.results import sweep, sweep_files, sweep_tables
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
@@ -42,6 +44,8 @@ class Search:
         The seeds of each.
     plan : Plan
         Their runs.
+    baseline : str
+        The point that others are compared with; empty: the best.
     """
 
     method: str
@@ -52,7 +56,9 @@ class Search:
     plan: Plan
     origin: str
     task: str
+    baseline: str = ""
     _trials: dict[str, Trial] = field(init=False, default_factory=dict)
+    _summaries: list[dict[str, Any]] = field(init=False, default_factory=list)
     _begun: float = field(init=False, default_factory=time.monotonic)
     _ended: int = field(init=False, default=0)
 
@@ -62,6 +68,7 @@ class Search:
         for name, folder in self.plan.folders.items():
             if name not in self._trials:
                 self._trials[name] = sweep.trial(folder, self.select)
+                self._summaries.append(folder.summary)
         points = []
         for point, values in self.points.items():
             trials = [self._trial(f"{point}-seed{seed}", seed) for seed in self.seeds]
@@ -70,7 +77,8 @@ class Search:
                 points.append(Point(point, values, ended))
         axes = {axis.key: axis.values if isinstance(axis, Choices) else None for axis in self.axes}
         status = str(strategy(self.method).status)
-        return Sweep(self.method, self.select, axes, points, self.origin, self.task, status)
+        columns = sweep.columns(self._summaries)
+        return Sweep(self.method, self.select, axes, points, self.origin, self.task, status, columns, self.baseline)
 
     def _trial(self, name: str, seed: int) -> Trial | None:
         if name in self.plan.failures:
@@ -101,6 +109,7 @@ def ordered(
     out: Path | None,
     task: str,
     seeds: int,
+    baseline: str = "",
 ) -> Search:
     """Return the sweep that a user asks for, every point checked.
 
@@ -114,6 +123,8 @@ def ordered(
         So many points drawn by `run.seed`; None: the whole grid.
     select : str
         One of `JUDGES`.
+    baseline : str
+        The point that others are compared with, by its name; empty: the best.
 
     Raises
     ------
@@ -135,7 +146,7 @@ def ordered(
         points, origin = grid.whole_grid(axes), "the whole grid"
     else:
         points, origin = grid.drawn(axes, random, numpy_rng(first, "sweep")), f"drawn at random, run.seed {first}"
-    search = Search(method, select, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task)
+    search = Search(method, select, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task, baseline)
     known: dict[str, str] = {}
     for point in points:
         name = _name(point)
@@ -146,6 +157,9 @@ def ordered(
             search.plan.orders[folder.name] = Order(method, (*words, *own, *put), folder, task, engine)
         _check(search.plan.orders[f"{name}-seed{first}"], name, known)
         search.points[name] = point
+    if baseline and baseline not in search.points:
+        names = shorten("; ".join(search.points), 200, placeholder=" ...")
+        raise InvalidInputError(f"--baseline {baseline} is none of the points: {names}")
     return search
 
 
@@ -182,6 +196,6 @@ def write(search: Search, console: Console) -> bool:
     result = search.found
     best = result.best
     tree = None if best is None else search.plan.orders[f"{best.name}-seed{search.seeds[0]}"].settings.tree()
-    sweep_tables.write(result, search.plan.path, command(), tree)
+    sweep_files.write(result, search.plan.path, command(), tree, search.plan.folders)
     console.print(*sweep_tables.shown(result), sep="\n")
     return best is not None

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
@@ -22,34 +23,54 @@ TEXTS = (0, 1, 2)  # method, status, evaluated
 
 def shown(folders: Sequence[RunFolder], reach: float | None = None, baseline: str = "") -> list[Table | Text]:
     """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
-    groups = grouped(folders)
-    parts: list[Table | Text] = [_table(groups), _dim(compare_notes.notes(groups))]
+    parts: list[Table | Text] = []
+    for part in _parts(grouped(folders), reach, baseline):
+        parts += [*([part.table] if part.table else []), Text("\n".join([*part.below, ""]), style="dim")]
+    return parts
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of a comparison, where there is one, its title, and what one must know to read it."""
+
+    title: str
+    table: Table | None
+    below: Sequence[str]
+
+
+def _parts(groups: Sequence[Group], reach: float | None, baseline: str, remarks: Sequence[str] = ()) -> list[Part]:
+    """Return what a comparison consists of."""
+    main, others = columns(groups)
+    parts = [Part("", _table(groups, main), [*compare_notes.notes(groups), *remarks])]
+    if others:
+        parts.append(Part("Other metrics", _table(groups, others), []))
     pairs = differences(groups, baseline)
-    if pairs.found:
-        parts.append(pairs.table("method"))
-    parts.append(_dim(pairs.notes(_same(groups))))
-    points = _points(groups, reach)
-    return [*parts, points, _dim([evaluation_points.MEANING])] if points else parts
+    if below := pairs.notes(_same(groups)):
+        parts.append(Part(f"Difference to {pairs.baseline}", pairs.table("method") if pairs.found else None, below))
+    if points := _points(groups, reach):
+        parts.append(Part("Evaluation points", points, [evaluation_points.MEANING]))
+    return parts
 
 
-def _dim(lines: Sequence[str]) -> Text:
-    return Text("\n".join([*lines, ""]), style="dim")
+def columns(groups: Sequence[Group]) -> tuple[list[Column], list[Column]]:
+    """Return the columns of a comparison of which some run has a figure, and those of its further metrics."""
+    runs, kind = [summary for group in groups for summary in group.summaries], groups[0].kind
+    main, others = (
+        [column for column in every if any(column.of(run) is not None for run in runs)]
+        for every in (kind.columns(runs), kind.metrics(runs))
+    )
+    return main, others
 
 
-def columns(groups: Sequence[Group]) -> list[Column]:
-    """Return the columns of a comparison of which some run has a figure."""
-    runs = [summary for group in groups for summary in group.summaries]
-    return [column for column in groups[0].kind.columns(runs) if any(column.of(run) is not None for run in runs)]
-
-
-def _table(groups: Sequence[Group]) -> Table:
+def _table(groups: Sequence[Group], kept: Sequence[Column]) -> Table:
     """Return a row a group, then what needs no training."""
-    kept, kind = columns(groups), groups[0].kind
+    kind = groups[0].kind
     rows = [{column.name: column.over_seeds(group.summaries) for column in kept} for group in groups]
     facts = [[group.name, group.status, kind.point(group.summaries[0])] for group in groups]
     for name, found in kind.references(groups[0].summaries).items():
-        rows.append(dict(found))
-        facts.append([name, NOTHING, NOTHING])
+        if found.keys() & {column.name for column in kept}:
+            rows.append(dict(found))
+            facts.append([name, NOTHING, NOTHING])
     cells = tables.figures(rows, kept)
     head = ["method", "status", "evaluated", *(column.header for column in kept)]
     return Table(head, [[*map(Cell, fact), *line] for fact, line in zip(facts, cells, strict=True)], frozenset(TEXTS))
@@ -69,7 +90,7 @@ def _points(groups: Sequence[Group], reach: float | None) -> Table | None:
 def differences(groups: Sequence[Group], baseline: str = "") -> Paired:
     """Return each group's differences to one of them, the first where none is named."""
     baseline = baseline or groups[0].name
-    kept = columns(groups)
+    kept = [column for of in columns(groups) for column in of]
     runs = {
         group.name: {run["seed"]: {column.name: column.of(run) for column in kept} for run in group.summaries}
         for group in groups
@@ -104,17 +125,10 @@ def markdown(
     baseline: str = "",
 ) -> str:
     """Return the comparison as Markdown tables with what one must know to read them; arguments as in `write`."""
-    groups = grouped(folders)
-    pairs, points = differences(groups, baseline), _points(groups, reach)
-    parts = [_table(groups).markdown(), _listed([*compare_notes.notes(groups), *remarks])]
-    parts += [pairs.table("method").markdown()] if pairs.found else []
-    parts += [_listed(pairs.notes(_same(groups)))] if pairs.notes("") else []
-    parts += [points.markdown(), _listed([evaluation_points.MEANING])] if points else []
-    return "\n\n".join([*parts, f"```\n{command or compare_notes.commands(groups)}\n```\n"])
-
-
-def _listed(lines: Sequence[str]) -> str:
-    return "\n".join(f"* {line}" for line in lines)
+    groups, parts = grouped(folders), []
+    for part in _parts(groups, reach, baseline, remarks):
+        parts += [*([part.table.markdown()] if part.table else []), "\n".join(f"* {line}" for line in part.below)]
+    return "\n\n".join([*filter(None, parts), f"```\n{command or compare_notes.commands(groups)}\n```\n"])
 
 
 def comma_separated(folders: Sequence[RunFolder]) -> str:
@@ -122,7 +136,8 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
-    every = groups[0].kind.columns([summary for group in groups for summary in group.summaries])
+    runs, kind = [summary for group in groups for summary in group.summaries], groups[0].kind
+    every = [*kind.columns(runs), *kind.metrics(runs)]
     figures = (name for column in every for name in (column.name, f"{column.name}_std"))
     writer.writerow(["method", "status", "seeds", "evaluated", *figures])
     for group in groups:
@@ -135,13 +150,15 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
 def for_a_paper(folders: Sequence[RunFolder], command: str = "") -> str:
     """Return the comparison as LaTeX: what is not a figure of the methods, status and seconds, is left out."""
     groups = grouped(folders)
-    whole = _table(groups)
-    kept = [i for i, name in enumerate(whole.head) if i not in TEXTS[1:] and name != "seconds"]
     labels = {group.name: group.label for group in groups}
-    rows = [[Cell(labels.get(row[0].text, row[0].text)), *(row[i] for i in kept[1:])] for row in whole.rows]
-    table = Table([whole.head[i] for i in kept], rows)
-    origin = compare_notes.origin(groups, command)
-    return latex.table(table, compare_notes.caption(groups), "tab:comparison", origin)
+    caption, origin = compare_notes.caption(groups), compare_notes.origin(groups, command)
+    texts = []
+    for number, kept in enumerate(filter(None, columns(groups))):
+        whole = _table(groups, [column for column in kept if column.name != "seconds"])
+        rows = [[Cell(labels.get(row[0].text, row[0].text)), *row[len(TEXTS) :]] for row in whole.rows]
+        table = Table([whole.head[0], *whole.head[len(TEXTS) :]], rows)
+        texts.append(latex.table(table, caption, f"tab:comparison{'-metrics' if number else ''}", origin))
+    return "\n".join(texts)
 
 
 def sections(folders: Sequence[RunFolder]) -> list[Markup]:
@@ -159,17 +176,13 @@ def _sections(
     baseline: str = "",
 ) -> list[Markup]:
     figure = groups[0].kind.heading
-    pairs, points = differences(groups, baseline), _points(groups, reach)
-    parts = [_table(groups).html(), *_soft([*compare_notes.notes(groups), *remarks])]
-    if len(groups) > 1:
-        parts.append(element("h2", f"Difference to {pairs.baseline}"))
-        parts += [pairs.table("method").html()] if pairs.found else []
-        parts += _soft(pairs.notes(_same(groups)))
-    if points:
-        parts += [element("h2", "Evaluation points"), points.html(), *_soft([evaluation_points.MEANING])]
-        parts.append(pictures.beside(drawn.points))
+    parts = []
+    for part in _parts(groups, reach, baseline, remarks):
+        parts += [*([element("h2", part.title)] if part.title else []), *([part.table.html()] if part.table else [])]
+        parts += [element("p", line, "soft") for line in part.below]
     return [
         *parts,
+        *([pictures.beside(drawn.points)] if drawn.points else []),
         element("h2", f"{figure} per round"),
         pictures.beside(drawn.rounds),
         element("p", " ".join(compare_notes.legend(groups)), "soft"),
@@ -179,10 +192,6 @@ def _sections(
         element("h2", "To repeat this comparison"),
         element("pre", command or compare_notes.commands(groups)),
     ]
-
-
-def _soft(lines: Sequence[str]) -> list[Markup]:
-    return [element("p", line, "soft") for line in lines]
 
 
 def write(

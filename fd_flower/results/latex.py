@@ -1,7 +1,7 @@
 """Tables for a paper: LaTeX with booktabs, to be included as they are."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 
 from fd_flower.results.page import NOTHING
@@ -42,20 +42,21 @@ def table(table: Table, caption: str, label: str, comments: Sequence[str]) -> st
     align = "".join("l" if column in table.texts else "r" for column in range(len(head)))
     lines = [
         *(f"% {' '.join(comment.split())}" for comment in comments),
-        r"% needs \usepackage{booktabs}",
+        r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
         r"\begin{table}[t]",
         r"\centering",
         r"\small",
         r"\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{escaped(caption)}}}",
         rf"\label{{{label}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",  # as wide as the text at most
         rf"\begin{{tabular}}{{@{{}}{align}@{{}}}}",
         r"\toprule",
         *_head(head),
         r"\midrule",
-        *(_row([_cell(cell, column in table.texts) for column, cell in enumerate(row)]) for row in table.rows),
+        *(line for row in table.rows for line in _lines(row, table.texts)),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
@@ -85,6 +86,15 @@ def _head(names: Sequence[Sequence[str]]) -> list[str]:
     return [_row(above), rules, _row(below)]
 
 
+def _lines(row: Sequence[Cell], texts: Collection[int]) -> list[str]:
+    """Return a row, and one of its intervals below it where it has some."""
+    lines = [_row([_cell(cell, column in texts) for column, cell in enumerate(row)])]
+    if any(cell.interval for cell in row):
+        below = [rf"\scriptsize {_signed(cell.interval)}" if cell.interval else "" for cell in row]
+        lines += [_row(below), r"\addlinespace"]
+    return lines
+
+
 def _row(cells: Sequence[str]) -> str:
     # After the end of a row LaTeX takes a bracket for an argument, and a star for another form of the command.
     guard = "{}" if cells[0].startswith(("[", "*")) else ""
@@ -94,7 +104,9 @@ def _row(cells: Sequence[str]) -> str:
 def _cell(cell: Cell, words: bool) -> str:
     if not words and cell.text == NOTHING:
         return "--"
-    text = escaped(cell.text)
-    if not words:
-        text = re.sub(r"(?<!\w)-(?=\d)", "$-$", text)
-    return MARKS[cell.place].format(text)
+    return MARKS[cell.place].format(escaped(cell.text) if words else _signed(cell.text))
+
+
+def _signed(text: str) -> str:
+    """Return numbers with minus signs in the place of hyphens."""
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped(text))

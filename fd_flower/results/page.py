@@ -18,7 +18,9 @@ p { margin: .45rem 0; max-width: 105ch; }
 .tall { overflow: auto; max-height: 36rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .95em; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .65rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; background: var(--tint); vertical-align: bottom; }
+th { font-weight: 600; background: var(--tint); vertical-align: bottom; white-space: normal; }
+.wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: #fff; }
+.wide th:first-child { background: var(--tint); }
 .tall th { position: sticky; top: 0; }
 td.text, th.text { text-align: left; white-space: normal; }
 td.bar { background: linear-gradient(90deg, #cfe5f3 var(--share), transparent var(--share)); min-width: 7rem; }

@@ -176,4 +176,4 @@ def _cell(found: Mapping[str, Difference], column: Column) -> Cell:
     if difference is None:
         return Cell(NOTHING)
     low, high = map(column.signed, difference.interval)
-    return Cell(f"{column.signed(difference.mean)} [{low}, {high}]", BEST if difference.apart else 0)
+    return Cell(column.signed(difference.mean), BEST if difference.apart else 0, f"[{low}, {high}]")

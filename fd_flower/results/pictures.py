@@ -20,7 +20,6 @@ LINES = {
     "svg": {"Date": None, "Creator": None},
 }
 """Formats that a paper can scale, with what of their making is left out: the same figures give the same files."""
-ALIKE = {"svg.hashsalt": "fd-flower", "pdf.fonttype": 42}  # TrueType, since publishers refuse Type 3 fonts
 MOST = 12  # lines of a figure that its description names
 
 
@@ -57,7 +56,8 @@ class Picture:
         replace_file(out / f"{self.name}.png", self.png)
         for kind, metadata in LINES.items():
             file = BytesIO()
-            with rc_context(ALIKE):
+            # The salt names SVG's parts alike each time; 42 is TrueType, since publishers refuse Type 3 fonts.
+            with rc_context({"svg.hashsalt": "fd-flower", "pdf.fonttype": 42}):
                 self.figure.savefig(file, format=kind, metadata=metadata)
             replace_file(out / f"{self.name}.{kind}", file.getvalue())
 
@@ -92,9 +92,9 @@ def strip(pictures: Sequence[Picture]) -> bytes:
 
 
 def ends(what: str, over: str, values: Sequence[tuple[str, str]]) -> str:
-    """Return what lines come to, as in ``Test accuracy by round: fedavg ends at 81.2 %, fd at 42.3 %``."""
+    """Return what lines come to, as in ``Test accuracy, by round: fedavg ends at 81.2 %, fd at 42.3 %``."""
     if not values:
-        return f"{what} by {over}: not measured."
+        return f"{what}, by {over}: not measured."
     told = [f"{name}{' ends' if i == 0 else ''} at {value}" for i, (name, value) in enumerate(values[:MOST])]
     more = f" and {len(values) - MOST} more" if len(values) > MOST else ""
-    return f"{what} by {over}: {', '.join(told)}{more}."
+    return f"{what}, by {over}: {', '.join(told)}{more}."

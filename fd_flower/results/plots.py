@@ -61,22 +61,21 @@ def of_bands(
     ``names`` are all lines' names, whose order gives each its color. Where places are on a logarithmic axis, a line
     at place 0 throughout is drawn across, at its last value.
     """
-    styles = {
-        name: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)]}
-        for i, name in enumerate(names)
-    }
+    places = {name: place for place, name in enumerate(names)}
     in_a_row = max(1, min(len(bands), LEGEND // (8 + max((len(band.name) for band in bands), default=0))))
     figure = Figure(figsize=(5.6, 3.8 + 0.2 * -(-len(bands) // in_a_row)), layout="constrained")
     axes = figure.subplots()
     for band in bands:
+        color = COLORS[places[band.name] % len(COLORS)]
+        dashes = DASHES[places[band.name] // len(COLORS) % len(DASHES)]
         x, mean, std = (np.array(values) for values in (band.x, band.mean, band.std))
         if log and not x.any():
-            axes.axhline(scale * mean[-1], label=band.name, linewidth=1.2, **styles[band.name])
+            axes.axhline(scale * mean[-1], label=band.name, linewidth=1.2, color=color, linestyle=dashes)
             continue
         shown = x > 0 if log else x > -1
         x, mean, std = x[shown], scale * mean[shown], scale * std[shown]
-        axes.plot(x, mean, label=band.name, marker="o", markersize=2.5, linewidth=1.6, **styles[band.name])
-        axes.fill_between(x, mean - std, mean + std, color=styles[band.name]["color"], alpha=0.15, linewidth=0)
+        axes.plot(x, mean, dashes, label=band.name, marker="o", markersize=2.5, linewidth=1.6, color=color)
+        axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
     if log:
         _decades(axes)
     else:

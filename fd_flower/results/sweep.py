@@ -6,8 +6,11 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
+from fd_flower.results import kinds
+from fd_flower.results.columns import Column
 from fd_flower.results.folder import RunFolder
 from fd_flower.results.history import History, curve
+from fd_flower.results.paired import Paired
 
 JUDGES = {
     "global": "the pooled validation data of all clients",
@@ -15,8 +18,7 @@ JUDGES = {
 }
 """What points can be chosen by."""
 VALIDATION = "validation"
-TESTED = ("global_final", "global_selected", "personal_final", "personal_selected", "personal_worst10")
-SENT = ("bytes_up", "bytes_down")
+JUDGE = Column(VALIDATION, VALIDATION, ())  # computed from a run's lines, in no summary
 NOT_FINITE = "not finite"  # the words of the wire and of a client's turn for what they refuse
 
 
@@ -29,14 +31,17 @@ class Trial:
     seed : int
         Its seed.
     figures : dict[str, float | None]
-        `VALIDATION`, what the point is judged by; beside it `TESTED`, accuracies (0 to 1) on test data, and `SENT`.
+        `VALIDATION`, what the point is judged by; beside it every other figure by its column's name.
     reason : str
         Why the run does not count; empty where it does.
+    evaluated : str
+        The evaluation point of its figures.
     """
 
     seed: int
     figures: dict[str, float | None]
     reason: str = ""
+    evaluated: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,11 @@ class Point:
         reasons = [trial.reason for trial in self.trials if trial.reason]
         return f"{len(reasons)} of {len(self.trials)} runs failed: {reasons[0]}" if reasons else ""
 
+    @property
+    def known(self) -> set[str]:
+        """The columns of which some run has a figure."""
+        return {name for trial in self.trials for name, value in trial.figures.items() if value is not None}
+
     @cached_property
     def score(self) -> float | None:
         """Its mean validation accuracy over seeds; None where it cannot be chosen."""
@@ -74,16 +84,35 @@ class Point:
         values = [] if self.reason else [trial.figures[VALIDATION] for trial in self.trials]
         return [value for value in values if value is not None]
 
+    @property
+    def evaluated(self) -> str:
+        """The evaluation point of its figures, of each seed where they differ; nothing where no run ended."""
+        return ", ".join(dict.fromkeys(trial.evaluated for trial in self.trials if trial.evaluated))
+
     def figure(self, column: str) -> tuple[float | None, float | None]:
         """Return a figure's mean over seeds and its sample standard deviation, None for a single seed.
 
         Both are None where the point cannot be chosen, or where no run has the figure.
         """
-        values = [] if self.reason else [trial.figures[column] for trial in self.trials]
+        values = [] if self.reason else [trial.figures.get(column) for trial in self.trials]
         known = [value for value in values if value is not None]
         if not known:
             return None, None
         return fmean(known), stdev(known) if len(known) > 1 else None
+
+
+def _data(point: Point) -> dict[str, str]:
+    return {key: value for key, value in point.values.items() if key.startswith("data.")}
+
+
+def columns(summaries: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns of a sweep of these runs; seconds are in none, since they differ from time to time."""
+    kind = kinds.of(summaries[0]["task"] if summaries else "classification")
+    every = [*kind.columns(summaries), *kind.metrics(summaries)]
+    return [JUDGE, *(column for column in every if column.name != "seconds")]
+
+
+COLUMNS = tuple(columns(()))
 
 
 @dataclass(frozen=True)
@@ -104,6 +133,10 @@ class Sweep:
         The user's own task, or nothing.
     status : str
         What the method's code follows.
+    columns : Sequence[Column]
+        The figures of its points, `JUDGE` first.
+    baseline : str
+        The point that others are compared with seed by seed; empty: the best.
     """
 
     method: str
@@ -113,6 +146,23 @@ class Sweep:
     origin: str
     task: str = ""
     status: str = "unstated"
+    columns: Sequence[Column] = COLUMNS
+    baseline: str = ""
+
+    @cached_property
+    def pairs(self) -> Paired:
+        """How far each point is from the baseline, best first; one of other data cannot be compared."""
+        baseline = self.baseline or (self.best.name if self.best else "")
+        values = {point.name: _data(point) for point in self.points}
+        unlike = {name: "their data differ" for name, data in values.items() if data != values.get(baseline, data)}
+        runs = {point.name: {trial.seed: trial.figures for trial in point.trials} for point in self.ranked}
+        return Paired.of(runs, baseline, self.columns, unlike)
+
+    @property
+    def same(self) -> str:
+        """What a seed gives to all points."""
+        models = "" if any(key.startswith("model.") for key in self.axes) else ", initial models"
+        return f"the same partition{models} and test set"
 
     @cached_property
     def scores(self) -> list[tuple[float, Point]]:
@@ -180,15 +230,11 @@ def trial(folder: RunFolder, select: str) -> Trial:
         return Trial(summary["seed"], {}, "it measured no accuracy, by which a sweep chooses")
     history = History.of(lines, {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")})
     figures: dict[str, float | None] = {VALIDATION: JUDGED[select](history)}
-    for column in TESTED:
-        scope, _, figure = column.partition("_")
-        figures[column] = accuracy[scope][figure]
-    for column in SENT:
-        figures[column] = summary["bytes"][column.removeprefix("bytes_")]
+    figures |= {column.name: column.of(summary) for column in columns([summary])[1:]}
     reason = _diverged(lines)
     if not reason and figures[VALIDATION] is None:
         reason = f"it measured nothing on {JUDGES[select]}"
-    return Trial(summary["seed"], figures, reason)
+    return Trial(summary["seed"], figures, reason, kinds.of(summary["task"]).point(summary))
 
 
 def broken_off(seed: int, why: str) -> Trial:

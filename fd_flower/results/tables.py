@@ -23,10 +23,26 @@ Figures = Mapping[str, tuple[float | None, float | None]]
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table: a text, and whether it is the best of its column (1), the second (2) or neither (0)."""
+    """What stands in a table.
+
+    Attributes
+    ----------
+    text : str
+        The figure or word.
+    place : int
+        Whether it is the best of its column (1), the second (2) or neither (0).
+    interval : str
+        What stands beside it, in LaTeX below it.
+    """
 
     text: str
     place: int = 0
+    interval: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The text with its interval."""
+        return f"{self.text} {self.interval}" if self.interval else self.text
 
 
 @dataclass(frozen=True)
@@ -55,7 +71,7 @@ class Table:
     def markdown(self) -> str:
         """Return the table as Markdown; best figures are bold, it knows no underline."""
         lines = [self.head, ["---" if i in self.texts else "---:" for i in range(len(self.head))]]
-        lines += [[f"**{cell.text}**" if cell.place == BEST else cell.text for cell in row] for row in self.rows]
+        lines += [[f"**{cell.whole}**" if cell.place == BEST else cell.whole for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
     def html(self, kind: str = "wide") -> Markup:
@@ -84,7 +100,7 @@ class Table:
 
     def _width(self, column: int, *, wrapped: bool) -> int:
         """Return how many letters a column needs: wrapped, words and names of columns are broken at blanks."""
-        texts = [self.head[column], *(row[column].text for row in self.rows)]
+        texts = [self.head[column], *(row[column].whole for row in self.rows)]
         if wrapped:
             breakable = texts if column in self.texts and column else texts[:1]
             texts = [*texts[len(breakable) :], *(word for text in breakable for word in text.split())]
@@ -97,19 +113,17 @@ class Table:
             justify: JustifyMethod = "left" if column in self.texts else "right"
             grid.add_column(Text(self.head[column]), justify=justify, width=widths[column], vertical="top")
         for row in self.rows:
-            grid.add_row(*(Text(row[column].text, STYLES[row[column].place]) for column in columns))
+            grid.add_row(*(Text(row[column].whole, STYLES[row[column].place]) for column in columns))
         return grid
 
 
 def _marked(cell: Cell) -> Markup | str:
     if cell.place == BEST:
-        return element("strong", cell.text)
-    return element("span", cell.text, "second") if cell.place == SECOND else cell.text
+        return element("strong", cell.whole)
+    return element("span", cell.whole, "second") if cell.place == SECOND else cell.whole
 
 
-def figures(
-    rows: Mapping[str, Mapping[str, tuple[float | None, float | None]]], columns: Sequence[Column]
-) -> list[list[Cell]]:
+def figures(rows: Sequence[Figures], columns: Sequence[Column]) -> list[list[Cell]]:
     """Return the cells of rows, with the best and the second of each column marked."""
     cells: list[list[Cell]] = [[] for _ in rows]
     for column in columns:

@@ -99,6 +99,9 @@ def sweep(
     task: Task = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
     jobs: Jobs = 1,
+    baseline: Annotated[
+        str, typer.Option(metavar="POINT", help="The point that others are compared with, as `lr=0.1`; else the best.")
+    ] = "",
 ) -> None:
     """Search options of METHOD for the best validation accuracy: tables, heat maps, a page, the best as a recipe.
 
@@ -115,7 +118,7 @@ def sweep(
 
     output: Output = context.obj
     search = sweeping.ordered(
-        method, grid or [], random, select.value, set or [], recipe, engine.value, out, task, seeds
+        method, grid or [], random, select.value, set or [], recipe, engine.value, out, task, seeds, baseline
     )
     with output.board() as board:
         carry_out(search.plan, jobs, board, output, search.standing)

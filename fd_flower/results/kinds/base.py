@@ -85,6 +85,10 @@ class Kind(ABC):
         """Return the columns of tables about runs: their figures and what they cost."""
         return [*self.figures, *COSTS]
 
+    def metrics(self, runs: Summaries) -> list[Column]:
+        """Return further columns, which have a table of their own below and stand in the same files."""
+        return []
+
     def references(self, runs: Summaries) -> Mapping[str, Mapping[str, tuple[float | None, float | None]]]:
         """Return what needs no training, by name: means and spreads by column, of runs that differ in their seed."""
         return {}
