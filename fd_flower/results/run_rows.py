@@ -62,6 +62,7 @@ def _numbers(tree: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def _differs(key: str, options: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether runs that have an option have it with several values."""
     if key in PLACE or key in ("method", "task"):
         return False
-    return len({repr(of.get(key)) for of in options}) > 1
+    return len({repr(of[key]) for of in options if key in of}) > 1

@@ -15,7 +15,7 @@ from fd_flower.results.page import Markup, element, percent, words
 from fd_flower.results.pictures import Picture
 from fd_flower.results.reproduce import HERE_ALONE
 from fd_flower.results.sweep import JUDGES, VALIDATION, Point, Sweep
-from fd_flower.results.sweep_tables import MARKDOWN, POINTS, count, notes
+from fd_flower.results.sweep_tables import MARKDOWN, POINTS, count, notes, pair_notes
 from fd_flower.results.tables import Table
 
 RUNS, LATEX, PAGE, BEST = "sweep.csv", "sweep.tex", "sweep.html", "best.yaml"
@@ -112,9 +112,9 @@ def _sections(sweep: Sweep, command: str, drawn: Sequence[Picture], best: str | 
     table = Table.of(every, runs, [*range(len(sweep.axes)), len(every) - 2, len(every) - 1])
     found = [] if sweep.best is None else [element("h2", "The best point"), _best(sweep.best, columns)]
     kept = [] if best is None else [page.folded(f"{BEST}: all options of the best point", element("pre", best))]
-    compared = [element("h2", f"Difference to {pairs.baseline}")] if sweep.best and pairs.notes(sweep.same) else []
+    compared = [element("h2", f"Difference to {pairs.baseline}")] if pair_notes(sweep) else []
     compared += [pairs.table("point").html("tall")] if pairs.found else []
-    compared += [element("p", note, "soft") for note in pairs.notes(sweep.same)] if compared else []
+    compared += [element("p", note, "soft") for note in pair_notes(sweep)]
     return [
         element("h1", f"Sweep of {short_name(sweep.method)} ({sweep.status})"),
         element("p", f"{count(len(sweep.points), 'point')}, {count(len(sweep.seeds), 'seed')} each", "soft"),

@@ -87,7 +87,7 @@ def shown(sweep: Sweep) -> list[Table | Text]:
     parts: list[Table | Text] = [_first(table(sweep), SHOWN, ranked), _dim([*more, *notes(sweep)])]
     if pairs.found:
         parts.append(_first(pairs.table("point"), SHOWN, len(pairs.found)))
-    return [*parts, _dim(pairs.notes(sweep.same))] if sweep.best else parts
+    return [*parts, _dim(pair_notes(sweep))] if pair_notes(sweep) else parts
 
 
 def _first(table: Table, count: int, ranked: int) -> Table:
@@ -143,6 +143,14 @@ def notes(sweep: Sweep) -> list[str]:
     return [*lines, *(shorten(f"{point.name}: {point.reason}", LENGTH) for point in sweep.failed)]
 
 
+def pair_notes(sweep: Sweep) -> list[str]:
+    """Say what the differences to the baseline are."""
+    if sweep.best is None:
+        return []
+    chosen = ["The baseline is the best point by these validation figures, which flatters it."]
+    return [*sweep.pairs.notes(sweep.same), *(chosen if sweep.pairs.found and not sweep.baseline else [])]
+
+
 def _chance(sweep: Sweep) -> str:
     """Say how many points the seeds do not tell from the best one."""
     if sweep.best is None:
@@ -169,7 +177,7 @@ def markdown(sweep: Sweep, command: str, images: Iterable[str]) -> str:
     drawn, pairs = "\n".join(f"![{name}]({name})" for name in images), sweep.pairs
     parts = [table(sweep).markdown(), _listed(notes(sweep))]
     parts += [pairs.table("point").markdown()] if pairs.found else []
-    parts += [_listed(pairs.notes(sweep.same))] if sweep.best and pairs.notes(sweep.same) else []
+    parts += [_listed(pair_notes(sweep))] if pair_notes(sweep) else []
     return "\n\n".join([*parts, drawn, f"```\n{command}\n```\n"])
 
 

@@ -113,7 +113,7 @@ class Table:
             justify: JustifyMethod = "left" if column in self.texts else "right"
             grid.add_column(Text(self.head[column]), justify=justify, width=widths[column], vertical="top")
         for row in self.rows:
-            grid.add_row(*(Text(row[column].whole, STYLES[row[column].place]) for column in columns))
+            grid.add_row(*(Text.assemble((row[column].whole, STYLES[row[column].place])) for column in columns))
         return grid
 
 
