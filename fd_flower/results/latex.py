@@ -21,6 +21,7 @@ SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "\u00a0": "~",
     "±": r"$\pm$",
     "·": r"$\cdot$",
     "≥": r"$\geq$",
@@ -30,7 +31,8 @@ MARKS = {0: "{}", BEST: r"\textbf{{{}}}", SECOND: r"\underline{{{}}}"}
 
 def escaped(text: str) -> str:
     """Return a text as LaTeX shows it: one line, no letter taken for a command."""
-    return "".join(SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
+    line = " ".join(text.split()).replace(" %", "\u00a0%")  # a number and its unit stay on one line
+    return "".join(SPECIAL.get(letter, letter) for letter in line)
 
 
 def table(table: Table, caption: str, label: str, comments: Sequence[str]) -> str:

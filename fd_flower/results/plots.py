@@ -37,7 +37,7 @@ class Band:
 
 def of_panel(panel: Panel) -> Figure:
     """Draw lines over rounds."""
-    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
+    figure = Figure(figsize=(4.6, 3.9), layout="constrained")
     axes = figure.subplots()
     _spread(axes, panel.spread, panel.scale)
     for line in panel.lines:

@@ -133,5 +133,6 @@ def _sections(sweep: Sweep, command: str, drawn: Sequence[Picture], best: str | 
 
 
 def _best(point: Point, columns: Sequence[Column]) -> Markup:
-    figures = [(f"{column.header}, %", column.text(*point.figure(column.name))) for column in columns]
+    units = {100: " %"}
+    figures = [(c.header, c.text(*point.figure(c.name)) + units.get(c.scale, "")) for c in columns]
     return page.terms([*point.values.items(), *figures, ("evaluated", point.evaluated)])

@@ -101,22 +101,34 @@ def _dim(lines: Sequence[str]) -> Text:
 
 def for_a_paper(sweep: Sweep, command: str) -> str:
     """Return the best points as LaTeX."""
-    more = len(sweep.ranked) - PRINTED
+    whole, name = table(sweep), short_name(sweep.method)
     spread = ", mean ± sample standard deviation over seeds" if len(sweep.seeds) > 1 else ""
     caption = (
-        f"{short_name(sweep.method)} at {count(len(sweep.points), 'point')} ({sweep.origin}), "
-        f"seeds {words(sweep.seeds)}: accuracy in %{spread}. "
+        f"{name} at {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(sweep.seeds)}: "
+        f"accuracy in %{spread}. Evaluated: {_evaluated(sweep)}. "
         f"Validation, on {JUDGES[sweep.select]}, alone chooses: bold the best, underlined the second."
     )
+    more = len(sweep.ranked) - PRINTED
     left_out = [f"{count(more, 'more point')} in {POINTS}"] if more > 0 else []
-    printed = _first(table(sweep), PRINTED, len(sweep.ranked))
-    return latex.table(printed, caption, f"tab:sweep-{short_name(sweep.method)}", [*origin(sweep, command), *left_out])
+    left_out += [f"{count(len(sweep.failed), 'point')} failed: {POINTS}"] if sweep.failed else []
+    printed = Table(whole.head[:-1], [row[:-1] for row in whole.rows[: len(sweep.ranked)][:PRINTED]], whole.texts)
+    return latex.table(printed, caption, f"tab:sweep-{name}", [*origin(sweep, command), *left_out])
 
 
 def origin(sweep: Sweep, command: str) -> list[str]:
     """Return where the figures of a file come from, a line each."""
-    points = dict.fromkeys(point.evaluated for point in sweep.points if point.evaluated)
-    return [f"evaluated: {'; '.join(points)}", f"seeds: {words(sweep.seeds)}", f"command: {command}"]
+    return [f"evaluated: {_evaluated(sweep)}", f"seeds: {words(sweep.seeds)}", f"command: {command}"]
+
+
+def _evaluated(sweep: Sweep) -> str:
+    """Return the evaluation point of all points, or each with the points that have it."""
+    names: dict[str, list[str]] = {}
+    for point in sweep.points:
+        if point.evaluated:
+            names.setdefault(point.evaluated, []).append(point.name)
+    if len(names) == 1:
+        return next(iter(names))
+    return "; ".join(f"{evaluated} ({', '.join(of)})" for evaluated, of in names.items()) or NOTHING
 
 
 def notes(sweep: Sweep) -> list[str]:
