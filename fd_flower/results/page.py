@@ -35,7 +35,8 @@ details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--mark); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: .6rem 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-@media (max-width: 40rem) { body { padding: 1.2rem .8rem 3rem; } .wide td.text { min-width: 8rem; } dl { grid-template-columns: 1fr; gap: 0; }
+@media (max-width: 40rem) { body { padding: 1.2rem .8rem 3rem; } .wide td.text { min-width: 8rem; }
+  dl { grid-template-columns: 1fr; gap: 0; }
   dd { margin-bottom: .4rem; } }
 @media print { .tall { max-height: none; } body { padding: 0; } }
 """
