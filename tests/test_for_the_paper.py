@@ -312,6 +312,23 @@ def test_a_sweep_fits_80_columns():
     assert "-15.0 [-78.5, +48.5]" in text
 
 
+def test_a_long_value_is_broken_and_not_cut_off():
+    value = "[" + ",".join(["resnet8"] * 12) + "]"
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(Table.of(["rank", "model.name", "validation"], [["1", value, "65.0 ± 7.1"]], (0, 1)))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert text.count("8") == 12
+    assert "65.0 ± 7.1" in text
+
+
+def test_a_seed_with_several_runs_is_not_paired(runs, tmp_path):
+    again = [finished(tmp_path / f"again-{seed}", "fd", seed, 0.5) for seed in (0, 1)]
+    pairs = compare.differences(grouped([*runs, *again]))
+    assert pairs.missing == ["No difference of fd to local: a seed has several runs."]
+
+
 def test_without_runs_there_is_nothing_for_a_paper(tmp_path):
     with pytest.raises(InvalidInputError, match="nothing to compare"):
         compare.for_a_paper([])

@@ -95,10 +95,12 @@ def differences(groups: Sequence[Group], baseline: str = "") -> Paired:
         group.name: {run["seed"]: {column.name: column.of(run) for column in kept} for run in group.summaries}
         for group in groups
     }
-    first = next((group for group in groups if group.name == baseline), None)
-    unlike = {
-        group.name: "their data differ" for group in groups if first and _data(group, first) != _data(first, group)
-    }
+    unlike = {}
+    for group, first in ((group, other) for group in groups for other in groups if other.name == baseline):
+        if _data(group, first) != _data(first, group):
+            unlike[group.name] = "their data differ"
+        if any(len(set(one.seeds)) < len(one.seeds) for one in (group, first)):
+            unlike[group.name] = "a seed has several runs"
     return Paired.of(runs, baseline, kept, unlike)
 
 
@@ -237,9 +239,9 @@ def write(
     replace_file(out / "compare.csv", comma_separated(folders))
     replace_file(out / "compare.tex", for_a_paper(folders, command))
     replace_file(out / run_rows.FILE, run_rows.comma_separated(folders))
-    pairs = differences(groups, baseline)
-    pairs.write(out, "method", _same(groups), compare_notes.origin(groups, command))
-    title = f"{', '.join(dict.fromkeys(group.name for group in groups))}"
+    origin, labels = compare_notes.origin(groups, command), {group.name: group.label for group in groups}
+    differences(groups, baseline).write(out, "method", _same(groups), origin, labels)
+    title = ", ".join(group.name for group in groups)
     parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach, baseline)]
     replace_file(out / "compare.html", page.page(f"{title} · FD-Flower", parts))
     return out / "compare.html"

@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from math import sqrt
 from pathlib import Path
@@ -90,9 +90,9 @@ class Paired:
         columns : Sequence[Column]
             Which figures; those of which neither end is better are left out.
         unlike : Mapping[str, str] | None
-            Methods whose runs are not of the baseline's data, with what differs.
+            Methods whose runs cannot be paired with the baseline's, and why.
         """
-        judged = [column for column in columns if column.better]
+        judged, unlike = [column for column in columns if column.better], unlike or {}
         if baseline not in runs:
             return cls(baseline, judged, {}, [f"No differences: the baseline {baseline} has no finished run."])
         others = {name: of for name, of in runs.items() if name != baseline}
@@ -104,8 +104,8 @@ class Paired:
         found: dict[str, dict[str, Difference]] = {}
         missing = []
         for name, of in others.items():
-            if name in (unlike or {}):
-                missing.append(f"No difference of {name} to {baseline}: {(unlike or {})[name]}.")
+            if name in unlike:
+                missing.append(f"No difference of {name} to {baseline}: {unlike[name]}.")
                 continue
             found[name] = {}
             for column in judged:
@@ -147,12 +147,18 @@ class Paired:
                 writer.writerow([name, self.baseline, column, seeds, difference.mean, *difference.interval, LEVEL])
         return file.getvalue()
 
-    def write(self, out: Path, first: str, same: str, origin: Sequence[str]) -> None:
-        """Write ``differences.csv`` and ``differences.tex``; where there is nothing, neither is left there."""
+    def write(
+        self, out: Path, first: str, same: str, origin: Sequence[str], labels: Mapping[str, str] | None = None
+    ) -> None:
+        """Write ``differences.csv`` and ``differences.tex``; where there is nothing, neither is left there.
+
+        ``labels`` are methods' names in a paper, where they are others.
+        """
         files = {f"{FILE}.csv": "", f"{FILE}.tex": ""}
         if self.found:
             files[f"{FILE}.csv"] = self.comma_separated(first)
-            table = self.table(first)
+            named = {(labels or {}).get(name, name): of for name, of in self.found.items()}
+            table = replace(self, found=named).table(first)
             files[f"{FILE}.tex"] = latex.table(table, " ".join(self.notes(same)), f"tab:{FILE}", origin)
         for name, text in files.items():
             if text:

@@ -14,7 +14,7 @@ from fd_flower.results.page import Markup, element
 
 BEST, SECOND = 1, 2
 STYLES = {0: "", BEST: "bold", SECOND: "underline"}
-NAME = 28  # letters of a row's name on a line of a terminal, at most
+NAME = 28  # letters of a name or value on a line of a terminal, at most
 GAP = 2  # blanks between a terminal's columns
 
 Figures = Mapping[str, tuple[float | None, float | None]]
@@ -105,13 +105,13 @@ class Table:
             breakable = texts if column in self.texts and column else texts[:1]
             texts = [*texts[len(breakable) :], *(word for text in breakable for word in text.split())]
         width = max(map(len, texts), default=0)
-        return min(width, NAME) if wrapped and column == 0 else width
+        return min(width, NAME) if wrapped and column in self.texts else width
 
     def _grid(self, columns: Sequence[int], widths: Sequence[int]) -> Grid:
         grid = Grid(box=SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)
         for column in columns:
             justify: JustifyMethod = "left" if column in self.texts else "right"
-            grid.add_column(Text(self.head[column]), justify=justify, width=widths[column], vertical="top")
+            grid.add_column(Text(self.head[column]), justify=justify, width=widths[column], overflow="fold")
         for row in self.rows:
             grid.add_row(*(Text.assemble((row[column].whole, STYLES[row[column].place])) for column in columns))
         return grid
