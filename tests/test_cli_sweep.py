@@ -40,8 +40,6 @@ LEFT = (
     "best.yaml",
     "sweep.tex",
     "sweep-lr.png",
-    "sweep-lr.pdf",
-    "sweep-lr.svg",
 )
 
 
