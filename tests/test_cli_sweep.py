@@ -21,16 +21,26 @@ from fd_flower.cli.grid import Choices, Range, axes, drawn, whole_grid
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.results import RunFolder
-from fd_flower.results.sweep import SENT, TESTED, VALIDATION, Point, Sweep, Trial, short, trial
+from fd_flower.results.sweep import COLUMNS, VALIDATION, Point, Sweep, Trial, short, trial
+from fd_flower.results.sweep_files import recipe
 from fd_flower.results.sweep_plots import images
-from fd_flower.results.sweep_tables import markdown, notes, points_table, recipe, runs_table
+from fd_flower.results.sweep_tables import markdown, notes, points_table, runs_table
 
 TINY = (
     "model.name=mlp data.clients=2 data.limit=300 data.public_size=60 server.rounds=2 client.steps=1 client.batch=16 "
     "run.device=cpu"
 )
 LOCAL = ["sweep", "local", "--quiet", "--out", "found", "--set", TINY]
-LEFT = ("sweep.csv", "points.csv", "sweep.md", "sweep.html", "best.yaml", "sweep-lr.png")
+NAMES = [column.name for column in COLUMNS]
+LEFT = (
+    "sweep.csv",
+    "points.csv",
+    "sweep.md",
+    "sweep.html",
+    "best.yaml",
+    "sweep.tex",
+    "sweep-lr.png",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +196,7 @@ def made(**validation: list[float | str]) -> Sweep:
             if isinstance(value, str):
                 trials.append(Trial(seed, {}, value))
             else:
-                figures = {VALIDATION: value, **dict.fromkeys(TESTED, 1 - value), **dict.fromkeys(SENT, 10)}
+                figures = {**dict.fromkeys(NAMES, 1 - value), VALIDATION: value, "bytes_up": 10, "bytes_down": 10}
                 trials.append(Trial(seed, figures))
         points.append(Point(f"lr={name[1:]}", {"client.lr": name[1:]}, trials))
     return Sweep(
@@ -259,7 +269,12 @@ def folder(tmp_path: Path) -> Callable[..., RunFolder]:
                 )
             made.append(lines)
         accuracy = {"final": 0.2, "selected": 0.1, "worst10": 0.0, "evaluated": "trained"}
-        summary = {"seed": 3, "accuracy": {"global": accuracy, "personal": accuracy}, "bytes": {"up": 7, "down": 8}}
+        summary = {
+            "seed": 3,
+            "task": "classification",
+            "accuracy": {"global": accuracy, "personal": accuracy},
+            "bytes": {"up": 7, "down": 8},
+        }
         (made.path / "summary.json").write_text(json.dumps(summary))
         return made
 
@@ -303,28 +318,29 @@ def test_a_run_without_accuracy_does_not_count(folder):
 @pytest.mark.parametrize(
     ("keys", "names"),
     [
-        ({"client.lr": ["1", "2"]}, ["sweep-lr.png"]),
-        ({"client.lr": ["1"]}, ["sweep-lr.png"]),
-        ({"client.lr": ["1", "2"], "model.name": ["[mlp,cnn]", "mlp"]}, ["sweep-lr-name.png"]),
-        ({"client.lr": ["1", "2"], "client.batch": ["8"]}, ["sweep-lr.png"]),
-        ({"a.b": ["1", "2"], "a.c": None}, ["sweep-b-c.png"]),
+        ({"client.lr": ["1", "2"]}, ["sweep-lr"]),
+        ({"client.lr": ["1"]}, ["sweep-lr"]),
+        ({"client.lr": ["1", "2"], "model.name": ["[mlp,cnn]", "mlp"]}, ["sweep-lr-name"]),
+        ({"client.lr": ["1", "2"], "client.batch": ["8"]}, ["sweep-lr"]),
+        ({"a.b": ["1", "2"], "a.c": None}, ["sweep-b-c"]),
         (
             {"a.b": ["1", "2"], "a.c": ["1", "2"], "a.d": ["1", "2"]},
-            ["sweep-b-c.png", "sweep-b-d.png", "sweep-c-d.png"],
+            ["sweep-b-c", "sweep-b-d", "sweep-c-d"],
         ),
     ],
 )
 @pytest.mark.parametrize("all_failed", [False, True])
 def test_there_is_an_image_for_one_key_and_for_each_pair_of_more(keys, names, all_failed):
     values = whole_grid([Choices(key, tuple(each or ("0.01", "0.5"))) for key, each in keys.items()])
-    figures = {VALIDATION: 0.5, **dict.fromkeys(TESTED, 0.4)}
+    figures = {**dict.fromkeys(NAMES, 0.4), VALIDATION: 0.5}
     points = []
     for number, value in enumerate(values):
         failed = all_failed or (number == 1)
         points.append(Point(str(number), value, [Trial(0, {}, "fell") if failed else Trial(0, figures)]))
     drawn = images(Sweep("fd", "global", keys, points, "the whole grid"))
-    assert list(drawn) == names
-    assert all(png.startswith(b"\x89PNG") for png in drawn.values())
+    assert [picture.name for picture in drawn] == names
+    assert all(picture.png.startswith(b"\x89PNG") for picture in drawn)
+    assert all(("all points failed" in picture.alt) == all_failed for picture in drawn)
 
 
 # What is left behind

@@ -8,37 +8,22 @@ from io import StringIO
 
 import pytest
 from helpers.drawing import draw
+from helpers.finished import finished as undrawn
 from rich.console import Console
 
 from fd_flower import config
-from fd_flower.config import DataConfig, RunConfig, ServerConfig, Settings
+from fd_flower.config import DataConfig, RunConfig, Settings
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.results import RunFolder, compare, kinds, page, plots, report, reproduce
+from fd_flower.results import RunFolder, compare, kinds, page, pictures, plots, report, reproduce
 from fd_flower.results.groups import grouped
+from fd_flower.results.pictures import Picture
 
 NASTY = "<script>alert('&')</script>"
 
 
-def finished(path, method="fd", seed=0, top=0.5, *, clients=2, failed=None, versions=None, alpha=0.3, sent=500_000):
-    """Leave a run of two rounds behind: accuracies of client i are ``top`` - .1 and ``top``."""
-    settings = Settings(
-        method,
-        data=DataConfig(clients=clients, alpha=alpha),
-        server=ServerConfig(rounds=2),
-        run=RunConfig(seed=seed),
-    )
-    folder = RunFolder.create(path, settings, "key")
-    ids = [str(i) for i in range(clients)]
-    for number, share in ((1, top - 0.1), (2, top)):
-        traffic = {"up": {"class-logits": sent}, "down": {"class-logits": 2 * sent}, "wire": sent}
-        line = {"round": number, "seconds": 1.0, "asked": ids, "replied": ids, "failed": failed or {}}
-        folder.append([{**line, "bytes": traffic, "metrics": {"loss": 1.0}, "global": None}])
-        figures = {"accuracy": share, "validation": share, "global": share / 2, "pooled_validation": share}
-        line = {"round": number, "examples": 30, "metrics": {}, "evaluations": {"trained": figures}}
-        folder.append([{**line, "client": client} for client in ids])
-    facts = {"method": method, "seed": seed, "rounds": 2, "clients": clients, "engine": "local", "model": "cnn"}
-    facts |= {"data": {"source": "digits", "copy": "abc123"}, "versions": versions or {"torch": "2"}}
-    folder.finish({**facts, "evaluated": {"global": "trained", "personal": "trained"}})
+def finished(path, *args, **kwargs):
+    """Leave a run behind, with its report."""
+    folder = undrawn(path, *args, **kwargs)
     draw(folder)
     return folder
 
@@ -111,9 +96,11 @@ def test_a_report_of_several_runs_compares_them(runs, tmp_path):
 
 def test_a_row_is_a_method_with_mean_and_deviation_over_seeds(runs):
     """Personal finals .5 and .7: mean .6, sample deviation .1414; global half of that. MB up 2 x .5, down 2 x 1."""
-    _, rows = kinds.of("classification").table({group.name: group.summaries for group in grouped(runs)})
-    assert rows[0] == ["fd", "trained", "30.0 ± 7.1", "30.0 ± 7.1", *["60.0 ± 14.1"] * 3, "1.00", "2.00", "2.0"]
-    assert rows[1][:5] == ["local", "trained", "20.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0"]
+    table = compare.shown(runs)[0]
+    rows = [[cell.text for cell in row] for row in table.rows]
+    figures = ["30.0 ± 7.1", "30.0 ± 7.1", *["60.0 ± 14.1"] * 3, "1.00", "2.00", "2.0"]
+    assert rows[0] == ["fd", "unstated", "trained", *figures]
+    assert rows[1][:6] == ["local", "unstated", "trained", "20.0 ± 0.0", "20.0 ± 0.0", "40.0 ± 0.0"]
 
 
 def test_rows_keep_the_given_order(runs):
@@ -145,7 +132,17 @@ def test_a_comparison_states_data_seeds_and_command(runs, tmp_path):
     written = compare.write(runs, tmp_path / "out", "fd-flower compare fd local --seeds 2", [remark])
     assert remark in written.read_text()
     assert remark in (tmp_path / "out" / "compare.md").read_text()
-    names = {"compare.html", "compare.md", "compare.csv", "accuracy-per-round.png", "accuracy-per-megabyte.png"}
+    names = {
+        "compare.html",
+        "compare.md",
+        "compare.csv",
+        "compare.tex",
+        "differences.csv",
+        "differences.tex",
+        "runs.csv",
+    }
+    plots = [f"accuracy-per-{over}-{scope}" for over in ("round", "megabyte") for scope in ("global", "personal")]
+    names |= {f"{name}.png" for name in plots}
     assert {file.name for file in written.parent.iterdir()} == names
     for text in (checked(written.read_text()), (tmp_path / "out" / "compare.md").read_text()):
         for said in ("abc123", "Seeds: 0, 1.", "fd-flower compare fd local --seeds 2"):
@@ -154,7 +151,7 @@ def test_a_comparison_states_data_seeds_and_command(runs, tmp_path):
 
 def test_the_terminal_s_table_has_every_method(runs):
     console = Console(width=160, record=True, file=StringIO())
-    console.print(*compare.tables(runs))
+    console.print(*compare.shown(runs))
     text = console.export_text()
     assert "60.0 ± 14.1" in text
     assert "local" in text
@@ -177,8 +174,8 @@ def test_megabytes_by_the_time_of_measuring(tmp_path):
 def test_images_of_nothing_are_drawn():
     for name in ("classification", "retrieval"):
         panels = kinds.of(name).panels([], {"global": "trained", "personal": "trained"})
-        assert plots.png(plots.side_by_side(panels)).startswith(b"\x89PNG")
-    assert plots.png(plots.comparison({"global": [], "personal": []}, "round", [])).startswith(b"\x89PNG")
+        assert pictures.strip([Picture.of(panel) for panel in panels]).startswith(b"\x89PNG")
+    assert pictures.png(plots.of_bands("global", [], "round", [])).startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_a_comparison_says_the_status_of_every_row(runs: list[RunFolder], tmp_pa
         assert {row["method"]: row["status"] for row in csv.DictReader(file)} == FOLLOWED
     html = (tmp_path / "compare.html").read_text()
     assert '<td class="text">knfu</td><td class="text">reconstruction</td>' in html
-    on_a_terminal = shown(*compare.tables(runs))
+    on_a_terminal = shown(*compare.shown(runs))
     assert all(status.split(";")[0] in on_a_terminal for status in FOLLOWED.values())
 
 

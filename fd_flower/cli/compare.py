@@ -130,10 +130,25 @@ def remarks(comparison: Plan) -> list[str]:
     return lines
 
 
-def write(comparison: Plan, console: Console, reach: float | None) -> None:
-    """Show the tables, and write them with their plots as Markdown, CSV and a page; ``reach``: an accuracy, 0 to 1."""
+def baseline_of(methods: Sequence[str], baseline: str) -> str:
+    """Return the short name of the method that others are compared with: the one that is named, else the first.
+
+    Raises
+    ------
+    InvalidInputError
+        Where it is not among the methods.
+    """
+    names = list(_called(methods))
+    chosen = short_name(baseline) if baseline else names[0]
+    if chosen not in names:
+        raise InvalidInputError(f"--baseline {baseline} is none of the methods that are compared: {', '.join(names)}")
+    return chosen
+
+
+def write(comparison: Plan, console: Console, reach: float | None, baseline: str) -> None:
+    """Show the tables, and write all that a comparison leaves behind; ``reach``: an accuracy, 0 to 1."""
     if comparison.finished:
-        compare.write(comparison.finished, comparison.path, command(), comparison.notes, reach)
-        console.print(*compare.tables(comparison.finished, reach), sep="\n")
+        compare.write(comparison.finished, comparison.path, command(), comparison.notes, reach, baseline)
+        console.print(*compare.shown(comparison.finished, reach, baseline), sep="\n")
     for note in comparison.notes:
         console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
+from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +21,7 @@ from fd_flower.config import settings
 from fd_flower.config.registry import strategy
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
-from fd_flower.results import sweep, sweep_tables
+from fd_flower.results import sweep, sweep_files, sweep_tables
 from fd_flower.results.judge import Judge
 from fd_flower.results.metrics import SCOPES
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
@@ -46,6 +48,8 @@ class Search:
         Their runs.
     own : Mapping[str, bool]
         As in a `Sweep`.
+    baseline : str
+        The point that others are compared with; empty: the best.
     """
 
     method: str
@@ -57,7 +61,9 @@ class Search:
     origin: str
     task: str
     own: Mapping[str, bool]
+    baseline: str = ""
     _trials: dict[str, Trial] = field(init=False, default_factory=dict)
+    _summaries: list[dict[str, Any]] = field(init=False, default_factory=list)
     _begun: float = field(init=False, default_factory=time.monotonic)
     _ended: int = field(init=False, default=0)
 
@@ -67,6 +73,7 @@ class Search:
         for name, folder in self.plan.folders.items():
             if name not in self._trials:
                 self._trials[name] = sweep.trial(folder, self.select)
+                self._summaries.append(folder.summary)
         points = []
         for point, values in self.points.items():
             trials = [self._trial(f"{point}-seed{seed}", seed) for seed in self.seeds]
@@ -75,7 +82,10 @@ class Search:
                 points.append(Point(point, values, ended))
         axes = {axis.key: axis.values if isinstance(axis, Choices) else None for axis in self.axes}
         status = str(strategy(self.method).status)
-        return Sweep(self.method, self.select, axes, points, self.origin, self.task, status, self.own)
+        columns = sweep.columns(self._summaries, Judge.of(self.select, self.own))
+        return Sweep(
+            self.method, self.select, axes, points, self.origin, self.task, status, self.own, columns, self.baseline
+        )
 
     def _trial(self, name: str, seed: int) -> Trial | None:
         if name in self.plan.failures:
@@ -88,7 +98,7 @@ class Search:
         so_far, plan = self.found, self.plan
         words = [f"{len(so_far.points)}/{len(self.points)} points"]
         if so_far.best is not None:
-            figure, unit = so_far.judge.text(so_far.best.score), "%" if so_far.judge.scale == 100 else ""
+            figure, unit = so_far.judge.column.text(so_far.best.score), "%" if so_far.judge.scale == 100 else ""
             words.append(f"best so far {so_far.best.name} with {figure}{unit} on validation data")
         left = len(plan.orders) - len(plan.folders) - len(plan.failures)
         if left:
@@ -107,6 +117,7 @@ def ordered(
     out: Path | None,
     task: str,
     seeds: int,
+    baseline: str = "",
 ) -> Search:
     """Return the sweep that a user asks for, every point checked.
 
@@ -120,6 +131,8 @@ def ordered(
         So many points drawn by `run.seed`; None: the whole grid.
     select : str
         What chooses: ``global``, ``personal``, or the name of a metric (see ``Judge.of``).
+    baseline : str
+        The point that others are compared with, by its name; empty: the best.
 
     Raises
     ------
@@ -143,7 +156,8 @@ def ordered(
         points, origin = grid.drawn(axes, random, numpy_rng(first, "sweep")), f"drawn at random, run.seed {first}"
     own_metrics = _own_metrics(select, task)
     _ = Judge.of(select, own_metrics)
-    search = Search(method, select, axes, {}, range(first, first + seeds), Plan(path, {}), origin, task, own_metrics)
+    seeded = range(first, first + seeds)
+    search = Search(method, select, axes, {}, seeded, Plan(path, {}), origin, task, own_metrics, baseline)
     known: dict[str, str] = {}
     for point in points:
         name = _name(point)
@@ -154,6 +168,9 @@ def ordered(
             search.plan.orders[folder.name] = Order(method, (*words, *own, *put), folder, task, engine)
         _check(search.plan.orders[f"{name}-seed{first}"], name, known)
         search.points[name] = point
+    if baseline and baseline not in search.points:
+        names = shorten("; ".join(search.points), 200, placeholder=" ...")
+        raise InvalidInputError(f"--baseline {baseline} is none of the points: {names}")
     return search
 
 
@@ -200,6 +217,6 @@ def write(search: Search, console: Console) -> bool:
     result = search.found
     best = result.best
     tree = None if best is None else search.plan.orders[f"{best.name}-seed{search.seeds[0]}"].settings.tree()
-    sweep_tables.write(result, search.plan.path, command(), tree)
+    sweep_files.write(result, search.plan.path, command(), tree, search.plan.folders)
     console.print(*sweep_tables.shown(result), sep="\n")
     return best is not None

@@ -1,94 +1,137 @@
 """Several runs side by side: methods in rows, seeds folded into mean and standard deviation."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 
-from rich.table import Table
 from rich.text import Text
 
 from fd_flower.core.storage import replace_file
-from fd_flower.results import evaluation_points, metrics, page, reproduce
+from fd_flower.results import compare_notes, evaluation_points, latex, page, pictures, run_rows, tables
+from fd_flower.results.columns import Column
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.group_plots import METRICS, PER_MEGABYTE, PER_POINT, PER_ROUND, images
+from fd_flower.results.group_plots import Drawn
 from fd_flower.results.groups import Group, grouped
-from fd_flower.results.kinds.base import over_seeds
-from fd_flower.results.page import NOTHING, Markup, element, image, joined, words
+from fd_flower.results.metrics import MEANING
+from fd_flower.results.page import NOTHING, Markup, element
+from fd_flower.results.paired import Paired
+from fd_flower.results.tables import Cell, Table
 
-TEXTS = ("method", "status")
-"""Columns that are words."""
-
-STATUS = (
-    "Status: what a method's code follows. A reconstruction follows neither the authors' code nor their paper: its "
-    "figures say nothing of the published method."
-)
+TEXTS = (0, 1, 2)  # method, status, evaluated
 
 
-def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Table | Text]:
+def shown(folders: Sequence[RunFolder], reach: float | None = None, baseline: str = "") -> list[Table | Text]:
     """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
-    groups = grouped(folders)
-    shown: list[Table | Text] = []
-    for part in _tables(groups, reach):
-        shown.append(table := Table())
-        for column in part.head:
-            table.add_column(column, justify="left" if column in TEXTS else "right")
-        for row in part.rows:
-            table.add_row(*row)
-        shown.append(Text("\n".join(part.below), style="dim"))
-    return shown
+    parts: list[Table | Text] = []
+    for part in _parts(grouped(folders), reach, baseline):
+        parts += [*([part.table] if part.table else []), Text("\n".join([*part.below, ""]), style="dim")]
+    return parts
 
 
 @dataclass(frozen=True)
 class Part:
-    """A table of a comparison: its title, its head and rows, and what one must know to read it."""
+    """A table of a comparison, where there is one, its title, and what one must know to read it."""
 
     title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    table: Table | None
     below: Sequence[str]
 
 
-def _tables(groups: Sequence[Group], reach: float | None) -> list[Part]:
-    """Return the comparison's table, and those of other metrics and of evaluation points where there is any to show."""
-    runs = {group.name: group.summaries for group in groups}
-    status = {group.name: group.status for group in groups}
-    found = {
-        "": (groups[0].kind.table(runs), notes(groups)),
-        "Other metrics": (metrics.table(_metrics(groups), runs), [metrics.MEANING]),
-        "Evaluation points": (
-            evaluation_points.table({group.name: group.series for group in groups}, reach),
-            [evaluation_points.MEANING],
-        ),
-    }
-    parts = []
-    for title, (table, below) in found.items():
-        if table is not None:
-            (first, *head), rows = table
-            with_status = [[row[0], status.get(row[0], NOTHING), *row[1:]] for row in rows]
-            parts.append(Part(title, [first, "status", *head], with_status, below))
+def _parts(groups: Sequence[Group], reach: float | None, baseline: str, remarks: Sequence[str] = ()) -> list[Part]:
+    """Return what a comparison consists of."""
+    main, others = columns(groups)
+    parts = [Part("", _table(groups, main), [*compare_notes.notes(groups), *remarks])]
+    if others:
+        parts.append(Part("Other metrics", _table(groups, others), [MEANING]))
+    pairs = differences(groups, baseline)
+    if below := pairs.notes(_same(groups)):
+        parts.append(Part(f"Difference to {pairs.baseline}", pairs.table("method") if pairs.found else None, below))
+    if points := _points(groups, reach):
+        parts.append(Part("Evaluation points", points, [evaluation_points.MEANING]))
     return parts
 
 
-def _metrics(groups: Sequence[Group]) -> list[metrics.Figure]:
-    return groups[0].kind.metrics([summary for group in groups for summary in group.summaries])
+def columns(groups: Sequence[Group]) -> tuple[list[Column], list[Column]]:
+    """Return the columns of a comparison of which some run has a figure, and those of its further metrics."""
+    runs, kind = [summary for group in groups for summary in group.summaries], groups[0].kind
+    main, others = (
+        [column for column in every if any(column.of(run) is not None for run in runs)]
+        for every in (kind.columns(runs), kind.metrics(runs))
+    )
+    return main, others
+
+
+def _table(groups: Sequence[Group], kept: Sequence[Column]) -> Table:
+    """Return a row a group, then what needs no training."""
+    kind = groups[0].kind
+    rows = [{column.name: column.over_seeds(group.summaries) for column in kept} for group in groups]
+    facts = [[group.name, group.status, kind.point(group.summaries[0])] for group in groups]
+    for name, found in kind.references(groups[0].summaries).items():
+        if found.keys() & {column.name for column in kept}:
+            rows.append(dict(found))
+            facts.append([name, NOTHING, NOTHING])
+    cells = tables.figures(rows, kept)
+    head = ["method", "status", "evaluated", *(column.header for column in kept)]
+    return Table(head, [[*map(Cell, fact), *line] for fact, line in zip(facts, cells, strict=True)], frozenset(TEXTS))
+
+
+def _points(groups: Sequence[Group], reach: float | None) -> Table | None:
+    """Return accuracy at every evaluation point; None where there is but one."""
+    found = evaluation_points.table({group.name: group.series for group in groups}, reach)
+    if found is None:
+        return None
+    (head, rows), status = found, {group.name: group.status for group in groups}
+    return Table.of(
+        [head[0], "status", *head[1:]], [[row[0], status.get(row[0], NOTHING), *row[1:]] for row in rows], TEXTS[:2]
+    )
+
+
+def differences(groups: Sequence[Group], baseline: str = "") -> Paired:
+    """Return each group's differences to one of them, the first where none is named."""
+    baseline = baseline or groups[0].name
+    kept = [column for of in columns(groups) for column in of]
+    runs = {
+        group.name: {run["seed"]: {column.name: column.of(run) for column in kept} for run in group.summaries}
+        for group in groups
+    }
+    unlike = {}
+    for group, first in ((group, other) for group in groups for other in groups if other.name == baseline):
+        if _data(group, first) != _data(first, group):
+            unlike[group.name] = "their data differ"
+        if any(len(set(one.seeds)) < len(one.seeds) for one in (group, first)):
+            unlike[group.name] = "a seed has several runs"
+    return Paired.of(runs, baseline, kept, unlike)
+
+
+def _data(group: Group, other: Group) -> list[object]:
+    """Return what is known of a group's data at the seeds that another has, too."""
+    found = {
+        run["seed"]: (folder.config["data"], run["data"])
+        for folder, run in zip(group.folders, group.summaries, strict=True)
+    }
+    return [found[seed] for seed in sorted(found.keys() & set(other.seeds))]
+
+
+def _same(groups: Sequence[Group]) -> str:
+    """Return what a seed gives to all groups."""
+    models = {repr(folder.config["model"]) for group in groups for folder in group.folders}
+    return "the same partition, initial models and test set" if len(models) == 1 else "the same partition and test set"
 
 
 def markdown(
-    folders: Sequence[RunFolder], command: str = "", remarks: Sequence[str] = (), reach: float | None = None
+    folders: Sequence[RunFolder],
+    command: str = "",
+    remarks: Sequence[str] = (),
+    reach: float | None = None,
+    baseline: str = "",
 ) -> str:
     """Return the comparison as Markdown tables with what one must know to read them; arguments as in `write`."""
-    groups = grouped(folders)
-    parts = []
-    for part in _tables(groups, reach):
-        lines = [part.head, ["---" if column in TEXTS else "---:" for column in part.head], *part.rows]
-        parts.append(
-            "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-        )
-        below = [*part.below, *remarks] if len(parts) == 1 else part.below
-        parts.append("\n".join(f"* {note}" for note in below))
-    return "\n\n".join([*parts, f"```\n{command or commands(groups)}\n```\n"])
+    groups, parts = grouped(folders), []
+    for part in _parts(groups, reach, baseline, remarks):
+        parts += [*([part.table.markdown()] if part.table else []), "\n".join(f"* {line}" for line in part.below)]
+    return "\n\n".join([*filter(None, parts), f"```\n{command or compare_notes.commands(groups)}\n```\n"])
 
 
 def comma_separated(folders: Sequence[RunFolder]) -> str:
@@ -96,108 +139,63 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
-    columns = {**groups[0].kind.columns, **{one.name: one.path for one in _metrics(groups)}}
-    figures = (name for column in columns for name in (column, f"{column}_std"))
+    runs, kind = [summary for group in groups for summary in group.summaries], groups[0].kind
+    every = [*kind.columns(runs), *kind.metrics(runs)]
+    figures = (name for column in every for name in (column.name, f"{column.name}_std"))
     writer.writerow(["method", "status", "seeds", "evaluated", *figures])
     for group in groups:
-        values = [value for path in columns.values() for value in over_seeds(group.summaries, path)]
+        values = [value for column in every for value in column.over_seeds(group.summaries)]
         point = group.kind.point(group.summaries[0])
         writer.writerow([group.name, group.status, " ".join(map(str, group.seeds)), point, *values])
     return file.getvalue()
 
 
-def notes(groups: Sequence[Group]) -> list[str]:
-    """Return what the figures are: units, seeds, data."""
-    first = groups[0]
-    measured = {group.name: first.kind.evaluated(group.summaries[0])["global"] for group in groups}
-    seeds = {group.name: words(group.seeds) for group in groups}
-    data = {group.name: words(group.summaries[0]["data"]) for group in groups}
-    several = any(len(group.folders) > 1 for group in groups)
-    return [
-        *first.kind.notes(several),
-        STATUS,
-        "Final: after the last round. Selected: at the best validation round.",
-        "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
-        + (", mean over seeds." if several else "."),
-        f"{first.kind.measured}: {_by_value(measured)}.",
-        f"Seeds: {_by_value(seeds)}.",
-        f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
-        f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
-        f"Data: {data[first.name] if len(set(data.values())) == 1 else _by_value(data)}.",
-    ]
-
-
-def _by_value(values: Mapping[str, str | None]) -> str:
-    """Return one value for all, or each with the names that it belongs to."""
-    if len(set(values.values())) == 1:
-        return words(next(iter(values.values())))
-    return "; ".join(
-        f"{words(value)} ({', '.join(name for name, other in values.items() if other == value)})"
-        for value in dict.fromkeys(values.values())
-    )
-
-
-def commands(groups: Sequence[Group]) -> str:
-    """Return the command line of every run."""
-    return "\n".join(
-        reproduce.command(folder.config, summary["engine"])
-        for group in groups
-        for folder, summary in zip(group.folders, group.summaries, strict=True)
-    )
+def for_a_paper(folders: Sequence[RunFolder], command: str = "") -> str:
+    """Return the comparison as LaTeX: what is not a figure of the methods, status and seconds, is left out."""
+    groups = grouped(folders)
+    labels = {group.name: group.label for group in groups}
+    caption, origin = compare_notes.caption(groups), compare_notes.origin(groups, command)
+    texts = []
+    for number, kept in enumerate(filter(None, columns(groups))):
+        whole = _table(groups, [column for column in kept if column.name != "seconds"])
+        rows = [[Cell(labels.get(row[0].text, row[0].text)), *row[len(TEXTS) :]] for row in whole.rows]
+        table = Table([whole.head[0], *whole.head[len(TEXTS) :]], rows)
+        texts.append(latex.table(table, caption, f"tab:comparison{'-metrics' if number else ''}", origin))
+    return "\n".join(texts)
 
 
 def sections(folders: Sequence[RunFolder]) -> list[Markup]:
     """Return the comparison as parts of a page."""
     groups = grouped(folders)
-    return _sections(groups, images(groups), "", ())
+    return _sections(groups, Drawn.of(groups), "", ())
 
 
 def _sections(
     groups: Sequence[Group],
-    drawn: Mapping[str, bytes],
+    drawn: Drawn,
     command: str,
     remarks: Sequence[str],
     reach: float | None = None,
+    baseline: str = "",
 ) -> list[Markup]:
     figure = groups[0].kind.heading
-    first, *more = _tables(groups, reach)
-    point = [image(drawn[PER_POINT], "accuracy at every evaluation point")] if PER_POINT in drawn else []
-    others = [
-        joined(element("h2", part.title), _html(part), *(element("p", note, "soft") for note in part.below))
-        for part in more
-    ]
-    metric = (
-        [element("h2", "Other metrics per round"), image(drawn[METRICS], "other metrics per round, one line a method")]
-        if METRICS in drawn
-        else []
-    )
+    parts = []
+    for part in _parts(groups, reach, baseline, remarks):
+        parts += [*([element("h2", part.title)] if part.title else []), *([part.table.html()] if part.table else [])]
+        parts += [element("p", line, "soft") for line in part.below]
     return [
-        _html(first),
-        *(element("p", note, "soft") for note in [*first.below, *remarks]),
-        *others,
-        *point,
+        *parts,
+        *([pictures.beside(drawn.points)] if drawn.points else []),
         element("h2", f"{figure} per round"),
-        image(drawn[PER_ROUND], f"{figure} per round, one line a method"),
-        element("p", " ".join(_legend(groups)), "soft"),
+        pictures.beside(drawn.rounds),
+        element("p", " ".join(compare_notes.legend(groups)), "soft"),
         element("h2", f"{figure} per megabyte"),
-        image(drawn[PER_MEGABYTE], f"{figure} per megabyte exchanged, one line a method"),
+        pictures.beside(drawn.megabytes),
         element("p", "A line from edge to edge is a method that exchanges nothing.", "soft"),
-        *metric,
+        *([element("h2", "Other metrics per round"), pictures.beside(drawn.metrics)] if drawn.metrics else []),
         element("h2", "To repeat this comparison"),
-        element("pre", command or commands(groups)),
+        element("pre", command or compare_notes.commands(groups)),
     ]
-
-
-def _html(part: Part) -> Markup:
-    return page.table(part.head, part.rows, texts=[i for i, column in enumerate(part.head) if column in TEXTS])
-
-
-def _legend(groups: Sequence[Group]) -> list[str]:
-    """Return what in the curves does not explain itself."""
-    notes = ["A point after the last round is the closing measurement: the last aggregate, received."]
-    if any(folder.config["server"]["fraction"] < 1 for group in groups for folder in group.folders):
-        notes.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
-    return notes
 
 
 def write(
@@ -206,8 +204,12 @@ def write(
     command: str = "",
     remarks: Sequence[str] = (),
     reach: float | None = None,
+    baseline: str = "",
 ) -> Path:
-    """Write ``compare.md``, ``compare.csv``, the plots and ``compare.html`` into ``out``; return the page.
+    """Write the comparison into ``out``, to read, to compute with and for a paper; return the page.
+
+    That is ``compare.html`` and ``compare.md``, ``compare.csv`` (a row a method), ``runs.csv`` (a row a run),
+    ``differences.csv``, ``compare.tex``, ``differences.tex``, and every plot as PNG, PDF and SVG.
 
     Parameters
     ----------
@@ -221,6 +223,8 @@ def write(
         What the runs themselves cannot say: which others are missing, and why.
     reach : float | None
         An accuracy (0 to 1): when each run first has it is told.
+    baseline : str
+        The method that others are compared with seed by seed; empty: the first.
 
     Raises
     ------
@@ -228,13 +232,18 @@ def write(
         Where a run is not finished, or there is none.
     """
     groups = grouped(folders)
-    drawn = images(groups)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    for name, png in drawn.items():
-        replace_file(out / name, png)
-    replace_file(out / "compare.md", markdown(folders, command, remarks, reach))
+    drawn = Drawn.of(groups)
+    for picture in drawn.all:
+        picture.write(out)
+    replace_file(out / "compare.md", markdown(folders, command, remarks, reach, baseline))
     replace_file(out / "compare.csv", comma_separated(folders))
-    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach)]
-    replace_file(out / "compare.html", page.page("Comparison · FD-Flower", parts))
+    replace_file(out / "compare.tex", for_a_paper(folders, command))
+    replace_file(out / run_rows.FILE, run_rows.comma_separated(folders))
+    origin, labels = compare_notes.origin(groups, command), {group.name: group.label for group in groups}
+    differences(groups, baseline).write(out, "method", _same(groups), origin, labels)
+    title = ", ".join(group.name for group in groups)
+    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach, baseline)]
+    replace_file(out / "compare.html", page.page(f"{title} · FD-Flower", parts))
     return out / "compare.html"

@@ -5,9 +5,10 @@ from statistics import fmean
 from typing import Any
 
 from fd_flower.core.client import natural
-from fd_flower.results import evaluation_points, plots
+from fd_flower.results import evaluation_points, panels, pictures
 from fd_flower.results.history import Track, last
-from fd_flower.results.page import Markup, Share, element, image, percent, rounded, table
+from fd_flower.results.page import Markup, Share, element, percent, rounded, table
+from fd_flower.results.pictures import Picture
 
 MEANING = {
     "votes": "voters a public sample",
@@ -39,7 +40,7 @@ def _rounds(lines: Lines) -> list[Markup]:
     return [
         element("h2", "Votes and teachers"),
         table(["figure", "what it is", "first round", "last round", "mean"], rows, texts=(0, 1)),
-        image(plots.png(plots.notes(tracks)), "the same figures per round"),
+        pictures.beside([Picture.of(panel) for panel in panels.notes(tracks)]),
     ]
 
 

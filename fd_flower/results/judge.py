@@ -1,17 +1,17 @@
 """What a sweep chooses by: a metric, and whose validation data it is measured on."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.metrics import BY_CLASS
+from fd_flower.results.columns import Column
 from fd_flower.results.history import curve
 from fd_flower.results.metrics import HEADERS, SCOPES, Scored
-from fd_flower.results.page import percent, rounded
 
-ACCURACY = "accuracy"
+ACCURACY, VALIDATION = "accuracy", "validation"
 WHERE = {
     "global": "the pooled validation data of all clients",
     "personal": "each client's own validation data, mean over clients",
@@ -107,11 +107,24 @@ class Judge:
         better = "" if self.higher else " (lower is better)"
         return f"{self.name}{' in %' * (self.scale == 100)}{better} on {WHERE[self.scope]}"
 
-    def text(self, mean: float | None, spread: float | None = None) -> str | None:
-        """Return a figure as readers see it; None for None."""
-        if self.scale == 100:
-            return percent(mean, spread)
-        return rounded(mean) if spread is None else f"{rounded(mean)} ± {rounded(spread)}"
+    @property
+    def column(self) -> Column:
+        """Its figure on validation data, as a column; it is computed from a run's lines and in no summary."""
+        digits = 1 if self.scale == 100 else 3
+        return Column(VALIDATION, VALIDATION, (), self.scale, digits, "higher" if self.higher else "lower")
+
+    @property
+    def columns(self) -> list[Column]:
+        """Its figures on test data, where that is another metric than accuracy, which tables have anyway."""
+        return [
+            replace(
+                self.column,
+                name=name,
+                header=f"{path[2]} {self.name}{' selected' * (path[3] == 'selected')}",
+                path=path,
+            )
+            for name, path in self.paths.items()
+        ]
 
     def figure(self, lines: Iterable[Mapping[str, Any]], evaluated: Mapping[str, str | None]) -> float | None:
         """Return the best validation figure of a run, each client's own best one by ``personal``; None: no figure.

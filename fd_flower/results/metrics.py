@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev, stdev
+from statistics import fmean, pstdev
 from typing import Any
 
 from fd_flower.core.client import share
 from fd_flower.objectives.metrics import BY_CLASS
+from fd_flower.results.columns import Column
 from fd_flower.results.history import SERVER, Track, at_best, curve, last
-from fd_flower.results.page import NOTHING
 
 Tracks = Mapping[str, Track]
 Lines = Iterable[Mapping[str, Any]]
@@ -23,30 +23,6 @@ MEANING = (
 
 GLOBAL_NAMES = {"accuracy": ("global", "pooled_validation")}
 """What a client's line calls accuracy on everybody's test and validation samples; of others see ``_names``."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure in ``summary.json`` that tables of several runs show.
-
-    Attributes
-    ----------
-    name, header : str
-        What CSV files call it, and what readers see.
-    path : Sequence[str]
-        Where it stands.
-    scale, digits : float, int
-        What it is multiplied by to be read, and with how many decimals.
-    better : str
-        ``higher`` or ``lower``.
-    """
-
-    name: str
-    header: str
-    path: Sequence[str]
-    scale: float
-    digits: int
-    better: str
 
 
 @dataclass(frozen=True)
@@ -204,15 +180,15 @@ def _reason(name: str) -> str:
     return "predictions are NaN" if name in BY_CLASS else "the metric returned None or NaN, or predictions are NaN"
 
 
-def figures(runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
+def figures(runs: Sequence[Mapping[str, Any]]) -> list[Column]:
     """Return the metrics of runs that tables show: each at the end, of everybody's and of clients' own samples."""
     known: dict[str, bool] = {}
     for summary in runs:
         known |= {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()}
     return [
-        Figure(
+        Column(
             f"{scope}_{name}",
-            f"{scope} {HEADERS.get(name, name)}",
+            f"{scope} {HEADERS.get(name, name)}{'' if higher else ' (lower is better)'}",
             ("metrics", name, scope, "final"),
             100 if name in BY_CLASS else 1,
             1 if name in BY_CLASS else 3,
@@ -221,35 +197,3 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
         for name, higher in known.items()
         for scope in SCOPES
     ]
-
-
-def table(
-    shown: Sequence[Figure], runs: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> tuple[list[str], list[list[str]]] | None:
-    """Return head and rows of metrics, a row a method with its summaries, one a seed; None where there are none.
-
-    A column that no run has a figure for is left out.
-    """
-    every = [summary for summaries in runs.values() for summary in summaries]
-    kept = [one for one in shown if any(_at(summary, one.path) is not None for summary in every)]
-    if not kept:
-        return None
-    head = ["method", *(f"{one.header}{' (lower is better)' * (one.better == 'lower')}" for one in kept)]
-    return head, [[name, *(_cell(one, summaries) for one in kept)] for name, summaries in runs.items()]
-
-
-def _cell(one: Figure, summaries: Sequence[Mapping[str, Any]]) -> str:
-    known = [value for value in (_at(summary, one.path) for summary in summaries) if value is not None]
-    if not known:
-        return NOTHING
-    mean, *spread = (
-        f"{one.scale * value:,.{one.digits}f}" for value in (fmean(known), *([stdev(known)] if len(known) > 1 else ()))
-    )
-    return " ± ".join([mean, *spread])
-
-
-def _at(summary: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    found: Any = summary
-    for key in path:
-        found = (found or {}).get(key)
-    return found

@@ -18,11 +18,15 @@ p { margin: .45rem 0; max-width: 105ch; }
 .tall { overflow: auto; max-height: 36rem; }
 table { border-collapse: collapse; margin: .6rem 0; font-size: .95em; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .65rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { font-weight: 600; background: var(--tint); vertical-align: bottom; }
+th { font-weight: 600; background: var(--tint); vertical-align: bottom; white-space: normal; }
+.wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: #fff; }
+.wide th:first-child { background: var(--tint); }
 .tall th { position: sticky; top: 0; }
 td.text, th.text { text-align: left; white-space: normal; }
 td.bar { background: linear-gradient(90deg, #cfe5f3 var(--share), transparent var(--share)); min-width: 7rem; }
 .narrow td.bar { min-width: 3.4rem; }
+.second { text-decoration: underline; text-underline-offset: .2em; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 0 1rem; }
 img { max-width: 100%; height: auto; display: block; margin: .6rem 0; }
 pre { background: var(--tint); border: 1px solid var(--line); border-radius: 6px; padding: .8rem 1rem; margin: .6rem 0;
   overflow-x: auto; font: 13px/1.45 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; white-space: pre-wrap;
@@ -31,6 +35,9 @@ details { margin: .6rem 0; }
 summary { cursor: pointer; color: var(--mark); }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; margin: .6rem 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { body { padding: 1.2rem .8rem 3rem; } .wide td.text { min-width: 8rem; }
+  dl { grid-template-columns: 1fr; gap: 0; }
+  dd { margin-bottom: .4rem; } }
 @media print { .tall { max-height: none; } body { padding: 0; } }
 """
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fd_flower.results.history import Track
+from fd_flower.results.history import Track, last
 
 TEST, VALIDATION, TRAINING = range(3)
 """Places of colors: what a line is about has the same one in every panel."""
@@ -53,7 +53,22 @@ class Panel:
     scale: float = 1
     spread: Mapping[str, Track] = field(default_factory=dict)
 
+    @property
+    def ends(self) -> list[tuple[str, str]]:
+        """What each line that has points comes to, with its name."""
+        return [(line.label, self._text(last(line.track))) for line in self.lines if line.track]
+
+    def _text(self, value: float) -> str:
+        return f"{self.scale * value:.1f} %" if self.ylabel == "%" else f"{self.scale * value:.3g}"
+
 
 def panel(title: str, tracks: Mapping[str, Track]) -> Panel:
     """Return a panel with a line a track, each of its own color."""
     return Panel(title, [Line(name, track, place) for place, (name, track) in enumerate(tracks.items())])
+
+
+def notes(tracks: Mapping[str, Track]) -> list[Panel]:
+    """Return figures of any kind over rounds: shares (none above 1) in one panel, all others in a second."""
+    shares = {name: track for name, track in tracks.items() if max(track.values()) <= 1}
+    others = {name: track for name, track in tracks.items() if name not in shares}
+    return [panel(title, of) for title, of in (("Shares", shares), ("Others", others)) if of]

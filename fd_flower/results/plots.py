@@ -1,8 +1,7 @@
-"""Plots of a run and of a comparison."""
+"""Plots of a run and of a comparison, each one frame: a page puts them side by side, a paper takes those it wants."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,11 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from fd_flower.results.history import Track, When
-from fd_flower.results.panels import TEST, Line, Panel, panel
+from fd_flower.results.panels import TEST, Line, Panel
 
 # Okabe and Ito's colors, told apart by the color-blind too; after eight methods the dashes change.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
 DASHES = ("-", "--", ":", "-.")
+LEGEND = 72  # letters in a row of a legend below a plot
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,20 @@ class Band:
     std: list[float]
 
 
-def side_by_side(panels: Sequence[Panel]) -> Figure:
-    """Draw panels beside each other, lines over rounds in each."""
-    figure = Figure(figsize=((13 / max(len(panels), 2)) * len(panels), 3.9), layout="constrained")
-    for axes, drawn in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-        _spread(axes, drawn.spread, drawn.scale)
-        for line in drawn.lines:
-            _draw(axes, line, drawn.scale)
-        _dress(axes, drawn.title, drawn.ylabel)
+def of_panel(panel: Panel) -> Figure:
+    """Draw lines over rounds."""
+    figure = Figure(figsize=(4.6, 3.9), layout="constrained")
+    axes = figure.subplots()
+    _spread(axes, panel.spread, panel.scale)
+    for line in panel.lines:
+        _draw(axes, line, panel.scale)
+    _dress(axes, panel.title, panel.ylabel)
     return figure
 
 
-def comparison(
-    panels: Mapping[str, Sequence[Band]],
+def of_bands(
+    title: str,
+    bands: Sequence[Band],
     xlabel: str,
     names: Sequence[str],
     ylabel: str = "accuracy, %",
@@ -55,56 +56,36 @@ def comparison(
     *,
     log: bool = False,
 ) -> Figure:
-    """Draw figures (0 to 1, times ``scale``) of several methods, one panel per kind of figure, two in a row.
+    """Draw figures (0 to 1, times ``scale``) of several methods.
 
     ``names`` are all lines' names, whose order gives each its color. Where places are on a logarithmic axis, a line
     at place 0 throughout is drawn across, at its last value.
     """
-    styles = {
-        name: {"color": COLORS[i % len(COLORS)], "linestyle": DASHES[i // len(COLORS) % len(DASHES)]}
-        for i, name in enumerate(names)
-    }
-    columns = min(2, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(6 * columns + 1.5, 4.4 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    for axes, (title, bands) in zip(grid, panels.items(), strict=False):
-        for band in bands:
-            x, mean, std = (np.array(values) for values in (band.x, band.mean, band.std))
-            if log and not x.any():
-                axes.axhline(scale * mean[-1], label=band.name, linewidth=1.2, **styles[band.name])
-                continue
-            shown = x > 0 if log else x > -1
-            x, mean, std = x[shown], scale * mean[shown], scale * std[shown]
-            axes.plot(x, mean, label=band.name, marker="o", markersize=2.5, linewidth=1.6, **styles[band.name])
-            axes.fill_between(x, mean - std, mean + std, color=styles[band.name]["color"], alpha=0.15, linewidth=0)
-        if log:
-            _decades(axes)
-        else:
-            _whole(axes)
-        _frame(axes, title, ylabel, xlabel)
-        if not bands:
-            _nothing(axes)
-    handles = {handle.get_label(): handle for axes in figure.axes for handle in axes.get_legend_handles_labels()[0]}
-    if handles:
-        figure.legend(handles=list(handles.values()), loc="outside right upper", frameon=False)
+    places = {name: place for place, name in enumerate(names)}
+    in_a_row = max(1, min(len(bands), LEGEND // (8 + max((len(band.name) for band in bands), default=0))))
+    figure = Figure(figsize=(5.6, 3.8 + 0.2 * -(-len(bands) // in_a_row)), layout="constrained")
+    axes = figure.subplots()
+    for band in bands:
+        color = COLORS[places[band.name] % len(COLORS)]
+        dashes = DASHES[places[band.name] // len(COLORS) % len(DASHES)]
+        x, mean, std = (np.array(values) for values in (band.x, band.mean, band.std))
+        if log and not x.any():
+            axes.axhline(scale * mean[-1], label=band.name, linewidth=1.2, color=color, linestyle=dashes)
+            continue
+        shown = x > 0 if log else x > -1
+        x, mean, std = x[shown], scale * mean[shown], scale * std[shown]
+        axes.plot(x, mean, dashes, label=band.name, marker="o", markersize=2.5, linewidth=1.6, color=color)
+        axes.fill_between(x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0)
+    if log:
+        _decades(axes)
+    else:
+        _whole(axes)
+    _frame(axes, title, ylabel, xlabel)
+    if bands:
+        figure.legend(loc="outside lower center", ncols=in_a_row, frameon=False, fontsize=9)
+    else:
+        _nothing(axes)
     return figure
-
-
-def notes(tracks: Mapping[str, Track]) -> Figure:
-    """Draw figures of any kind over rounds: shares (none above 1) in one panel, all others in a second."""
-    shares = {name: track for name, track in tracks.items() if max(track.values()) <= 1}
-    others = {name: track for name, track in tracks.items() if name not in shares}
-    return side_by_side([panel(title, of) for title, of in (("Shares", shares), ("Others", others)) if of])
-
-
-def png(figure: Figure) -> bytes:
-    """Return the image as a PNG file's content."""
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
-    return file.getvalue()
 
 
 def place(when: When) -> int:

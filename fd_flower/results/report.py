@@ -7,16 +7,16 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from fd_flower.config.registry import short_name
 from fd_flower.core.client import natural
 from fd_flower.core.storage import replace_file
-from fd_flower.results import compare, diagnostics, kinds, plots
+from fd_flower.results import compare, diagnostics, kinds, pictures
 from fd_flower.results.folder import CURVES, REPORT, RunFolder
 from fd_flower.results.history import History
 from fd_flower.results.page import (
     Markup,
     element,
     folded,
-    image,
     joined,
     megabytes,
     page,
@@ -25,13 +25,15 @@ from fd_flower.results.page import (
     terms,
     words,
 )
+from fd_flower.results.pictures import Picture
 from fd_flower.results.reproduce import command
 
 
 def draw(folder: RunFolder) -> None:
     """Write ``curves.png`` and ``report.html`` of a finished run into its folder."""
-    replace_file(folder.path / CURVES, _curves(folder))
-    write([folder], folder.path)
+    drawn = _pictures(folder)
+    replace_file(folder.path / CURVES, pictures.strip(drawn))
+    replace_file(folder.path / REPORT, page(f"{_name(folder)} · FD-Flower", _run(folder, drawn)))
 
 
 def write(folders: Sequence[RunFolder], out: str | Path) -> Path:
@@ -43,10 +45,13 @@ def write(folders: Sequence[RunFolder], out: str | Path) -> Path:
         Where a run is not finished.
     """
     if len(folders) == 1:
-        title, sections = _name(folders[0]), _run(folders[0])
+        title, sections = _name(folders[0]), _run(folders[0], _pictures(folders[0]))
     else:
         title = f"{len(folders)} runs"
-        runs = [folded(f"{_name(folder)} ({folder.path.name})", joined(*_run(folder))) for folder in folders]
+        runs = [
+            folded(f"{_name(folder)} ({folder.path.name})", joined(*_run(folder, _pictures(folder))))
+            for folder in folders
+        ]
         sections = [element("h1", title), *compare.sections(folders), element("h2", "Each run"), *runs]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -56,24 +61,22 @@ def write(folders: Sequence[RunFolder], out: str | Path) -> Path:
 
 def _name(folder: RunFolder) -> str:
     summary = folder.summary
-    return f"{summary['method']} ({summary['status']}), seed {summary['seed']}"
+    return f"{short_name(summary['method'])} ({summary['status']}), seed {summary['seed']}"
 
 
-def _curves(folder: RunFolder) -> bytes:
+def _pictures(folder: RunFolder) -> list[Picture]:
     """Draw how a run went."""
-    lines, summary = folder.lines(), folder.summary
+    summary = folder.summary
     kind = kinds.of(summary["task"])
-    return plots.png(plots.side_by_side(kind.panels(lines, kind.evaluated(summary))))
+    return [Picture.of(panel) for panel in kind.panels(folder.lines(), kind.evaluated(summary))]
 
 
-def _run(folder: RunFolder) -> list[Markup]:
+def _run(folder: RunFolder, drawn: Sequence[Picture]) -> list[Markup]:
     """Return the sections of one run."""
     lines, summary = folder.lines(), folder.summary
     kind = kinds.of(summary["task"])
     evaluated = kind.evaluated(summary)
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
-    drawn = folder.path / CURVES
-    curves = drawn.read_bytes() if drawn.is_file() else _curves(folder)
     parts = (
         f"status: {summary['status']}",
         f"{summary['clients']} clients · rounds: {summary['rounds']} · seed {summary['seed']}",
@@ -82,12 +85,12 @@ def _run(folder: RunFolder) -> list[Markup]:
         f"engine {words(summary['engine'])}",
     )
     return [
-        element("h1", summary["method"]),
+        element("h1", short_name(summary["method"])),
         element("p", " · ".join(parts), "soft"),
         element("p", f"Data: {words(summary['data'])}", "soft"),
         element("h2", kind.title),
         *kind.headline(summary, folder.config),
-        image(curves, f"{kind.figure} and loss per round"),
+        pictures.beside(drawn),
         element("p", _legend(History.of(lines, evaluated), lines), "soft"),
         *diagnostics.sections(lines),
         *kind.sections(summary, lines),

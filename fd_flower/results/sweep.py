@@ -6,13 +6,12 @@ from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
+from fd_flower.results import kinds
+from fd_flower.results.columns import Column
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.judge import ACCURACY, WHERE, Judge
-from fd_flower.results.kinds.base import at
+from fd_flower.results.judge import ACCURACY, VALIDATION, WHERE, Judge
+from fd_flower.results.paired import Paired
 
-VALIDATION = "validation"
-TESTED = ("global_final", "global_selected", "personal_final", "personal_selected", "personal_worst10")
-SENT = ("bytes_up", "bytes_down")
 NOT_FINITE = "not finite"  # the words of the wire and of a client's turn for what they refuse
 
 
@@ -25,15 +24,17 @@ class Trial:
     seed : int
         Its seed.
     figures : dict[str, float | None]
-        `VALIDATION`, what the point is judged by; beside it `TESTED`, accuracies (0 to 1) on test data, the judge's
-        metric on test data, where that is another, and `SENT`.
+        `VALIDATION`, what the point is judged by; beside it every other figure by its column's name.
     reason : str
         Why the run does not count; empty where it does.
+    evaluated : str
+        The evaluation point of its figures.
     """
 
     seed: int
     figures: dict[str, float | None]
     reason: str = ""
+    evaluated: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Point:
         reasons = [trial.reason for trial in self.trials if trial.reason]
         return f"{len(reasons)} of {len(self.trials)} runs failed: {reasons[0]}" if reasons else ""
 
+    @property
+    def known(self) -> set[str]:
+        """The columns of which some run has a figure."""
+        return {name for trial in self.trials for name, value in trial.figures.items() if value is not None}
+
     @cached_property
     def score(self) -> float | None:
         """Its mean validation figure over seeds; None where it cannot be chosen."""
@@ -71,16 +77,36 @@ class Point:
         values = [] if self.reason else [trial.figures[VALIDATION] for trial in self.trials]
         return [value for value in values if value is not None]
 
+    @property
+    def evaluated(self) -> str:
+        """The evaluation point of its figures, of each seed where they differ; nothing where no run ended."""
+        return ", ".join(dict.fromkeys(trial.evaluated for trial in self.trials if trial.evaluated))
+
     def figure(self, column: str) -> tuple[float | None, float | None]:
         """Return a figure's mean over seeds and its sample standard deviation, None for a single seed.
 
         Both are None where the point cannot be chosen, or where no run has the figure.
         """
-        values = [] if self.reason else [trial.figures[column] for trial in self.trials]
+        values = [] if self.reason else [trial.figures.get(column) for trial in self.trials]
         known = [value for value in values if value is not None]
         if not known:
             return None, None
         return fmean(known), stdev(known) if len(known) > 1 else None
+
+
+def _data(point: Point) -> dict[str, str]:
+    return {key: value for key, value in point.values.items() if key.startswith("data.")}
+
+
+def columns(summaries: Sequence[Mapping[str, Any]], judge: Judge) -> list[Column]:
+    """Return the columns of a sweep of these runs; seconds are in none, since they differ from time to time."""
+    kind = kinds.of(summaries[0]["task"] if summaries else "classification")
+    every = [*kind.columns(summaries), *judge.columns, *kind.metrics(summaries)]
+    named = {column.name: column for column in reversed(every) if column.name != "seconds"}
+    return [judge.column, *reversed(named.values())]
+
+
+COLUMNS = tuple(columns((), Judge()))
 
 
 @dataclass(frozen=True)
@@ -90,7 +116,7 @@ class Sweep:
     Attributes
     ----------
     method, select : str
-        What was swept, and what chooses, as ``Judge.of`` reads it.
+        What was swept, and what chooses (see ``Judge.of``).
     axes : dict[str, Sequence[str] | None]
         Every swept key: the values that it was to take, in the order given, or None where they were drawn of a range.
     points : Sequence[Point]
@@ -103,6 +129,10 @@ class Sweep:
         What the method's code follows.
     own : Mapping[str, bool]
         The task's own metrics that may choose: whether higher is better.
+    columns : Sequence[Column]
+        The figures of its points, what they are judged by first.
+    baseline : str
+        The point that others are compared with seed by seed; empty: the best.
     """
 
     method: str
@@ -113,11 +143,28 @@ class Sweep:
     task: str = ""
     status: str = "unstated"
     own: Mapping[str, bool] = field(default_factory=dict)
+    columns: Sequence[Column] = COLUMNS
+    baseline: str = ""
 
     @cached_property
     def judge(self) -> Judge:
         """What chooses."""
         return Judge.of(self.select, self.own)
+
+    @cached_property
+    def pairs(self) -> Paired:
+        """How far each point is from the baseline, best first; one of other data cannot be compared."""
+        baseline = self.baseline or (self.best.name if self.best else "")
+        values = {point.name: _data(point) for point in self.points}
+        unlike = {name: "their data differ" for name, data in values.items() if data != values.get(baseline, data)}
+        runs = {point.name: {trial.seed: trial.figures for trial in point.trials} for point in self.ranked}
+        return Paired.of(runs, baseline, self.columns, unlike)
+
+    @property
+    def same(self) -> str:
+        """What a seed gives to all points."""
+        models = "" if any(key.startswith("model.") for key in self.axes) else ", initial models"
+        return f"the same partition{models} and test set"
 
     @cached_property
     def scores(self) -> list[tuple[float, Point]]:
@@ -136,17 +183,16 @@ class Sweep:
         return self.ranked[0] if self.ranked else None
 
     def behind(self, point: Point) -> tuple[float | None, float | None]:
-        """Return how far a point is behind the best by its validation figure: mean and deviation over seeds.
+        """Return how far a point is behind the best in validation accuracy: mean and deviation over seeds, as a figure.
 
         Each seed is compared with itself: its data and initial models are those of all points, and from seed to seed
         these can differ more than the points do.
         """
         if self.best is None or self.best.score is None or point.score is None:
             return None, None
-        key = self.judge.key
         pairs = zip(self.best.validations, point.validations, strict=True)
-        gaps = [key(ahead) - key(other) for ahead, other in pairs]
-        return key(self.best.score) - key(point.score), stdev(gaps) if len(gaps) > 1 else None
+        gaps = [ahead - other for ahead, other in pairs]
+        return self.best.score - point.score, stdev(gaps) if len(gaps) > 1 else None
 
     @property
     def failed(self) -> list[Point]:
@@ -175,7 +221,11 @@ def short(keys: Iterable[str]) -> dict[str, str]:
 
 
 def trial(folder: RunFolder, select: str) -> Trial:
-    """Return how a finished run stands by what chooses, as ``Judge.of`` reads it."""
+    """Return how a finished run stands; ``select`` is one of `JUDGES`.
+
+    A run is judged at its best validation round, at which `selected` test accuracies are taken, too. By ``personal``
+    each client has a best round of its own.
+    """
     summary, lines = folder.summary, folder.lines()
     accuracy = summary.get("accuracy")
     if accuracy is None:  # a task that retrieves has other figures
@@ -183,17 +233,12 @@ def trial(folder: RunFolder, select: str) -> Trial:
     judge = Judge.of(select, {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()})
     evaluated = {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")}
     figures: dict[str, float | None] = {VALIDATION: judge.figure(lines, evaluated)}
-    for column in TESTED:
-        scope, _, figure = column.partition("_")
-        figures[column] = accuracy[scope][figure]
-    figures |= {column: at(summary, path) for column, path in judge.paths.items()}
-    for column in SENT:
-        figures[column] = summary["bytes"][column.removeprefix("bytes_")]
+    figures |= {column.name: column.of(summary) for column in columns([summary], judge)[1:]}
     reason = _diverged(lines)
     if not reason and figures[VALIDATION] is None:
         what = "" if judge.metric == ACCURACY else f", so there is no {judge.name}"
         reason = f"it measured nothing on {WHERE[judge.scope]}{what}"
-    return Trial(summary["seed"], figures, reason)
+    return Trial(summary["seed"], figures, reason, kinds.of(summary["task"]).point(summary))
 
 
 def broken_off(seed: int, why: str) -> Trial:

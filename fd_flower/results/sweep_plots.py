@@ -13,10 +13,11 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from fd_flower.config.registry import short_name
 from fd_flower.results import plots
 from fd_flower.results import sweep as sweeps
 from fd_flower.results.panels import TEST, VALIDATION
-from fd_flower.results.plots import png
+from fd_flower.results.pictures import Picture
 from fd_flower.results.sweep import Point, Sweep, short
 
 Color = tuple[float, float, float, float]
@@ -114,17 +115,35 @@ def _number(text: str) -> float | None:
     return number if isfinite(number) else None
 
 
-def images(sweep: Sweep) -> dict[str, bytes]:
-    """Return the plots by file name: one for one key, one for each pair of keys that took several values."""
+def images(sweep: Sweep) -> list[Picture]:
+    """Return the plots: one for one key, one for each pair of keys that took several values."""
     keys = sweep.varying or list(sweep.axes)[:1]
     names = short(sweep.axes)
     if len(keys) == 1:
-        return {f"sweep-{names[keys[0]]}.png": png(line(sweep, keys[0]))}
-    drawn = {}
+        return [Picture(f"sweep-{names[keys[0]]}", _told(sweep, keys), line(sweep, keys[0]))]
+    drawn = []
     for x, y in combinations(keys, 2):
         draw = heat_map if sweep.axes[x] and sweep.axes[y] else scatter
-        drawn[f"sweep-{names[x]}-{names[y]}.png"] = png(draw(sweep, x, y))
+        drawn.append(Picture(f"sweep-{names[x]}-{names[y]}", _told(sweep, (x, y)), draw(sweep, x, y)))
     return drawn
+
+
+def _told(sweep: Sweep, keys: Sequence[str]) -> str:
+    """Return what a plot over keys shows: the best and the worst point, and what failed."""
+    title = f"Validation {sweep.judge.name} of {short_name(sweep.method)} over {' and '.join(keys)}"
+    if not sweep.scores:
+        return f"{title}: all points failed."
+
+    def at(point: Point) -> str:
+        return ", ".join(f"{key}={point.values[key]}" for key in keys)
+
+    def figure(score: float) -> str:
+        return f"{sweep.judge.column.text(score)}{' %' if sweep.judge.scale == 100 else ''}"
+
+    (high, best), (low, worst) = sweep.scores[0], sweep.scores[-1]
+    told = f"{title}: best at {at(best)} with {figure(high)}"
+    told += f", worst at {at(worst)} with {figure(low)}" if len(sweep.scores) > 1 else ""
+    return told + (f"; {len(sweep.failed)} of {len(sweep.points)} points failed." if sweep.failed else ".")
 
 
 def line(sweep: Sweep, key: str) -> Figure:
@@ -225,5 +244,5 @@ def _finish(
 
 
 def _entitle(axes: Axes, sweep: Sweep, more: str = "") -> None:
-    title = f"{sweep.method}, {sweep.judge.scope} validation {sweep.judge.name}"
+    title = f"{short_name(sweep.method)}, {sweep.judge.scope} validation {sweep.judge.name}"
     axes.set_title(f"{title}\n{more}" if more else title, fontsize=10.5, loc="left")

@@ -1,75 +1,49 @@
-"""What a sweep found, to read and to resume: CSV, Markdown, a page, and the best point as a recipe."""
+"""What a sweep found, as tables for a terminal, CSV, Markdown and LaTeX, and what one must know to read them."""
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from io import StringIO
-from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
-from omegaconf import OmegaConf
-from rich.table import Table
 from rich.text import Text
 
-from fd_flower.core.storage import replace_file
-from fd_flower.results import page, sweep_plots
-from fd_flower.results.page import NOTHING, Markup, element, image, words
-from fd_flower.results.reproduce import HERE_ALONE
-from fd_flower.results.sweep import SENT, TESTED, VALIDATION, Point, Sweep
+from fd_flower.config.registry import short_name
+from fd_flower.results import latex, tables
+from fd_flower.results.columns import Column
+from fd_flower.results.judge import VALIDATION
+from fd_flower.results.page import NOTHING, words
+from fd_flower.results.sweep import Point, Sweep
+from fd_flower.results.tables import Cell, Table
 
-RUNS, POINTS, MARKDOWN, PAGE, BEST = "sweep.csv", "points.csv", "sweep.md", "sweep.html", "best.yaml"
+POINTS, MARKDOWN = "points.csv", "sweep.md"
 SHOWN = 10  # rows on a terminal
 LENGTH = 200  # letters of a note on a point that failed; the tables have all of it
+PRINTED = 20  # points in a paper's table
 BEHIND = "behind"
-
-
-def _figures(sweep: Sweep) -> tuple[str, ...]:
-    """Return the columns of the CSV files."""
-    return (VALIDATION, *TESTED, *sweep.judge.paths, *SENT)
-
-
-def _columns(sweep: Sweep) -> tuple[str, ...]:
-    """Return the columns that readers see: the figure that chooses, and the same metric on test data."""
-    return (VALIDATION, *(sweep.judge.paths or TESTED[:4]))
-
-
-def write(sweep: Sweep, out: Path, command: str, tree: Mapping[str, Any] | None) -> None:
-    """Write tables, images, page and recipe into ``out``; ``tree`` is the best point's settings, where there is one.
-
-    Seconds are in none of them: a sweep that was broken off and went on leaves the same files, byte for byte.
-    """
-    drawn = sweep_plots.images(sweep)
-    for name, png in drawn.items():
-        replace_file(out / name, png)
-    replace_file(out / RUNS, runs_table(sweep))
-    replace_file(out / POINTS, points_table(sweep))
-    replace_file(out / MARKDOWN, markdown(sweep, command, drawn))
-    best = None if tree is None else recipe(sweep, command, tree)
-    if best is None:
-        (out / BEST).unlink(missing_ok=True)  # an earlier sweep's, in the same folder
-    else:
-        replace_file(out / BEST, best)
-    replace_file(out / PAGE, page.page("Sweep · FD-Flower", _sections(sweep, command, drawn, best)))
 
 
 def runs_table(sweep: Sweep) -> str:
     """Return a row for each point and seed as CSV: shares (0 to 1) and bytes, and why a run does not count."""
+    names = [column.name for column in sweep.columns]
     rows = [
-        [point.name, *point.values.values(), trial.seed, *map(trial.figures.get, _figures(sweep)), trial.reason]
+        [point.name, *point.values.values(), trial.seed, trial.evaluated, *map(trial.figures.get, names), trial.reason]
         for point in sweep.points
         for trial in point.trials
     ]
-    return _comma_separated(["point", *sweep.axes, "seed", *_figures(sweep), "reason"], rows)
+    return _comma_separated(["point", *sweep.axes, "seed", "evaluated", *names, "reason"], rows)
 
 
 def points_table(sweep: Sweep) -> str:
     """Return a row for each point as CSV, best first: means over seeds and sample standard deviations."""
     rows = []
+    names = [column.name for column in sweep.columns]
     for rank, point in _rows(sweep):
-        figures = [value for column in _figures(sweep) for value in point.figure(column)]
-        rows.append([rank, point.name, *point.values.values(), *figures, *sweep.behind(point), point.reason])
-    spread = [name for column in (*_figures(sweep), BEHIND) for name in (column, f"{column}_std")]
-    return _comma_separated(["rank", "point", *sweep.axes, *spread, "reason"], rows)
+        figures = [value for name in names for value in point.figure(name)]
+        values = point.values.values()
+        rows.append([rank, point.name, *values, point.evaluated, *figures, *sweep.behind(point), point.reason])
+    spread = [name for column in (*names, BEHIND) for name in (column, f"{column}_std")]
+    return _comma_separated(["rank", "point", *sweep.axes, "evaluated", *spread, "reason"], rows)
 
 
 def _comma_separated(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -85,33 +59,77 @@ def _rows(sweep: Sweep) -> list[tuple[int | None, Point]]:
     return [*enumerate(sweep.ranked, start=1), *((None, point) for point in sweep.failed)]
 
 
-def _table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Return head and rows of the points for readers."""
+def columns(sweep: Sweep) -> list[Column]:
+    """Return the figures that readers see: those that some point has, but what was sent."""
+    known = {VALIDATION}.union(*(point.known for point in sweep.ranked))
+    return [column for column in sweep.columns if column.better and column.name in known]
+
+
+def table(sweep: Sweep) -> Table:
+    """Return the points for readers; validation alone is marked, since test data choose nothing."""
+    figures, ranked, judge = columns(sweep), _rows(sweep), sweep.judge.column
+    places = tables.figures([{judge.name: point.figure(judge.name)} for _, point in ranked], [judge])
     rows = []
-    for rank, point in _rows(sweep):
-        cells = [sweep.judge.text(*point.figure(column)) or NOTHING for column in _columns(sweep)]
-        cells.insert(1, sweep.judge.text(*sweep.behind(point)) or NOTHING)
-        if rank is None:
-            cells[0] = "failed"
-        rows.append([NOTHING if rank is None else str(rank), *point.values.values(), *cells])
-    return [
-        "rank",
-        *sweep.axes,
-        *(column.replace("_", " ") for column in (VALIDATION, BEHIND, *_columns(sweep)[1:])),
-    ], rows
+    for (rank, point), (judged,) in zip(ranked, places, strict=True):
+        judged = Cell("failed") if rank is None else judged
+        behind = Cell(judge.text(*sweep.behind(point)))
+        tested = [Cell(column.text(*point.figure(column.name))) for column in figures[1:]]
+        name = NOTHING if rank is None else str(rank)
+        evaluated = Cell(point.evaluated or NOTHING)
+        rows.append([Cell(name), *map(Cell, point.values.values()), judged, behind, *tested, evaluated])
+    head = ["rank", *sweep.axes, judge.header, BEHIND, *(column.header for column in figures[1:]), "evaluated"]
+    return Table(head, rows, frozenset({*range(len(sweep.axes) + 1), len(head) - 1}))
 
 
 def shown(sweep: Sweep) -> list[Table | Text]:
     """Return the best points and those that failed for the terminal, with what one must know to read them."""
-    head, rows = _table(sweep)
-    table = Table()
-    for column in head:
-        table.add_column(column, justify="left" if column in sweep.axes else "right")
-    ranked = len(sweep.ranked)
-    for row in (*rows[: min(SHOWN, ranked)], *rows[ranked:]):
-        table.add_row(*map(Text, row))  # Text, not strings: brackets are part of values
+    ranked, pairs = len(sweep.ranked), sweep.pairs
     more = [f"{ranked - SHOWN} more points are in {MARKDOWN}."] if ranked > SHOWN else []
-    return [table, Text("\n".join([*more, *notes(sweep)]), style="dim")]
+    parts: list[Table | Text] = [_first(table(sweep), SHOWN, ranked), _dim([*more, *notes(sweep)])]
+    if pairs.found:
+        parts.append(_first(pairs.table("point"), SHOWN, len(pairs.found)))
+    return [*parts, _dim(pair_notes(sweep))] if pair_notes(sweep) else parts
+
+
+def _first(table: Table, count: int, ranked: int) -> Table:
+    """Return a table of its first rows, and of those after the ranked ones."""
+    return replace(table, rows=[*table.rows[: min(count, ranked)], *table.rows[ranked:]])
+
+
+def _dim(lines: Sequence[str]) -> Text:
+    return Text("\n".join([*lines, ""]), style="dim")
+
+
+def for_a_paper(sweep: Sweep, command: str) -> str:
+    """Return the best points as LaTeX."""
+    whole, name = table(sweep), short_name(sweep.method)
+    spread = ", mean ± sample standard deviation over seeds" if len(sweep.seeds) > 1 else ""
+    caption = (
+        f"{name} at {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(sweep.seeds)}: "
+        f"accuracy in %{spread}. Evaluated: {_evaluated(sweep)}. "
+        f"Validation, {sweep.judge.meaning}, alone chooses: bold the best, underlined the second."
+    )
+    more = len(sweep.ranked) - PRINTED
+    left_out = [f"{count(more, 'more point')} in {POINTS}"] if more > 0 else []
+    left_out += [f"{count(len(sweep.failed), 'point')} failed: {POINTS}"] if sweep.failed else []
+    printed = Table(whole.head[:-1], [row[:-1] for row in whole.rows[: len(sweep.ranked)][:PRINTED]], whole.texts)
+    return latex.table(printed, caption, f"tab:sweep-{name}", [*origin(sweep, command), *left_out])
+
+
+def origin(sweep: Sweep, command: str) -> list[str]:
+    """Return where the figures of a file come from, a line each."""
+    return [f"evaluated: {_evaluated(sweep)}", f"seeds: {words(sweep.seeds)}", f"command: {command}"]
+
+
+def _evaluated(sweep: Sweep) -> str:
+    """Return the evaluation point of all points, or each with the points that have it."""
+    names: dict[str, list[str]] = {}
+    for point in sweep.points:
+        if point.evaluated:
+            names.setdefault(point.evaluated, []).append(point.name)
+    if len(names) == 1:
+        return next(iter(names))
+    return "; ".join(f"{evaluated} ({', '.join(of)})" for evaluated, of in names.items()) or NOTHING
 
 
 def notes(sweep: Sweep) -> list[str]:
@@ -121,12 +139,12 @@ def notes(sweep: Sweep) -> list[str]:
     whose = " (each client at its own)" if sweep.judge.scope == "personal" else ""
     spread = ", mean ± sample standard deviation over seeds" if len(seeds) > 1 else ""
     lines = [
-        f"Method: {sweep.method}, status: {sweep.status}.",
+        f"Method: {short_name(sweep.method)}, status: {sweep.status}.",
         f"Validation: {sweep.judge.meaning}, at the best round of each run{whose}{spread}; "
         "it alone chooses, of equal points the one that was tried first.",
         "Global: the balanced test set; personal: each client's own test part. Final: after the last round; selected: "
         "at the best validation round. Test data choose nothing.",
-        f"Tried: {_count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(seeds)}; {counting} of "
+        f"Tried: {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(seeds)}; {counting} of "
         f"{len(runs)} runs count. The best of many validation figures is too good to be true: what to expect "
         "is in the test columns.",
     ]
@@ -136,6 +154,14 @@ def notes(sweep: Sweep) -> list[str]:
     if data:
         lines.append(f"{words(data)}: points have other data, so their validation figures are not of the same samples.")
     return [*lines, *(shorten(f"{point.name}: {point.reason}", LENGTH) for point in sweep.failed)]
+
+
+def pair_notes(sweep: Sweep) -> list[str]:
+    """Say what the differences to the baseline are."""
+    if sweep.best is None:
+        return []
+    chosen = ["The baseline is the best point by these validation figures, which flatters it."]
+    return [*sweep.pairs.notes(sweep.same), *(chosen if sweep.pairs.found and not sweep.baseline else [])]
 
 
 def _chance(sweep: Sweep) -> str:
@@ -150,94 +176,23 @@ def _chance(sweep: Sweep) -> str:
     near = sum(1 for mean, spread in gaps if mean is not None and spread is not None and mean <= spread)
     return (
         "Behind: the gap to the best, seed by seed, since a seed gives all points the same data and initial models. "
-        f"The gap of {near} of the {_count(len(gaps), 'other point')} is within its standard deviation."
+        f"The gap of {near} of the {count(len(gaps), 'other point')} is within its standard deviation."
     )
 
 
-def _count(number: int, thing: str) -> str:
+def count(number: int, thing: str) -> str:
+    """Return ``1 point``, ``2 points``."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def markdown(sweep: Sweep, command: str, images: Iterable[str]) -> str:
     """Return the table of points as Markdown, with notes, images and the command."""
-    head, rows = _table(sweep)
-    lines = [head, ["---", *(["---"] * len(sweep.axes)), *(["---:"] * (1 + len(_columns(sweep))))], *rows]
-    table = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-    remarks = "\n".join(f"* {note}" for note in notes(sweep))
-    drawn = "\n".join(f"![{name}]({name})" for name in images)
-    return "\n\n".join([table, remarks, drawn, f"```\n{command}\n```\n"])
+    drawn, pairs = "\n".join(f"![{name}]({name})" for name in images), sweep.pairs
+    parts = [table(sweep).markdown(), _listed(notes(sweep))]
+    parts += [pairs.table("point").markdown()] if pairs.found else []
+    parts += [_listed(pair_notes(sweep))] if pair_notes(sweep) else []
+    return "\n\n".join([*parts, drawn, f"```\n{command}\n```\n"])
 
 
-def recipe(sweep: Sweep, command: str, tree: Mapping[str, Any]) -> str:
-    """Return settings as a recipe: all options of what a run computes, and in comments how they were chosen.
-
-    Parameters
-    ----------
-    sweep : Sweep
-        What found them.
-    command : str
-        The command line of the sweep.
-    tree : Mapping[str, Any]
-        The best point's settings, with the first seed.
-    """
-    best = sweep.best
-    assert best is not None
-    figure = f"{sweep.judge.text(*best.figure(VALIDATION))}{' %' * (sweep.judge.scale == 100)}"
-    task = f" --task {sweep.task}" if sweep.task else ""
-    comments = [
-        f"The best of {_count(len(sweep.points), 'point')} at which fd-flower sweep tried {sweep.method} "
-        f"(status: {sweep.status}): "
-        f"{sweep.origin}; {len(sweep.failed)} failed.",
-        f"Chosen by {sweep.judge.meaning}, at the best validation round of each run,",
-        f"mean over seeds {words(sweep.seeds)}: {figure}. Test data chose nothing.",
-        *(f"swept: {key}={value}" for key, value in best.values.items()),
-        f"command: {command}",
-        f"to run it again: fd-flower run {sweep.method} --recipe {BEST}{task}",
-    ]
-    sections = {name: values for name, values in tree.items() if isinstance(values, Mapping)}
-    elsewhere = {key.removeprefix("run.") for key in (*HERE_ALONE, "run.device")}
-    sections["run"] = {key: value for key, value in sections["run"].items() if key not in elsewhere}
-    head = "".join(f"# {' '.join(comment.split())}\n" for comment in comments)
-    return head + OmegaConf.to_yaml(OmegaConf.create(sections))
-
-
-def _sections(sweep: Sweep, command: str, drawn: Mapping[str, bytes], best: str | None) -> list[Markup]:
-    """Return the parts of the page."""
-    head, rows = _table(sweep)
-    texts = range(len(sweep.axes) + 1)
-    runs = [
-        [
-            *point.values.values(),
-            trial.seed,
-            *(sweep.judge.text(trial.figures.get(column)) for column in _columns(sweep)),
-            trial.reason,
-        ]
-        for point in sweep.points
-        for trial in point.trials
-    ]
-    every = ["seed", *(column.replace("_", " ") for column in _columns(sweep)), "reason"]
-    table = page.table([*sweep.axes, *every], runs, texts=[*texts[:-1], len(sweep.axes) + len(every) - 1], kind="tall")
-    found = [] if sweep.best is None else [element("h2", "The best point"), _best(sweep, sweep.best)]
-    kept = [] if best is None else [page.folded(f"{BEST}: all options of the best point", element("pre", best))]
-    return [
-        element("h1", f"Sweep of {sweep.method} ({sweep.status})"),
-        element("p", f"{_count(len(sweep.points), 'point')}, {_count(len(sweep.seeds), 'seed')} each", "soft"),
-        *found,
-        *kept,
-        element("h2", f"Validation {sweep.judge.name} over the swept keys"),
-        *(image(png, f"validation {sweep.judge.name}: {name}") for name, png in drawn.items()),
-        element("h2", "Points, best first"),
-        page.table(head, rows, texts=texts, kind="tall"),
-        *(element("p", note, "soft") for note in notes(sweep)),
-        page.folded("Every run", table),
-        element("h2", "To repeat this sweep"),
-        element("pre", command),
-    ]
-
-
-def _best(sweep: Sweep, point: Point) -> Markup:
-    unit = ", %" if sweep.judge.scale == 100 else ""
-    figures = [
-        (f"{column.replace('_', ' ')}{unit}", sweep.judge.text(*point.figure(column))) for column in _columns(sweep)
-    ]
-    return page.terms([*point.values.items(), *figures])
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"* {line}" for line in lines)

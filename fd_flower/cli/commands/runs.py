@@ -48,21 +48,27 @@ def compare(
     reach: Annotated[
         float | None, typer.Option(min=0, max=100, metavar="PERCENT", help="Tell when runs first have this accuracy.")
     ] = None,
+    baseline: Annotated[
+        str, typer.Option(metavar="NAME", help="The method that others are compared with; by default the first.")
+    ] = "",
 ) -> None:
-    """Compare methods on the same data, models and seeds: a table, CSV, plots and a page.
+    """Compare methods on the same data, models and seeds: tables, CSV, LaTeX, plots and a page.
 
     An option with a method's short name before it is for that method alone: --set fd.client.kd_weight=0.5
+
+    With two seeds or more every method's difference to the baseline is given, seed by seed, with its 95 % interval.
     """
     from fd_flower.cli import compare as comparing
     from fd_flower.cli.plan import carry_out
 
     output: Output = context.obj
+    against = comparing.baseline_of(methods, baseline)
     comparison = comparing.ordered(methods, set or [], recipe, engine.value, out, task, seeds)
     with output.board() as board:
         for remark in comparing.remarks(comparison):
             board.say(remark)
         carry_out(comparison, jobs, board, output)
-    comparing.write(comparison, console(), None if reach is None else reach / 100)
+    comparing.write(comparison, console(), None if reach is None else reach / 100, against)
     typer.echo(comparison.path)
     if comparison.failures:
         raise typer.Exit(1)
@@ -97,6 +103,9 @@ def sweep(
     task: Task = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
     jobs: Jobs = 1,
+    baseline: Annotated[
+        str, typer.Option(metavar="POINT", help="The point that others are compared with, as `lr=0.1`; else the best.")
+    ] = "",
 ) -> None:
     """Search options of METHOD for the best validation figure: tables, heat maps, a page, the best as a recipe.
 
@@ -112,7 +121,9 @@ def sweep(
     from fd_flower.cli.plan import carry_out
 
     output: Output = context.obj
-    search = sweeping.ordered(method, grid or [], random, select, set or [], recipe, engine.value, out, task, seeds)
+    search = sweeping.ordered(
+        method, grid or [], random, select, set or [], recipe, engine.value, out, task, seeds, baseline
+    )
     with output.board() as board:
         carry_out(search.plan, jobs, board, output, search.standing)
     chosen = sweeping.write(search, console())

@@ -2,20 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
 from typing import Any, ClassVar
 
+from fd_flower.results.columns import COSTS, Column, Summaries
 from fd_flower.results.history import Track
-from fd_flower.results.metrics import Figure
-from fd_flower.results.page import NOTHING, Markup, megabytes, rounded
+from fd_flower.results.page import Markup
 from fd_flower.results.panels import Panel
 
 Lines = Sequence[Mapping[str, Any]]
-Summaries = Sequence[Mapping[str, Any]]
 Evaluated = Mapping[str, str | None]
 """When ``global`` and ``personal`` figures are measured."""
-
-COSTS = {"bytes_up": ("bytes", "up"), "bytes_down": ("bytes", "down"), "seconds": ("seconds", "total")}
 
 
 class Kind(ABC):
@@ -35,8 +31,8 @@ class Kind(ABC):
         The beginning of a sentence that ends with an evaluation point.
     scopes : Mapping[str, str]
         What the panels of a comparison are about, ``global`` and ``personal``.
-    columns : Mapping[str, Sequence[str]]
-        Column of ``compare.csv`` -> where the figure stands in ``summary.json``.
+    figures : Sequence[Column]
+        The figures of comparisons and sweeps, before what a run costs.
     """
 
     key: ClassVar[str]
@@ -47,7 +43,7 @@ class Kind(ABC):
     scale: ClassVar[float]
     measured: ClassVar[str]
     scopes: ClassVar[Mapping[str, str]]
-    columns: ClassVar[Mapping[str, Sequence[str]]]
+    figures: ClassVar[Sequence[Column]]
 
     def evaluated(self, summary: Mapping[str, Any]) -> Evaluated:
         """Return when ``global`` and ``personal`` figures of a run were measured."""
@@ -73,7 +69,7 @@ class Kind(ABC):
     def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:
         """Return how a run went, to be drawn."""
 
-    def sections(self, summary: Mapping[str, Any], lines: Lines) -> list[Markup]:
+    def sections(self, summary: Mapping[str, Any]) -> list[Markup]:
         """Return further sections of a run's page, with their headings."""
         return []
 
@@ -85,36 +81,18 @@ class Kind(ABC):
     def tracks(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
         """Return the figure that comparisons draw, by scope (``global``, ``personal``) and by whose it is."""
 
-    @abstractmethod
-    def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
-        """Return head and rows of a comparison: a group's summaries, one a seed, make a row."""
+    def columns(self, runs: Summaries) -> list[Column]:
+        """Return the columns of tables about runs: their figures and what they cost."""
+        return [*self.figures, *COSTS]
 
-    def metrics(self, runs: Summaries) -> list[Figure]:
-        """Return the figures of a comparison's second table, and further columns of ``compare.csv``."""
+    def metrics(self, runs: Summaries) -> list[Column]:
+        """Return further columns, which have a table of their own below and stand in the same files."""
         return []
+
+    def references(self, runs: Summaries) -> Mapping[str, Mapping[str, tuple[float | None, float | None]]]:
+        """Return what needs no training, by name: means and spreads by column, of runs that differ in their seed."""
+        return {}
 
     @abstractmethod
     def notes(self, several: bool) -> list[str]:
         """Return what the figures of a comparison are; ``several``: some are means over seeds."""
-
-
-def at(tree: Mapping[str, Any], path: Sequence[str]) -> float | None:
-    """Return what stands at a path of keys; None where the path ends early."""
-    value: Any = tree
-    for key in path:
-        if value is None:
-            return None
-        value = value.get(key)
-    return value
-
-
-def over_seeds(runs: Summaries, path: Sequence[str]) -> tuple[float | None, float | None]:
-    """Return a figure's mean over seeds and its sample standard deviation; None where there is none."""
-    known = [value for value in (at(summary, path) for summary in runs) if value is not None]
-    return (fmean(known) if known else None), (stdev(known) if len(known) > 1 else None)
-
-
-def costs(runs: Summaries) -> list[str]:
-    """Return the cells of ``COSTS``: MB up, MB down, seconds; means over seeds."""
-    up, down, seconds = (over_seeds(runs, path)[0] for path in COSTS.values())
-    return [cell or NOTHING for cell in (megabytes(up), megabytes(down), rounded(seconds, 1))]

@@ -8,10 +8,11 @@ from typing import Any, ClassVar, final
 from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
 from fd_flower.results import classes, metric_pages, metrics
+from fd_flower.results.columns import Column, Summaries
 from fd_flower.results.history import SERVER, History, Track, at_best, curve, last, training_loss
-from fd_flower.results.kinds.base import COSTS, Evaluated, Kind, Lines, Summaries, at, costs, over_seeds
-from fd_flower.results.metrics import Figure, of_clients, of_mean
-from fd_flower.results.page import NOTHING, Markup, Share, element, percent, rounded, table
+from fd_flower.results.kinds.base import Evaluated, Kind, Lines
+from fd_flower.results.metrics import of_clients, of_mean
+from fd_flower.results.page import Markup, Share, element, percent, rounded, table
 from fd_flower.results.panels import TEST, TRAINING, VALIDATION, Line, Panel
 
 EVALUATION_POINTS = {
@@ -20,27 +21,13 @@ EVALUATION_POINTS = {
     "aggregated": "aggregated: the server's model, after aggregation",
 }
 
-FIGURES = {
-    "global_final": ("accuracy", "global", "final"),
-    "global_selected": ("accuracy", "global", "selected"),
-    "personal_final": ("accuracy", "personal", "final"),
-    "personal_selected": ("accuracy", "personal", "selected"),
-    "personal_worst10": ("accuracy", "personal", "worst10"),
-}
-"""Column -> where the figure stands in summary.json."""
-
-HEAD = [
-    "method",
-    "evaluated",
-    "global final",
-    "global selected",
-    "personal final",
-    "personal selected",
-    "worst 10 %",
-    "MB up",
-    "MB down",
-    "seconds",
-]
+FIGURES = (
+    Column("global_final", "global final", ("accuracy", "global", "final")),
+    Column("global_selected", "global selected", ("accuracy", "global", "selected")),
+    Column("personal_final", "personal final", ("accuracy", "personal", "final")),
+    Column("personal_selected", "personal selected", ("accuracy", "personal", "selected")),
+    Column("personal_worst10", "worst 10 %", ("accuracy", "personal", "worst10")),
+)
 
 
 @final
@@ -54,7 +41,7 @@ class Classification(Kind):
     scale = 100
     measured = "Global accuracy is measured"
     scopes: ClassVar = {"global": "Global accuracy: balanced test set", "personal": "Personal accuracy: own test parts"}
-    columns: ClassVar = {**FIGURES, **COSTS}
+    figures: ClassVar = FIGURES
 
     def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return accuracy, what it is selected on, and calibration."""
@@ -89,9 +76,9 @@ class Classification(Kind):
             final, selected = (summary["accuracy"][scope][key] for key in ("final", "selected"))
             if final is not None:
                 found.append(f"{scope} {final:.1%}" + ("" if selected is None else f" (selected {selected:.1%})"))
-        for figure in self.metrics([summary]):
-            if figure.path[1] not in BY_CLASS and (value := at(summary, figure.path)) is not None:
-                found.append(f"{figure.header} {value:.{figure.digits}f}")
+        for column in self.metrics([summary]):
+            if column.path[1] not in BY_CLASS and (value := column.of(summary)) is not None:
+                found.append(f"{column.header} {column.text(value)}")
         return found
 
     def headline(self, summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Markup]:
@@ -218,20 +205,7 @@ class Classification(Kind):
         history = History.of(lines, evaluated)
         return {"global": history.shared.get("accuracy", {}), "personal": history.own.get("accuracy", {})}
 
-    def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
-        """Return one row a group: accuracies, bytes and seconds."""
-        rows = [
-            [
-                name,
-                self.point(runs[0]),
-                *(percent(*over_seeds(runs, path)) or NOTHING for path in FIGURES.values()),
-                *costs(runs),
-            ]
-            for name, runs in groups.items()
-        ]
-        return HEAD, rows
-
-    def metrics(self, runs: Summaries) -> list[Figure]:
+    def metrics(self, runs: Summaries) -> list[Column]:
         """Return balanced accuracy, macro-F1, AUC and the task's own metrics."""
         return metrics.figures(runs)
 

@@ -6,13 +6,15 @@ scope's nDCG@10 over questions, ``validation`` the nDCG@10 that rounds are selec
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
+from fd_flower.results.columns import Column, Summaries
 from fd_flower.results.history import SERVER, Track, Tracks, at_best, curve, last, training_loss
-from fd_flower.results.kinds.base import COSTS, Evaluated, Kind, Lines, Summaries, costs, over_seeds
-from fd_flower.results.page import NOTHING, Markup, element, rounded
+from fd_flower.results.kinds.base import Evaluated, Kind, Lines
+from fd_flower.results.page import Markup, element, rounded
 from fd_flower.results.page import table as markup
 from fd_flower.results.panels import Panel, panel
 
@@ -24,17 +26,26 @@ SCOPES = {
     "unseen": "a collection that no client holds",
 }
 WHOSE = {"global": "the server's retriever", "personal": "each client's own retriever, mean over clients"}
-FIGURES = {
-    **{
-        f"{who}_{scope}{'' if key == 'final' else '_selected'}": ("retrieval", who, scope, HEADLINE, key)
-        for who in ("global", "personal")
+WHO = ("global", "personal")
+FIGURES = (
+    *(
+        Column(
+            f"{who}_{scope}{'' if key == 'final' else '_selected'}",
+            f"{who} {scope}{'' if key == 'final' else ' selected'}",
+            ("retrieval", who, scope, HEADLINE, key),
+            scale=1,
+            digits=3,
+        )
+        for who in WHO
         for scope in SCOPES
         for key in ("final", "selected")
         if key == "final" or scope == "own"
-    },
-    **{f"{who}_own_error": ("retrieval", who, "own", "se") for who in ("global", "personal")},
-}
-"""Column -> where the figure stands in summary.json."""
+    ),
+    *(
+        Column(f"{who}_own_error", f"{who} SE", ("retrieval", who, "own", "se"), 1, 3, better="", spread=False)
+        for who in WHO
+    ),
+)
 
 
 @final
@@ -50,7 +61,7 @@ class Retrieval(Kind):
         "global": "The server's retriever: own questions",
         "personal": "Clients' retrievers: own questions",
     }
-    columns: ClassVar = {**FIGURES, **COSTS}
+    figures: ClassVar = FIGURES
 
     def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return each metric by whose retriever it is of and what is searched, and those of what needs no training."""
@@ -142,35 +153,19 @@ class Retrieval(Kind):
         """Return nDCG@10 on questions about clients' own documents."""
         return {who: found.get(f"own/{HEADLINE}", {}) for who, found in _tracks(lines, evaluated).items()}
 
-    def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
-        """Return head and rows of the comparison: a group's summaries, one a seed, make a row.
-
-        A column without any figure is left out. Rows of what needs no training come last; they are the first group's,
-        since all have the same data.
-        """
-        rows = {
-            name: {column: over_seeds(runs, path) for column, path in FIGURES.items()} for name, runs in groups.items()
-        }
-        first = next(iter(groups.values()))
-        for name in first[0]["retrieval"]["references"]:
-            paths = {f"global_{scope}": ("retrieval", "references", name, scope, HEADLINE) for scope in SCOPES}
-            paths["global_own_error"] = ("retrieval", "references", name, "own", "se")
-            rows[name] = {
-                column: over_seeds(first, paths[column]) if column in paths else (None, None) for column in FIGURES
+    def references(self, runs: Summaries) -> Mapping[str, Mapping[str, tuple[float | None, float | None]]]:
+        """Return how BM25 and the untrained retriever search, in the columns of the server's retriever."""
+        found = {}
+        for name in runs[0]["retrieval"]["references"]:
+            at = ("retrieval", "references", name)
+            paths = {f"global_{scope}": (*at, scope, HEADLINE) for scope in SCOPES}
+            paths["global_own_error"] = (*at, "own", "se")
+            found[name] = {
+                column.name: replace(column, path=paths[column.name]).over_seeds(runs)
+                for column in FIGURES
+                if column.name in paths
             }
-        kept = [column for column in FIGURES if any(row[column][0] is not None for row in rows.values())]
-        head = ["method", "evaluated", *(column.replace("_", " ").replace("own error", "SE") for column in kept)]
-        cells = [
-            [
-                name,
-                self.point(groups[name][0]) if name in groups else NOTHING,
-                *(_cell(*row[column], column.endswith("error")) for column in kept),
-            ]
-            for name, row in rows.items()
-        ]
-        for name, line in zip(rows, cells, strict=True):
-            line += costs(groups.get(name, ()))
-        return [*head, "MB up", "MB down", "seconds"], cells
+        return found
 
     def notes(self, several: bool) -> list[str]:
         """Return what the figures are."""
@@ -254,9 +249,3 @@ def _meaning(summary: Mapping[str, Any]) -> list[str]:
 def _words(name: str) -> str:
     scope, slash, metric = name.partition("/")
     return f"{scope} {METRICS[metric]}" if slash else f"{name} nDCG@10"
-
-
-def _cell(mean: float | None, spread: float | None, plain: bool) -> str:
-    if mean is None:
-        return NOTHING
-    return f"{mean:.3f}" if spread is None or plain else f"{mean:.3f} ± {spread:.3f}"

@@ -1,0 +1,83 @@
+"""What one must know to read a comparison: units, seeds, data, and the commands that made it."""
+
+from collections.abc import Mapping, Sequence
+
+from fd_flower.results import reproduce
+from fd_flower.results.groups import Group
+from fd_flower.results.page import words
+
+STATUS = (
+    "Status: what a method's code follows. A reconstruction follows neither the authors' code nor their paper: its "
+    "figures say nothing of the published method."
+)
+MARKED = "Bold: the best of a column; underlined: the second; equal figures as they are printed share a place."
+
+
+def notes(groups: Sequence[Group]) -> list[str]:
+    """Return what the figures are: units, seeds, data."""
+    first = groups[0]
+    measured = {group.name: first.kind.evaluated(group.summaries[0])["global"] for group in groups}
+    seeds = {group.name: words(group.seeds) for group in groups}
+    data = {group.name: words(group.summaries[0]["data"]) for group in groups}
+    several = any(len(group.folders) > 1 for group in groups)
+    return [
+        *first.kind.notes(several),
+        *([MARKED] if len(groups) > 1 else []),
+        STATUS,
+        "Final: after the last round. Selected: at the best validation round.",
+        "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
+        + (", mean over seeds." if several else "."),
+        f"{first.kind.measured}: {_by_value(measured)}.",
+        f"Seeds: {_by_value(seeds)}.",
+        f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
+        f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
+        f"Data: {data[first.name] if len(set(data.values())) == 1 else _by_value(data)}.",
+    ]
+
+
+def _by_value(values: Mapping[str, str | None]) -> str:
+    """Return one value for all, or each with the names that it belongs to."""
+    if len(set(values.values())) == 1:
+        return words(next(iter(values.values())))
+    return "; ".join(
+        f"{words(value)} ({', '.join(name for name, other in values.items() if other == value)})"
+        for value in dict.fromkeys(values.values())
+    )
+
+
+def commands(groups: Sequence[Group]) -> str:
+    """Return the command line of every run."""
+    return "\n".join(
+        reproduce.command(folder.config, summary["engine"])
+        for group in groups
+        for folder, summary in zip(group.folders, group.summaries, strict=True)
+    )
+
+
+def legend(groups: Sequence[Group]) -> list[str]:
+    """Return what in the curves does not explain itself."""
+    notes = ["A point after the last round is the closing measurement: the last aggregate, received."]
+    if any(folder.config["server"]["fraction"] < 1 for group in groups for folder in group.folders):
+        notes.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
+    return notes
+
+
+def caption(groups: Sequence[Group]) -> str:
+    """Return what stands above the table in a paper."""
+    kind, several = groups[0].kind, any(len(group.folders) > 1 for group in groups)
+    marked = [MARKED] if len(groups) > 1 else []
+    return " ".join([*kind.notes(several), f"Evaluated: {_points(groups)}.", f"Seeds: {_seeds(groups)}.", *marked])
+
+
+def origin(groups: Sequence[Group], command: str) -> list[str]:
+    """Return where the figures of a file come from, a line each."""
+    lines = [f"evaluated: {_points(groups)}", f"seeds: {_seeds(groups)}"]
+    return [*lines, *(f"command: {line}" for line in (command or commands(groups)).splitlines())]
+
+
+def _points(groups: Sequence[Group]) -> str:
+    return _by_value({group.name: group.kind.point(group.summaries[0]) for group in groups})
+
+
+def _seeds(groups: Sequence[Group]) -> str:
+    return _by_value({group.name: words(group.seeds) for group in groups})
