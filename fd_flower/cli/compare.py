@@ -10,6 +10,7 @@ from rich.console import Console
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, command, place
+from fd_flower.cli.progress import told
 from fd_flower.cli.run import words_of
 from fd_flower.config import DataConfig, ModelConfig, read_recipe
 from fd_flower.config.registry import full_name, short_name
@@ -134,6 +135,6 @@ def write(comparison: Plan, console: Console, reach: float | None) -> None:
     """Show the tables, and write them with their plots as Markdown, CSV and a page; ``reach``: an accuracy, 0 to 1."""
     if comparison.finished:
         compare.write(comparison.finished, comparison.path, command(), comparison.notes, reach)
-        console.print(*compare.tables(comparison.finished, reach), sep="\n")
+        console.print(*compare.tables(comparison.finished, reach, console.width), sep="\n")
     for note in comparison.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        told(console, note)

@@ -35,4 +35,5 @@ Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another r
 InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
 Task = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Your own task, found from your directory.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page that is written in a browser.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")]

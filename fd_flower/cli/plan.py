@@ -10,11 +10,12 @@ from fd_flower.cli import paths
 from fd_flower.cli.console import Interrupted, Output
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board
-from fd_flower.cli.run import execute, new_folder, outcome
+from fd_flower.cli.run import execute, new_folder
 from fd_flower.cli.workers import at_once
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
 from fd_flower.results.folder import CONFIG
+from fd_flower.results.outcome import outcome
 from fd_flower.results.reproduce import flatten
 
 PLACE = ("run.out", "run.resume", "run.device", "run.keep")  # where a run happens, not what it computes

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from fd_flower.core.storage import replace_file
@@ -15,6 +15,7 @@ from fd_flower.results.group_plots import PER_MEGABYTE, PER_POINT, PER_ROUND, im
 from fd_flower.results.groups import Group, grouped
 from fd_flower.results.kinds.base import over_seeds
 from fd_flower.results.page import NOTHING, Markup, element, image, words
+from fd_flower.results.terminal import fitted
 
 TEXTS = ("method", "status")
 """Columns that are words."""
@@ -25,17 +26,16 @@ STATUS = (
 )
 
 
-def tables(folders: Sequence[RunFolder], reach: float | None = None) -> list[Table | Text]:
-    """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
+def tables(folders: Sequence[RunFolder], reach: float | None = None, width: int = 160) -> list[RenderableType]:
+    """Return the comparison for a terminal ``width`` letters wide, tables and what one must know to read them.
+
+    The other arguments are those of `write`.
+    """
     groups = grouped(folders)
-    shown: list[Table | Text] = []
+    shown: list[RenderableType] = []
     for below, (head, rows) in zip((notes(groups), [evaluation_points.MEANING]), _tables(groups, reach), strict=False):
-        shown.append(table := Table())
-        for column in head:
-            table.add_column(column, justify="left" if column in TEXTS else "right")
-        for row in rows:
-            table.add_row(*row)
-        shown.append(Text("\n".join(below), style="dim"))
+        texts = [i for i, column in enumerate(head) if column in TEXTS]
+        shown += [fitted(head, rows, texts, width), Text("\n".join(below), style="dim")]
     return shown
 
 

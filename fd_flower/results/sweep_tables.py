@@ -8,7 +8,7 @@ from textwrap import shorten
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from fd_flower.core.storage import replace_file
@@ -16,6 +16,7 @@ from fd_flower.results import page, sweep_plots
 from fd_flower.results.page import NOTHING, Markup, element, image, percent, words
 from fd_flower.results.reproduce import HERE_ALONE
 from fd_flower.results.sweep import JUDGES, SENT, TESTED, VALIDATION, Point, Sweep
+from fd_flower.results.terminal import fitted
 
 RUNS, POINTS, MARKDOWN, PAGE, BEST = "sweep.csv", "points.csv", "sweep.md", "sweep.html", "best.yaml"
 SHOWN = 10  # rows on a terminal
@@ -89,15 +90,12 @@ def _table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
     return ["rank", *sweep.axes, *(column.replace("_", " ") for column in (VALIDATION, BEHIND, *COLUMNS[1:]))], rows
 
 
-def shown(sweep: Sweep) -> list[Table | Text]:
-    """Return the best points and those that failed for the terminal, with what one must know to read them."""
+def shown(sweep: Sweep, width: int = 160) -> list[RenderableType]:
+    """Return the best points and those that failed for a terminal, with what one must know to read them."""
     head, rows = _table(sweep)
-    table = Table()
-    for column in head:
-        table.add_column(column, justify="left" if column in sweep.axes else "right")
     ranked = len(sweep.ranked)
-    for row in (*rows[: min(SHOWN, ranked)], *rows[ranked:]):
-        table.add_row(*map(Text, row))  # Text, not strings: brackets are part of values
+    best = [*rows[: min(SHOWN, ranked)], *rows[ranked:]]
+    table = fitted(head, best, range(1, 1 + len(sweep.axes)), width)
     more = [f"{ranked - SHOWN} more points are in {MARKDOWN}."] if ranked > SHOWN else []
     return [table, Text("\n".join([*more, *notes(sweep)]), style="dim")]
 

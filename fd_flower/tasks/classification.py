@@ -21,7 +21,6 @@ class Classification:
     """Telling classes apart: accuracy, negative log-likelihood and calibration."""
 
     name = "classification"
-    headline = "accuracy"
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake.

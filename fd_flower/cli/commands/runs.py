@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from fd_flower.cli.console import Output, console
-from fd_flower.cli.options import Engine, InEngine, Jobs, Method, Out, Recipe, Select, Set, Task, from_here
+from fd_flower.cli.options import Engine, InEngine, Jobs, Method, Open, Out, Recipe, Select, Set, Task, from_here
 from fd_flower.cli.paths import look_here
 from fd_flower.core.errors import InvalidInputError
 
@@ -22,17 +22,23 @@ def run(
     on: Annotated[
         Path | None, typer.Option(metavar="DIR", help="On the devices of the federation that `keys DIR` made.")
     ] = None,
+    open: Open = False,
 ) -> None:
     """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
     from fd_flower.cli import run as runs
     from fd_flower.config.registry import short_name
+    from fd_flower.results.folder import REPORT
+    from fd_flower.results.outcome import ending
 
     output: Output = context.obj
     order = runs.order(method, set or [], recipe, engine.value, out, task, on)
     with output.board() as board:
         folder = runs.execute(order, board, short_name(method))
-        board.say(runs.outcome(folder.summary))
+        for line in ending(folder):
+            board.say(line)
     typer.echo(folder.path)
+    if open:
+        output.open(folder.path / REPORT)
 
 
 def compare(

@@ -34,6 +34,8 @@ class Kind(ABC):
         The beginning of a sentence that ends with an evaluation point.
     scopes : Mapping[str, str]
         What the panels of a comparison are about, ``global`` and ``personal``.
+    explained : str
+        What the figures of ``outcome`` are.
     columns : Mapping[str, Sequence[str]]
         Column of ``compare.csv`` -> where the figure stands in ``summary.json``.
     """
@@ -46,6 +48,7 @@ class Kind(ABC):
     scale: ClassVar[float]
     measured: ClassVar[str]
     scopes: ClassVar[Mapping[str, str]]
+    explained: ClassVar[str]
     columns: ClassVar[Mapping[str, Sequence[str]]]
 
     def evaluated(self, summary: Mapping[str, Any]) -> Evaluated:
