@@ -24,6 +24,7 @@ for each in (
     runs.run,
     runs.compare,
     runs.sweep,
+    runs.merge,
     show.methods,
     show.describe,
     show.data,

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
-from fd_flower.cli.plan import Plan, command, place
+from fd_flower.cli.plan import Plan, place
 from fd_flower.cli.progress import told
 from fd_flower.cli.run import words_of
 from fd_flower.config import DataConfig, ModelConfig, read_recipe
@@ -134,7 +134,7 @@ def remarks(comparison: Plan) -> list[str]:
 def write(comparison: Plan, console: Console, reach: float | None) -> None:
     """Show the tables, and write them with their plots as Markdown, CSV and a page; ``reach``: an accuracy, 0 to 1."""
     if comparison.finished:
-        compare.write(comparison.finished, comparison.path, command(), comparison.notes, reach)
+        compare.write(comparison.finished, comparison.path, comparison.command, comparison.notes, reach)
         console.print(*compare.tables(comparison.finished, reach, console.width), sep="\n")
     for note in comparison.notes:
         told(console, note)

@@ -84,6 +84,11 @@ def words_of(changes: Sequence[str], recipe: str | None) -> tuple[str, ...]:
     return tuple(paths.absolute_words(words, Path.cwd()))
 
 
+def changes_of(changes: Sequence[str], recipe: str | None) -> list[str]:
+    """Return what ``words_of`` does as one ``--set``, which says the same wherever it is read."""
+    return [shlex.join(words_of(changes, recipe))]
+
+
 def new_folder(name: str, folder: Path) -> Path:
     """Return ``runs/<time>-<name>`` in ``folder``, one that does not exist."""
     base = folder / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"

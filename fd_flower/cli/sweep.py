@@ -12,7 +12,7 @@ from rich.console import Console
 from fd_flower.cli import grid, paths
 from fd_flower.cli.grid import Axis, Choices
 from fd_flower.cli.order import Order
-from fd_flower.cli.plan import PLACE, Plan, command, place
+from fd_flower.cli.plan import PLACE, Plan, place
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
 from fd_flower.config.registry import strategy
@@ -182,6 +182,6 @@ def write(search: Search, console: Console) -> bool:
     result = search.found
     best = result.best
     tree = None if best is None else search.plan.orders[f"{best.name}-seed{search.seeds[0]}"].settings.tree()
-    sweep_tables.write(result, search.plan.path, command(), tree)
+    sweep_tables.write(result, search.plan.path, search.plan.command, tree)
     console.print(*sweep_tables.shown(result, console.width), sep="\n")
     return best is not None

@@ -17,6 +17,7 @@ from fd_flower.results.kinds.base import over_seeds
 from fd_flower.results.page import NOTHING, Markup, element, image, words
 from fd_flower.results.terminal import fitted
 
+PAGE = "compare.html"
 TEXTS = ("method", "status")
 """Columns that are words."""
 
@@ -202,5 +203,5 @@ def write(
     replace_file(out / "compare.md", markdown(folders, command, remarks, reach))
     replace_file(out / "compare.csv", comma_separated(folders))
     parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach)]
-    replace_file(out / "compare.html", page.page("Comparison · FD-Flower", parts))
-    return out / "compare.html"
+    replace_file(out / PAGE, page.page("Comparison · FD-Flower", parts))
+    return out / PAGE
