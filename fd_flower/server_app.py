@@ -36,8 +36,9 @@ def main(grid: Grid, context: Context) -> None:
     except InvalidInputError:
         raise
     except BaseException:
-        if Path(folder, CONFIG).is_file():
+        begun = RunFolder.open(folder) if Path(folder, CONFIG).is_file() else None
+        if begun is not None and begun.lines():
             again = f"method='{chosen.method}' set='run.resume={folder}'"
-            log(ERROR, '%s, resume: flwr run . --stream --run-config "%s"', standing(RunFolder.open(folder)), again)
+            log(ERROR, '%s, resume: flwr run . --stream --run-config "%s"', standing(begun), again)
         raise
     log(INFO, "%s", folder)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
-from rich.text import Text
+from rich.table import Column
 
 from fd_flower.results.progress import Line, Standing, clock
 
@@ -78,11 +78,12 @@ class LiveBoard:
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what the others leave: no figure is cut off
             MofNCompleteColumn(),
             TextColumn("{task.fields[accuracy]}", markup=False),
             TextColumn("{task.fields[left]}", markup=False, style="dim"),
             console=console,
+            expand=True,
             transient=True,
             refresh_per_second=4,
         )
@@ -98,7 +99,8 @@ class LiveBoard:
     def run(self, title: str, rounds: int) -> Iterator[Listener]:
         """Show a bar of rounds with live accuracy and the time that is left."""
         standing = Standing(rounds)
-        bar = self._bars.add_task(title, total=rounds, accuracy="", left="starting")
+        name = _within(title, self._console.width // 4)
+        bar = self._bars.add_task(name, total=rounds, accuracy="", left="starting")
 
         def hear(line: Line) -> None:
             if standing.hear(line):
@@ -115,10 +117,17 @@ class LiveBoard:
         told(self._console, text)
 
 
+def _within(title: str, room: int) -> str:
+    """Return a title in so many letters, without its middle where it is longer: a run's seed stands at its end."""
+    if len(title) <= room:
+        return title
+    return f"{title[: (room - 1) // 2]}…{title[len(title) - room // 2 :]}"
+
+
 def told(console: Console, text: str) -> None:
     """Write a line: broken between words on a terminal, never within a figure or a path, and whole elsewhere."""
-    shown = Text(text, overflow="ignore")
-    console.print(shown, highlight=False, soft_wrap=not console.is_terminal, crop=False)
+    where = {"soft_wrap": True} if not console.is_terminal else {"overflow": "ignore", "crop": False}
+    console.print(text, markup=False, highlight=False, **where)
 
 
 @contextmanager
