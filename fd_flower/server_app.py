@@ -31,6 +31,7 @@ def main(grid: Grid, context: Context) -> None:
         out = Path.home() / ".fd-flower" / "runs" / name
         chosen = replace(chosen, run=replace(chosen.run, out=str(out)))
     folder = str(chosen.run.resume or chosen.run.out)
+    log(INFO, "results: %s", folder)  # `flwr stop` ends this process before it could say anything
     try:
         Strategy.for_method(chosen).start(grid)
     except InvalidInputError:
