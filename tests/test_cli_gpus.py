@@ -21,7 +21,9 @@ WORKER = (
 )
 
 
-def found(devices: str | None, jobs: int | None = None, *asked: str, there: int = 4, visible: str = "") -> list:
+def found(
+    devices: str | None, jobs: int | None = None, *asked: str, there: int = 4, visible: str = ""
+) -> list[str | None]:
     return places(devices, jobs, asked, count=lambda: there, visible=visible)
 
 
@@ -92,7 +94,7 @@ def test_the_place_of_a_run_is_no_part_of_it():
     assert settings("local").run.device == "auto"
 
 
-def carried_out(monkeypatch: pytest.MonkeyPatch, folder: Path, devices: list, **ends: tuple[float, str]):
+def carried_out(monkeypatch: pytest.MonkeyPatch, folder: Path, devices: list[str | None], **ends: tuple[float, str]):
     """Carry out orders whose processes wait, note their device, and end so; return how, and the devices."""
 
     def command(order: Order) -> list[str]:

@@ -3,6 +3,7 @@
 import logging
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from flwr.app import Context, MetricRecord, RecordDict
@@ -66,11 +67,11 @@ def test_a_run_under_flower_that_fails_says_what_stands_and_how_it_goes_on(logge
             RunFolder.create(tmp_path / "run", chosen[0], "0" * 16).append(lines)
             raise RunError("no client replied")
 
-    chosen = []
+    chosen: list[Any] = []
     monkeypatch.setattr(server_app.Strategy, "for_method", lambda settings: chosen.append(settings) or Failing())
     context = Context(1, 0, {}, RecordDict(), {"method": "fd", "set": f"server.rounds=5 run.out={tmp_path}/run"})
     with pytest.raises(RunError):
-        server_app.main(None, context)
+        server_app.main(cast(Any, None), context)
     assert logged()[-1] == (
         f"2 of 5 rounds stand in {tmp_path}/run, resume: "
         f"flwr run . --stream --run-config \"method='fd' set='run.resume={tmp_path}/run'\""

@@ -126,8 +126,8 @@ def _within(title: str, room: int) -> str:
 
 def told(console: Console, text: str) -> None:
     """Write a line: broken between words on a terminal, never within a figure or a path, and whole elsewhere."""
-    where = {"soft_wrap": True} if not console.is_terminal else {"overflow": "ignore", "crop": False}
-    console.print(text, markup=False, highlight=False, **where)
+    whole = not console.is_terminal
+    console.print(text, markup=False, highlight=False, soft_wrap=whole, overflow="ignore", crop=False)
 
 
 @contextmanager
