@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 from fd_flower import methods
-from fd_flower.cli import doctor, main
+from fd_flower.cli import doctor, machine, main
 from fd_flower.cli.data import table
 from fd_flower.cli.describe import described, docstrings, exchanged, needed, options, type_words
 from fd_flower.cli.machine import Gpu, federation_config
@@ -138,6 +138,16 @@ def test_a_healthy_machine_passes(capsys):
     said = capsys.readouterr().out
     assert status == (1 if "broken" in said else 0)
     assert "--federation-config 'num-supernodes=" in said
+
+
+@pytest.mark.parametrize(("gpus", "told"), [(0, "--jobs 6"), (2, "--devices 0,1")])
+def test_the_doctor_says_how_runs_fill_the_machine(capsys, monkeypatch, gpus, told):
+    monkeypatch.setattr(machine, "gpus", lambda: [Gpu("a", 24 * GIB)] * gpus)
+    monkeypatch.setattr(machine, "cores", lambda: 6)
+    main(["doctor"])
+    said = capsys.readouterr().out
+    assert said.endswith(f"compare and sweep use all of it with\n  {told}\n")
+    assert said.count("a, 24 GiB") == gpus
 
 
 def test_what_is_broken_is_named_with_its_cure(capsys, monkeypatch):

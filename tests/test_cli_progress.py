@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fd_flower.cli.progress import LiveBoard, PlainBoard, SilentBoard, Standing, Tail, board, clock
+from fd_flower.cli.progress import LiveBoard, PlainBoard, SilentBoard, Tail, board
+from fd_flower.results.progress import Standing, clock
 
 
 def round_line(number: int, *, seconds: float = 2.0, replied: str = "01", **more: object) -> dict[str, object]:

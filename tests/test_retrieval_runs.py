@@ -15,12 +15,12 @@ from helpers.library_inputs import animals, judgment, write
 
 from fd_flower import engine, methods
 from fd_flower.cli import main
-from fd_flower.cli.progress import Standing
-from fd_flower.cli.run import outcome
 from fd_flower.config import Settings, settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder, compare
 from fd_flower.results.groups import grouped
+from fd_flower.results.outcome import outcome
+from fd_flower.results.progress import Standing
 from fd_flower.server import Strategy
 from fd_flower.tasks.described import described
 from fd_flower.tasks.retrieval import ask, beir, prompt

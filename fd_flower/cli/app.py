@@ -17,12 +17,14 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 for each in (
     runs.run,
     runs.compare,
     runs.sweep,
+    runs.merge,
     show.methods,
     show.describe,
     show.data,
@@ -36,9 +38,9 @@ for each in (
     app.command()(each)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, output: Output | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
-    output = Output()
+    output = output or Output()
     command = typer.main.get_group(app)
     command.params.append(_version())
     for each in (command, *command.commands.values()):

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
-from fd_flower.cli.plan import Plan, command, place
+from fd_flower.cli.plan import Plan, place
+from fd_flower.cli.progress import told
 from fd_flower.cli.run import words_of
 from fd_flower.config import DataConfig, ModelConfig, read_recipe
 from fd_flower.config.registry import full_name, short_name
@@ -148,7 +149,7 @@ def baseline_of(methods: Sequence[str], baseline: str) -> str:
 def write(comparison: Plan, console: Console, reach: float | None, baseline: str) -> None:
     """Show the tables, and write all that a comparison leaves behind; ``reach``: an accuracy, 0 to 1."""
     if comparison.finished:
-        compare.write(comparison.finished, comparison.path, command(), comparison.notes, reach, baseline)
+        compare.write(comparison.finished, comparison.path, comparison.command, comparison.notes, reach, baseline)
         console.print(*compare.shown(comparison.finished, reach, baseline), sep="\n")
     for note in comparison.notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        told(console, note)

@@ -3,9 +3,13 @@
 import os
 import sys
 import traceback
+import webbrowser
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
+import typer
 from rich.console import Console
 
 from fd_flower.cli.progress import Board, board
@@ -28,14 +32,22 @@ class Output:
         Results alone, no progress.
     debug : bool
         A traceback with every error.
+    opener : Callable[[str], bool]
+        Opens an address in a browser; whether there is one.
     """
 
     quiet: bool = False
     debug: bool = False
+    opener: Callable[[str], bool] = webbrowser.open
 
     def board(self) -> AbstractContextManager[Board]:
         """Return where runs show how they are coming on."""
         return board(console(), self.quiet)
+
+    def open(self, page: Path) -> None:
+        """Open a page in the user's browser; one line says where it is if there is none."""
+        if not self.opener(page.as_uri()):
+            typer.echo(f"fd-flower: no browser could be started here; the page is {page}", err=True)
 
     def reason(self, error: BaseException) -> str:
         """Return an error as one line; its traceback goes to standard error where the user wants it."""

@@ -45,8 +45,12 @@ def check(console: Console, node: Path | None = None) -> bool:
     if node is not None:
         return not any(finding.cure for finding in findings)
     console.print("Flower's simulation fits this machine with", markup=False, highlight=False)
-    fitting = machine.federation_config(DataConfig().clients, machine.cores(), machine.gpus())
+    cores, gpus = machine.cores(), machine.gpus()
+    fitting = machine.federation_config(DataConfig().clients, cores, gpus)
     console.print(f"  --federation-config '{fitting}'", markup=False, highlight=False, soft_wrap=True)
+    console.print("compare and sweep use all of it with", markup=False, highlight=False)
+    every = f"--devices {','.join(map(str, range(len(gpus))))}" if gpus else f"--jobs {cores}"
+    console.print(f"  {every}", markup=False, highlight=False)
     return not any(finding.cure for finding in findings)
 
 

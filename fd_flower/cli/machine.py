@@ -35,6 +35,13 @@ def memory() -> int | None:
         return None
 
 
+def gpu_count() -> int:
+    """Return how many GPUs torch sees; none of them is touched."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
 def gpus() -> list[Gpu]:
     """Return the GPUs that torch sees."""
     import torch

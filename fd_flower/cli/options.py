@@ -31,4 +31,15 @@ Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another r
 InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
 Task = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Your own task, found from your directory.")]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write.")]
-Jobs = Annotated[int, typer.Option(min=1, help="Runs at a time, each a process with one thread.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the page that is written in a browser.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Runs at a time, each a process with one thread; by default one, or one a device."),
+]
+Devices = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="The GPUs that runs at a time are dealt out to, as torch counts.")
+]
+Part = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only every N-th run, from the I-th on; `merge` makes one of all."),
+]

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from fd_flower.cli import paths
 from fd_flower.cli.console import Interrupted, Output
+from fd_flower.cli.gpus import Place, remark
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board
-from fd_flower.cli.run import execute, new_folder, outcome
+from fd_flower.cli.run import execute, new_folder
 from fd_flower.cli.workers import at_once
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
 from fd_flower.results.folder import CONFIG
+from fd_flower.results.outcome import outcome, standing
 from fd_flower.results.reproduce import flatten
 
 PLACE = ("run.out", "run.resume", "run.device", "run.keep")  # where a run happens, not what it computes
@@ -30,6 +32,8 @@ class Plan:
         The folder with all of it.
     orders : dict[str, Order]
         The runs by their folders' names (``fd-seed0``), in the order in which they are run and told.
+    command : str
+        The command line that asks for them.
     folders : dict[str, RunFolder]
         Those that are finished.
     failures : dict[str, str]
@@ -38,6 +42,7 @@ class Plan:
 
     path: Path
     orders: dict[str, Order]
+    command: str = field(default_factory=lambda: command_line())
     folders: dict[str, RunFolder] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -45,6 +50,11 @@ class Plan:
     def notes(self) -> list[str]:
         """Which runs are missing, and why."""
         return [f"{name} is missing: {reason}" for name, reason in self.failures.items()]
+
+    @property
+    def devices(self) -> list[str]:
+        """The ``run.device`` of each run."""
+        return [order.settings.run.device for order in self.orders.values()]
 
     @property
     def finished(self) -> list[RunFolder]:
@@ -67,10 +77,12 @@ def place(words: Sequence[str], out: Path | None, name: str) -> Path:
     return new_folder(name, here) if out is None else paths.absolute(out, here)
 
 
-def carry_out(plan: Plan, jobs: int, board: Board, output: Output, standing: Callable[[], str] | None = None) -> None:
-    """Run what is not finished, ``jobs`` at a time; one that fails does not stop the others.
+def carry_out(
+    plan: Plan, places: Sequence[Place], board: Board, output: Output, so_far: Callable[[], str] | None = None
+) -> None:
+    """Run what is not finished, one a place at a time; one that fails does not stop the others.
 
-    ``standing`` tells after every run how the whole is coming on; it sees ``plan`` as it is then.
+    ``so_far`` tells after every run how the whole is coming on; it sees ``plan`` as it is then.
 
     Raises
     ------
@@ -91,7 +103,10 @@ def carry_out(plan: Plan, jobs: int, board: Board, output: Output, standing: Cal
         else:
             pending[name] = replace(order, words=(paths.path_word("run.resume", order.out),))
     try:
-        for name, reason in _one_by_one(pending, board, output) if jobs == 1 else at_once(pending, jobs, board):
+        if hint := remark(places, plan.devices):
+            board.say(hint)
+        alone = list(places) == [None]
+        for name, reason in _one_by_one(pending, board, output) if alone else at_once(pending, places, board):
             if reason is None:
                 plan.folders[name] = RunFolder.open(pending[name].out)
                 reason = outcome(plan.folders[name].summary)
@@ -99,11 +114,34 @@ def carry_out(plan: Plan, jobs: int, board: Board, output: Output, standing: Cal
                 plan.failures[name] = reason
             ended = len(plan.folders) + len(plan.failures)
             board.say(f"{ended}/{len(plan.orders)} {name}: {reason}")
-            if standing is not None:
-                board.say(standing())
+            if so_far is not None:
+                board.say(so_far())
     except (KeyboardInterrupt, Interrupted):
         go_on = f"go on with the same command and --out {shlex.quote(str(plan.path))}"
         raise Interrupted(f"interrupted; {len(plan.folders)} of {len(plan.orders)} runs are done, {go_on}") from None
+
+
+def collect(plan: Plan, failures: Mapping[str, str]) -> bool:
+    """Take in what is there, and run nothing; whether every run was finished or failed, for the reason given here.
+
+    Raises
+    ------
+    InvalidInputError
+        Where a folder holds a run of other settings.
+    """
+    complete = True
+    for name, order in plan.orders.items():
+        folder = RunFolder.open(order.out) if (order.out / CONFIG).is_file() else None
+        if folder is not None:
+            _need_the_same(folder, order)
+        if folder is not None and folder.finished:
+            plan.folders[name] = folder
+        elif name in failures:
+            plan.failures[name] = failures[name]
+        else:
+            complete = False
+            plan.failures[name] = "no shard has run it" if folder is None else f"unfinished, {standing(folder)}"
+    return complete
 
 
 def _one_by_one(orders: Mapping[str, Order], board: Board, output: Output) -> Iterator[tuple[str, str | None]]:
@@ -130,6 +168,12 @@ def _need_the_same(folder: RunFolder, order: Order) -> None:
             )
 
 
-def command() -> str:
-    """Return the command line that the user typed."""
-    return shlex.join(["fd-flower", *sys.argv[1:]])
+def command_line() -> str:
+    """Return the command line that the user typed, of the whole where it was for one shard."""
+    words, kept = iter(sys.argv[1:]), []
+    for word in words:
+        if word == "--shard":
+            next(words, None)
+        elif not word.startswith("--shard="):
+            kept.append(word)
+    return shlex.join(["fd-flower", *kept])

@@ -2,93 +2,18 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from statistics import fmean, median
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Column
 
-Line = Mapping[str, Any]
-"""A line of ``rounds.jsonl``."""
+from fd_flower.results.progress import Line, Standing, clock
+
 Listener = Callable[[Line], None]
-Headline = tuple[str, float]
-"""A figure and its name."""
-HEADLINES = {"accuracy": "{:.1%}", "own/ndcg@10": "nDCG@10 {:.3f}", "unseen/ndcg@10": "unseen nDCG@10 {:.3f}"}
-"""The figures that a run may be about, and how they read."""
-
-
-class Standing:
-    """What the lines so far say of a run: its round, its newest accuracy, the time that is left."""
-
-    def __init__(self, rounds: int):
-        self.rounds = rounds
-        self.round = 0
-        self.left_out: list[str] = []
-        self._seconds: list[float] = []
-        self._awaited: set[str] | None = None
-        self._server: Headline | None = None
-        self._clients: dict[str, Headline] = {}
-        self._measured = 0
-
-    def hear(self, line: Line) -> bool:
-        """Take one more line in; whether the round is complete: its own line and one of every client that replied."""
-        self.round = line["round"]
-        if "client" in line:
-            self._hear_client(line)
-        else:
-            self._awaited = set(line.get("replied") or ())
-            self.left_out = list(line.get("failed") or ())
-            self._server = _headline(line.get("global") or {}) or self._server
-            if not line.get("closing"):
-                self._seconds.append(line.get("seconds") or 0.0)
-        return self._awaited == set()
-
-    def _hear_client(self, line: Line) -> None:
-        if self._awaited:
-            self._awaited.discard(line["client"])
-        figure = _last_headline(line)
-        if figure is not None:
-            if line["round"] != self._measured:
-                self._measured, self._clients = line["round"], {}
-            self._clients[line["client"]] = figure
-
-    @property
-    def accuracy(self) -> str:
-        """The server's figure where it has a model, else the mean over clients; empty before either is known."""
-        if self._server is not None:
-            return f"global {_told(*self._server)}"
-        if not self._clients:
-            return ""
-        names, figures = zip(*self._clients.values(), strict=True)
-        return f"personal {_told(names[0], fmean(figures))}"
-
-    @property
-    def seconds(self) -> float:
-        """How long the last round took."""
-        return self._seconds[-1] if self._seconds else 0.0
-
-    @property
-    def left(self) -> float:
-        """The seconds that the remaining rounds take if they are like the usual one so far."""
-        return median(self._seconds) * (self.rounds - self.round) if self._seconds else 0.0
-
-
-def _last_headline(line: Line) -> Headline | None:
-    """Return a client's figure at the last of the moments that its line has."""
-    found = [_headline(figures) for figures in (line.get("evaluations") or {}).values()]
-    return next((figure for figure in reversed(found) if figure is not None), None)
-
-
-def _headline(figures: Mapping[str, Any]) -> Headline | None:
-    """Return the figure that a run is about: accuracy, or a retriever's nDCG@10."""
-    return next(((name, figures[name]) for name in HEADLINES if figures.get(name) is not None), None)
-
-
-def _told(name: str, figure: float) -> str:
-    return HEADLINES[name].format(figure)
 
 
 class Board(Protocol):
@@ -153,11 +78,12 @@ class LiveBoard:
         self._bars = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=None, table_column=Column(ratio=1)),  # what the others leave: no figure is cut off
             MofNCompleteColumn(),
             TextColumn("{task.fields[accuracy]}", markup=False),
             TextColumn("{task.fields[left]}", markup=False, style="dim"),
             console=console,
+            expand=True,
             transient=True,
             refresh_per_second=4,
         )
@@ -173,7 +99,8 @@ class LiveBoard:
     def run(self, title: str, rounds: int) -> Iterator[Listener]:
         """Show a bar of rounds with live accuracy and the time that is left."""
         standing = Standing(rounds)
-        bar = self._bars.add_task(title, total=rounds, accuracy="", left="starting")
+        name = _within(title, self._console.width // 4)
+        bar = self._bars.add_task(name, total=rounds, accuracy="", left="starting")
 
         def hear(line: Line) -> None:
             if standing.hear(line):
@@ -187,7 +114,20 @@ class LiveBoard:
 
     def say(self, text: str) -> None:
         """Write a line above the bars."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        told(self._console, text)
+
+
+def _within(title: str, room: int) -> str:
+    """Return a title in so many letters, without its middle where it is longer: a run's seed stands at its end."""
+    if len(title) <= room:
+        return title
+    return f"{title[: (room - 1) // 2]}…{title[len(title) - room // 2 :]}"
+
+
+def told(console: Console, text: str) -> None:
+    """Write a line: broken between words on a terminal, never within a figure or a path, and whole elsewhere."""
+    whole = not console.is_terminal
+    console.print(text, markup=False, highlight=False, soft_wrap=whole, overflow="ignore", crop=False)
 
 
 @contextmanager
@@ -226,13 +166,3 @@ class Tail:
         self._read += len(whole)
         lines = (json.loads(line) for line in whole.splitlines())
         return [line for line in lines if line["round"] > self._old]
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as people say it: ``12 s``, ``3:05 min``, ``1:02 h``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    return f"{whole // 3600}:{whole % 3600 // 60:02} h"

@@ -3,19 +3,18 @@
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from fd_flower.cli import paths
 from fd_flower.cli.console import Interrupted
 from fd_flower.cli.order import Order
-from fd_flower.cli.progress import Board, Listener, clock
+from fd_flower.cli.progress import Board, Listener
 from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.results import kinds
 from fd_flower.results.folder import CONFIG, RunFolder
+from fd_flower.results.outcome import standing
 
 
 def order(
@@ -85,6 +84,11 @@ def words_of(changes: Sequence[str], recipe: str | None) -> tuple[str, ...]:
     return tuple(paths.absolute_words(words, Path.cwd()))
 
 
+def changes_of(changes: Sequence[str], recipe: str | None) -> list[str]:
+    """Return what ``words_of`` does as one ``--set``, which says the same wherever it is read."""
+    return [shlex.join(words_of(changes, recipe))]
+
+
 def new_folder(name: str, folder: Path) -> Path:
     """Return ``runs/<time>-<name>`` in ``folder``, one that does not exist."""
     base = folder / "runs" / f"{datetime.now():%Y%m%d-%H%M%S}-{name}"
@@ -130,14 +134,7 @@ def _through_flower(order: Order, hear: Listener) -> None:
 def _how_it_goes_on(order: Order) -> str:
     if not (order.out / CONFIG).is_file():
         return "interrupted before the run began"
-    return f"interrupted; {order.out} holds the rounds so far, resume: {order.to_go_on}"
-
-
-def outcome(summary: Mapping[str, Any]) -> str:
-    """Return what a run came to, in one line."""
-    words = kinds.of(summary["task"]).outcome(summary)
-    up, down = (summary["bytes"][way] / 1e6 for way in ("up", "down"))
-    return ", ".join([*words, f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])])
+    return f"interrupted; {standing(RunFolder.open(order.out))}, resume: {order.to_go_on}"
 
 
 def runs_in(path: Path) -> list[RunFolder]:

@@ -14,8 +14,7 @@ from rich.console import Console
 from fd_flower.cli import grid, paths
 from fd_flower.cli.grid import Axis, Choices
 from fd_flower.cli.order import Order
-from fd_flower.cli.plan import PLACE, Plan, command, place
-from fd_flower.cli.progress import clock
+from fd_flower.cli.plan import PLACE, Plan, place
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
 from fd_flower.config.registry import strategy
@@ -24,6 +23,7 @@ from fd_flower.core.rng import numpy_rng
 from fd_flower.results import sweep, sweep_files, sweep_tables
 from fd_flower.results.judge import Judge
 from fd_flower.results.metrics import SCOPES
+from fd_flower.results.progress import clock
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
@@ -217,6 +217,6 @@ def write(search: Search, console: Console) -> bool:
     result = search.found
     best = result.best
     tree = None if best is None else search.plan.orders[f"{best.name}-seed{search.seeds[0]}"].settings.tree()
-    sweep_files.write(result, search.plan.path, command(), tree, search.plan.folders)
+    sweep_files.write(result, search.plan.path, search.plan.command, tree, search.plan.folders)
     console.print(*sweep_tables.shown(result), sep="\n")
     return best is not None

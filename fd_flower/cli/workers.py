@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO
 
 from fd_flower.cli.flower import python_path
+from fd_flower.cli.gpus import VISIBLE, Place
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Listener, Tail
 from fd_flower.cli.superlink import ended_in_order
 from fd_flower.results.folder import LINES
 
+KILLED = "its process was killed, most often since memory ran out: the same command with fewer --jobs resumes it"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -25,6 +27,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 class _Worker:
     """A run in a process of its own, and where it shows how it is coming on."""
 
+    place: int
     process: subprocess.Popen[bytes]
     errors: IO[bytes]
     lines: Tail
@@ -45,23 +48,29 @@ class _Worker:
         self.errors.seek(0)
         output = self.errors.read().decode(errors="replace").strip().splitlines()
         self.errors.close()
-        if self.process.returncode == 0:
+        status = self.process.returncode
+        if status == 0:
             return None
-        return output[-1].removeprefix("fd-flower: ") if output else f"it ended with status {self.process.returncode}"
+        if status < 0:  # what it wrote before does not say why
+            killed = status == -signal.SIGKILL
+            return KILLED if killed else f"its process was ended by {signal.Signals(-status).name}"
+        return output[-1].removeprefix("fd-flower: ") if output else f"it ended with status {status}"
 
 
-def at_once(orders: Mapping[str, Order], jobs: int, board: Board) -> Iterator[tuple[str, str | None]]:
-    """Run orders, ``jobs`` at a time; give the name of each that ends, and why it failed, if it did."""
-    waiting = list(orders)
+def at_once(orders: Mapping[str, Order], places: Sequence[Place], board: Board) -> Iterator[tuple[str, str | None]]:
+    """Run orders, one a place at a time; give the name of each that ends, and why it failed, if it did."""
+    waiting, free = list(orders), list(range(len(places)))
     working: dict[str, _Worker] = {}
     with ended_in_order():
         try:
             while waiting or working:
-                while waiting and len(working) < jobs:
-                    name = waiting.pop(0)
-                    working[name] = _begin(name, orders[name], board)
+                while waiting and free:
+                    name, place = waiting.pop(0), free.pop(0)
+                    working[name] = _begin(name, orders[name], place, places[place], board)
                 for name in [name for name, worker in working.items() if worker.ended]:
-                    yield name, working.pop(name).close()
+                    worker = working.pop(name)
+                    free = sorted([*free, worker.place])
+                    yield name, worker.close()
                 time.sleep(0.1)
         finally:
             for worker in working.values():
@@ -71,16 +80,21 @@ def at_once(orders: Mapping[str, Order], jobs: int, board: Board) -> Iterator[tu
                 worker.close()
 
 
-def _begin(name: str, order: Order, board: Board) -> _Worker:
+def _command(order: Order) -> list[str]:
     # -P: the package is found where this process found it, whatever lies in the user's directory.
     command = [sys.executable, "-P", "-m", "fd_flower.cli", "run", order.method, "--quiet"]
-    command += ["--set", shlex.join(order.words), "--engine", order.engine, "--task", order.task]
+    return [*command, "--set", shlex.join(order.words), "--engine", order.engine, "--task", order.task]
+
+
+def _begin(name: str, order: Order, place: int, device: Place, board: Board) -> _Worker:
     environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": python_path()}
+    if device is not None:
+        environment[VISIBLE] = device
     errors = TemporaryFile()  # noqa: SIM115 (closed with the worker)
     # A session of its own: Ctrl-C comes to it once, from us.
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
+        _command(order), env=environment, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
     )
     shown = ExitStack()
     hear = shown.enter_context(board.run(name, order.settings.server.rounds))
-    return _Worker(process, errors, Tail(order.out / LINES), hear, shown)
+    return _Worker(place, process, errors, Tail(order.out / LINES), hear, shown)

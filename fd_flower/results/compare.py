@@ -19,6 +19,7 @@ from fd_flower.results.page import NOTHING, Markup, element
 from fd_flower.results.paired import Paired
 from fd_flower.results.tables import Cell, Table
 
+PAGE = "compare.html"
 TEXTS = (0, 1, 2)  # method, status, evaluated
 
 
@@ -245,5 +246,5 @@ def write(
     differences(groups, baseline).write(out, "method", _same(groups), origin, labels)
     title = ", ".join(group.name for group in groups)
     parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach, baseline)]
-    replace_file(out / "compare.html", page.page(f"{title} · FD-Flower", parts))
-    return out / "compare.html"
+    replace_file(out / PAGE, page.page(f"{title} · FD-Flower", parts))
+    return out / PAGE

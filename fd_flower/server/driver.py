@@ -1,7 +1,7 @@
 """A run: who takes part, its rounds one after the other, and what is written down of them."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from logging import INFO
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.record import Record
 from fd_flower.server.resume import Standing
 from fd_flower.server.sanity import fault
+from fd_flower.server.telling import log_end, log_round
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
 from fd_flower.wire.replies import Reply
@@ -118,13 +119,14 @@ class Driver:
             _keep(result.evaluate_metrics_serverapp, 0, evaluate_fn(0, result.arrays))
         for number in range(done + 1, self.last + 1):
             self._train(number, result, train_config)
-            self._evaluate(number, result, evaluate_config, evaluate_fn)
+            lines = self._evaluate(number, result, evaluate_config, evaluate_fn)
+            own = result.evaluate_metrics_serverapp.get(number) if evaluate_fn else None
+            log_round(number, self.last, lines, own)
             if should_stop is not None and should_stop(number, result) and number < self.last:
                 self._stop(number, result, evaluate_config, evaluate_fn)
                 break
         if self.lost and len(self.lost) == self.last:
             raise RunError(f"all {self.last} rounds are lost, the last one because {self.lost[-1]}")
-        log(INFO, "%s rounds in %.1f s", self.last - done, time.monotonic() - begun)
         self.record.finish(
             clients=self.host.clients,
             host=self.host,
@@ -133,6 +135,7 @@ class Driver:
             world=strategy.world,
         )
         self.record.forget()
+        log_end(self.record.folder, self.last - done, time.monotonic() - begun)
         return result
 
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:
@@ -159,17 +162,17 @@ class Driver:
 
     def _train(self, number: int, result: Result, config: ConfigRecord) -> None:
         """Play a round's exchanges and aggregate."""
-        begun = time.monotonic()
         messages = self.strategy.configure_train(number, result.arrays, config, self.host)
         replies = self.host.exchange(messages, timeout=self.timeout)
         arrays, metrics = self.strategy.aggregate_train(number, replies)
         if arrays is not None:
             result.arrays = arrays
         _keep(result.train_metrics_clientapp, number, metrics)
-        self._tell(number, metrics, time.monotonic() - begun)
 
-    def _evaluate(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:
-        """Let clients evaluate where it is due, evaluate the server's model, and write the round down."""
+    def _evaluate(
+        self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None
+    ) -> Sequence[Mapping[str, Any]]:
+        """Let clients evaluate where it is due, evaluate the server's model, and write the round down in lines."""
         messages = self.strategy.configure_evaluate(number, result.arrays, config, self.host)
         replies = self.host.exchange(messages, timeout=self.timeout, patient=self.record.closing)
         _keep(result.evaluate_metrics_clientapp, number, self.strategy.aggregate_evaluate(number, replies))
@@ -178,7 +181,7 @@ class Driver:
         _keep(result.evaluate_metrics_serverapp, number, metrics)
         standing = self.record.standing(self.host.remembered)
         kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
-        self.record.write(metrics, kept)
+        return self.record.write(metrics, kept)
 
     def _stop(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:
         """End the run after this round: what the last round would have evaluated is evaluated now."""
@@ -201,15 +204,6 @@ class Driver:
             return None
         names = {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
         return self.record.judge(self.strategy.world, students, self.limit(number), names)
-
-    def _tell(self, number: int, metrics: MetricRecord | None, seconds: float) -> None:
-        """Log a round in one line."""
-        found = metrics or MetricRecord()
-        headline = self.strategy.world.kind.headline
-        figures = {"loss": found.get("loss"), headline: found.get(f"{self._own_point}/{headline}")}
-        shown = "".join(f", {name} {value:.4g}" for name, value in figures.items() if isinstance(value, int | float))
-        asked, replied = self.record.turnout
-        log(INFO, "round %s of %s: %s of %s clients%s, %.1f s", number, self.last, replied, asked, shown, seconds)
 
     # --- what is due
 

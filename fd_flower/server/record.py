@@ -159,11 +159,6 @@ class Record:
         host.bytes = Bytes()
         self._clock = time.monotonic()
 
-    @property
-    def turnout(self) -> tuple[int, int]:
-        """How many clients the round asked, and how many replied."""
-        return (len(self._lines[0]["asked"]), len(self._lines[0]["replied"])) if self._lines else (0, 0)
-
     def close(self, number: int, asked: Sequence[str]) -> None:
         """Begin the closing message."""
         self.begin(number, asked, self._host)
@@ -225,8 +220,8 @@ class Record:
         figures = {name: value for name, value in totals.items() if isinstance(value, float)}
         return MetricRecord({**figures}) if figures else None
 
-    def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> None:
-        """Write the round's lines, then its checkpoint: a crash between them plays the round again."""
+    def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+        """Write the round's lines, which are returned, then its checkpoint: a crash between plays the round again."""
         if self._lines:
             self._lines[0]["global"] = self._global
         if self.folder is not None:
@@ -240,7 +235,8 @@ class Record:
         for line in self._lines:
             if self._on_line:
                 self._on_line(line)
-        self._lines = []
+        written, self._lines = self._lines, []
+        return written
 
     def forget(self) -> None:
         """Remove the hosted clients' memory, unless it is to be kept."""

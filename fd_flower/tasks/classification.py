@@ -27,7 +27,6 @@ class Classification:
     """Telling classes apart: accuracy, negative log-likelihood, calibration, and figures by class."""
 
     name = "classification"
-    headline = "accuracy"
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake.

@@ -86,12 +86,9 @@ class Kind(Protocol):
     ----------
     name : str
         ``classification`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
-    headline : str
-        The figure of a client's model that a round's line in the log has.
     """
 
     name: str
-    headline: str
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""

@@ -1,12 +1,25 @@
 """Commands that make runs, or read what these left behind."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from fd_flower.cli.console import Output, console
-from fd_flower.cli.options import Engine, InEngine, Jobs, Method, Out, Recipe, Set, Task, from_here
+from fd_flower.cli.options import (
+    Devices,
+    Engine,
+    InEngine,
+    Jobs,
+    Method,
+    Open,
+    Out,
+    Part,
+    Recipe,
+    Set,
+    Task,
+    from_here,
+)
 from fd_flower.cli.paths import look_here
 from fd_flower.core.errors import InvalidInputError
 
@@ -22,17 +35,23 @@ def run(
     on: Annotated[
         Path | None, typer.Option(metavar="DIR", help="On the devices of the federation that `keys DIR` made.")
     ] = None,
+    open: Open = False,
 ) -> None:
     """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
     from fd_flower.cli import run as runs
     from fd_flower.config.registry import short_name
+    from fd_flower.results.folder import REPORT
+    from fd_flower.results.outcome import ending
 
     output: Output = context.obj
     order = runs.order(method, set or [], recipe, engine.value, out, task, on)
     with output.board() as board:
         folder = runs.execute(order, board, short_name(method))
-        board.say(runs.outcome(folder.summary))
+        for line in ending(folder):
+            board.say(line)
     typer.echo(folder.path)
+    if open:
+        output.open(folder.path / REPORT)
 
 
 def compare(
@@ -44,13 +63,16 @@ def compare(
     out: Out = None,
     task: Task = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, from run.seed on.")] = 1,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
+    devices: Devices = None,
+    shard: Part = None,
     reach: Annotated[
         float | None, typer.Option(min=0, max=100, metavar="PERCENT", help="Tell when runs first have this accuracy.")
     ] = None,
     baseline: Annotated[
         str, typer.Option(metavar="NAME", help="The method that others are compared with; by default the first.")
     ] = "",
+    open: Open = False,
 ) -> None:
     """Compare methods on the same data, models and seeds: tables, CSV, LaTeX, plots and a page.
 
@@ -59,18 +81,35 @@ def compare(
     With two seeds or more every method's difference to the baseline is given, seed by seed, with its 95 % interval.
     """
     from fd_flower.cli import compare as comparing
+    from fd_flower.cli import shards
+    from fd_flower.cli.gpus import places
     from fd_flower.cli.plan import carry_out
+    from fd_flower.cli.run import changes_of
+    from fd_flower.results.compare import PAGE
 
     output: Output = context.obj
-    against = comparing.baseline_of(methods, baseline)
-    comparison = comparing.ordered(methods, set or [], recipe, engine.value, out, task, seeds)
+    asked: dict[str, Any] = {"methods": methods, "changes": changes_of(set or [], recipe), "recipe": None}
+    asked |= {"engine": engine.value, "task": task, "seeds": seeds}
+    shown = {
+        "reach": None if reach is None else reach / 100,
+        "baseline": comparing.baseline_of(methods, baseline),
+    }
+    comparison = comparing.ordered(**asked, out=out)
+    where = places(devices, jobs, comparison.devices)
+    part = shards.begun(shard, out, comparison, "compare", asked, shown) if shard else None
+    mine = part.deal(comparison) if part else comparison
     with output.board() as board:
         for remark in comparing.remarks(comparison):
             board.say(remark)
-        carry_out(comparison, jobs, board, output)
-    comparing.write(comparison, console(), None if reach is None else reach / 100, against)
+        carry_out(mine, where, board, output)
+    if part:
+        typer.echo(part.ended(mine))
+    else:
+        comparing.write(comparison, console(), **shown)
     typer.echo(comparison.path)
-    if comparison.failures:
+    if open and not part:
+        output.open(comparison.path / PAGE)
+    if mine.failures:
         raise typer.Exit(1)
 
 
@@ -102,10 +141,13 @@ def sweep(
     out: Out = None,
     task: Task = "",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
+    devices: Devices = None,
+    shard: Part = None,
     baseline: Annotated[
         str, typer.Option(metavar="POINT", help="The point that others are compared with, as `lr=0.1`; else the best.")
     ] = "",
+    open: Open = False,
 ) -> None:
     """Search options of METHOD for the best validation figure: tables, heat maps, a page, the best as a recipe.
 
@@ -117,18 +159,58 @@ def sweep(
 
     fd-flower run fd --recipe runs/fd/best.yaml
     """
+    from fd_flower.cli import shards
     from fd_flower.cli import sweep as sweeping
+    from fd_flower.cli.gpus import places
     from fd_flower.cli.plan import carry_out
+    from fd_flower.cli.run import changes_of
+    from fd_flower.results.sweep_files import PAGE
 
     output: Output = context.obj
-    search = sweeping.ordered(
-        method, grid or [], random, select, set or [], recipe, engine.value, out, task, seeds, baseline
-    )
+    asked: dict[str, Any] = {"method": method, "grids": grid or [], "random": random, "select": select}
+    asked |= {"changes": changes_of(set or [], recipe), "recipe": None}
+    asked |= {"engine": engine.value, "task": task, "seeds": seeds, "baseline": baseline}
+    search = sweeping.ordered(**asked, out=out)
+    where = places(devices, jobs, search.plan.devices)
+    part = shards.begun(shard, out, search.plan, "sweep", asked, {}) if shard else None
+    mine = part.deal(search.plan) if part else search.plan
     with output.board() as board:
-        carry_out(search.plan, jobs, board, output, search.standing)
-    chosen = sweeping.write(search, console())
+        carry_out(mine, where, board, output, None if part else search.standing)
+    if part:
+        typer.echo(part.ended(mine))
+        some = bool(mine.folders) or not mine.failures
+    else:
+        some = sweeping.write(search, console())
     typer.echo(search.plan.path)
-    if not chosen:
+    if open and not part:
+        output.open(search.plan.path / PAGE)
+    if not some:
+        raise typer.Exit(1)
+
+
+def merge(
+    context: typer.Context,
+    shards: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What --out was of commands with --shard.")],
+    out: Out = None,
+    open: Open = False,
+) -> None:
+    """Make one comparison or sweep of its shards: their runs in one folder, and the tables; nothing is run.
+
+    The status is 1 where runs are missing, which are named. Shards that wrote into one folder need no --out.
+    """
+    from fd_flower.cli import shards as sharding
+    from fd_flower.cli.paths import absolute
+
+    output: Output = context.obj
+    folders = [absolute(path, Path.cwd()) for path in shards]
+    if out is None and len(folders) > 1:
+        raise InvalidInputError(f"{len(folders)} folders make one: say where by --out DIR")
+    whole = folders[0] if out is None else absolute(out, Path.cwd())
+    page, complete = sharding.merged(folders, whole, console())
+    typer.echo(whole)
+    if open:
+        output.open(page)
+    if not complete:
         raise typer.Exit(1)
 
 

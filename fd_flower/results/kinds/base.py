@@ -31,6 +31,8 @@ class Kind(ABC):
         The beginning of a sentence that ends with an evaluation point.
     scopes : Mapping[str, str]
         What the panels of a comparison are about, ``global`` and ``personal``.
+    explained : str
+        What the figures of ``outcome`` are.
     figures : Sequence[Column]
         The figures of comparisons and sweeps, before what a run costs.
     """
@@ -43,6 +45,7 @@ class Kind(ABC):
     scale: ClassVar[float]
     measured: ClassVar[str]
     scopes: ClassVar[Mapping[str, str]]
+    explained: ClassVar[str]
     figures: ClassVar[Sequence[Column]]
 
     def evaluated(self, summary: Mapping[str, Any]) -> Evaluated:

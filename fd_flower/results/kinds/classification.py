@@ -41,6 +41,10 @@ class Classification(Kind):
     scale = 100
     measured = "Global accuracy is measured"
     scopes: ClassVar = {"global": "Global accuracy: balanced test set", "personal": "Personal accuracy: own test parts"}
+    explained = (
+        "Global: balanced test set. Personal: each client's own test part. Figures are final, after the last round, "
+        "and (selected), at the best validation round; best, in the report, is at the best test round."
+    )
     figures: ClassVar = FIGURES
 
     def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,6 +61,10 @@ class Retrieval(Kind):
         "global": "The server's retriever: own questions",
         "personal": "Clients' retrievers: own questions",
     }
+    explained = (
+        "Global: the server's retriever. Personal: each client's own. Figures are final, after the last round, ± their "
+        "standard error, and selected, at the best validation round; best, in the report, is at the best test round."
+    )
     figures: ClassVar = FIGURES
 
     def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:

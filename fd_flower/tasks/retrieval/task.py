@@ -158,7 +158,6 @@ class Retrieval:
     """
 
     name = "retrieval"
-    headline = f"own/{HEADLINE}"
 
     def __init__(self, library_inputs: EncodedLibrary, *, alone: bool) -> None:
         self.library_inputs = library_inputs

@@ -1,0 +1,29 @@
+"""What a run came to, in the few lines that end it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fd_flower.results import kinds
+from fd_flower.results.folder import REPORT, RunFolder
+from fd_flower.results.progress import clock
+
+
+def outcome(summary: Mapping[str, Any]) -> str:
+    """Return what a run came to, in one line."""
+    words = kinds.of(summary["task"]).outcome(summary)
+    up, down = (summary["bytes"][way] / 1e6 for way in ("up", "down"))
+    return ", ".join([*words, f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])])
+
+
+def standing(folder: RunFolder) -> str:
+    """Return how far a run came that did not end, and where it is."""
+    done = max((line["round"] for line in folder.lines()), default=0)
+    return f"{done} of {folder.config['server']['rounds']} rounds stand in {folder.path}"
+
+
+def ending(folder: RunFolder) -> list[str]:
+    """Return the lines that end a finished run: what it came to, what these figures are, and where its report is."""
+    summary = folder.summary
+    kind = kinds.of(summary["task"])
+    explained = [kind.explained] if kind.outcome(summary) else []
+    return [outcome(summary), *explained, f"report: {folder.path / REPORT}"]

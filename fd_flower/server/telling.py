@@ -1,0 +1,51 @@
+"""What a run logs of itself: a line a round, and what it came to."""
+
+from collections.abc import Mapping, Sequence
+from logging import INFO
+from typing import Any
+
+from flwr.app import MetricRecord
+
+from fd_flower.core.flower import log
+from fd_flower.results import RunFolder
+from fd_flower.results.outcome import ending
+from fd_flower.results.progress import Standing
+
+
+def log_round(number: int, last: int, lines: Sequence[Mapping[str, Any]], own: MetricRecord | None) -> None:
+    """Log a round in one line.
+
+    Parameters
+    ----------
+    number, last : int
+        The round, and the last one of the run.
+    lines : Sequence[Mapping[str, Any]]
+        The round's lines of ``rounds.jsonl``; what the closing message evaluates is not the round's.
+    own : MetricRecord | None
+        What the user's own ``evaluate_fn`` says of the server's model.
+    """
+    standing = Standing(last)
+    for line in lines:
+        if not line.get("closing"):
+            standing.hear(line)
+    first, loss = lines[0], lines[0]["metrics"].get("loss")
+    words = [
+        f"{len(first['replied'])} of {len(first['asked'])} clients",
+        standing.accuracy,
+        "" if loss is None else f"loss {_plain(loss)}",
+        *(f"{name} {_plain(value)} (evaluate_fn)" for name, value in (own or {}).items()),
+        f"{first['seconds']:.1f} s",
+    ]
+    log(INFO, "round %s of %s: %s", number, last, ", ".join(filter(None, words)))
+
+
+def log_end(folder: RunFolder | None, rounds: int, seconds: float) -> None:
+    """Log what a run came to; ``folder`` is where it is, if anywhere, ``rounds`` those that were played now."""
+    log(INFO, "%s rounds in %.1f s", rounds, seconds)
+    for line in ending(folder) if folder is not None else ():
+        log(INFO, "%s", line)
+
+
+def _plain(value: object) -> str:
+    """Return a number as people write it: three places, and no power of ten however small it is."""
+    return f"{value:,.3f}" if isinstance(value, float) else str(value)
