@@ -85,6 +85,15 @@ class Kind(ABC):
         """Return the figure that comparisons draw, by scope (``global``, ``personal``) and by whose it is."""
 
     @abstractmethod
+    def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return the figure on validation samples, by scope (``global``, ``personal``) and by whose it is."""
+
+    def validation(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Track]:
+        """Return the validation figure that a run goes by (``results.validation``), by whose it is."""
+        found = self.validations(lines, evaluated)
+        return (evaluated["global"] == "aggregated" and found["global"]) or found["personal"]
+
+    @abstractmethod
     def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
         """Return head and rows of a comparison: a group's summaries, one a seed, make a row."""
 

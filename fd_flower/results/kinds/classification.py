@@ -206,6 +206,11 @@ class Classification(Kind):
         history = History.of(lines, evaluated)
         return {"global": history.shared.get("accuracy", {}), "personal": history.own.get("accuracy", {})}
 
+    def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return accuracy on all clients' validation parts together and on clients' own."""
+        history = History.of(lines, evaluated)
+        return {"global": history.shared.get("validation", {}), "personal": history.own.get("validation", {})}
+
     def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
         """Return one row a group: accuracies, bytes and seconds."""
         rows = [

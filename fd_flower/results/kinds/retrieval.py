@@ -142,6 +142,10 @@ class Retrieval(Kind):
         """Return nDCG@10 on questions about clients' own documents."""
         return {who: found.get(f"own/{HEADLINE}", {}) for who, found in _tracks(lines, evaluated).items()}
 
+    def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return nDCG@10 on clients' own validation questions."""
+        return {who: found.get("validation", {}) for who, found in _tracks(lines, evaluated).items()}
+
     def table(self, groups: Mapping[str, Summaries]) -> tuple[list[str], list[list[str]]]:
         """Return head and rows of the comparison: a group's summaries, one a seed, make a row.
 
