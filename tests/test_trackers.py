@@ -1,11 +1,14 @@
 """Trackers: TensorBoard's events, an offline folder of W&B and MLflow's SQLite, read back by their own code."""
 
 import logging
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.deployment import until
 from helpers.tiny import toy_settings
 
 from fd_flower import engine
@@ -78,19 +81,39 @@ def test_a_tracker_that_comes_later_gets_the_rounds_before(tmp_path: Path):
 
 
 def records(folder: Path) -> list[Any]:
-    """Return what an offline run of W&B wrote, in the order of its folders."""
+    """Return what an offline run of W&B wrote, in the order of its folders, once its own process has written the end."""
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
-    found = []
+    found: list[Any] = []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record()
-            record.ParseFromString(data)
-            found.append(record)
+        own: list[Any] = []
+
+        def ended(path: Path = path, own: list[Any] = own) -> bool:
+            own[:] = map(Record.FromString, entries(path.read_bytes()))
+            return any(record.HasField("exit") for record in own)
+
+        until(ended, "the end of an offline run")
+        found += own
     return found
+
+
+def entries(log: bytes, block: int = 2**15) -> Iterator[bytes]:
+    """Yield the entries of a log in LevelDB's format, after a header of seven bytes.
+
+    An entry is in one part or more, each with a checksum (4 bytes), its length (2) and its place (1: the whole entry,
+    2: its beginning, 3: its middle, 4: its end) before it; what is left of a block is no part where it is too short.
+    """
+    at, whole = 7, b""
+    while at + 7 <= len(log):
+        if block - at % block < 7:
+            at += block - at % block
+            continue
+        length, place = struct.unpack("<HB", log[at + 4 : at + 7])
+        whole += log[at + 7 : at + 7 + length]
+        at += 7 + length
+        if place in (1, 4):
+            yield whole
+            whole = b""
 
 
 def test_wandb_offline_has_each_round_once_the_options_and_the_report(tmp_path: Path, drawn):

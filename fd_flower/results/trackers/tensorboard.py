@@ -32,11 +32,6 @@ class TensorBoard(Tracker):
 
     def close(self, summary: Summary | None, finals: Mapping[str, float]) -> None:
         """Add the final figures, beside the options."""
-        from torch.utils.tensorboard.summary import hparams
-
         if summary is not None:
-            for part in hparams(self.options, dict(finals)):
-                self._writer.file_writer.add_summary(part)
-            for name, value in finals.items():
-                self._writer.add_scalar(name, value, summary["rounds"])
+            self._writer.add_hparams(self.options, dict(finals), run_name=".", global_step=summary["rounds"])
         self._writer.close()

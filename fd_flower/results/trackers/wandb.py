@@ -45,8 +45,8 @@ class WandB(Tracker):
         return self.run.run_key
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log a step."""
-        self._run.log(dict(metrics), step=step)
+        """Log a step, and let it be written now rather than with the next one."""
+        self._run.log(dict(metrics), step=step, commit=True)
 
     def close(self, summary: Summary | None, finals: Mapping[str, float]) -> None:
         """Put the final figures into the run's summary, and the report into an artifact."""
