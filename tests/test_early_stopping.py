@@ -1,5 +1,6 @@
 """Early stopping by validation figures: a function of a run's lines, the same in every engine and on resume."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from helpers.tiny import figures, rounds, start, tiny_settings, toy_settings
 
 from fd_flower import Callback, engine, methods
 from fd_flower.config import Settings, settings
+from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder, kinds
 from fd_flower.results.callback import Round
@@ -188,6 +190,20 @@ def test_a_run_without_validation_figures_is_refused_before_round_one(
 def test_options_that_do_nothing_are_refused(changes: str, message: str):
     with pytest.raises(InvalidInputError, match=message):
         settings("fd", changes)
+
+
+def test_clients_that_do_not_say_what_they_have_and_measure_nothing_are_warned_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(Client, "validation", None)
+    changes = "server.rounds=3 server.patience=1 data.split=[0.8,0.0,0.2]"
+    with caplog.at_level(logging.WARNING, "flwr"):
+        lines = start(tiny_settings("fd", changes), hosts("fd"))[2]
+    assert len(rounds(lines)) == 3
+    warnings = [record.getMessage() for record in caplog.records if "server.patience" in record.getMessage()]
+    assert warnings == [
+        "round 1 has no figure on validation samples: without any, server.patience does not stop the run"
+    ]
 
 
 # --- Flower's hook, and Ctrl-C

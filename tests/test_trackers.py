@@ -81,7 +81,7 @@ def test_a_tracker_that_comes_later_gets_the_rounds_before(tmp_path: Path):
 
 
 def records(folder: Path) -> list[Any]:
-    """Return what an offline run of W&B wrote, in the order of its folders, once its own process has written the end."""
+    """Return what an offline run of W&B wrote, in the order of its folders, once its own process has ended it."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     found: list[Any] = []

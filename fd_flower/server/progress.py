@@ -1,12 +1,14 @@
 """What follows a run round by round: its callbacks, and the validation figure that may stop it."""
 
 from collections.abc import Mapping, Sequence
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 from flwr.serverapp.strategy import Result
 
 from fd_flower.config.registry import short_name
 from fd_flower.core.client import Client
+from fd_flower.core.flower import log
 from fd_flower.results import kinds, trackers
 from fd_flower.results.callback import Callbacks, Started, rounds_of
 from fd_flower.results.history import evaluated_at
@@ -42,6 +44,7 @@ class Progress:
 
     def __init__(self, strategy: "Strategy[Any]") -> None:
         self._strategy = strategy
+        self._warned = False
         self._callbacks = Callbacks.of(strategy.callbacks, trackers.named(strategy.settings.run.trackers))
 
     def watch(self, point: str) -> None:
@@ -73,6 +76,14 @@ class Progress:
         """Tell callbacks of lines that have been written."""
         for round in rounds_of(lines, self.validation.add):
             self._callbacks.round(round)
+        evaluated = any(line.get("global") or line.get("evaluations") for line in lines)
+        if evaluated and self._strategy.config.patience and not self.validation.points and not self._warned:
+            self._warned = True
+            log(
+                WARNING,
+                "round %s has no figure on validation samples: without any, server.patience does not stop the run",
+                lines[0]["round"],
+            )
 
     def end(self, summary: Mapping[str, Any] | None) -> None:
         """Tell callbacks of the end."""
