@@ -16,23 +16,46 @@ if TYPE_CHECKING:
     from fd_flower.client import App, Turn
     from fd_flower.config import settings
     from fd_flower.core.samples import Data, Samples
+    from fd_flower.results.callback import Callback
+    from fd_flower.results.trackers.mlflow import MLflow
+    from fd_flower.results.trackers.tensorboard import TensorBoard
+    from fd_flower.results.trackers.wandb import WandB
     from fd_flower.server import Run, Strategy
     from fd_flower.tasks.metric import Metric
     from fd_flower.tasks.task import Task
 
-__all__ = ["App", "Data", "Metric", "Run", "Samples", "Strategy", "Task", "Turn", "methods", "settings"]
+__all__ = [
+    "App",
+    "Callback",
+    "Data",
+    "MLflow",
+    "Metric",
+    "Run",
+    "Samples",
+    "Strategy",
+    "Task",
+    "TensorBoard",
+    "Turn",
+    "WandB",
+    "methods",
+    "settings",
+]
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "App": "client",
+    "Callback": "results.callback",
     "Data": "core.samples",
+    "MLflow": "results.trackers.mlflow",
     "Metric": "tasks.metric",
     "Run": "server",
     "Samples": "core.samples",
     "Strategy": "server",
     "Task": "tasks.task",
+    "TensorBoard": "results.trackers.tensorboard",
     "Turn": "client",
+    "WandB": "results.trackers.wandb",
     "settings": "config",
 }
 

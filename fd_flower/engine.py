@@ -1,6 +1,6 @@
 """The in-process engine: the same strategies and client apps in one process, without Ray and without pickling."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fd_flower.client.app import RAISED
 from fd_flower.config import Settings, registry
 from fd_flower.core.flower import identify, name_message
 from fd_flower.results import RunFolder
+from fd_flower.results.callback import Callback
 from fd_flower.server import Strategy
 
 
@@ -95,6 +96,7 @@ def run(
     *,
     out: str | Path | None = None,
     on_line: Callable[[dict[str, Any]], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> RunFolder | None:
     """Run a method in this process.
 
@@ -106,6 +108,8 @@ def run(
         Folder of the run; None: ``run.out``, and where that is None nothing is written.
     on_line : Callable | None
         Receives every line of ``rounds.jsonl`` as it is written.
+    callbacks : Sequence[Callback]
+        What the run calls as it goes, beside the trackers of ``run.track``.
 
     Returns
     -------
@@ -115,7 +119,7 @@ def run(
     if out is not None and not settings.run.resume:
         settings = replace(settings, run=replace(settings.run, out=str(Path(out).absolute())))
     strategy = Strategy.for_method(settings)
-    strategy.on_line = on_line
+    strategy.on_line, strategy.callbacks = on_line, tuple(callbacks)
     grid = InProcessGrid(registry.client_app(settings.method), run_config={"task": settings.task})
     strategy.start(grid)
     where = settings.run.resume or settings.run.out

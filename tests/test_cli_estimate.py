@@ -70,6 +70,12 @@ def test_a_run_of_two_rounds_is_played_whole():
     assert found.total > 0
 
 
+def test_a_run_that_may_stop_early_and_is_tracked_is_estimated_whole():
+    chosen = settings("fd", tiny.TINY + "server.rounds=10 server.patience=1 server.min_delta=0.9 run.track=wandb")
+    found = estimated(chosen, rounds=3, steps=2)
+    assert (found.rounds, len(found.up)) == (10, 3)
+
+
 def test_measurements_are_counted_as_often_as_the_run_measures():
     chosen = settings("fd", tiny.TINY + "server.rounds=10 server.evaluate_every=4")
     assert estimated(chosen, rounds=3, steps=2).measurements == 3  # after rounds 4, 8 and 10

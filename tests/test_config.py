@@ -146,9 +146,8 @@ def test_a_resumed_run_has_the_settings_of_the_first(finished: Path):
 @pytest.mark.parametrize("change", ["client.lr=1", "run.seed=3", "server.fraction=0.5", "recipe=fedavg"])
 def test_nothing_else_can_be_changed_on_resume(finished: Path, change: str):
     key = change.partition("=")[0]
-    with pytest.raises(
-        InvalidInputError, match=f"{key} cannot be changed on resume; only server.rounds and run.device can"
-    ):
+    others = "server.rounds, server.patience, server.min_delta, run.device and run.track"
+    with pytest.raises(InvalidInputError, match=f"{key} cannot be changed on resume; only {others} can"):
         settings("fd", f"run.resume={finished} {change}")
 
 

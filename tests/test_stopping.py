@@ -46,7 +46,7 @@ def test_the_summary_says_where_it_was_stopped(tmp_path: Path):
     start(toy_settings("fd", f"server.rounds=5 run.out={tmp_path}/run"), hosts("fd"), should_stop=after(2))
     summary = RunFolder.open(tmp_path / "run").summary
     assert summary["rounds"] == 2
-    assert summary["stopped"] == "after round 2 of 5"
+    assert summary["stopped"] == "after round 2 of 5: by should_stop"
     start(toy_settings("fd", f"server.rounds=2 run.out={tmp_path}/whole"), hosts("fd"), should_stop=after(2))
     assert "stopped" not in RunFolder.open(tmp_path / "whole").summary
 

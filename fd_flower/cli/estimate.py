@@ -104,7 +104,8 @@ def estimated(chosen: Settings, rounds: int, steps: int) -> Estimate:
 
     server, limit = chosen.server, min(rounds, chosen.server.rounds)
     # Measured once, after the last round that is played, so that the others tell what a round takes without it.
-    played = replace(chosen, server=replace(server, rounds=limit, evaluate_every=0), run=replace(chosen.run, out=None))
+    brief = replace(server, rounds=limit, evaluate_every=0, patience=0, min_delta=0.0)
+    played = replace(chosen, server=brief, run=replace(chosen.run, out=None, track=None))
     marks: list[float] = []
     lines: list[dict[str, Any]] = []
     paths.look_here(paths.modules_of(chosen))

@@ -52,7 +52,8 @@ def path_word(key: str, path: str | Path) -> str:
 def modules_of(chosen: "Settings") -> list[str]:
     """Return what a run names, ``package.module:name``, that is in no package of ours."""
     models = chosen.model.name if isinstance(chosen.model.name, list) else [chosen.model.name]
-    return [name for name in map(str, (chosen.method, chosen.task, *models, chosen.data.transform)) if is_dotted(name)]
+    names = (chosen.method, chosen.task, *models, chosen.data.transform, *chosen.run.trackers)
+    return [name for name in map(str, names) if is_dotted(name)]
 
 
 def look_here(names: Sequence[str]) -> None:

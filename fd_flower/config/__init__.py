@@ -2,7 +2,7 @@
 
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
-from fd_flower.config.merge import Settings, read_resumed, settings
+from fd_flower.config.merge import CHANGEABLE, Settings, read_resumed, settings
 from fd_flower.config.model import ModelConfig
 from fd_flower.config.privacy import PrivacyConfig
 from fd_flower.config.registry import read_recipe
@@ -13,6 +13,7 @@ from fd_flower.core.schema import one_of, option
 
 __all__ = [
     "ANNEALED",
+    "CHANGEABLE",
     "EVALUATION_POINTS",
     "SECTIONS",
     "ClientConfig",

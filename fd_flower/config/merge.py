@@ -21,6 +21,9 @@ from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import section
 from fd_flower.core.trees import check_plain, laid, read_file, read_words, within
 
+CHANGEABLE = ("server.rounds", "server.patience", "server.min_delta", "run.device", "run.track")
+"""Options that may be others in a resumed run."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -95,7 +98,7 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     method = registry.full_name(method)
     resumed = next((_value(word) for word in dotted if word.startswith("run.resume=")), None)
     if resumed and recipe:
-        raise InvalidInputError("recipe cannot be changed on resume; only server.rounds and run.device can")
+        raise _unchangeable("recipe")
     base = read_resumed(resumed, method, dotted) if resumed else read_recipe(recipe or method)
     chosen = read_words(dotted)
     check_plain(chosen)
@@ -121,8 +124,7 @@ def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, An
     Raises
     ------
     InvalidInputError
-        For a folder without a run, a run of another method, or a change of anything but `server.rounds` and
-        `run.device`.
+        For a folder without a run, a run of another method, or a change of anything but ``CHANGEABLE``.
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
@@ -133,9 +135,14 @@ def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, An
     tree.pop("run_key", None)
     for word in words:
         key = word.partition("=")[0]
-        if key not in ("run.resume", "run.out", "server.rounds", "run.device"):
-            raise InvalidInputError(f"{key} cannot be changed on resume; only server.rounds and run.device can")
+        if key not in ("run.resume", "run.out", *CHANGEABLE):
+            raise _unchangeable(key)
     return tree
+
+
+def _unchangeable(key: str) -> InvalidInputError:
+    able = f"{', '.join(CHANGEABLE[:-1])} and {CHANGEABLE[-1]}"
+    return InvalidInputError(f"{key} cannot be changed on resume; only {able} can")
 
 
 def _settings(method: str, task: str, tree: dict[str, Any]) -> Settings:

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from fd_flower.core.dotted import is_dotted
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import Options, one_of
 
 DEVICES = ("auto", "cpu", "cuda")
+TRACKERS = ("tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,19 @@ class RunConfig(Options):
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
     precision: str = one_of("fp32", "bf16", default="fp32")
     """`fp32`, or `bf16` (autocast)."""
+    track: str | None = None
+    """`tensorboard`, `wandb`, `mlflow`, or a `Callback` of yours (`package.module:Class`); commas between several."""
 
     def __post_init__(self) -> None:
         """Check the values; of a device what stands before its number."""
         super().__post_init__()
         if self.device.split(":")[0] not in DEVICES:
             raise InvalidInputError(f"run.device is '{self.device}'{nearest(self.device, DEVICES)}")
+        for name in self.trackers:
+            if name not in TRACKERS and not is_dotted(name):
+                raise InvalidInputError(f"run.track has '{name}'{nearest(name, TRACKERS)}")
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """`run.track` as names, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in (self.track or "").split(",") if name.strip()))

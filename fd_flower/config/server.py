@@ -41,6 +41,10 @@ class ServerConfig(Options):
     """A client's reply of more than this is left out."""
     max_entry: float = option(1e6, above=0)
     """A reply with a number larger than this is left out, and a round whose result has one is lost."""
+    patience: int = option(0, least=0)
+    """Stop once so many evaluated rounds have come without a better figure on validation samples; 0: never."""
+    min_delta: float = option(0.0, least=0)
+    """For `server.patience` a figure is better where it is more than this above the best before (accuracy: 0 to 1)."""
 
     def __post_init__(self) -> None:
         """Check the values, each evaluation point by itself."""
@@ -48,6 +52,16 @@ class ServerConfig(Options):
         for point in self.evaluation_points or ():
             if point not in EVALUATION_POINTS:
                 raise InvalidInputError(f"server.evaluate has '{point}'{nearest(point, EVALUATION_POINTS)}")
+        if self.patience and not self.evaluate_every:
+            raise InvalidInputError(
+                f"server.patience is {self.patience}, and server.evaluate_every=0 evaluates the last round alone: "
+                "evaluate every n-th round, or leave server.patience out"
+            )
+        if self.min_delta and not self.patience:
+            raise InvalidInputError(
+                f"server.min_delta is {self.min_delta:g}, and nothing stops early: give server.patience, too, or "
+                "leave it out"
+            )
 
     @property
     def evaluation_points(self) -> tuple[str, ...] | None:

@@ -169,10 +169,14 @@ class RunFolder:
         for name in (SUMMARY, CURVES, REPORT):
             (self.path / name).unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Leave the folder without its run, of which no round was played."""
+        (self.path / CONFIG).unlink(missing_ok=True)
+
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
-        return (self.path / SUMMARY).is_file()
+        """Whether the run came to its end: one that was interrupted has a summary and goes on."""
+        return (self.path / SUMMARY).is_file() and not self.summary.get("interrupted")
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -181,9 +185,9 @@ class RunFolder:
         Raises
         ------
         InvalidInputError
-            Where the run is not finished.
+            Where the run is not finished, unless it was interrupted.
         """
-        if not self.finished:
+        if not (self.path / SUMMARY).is_file():
             raise InvalidInputError(
                 f"{self.path} has no {SUMMARY}: the run is not finished, go on by run.resume={self.path}"
             )
@@ -197,7 +201,7 @@ class RunFolder:
 
     def finish(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Write ``summary.json`` and return the summary; ``facts`` are those of ``summarize``."""
-        summary = _finite(summarize(self.lines(), facts))
+        summary = finite(summarize(self.lines(), facts))
         replace_file(self.path / SUMMARY, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         return summary
 
@@ -222,15 +226,15 @@ def writable(path: Path) -> None:
 
 def as_line(values: Mapping[str, Any]) -> str:
     """Return a line of ``rounds.jsonl``; one that was read makes the same text again."""
-    return json.dumps(_finite(values), allow_nan=False) + "\n"
+    return json.dumps(finite(values), allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Put None where a number is not finite: JSON has no word for it, and a figure that diverged is none."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     return value

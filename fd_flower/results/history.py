@@ -25,6 +25,11 @@ ON_SHARED_DATA = {
 ON_OWN_DATA = {key: key for key in ("accuracy", "nll", "ece", "validation")}
 
 
+def evaluated_at(point: str) -> dict[str, str]:
+    """Return when ``global`` and ``personal`` figures are measured under a method with this evaluation point."""
+    return {"global": point, "personal": "trained" if point == "aggregated" else point}
+
+
 @dataclass(frozen=True)
 class History:
     """The figures of a run at the evaluated that its method declares.

@@ -12,7 +12,8 @@ def outcome(summary: Mapping[str, Any]) -> str:
     """Return what a run came to, in one line."""
     words = kinds.of(summary["task"]).outcome(summary)
     up, down = (summary["bytes"][way] / 1e6 for way in ("up", "down"))
-    return ", ".join([*words, f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])])
+    words += [f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])]
+    return ", ".join(words) + (f"; stopped {summary['stopped']}" if "stopped" in summary else "")
 
 
 def standing(folder: RunFolder) -> str:

@@ -10,7 +10,7 @@ from fd_flower import config
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.trees import reads_back
 
-HERE_ALONE = ("run.out", "run.resume", "run.keep")  # say where a run lives, not what it computes
+HERE_ALONE = ("run.out", "run.resume", "run.keep", "run.track")  # say where a run lives, not what it computes
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,6 +6,9 @@ from typing import Any
 
 from fd_flower.results import kinds
 
+INTERRUPTED = "interrupted"
+"""Why a run has stopped that somebody broke off, and that goes on where it is resumed."""
+
 
 def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary of a run; what was not measured is None.
@@ -19,7 +22,8 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
     lines : Sequence[Mapping[str, Any]]
         The lines of ``rounds.jsonl``.
     facts : Mapping[str, Any]
-        ``method`` and its ``status``, ``seed``, ``rounds``, ``clients``, ``engine``, ``model``, ``data``,
+        ``method`` and its ``status``, ``seed``, ``rounds`` of those that were ``planned`` and why it ``stopped`` before
+        ("": it did not), ``clients``, ``engine``, ``model``, ``data``,
         ``versions``, and ``evaluated``: the evaluation points of ``global`` and ``personal``; ``state``: where the
         evaluated models lie, from the run's folder, None where they are not kept; of a task that is not classification
         also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
@@ -27,8 +31,9 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
     task = facts.get("task", "classification")
     head = {"method": facts["method"], "status": facts.get("status", "unstated")}
     head |= {key: facts[key] for key in ("seed", "rounds", "clients", "engine", "model", "data")}
-    if facts.get("planned", facts["rounds"]) != facts["rounds"]:
-        head["stopped"] = f"after round {facts['rounds']} of {facts['planned']}"
+    if why := facts.get("stopped"):
+        head["stopped"] = f"after round {facts['rounds']} of {facts['planned']}: {why}"
+        head |= {"interrupted": True} if why == INTERRUPTED else {}
     return {
         **head,
         "task": task,

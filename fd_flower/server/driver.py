@@ -17,12 +17,15 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol, simulated_key
+from fd_flower.results.summary import INTERRUPTED
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.progress import Progress
 from fd_flower.server.record import Record
 from fd_flower.server.resume import Standing
 from fd_flower.server.sanity import fault
+from fd_flower.server.stopping import ShouldStop, check_patience
 from fd_flower.server.telling import log_end, log_round
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from fd_flower.server.strategy import Strategy
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-ShouldStop = Callable[[int, Result], bool]
 
 
 class Driver:
@@ -64,6 +66,7 @@ class Driver:
         """The last round: that of ``server.rounds``, or the one after which the run was stopped."""
         self.lost: list[str] = []
         """Why nothing could be kept of what came out of a round, for each such round."""
+        self.progress = Progress(strategy)
         self.record = Record(settings, strategy.on_line)
         self.host = HostGrid(
             grid,
@@ -84,6 +87,7 @@ class Driver:
         strategy.clients = self.host.fitting(self.guard.check)
         self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, sent)
         self.point = strategy.evaluation_point(settings)
+        self.progress.watch(self.point)
 
     # --- the rounds
 
@@ -96,12 +100,27 @@ class Driver:
         should_stop: ShouldStop | None,
     ) -> Result:
         """Play the rounds that are left, close the run and write its summary; parameters are Flower's."""
+        check_patience(
+            self.strategy.config,
+            self.strategy.clients,
+            self.points,
+            served=self.strategy.hosted and evaluate_fn is None and self._judges,
+            personal=self._own_point,
+            plain=self.host.plain,
+        )
         try:
-            return self._play(self._begin(initial_arrays), train_config, evaluate_config, evaluate_fn, should_stop)
+            done = self._begin(initial_arrays)
+            self.progress.start(self.record, self.host.clients)
+            return self._play(done, train_config, evaluate_config, evaluate_fn, should_stop)
+        except KeyboardInterrupt:
+            if self.record.round:
+                self._finish(self.record.round, INTERRUPTED)
+            raise
         finally:
             if self.record.folder is None:  # nobody can resume it
                 self.record.forget()
             self.record.release()
+            self.progress.end(self.record.summary)
 
     def _play(
         self,
@@ -117,33 +136,42 @@ class Driver:
         result.arrays = strategy.show()
         if evaluate_fn and not done:
             _keep(result.evaluate_metrics_serverapp, 0, evaluate_fn(0, result.arrays))
-        for number in range(done + 1, self.last + 1):
+        number, why = done, self.progress.stalled  # a run may have been cut off just before it stopped
+        while number < self.last and not why:
+            number += 1
             self._train(number, result, train_config)
             lines = self._evaluate(number, result, evaluate_config, evaluate_fn)
             own = result.evaluate_metrics_serverapp.get(number) if evaluate_fn else None
             log_round(number, self.last, lines, own)
-            if should_stop is not None and should_stop(number, result) and number < self.last:
-                self._stop(number, result, evaluate_config, evaluate_fn)
-                break
+            why = self.progress.stops(number, result, should_stop)
+        if why := why if number < self.last else "":
+            self._stop(number, why, result, evaluate_config, evaluate_fn)
         if self.lost and len(self.lost) == self.last:
             raise RunError(f"all {self.last} rounds are lost, the last one because {self.lost[-1]}")
+        self._finish(self.last, why)
+        self.record.forget()
+        log_end(self.record.folder, self.last - done, time.monotonic() - begun)
+        return result
+
+    def _finish(self, rounds: int, stopped: str) -> None:
+        """Write what a run of so many rounds came to."""
         self.record.finish(
             clients=self.host.clients,
             host=self.host,
             evaluated=self.point,
-            rounds=self.last,
-            world=strategy.world,
+            rounds=rounds,
+            world=self.strategy.world,
+            stopped=stopped,
         )
-        self.record.forget()
-        log_end(self.record.folder, self.last - done, time.monotonic() - begun)
-        return result
 
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:
         """Take the checkpoint, or what the method knows before round one; return the rounds that are done."""
         strategy, done = self.strategy, 0
         settings, key, hosted = strategy.settings, self.record.run_key, strategy.hosted
         begun = Standing.of(settings, key, strategy.world, strategy.clients, hosted=hosted)
-        checkpoint = self.record.open(begun, strategy.clients, hosted=hosted, plain=self.host.plain)
+        checkpoint = self.record.open(
+            begun, strategy.clients, self.progress.validation, hosted=hosted, plain=self.host.plain
+        )
         self.host.mark()
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)
@@ -181,31 +209,42 @@ class Driver:
         _keep(result.evaluate_metrics_serverapp, number, metrics)
         standing = self.record.standing(self.host.remembered)
         kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
-        return self.record.write(metrics, kept)
+        lines = self.record.write(metrics, kept)
+        self.progress.written(lines)
+        return lines
 
-    def _stop(self, number: int, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None) -> None:
+    def _stop(
+        self, number: int, why: str, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None
+    ) -> None:
         """End the run after this round: what the last round would have evaluated is evaluated now."""
-        log(INFO, "stopped after round %s of %s", number, self.last)
+        log(INFO, "stopped after round %s of %s: %s", number, self.last, why)
         judged = evaluate_fn is not None or (self.due(number) and not self.limit(number))
         self.last = number
         if "received" in self.points:
             self._evaluate(number, result, config, (lambda *_: None) if judged else None)
         elif not judged:
-            self.record.close(number, [])
+            self.record.close(number, [], self.host)
             self.record.end([], MetricRecord(), {})
-            self.record.write(self._judge(number), None)
+            self.progress.written(self.record.write(self._judge(number), None))
 
     def _judge(self, number: int) -> MetricRecord | None:
         """Evaluate the server's model, or the mean over one an architecture, where the method has one."""
         students = Weights.all(self.strategy.knowledge)
-        if self.point != "aggregated" or not students or not self.due(number):
+        if not students or not self.due(number):
             return None
-        if "aggregated" not in (self.strategy.config.evaluation_points or ("aggregated",)):
+        if not self._judges:
             return None
         names = {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
         return self.record.judge(self.strategy.world, students, self.limit(number), names)
 
     # --- what is due
+
+    @property
+    def _judges(self) -> bool:
+        """Whether the server's model is evaluated here."""
+        return self.point == "aggregated" and "aggregated" in (
+            self.strategy.config.evaluation_points or ("aggregated",)
+        )
 
     @property
     def _own_point(self) -> str:

@@ -12,6 +12,7 @@ from fd_flower.config import ClientConfig, ServerConfig, Settings, registry
 from fd_flower.core.client import Client, share
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng, torch_rng
+from fd_flower.results.callback import Callback
 from fd_flower.server.diagnostics import Diagnostics, Figure
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
@@ -91,6 +92,8 @@ class Method(ABC, Generic[C]):
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or (run or Run()).settings(registry.name_of(type(self)), config)
+        self.callbacks: tuple[Callback, ...] = tuple(run.callbacks) if run else ()
+        """What a run calls as it goes, beside the trackers of ``run.track``."""
         self.knowledge = Knowledge()
         self.clients: tuple[Client, ...] = ()
         self.hosted = True

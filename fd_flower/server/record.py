@@ -21,10 +21,16 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.storage import CLOSING, Position, reason
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
+from fd_flower.results.callback import Round, rounds_of
+from fd_flower.results.folder import finite
+from fd_flower.results.history import evaluated_at
+from fd_flower.results.summary import summarize
+from fd_flower.results.validation import Validation
 from fd_flower.server.checkpoint import FILE, Checkpoint
 from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.resume import Standing, chained, changes, code
+from fd_flower.server.stopping import stalled
 from fd_flower.tasks.facts import data_facts, model_facts, not_for_tasks
 from fd_flower.tasks.kind import Figures
 from fd_flower.tasks.world import World
@@ -54,6 +60,14 @@ class Record:
         self.closing = False
         self._on_line = on_line
         self._lines: list[dict[str, Any]] = []
+        self.kept: list[dict[str, Any]] | None = None
+        """Every line so far, where they are to be kept without a folder."""
+        self.past: list[Round] = []
+        """The rounds that a resumed run has behind it."""
+        self.round = 0
+        """The newest round that is written."""
+        self.summary: dict[str, Any] | None = None
+        """What the run came to, at its end."""
         self._written = 0
         self._checksum = ""
         self._global: dict[str, Any] | None = None
@@ -71,7 +85,7 @@ class Record:
         )
 
     def open(
-        self, begun: Standing, clients: Sequence[Client], *, hosted: bool, plain: bool = False
+        self, begun: Standing, clients: Sequence[Client], validation: Validation, *, hosted: bool, plain: bool = False
     ) -> Checkpoint | None:
         """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
 
@@ -84,6 +98,8 @@ class Record:
             Where the run stands before round one, as this process sees it.
         clients : Sequence[Client]
             What ``data.*`` says of data that these do not have is not written.
+        validation : Validation
+            Takes the rounds in that are done.
         hosted : bool
             Whether they are simulated, so that the task that their nodes name is the experimenter's.
         plain : bool
@@ -93,7 +109,8 @@ class Record:
         ------
         InvalidInputError
             Where the folder holds a run already, or the resumed one is at its end and its clients' memory is gone, or
-            its options, data or lines are not what they were, or another run writes it.
+            has stopped early and would stop again, or its options, data or lines are not what they were, or another run
+            writes it.
         """
         self._standing = begun
         if self.folder is None:
@@ -122,6 +139,13 @@ class Record:
             kept = [line for line in self.folder.lines() if line["round"] <= done and not line.get("closing")]
             found.standing.check(begun, kept, str(self.folder.path))
             self._written, self._checksum = len(kept), found.standing.checksum
+            self.past, self.round = rounds_of(kept, validation.add), done
+            why = stalled(self.settings.server, validation) if done < self.settings.server.rounds else ""
+            if self.folder.finished and why:
+                raise InvalidInputError(
+                    f"{self.folder.path} is finished, it was stopped after round {done}: {why}; to go on, resume it "
+                    "with server.patience=0 server.min_delta=0, or with more patience"
+                )
             history = found.standing.history(code(self.settings.method), done)
             self._standing = replace(begun, code=history, remembered=found.standing.remembered)
         with self._writing():
@@ -152,6 +176,11 @@ class Record:
         if self.folder is not None:
             self.folder.release()
 
+    def discard(self) -> None:
+        """Leave a new run's folder as one that another run can begin in."""
+        if self.folder is not None and not self.round:
+            self.folder.discard()
+
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
         self._number, self._asked, self._host = number, list(asked), host
@@ -159,9 +188,9 @@ class Record:
         host.bytes = Bytes()
         self._clock = time.monotonic()
 
-    def close(self, number: int, asked: Sequence[str]) -> None:
+    def close(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin the closing message."""
-        self.begin(number, asked, self._host)
+        self.begin(number, asked, host)
         self.closing = True
 
     def end(
@@ -221,9 +250,10 @@ class Record:
         return MetricRecord({**figures}) if figures else None
 
     def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
-        """Write the round's lines, which are returned, then its checkpoint: a crash between plays the round again."""
+        """Write the round's lines and return them, then its checkpoint: a crash between plays the round again."""
         if self._lines:
             self._lines[0]["global"] = self._global
+            self.round = self._number
         if self.folder is not None:
             self._checksum = chained(self._checksum, self._lines)
             with self._writing():
@@ -232,6 +262,8 @@ class Record:
                     standing = replace(checkpoint.standing, checksum=self._checksum)
                     replace(checkpoint, standing=standing).write(self.folder.path, self.settings.method)
             self._written += sum(not line.get("closing") for line in self._lines)
+        if self.kept is not None:
+            self.kept += self._lines
         for line in self._lines:
             if self._on_line:
                 self._on_line(line)
@@ -245,12 +277,28 @@ class Record:
         else:
             shutil.rmtree(self.state, ignore_errors=True)
 
-    def finish(self, *, clients: Sequence[Client], host: HostGrid, evaluated: str, rounds: int, world: World) -> None:
-        """Write the summary of a run with these clients, whose method has this evaluation point."""
-        if self.folder is None:
-            return
-        from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
+    def finish(
+        self, *, clients: Sequence[Client], host: HostGrid, evaluated: str, rounds: int, world: World, stopped: str = ""
+    ) -> None:
+        """Write the summary and the report of a run of so many rounds.
 
+        Parameters
+        ----------
+        clients : Sequence[Client]
+            Who took part.
+        host : HostGrid
+            Where they were.
+        evaluated : str
+            The method's evaluation point.
+        rounds : int
+            How many were played.
+        world : World
+            The server's.
+        stopped : str
+            Why no more were, where it is not the last one; ``INTERRUPTED``: somebody broke it off, and it can go on.
+        """
+        if self.folder is None and self.kept is None:
+            return
         settings = self.settings
         facts = {
             "method": short_name(settings.method),
@@ -258,6 +306,7 @@ class Record:
             "seed": settings.run.seed,
             "rounds": rounds,
             "planned": settings.server.rounds,
+            "stopped": stopped,
             "clients": len(clients),
             "engine": ENGINES.get(host.engine, "local"),
             "model": model_facts(world, clients, plain=host.plain),
@@ -267,11 +316,16 @@ class Record:
             "references": world.kind.references(world),
             "classes": list(world.class_names),
             "metrics": {name: metric.higher_is_better for name, metric in world.metrics.items()},
-            "evaluated": {"global": evaluated, "personal": "trained" if evaluated == "aggregated" else evaluated},
+            "evaluated": evaluated_at(evaluated),
             "state": self._state_of(evaluated, hosted=world.hosted),
         }
+        if self.folder is None:
+            self.summary = finite(summarize(self.kept or [], facts))
+            return
+        from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
+
         with self._writing():
-            self.folder.finish(facts)
+            self.summary = self.folder.finish(facts)
             report.draw(self.folder)
 
     def _state_of(self, point: str, *, hosted: bool) -> str | None:

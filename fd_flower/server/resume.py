@@ -8,7 +8,7 @@ from itertools import pairwise
 from logging import WARNING
 from typing import Any, Self
 
-from fd_flower.config import Settings
+from fd_flower.config import CHANGEABLE, Settings
 from fd_flower.core.checksum import joined
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
@@ -19,8 +19,8 @@ from fd_flower.results.folder import as_line
 from fd_flower.results.reproduce import flatten
 from fd_flower.tasks.world import World
 
-FREE = ("server.rounds", "run.device", "run.out", "run.resume")
-"""Options that may be others in a resumed run."""
+FREE = (*CHANGEABLE, "run.out", "run.resume")
+"""Options that may be others in a resumed run, and those that say which one it is."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """How a strategy is run in somebody's own project."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from fd_flower.config import (
@@ -13,6 +14,7 @@ from fd_flower.config import (
     registry,
 )
 from fd_flower.config import settings as merged
+from fd_flower.results.callback import Callback
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Run:
         As ``run.device`` and ``run.precision``.
     privacy : PrivacyConfig
         Secure sums.
+    callbacks : Sequence[Callback]
+        What the run calls as it goes.
     """
 
     seed: int = 0
@@ -48,6 +52,7 @@ class Run:
     device: str = "auto"
     precision: str = "fp32"
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    callbacks: Sequence[Callback] = ()
 
     def settings(self, method: str, config: ServerConfig | None) -> Settings:
         """Return the settings of a run of a method; those of the resumed run where there is one."""

@@ -17,9 +17,10 @@ from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.server_protocol import AggregationError
 from fd_flower.server.diagnostics import Diagnostics
-from fd_flower.server.driver import Driver, EvaluateFn, ShouldStop
+from fd_flower.server.driver import Driver, EvaluateFn
 from fd_flower.server.method import C, Method
 from fd_flower.server.sanity import fault, suspects
+from fd_flower.server.stopping import ShouldStop
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import device
 from fd_flower.training import one_thread
@@ -95,6 +96,13 @@ class Strategy(Method[C], FlowerStrategy):
                 "for differential privacy use Flower's mods on the client app"
             )
         return self._driver
+
+    def should_stop(self, server_round: int, result: Result) -> bool:
+        """Whether the run ends after this round, given what there is by then: a subclass may say so.
+
+        It is asked after each round, beside the function that ``start`` is given.
+        """
+        return False
 
     def show(self) -> ArrayRecord:
         """Return what stands for the knowledge between Flower's hooks."""
@@ -187,7 +195,7 @@ class Strategy(Method[C], FlowerStrategy):
         run = self._run
         if server_round < run.last or "received" not in run.points or run.host.plain:
             return []
-        run.record.close(server_round, [c.id for c in self.clients])
+        run.record.close(server_round, [c.id for c in self.clients], run.host)
         return run.messages(self.clients, server_round, 0, "evaluate", config, closing=True)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

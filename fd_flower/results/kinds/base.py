@@ -84,6 +84,15 @@ class Kind(ABC):
     def tracks(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
         """Return the figure that comparisons draw, by scope (``global``, ``personal``) and by whose it is."""
 
+    @abstractmethod
+    def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return the figure on validation samples, by scope (``global``, ``personal``) and by whose it is."""
+
+    def validation(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Track]:
+        """Return the validation figure that a run goes by (``results.validation``), by whose it is."""
+        found = self.validations(lines, evaluated)
+        return (evaluated["global"] == "aggregated" and found["global"]) or found["personal"]
+
     def columns(self, runs: Summaries) -> list[Column]:
         """Return the columns of tables about runs: their figures and what they cost."""
         return [*self.figures, *COSTS]

@@ -209,6 +209,11 @@ class Classification(Kind):
         history = History.of(lines, evaluated)
         return {"global": history.shared.get("accuracy", {}), "personal": history.own.get("accuracy", {})}
 
+    def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return accuracy on all clients' validation parts together and on clients' own."""
+        history = History.of(lines, evaluated)
+        return {"global": history.shared.get("validation", {}), "personal": history.own.get("validation", {})}
+
     def metrics(self, runs: Summaries) -> list[Column]:
         """Return balanced accuracy, macro-F1, AUC and the task's own metrics."""
         return metrics.figures(runs)

@@ -157,6 +157,10 @@ class Retrieval(Kind):
         """Return nDCG@10 on questions about clients' own documents."""
         return {who: found.get(f"own/{HEADLINE}", {}) for who, found in _tracks(lines, evaluated).items()}
 
+    def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
+        """Return nDCG@10 on clients' own validation questions."""
+        return {who: found.get("validation", {}) for who, found in _tracks(lines, evaluated).items()}
+
     def references(self, runs: Summaries) -> Mapping[str, Mapping[str, tuple[float | None, float | None]]]:
         """Return how BM25 and the untrained retriever search, in the columns of the server's retriever."""
         found = {}
