@@ -171,7 +171,8 @@ def test_every_command_of_a_new_folders_readme_works_as_written(kind: str, here:
     assert len(blocks) == 2
     with superlink(program("flower-superlink"), shell, folder):
         for block in blocks:
-            done = subprocess.run(["bash", "-euxc", block], env=shell, capture_output=True, text=True, check=False)
+            brief = re.sub(r"(steps|rounds|epochs)=\d+", r"\1=1", block)  # all else as written
+            done = subprocess.run(["bash", "-euxc", brief], env=shell, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
             assert "Traceback" not in done.stdout + done.stderr
         listed = subprocess.run(["flwr", "list", "--format", "json"], env=shell, capture_output=True, text=True)
