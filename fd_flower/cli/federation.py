@@ -24,6 +24,8 @@ NODES = "nodes.json"
 IN_USE = "already in use"
 """What Flower answers where a key is registered already."""
 
+REACH = 5.0  # seconds for a connection to the SuperLink
+
 UNKNOWN = "not found"
 """What Flower answers where a node is not registered (any more)."""
 
@@ -105,14 +107,14 @@ def need(folder: Path) -> None:
         )
 
 
-def _wait(folder: Path, limit: float = 5.0) -> None:
-    """Return once the SuperLink listens; RunError, with what to look at, where it does not for so many seconds."""
+def _wait(folder: Path, limit: float = 0.0) -> None:
+    """Return once the SuperLink listens; RunError, with what to look at, where it does not within so many seconds."""
     connection = tomllib.loads((folder / "flwr" / "config.toml").read_text(encoding="utf-8"))["superlink"]["lab"]
     host, _, port = connection["address"].rpartition(":")
     deadline = time.monotonic() + limit
     while True:
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=limit):
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=REACH):
                 return
         except OSError as error:
             if time.monotonic() > deadline:
