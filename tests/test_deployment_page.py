@@ -125,7 +125,7 @@ class Site:
             "OMP_NUM_THREADS": "1",
         }
         done = subprocess.run(
-            ["bash", "-euc", text], env=environment, cwd=root, capture_output=True, text=True, check=False, timeout=400
+            ["bash", "-euc", text], env=environment, cwd=root, capture_output=True, text=True, check=False, timeout=900
         )
         assert done.returncode == 0, f"{name}:\n{text}\n{done.stdout}{done.stderr}{self.logs()}"
         return done.stdout

@@ -12,7 +12,7 @@ from fd_flower.core.flower import log
 from fd_flower.core.versions import sources, versions
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, one_line, records
 
-PATIENCE = 60.0  # seconds for devices to answer: each starts a process that imports PyTorch
+PATIENCE = 120.0  # seconds for devices to answer: each starts a process that imports PyTorch
 MARK = "versions: "
 """What a line of the log that holds the answers has before them."""
 ASKED = ("fd-flower", "flwr", "torch", "python", "refused")
