@@ -17,7 +17,7 @@ import pytest
 import yaml
 from helpers.deployment import partitions
 
-from fd_flower.cli import deploy, device, flower, keys, main
+from fd_flower.cli import device, federation, flower, keys, main
 from fd_flower.cli import run as runs
 from fd_flower.config import settings
 
@@ -104,8 +104,12 @@ def test_registering_without_keys_says_what_to_do(tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("status", "said", "ends"),
     [
-        (0, "SuperNode 17 registered successfully", ["0: registered", "ward-7: registered"]),
-        (1, "Public key already in use", ["0: was registered already", "ward-7: was registered already"]),
+        (0, '{"success": true, "node-id": 17}', ["0: registered", "ward-7: registered"]),
+        (
+            0,
+            '{"success": false, "error-message": "[code: 23] Public key already in use."}',
+            ["0: was registered already", "ward-7: was registered already"],
+        ),
     ],
 )
 def test_registering_twice_does_no_harm(
@@ -114,8 +118,9 @@ def test_registering_twice_does_no_harm(
     flwr = made / "flwr.sh"
     flwr.write_text(f"#!/bin/sh\necho '{said}'\nexit {status}\n")
     flwr.chmod(0o700)
-    monkeypatch.setattr(deploy, "program", lambda name: str(flwr))
-    assert list(deploy.register(made)) == ends
+    monkeypatch.setattr(federation, "program", lambda name: str(flwr))
+    monkeypatch.setattr(federation, "_wait", lambda folder, limit=0.0: None)
+    assert list(federation.register(made)) == ends
 
 
 # --- a device's doctor

@@ -12,7 +12,7 @@ from helpers.deployment import TINY, Lab, lab, partitions, short_settings, until
 from helpers.grids import Moody
 
 from fd_flower import engine, methods
-from fd_flower.cli import deploy, keys, main
+from fd_flower.cli import federation, keys, main
 from fd_flower.config import settings
 from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
@@ -85,7 +85,7 @@ def test_what_the_server_refuses_is_one_line_and_a_status(
 
 
 def test_devices_that_are_registered_already_stay_so(ward: Lab):
-    assert list(deploy.register(ward.keys)) == [f"{client}: was registered already" for client in "012"]
+    assert list(federation.register(ward.keys)) == [f"{client}: was registered already" for client in "012"]
 
 
 def test_a_run_goes_on_after_superlink_and_serverapp_were_killed(ward: Lab, tmp_path: Path):

@@ -1,13 +1,13 @@
 """The command: which commands there are, and how an error is told."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 import typer
 
 from fd_flower import __version__
-from fd_flower.cli.commands import devices, runs, show
+from fd_flower.cli.commands import devices, runs, scaffold, show
 from fd_flower.cli.console import Interrupted, Output
 from fd_flower.core.errors import InvalidInputError
 
@@ -31,11 +31,16 @@ for each in (
     show.estimate,
     devices.keys,
     devices.register,
+    devices.status,
+    devices.remove,
+    devices.public,
     show.doctor,
     runs.ask,
     runs.report,
 ):
     app.command()(each)
+
+app.add_typer(scaffold.new, name="new")
 
 
 def main(arguments: Sequence[str] | None = None, output: Output | None = None) -> int:
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, output: Output | None = None) -
     output = output or Output()
     command = typer.main.get_group(app)
     command.params.append(_version())
-    for each in (command, *command.commands.values()):
+    for each in _below(command):
         each.params += _switches(output)
     try:
         return command.main(arguments, prog_name="fd-flower", standalone_mode=False, obj=output) or 0
@@ -56,6 +61,13 @@ def main(arguments: Sequence[str] | None = None, output: Output | None = None) -
         return _tell(output.reason(error), 2)
     except Exception as error:
         return _tell(output.reason(error), 1)
+
+
+def _below(command: click.Command) -> Iterator[click.Command]:
+    """Yield a command, and those below it where it is a group of them."""
+    yield command
+    for each in getattr(command, "commands", {}).values():
+        yield from _below(each)
 
 
 def _version() -> click.Parameter:

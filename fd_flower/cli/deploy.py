@@ -1,20 +1,12 @@
-"""What devices and their server are started by: systemd units, compose files, Flower's connection, registration."""
+"""What devices and their server are started by: systemd units, compose files, Flower's connection."""
 
 import json
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import fd_flower
-from fd_flower.cli.flower import program
-from fd_flower.core.errors import InvalidInputError, RunError
 
 SETTLED = "settled.json"
 """What a folder's services were made for, so that clients that are added later get the same."""
-
-IN_USE = "already in use"
-"""What Flower answers where a key is registered already."""
 
 
 def templates() -> Path:
@@ -59,39 +51,6 @@ def write(folder: Path, host: str | None, port: int, venv: Path) -> None:
 def clients(folder: Path) -> list[Path]:
     """Return the folders of the clients that have keys."""
     return sorted(path.parent for path in folder.glob("clients/*/client.pub"))
-
-
-def register(folder: Path) -> Iterator[str]:
-    """Register every client that is not registered yet, and yield a line about each.
-
-    Raises
-    ------
-    InvalidInputError
-        For a folder without keys.
-    RunError
-        Where the SuperLink cannot be reached or refuses a key.
-    """
-    home = folder / "flwr"
-    if not clients(folder) or not (home / "config.toml").is_file():
-        raise InvalidInputError(
-            f"{folder} holds no clients' keys; make them: fd-flower keys {folder} --host NAME --client ID"
-        )
-    environment = {
-        **os.environ,
-        "FLWR_HOME": str(home),
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-    }
-    for own in clients(folder):
-        command = [program("flwr"), "supernode", "register", str(own / "client.pub"), "lab", "--name", own.name]
-        tried = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
-        output = " ".join((tried.stdout + tried.stderr).split())
-        if tried.returncode == 0:
-            yield f"{own.name}: registered"
-        elif IN_USE in output:
-            yield f"{own.name}: was registered already"
-        else:
-            raise RunError(f"client {own.name} could not be registered: {output[-300:]}")
 
 
 def _fill(name: str, target: Path, words: dict[str, str]) -> None:

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.storage import replace_file
 
 CURVE = ec.SECP384R1()  # Flower takes NIST curves alone
 AUTHORITY_DAYS = 3650
@@ -66,8 +67,13 @@ def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int) 
         _server(folder, hosts, days)
     for client in clients:
         _client(folder, client)
+    write_allow_list(folder)
+
+
+def write_allow_list(folder: Path) -> None:
+    """Write which client has which key, by what lies in ``clients``."""
     allowed = {path.parent.name: path.read_text().strip() for path in sorted(folder.glob("clients/*/client.pub"))}
-    (folder / ALLOW).write_text(yaml.safe_dump(allowed, sort_keys=False, width=1000), encoding="utf-8")
+    replace_file(folder / ALLOW, yaml.safe_dump(allowed, sort_keys=False, width=1000))
 
 
 def _authority(folder: Path) -> None:

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from fd_flower import data
-from fd_flower.cli import deploy, keys
+from fd_flower.cli import deploy, federation, keys
 from fd_flower.cli.flower import program, pyproject, python_path
 from fd_flower.cli.order import Order
 from fd_flower.cli.superlink import free_port, groups_below, wait_until_it_listens
@@ -190,7 +190,7 @@ def lab(root: Path, clients: tuple[str, ...] = ("0", "1", "2")) -> Iterator[Lab]
     deploy.write(made.keys, "127.0.0.1", made.port, Path(sys.prefix))
     try:
         made.superlink()
-        assert list(deploy.register(made.keys)) == [f"{client}: registered" for client in clients]
+        assert list(federation.register(made.keys)) == [f"{client}: registered" for client in clients]
         yield made
     finally:
         for name in list(made.processes):

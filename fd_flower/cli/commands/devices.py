@@ -5,8 +5,13 @@ from typing import Annotated
 
 import typer
 
+from fd_flower.cli.console import Output, console
+
+Federation = Annotated[Path, typer.Argument(metavar="DIR", help="What `keys` made.")]
+
 
 def keys(
+    context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A name or address of the server, as devices call it.")
@@ -21,24 +26,67 @@ def keys(
         bool, typer.Option("--bfv", help="Also DIR/bfv.key, of all clients and not of the server: docs/privacy.md.")
     ] = False,
 ) -> None:
-    """Make certificates, keys and services of a federation of devices, or add clients to one: docs/deployment.md."""
-    from fd_flower.cli import deploy, keys
+    """Make certificates, keys and services of a federation of devices, or add clients to one, and say what is next."""
+    from fd_flower.cli import deploy, keys, steps
     from fd_flower.cli.paths import absolute
     from fd_flower.privacy.bfv import make_key
 
     place = absolute(folder, Path.cwd())
+    output: Output = context.obj
     if bfv:
         make_key(place / "bfv.key")
     if host or client or not bfv:
+        first = not (place / deploy.SETTLED).exists()
         keys.make(place, host or [], client or [], days)
         deploy.write(place, host[0] if host else None, port, venv)
+        for line in () if output.quiet else steps.after_keys(place, client or [], hosts=bool(host), first=first):
+            typer.echo(line)
     typer.echo(place)
 
 
-def register(folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `keys` made.")]) -> None:
+def register(folder: Federation) -> None:
     """Register every client of DIR at its SuperLink, which must be running."""
-    from fd_flower.cli import deploy
+    from fd_flower.cli import federation
     from fd_flower.cli.paths import absolute
 
-    for client in deploy.register(absolute(folder, Path.cwd())):
-        typer.echo(client)
+    for line in federation.register(absolute(folder, Path.cwd())):
+        typer.echo(line)
+
+
+def remove(
+    folder: Federation,
+    client: Annotated[list[str], typer.Option(metavar="ID", help="A client id; may be given again.")],
+) -> None:
+    """Remove clients from a federation: their keys are unregistered, taken from the allow-list, and deleted."""
+    from fd_flower.cli import federation
+    from fd_flower.cli.paths import absolute
+
+    for each in client:
+        typer.echo(federation.remove(absolute(folder, Path.cwd()), each))
+
+
+def status(
+    on: Annotated[Path, typer.Option(metavar="DIR", help="What `keys` made.")],
+    versions: Annotated[
+        bool, typer.Option("--versions", help="Ask the devices what they run, too: a run of half a minute.")
+    ] = False,
+) -> None:
+    """Show a federation's devices, when each was last seen, and the newest runs."""
+    from fd_flower.cli import overview
+    from fd_flower.cli.paths import absolute
+
+    overview.show(absolute(on, Path.cwd()), console(), versions=versions)
+
+
+def public(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="As `data.public` takes it: docs/data.md.")],
+    expected: Annotated[
+        str | None, typer.Option("--is", metavar="SHA256", help="On a device: the checksum that the server's has.")
+    ] = None,
+) -> None:
+    """Check a folder of public samples, and show how it gets to the devices, or that it has got there whole."""
+    from fd_flower.cli import public as samples
+    from fd_flower.cli.paths import absolute
+
+    for line in samples.checked(absolute(folder, Path.cwd()), expected):
+        typer.echo(line)

@@ -1,0 +1,52 @@
+"""What a technician does next, with the federation's own names: the lines that `keys` prints."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fd_flower.cli.deploy import SETTLED
+
+
+def after_keys(folder: Path, clients: Sequence[str], *, hosts: bool, first: bool) -> Iterator[str]:
+    """Yield the lines of what is left to do once keys were made.
+
+    Parameters
+    ----------
+    folder : Path
+        What ``keys`` made.
+    clients : Sequence[str]
+        The clients that this call was about.
+    hosts : bool
+        Whether the server's certificate is new.
+    first : bool
+        Whether the folder is new, so that the server does not run yet.
+    """
+    settled = json.loads((folder / SETTLED).read_text(encoding="utf-8"))
+    server, port, command = settled["SERVER"], settled["PORT"], f"{settled['VENV']}/bin/fd-flower"
+    yield "On the server, as root:"
+    yield f"  chown -R fd-flower: {folder}"
+    if first:
+        yield f"  cp {folder}/server/fd-flower-superlink.service /etc/systemd/system/"
+        yield "  systemctl daemon-reload && systemctl enable --now fd-flower-superlink"
+    elif hosts:
+        yield "  systemctl restart fd-flower-superlink    # the certificate is new"
+    if clients:
+        yield f"  sudo -u fd-flower {command} register {folder}"
+        yield ""
+        yield f"Through the server's firewall, to port {port} (TCP): each device, whoever starts runs, and nobody else."
+        yield f"  ufw allow proto tcp from ADDRESS to any port {port}    # Debian, Ubuntu"
+        rule = f"rule family=ipv4 source address=ADDRESS port port={port} protocol=tcp accept"
+        yield f"  firewall-cmd --permanent --add-rich-rule='{rule}' && firewall-cmd --reload    # Fedora, RHEL"
+        yield "Devices need no open port: they call the server."
+        yield ""
+        others = f" (on {', '.join(clients[1:])} the same, each with its own id)" if clients[1:] else ""
+        yield f"On {clients[0]}, as root{others}:"
+        yield f"  scp -r {server}:{folder}/clients/{clients[0]} /etc/fd-flower && chown -R fd-flower: /etc/fd-flower"
+        yield "  editor /etc/fd-flower/node.toml    # data-path: where its images lie"
+        yield f"  sudo -u fd-flower {command} doctor --node /etc/fd-flower"
+        yield "  cp /etc/fd-flower/fd-flower-supernode.service /etc/systemd/system/"
+        yield "  systemctl daemon-reload && systemctl enable --now fd-flower-supernode"
+    yield ""
+    yield "Secret: ca.key and server/server.key, which stay on the server, and clients/ID/client.key, which goes to"
+    yield "that device alone. Whoever has ca.key can pass for the server. All other files may be seen."
+    yield ""
