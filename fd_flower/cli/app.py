@@ -7,7 +7,7 @@ import click
 import typer
 
 from fd_flower import __version__
-from fd_flower.cli.commands import devices, runs, show
+from fd_flower.cli.commands import convert, devices, runs, show
 from fd_flower.cli.console import Interrupted, Output
 from fd_flower.core.errors import InvalidInputError
 
@@ -34,6 +34,7 @@ for each in (
     runs.report,
 ):
     app.command()(each)
+app.add_typer(convert.app, name="convert")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

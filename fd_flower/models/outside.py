@@ -1,6 +1,8 @@
 """Models of somebody else's package, by dotted name: called with the shape of an input and the number of classes."""
 
+from collections.abc import Callable
 from inspect import signature
+from typing import Any
 
 import torch
 from torch.nn import Module
@@ -10,21 +12,45 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.body import Shape
 
 
-def made(name: str, shape: Shape, classes: int, features: int | None = None) -> Module:
-    """Return a new model, tried on one empty input.
+def called_with(net: Callable[..., Any], shape: Shape, classes: int, features: int | None = None) -> Any:
+    """Call a class or function that makes a model, with what its parameters ask for by name.
 
     Parameters
     ----------
-    name : str
-        ``package.module:Net``: a class or a function. It gets what its parameters ask for by name, of ``shape`` or
-        ``input_shape``, ``classes`` or ``num_classes``, and ``features`` where that is not None; one that needs others
-        gets the shape and the number of classes in this order.
+    net : Callable
+        It gets, of ``shape`` or ``input_shape``, ``classes`` or ``num_classes``, and ``features`` where that is not
+        None, those that it names; one that needs others gets the shape and the number of classes in this order.
     shape : tuple[int, ...]
         Of one input.
     classes : int
         C.
     features : int | None
         F, ``model.features``.
+    """
+    offered = {"shape": shape, "input_shape": shape, "classes": classes, "num_classes": classes, "features": features}
+    parameters = signature(net).parameters.values()
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    asked = {p.name: offered[p.name] for p in parameters if offered.get(p.name) is not None}
+    return net(**asked) if needed <= asked.keys() else net(shape, classes)
+
+
+def made(
+    name: str, shape: Shape, classes: int, features: int | None = None, dtype: torch.dtype = torch.float32
+) -> Module:
+    """Return a new model, tried on one empty input.
+
+    Parameters
+    ----------
+    name : str
+        ``package.module:Net``: a class or a function, called as ``called_with`` says.
+    shape : tuple[int, ...]
+        Of one input.
+    classes : int
+        C.
+    features : int | None
+        F, ``model.features``.
+    dtype : torch.dtype
+        Of the inputs, as the model takes them.
 
     Raises
     ------
@@ -32,17 +58,11 @@ def made(name: str, shape: Shape, classes: int, features: int | None = None) -> 
         Where it cannot be imported or called, or does not give logits [1, C].
     """
     net = imported(name, "model.name")
-    offered = {"shape": shape, "input_shape": shape, "classes": classes, "num_classes": classes, "features": features}
     try:
-        parameters = signature(net).parameters.values()
-        needed = {
-            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        }
-        asked = {p.name: offered[p.name] for p in parameters if offered.get(p.name) is not None}
-        model = net(**asked) if needed <= asked.keys() else net(shape, classes)
+        model = called_with(net, shape, classes, features)
         before = model.training
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(1, *shape))
+            logits = model.eval()(torch.zeros(1, *shape, dtype=dtype))
         model.train(before)
         given = list(logits.shape)
     except Exception as error:  # what somebody's model raises has no end
