@@ -77,7 +77,7 @@ def convert(folder: Path, out: Path) -> Converted:
     found = {split: _files(folder / split) for split in SPLITS}
     if not found["train"]:
         raise InvalidInputError(
-            f"{folder} holds no train/<client>.npz; expected a data set as HtFLlib or PFLlib writes it"
+            f"{folder} holds no train/<client>.npz; expected a data set that HtFLlib or PFLlib wrote"
         )
     if out.is_dir() and any(out.glob("*.parquet")):
         raise InvalidInputError(f"{out} already holds Parquet files: name another folder")

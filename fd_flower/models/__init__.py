@@ -41,7 +41,7 @@ from fd_flower.models import published
 from fd_flower.models.body import SMALLEST, Body, Shape
 from fd_flower.models.classifier import Classifier, FeatureModel, feature_model
 from fd_flower.models.convnet import convnet
-from fd_flower.models.outside import called_with, made
+from fd_flower.models.outside import called_with, headed, made
 from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp
 from fd_flower.models.residual import resnet8, resnet20
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
@@ -57,6 +57,7 @@ __all__ = [
     "default",
     "feature_model",
     "groups",
+    "headed",
     "is_outside",
     "names",
 ]
@@ -150,6 +151,7 @@ def build(
     seed: int,
     weights: str | None = None,
     dtype: torch.dtype = torch.float32,
+    head: str | None = None,
 ) -> Module:
     """Return a new model of an architecture, on the CPU.
 
@@ -173,6 +175,8 @@ def build(
         Published weights of one of torchvision's, ``DEFAULT`` or ``IMAGENET1K_V1``.
     dtype : torch.dtype
         Of the inputs, on which a model of another package is tried.
+    head : str | None
+        The last linear layer of a model of another package, where it has no ``features(x)`` and ``head``.
 
     Raises
     ------
@@ -186,7 +190,7 @@ def build(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
         if is_outside(name) and weights is None:
-            return made(name, shape, classes, features, dtype)
+            return made(name, shape, classes, features, dtype, head)
         if weights is not None or (name not in BODIES and name in published.published()):
             if is_outside(name) or name not in published.published():
                 raise InvalidInputError(
@@ -195,6 +199,8 @@ def build(
                 )
             body, body_features = published.body(name, shape, weights)
             return Classifier(body, body_features, classes, features)
+        if head is not None:
+            raise InvalidInputError(f"model.head is '{head}'; '{name}' has its own head: leave it out")
         stem, width = _parse(name)
         body, body_features = BODIES[stem](shape, width)
         return Classifier(body, body_features, classes, features)

@@ -5,11 +5,13 @@ from inspect import signature
 from typing import Any
 
 import torch
-from torch.nn import Module
+from torch import Tensor
+from torch.nn import Identity, Linear, Module
 
 from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.body import Shape
+from fd_flower.models.classifier import Classifier
 
 
 def called_with(net: Callable[..., Any], shape: Shape, classes: int, features: int | None = None) -> Any:
@@ -34,8 +36,59 @@ def called_with(net: Callable[..., Any], shape: Shape, classes: int, features: i
     return net(**asked) if needed <= asked.keys() else net(shape, classes)
 
 
+def headed(model: Module, name: str, classes: int, features: int | None, x: Tensor) -> Classifier:
+    """Return a model in two: what its last linear layer sees, and that layer.
+
+    Parameters
+    ----------
+    model : Module
+        It is taken apart.
+    name : str
+        The layer's in the model, ``model.head``.
+    classes : int
+        C.
+    features : int | None
+        F: what the layer sees is projected to so many features, and the layer is a new one; None: neither.
+    x : Tensor
+        Inputs to try it on [1, ...].
+
+    Raises
+    ------
+    InvalidInputError
+        Where there is no such layer, or the model does not end with it.
+    """
+    linear = [path for path, layer in model.named_modules() if isinstance(layer, Linear)]
+    if name not in linear:
+        raise InvalidInputError(
+            f"model.head is '{name}', which is no linear layer of {type(model).__name__}; it has "
+            f"{', '.join(linear[-5:]) or 'none'}"
+        )
+    before, head = model.training, model.get_submodule(name)
+    assert isinstance(head, Linear)
+    with torch.no_grad():
+        whole = model.eval()(x)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, Identity())
+        try:
+            seen = model(x)
+            ends = seen.shape == (len(x), head.in_features) and torch.allclose(head(seen), whole, rtol=1e-4, atol=1e-5)
+        except Exception:  # what follows the layer takes no features
+            ends = False
+    if not ends:
+        raise InvalidInputError(f"model.head is '{name}', and {type(model).__name__} does not end with it")
+    found = Classifier(model.train(before), head.in_features, classes, features)
+    if features is None:
+        found.head = head
+    return found
+
+
 def made(
-    name: str, shape: Shape, classes: int, features: int | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    shape: Shape,
+    classes: int,
+    features: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    head: str | None = None,
 ) -> Module:
     """Return a new model, tried on one empty input.
 
@@ -51,6 +104,8 @@ def made(
         F, ``model.features``.
     dtype : torch.dtype
         Of the inputs, as the model takes them.
+    head : str | None
+        The name of its last linear layer, where it has no ``features(x)`` and ``head``: ``headed``.
 
     Raises
     ------
@@ -72,4 +127,4 @@ def made(
         ) from error
     if given != [1, classes]:
         raise InvalidInputError(f"model.name '{name}' gives {given} for one input; expected logits [1, {classes}]")
-    return model
+    return model if head is None else headed(model, head, classes, features, torch.ones(1, *shape).to(dtype))

@@ -143,6 +143,7 @@ def _all_of(base: Images, settings: Settings, client: str, _: str) -> Data:
 def _model(rows: Undealt, base: Images, chosen: ModelConfig, seed: int, serving: bool, name: str) -> Module:
     """Return a new model of an architecture; ``serving``: for a server, which imports no code that a device names."""
     shape, classes = base.shape, len(base.class_names)
+    kind = torch.float32 if base.x.dtype == torch.uint8 else base.x.dtype
     if rows.model is not None:
         try:
             made = models.called_with(rows.model, shape, classes, chosen.features)
@@ -153,10 +154,11 @@ def _model(rows: Undealt, base: Images, chosen: ModelConfig, seed: int, serving:
             ) from error
         if not isinstance(made, Module):
             raise InvalidInputError(f"the task's model is {type(made).__name__}; expected a torch.nn.Module")
-        return made
+        x = torch.ones(1, *shape).to(kind)
+        return made if chosen.head is None else models.headed(made, chosen.head, classes, chosen.features, x)
     if serving and models.is_outside(name) and name not in models.architectures(chosen.name):
         raise InvalidInputError(
             f"a device has model='{name}', and the server imports no code that a device names: add it to model.name"
         )
-    kind = torch.float32 if base.x.dtype == torch.uint8 else base.x.dtype
-    return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights, dtype=kind)
+    more = {"weights": chosen.weights, "head": chosen.head}
+    return models.build(name, shape, classes, chosen.features, seed=seed, dtype=kind, **more)

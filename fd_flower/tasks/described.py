@@ -57,7 +57,9 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
             public = outside.labeled or outside.samples
 
     def model(name: str) -> Module:
-        return models.build(name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights)
+        return models.build(
+            name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights, head=chosen.head
+        )
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         _ = imported(name, "model.name") if alone else model(name)  # what cannot be made is refused before round one
@@ -88,7 +90,7 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
             )
         if not answers:
             return own(name)
-        return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights)
+        return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights, head=chosen.head)
 
     own, task = task.model, replace(task, model=partial(built, model))
     if not answers or config.public == "held-out":  # of data.source, on the devices too
