@@ -23,7 +23,8 @@ def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     data = within(tree, "data")
     source = None if task else data.get("source")
     listed = isinstance(source, list)
-    kind = registry.kind_of([name for name in (source if listed else [source]) if isinstance(name, str)])
+    sources = source if isinstance(source, list) else [source]
+    kind = registry.kind_of([name for name in sources if isinstance(name, str)])
     found: Mapping[str, Any] = {"model": {"name": ""}} if task else {} if kind is None else kind.usual
     partition = "domain" if listed else "column" if data.get("column") else None
     return laid(found, {"data": {"partition": partition}} if partition else {})

@@ -111,7 +111,8 @@ class Own:
             y = _label_of(dataset, column) if y is None and not self.bare else y
             if y not in dataset.columns and not self.bare:
                 raise InvalidInputError(f"the task's rows have no column {y!r}{nearest(str(y), _names(dataset))}")
-            labels = dataset[y].tolist() if y in dataset.columns else [None] * len(dataset)
+            table: Any = dataset
+            labels = table[y].tolist() if y in table.columns else [None] * len(table)
             chosen = [name for name in dataset.columns if name not in (y, column)] if x is None else x
             return labeled(_inputs(dataset, chosen), labels, names, self.classes)
         if isinstance(dataset, IterableDataset) or not callable(getattr(type(dataset), "__len__", None)):

@@ -46,6 +46,7 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
         named = models.default(base.shape)
         settings = replace(settings, model=replace(settings.model, name=named))
     own: Callable[[str], Data]
+    test: Samples | None
     if hosted:
         whole = federation(task, settings)
         own, test, public = whole.data, whole.test, whole.known
