@@ -274,7 +274,7 @@ def test_a_table_of_numbers_is_a_task_of_the_users(tmp_path):
     (tmp_path / "train.csv").write_text("f1,f2,label\n0.1,2,cat\n")
     with pytest.raises(
         InvalidInputError,
-        match=r"is no table of images: give a Task .*Samples.of\(datasets.load_dataset\('csv'.*, x=\[",
+        match=r"is no table of images: give a task .*Task.from_dataset\(datasets.load_dataset\('csv'.*, y=",
     ):
         read(str(tmp_path), DataConfig())
 

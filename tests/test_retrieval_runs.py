@@ -220,7 +220,7 @@ def test_methods_that_cannot_are_refused_in_one_line(method):
 
 
 def test_the_command_says_what_is_wrong_in_one_line(capsys):
-    status = main(["run", "local", "--set", "data.source=companies model.name=hashed"])
+    status = main(["run", "local", "--set", "data.source=companies data.partition=dirichlet"])
     said = capsys.readouterr().err
     assert status == 2
     assert said.count("\n") == 1

@@ -7,7 +7,7 @@ import click
 import typer
 
 from fd_flower import __version__
-from fd_flower.cli.commands import devices, runs, scaffold, show
+from fd_flower.cli.commands import convert, devices, runs, scaffold, show
 from fd_flower.cli.console import Interrupted, Output
 from fd_flower.core.errors import InvalidInputError
 
@@ -39,6 +39,7 @@ for each in (
     runs.report,
 ):
     app.command()(each)
+app.add_typer(convert.app, name="convert")
 
 app.add_typer(scaffold.new, name="new")
 

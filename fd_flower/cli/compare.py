@@ -12,9 +12,10 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
 from fd_flower.cli.progress import told
 from fd_flower.cli.run import words_of
-from fd_flower.config import DataConfig, ModelConfig, read_recipe
+from fd_flower.config import DataConfig, ModelConfig, read_recipe, usual
 from fd_flower.config.registry import full_name, short_name
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.trees import laid, read_words
 from fd_flower.results import compare
 from fd_flower.results.reproduce import flatten
 
@@ -50,7 +51,7 @@ def ordered(
     words = words_of(changes, recipe)
     path = place(words, out, "compare")
     called = _called(methods)
-    words = (*_same_for_all(list(called.values()), words), *words)
+    words = (*_same_for_all(list(called.values()), words, task), *words)
     comparison = Plan(path, {})
     for name, method in called.items():
         words_here = _for(name, words, called)
@@ -94,12 +95,14 @@ def _for(method: str, words: Sequence[str], methods: Collection[str]) -> tuple[s
     return (*(word for word in words if word.partition(".")[0] not in methods), *own)
 
 
-def _same_for_all(methods: Sequence[str], words: Sequence[str]) -> list[str]:
+def _same_for_all(methods: Sequence[str], words: Sequence[str], task: str) -> list[str]:
     """Return words that set aside what recipes say of data and models: the defaults hold, under what the user says."""
     recipes = [flatten(read_recipe(method)) for method in methods]
     if len(recipes) == 1 or paths.value_of(words, "recipe"):
         return []
-    defaults = flatten({name: vars(cls()) for name, cls in SHARED.items()})
+    own = {name: vars(cls()) for name, cls in SHARED.items()}
+    asked = [word for word in words if word.partition(".")[0] in SHARED]
+    defaults = flatten(laid(own, usual(read_words(asked), task)))
     differing = {
         key: value for key, value in defaults.items() if any(recipe.get(key, value) != value for recipe in recipes)
     }

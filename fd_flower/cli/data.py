@@ -15,6 +15,8 @@ from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import Holdings, federation, holdings, plot_holdings
 from fd_flower.data.heterogeneity import divergences, entropy, mutual_information
+from fd_flower.tasks import dealt
+from fd_flower.tasks.described import load_task
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.retrieval.library import Library, library, pairs
 
@@ -30,6 +32,7 @@ def show(
     out: Path | None,
     console: Console,
     *,
+    task: str = "",
     clusters: bool = False,
 ) -> None:
     """Print each client's samples by class and part, and how different clients are; draw them where ``out`` says.
@@ -44,11 +47,15 @@ def show(
         Another recipe than the method's.
     out : Path | None
         An image's file, or a folder for it.
+    task : str
+        The user's own task, whose rows are dealt out.
     clusters : bool
         Count clusters of what ``data.encoder`` sees, too; with `data.partition=embedding` they always are.
     """
-    chosen = settings(method, words_of(changes, recipe))
-    if any(map(beir.holds, [chosen.data.source] if isinstance(chosen.data.source, str) else chosen.data.source)):
+    chosen = settings(method, words_of(changes, recipe), task=task)
+    paths.look_here(paths.modules_of(chosen))
+    source = chosen.data.source
+    if not task and any(map(beir.holds, [source] if isinstance(source, str) else source)):
         if out is not None or clusters:
             raise InvalidInputError(
                 "questions and documents have no classes to draw or cluster: leave out --out and --clusters"
@@ -56,10 +63,10 @@ def show(
         console.print(collections(library(chosen)))
         return
     clusters = clusters or chosen.data.partition == "embedding"
-    whole = federation(chosen.data, chosen.run.seed)
+    whole = dealt.federation(load_task(task), chosen) if task else federation(chosen.data, chosen.run.seed)
     held = holdings(whole, clusters=clusters)
     notes = [
-        f"{chosen.data.source}: {int(held.parts.sum()):,} private samples at {len(held.clients)} clients, "
+        f"{task or source}: {int(held.parts.sum()):,} private samples at {len(held.clients)} clients, "
         f"{held.public:,} public, {held.test:,} in the balanced test set",
         "JS: Jensen-Shannon divergence of what a client holds to what all hold, in bits: 0 alike, below 1; their mean",
     ]

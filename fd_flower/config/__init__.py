@@ -1,5 +1,6 @@
 """A run's options, section by section, and how they are merged."""
 
+from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
 from fd_flower.config.merge import CHANGEABLE, Settings, read_resumed, settings
@@ -28,4 +29,5 @@ __all__ = [
     "read_recipe",
     "read_resumed",
     "settings",
+    "usual",
 ]

@@ -47,9 +47,12 @@ class DataConfig(Options):
     class_names: list[str] | None = None
     """The classes, in the order of their numbers; None: as the source names them, or the values of its labels."""
     column: str | None = None
-    """With `data.partition=column`: the column that says who is the client."""
+    """With `data.partition=column`, the default where this is given: the column that says who is the client."""
+    own_test: bool = False
+    """With `data.partition=column`: a client's test part is the test rows that have its value, not a cut of its own."""
     partition: str = one_of(*PARTITIONS, default="dirichlet")
-    """The rule by which rows are dealt out to clients, see docs/partitions.md: `iid`, `dirichlet`, `classes`, ..."""
+    """The rule by which rows are dealt out to clients, see docs/partitions.md: `iid`, `dirichlet`, `classes`, ... The
+    default follows the data: `domain` of several sources, `iid` of questions and documents."""
     alpha: float = option(0.3, above=0)
     """Concentration over labels (over clusters with `embedding`, over sizes with `quantity`)."""
     clusters: int = option(10, least=1)
@@ -101,3 +104,7 @@ class DataConfig(Options):
             raise InvalidInputError(f"data.class_names is {self.class_names}; expected one or more names, each once")
         if self.partition == "column" and not self.column:
             raise InvalidInputError(f"data.column is {self.column!r}; expected a column's name")
+        if self.own_test and self.partition != "column":
+            raise InvalidInputError(
+                f"data.own_test is true and data.partition is '{self.partition}': column alone says whose they are"
+            )

@@ -1,4 +1,4 @@
-"""A run's settings: a dataclass default, the recipe's value over it, the user's ``set`` over that."""
+"""A run's settings: a default (that of the data's kind), the recipe's value over it, the user's ``set`` over that."""
 
 import json
 import shlex
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fd_flower.config import registry
+from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
 from fd_flower.config.model import ModelConfig
@@ -63,7 +64,7 @@ class Settings:
 
 
 def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", recipe: str | None = None) -> Settings:
-    """Merge a method's options: defaults, then its recipe, then ``changes``.
+    """Merge a method's options: defaults, those of the data's kind, then its recipe, then ``changes``.
 
     Parameters
     ----------
@@ -107,7 +108,9 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
         client = {**within(base, "client"), "objective_args": {}}  # the recipe's arguments are another loss's
         base = {**base, "client": client}
     tree = laid(base, chosen)
-    if resumed:
+    if not resumed:
+        tree = laid(usual(tree, task), tree)
+    else:
         task = str(tree.pop("task", ""))
         tree = laid(tree, {"run": {"out": resumed}})
     return _settings(method, task, tree)

@@ -7,6 +7,7 @@ built-in method keeps its name, whatever an entry point says.
 
 import pkgutil
 import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -148,6 +149,15 @@ def kind_configs(name: str) -> dict[str, type]:
     """Return the dataclasses of the sections of those kinds of task that a method can learn, by the kind's name."""
     able = strategy(name).requires.tasks
     return {kind: import_module(f"fd_flower.tasks.{kind}.config").Config for kind in kinds() if kind in able}
+
+
+def kind_of(sources: Sequence[str]) -> Any | None:
+    """Return the options' dataclass of the kind of task that these sources are of; None: images with classes."""
+    for kind in kinds() if sources else ():
+        found = import_module(f"fd_flower.tasks.{kind}.config").Config
+        if any(map(found.holds, sources)):
+            return found
+    return None
 
 
 def config(name: str, side: str, **changes: Any) -> Any:

@@ -41,6 +41,8 @@ def imported(name: str, what: str) -> Any:
     module, _, attribute = with_colon(name).partition(":")
     try:
         return reduce(getattr, attribute.split("."), import_module(module))
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{what} '{name}': {error}") from error
     except Exception as error:  # what somebody's module raises while it is imported has no end
         reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
         lacks = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")

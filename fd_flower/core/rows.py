@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 
 from fd_flower.core.classes import labels_of, listed, of_values
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.pixels import GREY, RGB, is_image, pixels
 
 Column = str | int
 
@@ -62,13 +63,28 @@ def read(dataset: Any, x: Column | Sequence[str] | None, y: Column | None, class
     if not rows:
         raise InvalidInputError("the data set is empty: expected at least one sample")
     pairs = [_pair(row, x, y) for row in rows]
-    inputs = _stacked([one for one, _ in pairs])
+    inputs = stacked([one for one, _ in pairs])
+    return labeled(inputs, [label for _, label in pairs], declared(dataset, y), classes)
+
+
+def labeled(inputs: Tensor, labels: Sequence[Any], names: tuple[str, ...], classes: Sequence[str]) -> Read:
+    """Return inputs with their labels as numbers.
+
+    Parameters
+    ----------
+    inputs : Tensor
+        [N, ...].
+    labels : Sequence[Any]
+        N whole numbers or names; all None: there are none.
+    names : tuple[str, ...]
+        What the data set calls its classes; () where it does not say.
+    classes : Sequence[str]
+        The classes' names where it does not, in the order of their numbers.
+    """
     check_finite(inputs)
-    labels = [label for _, label in pairs]
     if all(label is None for label in labels):
         return Read(inputs, None, ())
     found = labels_of(labels, "the data set")
-    names = declared(dataset, y)
     if isinstance(found[0], str):
         names = names or tuple(classes)
         if not names:
@@ -147,22 +163,34 @@ def _ask(columns: dict[Any, Any], why: str) -> str:
     return f"the data set's rows have the columns {names}, and {why}: name them, Samples.of(rows, {example})"
 
 
-def _stacked(values: Sequence[Any]) -> Tensor:
-    """Return inputs as one tensor [N, ...], float64 as float32."""
+def stacked(values: Sequence[Any]) -> Tensor:
+    """Return inputs as one tensor [N, ...]: float64 as float32, images of PIL as bytes [channels, height, width]."""
     inputs: list[Tensor] = []
     for row, value in enumerate(values):
         try:
-            one = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError):
+            one = _pixels(value, row) if is_image(value) else torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, InvalidInputError):
+                raise
             raise InvalidInputError(
-                f"row {row} of the data set has an input of type {type(value).__name__}; expected a tensor, an array "
-                "or numbers; images take a transform that makes tensors of them"
+                f"row {row} of the data set has an input of type {type(value).__name__}; expected a tensor, an array, "
+                "numbers or an image of PIL"
             ) from None
         if inputs and one.shape != inputs[0].shape:
+            cure = " (torchvision.transforms.v2.Resize((32, 32)) brings images to one)" if is_image(value) else ""
             raise InvalidInputError(
                 f"row {row} of the data set has an input of shape {list(one.shape)}, row 0 of {list(inputs[0].shape)}; "
-                "expected one shape"
+                f"expected one shape{cure}"
             )
         inputs.append(one)
     x = torch.stack(inputs)
     return x.float() if x.dtype == torch.float64 else x
+
+
+def _pixels(image: Any, row: int) -> Tensor:
+    """Return an image of PIL as bytes; refuse those of more than 8 bits."""
+    if image.mode not in GREY + RGB:
+        raise InvalidInputError(
+            f"row {row} of the data set is an image of mode {image.mode}; expected 8 bits, gray or RGB: convert it"
+        )
+    return torch.tensor(pixels(image, gray=image.mode in GREY))

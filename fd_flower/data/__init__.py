@@ -1,20 +1,25 @@
 """Data: sources, who holds which rows, public and test sets."""
 
-from fd_flower.data.clients import Federation, device_data, federation, labeled
+from fd_flower.data.clients import Federation, cut_rows, dealt_out, device_data, federation, labeled
 from fd_flower.data.counts import Holdings, holdings, plot_holdings
 from fd_flower.data.images import Images, read
-from fd_flower.data.public import Public, elsewhere
+from fd_flower.data.own import Own
+from fd_flower.data.public import Public, elsewhere, matched
 
 __all__ = [
     "Federation",
     "Holdings",
     "Images",
+    "Own",
     "Public",
+    "cut_rows",
+    "dealt_out",
     "device_data",
     "elsewhere",
     "federation",
     "holdings",
     "labeled",
+    "matched",
     "plot_holdings",
     "read",
 ]

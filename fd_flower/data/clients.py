@@ -44,6 +44,8 @@ class Federation:
         The public samples.
     test : Samples
         The full balanced test set.
+    tested : tuple[np.ndarray, ...]
+        With ``data.own_test`` the rows of the test set that are each client's own, sorted.
     """
 
     config: DataConfig
@@ -53,6 +55,7 @@ class Federation:
     dealt: np.ndarray
     known: Public
     test: Samples
+    tested: tuple[np.ndarray, ...] = ()
 
     @cached_property
     def clients(self) -> tuple[str, ...]:
@@ -93,7 +96,14 @@ class Federation:
         """Return a client's training, validation and test samples; raises InvalidInputError for a stranger."""
         if client not in self.clients:
             raise InvalidInputError(f"there is no client '{client}': expected '0' to '{self.clients[-1]}'")
-        return _own(self.base, self.rows[int(client)], self.config, self.seed, client)
+        place = int(client)
+        if not self.tested:
+            return cut_rows(self.base, self.rows[place], self.config, self.seed, client)
+        train, validation, _ = self.config.split
+        whole = train + validation
+        config = replace(self.config, split=[train / whole, validation / whole, 0.0])
+        own = cut_rows(self.base, self.rows[place], config, self.seed, client)
+        return replace(own, test=self.test[torch.from_numpy(self.tested[place])])
 
 
 def federation(data: DataConfig, seed: int) -> Federation:
@@ -121,24 +131,72 @@ def _federation(text: str, seed: int) -> Federation:
         )
     sources = data.source if listed else [data.source]
     base, origin = _joined(sources, [read(source, data, column=data.column) for source in sources])
+    whose = _whose_test(sources[0], data) if data.own_test else None
     for source in sources:
         if "validation" in locate(source).splits():
             log(WARNING, "%s: validation rows are not used, clients' are cut from their own (data.split)", source)
+    if data.public not in ("held-out", "noise", "none") and locate(data.public) in map(locate, sources):
+        raise InvalidInputError(
+            f"data.public is data.source, {data.public}: use data.public=held-out, which does not overlap"
+        )
+    tests = [_test_rows(sources[0], base, source, data) for source in sources]
+    return dealt_out(base, origin, tests, data, seed, whose=whose)
+
+
+def dealt_out(
+    base: Images,
+    origin: np.ndarray,
+    tests: Sequence[Samples | None],
+    data: DataConfig,
+    seed: int,
+    public: Public | None = None,
+    whose: np.ndarray | None = None,
+) -> Federation:
+    """Deal rows out; see ``federation``.
+
+    Parameters
+    ----------
+    base : Images
+        All training rows.
+    origin : np.ndarray
+        For each row the number of its source [N].
+    tests : Sequence[Samples | None]
+        Each source's test rows; None: a fifth of its training rows.
+    data : DataConfig
+        All but where rows come from.
+    seed : int
+        The run's seed.
+    public : Public | None
+        Public samples that are given; None: by ``data.public``.
+    whose : np.ndarray | None
+        With ``data.own_test`` the values of ``data.column`` of the test rows [M].
+    """
     rows = np.arange(len(base.x))
     if data.limit is not None:
         rows = np.sort(numpy_rng(seed, "limit").permutation(rows)[: data.limit])
-    test, rows = _test(sources, base, origin, rows, data, seed)
-    if data.public == "held-out":
-        public, rows = held_out(base, rows, data, seed)
+    test, rows = _test(tests, base, origin, rows, seed)
+    if public is not None:
+        known = public
+    elif data.public == "held-out":
+        known, rows = held_out(base, rows, data, seed)
     else:
-        if data.public not in ("noise", "none") and locate(data.public) in map(locate, sources):
-            raise InvalidInputError(
-                f"data.public is data.source, {data.public}: use data.public=held-out, which does not overlap"
-            )
-        public = elsewhere(data, seed, base.shape, base.class_names)
-    dealt = Federation(data, seed, base, (), rows, public, test)
+        known = elsewhere(data, seed, base.shape, base.class_names)
+    dealt = Federation(data, seed, base, (), rows, known, test)
     held = partition(data, base.labels[rows].numpy(), _groups(dealt, origin), seed)
-    return replace(dealt, rows=tuple(rows[positions] for positions in held))
+    theirs = tuple(rows[positions] for positions in held)
+    if whose is None:
+        return replace(dealt, rows=theirs)
+    assert base.groups is not None
+    return replace(dealt, rows=theirs, tested=tuple(np.flatnonzero(whose == base.groups[own[0]]) for own in theirs))
+
+
+def _whose_test(source: str, data: DataConfig) -> np.ndarray:
+    """Return the values of ``data.column`` of a source's test rows [M]."""
+    if "test" not in locate(source).splits():
+        raise InvalidInputError(f"data.own_test is true, and {source} has no test rows: leave it out")
+    groups = read(source, data, "test", column=data.column).groups
+    assert groups is not None
+    return groups
 
 
 def _groups(dealt: Federation, origin: np.ndarray) -> np.ndarray | None:
@@ -171,15 +229,22 @@ def _alike(name: str, images: Images, other_name: str, other: Images) -> Images:
     return other.called(images.class_names, other_name, name)
 
 
+def _test_rows(first: str, base: Images, source: str, data: DataConfig) -> Samples | None:
+    """Return a source's test rows with the numbers of the base's classes; None where it has none."""
+    if "test" not in locate(source).splits():
+        return None
+    own = _alike(f"{first} (train)", base, f"{source} (test)", read(source, data, "test"))
+    return Samples(own.x, own.labels)
+
+
 def _test(
-    sources: Sequence[str], base: Images, origin: np.ndarray, rows: np.ndarray, data: DataConfig, seed: int
+    given: Sequence[Samples | None], base: Images, origin: np.ndarray, rows: np.ndarray, seed: int
 ) -> tuple[Samples, np.ndarray]:
     """Return the full test set, and the rows that are left for training."""
     tests, left = [], np.ones(len(rows), dtype=bool)
-    for number, source in enumerate(sources):
-        if "test" in locate(source).splits():
-            own = _alike(f"{sources[0]} (train)", base, f"{source} (test)", read(source, data, "test"))
-            tests.append(Samples(own.x, own.labels))
+    for number, own in enumerate(given):
+        if own is not None:
+            tests.append(own)
         else:
             mine = origin[rows] == number
             fifth = cut.stratified(base.labels[rows[mine]].numpy(), TEST_SHARE, numpy_rng(seed, "test", number))
@@ -218,7 +283,7 @@ def device_data(folder: str, data: DataConfig, seed: int, client: str) -> Data:
             folder,
             " and ".join(more),
         )
-    return _own(own, np.arange(len(own.x)), data, seed, client)
+    return cut_rows(own, np.arange(len(own.x)), data, seed, client)
 
 
 def labeled(source: str, data: DataConfig, split: str = "test", class_names: Sequence[str] = ()) -> Samples:
@@ -234,7 +299,7 @@ def labeled(source: str, data: DataConfig, split: str = "test", class_names: Seq
     return Samples(images.x, images.labels, classes=images.class_names)
 
 
-def _own(base: Images, rows: np.ndarray, data: DataConfig, seed: int, client: str) -> Data:
+def cut_rows(base: Images, rows: np.ndarray, data: DataConfig, seed: int, client: str) -> Data:
     """Cut a client's rows by class and (seed, client id): the same cut for a partition and for a device's folder."""
     shuffled = rows[numpy_rng(seed, "split", client).permutation(len(rows))[: data.per_client]]
     parts = cut.parts(shuffled, base.labels[shuffled].numpy(), data.split)

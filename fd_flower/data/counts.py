@@ -60,9 +60,10 @@ def holdings(federation: Federation, *, clusters: bool = False) -> Holdings:
         data = federation.data(client)
         own = (data.train, data.validation, data.test)
         parts.append([len(part) for part in own])
-        rows = torch.cat([part.index for part in own if part.index is not None])
-        kinds = _clusters(federation, rows) if clusters else torch.zeros_like(rows)
-        pair = kinds * classes + federation.base.labels[rows]
+        here = [part for part in own if part.x is federation.base.x] if clusters else own  # others have no clusters
+        labels = torch.cat([part.labels for part in here])
+        rows = torch.cat([part.index for part in here if part.index is not None])
+        pair = (_clusters(federation, rows) * classes if clusters else 0) + labels
         pairs.append(torch.bincount(pair, minlength=number * classes).view(number, classes))
     counted = torch.stack(pairs)
     return Holdings(

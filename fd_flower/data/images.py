@@ -16,6 +16,7 @@ from torch import Tensor
 from fd_flower.config import DataConfig
 from fd_flower.core.classes import Labels, labels_of, numbered, of_values, order
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.pixels import GREY, RGB, pixels
 from fd_flower.data.cache import stored
 from fd_flower.data.source import Source, check_column, image_column, label_column, locate
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from datasets import Features
 
 LAYOUT = 2  # of the cached files: raise it when they change
-GREY, RGB = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  # the 8-bit modes of PIL
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Images:
     Attributes
     ----------
     x : Tensor
-        Images [N, channels, height, width], uint8, memory-mapped.
+        Images [N, channels, height, width], uint8, memory-mapped; of a user's own rows any inputs [N, ...].
     y : Tensor | None
         Labels [N], int64; None without a label column.
     class_names : tuple[str, ...]
@@ -52,7 +52,7 @@ class Images:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(channels, height, width)."""
+        """(channels, height, width) of an image, the shape of any other input."""
         return tuple(self.x.shape[1:])
 
     @property
@@ -202,7 +202,7 @@ def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Pat
         numbers, names, declared = _classes(source, split, label, features, labels)
         np.save(folder / "labels.npy", np.array(numbers, dtype=np.int64))
     if wanted.column is not None:
-        np.save(folder / "groups.npy", np.array(_groups(source, wanted.column, groups)))
+        np.save(folder / "groups.npy", np.array(groups_of(source, wanted.column, groups)))
     (folder / "classes.json").write_text(json.dumps({"names": names, "declared": declared}))
 
 
@@ -226,8 +226,7 @@ def _image(
     image = image.convert("L" if gray else "RGB")
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[None] if gray else pixels.transpose(2, 0, 1)
+    return pixels(image, gray=gray)
 
 
 def _classes(
@@ -249,7 +248,7 @@ def _classes(
     return values, tuple(kind.names), True
 
 
-def _groups(source: str, column: str, values: list[Any]) -> list[str]:
+def groups_of(source: str, column: str, values: list[Any]) -> list[str]:
     """Return the column that says who is the client, as text; refuse rows without a value."""
     empty = [row for row, value in enumerate(values) if value is None or value == "" or value != value]
     if empty:

@@ -140,8 +140,8 @@ def _of_tables(paths: Sequence[Path]) -> str:
     column = _paths_in(first) if kind == "csv" else None
     if kind == "csv" and column is None:
         return (
-            f"{first} is no table of images: give a Task (task=package.module:name) whose samples are "
-            f"Samples.of(datasets.{load}['{next(iter(files))}'], x=['<columns of numbers>'], y='<label>')"
+            f"{first} is no table of images: give a task (--task module:name), "
+            f"Task.from_dataset(datasets.{load}, y='<label>')"
         )
     target = f"{first.parent}-images"
     return (

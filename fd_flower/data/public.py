@@ -90,8 +90,13 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     channels, height, width = shape
     other = read(data.public, data, size=f"{height}x{width}x{channels}", own=False)
     rows = np.sort(numpy_rng(seed, "public").permutation(len(other.x))[: data.public_size])
+    return matched(other, rows, class_names, data.public)
+
+
+def matched(other: Images, rows: np.ndarray, class_names: tuple[str, ...], who: str) -> Public:
+    """Return rows of another set: labeled where its classes are the private ones, in any order."""
     differs = difference(other.class_names, class_names)
     if other.y is not None and (not differs or (not other.declared and set(other.class_names) < set(class_names))):
-        other = other.called(class_names, data.public, "data.source")
+        other = other.called(class_names, who, "data.source")
         return Public.of(Samples(other.x, other.y, torch.from_numpy(rows), classes=class_names))
     return Public.of(Samples(other.x, None, torch.from_numpy(rows), classes=other.class_names))

@@ -38,10 +38,10 @@ from fd_flower.core.dotted import is_dotted, with_colon
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
 from fd_flower.models import published
-from fd_flower.models.body import Body, Shape
+from fd_flower.models.body import SMALLEST, Body, Shape
 from fd_flower.models.classifier import Classifier, FeatureModel, feature_model
 from fd_flower.models.convnet import convnet
-from fd_flower.models.outside import made
+from fd_flower.models.outside import called_with, headed, made
 from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp
 from fd_flower.models.residual import resnet8, resnet20
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
@@ -53,8 +53,11 @@ __all__ = [
     "architectures",
     "assign",
     "build",
+    "called_with",
+    "default",
     "feature_model",
     "groups",
+    "headed",
     "is_outside",
     "names",
 ]
@@ -97,6 +100,11 @@ def groups() -> tuple[str, ...]:
     return tuple(sorted(GROUPS))
 
 
+def default(shape: Shape) -> str:
+    """Return the architecture that suits inputs of a shape where nobody names one: images, or anything else."""
+    return "cnn" if len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) >= SMALLEST else "mlp"
+
+
 def is_outside(name: str) -> bool:
     """Whether this is a model of another package, ``package.module:Net``."""
     return is_dotted(name) and name.partition(":")[0] not in {*BODIES, *ALIASES, *GROUPS}
@@ -135,7 +143,15 @@ def assign(name: str | Sequence[str], number: int) -> str:
 
 
 def build(
-    name: str, shape: Shape, classes: int, features: int | None = None, *, seed: int, weights: str | None = None
+    name: str,
+    shape: Shape,
+    classes: int,
+    features: int | None = None,
+    *,
+    seed: int,
+    weights: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    head: str | None = None,
 ) -> Module:
     """Return a new model of an architecture, on the CPU.
 
@@ -157,6 +173,10 @@ def build(
         ``run.seed``.
     weights : str | None
         Published weights of one of torchvision's, ``DEFAULT`` or ``IMAGENET1K_V1``.
+    dtype : torch.dtype
+        Of the inputs, on which a model of another package is tried.
+    head : str | None
+        The last linear layer of a model of another package, where it has no ``features(x)`` and ``head``.
 
     Raises
     ------
@@ -170,7 +190,7 @@ def build(
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
         if is_outside(name) and weights is None:
-            return made(name, shape, classes, features)
+            return made(name, shape, classes, features, dtype, head)
         if weights is not None or (name not in BODIES and name in published.published()):
             if is_outside(name) or name not in published.published():
                 raise InvalidInputError(
@@ -179,6 +199,8 @@ def build(
                 )
             body, body_features = published.body(name, shape, weights)
             return Classifier(body, body_features, classes, features)
+        if head is not None:
+            raise InvalidInputError(f"model.head is '{head}'; '{name}' has its own head: leave it out")
         stem, width = _parse(name)
         body, body_features = BODIES[stem](shape, width)
         return Classifier(body, body_features, classes, features)

@@ -24,7 +24,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def changes(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values that differ from the method's recipe: all of them where the method is not installed here."""
     try:
-        usual = flatten(config.settings(tree["method"]).tree())
+        usual = flatten(config.settings(tree["method"], task=tree.get("task") or "").tree())
     except InvalidInputError:
         usual = {}
     flat = {key: value for key, value in flatten(tree).items() if key not in ("method", "task", *HERE_ALONE)}

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from logging import INFO
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,6 +27,7 @@ from fd_flower.server.resume import Standing
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
 from fd_flower.server.telling import log_end, log_round
+from fd_flower.tasks.facts import without_effect
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
 from fd_flower.wire.replies import Reply
@@ -169,9 +170,14 @@ class Driver:
         strategy, done = self.strategy, 0
         settings, key, hosted = strategy.settings, self.record.run_key, strategy.hosted
         begun = Standing.of(settings, key, strategy.world, strategy.clients, hosted=hosted)
+        brought, plain = strategy.world.task, self.host.plain
         checkpoint = self.record.open(
-            begun, strategy.clients, self.progress.validation, hosted=hosted, plain=self.host.plain
+            begun, strategy.clients, brought, self.progress.validation, hosted=hosted, plain=plain
         )
+        idle = [] if plain else without_effect(strategy.world, brought=strategy.brings_samples)
+        if idle:
+            what = "a task of your own" if strategy.brings_samples else strategy.world.kind.name
+            log(WARNING, "without effect on %s: %s", what, " ".join(idle))
         self.host.mark()
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)

@@ -26,7 +26,7 @@ from fd_flower.server.requirements import (
     check_test,
     check_transform,
 )
-from fd_flower.tasks.described import ModelError
+from fd_flower.tasks.built import ModelError
 from fd_flower.tasks.metric import try_out
 from fd_flower.wire import Bounds, Payload, Weights
 from fd_flower.wire.replies import Reply, read
@@ -101,7 +101,7 @@ class Guard:
     def _check_models(self, clients: Sequence[Client]) -> None:
         """Refuse an architecture that no option names, and that the method's server would have to build and cannot."""
         method = self._method
-        name = method.settings.model.name
+        name = method.world.settings.model.name
         known = architectures(name) if method.describes_models else [name] if isinstance(name, str) else name
         for client in {c.model: c for c in clients if c.model not in known}.values():
             try:

@@ -17,7 +17,8 @@ from fd_flower.server.diagnostics import Diagnostics, Figure
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
 from fd_flower.server.status import UNSTATED, Status
-from fd_flower.tasks.described import built, described, for_devices, load_task
+from fd_flower.tasks.built import built
+from fd_flower.tasks.described import described, for_devices, load_task
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import with_transform
 from fd_flower.tasks.world import World, like
@@ -145,7 +146,13 @@ class Method(ABC, Generic[C]):
     @property
     def describes_models(self) -> bool:
         """Whether `model.*` describes the clients' models, rather than a user's task."""
-        return self._described
+        rows = self._task.rows
+        return self._described or (rows is not None and rows.model is None)
+
+    @property
+    def brings_samples(self) -> bool:
+        """Whether samples are those of a user's task, rather than what `data.source` names."""
+        return not self._described
 
     # --- what the options decide
 

@@ -31,8 +31,9 @@ from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.server.stopping import stalled
-from fd_flower.tasks.facts import data_facts, model_facts, not_for_tasks
+from fd_flower.tasks.facts import data_facts, model_facts, unused
 from fd_flower.tasks.kind import Figures
+from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
 from fd_flower.wire import Weights
 from fd_flower.wire.replies import Reply
@@ -85,7 +86,14 @@ class Record:
         )
 
     def open(
-        self, begun: Standing, clients: Sequence[Client], validation: Validation, *, hosted: bool, plain: bool = False
+        self,
+        begun: Standing,
+        clients: Sequence[Client],
+        brought: Task,
+        validation: Validation,
+        *,
+        hosted: bool,
+        plain: bool = False,
     ) -> Checkpoint | None:
         """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
 
@@ -97,7 +105,9 @@ class Record:
         begun : Standing
             Where the run stands before round one, as this process sees it.
         clients : Sequence[Client]
-            What ``data.*`` says of data that these do not have is not written.
+            Where they run a user's own task, what ``data.*`` says of other data is not written.
+        brought : Task
+            The server's task.
         validation : Validation
             Takes the rounds in that are done.
         hosted : bool
@@ -118,7 +128,7 @@ class Record:
                 # A resume imports it, so a device's word is not enough.
                 tasks = {client.task for client in clients} if hosted else set()
                 task = tasks.pop() if len(tasks) == 1 else self.settings.task
-                left_out = not_for_tasks() if task or plain else ()
+                left_out = unused(brought) if task or plain else ()
                 self.folder = RunFolder.create(out, replace(self.settings, task=task), self.run_key, left_out)
                 self._standing = replace(begun, settings=self.folder.settings.text)  # as a resume reads it
             return None

@@ -101,6 +101,7 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
         raise InvalidInputError(
             f"{method} needs models with features(x) and a linear head, model(x) being head(features(x)); "
             f"{plain.lacks or f'that of client {plain.id} has none'}"
+            f"{'; model.head names the last linear layer of a network of your own' if zoo else ''}"
         )
     sizes = {c.model: c.features for c in clients}
     if requires.features and len(set(sizes.values())) > 1:

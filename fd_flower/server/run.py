@@ -25,8 +25,8 @@ class Run:
     ----------
     seed : int
         Every random number is a function of it.
-    clients : int
-        Number of hosted clients; devices all take part.
+    clients : int | None
+        Number of hosted clients; None: ``data.clients``. Devices all take part.
     client : ClientConfig | None
         The clients' options, sent with every message; None: the recipe's.
     out : str | None
@@ -41,10 +41,14 @@ class Run:
         Secure sums.
     callbacks : Sequence[Callback]
         What the run calls as it goes.
+    data : DataConfig | None
+        How the rows of ``Task.from_dataset`` are dealt out; None: the defaults.
+    model : ModelConfig | None
+        Their model, where the task makes none; None: one that suits their shape.
     """
 
     seed: int = 0
-    clients: int = 10
+    clients: int | None = None
     client: ClientConfig | None = None
     out: str | None = None
     resume: str | None = None
@@ -53,16 +57,19 @@ class Run:
     precision: str = "fp32"
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     callbacks: Sequence[Callback] = ()
+    data: DataConfig | None = None
+    model: ModelConfig | None = None
 
     def settings(self, method: str, config: ServerConfig | None) -> Settings:
         """Return the settings of a run of a method; those of the resumed run where there is one."""
         if self.resume:
             base = merged(method, [f"run.resume={self.resume}", f"run.device={self.device}"])
             return replace(base, server=replace(base.server, rounds=config.rounds)) if config else base
+        data = self.data or DataConfig()
         return Settings(
             method,
-            DataConfig(clients=self.clients),
-            ModelConfig(name=""),
+            data if self.clients is None else replace(data, clients=self.clients),
+            self.model or ModelConfig(name=""),
             config or registry.config(method, "server"),
             self.client or registry.config(method, "client"),
             RunConfig(self.seed, self.out, None, self.keep, self.device, self.precision),

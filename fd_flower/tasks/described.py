@@ -13,9 +13,9 @@ from fd_flower.core.client import Client
 from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
+from fd_flower.tasks.built import built
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
-from fd_flower.wire.envelope import one_line
 
 
 def _check_kind(settings: Settings, kind: str) -> None:
@@ -57,25 +57,13 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
             public = outside.labeled or outside.samples
 
     def model(name: str) -> Module:
-        return models.build(name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights)
+        return models.build(
+            name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights, head=chosen.head
+        )
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         _ = imported(name, "model.name") if alone else model(name)  # what cannot be made is refused before round one
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
-
-
-class ModelError(InvalidInputError):
-    """A server cannot build an architecture that a device names."""
-
-
-def built(build: Callable[[str], Module], name: str) -> Module:
-    """Build an architecture whose name came from a device; ModelError for whatever the name makes ``build`` raise."""
-    try:
-        return build(name)
-    except InvalidInputError as error:
-        raise ModelError(str(error)) from error
-    except Exception as error:  # a user's task
-        raise ModelError(f"the task's model({name!r}) raises {type(error).__name__}: {one_line(error)}") from error
 
 
 def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Task:
@@ -102,7 +90,7 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
             )
         if not answers:
             return own(name)
-        return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights)
+        return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights, head=chosen.head)
 
     own, task = task.model, replace(task, model=partial(built, model))
     if not answers or config.public == "held-out":  # of data.source, on the devices too

@@ -4,14 +4,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from fd_flower.config import DataConfig
 from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.client import Client
 from fd_flower.data import partition
+from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
 
 FROM_A_SOURCE = ("source", "split", "size", "image", "label", "column", "partition", "limit", "per_client")
 PUBLIC_FROM_A_SOURCE = ("public", "public_size", "test")
 OF_PUBLIC_SAMPLES = ("public_batch", "encoder")
+READ_FROM_A_SOURCE = ("source", "size", "image", "label", "test")
 DEALT_OUT = ("source", "column", "partition", "limit")
 PARTS = ("train_samples", "validation_samples", "test_samples")
 LETTERS = 12
@@ -36,17 +39,34 @@ def data_checksum(world: World, clients: Sequence[Client]) -> str:
     return joined({**theirs, **here})
 
 
-def not_for_tasks() -> set[str]:
-    """Return the options of ``data`` that say nothing where samples are those of a user's own task."""
-    return {*FROM_A_SOURCE, *PUBLIC_FROM_A_SOURCE, *_of_rules()}
+def unused(task: Task) -> set[str]:
+    """Return the options of ``data`` that say nothing of a user's own task: all that its functions do themselves."""
+    if task.rows is None:
+        return {*FROM_A_SOURCE, *PUBLIC_FROM_A_SOURCE, *_of_rules()}
+    return {*READ_FROM_A_SOURCE, *(["public"] if task.rows.public is not None else [])}
+
+
+def without_effect(world: World, *, brought: bool) -> list[str]:
+    """Return the options of ``data`` that somebody chose and that say nothing of a run's samples, as ``key=value``.
+
+    ``brought``: whether these are a user's own task's, rather than what ``data.source`` names.
+    """
+    config, usual = world.settings.data, DataConfig()
+    idle: set[str] = set()
+    if brought:
+        idle = unused(world.task)
+    elif world.task.kind is not None:
+        idle = {f.name for f in fields(DataConfig)} - world.kind.options(world.settings).keys()
+    chosen = {key: getattr(config, key) for key in sorted(idle)}
+    return [f"data.{key}={value}" for key, value in chosen.items() if value != getattr(usual, key)]
 
 
 def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) -> dict[str, Any]:
     """Return which data a run is about, and which copy of it.
 
     Of data that ``data.*`` describes: these options and the start of the test set's SHA-256 (``copy``). Of a user's own
-    task: its name, how many samples there are, and the start of ``data_checksum``. Of devices with folders of their
-    own: that they are, and the options that they go by.
+    task: its name, how many samples there are, the options by which its rows are dealt out, if they are, and the start
+    of ``data_checksum``. Of devices with folders of their own: that they are, and the options that they go by.
 
     Parameters
     ----------
@@ -60,7 +80,9 @@ def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) 
     names = sorted({client.task for client in clients if client.task})
     if plain or names:
         name = "the nodes' own ClientApp" if plain else ", ".join(names)
-        options = {key: value for key, value in asdict(world.settings.data).items() if key not in not_for_tasks()}
+        config, task = world.settings.data, world.task
+        about = partition.options(config) if task.rows is not None else asdict(config)
+        options = {key: value for key, value in about.items() if key not in unused(task)}
         if world.public is None:
             options = {key: value for key, value in options.items() if key not in OF_PUBLIC_SAMPLES}
         if plain:
@@ -81,7 +103,8 @@ def model_facts(world: World, clients: Sequence[Client], *, plain: bool = False)
     """Return which models a run is about: ``model.name``, or of a user's own task the classes of its models."""
     if plain:
         return "the nodes' own"
-    if not any(client.task for client in clients):
+    rows = world.task.rows
+    if not any(client.task for client in clients) or (rows is not None and rows.model is None):
         return world.settings.model.name
     networks = dict.fromkeys((client.model, client.network) for client in clients)
     return [f"{network} ('{name}')" if len(networks) > 1 else network for name, network in networks]

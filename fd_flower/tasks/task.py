@@ -1,6 +1,6 @@
 """What a user brings: a model, private data and public data, in one small object."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +10,34 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from fd_flower.tasks.kind import Kind
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.rows import Column
 from fd_flower.core.samples import Data, Samples
 from fd_flower.core.transform import Transform
+from fd_flower.data import Own
+from fd_flower.data.layouts import split_of
 from fd_flower.tasks.metric import Function, Metric, checked
+
+
+@dataclass(frozen=True, eq=False)
+class Undealt:
+    """Rows that ``data.*`` deals out to clients.
+
+    Attributes
+    ----------
+    train : Own
+        The rows.
+    test : Own | None
+        The balanced test set; None: a fifth of the rows.
+    public : Own | None
+        Public samples; None: by ``data.public``.
+    model : Callable[..., Module] | None
+        Makes the model; None: ``model.name`` does.
+    """
+
+    train: Own
+    test: Own | None = None
+    public: Own | None = None
+    model: Callable[..., Module] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,8 @@ class Task:
     metrics : Mapping[str, Callable[[Tensor, Tensor], float | None] | Metric]
         Figures of your own beside ours, by name: functions of log-probabilities [N, C] and labels [N], of which the
         higher value is better unless it is a ``Metric`` that says otherwise. They belong to classification.
+    rows : Undealt | None
+        Rows that ``data.*`` deals out, in the place of ``data``, ``public`` and ``test``; ``from_dataset`` has them.
     """
 
     model: Callable[[str], Module]
@@ -51,6 +78,7 @@ class Task:
     kind: "Kind | None" = None
     transform: Transform | None = None
     metrics: Mapping[str, Function | Metric] = field(default_factory=dict, hash=False)
+    rows: Undealt | None = None
 
     def __post_init__(self) -> None:
         if self.metrics and self.kind is not None:
@@ -64,3 +92,63 @@ class Task:
     def own_metrics(self) -> dict[str, Metric]:
         """The task's own metrics by name."""
         return checked(self.metrics)
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        *,
+        x: Column | Sequence[str] | None = None,
+        y: Column | None = None,
+        test: Any = None,
+        public: Any = None,
+        model: Callable[..., Module] | None = None,
+        classes: Sequence[str] = (),
+        transform: Transform | None = None,
+        metrics: Mapping[str, Function | Metric] | None = None,
+    ) -> "Task":
+        """Return a task whose rows ``data.partition`` and its kin deal out to clients, as they do a source's.
+
+        Parameters
+        ----------
+        dataset : Any
+            The rows: ``(inputs, labels)`` as arrays or tensors, a data frame, a ``datasets.Dataset`` (of a dict with
+            the splits ``train`` and ``test`` both count), a map-style PyTorch ``Dataset``, or ``Samples``. Images may
+            be PIL's, or bytes [channels, height, width]. On a device these are the device's own rows.
+        x, y : str | int | Sequence[str] | None
+            The columns of input and label. None: an image column and its label by their types; of a table the label by
+            its name, and all other columns but ``data.column``.
+        test : Any
+            The balanced test set, in one of these manners; None: a fifth of the rows of each class.
+        public : Any
+            Public samples, labeled or not; None: by ``data.public``, which holds some rows out.
+        model : Callable[..., Module] | None
+            A class or a function that makes the model; it is called with what its parameters ask for by name, of
+            ``shape``, ``classes`` and ``features``. None: ``model.name``.
+        classes : Sequence[str]
+            The classes' names in the order of their numbers; (): as the rows name them, or the values of the labels.
+        transform : Callable[[Tensor], Tensor] | None
+            As ``Task.transform``.
+        metrics : Mapping[str, Callable[[Tensor, Tensor], float | None] | Metric] | None
+            As ``Task.metrics``.
+
+        Raises
+        ------
+        InvalidInputError
+            Where a dict of splits lacks ``train``; what is wrong with rows is said when they are dealt out.
+        """
+        if isinstance(dataset, Mapping):
+            splits = {split_of(str(name)): rows for name, rows in dataset.items()}
+            if "train" not in splits:
+                raise InvalidInputError(f"the data set has the splits {', '.join(map(str, dataset))}; expected train")
+            dataset, test = splits["train"], splits.get("test") if test is None else test
+        train, tested, known = (
+            None if rows is None else Own(rows, x, y, tuple(classes)) for rows in (dataset, test, public)
+        )
+        assert train is not None
+        rows_of = Undealt(train, tested, known, model)
+        return cls(_undealt, classes=tuple(classes), transform=transform, metrics=dict(metrics or {}), rows=rows_of)
+
+
+def _undealt(name: str) -> Module:
+    raise InvalidInputError("a task's rows have to be dealt out before it has a model")

@@ -20,6 +20,7 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
 from fd_flower.tasks.classification import CLASSIFICATION
+from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task
 from fd_flower.tasks.kind import Kind
 from fd_flower.tasks.metric import Metric
@@ -60,9 +61,9 @@ class World:
         class_names: tuple[str, ...] = (),
         client: str = "",
     ) -> None:
-        self.settings = settings
         self._client = client
-        self.task = with_transform(task, settings)
+        own, self.settings = dealt(task, settings, hosted=hosted, client=client)
+        self.task = with_transform(own, settings)
         self.hosted = hosted
         self._public_labels = public_labels
         self._class_names = class_names
@@ -329,7 +330,9 @@ class World:
 
     def architecture(self, number: int) -> str:
         """Return the architecture of the client with this number, where its node names none."""
-        name = self.settings.model.name
+        name, rows = self.settings.model.name, self.task.rows
+        if rows is not None and rows.model is None:
+            return models.assign(name, number)
         if self.settings.task or self.task.kind is not None:  # names of no zoo are their task's business
             return name[number % len(name)] if isinstance(name, list) else name
         return models.assign(name, number) if name else ""

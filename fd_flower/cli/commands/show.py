@@ -29,6 +29,7 @@ def data(
     method: Annotated[str, typer.Argument(metavar="[METHOD]", callback=from_here)] = "fd",
     set: Set = None,
     recipe: Recipe = None,
+    task: Task = "",
     out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the image.")] = None,
     clusters: Annotated[
         bool, typer.Option("--clusters", help="Count clusters of what data.encoder sees, too.")
@@ -37,7 +38,7 @@ def data(
     """Show who holds what: samples of each class at each client, as a run of METHOD (or `fd`) deals them out."""
     from fd_flower.cli import data as showing
 
-    showing.show(method, set or [], recipe, out, console(), clusters=clusters)
+    showing.show(method, set or [], recipe, out, console(), task=task, clusters=clusters)
 
 
 def estimate(

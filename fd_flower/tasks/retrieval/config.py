@@ -1,10 +1,12 @@
 """Options of the retrieval task (section ``retrieval``)."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, ClassVar, Self
 
 from fd_flower.config import Settings
 from fd_flower.core.schema import Options, one_of, option
+from fd_flower.tasks.retrieval.beir import holds
 
 
 @dataclass(frozen=True)
@@ -12,6 +14,10 @@ class Config(Options):
     """What a retriever is, and which questions and documents it is measured on (section ``retrieval``)."""
 
     section = "retrieval"
+    holds: ClassVar[Callable[[str], bool]] = staticmethod(holds)
+    """Whether a source is of this kind."""
+    usual: ClassVar[Mapping[str, Mapping[str, Any]]] = {"data": {"partition": "iid"}, "model": {"name": "hashed"}}
+    """Defaults of other sections where it is."""
 
     folds: int = option(3, least=2)
     """Questions without training judgments: in this many parts, of which `run.seed` says which one tests."""

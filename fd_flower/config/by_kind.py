@@ -1,0 +1,30 @@
+"""Defaults that follow the kind of the data: they stand over the dataclasses' own, below recipe and user."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fd_flower.config import registry
+from fd_flower.core.trees import laid, within
+
+
+def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
+    """Return the defaults of ``data`` and ``model`` that follow from what is chosen.
+
+    A list of sources is dealt out by source, rows with ``data.column`` by that column, questions and documents as their
+    kind says; the model of a user's own task is the task's.
+
+    Parameters
+    ----------
+    tree : Mapping[str, Any]
+        What recipe and user choose.
+    task : str
+        The user's own task; "": there is none.
+    """
+    data = within(tree, "data")
+    source = None if task else data.get("source")
+    listed = isinstance(source, list)
+    sources = source if isinstance(source, list) else [source]
+    kind = registry.kind_of([name for name in sources if isinstance(name, str)])
+    found: Mapping[str, Any] = {"model": {"name": ""}} if task else {} if kind is None else kind.usual
+    partition = "domain" if listed else "column" if data.get("column") else None
+    return laid(found, {"data": {"partition": partition}} if partition else {})
