@@ -277,7 +277,7 @@ def test_a_clients_state_is_its_own_and_comes_back():
 
 def test_a_devices_state_comes_back(tmp_path: Path):
     grid = devices("local", str(tmp_path), "0", "a/b")
-    grid._app = counting()
+    grid.app = counting()
     _, _, lines = start_toy("local", "server.rounds=3", grid)
     assert counts(lines) == {"0": [1, 2, 3], "a/b": [1, 2, 3]}
 

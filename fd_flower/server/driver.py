@@ -70,6 +70,7 @@ class Driver:
             run_key=self.record.run_key,
             state=self.record.state,
             public_labels=strategy.requirements(settings).labels,
+            plain=strategy.plain,
         )
         strategy.refused = self.host.refused
         self.host.handshake()

@@ -23,6 +23,7 @@ from fd_flower.core.flower import name_message
 from fd_flower.core.keys import allowed, keys_of
 from fd_flower.core.storage import Position
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
+from fd_flower.server.plain import seen_plain
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, remembered, unfold
 from fd_flower.wire.traffic import Bytes, size_of
 
@@ -72,7 +73,14 @@ class HostGrid(Grid):
     """
 
     def __init__(
-        self, grid: Grid, settings: Settings, *, run_key: str = "", state: str = "", public_labels: bool = False
+        self,
+        grid: Grid,
+        settings: Settings,
+        *,
+        run_key: str = "",
+        state: str = "",
+        public_labels: bool = False,
+        plain: bool = False,
     ) -> None:
         self._grid = grid
         self._settings = settings
@@ -97,7 +105,7 @@ class HostGrid(Grid):
         self._arrived: dict[str, Message] = {}
         self._reply_size = 0
         self.clients: tuple[Client, ...] = ()
-        self.plain = False
+        self.plain = plain
         self.engine = type(grid).__name__
         self.absent: dict[str, str] = {}
         self.class_names = tuple(settings.data.class_names or ())
@@ -146,7 +154,7 @@ class HostGrid(Grid):
         return self.clients[node_id - 1]
 
     def handshake(self) -> tuple[Client, ...]:
-        """Wait for nodes and ask who is there.
+        """Wait for nodes and ask who is there, unless they are seen to run a plain ClientApp.
 
         Raises
         ------
@@ -154,10 +162,13 @@ class HostGrid(Grid):
             Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
         """
         nodes = self._wait()
-        answers = self._ask(nodes[:FIRST])
-        if not all(map(_plain, answers.values())):
-            answers |= self._ask(nodes[FIRST:])
-        self.plain = any(map(_plain, answers.values())) and not any("role" in a for a in answers.values())
+        self.plain = self.plain or seen_plain(self._grid)
+        answers: dict[int, dict[str, Any]] = {}
+        if not self.plain:
+            answers = self._ask(nodes[:FIRST])
+            if not all(map(_plain, answers.values())):
+                answers |= self._ask(nodes[FIRST:])
+            self.plain = any(map(_plain, answers.values())) and not any("role" in a for a in answers.values())
         if self.plain and self._allow is not None:
             raise InvalidInputError(
                 "server.allow names clients; an app without FD-Flower's turn has none: leave it out"

@@ -91,6 +91,8 @@ class Method(ABC, Generic[C]):
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or (run or Run()).settings(registry.name_of(type(self)), config)
+        self.plain = run is not None and run.plain
+        """Whether the nodes are known to run a ClientApp that knows nothing of FD-Flower."""
         self.knowledge = Knowledge()
         self.clients: tuple[Client, ...] = ()
         self.hosted = True

@@ -37,6 +37,9 @@ class Run:
         As ``run.device`` and ``run.precision``.
     privacy : PrivacyConfig
         Secure sums.
+    plain : bool
+        The nodes run a ClientApp that knows nothing of FD-Flower. Needed only where that cannot be seen (outside of
+        ``flwr run`` and of this process): nodes that are asked log the question as an error.
     """
 
     seed: int = 0
@@ -48,6 +51,7 @@ class Run:
     device: str = "auto"
     precision: str = "fp32"
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    plain: bool = False
 
     def settings(self, method: str, config: ServerConfig | None) -> Settings:
         """Return the settings of a run of a method; those of the resumed run where there is one."""
