@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from logging import INFO
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 ShouldStop = Callable[[int, Result], bool]
 
+FIRST = "clients start from the model of their task"
+
 
 class Driver:
     """One run of a strategy, whose hooks it calls round by round; rounds count from 1 over the whole run.
@@ -56,7 +58,6 @@ class Driver:
 
     def __init__(self, strategy: "Strategy[Any]", grid: Grid, timeout: float) -> None:
         settings = strategy.settings
-        sent = settings.text
         self.strategy = strategy
         self.timeout = timeout
         self.last = settings.server.rounds
@@ -71,9 +72,11 @@ class Driver:
             state=self.record.state,
             public_labels=strategy.requirements(settings).labels,
             plain=strategy.plain,
+            each_node=strategy.each_node,
         )
         strategy.refused = self.host.refused
         self.host.handshake()
+        settings = strategy.settings = self.record.settings = self.host.settings
         if not self.host.hosted and self.host.class_names:  # kept with the run, so that a resume has the same order
             named = replace(settings.data, class_names=list(self.host.class_names))
             settings = strategy.settings = self.record.settings = replace(settings, data=named)
@@ -82,8 +85,12 @@ class Driver:
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
         strategy.clients = self.host.fitting(self.guard.check)
-        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, sent)
+        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
         self.point = strategy.evaluation_point(settings)
+        self.own_loops = any(client.own_loop for client in strategy.clients)
+        """Whether clients evaluate by themselves, as their app does when the closing message comes."""
+        if self.own_loops and self.point == "trained":
+            self.point = "received"
 
     # --- the rounds
 
@@ -113,6 +120,11 @@ class Driver:
     ) -> Result:
         """Play the rounds after those that are done."""
         strategy, result, begun = self.strategy, Result(), time.monotonic()
+        if evaluate_fn and not Weights.all(strategy.knowledge):
+            raise InvalidInputError(
+                f"evaluate_fn is for a server's model, and {strategy.settings.method} has none: leave it out; clients "
+                "evaluate theirs"
+            )
         strategy.summary()
         result.arrays = strategy.show()
         if evaluate_fn and not done:
@@ -152,6 +164,8 @@ class Driver:
                 strategy.start_from(arrays)
             with one_thread():
                 strategy.knowledge = Knowledge(strategy.initial_knowledge(strategy.clients))
+            if initial_arrays and not Weights.all(strategy.knowledge):
+                log(WARNING, "%s sends no weights: initial_arrays are left, and %s", settings.method, FIRST)
         if why := fault(strategy.knowledge, strategy.config.max_entry):
             raise InvalidInputError(f"what the server starts from cannot be used: {why} (server.max_entry)")
         if hosted:
@@ -222,7 +236,7 @@ class Driver:
     @property
     def points(self) -> tuple[str, ...]:
         """The evaluation points of the clients' models."""
-        chosen = self.strategy.config.evaluation_points or (self._own_point,)
+        chosen = self.strategy.config.evaluation_points or (self._own_point, *(("received",) * self.own_loops))
         return tuple(point for point in chosen if point != "aggregated")
 
     def due(self, number: int) -> bool:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,11 @@ class HostGrid(Grid):
         state: str = "",
         public_labels: bool = False,
         plain: bool = False,
+        each_node: bool = False,
     ) -> None:
         self._grid = grid
         self._settings = settings
+        self._each_node = each_node
         self.remembered: dict[str, Position] = {}
         run_key = run_key or secrets.token_hex(8)
         if not state:
@@ -136,6 +139,11 @@ class HostGrid(Grid):
             self._header["nonce"] = nonce.write(state, run_key)
 
     # --- who is there
+
+    @property
+    def settings(self) -> Settings:
+        """The run's settings, as nodes are sent them."""
+        return self._settings
 
     @property
     def hosted(self) -> bool:
@@ -270,6 +278,10 @@ class HostGrid(Grid):
         known, answers = self.clients, self._handshake.sift(answers)
         hosts = [] if known else self._handshake.hosts(answers)  # once a run has begun, its hosts hold all clients
         if hosts:
+            if self._each_node:
+                data = replace(self._settings.data, clients=len(hosts))
+                self._settings = replace(self._settings, data=data)
+                self._header["settings"] = self._settings.text
             ids = [str(i) for i in range(self._settings.data.clients)]
             self._handshake.homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
             found = self._hosted(ids)

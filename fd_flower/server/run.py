@@ -23,8 +23,9 @@ class Run:
     ----------
     seed : int
         Every random number is a function of it.
-    clients : int
-        Number of hosted clients; devices all take part.
+    clients : int | None
+        Number of hosted clients; devices all take part. None: 10, or one a node where the task has no data, because
+        the clients' app has a loop of its own.
     client : ClientConfig | None
         The clients' options, sent with every message; None: the recipe's.
     out : str | None
@@ -43,7 +44,7 @@ class Run:
     """
 
     seed: int = 0
-    clients: int = 10
+    clients: int | None = None
     client: ClientConfig | None = None
     out: str | None = None
     resume: str | None = None
@@ -60,7 +61,7 @@ class Run:
             return replace(base, server=replace(base.server, rounds=config.rounds)) if config else base
         return Settings(
             method,
-            DataConfig(clients=self.clients),
+            DataConfig(clients=10 if self.clients is None else self.clients),
             ModelConfig(name=""),
             config or registry.config(method, "server"),
             self.client or registry.config(method, "client"),
