@@ -272,9 +272,12 @@ class Turn(Generic[C]):
 
     @property
     def lr(self) -> float:
-        """The round's learning rate: the server's, or the schedule's where the server sends none."""
+        """The round's learning rate: the server's, or the schedule's where the server sends none.
+
+        Where an app trains by itself, what the server sends is for its loop, and the schedule is that of distillation.
+        """
         received = self._received.get("lr")
-        if isinstance(received, int | float):
+        if isinstance(received, int | float) and self.world.has_data:
             return float(received)
         return self.config.lr_at(self.round, self.world.settings.server.rounds)
 
