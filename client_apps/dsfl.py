@@ -1,10 +1,10 @@
 """DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples."""
 
-from flwr.app import Message
+from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, public_distillation, reply
+from fd_flower.client import App, Turn, distilled, public_distillation, reply
 from fd_flower.config import ClientConfig
 from fd_flower.wire import PublicLogits
 
@@ -16,19 +16,28 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-def send(message: Message, turn: Turn, loss: float) -> Message:
+def receive(message: Message, context: Context) -> Turn:
+    """Learn from the server's predictions on public samples (nothing in round one)."""
+    return distilled(message, context, objective)
+
+
+def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
     """Having learned from the server's predictions, then from private data, predict on the round's public samples."""
     index = turn.next_index
-    return reply(message, turn, PublicLogits(index, turn.predict(turn.public[index])), loss=loss, **committee(turn))
+    sent = PublicLogits(index, turn.predict(turn.public[index]))
+    return reply(message, turn, sent, examples=examples, **{**committee(turn), **metrics})
 
 
-public_distillation(app, objective, send)
+public_distillation(app, receive, send)
 
 
 def committee(turn: Turn) -> dict[str, float]:
-    """Return the model's accuracy on the client's own validation rows, where the server weighs by it; else nothing."""
-    own = turn.data.validation
-    if turn.server.weighting != "committee" or not len(own):
+    """Return the model's accuracy on the client's own validation rows, where the server weighs by it; else nothing.
+
+    An app with a loop of its own says it itself, as the metric ``validation_accuracy``.
+    """
+    if turn.server.weighting != "committee" or not turn.world.has_data or not len(turn.data.validation):
         return {}
+    own = turn.data.validation
     right = turn.predict(own).argmax(1) == own.labels.cpu()
     return {"validation_accuracy": float(right.double().mean())}

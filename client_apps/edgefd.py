@@ -1,14 +1,17 @@
 """EdgeFD (Mujtaba et al. 2025, arXiv 2508.14769): clients predict what is near their centroids."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from flwr.app import Message
+from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.data import Dataset
 
-from fd_flower.client import App, Turn, public_distillation, reply
+from fd_flower.client import App, Turn, distilled, public_distillation, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.core.rng import seed_of
+from fd_flower.core.samples import Samples
 from fd_flower.density import kmeans, vote
 from fd_flower.wire import PublicLogits, PublicVotes
 
@@ -35,24 +38,40 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-def send(message: Message, turn: Turn[Config], loss: float) -> Message:
-    """Having learned from the voters, then from private data, predict on the round's samples that it votes for."""
-    claimed = votes(turn)
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Learn from the voters' predictions on public samples (nothing in round one)."""
+    return distilled(message, context, objective)
+
+
+def send(
+    message: Message,
+    turn: Turn[Config],
+    *,
+    own: "Dataset[Any] | Samples | None" = None,
+    examples: int | None = None,
+    **metrics: float,
+) -> Message:
+    """Having learned from the voters, then from private data, predict on the round's samples that it votes for.
+
+    Where the task has no data, ``own`` are the training samples that decide it.
+    """
+    claimed = votes(turn, own)
     index = turn.next_index[claimed[turn.next_index]]
     predictions = PublicLogits(index, turn.predict(turn.public[index]))
     asked = [] if PublicVotes.find(message.content) is None else [PublicVotes(claimed)]
-    return reply(message, turn, predictions, *asked, loss=loss)
+    return reply(message, turn, predictions, *asked, examples=examples, **metrics)
 
 
-public_distillation(app, objective, send)
+public_distillation(app, receive, send)
 
 
-def votes(turn: Turn[Config]) -> Tensor:
+def votes(turn: Turn[Config], samples: "Dataset[Any] | Samples | None" = None) -> Tensor:
     """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
     known = turn.recall("votes")
     if known is None:
         config = turn.config
-        own, labels = turn.encoded(turn.data.train), turn.data.train.labels.cpu()
+        private = turn.samples(samples)
+        own, labels = turn.encoded(private), private.labels.cpu()
         seed = seed_of(turn.world.settings.run.seed, "clusters", turn.client)
 
         def centroids(learned: Tensor, classes: Tensor) -> kmeans.KMeans:

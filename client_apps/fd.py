@@ -48,9 +48,8 @@ def objective(
     return loss + config.kd_weight * weight.mean() * distance
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Learn from private data beside the others' table, and send the table of what came out while learning."""
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the others' table into the loss, which also fills the client's own (``turn.collected``)."""
     turn: Turn[Config] = Turn.of(message, context)
     table = Table(turn.classes, turn.config.output)
     received = ClassLogits.find(message.content)
@@ -63,12 +62,25 @@ def train(message: Message, context: Context) -> Message:
         table.add(logits.detach(), y)
         return objective(lambda _: logits, x, y, teacher, turn.config)
 
-    loss = fit(turn, learn, turn.data.train)
-    turn.evaluate("trained")
-    sent = table.payload(turn.config.weighting)
+    turn.loss, turn.collected = learn, table
+    return turn
+
+
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the table of what came out while learning."""
+    sent = turn.collected.payload(turn.config.weighting)
     for name, tensor in (("sums", sent.sums), ("counts", sent.counts), ("sent", torch.tensor(turn.round))):
         turn.remember(name, tensor)
-    return reply(message, turn, sent, loss=loss)
+    return reply(message, turn, sent, examples=examples, **metrics)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from private data beside the others' table, and send the table of what came out while learning."""
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
+    turn.evaluate("trained")
+    return send(message, turn, loss=loss)
 
 
 app.evaluate()(evaluate_personal)

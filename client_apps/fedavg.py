@@ -17,14 +17,25 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
     return supervised(model, x, y)
 
 
+def receive(message: Message, context: Context) -> Turn:
+    """Take the server's model."""
+    turn = Turn.of(message, context)
+    turn.shared(Weights.need(message.content))
+    return turn
+
+
+def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the trained model's weights."""
+    return reply(message, turn, Weights(turn.model.state_dict()), examples=examples, **metrics)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the server's model on private data and send its weights."""
-    turn = Turn.of(message, context)
-    model = turn.shared(Weights.need(message.content))
-    loss = fit(turn, supervised, turn.data.train)
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
     turn.evaluate("trained")
-    return reply(message, turn, Weights(model.state_dict()), loss=loss)
+    return send(message, turn, loss=loss)
 
 
 app.evaluate()(evaluate_shared)

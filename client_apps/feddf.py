@@ -17,15 +17,26 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
     return supervised(model, x, y)
 
 
+def receive(message: Message, context: Context) -> Turn:
+    """Take the student of the client's architecture."""
+    turn = Turn.of(message, context)
+    turn.shared(Weights.need(message.content))
+    return turn
+
+
+def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the trained student's weights."""
+    weights = Weights(turn.model.state_dict(), Weights.need(message.content).model)
+    return reply(message, turn, weights, examples=examples, **metrics)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train the student of the client's architecture on private data and send its weights."""
-    turn = Turn.of(message, context)
-    received = Weights.need(message.content)
-    model = turn.shared(received)
-    loss = fit(turn, supervised, turn.data.train)
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
     turn.evaluate("trained")
-    return reply(message, turn, Weights(model.state_dict(), received.model), loss=loss)
+    return send(message, turn, loss=loss)
 
 
 app.evaluate()(evaluate_shared)

@@ -84,11 +84,10 @@ def objective(model: FeatureModel, x: Tensor, y: Tensor, teacher: Generated | No
     return loss
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train on private data with the generator's guidance, and send the weights and the counts of the labels seen."""
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the server's model, and the generator's guidance into the loss, which counts labels (``turn.collected``)."""
     turn: Turn[Config] = Turn.of(message, context)
-    model = received_model(message, turn)
+    received_model(message, turn)
     config = turn.config.at(turn.round)
     guide = guidance(turn, Generator.find(message.content), config)
     counts = torch.zeros(turn.classes, dtype=torch.int64, device=turn.world.device)
@@ -97,13 +96,27 @@ def train(message: Message, context: Context) -> Message:
         counts.add_(torch.bincount(y, minlength=len(counts)))
         return objective(model, x, y, guide(y), config)
 
-    loss = fit(turn, learn, turn.data.train)
-    turn.evaluate("trained")
-    sent = model.state_dict()
+    turn.loss, turn.collected = learn, counts
+    return turn
+
+
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the weights and the counts of the labels seen."""
+    sent = turn.model.state_dict()
     if shares_head(turn):
         sent = {key: tensor for key, tensor in sent.items() if key.startswith("head.")}
     received = Weights.need(message.content)
-    return reply(message, turn, Weights(sent, received.model), LabelCounts(counts.cpu()), loss=loss)
+    payloads = Weights(sent, received.model), LabelCounts(turn.collected.cpu())
+    return reply(message, turn, *payloads, examples=examples, **metrics)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on private data with the generator's guidance, and send the weights and the counts of the labels seen."""
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
+    turn.evaluate("trained")
+    return send(message, turn, loss=loss)
 
 
 @app.evaluate()

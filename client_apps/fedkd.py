@@ -1,6 +1,7 @@
 """FedKD (Wu et al. 2022, arXiv 2108.13323): mentors stay, a small mentee's update travels by its singular values."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from flwr.app import Context, Message
 from torch import Tensor, nn, tensor
@@ -61,21 +62,34 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
     return labels + config.kd_weight * distilled / labels.detach().clamp_min(config.ce_floor)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train both models on the same mini-batches and send what the mentee has learned, compressed."""
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the mentor and the mentee that came (``turn.collected``) as one pair, with a loss in which they teach."""
     turn: Turn[Config] = Turn.of(message, context)
     received = received_mentee(message, turn)
-    model = pair(turn, received)
+    turn.model, turn.collected = pair(turn, received), received
 
     def learn(model: Pair, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, None, turn.config)
 
-    loss = fit(turn, learn, turn.data.train, model=model)
+    turn.loss = learn
+    return turn
+
+
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send what the mentee has learned, compressed."""
+    received, mentee = turn.collected, cast("Pair", turn.model).mentee
+    update = difference(mentee.state_dict(), received.values, turn.server.energy(turn.round))
+    return reply(message, turn, Update(update, received.model), examples=examples, **metrics)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train both models on the same mini-batches and send what the mentee has learned, compressed."""
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
+    model = cast("Pair", turn.model)
     turn.evaluate("trained", model.mentor, others={"mentee": model.mentee})
-    energy = turn.server.energy(turn.round)
-    update = difference(model.mentee.state_dict(), received.values, energy)
-    return reply(message, turn, Update(update, received.model), loss=loss)
+    return send(message, turn, loss=loss)
 
 
 @app.evaluate()
@@ -120,4 +134,4 @@ def pair(turn: Turn[Config], received: Weights) -> Pair:
             f"server.mentee is '{received.model}', without features(x) and a linear head; expected both"
         )
     projection = turn.module("projection", lambda: nn.Linear(inner, outer, bias=False))
-    return Pair(feature_model(turn.model), feature_model(mentee), projection)
+    return Pair(feature_model(turn.personal), feature_model(mentee), projection)

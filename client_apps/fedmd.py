@@ -1,10 +1,10 @@
 """FedMD (Li and Wang 2019, arXiv 1910.03581): clients of any model digest their mean logits on public samples."""
 
-from flwr.app import Message
+from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, public_distillation, reply
+from fd_flower.client import App, Turn, distilled, public_distillation, reply
 from fd_flower.config import ClientConfig
 from fd_flower.wire import PublicLogits
 
@@ -16,10 +16,15 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-def send(message: Message, turn: Turn, loss: float) -> Message:
+def receive(message: Message, context: Context) -> Turn:
+    """Digest the consensus on public samples (nothing in round one)."""
+    return distilled(message, context, objective)
+
+
+def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
     """Having digested the consensus and revisited the private data, predict on the round's public samples."""
     index = turn.next_index
-    return reply(message, turn, PublicLogits(index, turn.predict(turn.public[index])), loss=loss)
+    return reply(message, turn, PublicLogits(index, turn.predict(turn.public[index])), examples=examples, **metrics)
 
 
-public_distillation(app, objective, send)
+public_distillation(app, receive, send)

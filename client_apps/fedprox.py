@@ -37,9 +37,8 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], co
     return loss + config.mu / 2 * distance
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train the server's model on private data without going far from it, and send its weights.
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the server's model, with a loss that does not let it go far from there.
 
     Where Flower's own FedProx asks, its ``proximal-mu`` takes the place of ``mu``.
     """
@@ -52,9 +51,22 @@ def train(message: Message, context: Context) -> Message:
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, start, config)
 
-    loss = fit(turn, learn, turn.data.train)
+    turn.loss = learn
+    return turn
+
+
+def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the trained model's weights."""
+    return reply(message, turn, Weights(turn.model.state_dict()), examples=examples, **metrics)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train the server's model on private data without going far from it, and send its weights."""
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
     turn.evaluate("trained")
-    return reply(message, turn, Weights(model.state_dict()), loss=loss)
+    return send(message, turn, loss=loss)
 
 
 app.evaluate()(evaluate_shared)

@@ -1,14 +1,17 @@
 """FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation a client trains the head that all share."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.data import Dataset
 
 from fd_flower.client import App, Turn, fit, reply
 from fd_flower.config import ClientConfig, one_of
+from fd_flower.core.samples import Samples
 from fd_flower.generate.entangled import RULES, entangled
 from fd_flower.models import feature_model
 from fd_flower.training import forward, supervised
@@ -32,25 +35,37 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
     return supervised(model, x, y)
 
 
+def send(
+    message: Message,
+    turn: Turn[Config],
+    *,
+    own: "Dataset[Any] | Samples | None" = None,
+    examples: int | None = None,
+    **metrics: float,
+) -> Message:
+    """Send one entangled representation; where the task has no data, of the training samples ``own``."""
+    return reply(message, turn, *representation(turn, own), examples=examples, **metrics)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Take the server's head, learn from private data, and send one entangled representation of what was learned."""
-    turn = with_server_head(message, context)
-    loss = fit(turn, supervised, turn.data.train)
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
     turn.evaluate("trained")
-    return reply(message, turn, *representation(turn), loss=loss)
+    return send(message, turn, loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model with the server's last head."""
-    turn = with_server_head(message, context)
+    turn = receive(message, context)
     turn.evaluate("received")
     return reply(message, turn)
 
 
-def with_server_head(message: Message, context: Context) -> Turn[Config]:
-    """Return the client's turn, its model with the server's head."""
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the server's head into the client's model."""
     turn: Turn[Config] = Turn.of(message, context)
     head = Head.need(message.content)
     if turn.config.take_head:
@@ -59,9 +74,9 @@ def with_server_head(message: Message, context: Context) -> Turn[Config]:
 
 
 @torch.no_grad()
-def representation(turn: Turn[Config]) -> list[Payload]:
+def representation(turn: Turn[Config], own: "Dataset[Any] | Samples | None" = None) -> list[Payload]:
     """Return what the client says of all its training samples, as the trained model sees them; nothing of none."""
-    model, samples = feature_model(turn.model), turn.data.train
+    model, samples = feature_model(turn.model), turn.samples(own)
     if not len(samples):
         return []
     model.eval()

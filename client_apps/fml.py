@@ -1,6 +1,7 @@
 """FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, teach each other."""
 
 from dataclasses import dataclass
+from typing import cast
 
 from flwr.app import Context, Message
 from torch import Tensor
@@ -55,25 +56,43 @@ def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: Clien
     return loss + weight * config.distill(student, peer, y) if weight else loss
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train both models on the same mini-batches and send the meme."""
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the personal model and the meme as one pair, with a loss in which they teach each other."""
     turn: Turn[Config] = Turn.of(message, context)
     received = Weights.need(message.content)
-    pair = Pair(turn.model, turn.peer(received.model, received))
+    turn.model = Pair(turn.personal, turn.peer(received.model, received))
 
     def learn(model: Pair, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, None, turn.config)
 
-    loss = fit(turn, learn, turn.data.train, model=pair)
-    turn.evaluate("trained", pair.own, others={"meme": pair.meme})
-    return reply(message, turn, Weights(pair.meme.state_dict(), received.model), loss=loss)
+    turn.loss = learn
+    return turn
+
+
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the meme."""
+    meme = Weights(cast("Pair", turn.model).meme.state_dict(), Weights.need(message.content).model)
+    return reply(message, turn, meme, examples=examples, **metrics)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train both models on the same mini-batches and send the meme."""
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
+    measure(turn, "trained")
+    return send(message, turn, loss=loss)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model as it is, and the mean meme."""
-    turn = Turn.of(message, context)
-    received = Weights.need(message.content)
-    turn.evaluate("received", turn.model, others={"meme": turn.peer(received.model, received)})
+    turn = receive(message, context)
+    measure(turn, "received")
     return reply(message, turn)
+
+
+def measure(turn: Turn[Config], point: str) -> None:
+    """Measure the personal model, and the meme beside it."""
+    pair = cast("Pair", turn.model)
+    turn.evaluate(point, pair.own, others={"meme": pair.meme})

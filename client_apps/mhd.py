@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -127,22 +128,34 @@ def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, con
     return loss
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Learn from private data and from the neighbors at once, then say what every head predicts."""
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the model with its heads, and what the neighbors' heads say into the loss."""
     turn: Turn[Config] = Turn.of(message, context)
-    model = headed(turn)
+    turn.model = headed(turn)
     lessons = teachers(turn, PublicHeads.all(message.content))
 
     def learn(model: Headed, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, next(lessons, None), turn.config)
 
-    loss = fit(turn, learn, turn.data.train, model=model)
-    measure(turn, "trained", model)
-    index = turn.next_index
+    turn.loss = learn
+    return turn
+
+
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Say what every head predicts on the round's public samples."""
+    index, model = turn.next_index, cast("Headed", turn.model)
     values, features = predict(turn, model, turn.public[index])
     sent = PublicHeads(index, values, features if turn.config.emb_weight else None)
-    return reply(message, turn, sent, loss=loss)
+    return reply(message, turn, sent, examples=examples, **metrics)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from private data and from the neighbors at once, then say what every head predicts."""
+    turn = receive(message, context)
+    loss = fit(turn, turn.loss, turn.data.train)
+    measure(turn, "trained", cast("Headed", turn.model))
+    return send(message, turn, loss=loss)
 
 
 @app.evaluate()
@@ -157,7 +170,7 @@ def headed(turn: Turn[Config]) -> Headed:
     """Return the client's personal model with its auxiliary heads, both kept."""
     features, outputs = turn.world.features(turn.architecture), turn.config.heads * turn.classes
     auxiliary = turn.module("heads", lambda: nn.Linear(features, outputs))
-    return Headed(feature_model(turn.model), auxiliary)
+    return Headed(feature_model(turn.personal), auxiliary)
 
 
 def teachers(turn: Turn[Config], received: Sequence[PublicHeads]) -> Iterator[Teachers]:

@@ -1,13 +1,16 @@
 """Selective-FD (Shao, Wu and Zhang 2024, arXiv 2304.01731): clients predict what looks like their own."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from flwr.app import Message
+from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.data import Dataset
 
-from fd_flower.client import App, Turn, public_distillation, reply
+from fd_flower.client import App, Turn, distilled, public_distillation, reply
 from fd_flower.config import ClientConfig, one_of, option
+from fd_flower.core.samples import Samples
 from fd_flower.density import kulsif, vote
 from fd_flower.wire import PublicLabels, PublicLogits, PublicVotes
 
@@ -38,25 +41,41 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-def send(message: Message, turn: Turn[Config], loss: float) -> Message:
-    """Having learned from the voters, then from private data, predict on the round's samples that it votes for."""
-    claimed = votes(turn)
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Learn from the voters' predictions on public samples (nothing in round one)."""
+    return distilled(message, context, objective)
+
+
+def send(
+    message: Message,
+    turn: Turn[Config],
+    *,
+    own: "Dataset[Any] | Samples | None" = None,
+    examples: int | None = None,
+    **metrics: float,
+) -> Message:
+    """Having learned from the voters, then from private data, predict on the round's samples that it votes for.
+
+    Where the task has no data, ``own`` are the training samples that decide it.
+    """
+    claimed = votes(turn, own)
     index = turn.next_index[claimed[turn.next_index]]
     logprobs = turn.predict(turn.public[index])
     kind = PublicLabels.top if turn.config.labels == "hard" else PublicLogits
     asked = [] if PublicVotes.find(message.content) is None else [PublicVotes(claimed)]
-    return reply(message, turn, kind(index, logprobs), *asked, loss=loss)
+    return reply(message, turn, kind(index, logprobs), *asked, examples=examples, **metrics)
 
 
-public_distillation(app, objective, send)
+public_distillation(app, receive, send)
 
 
-def votes(turn: Turn[Config]) -> Tensor:
+def votes(turn: Turn[Config], samples: "Dataset[Any] | Samples | None" = None) -> Tensor:
     """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
     known = turn.recall("votes")
     if known is None:
         config = turn.config
-        own, public = turn.encoded(turn.data.train), turn.encoded(turn.public)
+        private = turn.samples(samples)
+        own, public = turn.encoded(private), turn.encoded(turn.public)
         box = float(public.min()), float(public.max())
         rows = max(round(config.share * len(own)), min(FITTED, len(own) // 2))
 
@@ -67,7 +86,7 @@ def votes(turn: Turn[Config]) -> Tensor:
 
         known = vote(
             own,
-            turn.data.train.labels.cpu(),
+            private.labels.cpu(),
             public,
             ratio,
             fitted=rows,

@@ -38,7 +38,7 @@ class InProcessGrid(Grid):
         node_configs: list[dict[str, Any]] | None = None,
     ) -> None:
         configs = node_configs or [{"partition-id": i, "num-partitions": nodes} for i in range(nodes)]
-        self._app = app
+        self.app = app
         self._contexts = {
             i + 1: Context(1, i + 1, dict(config), RecordDict(), dict(run_config or {}))
             for i, config in enumerate(configs)
@@ -85,7 +85,7 @@ class InProcessGrid(Grid):
 
     def _reply(self, message: Message) -> Message:
         try:
-            return self._app(message, self._contexts[message.metadata.dst_node_id])
+            return self.app(message, self._contexts[message.metadata.dst_node_id])
         except Exception as error:
             # As Flower's engines do it: what a client app raises becomes an error reply.
             return Message(Error(RAISED, f"{type(error).__name__}: {error}"), reply_to=message)

@@ -4,14 +4,14 @@ Both are by name: any rule of ``fd_flower.ensemble`` may stand for the mean, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import torch
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from fd_flower.config import ServerConfig, one_of, option
+from fd_flower.config import ServerConfig, Settings, one_of, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import entropy_reduction, named, weights
 from fd_flower.ensemble.robust import few_voters
@@ -53,6 +53,11 @@ class DSFL(Strategy[Config]):
     status = Status("paper")
     requires = Requirements(public=True, single_replies=True)
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
+
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return what a run cannot work without: ``label_count`` also asks what clients have of each class."""
+        return replace(cls.requires, counts=cls.options(settings).weighting == "label_count")
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the probabilities [U, N, C], then reduce their entropy: log-probabilities [N, C]."""

@@ -1,9 +1,7 @@
 """`flwr run` on the checkout, through Ray, gives the numbers of the in-process engine."""
 
 import json
-import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +11,10 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.simulation import run_simulation
 from helpers.grids import counted, counts
+from helpers.simulation import Flwr, outcome, simulation
 from helpers.tiny import brief, figures, toy_settings
 
 from fd_flower import engine, methods
-from fd_flower.cli.flower import program
-from fd_flower.cli.superlink import superlink
 from fd_flower.client import App
 from fd_flower.config import settings
 from fd_flower.server import Strategy
@@ -28,37 +25,15 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not (ROOT / "strategies").is_dir(), reason="looks at the checkout"),
 ]
-Flwr = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def flwr(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flwr]:
     """Return `flwr`, called in an empty folder, with a SuperLink of its own that sees the packed app alone."""
     root = tmp_path_factory.mktemp("flower")
-    empty = root / "empty"
-    empty.mkdir()
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(program('flwr')).parent}{os.pathsep}{os.environ['PATH']}",
-        "FLWR_HOME": str(root / "home"),
-        "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_DISABLE_UPDATE_CHECK": "1",
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [program("flwr"), *words]
-        return subprocess.run(command, cwd=empty, env=environment, capture_output=True, text=True, check=False)
-
-    with superlink(program("flower-superlink"), environment, empty):
+    with simulation(root) as run:
         yield run
-    assert not list(empty.iterdir())
-
-
-def outcome(flwr: Flwr) -> dict[str, str]:
-    """Return what Flower says of the newest run: the exit status of `flwr run` tells of its submission alone."""
-    return json.loads(flwr("list", "--format", "json").stdout)["runs"][0]
+    assert not list((root / "empty").iterdir())
 
 
 def submit(flwr: Flwr, method: str, changes: str) -> str:

@@ -47,7 +47,7 @@ class Answering(ClientApp):
 def answering(folder: Path, change: Answer, number: int = 3, method: str = "fd") -> InProcessGrid:
     """Return a grid of devices 0, 1, ... of which the first answers the handshake otherwise."""
     grid = devices(method, str(folder), *map(str, range(number)))
-    grid._app = Answering(methods.client_app(method), change)
+    grid.app = Answering(methods.client_app(method), change)
     return grid
 
 

@@ -43,8 +43,14 @@ def test_a_context_without_a_turn_says_what_to_do():
     app = ClientApp()
     app.train()(local.train)
     grid = InProcessGrid(app)
-    [answer] = grid.send_and_receive([Message(RecordDict(), 1, "train")])
+    [answer] = grid.send_and_receive([Message(fold({}, {}), 1, "train")])
     assert answer.error.reason.endswith("this context has no turn: make the app with fd_flower.client.App()")
+
+
+def test_a_strategy_of_somebody_else_needs_a_grid_of_ours_for_functions_that_take_a_turn():
+    grid = InProcessGrid(methods.client_app("local"))
+    [answer] = grid.send_and_receive([Message(RecordDict(), 1, "train")])
+    assert answer.error.reason.endswith("hand a strategy of somebody else fd_flower.server.HostGrid.open(grid, ...)")
 
 
 def test_a_personal_model_is_found_again_as_it_was_left(world: World, tmp_path: Path):
@@ -82,15 +88,21 @@ def test_shared_weights_are_not_the_servers_own_tensors(world: World, tmp_path: 
 
 
 def test_a_turn_has_a_personal_model_or_a_shared_one(world: World, tmp_path: Path):
-    """Both would be the one resident module: the shared weights would be kept as the personal model."""
+    """Both would be the one resident module: the shared weights would be kept as the personal model.
+
+    What the turn trains is the one that it has.
+    """
     first = of(world, tmp_path)
     assert first.model is not None
     with pytest.raises(InvalidInputError, match="one module of an architecture"):
         first.shared(None)
     second = of(world, tmp_path)
-    second.shared(None)
+    shared = second.shared(None)
     with pytest.raises(InvalidInputError, match="one module of an architecture"):
-        _ = second.model
+        _ = second.personal
+    assert second.model is shared
+    second.close()
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_random_numbers_are_a_function_of_seed_purpose_client_and_round(world: World, tmp_path: Path):
@@ -277,7 +289,7 @@ def test_a_clients_state_is_its_own_and_comes_back():
 
 def test_a_devices_state_comes_back(tmp_path: Path):
     grid = devices("local", str(tmp_path), "0", "a/b")
-    grid._app = counting()
+    grid.app = counting()
     _, _, lines = start_toy("local", "server.rounds=3", grid)
     assert counts(lines) == {"0": [1, 2, 3], "a/b": [1, 2, 3]}
 

@@ -1,8 +1,8 @@
 """The client's half: the app, and a client's turn."""
 
 from fd_flower.client.app import App
-from fd_flower.client.distillation import public_distillation
+from fd_flower.client.distillation import distilled, public_distillation
 from fd_flower.client.evaluation import evaluate_personal, evaluate_shared
 from fd_flower.client.turn import Turn, fit, reply
 
-__all__ = ["App", "Turn", "evaluate_personal", "evaluate_shared", "fit", "public_distillation", "reply"]
+__all__ = ["App", "Turn", "distilled", "evaluate_personal", "evaluate_shared", "fit", "public_distillation", "reply"]

@@ -8,7 +8,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
-from fd_flower.core.errors import InvalidInputError, StateError
+from fd_flower.core.errors import StateError
 from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
@@ -29,6 +29,7 @@ class App(ClientApp):
 
     One node may host many clients: each has its turn after the other on resident models and data, within mods and with
     a context of its own. A client that raises costs its own reply alone. The lifespan is the message's, as in Flower.
+    A message of another strategy's, Flower's FedAvg say, is handled as by any ClientApp.
 
     Parameters
     ----------
@@ -46,13 +47,11 @@ class App(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Run every client that the message names, and answer for all of them in one message."""
+        header = records(message.content, ConfigRecord).get(HEADER)
+        if header is None:
+            with lifespan(self._node, context):
+                return super().__call__(message, context)
         with lifespan(self._node, context), one_thread():
-            header = records(message.content, ConfigRecord).get(HEADER)
-            if header is None:
-                raise InvalidInputError(
-                    "this app receives FD-Flower's messages; to drive it with another strategy, hand that strategy "
-                    "fd_flower.server.HostGrid.open(grid, ...) as its grid"
-                )
             contents = unfold(message.content)
             if message.metadata.message_type == HANDSHAKE and not contents:
                 return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)

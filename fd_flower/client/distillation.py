@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from flwr.app import Context, Message
 from torch.nn import Module
@@ -9,45 +10,55 @@ from torch.nn import Module
 from fd_flower.client.app import App
 from fd_flower.client.turn import Turn, fit, reply
 from fd_flower.models.exits import Exiting, at_every_exit, exits
-from fd_flower.training import supervised
 from fd_flower.training.loop import Objective
 from fd_flower.wire import PublicLogits
 
-Send = Callable[[Message, Turn, float], Message]
+Receive = Callable[[Message, Context], Turn[Any]]
+Send = Callable[..., Message]
 
 
-def public_distillation(app: App, objective: Objective, send: Send) -> None:
+def public_distillation(app: App, receive: Receive, send: Send) -> None:
     """Let an app's clients learn from the server's predictions on public samples, then from private data, then send.
 
-    The closing message has the first part alone. A client learns nothing on public samples where there are no
-    predictions, in round one say, or of no sample, and with ``kd_weight`` 0. Where the loss teaches exits, too, these
-    are the client's own, kept from turn to turn, and the loss is the sum over the model and its exits.
+    The closing message has the first part alone.
 
     Parameters
     ----------
     app : App
         The method's; its ``train`` and ``evaluate`` are registered.
-    objective : Objective
-        The method's: ``(model, x, y, teacher, config)`` with a teacher of log-probabilities [B, C]. Its mean over the
-        samples is all that it returns: each may be in a batch several times, as other parts of the model see it.
-    send : Callable[[Message, Turn, float], Message]
-        Makes the reply to ``train`` of the message, the turn with its trained model, and the loss on private data.
+    receive : Callable[[Message, Context], Turn]
+        The method's: returns the turn after ``distilled``.
+    send : Callable[..., Message]
+        The method's: makes the reply of the message, the turn with its trained model, and metrics by name.
     """
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        turn = _distilled(message, context, objective)
-        loss = fit(turn, supervised, turn.data.train)
+        turn = receive(message, context)
+        loss = fit(turn, turn.loss, turn.data.train)
         turn.evaluate("trained")
-        return send(message, turn, loss)
+        return send(message, turn, loss=loss)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return reply(message, _distilled(message, context, objective))
+        return reply(message, receive(message, context))
 
 
-def _distilled(message: Message, context: Context, objective: Objective) -> Turn:
-    """Return the client's turn after it has learned from the server's predictions, and was evaluated."""
+def distilled(message: Message, context: Context, objective: Objective) -> Turn[Any]:
+    """Return the client's turn after it has learned from the server's predictions, and was evaluated.
+
+    A client learns nothing where there are no predictions, in round one say, or of no sample, and with ``kd_weight`` 0.
+    Where the loss teaches exits, too, these are the client's own, kept from turn to turn, and the loss is the sum over
+    the model and its exits.
+
+    Parameters
+    ----------
+    message, context
+        As Flower hands them to the app's function.
+    objective : Objective
+        The method's: ``(model, x, y, teacher, config)`` with a teacher of log-probabilities [B, C]. Its mean over the
+        samples is all that it returns: each may be in a batch several times, as other parts of the model see it.
+    """
     turn = Turn.of(message, context)
     received = PublicLogits.find(message.content)
     if received is not None and len(received.index) and turn.config.kd_weight:

@@ -27,7 +27,7 @@ from fd_flower.training import one_thread
 from fd_flower.wire.envelope import one_line, remembered
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
-"""With one of these in its node-config a node is a device, and all must be there."""
+"""With one of these in its node-config a node is a device, and all must be there; a task of its own needs no data."""
 
 KEYS = (*DEVICE_KEYS, "model", "device", "secret-key", "peer-keys")
 """What a device's node-config may say to us; other keys are its user's."""
@@ -65,12 +65,13 @@ class Node:
         for key in config:
             if key not in KEYS and (near := get_close_matches(key, KEYS, n=1, cutoff=0.85)):
                 raise InvalidInputError(f"the node's config has '{key}'; did you mean '{near[0]}'?")
+        self.settings = read_settings(str(header.get("settings", "")))
         named = [key for key in DEVICE_KEYS if key in config]
-        if named and len(named) < len(DEVICE_KEYS):
-            lacking = [key for key in DEVICE_KEYS if key not in config]
+        lacking = [key for key in DEVICE_KEYS if key not in config and not (self.task and key == "data-path")]
+        if named and lacking:
             raise InvalidInputError(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
         self.client = str(config["client-id"]) if named else None
-        self.folder = str(config["data-path"]) if named else None
+        self.folder = str(config["data-path"]) if "data-path" in config else None
         if self.client == "":
             raise InvalidInputError("the node's client-id is empty; give it a name of its own")
         if self.client is not None and not is_name(self.client):
@@ -88,7 +89,7 @@ class Node:
         self.state = Path(state)
         if not named and "nonce" in header:
             nonce.need(self.state, str(header["run-key"]), str(header["nonce"]))
-        self.settings = self._settings(read_settings(str(header.get("settings", ""))))
+        self.settings = self._settings(self.settings)
         self.peers = allowed(peers, "peer-keys")
         self.secret = None if secret is None else Path(secret)
         if named:
@@ -147,8 +148,8 @@ class Node:
         """Answer the handshake for a client: what it has."""
         here, name = self.world, self.architecture(client)
         capabilities = here.kind.capabilities(here, client, name)
-        own = here.data(client)
-        parts = (own.train, own.validation, own.test)
+        own = here.data(client) if here.has_data else None
+        parts = () if own is None else (own.train, own.validation, own.test)
         return ConfigRecord(
             {
                 "model": name,
@@ -157,7 +158,8 @@ class Node:
                 "task": self.task,
                 "network": type(here.module(name)).__qualname__,
                 "sizes": [len(part) for part in parts],
-                "checksum": checksum(*parts) if here.hosted else "",  # a device's would let others try guesses at it
+                # A device's would let others try guesses at it.
+                "checksum": checksum(*parts) if here.hosted and parts else "",
                 **capabilities,
             }
         )

@@ -1,13 +1,16 @@
 """A client's side of methods that share prototypes: its classes' mean features, the pull to them, the nearest one."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Module
+from torch.utils.data import Dataset
 
 from fd_flower.client.turn import Turn
 from fd_flower.config import ClientConfig, one_of
+from fd_flower.core.samples import Samples
 from fd_flower.models import FeatureModel, feature_model
 from fd_flower.training import forward, supervised
 from fd_flower.wire import Prototypes
@@ -50,14 +53,15 @@ def pulled(model: FeatureModel, x: Tensor, y: Tensor, prototypes: Prototypes | N
 
 
 @torch.no_grad()
-def class_means(turn: Turn) -> Prototypes:
+def class_means(turn: Turn, own: "Dataset[Any] | Samples | None" = None) -> Prototypes:
     """Return the mean feature of each class over the private training data, as the turn's model has it by now.
 
     FedProto's equation 3. Its authors' code averages what went by in the last local epoch instead, of a model that was
     still moving: that costs no pass, but with ``client.steps`` it misses classes, and with batch normalization or
-    dropout these are not the features that are compared when the nearest prototype predicts.
+    dropout these are not the features that are compared when the nearest prototype predicts. Of a task
+    without data ``own`` are the private samples.
     """
-    model, samples = feature_model(turn.model), turn.data.train
+    model, samples = feature_model(turn.model), turn.samples(own)
     sums = torch.zeros(turn.classes, turn.world.features(turn.architecture), dtype=torch.float64)
     counts = torch.zeros(turn.classes, dtype=torch.int64)
     model.eval()

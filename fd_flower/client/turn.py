@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from logging import WARNING
-from typing import Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -26,9 +26,12 @@ from fd_flower.training import Plan, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.training.scheduled import Scheduled
 from fd_flower.wire import Payload, PublicIndex, Weights, pack, unpack
-from fd_flower.wire.envelope import records, whole
+from fd_flower.wire.envelope import HEADER, records, whole
 from fd_flower.wire.payload import Bounds
 from fd_flower.wire.weights import Update
+
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
 
 LOSS = "objective/state"
 """Name, in a client's memory, of the state of a loss that has one."""
@@ -54,6 +57,10 @@ class Turn(Generic[C]):
         Whether this is the message after the last round: learn from what is received and measure, no more.
     federated : bool
         Whether this is federated evaluation by a strategy of Flower's own: the client's test part counts alone.
+    loss : Callable[[Module, Tensor, Tensor], Tensor]
+        ``(model, x, y)``: the method's loss on a private mini-batch, which its ``receive`` sets; cross-entropy.
+    collected : Any
+        What the method's ``loss`` has collected for its ``send``.
     """
 
     def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
@@ -71,7 +78,10 @@ class Turn(Generic[C]):
         self._moment = (self.round, whole(received, "exchange", 0))
         self._memory = memory
         self._content = content
-        self._personal = False
+        self.loss: Callable[..., Tensor] = supervised
+        self.collected: Any = None
+        self._own: Module | None = None
+        self._shared = False
         self._asked = False
         self._module: Module | None = None
         self._modules: dict[str, Module] = {}
@@ -91,7 +101,12 @@ class Turn(Generic[C]):
             For a context that no ``App`` made.
         """
         if not isinstance(context, ClientContext):
-            raise InvalidInputError("this context has no turn: make the app with fd_flower.client.App()")
+            raise InvalidInputError(
+                "this context has no turn: make the app with fd_flower.client.App()"
+                if HEADER in message.content
+                else "this message is not FD-Flower's, so there is no turn: make the app with "
+                "fd_flower.client.App(), and hand a strategy of somebody else fd_flower.server.HostGrid.open(grid, ...)"
+            )
         context.turn._content = message.content
         return context.turn
 
@@ -109,7 +124,7 @@ class Turn(Generic[C]):
             # A hard teacher is -inf for all classes but one, which a client's own predictions must not be.
             finite = {k: t.nan_to_num() if t.is_floating_point() else t for k, t in payload.tensors().items()}
             try:
-                payload.of(payload.name, finite).check(Bounds(classes=self.classes))
+                payload.of(payload.name, finite).check(Bounds(classes=self.classes or None))
             except InvalidInputError as error:
                 who = self.world.probe(self.architecture).called
                 raise InvalidInputError(
@@ -144,6 +159,10 @@ class Turn(Generic[C]):
         """Return what `data.encoder` sees of samples: float64 [N, D]."""
         return self.world.encoded(samples)
 
+    def samples(self, own: "Dataset[Any] | Samples | None" = None) -> Samples:
+        """Return the training samples: the app's ``own``, which are read here, or else those of the task."""
+        return self.data.train if own is None else Samples.of(own).to(self.world.device)
+
     @cached_property
     def classes(self) -> int:
         """Number of classes C."""
@@ -151,17 +170,27 @@ class Turn(Generic[C]):
 
     @property
     def model(self) -> Module:
+        """The model that the turn trains: the ``personal`` one, unless ``shared`` or the method has set another."""
+        if self._module is None:
+            self._module = self.personal
+        return self._module
+
+    @model.setter
+    def model(self, module: Module) -> None:
+        self._module = module
+
+    @property
+    def personal(self) -> Module:
         """The client's personal model, as it was at the end of its last turn; it is kept after this one."""
-        if not self._personal:
-            self._claim(self._module is None)
-            self._personal = True
+        if self._own is None:
+            self._claim(not self._shared)
             own = {k.removeprefix("model/"): t for k, t in self._tensors.items() if k.startswith("model/")}
-            self._module = (
+            self._own = (
                 self.world.load(self.architecture, own, copy=False)
                 if own
                 else self.world.load(self.architecture, self.world.initial(self.architecture))
             )
-        return self._module  # type: ignore[return-value]
+        return self._own
 
     def module(self, name: str, build: Callable[[], Module]) -> Module:
         """Return a further personal module, kept from turn to turn under this name; every client's starts the same.
@@ -182,7 +211,8 @@ class Turn(Generic[C]):
 
     def shared(self, weights: Weights | None) -> Module:
         """Return a model with these weights (None: those that every client starts from); it is not kept."""
-        self._claim(not self._personal)
+        self._claim(self._own is None)
+        self._shared = True
         values = self.world.initial(self.architecture) if weights is None else weights.values
         self._module = self.world.load(self.architecture, values)
         return self._module
@@ -234,7 +264,7 @@ class Turn(Generic[C]):
     @property
     def newcomer(self) -> bool:
         """Whether this is the client's first turn (round one, for a method that keeps nothing at the client)."""
-        return not any(k.startswith("model/") for k in self._tensors) if self._personal else self.round == 1
+        return not any(k.startswith("model/") for k in self._tensors) if self._own is not None else self.round == 1
 
     def rng(self, purpose: str) -> torch.Generator:
         """Return the client's random numbers for a purpose in this round."""
@@ -242,9 +272,12 @@ class Turn(Generic[C]):
 
     @property
     def lr(self) -> float:
-        """The round's learning rate: the server's, or the schedule's where the server sends none."""
+        """The round's learning rate: the server's, or the schedule's where the server sends none.
+
+        Where an app trains by itself, what the server sends is for its loop, and the schedule is that of distillation.
+        """
         received = self._received.get("lr")
-        if isinstance(received, int | float):
+        if isinstance(received, int | float) and self.world.has_data:
             return float(received)
         return self.config.lr_at(self.round, self.world.settings.server.rounds)
 
@@ -283,10 +316,13 @@ class Turn(Generic[C]):
         """
         if not self._asks(point):
             return
+        if not self.world.has_data:
+            self._evaluate_on_test_set(point, model or self.model)
+            return
         if self.federated and not len(self.data.test):
             raise InvalidInputError(f"client {self.client} has no test samples to evaluate on: see data.split")
         limit = whole(self._received, "test-limit", 0) if self._received.get("global", False) else None
-        found = self.world.kind.figures(self.world, self.client, model or self._module or self.model, shared, limit)
+        found = self.world.kind.figures(self.world, self.client, model or self.model, shared, limit)
         for name, other in (others or {}).items():
             more = self.world.kind.accuracies(self.world, self.client, other, limit)
             found |= {f"{name}/{key}": value for key, value in more.items()}
@@ -308,6 +344,26 @@ class Turn(Generic[C]):
             if isinstance(value, float) and name != "auc" and not name.startswith("validation")
         }
 
+    def _evaluate_on_test_set(self, point: str, model: Predictor) -> None:
+        """Measure on the task's test set alone, where it has one: a client's own samples are the app's."""
+        if isinstance(model, Module) and self._received.get("global", False):
+            found = self.world.kind.judged(self.world, model, whole(self._received, "test-limit", 0))
+            names = {"accuracy": "global", "nll": "global_nll", "ece": "global_ece"}
+            self.evaluations |= {f"{point}/{names[key]}": value for key, value in found.items() if key in names}
+
+    def enter(self, point: str, **figures: float) -> None:
+        """Enter what the app measured itself, where this point is asked for: it counts as what ``evaluate`` measures.
+
+        Parameters
+        ----------
+        point : str
+            ``received`` (in the closing message) or ``trained``.
+        **figures : float
+            ``accuracy``, ``nll``, ``ece`` on the client's own test samples, ``validation`` accuracy.
+        """
+        if self._asks(point):
+            self.evaluations |= {f"{point}/{name}": float(value) for name, value in figures.items()}
+
     def anneal(self) -> None:
         """Where the round asks for it, measure a copy of the model that private training anneals; the model stays.
 
@@ -317,7 +373,7 @@ class Turn(Generic[C]):
         if not self._asks(ANNEALED):
             return
         count, to = self.config.anneal_rounds, self.config.anneal_to
-        copied = copy.deepcopy(self._module or self.model)
+        copied = copy.deepcopy(self.model)
         with seeded(seed_of(self.world.settings.run.seed, "anneal", self.client, self.round), self.world.device):
             for number in range(1, count + 1):
                 plan = replace(self.plan, lr=self.lr * schedules.anneal(number, count, to=to))
@@ -329,7 +385,7 @@ class Turn(Generic[C]):
 
     def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
         """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
-        return predicted(model or self._module or self.model, samples, self.precision)
+        return predicted(model or self.model, samples, self.precision)
 
     # --- what is kept
 
@@ -345,8 +401,8 @@ class Turn(Generic[C]):
         """
         if not self._asked:
             return None
-        if self._personal:
-            self._tensors.update({f"model/{k}": t for k, t in self._module.state_dict().items()})  # type: ignore[union-attr]
+        if self._own is not None:
+            self._tensors.update({f"model/{k}": t for k, t in self._own.state_dict().items()})
         for name, module in self._modules.items():
             self._tensors.update({f"{name}/{k}": t for k, t in module.state_dict().items()})
         if self.scheduled is not None:
@@ -398,7 +454,7 @@ def fit(
     unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
     steps on its labels alone.
     """
-    model = model or turn._module or turn.model
+    model = model or turn.model
     teacher = None if teacher is None else teacher.to(samples.x.device)
     public = not (teacher is None if private is None else private)
     plan = plan_of(turn.config, turn.lr, turn.precision, public=public)
@@ -409,13 +465,37 @@ def fit(
     return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
 
 
-def reply(message: Message, turn: Turn, *payloads: Payload, **metrics: float) -> Message:
+def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None = None, **metrics: float) -> Message:
     """Return a client's reply: its payloads, its example count, its metrics and its evaluations.
 
-    The example count is that of its training samples; in federated evaluation, of those that were evaluated on.
+    Parameters
+    ----------
+    message : Message
+        What is answered.
+    turn : Turn
+        The client's.
+    *payloads : Payload
+        What the method sends.
+    examples : int | None
+        How many samples the app trained on; None: the task's training samples, in federated evaluation those that were
+        evaluated on. A metric ``num-examples`` says it, too, as in Flower.
+    **metrics : float
+        Further metrics, by name.
+
+    Raises
+    ------
+    InvalidInputError
+        Where neither the app nor the task says how many samples there are.
     """
     turn.anneal()
     content = pack(*payloads)
-    counted = {"num-examples": len(turn.data.test if turn.federated else turn.data.train)}
+    if examples is None and "num-examples" not in metrics:
+        if not turn.world.has_data:
+            raise InvalidInputError(
+                f"the task has no data, so nobody knows how many samples client {turn.client} has: say it by "
+                "reply(..., examples=n)"
+            )
+        examples = len(turn.data.test if turn.federated else turn.data.train)
+    counted = {} if examples is None else {"num-examples": examples}
     content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.evaluations})
     return Message(content, reply_to=message)

@@ -36,9 +36,9 @@ class Client:
     classes : int
         Number of classes C; 0 for a plain ClientApp, of whom nothing is known.
     counts : tuple[int, ...]
-        Training samples of each class [C].
+        Training samples of each class [C]; () where it does not say, since its app keeps them to itself.
     examples : int
-        Training samples.
+        Training samples; 0 where it does not say.
     public : str
         Checksum of its public samples.
     shape : tuple[int, ...]
@@ -77,6 +77,11 @@ class Client:
     def node_id(self) -> int:
         """The node id under which strategies, ours and Flower's, see the client."""
         return self.number + 1
+
+    @property
+    def own_loop(self) -> bool:
+        """Whether its app trains and evaluates by itself, on samples of which it says nothing."""
+        return bool(self.task) and not self.counts
 
     @property
     def validation(self) -> int | None:
@@ -139,7 +144,9 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
     """
     numbers = {key: _whole(key, answer.get(key)) for key in ("features", "classes", "examples")}
     counts = tuple(_whole("counts", number) for number in _listed("counts", answer.get("counts")))
-    if len(counts) != numbers["classes"] or (counts and sum(counts) != numbers["examples"]):
+    sizes = _wholes("sizes", answer)
+    silent = bool(answer.get("task")) and not (counts or sizes or numbers["examples"])
+    if not silent and (len(counts) != numbers["classes"] or sum(counts) != numbers["examples"]):
         raise InvalidInputError(
             f"its answer to the handshake has {numbers['classes']} classes, {len(counts)} counts that add up "
             f"to {sum(counts)}, and {numbers['examples']} samples; expected a count a class, and their sum"
@@ -149,7 +156,6 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         raise InvalidInputError(
             f"its answer to the handshake names {len(labels)} classes, and its model tells {numbers['classes']} apart"
         )
-    sizes = _wholes("sizes", answer)
     if len(sizes) not in (0, 3):
         raise _unread("sizes", list(sizes), "its samples for training, validation and test")
     return Client(

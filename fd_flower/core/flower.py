@@ -8,10 +8,11 @@ from uuid import uuid4
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.logger import log
+from flwr.serverapp import Grid
 
 from fd_flower.core.errors import RunError
 
-__all__ = ["identify", "lifespan", "log", "name_message", "with_content"]
+__all__ = ["fab_hash", "identify", "lifespan", "log", "name_message", "with_content"]
 
 
 def identify() -> None:
@@ -55,3 +56,8 @@ def with_content(message: Message, content: RecordDict) -> Message:
 def lifespan(app: ClientApp, context: Context) -> AbstractContextManager[None]:
     """Return what an app does around a message, by its ``@app.lifespan``."""
     return app._lifespan(context)
+
+
+def fab_hash(grid: Grid) -> str:
+    """Return the hash of the FAB that a grid's run comes from; "" where it comes from none."""
+    return str(getattr(grid.run, "fab_hash", ""))

@@ -34,6 +34,8 @@ class Diagnostics:
         """Add what ``tally`` says of the votes on public samples ``index`` [N]; ``labels`` are those of all."""
         if self.votes is None:
             return
+        if any(not client.counts for client in voters):  # what a loop of its own trains on is the app's
+            return
         holders = torch.tensor([client.counts for client in voters]) > 0
         whole, own = tally(*self.votes, None if labels is None else labels[index], holders)
         self.add(whole)

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 
+FIRST = "clients start from the model of their task"
+
 
 class Driver:
     """One run of a strategy, whose hooks it calls round by round; rounds count from 1 over the whole run.
@@ -60,7 +62,6 @@ class Driver:
 
     def __init__(self, strategy: "Strategy[Any]", grid: Grid, timeout: float) -> None:
         settings = strategy.settings
-        sent = settings.text
         self.strategy = strategy
         self.timeout = timeout
         self.last = settings.server.rounds
@@ -75,9 +76,12 @@ class Driver:
             run_key=self.record.run_key,
             state=self.record.state,
             public_labels=strategy.requirements(settings).labels,
+            plain=strategy.plain,
+            each_node=strategy.each_node,
         )
         strategy.refused = self.host.refused
         self.host.handshake()
+        settings = strategy.settings = self.record.settings = self.host.settings
         if not self.host.hosted and self.host.class_names:  # kept with the run, so that a resume has the same order
             named = replace(settings.data, class_names=list(self.host.class_names))
             settings = strategy.settings = self.record.settings = replace(settings, data=named)
@@ -86,8 +90,12 @@ class Driver:
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
         strategy.clients = self.host.fitting(self.guard.check)
-        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, sent)
+        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
         self.point = strategy.evaluation_point(settings)
+        self.own_loops = any(client.own_loop for client in strategy.clients)
+        """Whether clients evaluate by themselves, as their app does when the closing message comes."""
+        if self.own_loops and self.point == "trained":
+            self.point = "received"
         self.progress.watch(self.point)
 
     # --- the rounds
@@ -133,6 +141,11 @@ class Driver:
     ) -> Result:
         """Play the rounds after those that are done."""
         strategy, result, begun = self.strategy, Result(), time.monotonic()
+        if evaluate_fn and not Weights.all(strategy.knowledge):
+            raise InvalidInputError(
+                f"evaluate_fn is for a server's model, and {strategy.settings.method} has none: leave it out; clients "
+                "evaluate theirs"
+            )
         strategy.summary()
         result.arrays = strategy.show()
         if evaluate_fn and not done:
@@ -188,6 +201,8 @@ class Driver:
                 strategy.start_from(arrays)
             with one_thread():
                 strategy.knowledge = Knowledge(strategy.initial_knowledge(strategy.clients))
+            if initial_arrays and not Weights.all(strategy.knowledge):
+                log(WARNING, "%s sends no weights: initial_arrays are left, and %s", settings.method, FIRST)
         if why := fault(strategy.knowledge, strategy.config.max_entry):
             raise InvalidInputError(f"what the server starts from cannot be used: {why} (server.max_entry)")
         if hosted:
@@ -260,7 +275,7 @@ class Driver:
     @property
     def points(self) -> tuple[str, ...]:
         """The evaluation points of the clients' models."""
-        chosen = self.strategy.config.evaluation_points or (self._own_point,)
+        chosen = self.strategy.config.evaluation_points or (self._own_point, *(("received",) * self.own_loops))
         return tuple(point for point in chosen if point != "aggregated")
 
     def due(self, number: int) -> bool:

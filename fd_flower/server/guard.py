@@ -20,6 +20,7 @@ from fd_flower.server.requirements import (
     check_annealing,
     check_clients,
     check_exits,
+    check_own_loops,
     check_plain,
     check_public,
     check_task,
@@ -68,6 +69,14 @@ class Guard:
         else:
             check_clients(name, requires, clients, zoo=method.describes_models)
             check_test(world.test, clients)
+            check_own_loops(
+                name,
+                requires,
+                clients,
+                weights_alone={*method.reply_kinds, *method.summable} <= {Weights},
+                anneals=settings.server.anneal_every > 0,
+                sums=settings.privacy.sum != "none",
+            )
         check_sum(
             name,
             settings.privacy,

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.keys import allowed, keys_of
 from fd_flower.server.client_grid import ClientGrid
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
+from fd_flower.server.plain import seen_plain
 from fd_flower.wire.envelope import HANDSHAKE, fold, records
 from fd_flower.wire.traffic import Bytes
 
@@ -47,7 +49,15 @@ class HostGrid(ClientGrid):
     """
 
     def __init__(
-        self, grid: Grid, settings: Settings, *, run_key: str = "", state: str = "", public_labels: bool = False
+        self,
+        grid: Grid,
+        settings: Settings,
+        *,
+        run_key: str = "",
+        state: str = "",
+        public_labels: bool = False,
+        plain: bool = False,
+        each_node: bool = False,
     ) -> None:
         run_key = run_key or secrets.token_hex(8)
         if not state:
@@ -62,7 +72,9 @@ class HostGrid(ClientGrid):
         self._allow = allowed(settings.server.allow)
         self._nodes: set[int] = set()
         self.class_names = tuple(settings.data.class_names or ())
+        self._each_node = each_node
         super().__init__(grid, settings, Handshake(self._allow), header)
+        self.plain = plain
 
     @classmethod
     def open(cls, grid: Grid, settings: Settings) -> "HostGrid":
@@ -91,12 +103,17 @@ class HostGrid(ClientGrid):
     # --- who is there
 
     @property
+    def settings(self) -> Settings:
+        """The run's settings, as nodes are sent them."""
+        return self._settings
+
+    @property
     def refused(self) -> dict[str, str]:
         """Client or node -> why it takes no part."""
         return self._handshake.refused
 
     def handshake(self) -> tuple[Client, ...]:
-        """Wait for nodes and ask who is there.
+        """Wait for nodes and ask who is there, unless they are seen to run a plain ClientApp.
 
         Raises
         ------
@@ -104,10 +121,13 @@ class HostGrid(ClientGrid):
             Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
         """
         nodes = self._wait()
-        answers = self._ask(nodes[:FIRST])
-        if not all(map(_plain, answers.values())):
-            answers |= self._ask(nodes[FIRST:])
-        self.plain = any(map(_plain, answers.values())) and not any("role" in a for a in answers.values())
+        self.plain = self.plain or seen_plain(self._grid)
+        answers: dict[int, dict[str, Any]] = {}
+        if not self.plain:
+            answers = self._ask(nodes[:FIRST])
+            if not all(map(_plain, answers.values())):
+                answers |= self._ask(nodes[FIRST:])
+            self.plain = any(map(_plain, answers.values())) and not any("role" in a for a in answers.values())
         if self.plain and self._allow is not None:
             raise InvalidInputError(
                 "server.allow names clients; an app without FD-Flower's turn has none: leave it out"
@@ -209,6 +229,10 @@ class HostGrid(ClientGrid):
         known, answers = self.clients, self._handshake.sift(answers)
         hosts = [] if known else self._handshake.hosts(answers)  # once a run has begun, its hosts hold all clients
         if hosts:
+            if self._each_node:
+                data = replace(self._settings.data, clients=len(hosts))
+                self._settings = replace(self._settings, data=data)
+                self._header["settings"] = self._settings.text
             ids = [str(i) for i in range(self._settings.data.clients)]
             self._handshake.homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
             found = self._hosted(ids)

@@ -37,8 +37,9 @@ class Method(ABC, Generic[C]):
     ----------
     config : ServerConfig | None
         The method's options; None means the recipe's values.
-    task : Task | None
-        The user's task; the server uses its model, public samples and test set.
+    task : Task | str | None
+        The user's task; the server uses its model, public samples and test set. By name (``package.module:name``) it is
+        the clients' task, too: they are sent the name.
     run : Run | None
         Seed, clients, folder and device of the run.
     settings : Settings | None
@@ -87,7 +88,7 @@ class Method(ABC, Generic[C]):
     def __init__(
         self,
         config: C | None = None,
-        task: Task | None = None,
+        task: Task | str | None = None,
         run: Run | None = None,
         *,
         settings: Settings | None = None,
@@ -95,6 +96,13 @@ class Method(ABC, Generic[C]):
         self.settings = settings or (run or Run()).settings(registry.name_of(type(self)), config)
         self.callbacks: tuple[Callback, ...] = tuple(run.callbacks) if run else ()
         """What a run calls as it goes, beside the trackers of ``run.track``."""
+        if isinstance(task, str):
+            self.settings, task = replace(self.settings, task=task), load_task(task)
+        own = settings is None and (run is None or (run.clients is None and run.data is None and not run.resume))
+        self.each_node = own and task is not None and task.data is None and task.rows is None
+        """Whether there is one hosted client a node, however many nodes there are."""
+        self.plain = run is not None and run.plain
+        """Whether the nodes are known to run a ClientApp that knows nothing of FD-Flower."""
         self.knowledge = Knowledge()
         self.clients: tuple[Client, ...] = ()
         self.hosted = True

@@ -32,6 +32,8 @@ class Requirements:
         One feature size for all clients, and models with ``features`` and a linear ``head``.
     single_replies : bool
         The server must see each client's reply, so sums that hide them are out.
+    counts : bool
+        How many samples of each class a client has, which an app with a loop of its own does not say.
     tasks : tuple[str, ...]
         The kinds of task that it can learn: ``classification``, ``retrieval``.
     """
@@ -42,6 +44,7 @@ class Requirements:
     headed: bool = False
     features: bool = False
     single_replies: bool = False
+    counts: bool = False
     tasks: tuple[str, ...] = ("classification",)
 
 
@@ -108,6 +111,32 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
         found = ", ".join(f"{m} {f}" for m, f in sorted(sizes.items()))
         cure = "set model.features" if zoo else "let features(x) of all return one size"
         raise InvalidInputError(f"{method} needs one feature size for all models; got {found}: {cure}")
+
+
+def check_own_loops(
+    method: str, requires: Requirements, clients: Sequence[Client], *, weights_alone: bool, anneals: bool, sums: bool
+) -> None:
+    """Refuse what needs to know the samples of clients whose app trains on its own.
+
+    ``weights_alone``: clients send nothing else; ``anneals``, ``sums``: copies are annealed, replies summed.
+    """
+    alone = next((c for c in clients if c.own_loop), None)
+    if alone is None:
+        return
+    who = f"client {alone.id}'s task has no data (its app trains in a loop of its own)"
+    if requires.counts:
+        raise InvalidInputError(
+            f"{who}, and {method} weighs clients by what they have of each class: give Task(data=...)"
+        )
+    if anneals:
+        raise InvalidInputError(f"{who}, so nobody here can train copies of its model: take server.anneal_every=0")
+    if sums:
+        raise InvalidInputError(f"{who}, so nobody knows the weights of a sum before it: privacy.sum=none")
+    if not alone.classes and not weights_alone:
+        raise InvalidInputError(
+            f"nobody knows how many classes client {alone.id}'s model tells apart: give Task(test=...), public samples "
+            "or Task(classes=...)"
+        )
 
 
 def check_test(test: Samples | None, clients: Sequence[Client]) -> None:

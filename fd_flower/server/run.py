@@ -26,7 +26,8 @@ class Run:
     seed : int
         Every random number is a function of it.
     clients : int | None
-        Number of hosted clients; None: ``data.clients``. Devices all take part.
+        Number of hosted clients. Devices all take part. None: ``data.clients``, or one a node where the task has no
+        data, because the clients' app has a loop of its own.
     client : ClientConfig | None
         The clients' options, sent with every message; None: the recipe's.
     out : str | None
@@ -45,6 +46,9 @@ class Run:
         How the rows of ``Task.from_dataset`` are dealt out; None: the defaults.
     model : ModelConfig | None
         Their model, where the task makes none; None: one that suits their shape.
+    plain : bool
+        The nodes run a ClientApp that knows nothing of FD-Flower. Needed only where that cannot be seen (outside of
+        ``flwr run`` and of this process): nodes that are asked log the question as an error.
     """
 
     seed: int = 0
@@ -59,6 +63,7 @@ class Run:
     callbacks: Sequence[Callback] = ()
     data: DataConfig | None = None
     model: ModelConfig | None = None
+    plain: bool = False
 
     def settings(self, method: str, config: ServerConfig | None) -> Settings:
         """Return the settings of a run of a method; those of the resumed run where there is one."""

@@ -38,6 +38,10 @@ class View(Protocol):
     hosted: bool
 
     @property
+    def has_data(self) -> bool:
+        """Whether the task has the clients' samples."""
+
+    @property
     def test(self) -> Samples | None:
         """The balanced test set."""
 

@@ -85,6 +85,17 @@ def probe(name: str, module: Module, x: Tensor) -> Probe:
             part.training = training
 
 
+def looked_at(name: str, module: Module, classes: int) -> Probe:
+    """Return what a model says of itself where there is no sample to try it on.
+
+    Its linear ``head`` has the sizes; without one ``classes`` is what else is known of C, 0 if nothing.
+    """
+    who = called(name, module)
+    if isinstance(module, FeatureModel) and isinstance(module.head, Linear):
+        return Probe(who, module.head.out_features, module.head.in_features, "")
+    return Probe(who, classes, 0, f"{who} has no features and linear head")
+
+
 def materialize(name: str, module: Module, sample: Callable[[], Tensor]) -> None:
     """Give the lazy layers of a model, where it has some, their sizes by one sample [1, ...]."""
     if any(map(is_lazy, chain(module.parameters(), module.buffers()))):

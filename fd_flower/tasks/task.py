@@ -50,7 +50,8 @@ class Task:
         The model of an architecture, by its name (``""`` where there is only one). A model with ``features(x)``
         ([B, F]) and a linear ``head`` serves every method; any other serves those that compare logits or weights.
     data : Callable[[str], Data] | None
-        A client's data, by its id. None on a server that has no client.
+        A client's data, by its id. None on a server that has no client, and where the clients' app trains and evaluates
+        by itself (``receive`` and ``send`` of a method in a loop of its own).
     public : Callable[[], Dataset | Samples] | None
         The public samples, in the same order on every machine.
     test : Dataset | Samples | None

@@ -24,7 +24,7 @@ from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task
 from fd_flower.tasks.kind import Kind
 from fd_flower.tasks.metric import Metric
-from fd_flower.tasks.probe import Probe, called, materialize, probe
+from fd_flower.tasks.probe import Probe, called, looked_at, materialize, probe
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import augmented, with_transform
 
@@ -87,11 +87,19 @@ class World:
 
     # --- samples
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the task has the clients' samples; if not, their app trains and evaluates by itself."""
+        return self.task.data is not None
+
     def data(self, client: str) -> Data:
         """Return a client's samples."""
         if client not in self._data:
             if self.task.data is None:
-                raise InvalidInputError(f"the task has no data function, so client {client} has no samples")
+                raise InvalidInputError(
+                    f"the task has no data function, so client {client} has no samples: give Task(data=...), or hand "
+                    "the app's own to the calls in its loop (send(..., own=...))"
+                )
             parts = self.task.data(client)
             read = {part: getattr(parts, part) for part in ("train", "validation", "test")}
             own = Data(*(self._resident(s, f"client {client}, {part}") for part, s in read.items()))
@@ -302,7 +310,11 @@ class World:
     def probe(self, name: str) -> Probe:
         """Try an architecture on one sample, once; InvalidInputError unless it returns logits [1, C]."""
         if name not in self._probed:
-            self._probed[name] = probe(name, self.module(name), self._any_input())
+            module, sample = self.module(name), self._sample
+            if sample is None and not self.has_data:
+                self._probed[name] = looked_at(name, module, len(self.class_names))
+            else:
+                self._probed[name] = probe(name, module, self._any_input())
         return self._probed[name]
 
     @property
@@ -312,12 +324,16 @@ class World:
 
     def _any_input(self) -> Tensor:
         """Return one sample as a model takes it [1, ...]."""
-        sample = next((s for s in self._any_samples() if len(s)), None)
+        sample = self._sample
         if sample is None:
             raise InvalidInputError(
                 "the task has no sample to try its model on: give it a test set (data.test) or public samples"
             )
         return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
+
+    @property
+    def _sample(self) -> Samples | None:
+        return next((s for s in self._any_samples() if len(s)), None)
 
     def _any_samples(self) -> Iterator[Samples]:
         yield from (d.train for d in self._data.values())
