@@ -16,10 +16,11 @@ if TYPE_CHECKING:
     from fd_flower.client import App, Turn
     from fd_flower.config import settings
     from fd_flower.core.samples import Data, Samples
+    from fd_flower.export import load
     from fd_flower.server import Run, Strategy
     from fd_flower.tasks.task import Task
 
-__all__ = ["App", "Data", "Run", "Samples", "Strategy", "Task", "Turn", "methods", "settings"]
+__all__ = ["App", "Data", "Run", "Samples", "Strategy", "Task", "Turn", "load", "methods", "settings"]
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Strategy": "server",
     "Task": "tasks.task",
     "Turn": "client",
+    "load": "export",
     "settings": "config",
 }
 

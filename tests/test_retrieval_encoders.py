@@ -187,7 +187,7 @@ def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path):
     words = (
         f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "
         f"retrieval.trainable={trainable} server.rounds=2 client.epochs=1 client.lr=0.01 client.optimizer=adam "
-        "client.batch=8 run.device=cpu run.keep=true privacy.sum=none"
+        "client.batch=8 run.device=cpu run.keep=last privacy.sum=none"
     )
     for method, also in (("fede4rag", "client.kd_weight=0"), ("local", "")):
         tiny.run(method, f"{words} {also}", out=tmp_path / method)

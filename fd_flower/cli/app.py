@@ -7,7 +7,7 @@ import click
 import typer
 
 from fd_flower import __version__
-from fd_flower.cli.commands import devices, runs, show
+from fd_flower.cli.commands import devices, runs, show, take
 from fd_flower.cli.console import Interrupted, Output
 from fd_flower.core.errors import InvalidInputError
 
@@ -31,6 +31,8 @@ for each in (
     devices.register,
     show.doctor,
     runs.ask,
+    take.export,
+    take.classify,
     runs.report,
 ):
     app.command()(each)

@@ -21,9 +21,11 @@ from fd_flower.data.source import Source, check_column, image_column, label_colu
 
 if TYPE_CHECKING:
     from datasets import Features
+    from PIL import Image
 
 LAYOUT = 2  # of the cached files: raise it when they change
-GREY, RGB = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")  # the 8-bit modes of PIL
+GREY, RGB = ("1", "L", "LA"), ("RGB", "RGBA", "P", "PA", "CMYK", "YCbCr")
+MODES = GREY + RGB  # PIL's of 8 bits
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,14 +222,29 @@ def _image(
     except Exception as error:  # a broken file raises whatever its decoder raises
         reason = (str(error).partition(" <_io")[0].splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(f"{source} has an image that cannot be read, {where}: {reason}") from None
-    if image.mode not in GREY + RGB:
+    if image.mode not in MODES:
         raise InvalidInputError(f"{source} has an image of mode {image.mode}, {where}: expected 8 bits, gray or RGB")
+    return pixels(image, size)
+
+
+def pixels(image: "Image.Image", size: tuple[int, int, int] | None = None) -> np.ndarray:
+    """Return the bytes [channels, height, width] of an image in one of ``MODES``.
+
+    Parameters
+    ----------
+    image : Image.Image
+        The image.
+    size : tuple[int, int, int] | None
+        (height, width, channels) that it is brought to; None: those that it has, without transparency.
+    """
+    from PIL import Image
+
     gray = image.mode in GREY if size is None else size[2] == 1
     image = image.convert("L" if gray else "RGB")
     if size is not None and image.size != (size[1], size[0]):
         image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image)
-    return pixels[None] if gray else pixels.transpose(2, 0, 1)
+    found = np.asarray(image)
+    return found[None] if gray else found.transpose(2, 0, 1)
 
 
 def _classes(

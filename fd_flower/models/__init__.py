@@ -135,7 +135,14 @@ def assign(name: str | Sequence[str], number: int) -> str:
 
 
 def build(
-    name: str, shape: Shape, classes: int, features: int | None = None, *, seed: int, weights: str | None = None
+    name: str,
+    shape: Shape,
+    classes: int,
+    features: int | None = None,
+    *,
+    seed: int,
+    weights: str | None = None,
+    filled: bool = True,
 ) -> Module:
     """Return a new model of an architecture, on the CPU.
 
@@ -157,6 +164,8 @@ def build(
         ``run.seed``.
     weights : str | None
         Published weights of one of torchvision's, ``DEFAULT`` or ``IMAGENET1K_V1``.
+    filled : bool
+        False builds the network of such weights without reading them, for others that take their place.
 
     Raises
     ------
@@ -177,7 +186,7 @@ def build(
                     f"model.weights is '{weights}', and '{name}' has no published weights: take one of torchvision's "
                     "networks, resnet18 say, or leave model.weights out"
                 )
-            body, body_features = published.body(name, shape, weights)
+            body, body_features = published.body(name, shape, weights, filled=filled)
             return Classifier(body, body_features, classes, features)
         stem, width = _parse(name)
         body, body_features = BODIES[stem](shape, width)

@@ -140,7 +140,9 @@ class Driver:
         strategy, done = self.strategy, 0
         settings, key, hosted = strategy.settings, self.record.run_key, strategy.hosted
         begun = Standing.of(settings, key, strategy.world, strategy.clients, hosted=hosted)
-        checkpoint = self.record.open(begun, strategy.clients, hosted=hosted, plain=self.host.plain)
+        checkpoint = self.record.open(
+            begun, strategy.clients, hosted=hosted, personal=self._own_point, plain=self.host.plain
+        )
         self.host.mark()
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)
@@ -176,6 +178,7 @@ class Driver:
         with one_thread():
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
         _keep(result.evaluate_metrics_serverapp, number, metrics)
+        self._offer(number)
         standing = self.record.standing(self.host.remembered)
         kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
         self.record.write(metrics, kept)
@@ -190,7 +193,15 @@ class Driver:
         elif not judged:
             self.record.close(number, [])
             self.record.end([], MetricRecord(), {})
-            self.record.write(self._judge(number), None)
+            metrics = self._judge(number)
+            self._offer(number)
+            self.record.write(metrics, None)
+
+    def _offer(self, number: int) -> None:
+        """Write the server's models where this round is evaluated, for ``run.keep``."""
+        students = Weights.all(self.strategy.knowledge)
+        if self.point == "aggregated" and students and self.due(number):
+            self.record.offer(self.strategy.world, students, self._names, self.strategy.clients[0].shape)
 
     def _judge(self, number: int) -> MetricRecord | None:
         """Evaluate the server's model, or the mean over one an architecture, where the method has one."""
@@ -199,8 +210,12 @@ class Driver:
             return None
         if "aggregated" not in (self.strategy.config.evaluation_points or ("aggregated",)):
             return None
-        names = {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
-        return self.record.judge(self.strategy.world, students, self.limit(number), names)
+        return self.record.judge(self.strategy.world, students, self.limit(number), self._names)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """What architectures are called; "" is that of a server with one."""
+        return {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
 
     def _tell(self, number: int, metrics: MetricRecord | None, seconds: float) -> None:
         """Log a round in one line."""
@@ -262,6 +277,7 @@ class Driver:
                 "evaluate": ",".join(points),
                 "global": self.point != "aggregated",
                 "test-limit": self.limit(number),
+                "keep": self._own_point if self.due(number) and self.record.keeps(hosted=strategy.hosted) else "",
             }
         )
         announced = [PublicIndex(strategy.round_index)] if strategy.predicts and not closing else []

@@ -47,6 +47,8 @@ class World:
         The run's classes, in the order of their numbers, where a device's own task has them in another order.
     client : str
         The device's client id; "" where there is none.
+    named : str
+        Where the user's task is, ``package.module:name``; "" where nobody says.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class World:
         public_labels: bool = False,
         class_names: tuple[str, ...] = (),
         client: str = "",
+        named: str = "",
     ) -> None:
         self.settings = settings
+        self.named = named
         self._client = client
         self.task = with_transform(task, settings)
         self.hosted = hosted
@@ -305,12 +309,17 @@ class World:
 
     def _any_input(self) -> Tensor:
         """Return one sample as a model takes it [1, ...]."""
-        sample = next((s for s in self._any_samples() if len(s)), None)
+        sample = self.sample
         if sample is None:
             raise InvalidInputError(
                 "the task has no sample to try its model on: give it a test set (data.test) or public samples"
             )
         return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
+
+    @property
+    def sample(self) -> Samples | None:
+        """Some samples that a model takes; None where this process has none."""
+        return next((s for s in self._any_samples() if len(s)), None)
 
     def _any_samples(self) -> Iterator[Samples]:
         yield from (d.train for d in self._data.values())
@@ -390,7 +399,15 @@ def world(
     settings = Settings.read(text)
     chosen = load_task(task) if task else described(settings, folder, client)
     hosted = not client
-    return World(settings, chosen, hosted=hosted, public_labels=public_labels, class_names=class_names, client=client)
+    return World(
+        settings,
+        chosen,
+        hosted=hosted,
+        public_labels=public_labels,
+        class_names=class_names,
+        client=client,
+        named=task,
+    )
 
 
 def _slots(module: Module) -> Iterator[tuple[str, Module, str, bool]]:
