@@ -303,7 +303,7 @@ class Turn(Generic[C]):
     def _offer(self, model: Predictor | None, figures: Mapping[str, float]) -> None:
         """Write the model that was just evaluated (of a function, the turn's own), for the run to keep or to drop."""
         module = model if isinstance(model, Module) else self._module or self.model
-        about = about_model(self.world, self.architecture, module, self.client, self.data.train)
+        about = about_model(self.world, self.architecture, type(module).__qualname__, self.client, self.data.train)
         evaluated = {"evaluated": self._kept_at, "figures": dict(figures)}
         try:
             kept.offer(

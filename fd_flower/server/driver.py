@@ -201,7 +201,8 @@ class Driver:
         """Write the server's models where this round is evaluated, for ``run.keep``."""
         students = Weights.all(self.strategy.knowledge)
         if self.point == "aggregated" and students and self.due(number):
-            self.record.offer(self.strategy.world, students, self._names, self.strategy.clients[0].shape)
+            strategy, plain = self.strategy, self.host.plain
+            self.record.offer(strategy.world, students, self._names, strategy.clients, plain=plain)
 
     def _judge(self, number: int) -> MetricRecord | None:
         """Evaluate the server's model, or the mean over one an architecture, where the method has one."""
@@ -277,7 +278,7 @@ class Driver:
                 "evaluate": ",".join(points),
                 "global": self.point != "aggregated",
                 "test-limit": self.limit(number),
-                "keep": self._own_point if self.due(number) and self.record.keeps(hosted=strategy.hosted) else "",
+                **({"keep": self._own_point} if self.due(number) and self.record.keeps(hosted=strategy.hosted) else {}),
             }
         )
         announced = [PublicIndex(strategy.round_index)] if strategy.predicts and not closing else []

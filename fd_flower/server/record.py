@@ -243,7 +243,15 @@ class Record:
             self._global = {"evaluated": "aggregated", **totals, **images}
         return MetricRecord({**totals}) if totals else None
 
-    def offer(self, world: World, students: Sequence[Weights], names: Mapping[str, str], shape: Sequence[int]) -> None:
+    def offer(
+        self,
+        world: World,
+        students: Sequence[Weights],
+        names: Mapping[str, str],
+        clients: Sequence[Client],
+        *,
+        plain: bool,
+    ) -> None:
         """Write the server's models as they are now, for ``run.keep``.
 
         Parameters
@@ -254,24 +262,25 @@ class Record:
             Its models, one an architecture.
         names : Mapping[str, str]
             What their architectures are called.
-        shape : Sequence[int]
-            Of one input, where the server has none itself.
+        clients : Sequence[Client]
+            As they answered the handshake.
+        plain : bool
+            Whether their apps know nothing of FD-Flower, so that the task here may be another than theirs.
         """
-        if self._keeper is None or not self._lines:
+        if self._keeper is None or self.folder is None or not self._lines:
             return
-        first = self._lines[0]
-        evaluated = {"evaluated": "aggregated", "figures": {} if len(students) > 1 else dict(self._global or {})}
+        when = (self._lines[0]["round"], bool(self._lines[0].get("closing")))
+        figures = dict(self._global or {}) if len(students) == 1 else {}  # a mean over several is nobody's
+        samples = None if plain else world.sample
         for student in students:
             name = names.get(student.model, student.model)
-            model = world.load(name, student.values)
-            about = about_model(world, name, model, SERVER)
-            if self.folder is not None and self.folder.settings.task:
-                about["named"] = self.folder.settings.task
-            if "input" not in about and about["task"] == "classification" and shape:
-                about["input"] = {"shape": list(shape), "type": "uint8"}
-            when = (first["round"], bool(first.get("closing")))
+            like = next((client for client in clients if client.model == name), clients[0])
+            about = about_model(world, name, like.network, SERVER, samples)
+            about |= {"named": self.folder.settings.task, "evaluated": "aggregated", "figures": figures}
+            if samples is None and like.shape and not about["named"]:
+                about["input"] = {"shape": list(like.shape), "type": "uint8"}
             with self._writing():
-                self._keeper.offer(when, name if len(students) > 1 else "", model.state_dict(), {**about, **evaluated})
+                self._keeper.offer(when, name if len(students) > 1 else "", student.values, about)
 
     def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> None:
         """Write the round's lines, then its checkpoint: a crash between them plays the round again."""

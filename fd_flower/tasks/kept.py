@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from torch.nn import Module
 
 from fd_flower.core import kept
 from fd_flower.core.client import natural
@@ -25,7 +24,7 @@ HOW = "run again with run.keep=last (the models evaluated last) or run.keep=best
 
 
 def about_model(
-    world: "World", architecture: str, model: Module, client: str, samples: Samples | None = None
+    world: "World", architecture: str, network: str, client: str, samples: Samples | None
 ) -> dict[str, Any]:
     """Return what is known about a model: all that it takes to build its network, to feed it and to read it.
 
@@ -35,12 +34,12 @@ def about_model(
         Where it was evaluated.
     architecture : str
         Its architecture.
-    model : Module
-        The model.
+    network : str
+        The class of its network.
     client : str
         Whose it is; ``server`` for the server's.
     samples : Samples | None
-        Samples that it takes; None: those of the world, if any.
+        Samples that it takes, where there are any here.
     """
     settings = world.settings
     found: dict[str, Any] = {
@@ -48,14 +47,13 @@ def about_model(
         "task": world.kind.name,
         "client": client,
         "architecture": architecture,
-        "network": type(model).__qualname__,
+        "network": network,
         "named": world.named or settings.task,
         "precision": settings.run.precision,
     }
     if world.kind.name == "retrieval":
         config = settings.kinds.get("retrieval")
         return {**found, "seed": settings.run.seed, "retrieval": {} if config is None else asdict(config)}
-    samples = world.sample if samples is None else samples
     if samples is not None:
         found["input"] = {
             "shape": list(samples.x.shape[1:]),
@@ -64,7 +62,7 @@ def about_model(
     return {
         **found,
         "classes": list(world.class_names),
-        "outputs": len(world.class_names) or world.classes(architecture),
+        "outputs": len(world.class_names) or (0 if samples is None else world.classes(architecture)),
         "features": settings.model.features,
         "weights": settings.model.weights,
     }
