@@ -228,7 +228,7 @@ def _read_onnx(path: Path) -> tuple[Callable[[Tensor], Tensor], str]:
     try:
         import onnxruntime
     except ImportError:
-        raise InvalidInputError("an .onnx model needs onnxruntime: pip install onnxruntime") from None
+        raise InvalidInputError(f"an .onnx model needs onnxruntime: {EXTRA}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session: Any = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
