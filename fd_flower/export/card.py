@@ -110,7 +110,7 @@ def card(model: KeptModel | KeptRetriever, name: str, run: Path | None) -> str:
         "",
         "## Use",
         "",
-        *(_use_retriever(name) if retriever else _use_classifier(model, name)),
+        *(_use_retriever(name) if isinstance(model, KeptRetriever) else _use_classifier(model, name)),
     ]
     return "\n".join(lines) + "\n"
 

@@ -56,7 +56,7 @@ def write_layout(model: KeptRetriever, to: Path) -> None:
     made = SentenceTransformer(
         modules=[*stages, *([] if normalized else [Normalize()])],
         device="cpu",
-        prompts=dict(whole.prompts),
+        prompts={role: prompt for role, prompt in whole.prompts.items() if prompt is not None},
         default_prompt_name=whole.default_prompt_name,
     )
     made.save_pretrained(str(to), create_model_card=False)

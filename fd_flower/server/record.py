@@ -345,9 +345,9 @@ class Record:
         """Return where the models are that the figures of everybody's classes belong to; None: they are not kept."""
         keeper = self._keeper
         if point == "aggregated":
-            return (keeper and keeper.where(servers=True)) or FILE
+            return (None if keeper is None else keeper.where(servers=True)) or FILE
         if hosted:
-            return keeper and keeper.where(servers=False)
+            return None if keeper is None else keeper.where(servers=False)
         return f"<state-dir>/{self.run_key}/<client>/{MODEL}, on each device" if self.keeps(hosted=False) else None
 
 
