@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fd_flower.client import App, Turn
     from fd_flower.config import settings
     from fd_flower.core.samples import Data, Samples
+    from fd_flower.export import load
     from fd_flower.results.callback import Callback
     from fd_flower.results.trackers.mlflow import MLflow
     from fd_flower.results.trackers.tensorboard import TensorBoard
@@ -37,6 +38,7 @@ __all__ = [
     "TensorBoard",
     "Turn",
     "WandB",
+    "load",
     "methods",
     "settings",
 ]
@@ -56,6 +58,7 @@ _HOMES = {
     "TensorBoard": "results.trackers.tensorboard",
     "Turn": "client",
     "WandB": "results.trackers.wandb",
+    "load": "export",
     "settings": "config",
 }
 

@@ -265,7 +265,7 @@ def test_devices_that_order_their_classes_otherwise_get_the_same_figures(method,
 def test_a_resumed_run_keeps_the_order_of_its_first_device(tmp_path):
     nodes = devices(tmp_path, **MIXED)
     out = tmp_path / "run"
-    run_on(nodes, "fedavg", f"run.out={out} run.keep=true")
+    run_on(nodes, "fedavg", f"run.out={out} run.keep=last")
     assert settings("fedavg", f"run.resume={out}").data.class_names == ["eel", "cat", "dog"]
     again = settings("fedavg", f"run.resume={out} server.rounds=3")
     grid = engine.InProcessGrid(methods.client_app("fedavg"), run_config={"task": ""}, node_configs=nodes[1:])

@@ -133,7 +133,7 @@ def test_learning_rates_over_rounds():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    engine.run(toy_settings("fd", "client.batch=7 run.keep=true"), out=folder)
+    engine.run(toy_settings("fd", "client.batch=7 run.keep=last"), out=folder)
     return folder
 
 

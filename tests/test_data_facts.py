@@ -149,7 +149,7 @@ def test_a_run_that_is_resumed_keeps_its_task(tmp_path: Path):
     FD(
         methods.config("fd", "server", rounds=1),
         task(),
-        Run(clients=3, out=str(tmp_path / "run"), keep=True, device="cpu"),
+        Run(clients=3, out=str(tmp_path / "run"), keep="last", device="cpu"),
     ).start(InProcessGrid(methods.client_app("fd"), run_config={"task": TASK}))
     tiny.run("fd", f"server.rounds=2 run.resume={tmp_path / 'run'}")
     folder = RunFolder.open(tmp_path / "run")

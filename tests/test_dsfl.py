@@ -168,14 +168,14 @@ def test_learning_from_each_other_teaches_the_others_classes():
 
 def test_without_distilling_it_is_local_training(tmp_path):
     for method in ("dsfl", "local"):
-        tiny.run(method, TINY + "client.kd_weight=0 run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "client.kd_weight=0 run.keep=last", out=tmp_path / method)
     tiny.assert_same_bits(tiny.models(tmp_path / "dsfl"), tiny.models(tmp_path / "local"))
 
 
 def test_with_the_mean_of_logits_and_no_temperature_it_is_fedmd(tmp_path):
     """The two differ in the rule and the sharpening alone: the same bits at every client."""
-    tiny.run("fedmd", TINY + "client.objective=kl run.keep=true", out=tmp_path / "fedmd")
-    geometric = "server.rule=mean_of_logits server.temperature=null client.objective=kl run.keep=true"
+    tiny.run("fedmd", TINY + "client.objective=kl run.keep=last", out=tmp_path / "fedmd")
+    geometric = "server.rule=mean_of_logits server.temperature=null client.objective=kl run.keep=last"
     tiny.run("dsfl", TINY + geometric, out=tmp_path / "dsfl")
     tiny.assert_same_bits(tiny.models(tmp_path / "dsfl"), tiny.models(tmp_path / "fedmd"))
 

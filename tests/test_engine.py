@@ -96,8 +96,8 @@ def test_a_finished_run_leaves_no_memory_of_clients_unless_it_is_kept(tmp_path: 
 
 def test_two_grids_do_not_share_a_clients_memory(tmp_path: Path):
     """Each run has its own key: the second starts from newcomers, though the first one's memory is kept."""
-    once = figures(play(toy_settings("fd", f"run.keep=true run.out={tmp_path}/a")))
-    assert figures(play(toy_settings("fd", f"run.keep=true run.out={tmp_path}/b"))) == once
+    once = figures(play(toy_settings("fd", f"run.keep=last run.out={tmp_path}/a")))
+    assert figures(play(toy_settings("fd", f"run.keep=last run.out={tmp_path}/b"))) == once
 
 
 def test_the_grid_is_a_grid():

@@ -82,7 +82,7 @@ def test_the_closing_message_measures_what_the_last_knowledge_taught():
 
 def test_the_closing_message_trains_on_no_private_data_and_writes_no_memory(tmp_path: Path):
     """Without a step of digestion the closing figures are those of the models that the last round left."""
-    changes = f"client.public_steps=0 server.evaluate=received,trained run.keep=true run.out={tmp_path}/run"
+    changes = f"client.public_steps=0 server.evaluate=received,trained run.keep=last run.out={tmp_path}/run"
     _, _, lines = start_toy("fedmd", changes)
     trained = {
         line["client"]: line["evaluations"]["trained"] for line in lines if "trained" in line.get("evaluations", {})
@@ -107,17 +107,15 @@ def test_a_closing_message_that_fails_is_named_and_the_run_ends_well():
     assert closing(lines)[0]["replied"] == ["2"]
 
 
-def test_the_evaluated_state_is_kept_beside_the_memory_and_named(tmp_path: Path):
-    """Client 0's figures are those of the model in its ``closing.safetensors``, not of its newest round's."""
-    changes = f"server.beta=1 client.public_steps=5 run.keep=true run.out={tmp_path}/run"
+def test_the_evaluated_state_is_kept_and_named(tmp_path: Path):
+    """Client 0's figures are those of the model in the file that ``state`` names, not of its newest round's."""
+    changes = f"server.beta=1 client.public_steps=5 run.keep=last run.out={tmp_path}/run"
     _, _, lines = start_toy("knfu", changes)
     state = json.loads((tmp_path / "run" / "summary.json").read_text())["state"]
     kept = load_file(tmp_path / "run" / state.replace("<client>", "0"))
     chosen = RunFolder.open(tmp_path / "run").settings
     world = World(chosen, load_task(chosen.task))
-    model = world.load(
-        chosen.model.name, {key.removeprefix("model/"): t for key, t in kept.items() if key.startswith("model/")}
-    )
+    model = world.load(chosen.model.name, kept)
     found = world.kind.figures(world, "0", model, None, 0)
     assert {"0": found} == {c: f["received"] for c, f in evaluations(closing(lines)).items() if c == "0"}
 
@@ -125,15 +123,16 @@ def test_the_evaluated_state_is_kept_beside_the_memory_and_named(tmp_path: Path)
 def test_a_kept_closing_state_changes_no_resume(tmp_path: Path):
     steady = "server.beta=1 client.schedule=constant server.rounds"
     whole = start_toy("knfu", f"{steady}=3")[2]
-    start_toy("knfu", f"{steady}=2 run.keep=true run.out={tmp_path}/run")
+    start_toy("knfu", f"{steady}=2 run.keep=last run.out={tmp_path}/run")
     _, _, more = start(settings("knfu", f"server.rounds=3 run.resume={tmp_path}/run"), hosts("knfu"))
     (of_the_run,) = (tmp_path / "run" / "clients").iterdir()
-    assert (of_the_run / "0" / "closing.safetensors").is_file()
+    assert [path.name for path in (of_the_run / "0").glob("evaluated-*")] == []
+    assert (tmp_path / "run" / "models" / "client-0.safetensors").is_file()
     assert evaluations(closing(more)) == evaluations(closing(whole))
 
 
 def test_where_nothing_is_kept_no_state_is_named(tmp_path: Path):
-    start_toy("knfu", f"run.out={tmp_path}/run")
+    start_toy("knfu", f"run.keep=none run.out={tmp_path}/run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["state"] is None
 
 

@@ -228,7 +228,7 @@ def test_nothing_is_written_but_the_run_and_the_clients_memory(
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    folder = engine.run(tiny_settings(method, "run.keep=true"), out=tmp_path / "run")
+    folder = engine.run(tiny_settings(method, "run.keep=last"), out=tmp_path / "run")
     assert folder is not None
     assert not list((tmp_path / "home").iterdir())
     written = {path.relative_to(tmp_path).parts for path in tmp_path.rglob("*") if path.is_file()}

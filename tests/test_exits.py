@@ -82,7 +82,7 @@ def test_stages_without_images_are_refused():
 def test_exits_are_the_clients_own_and_do_not_travel(tmp_path: Path):
     runs, kept = {}, {}
     for stages in ("[]", "[1,2]"):
-        changes = f"{tiny.TINY} model.name=lenet server.rounds=3 run.keep=true {OFA_AT}{stages}"
+        changes = f"{tiny.TINY} model.name=lenet server.rounds=3 run.keep=last {OFA_AT}{stages}"
         runs[stages] = tiny.rounds(tiny.run("fedmd", changes, out=tmp_path / stages))
         kept[stages] = tiny.memories(tmp_path / stages)
     for way in ("up", "down"):
@@ -100,7 +100,7 @@ def test_exits_are_the_clients_own_and_do_not_travel(tmp_path: Path):
 @pytest.mark.parametrize("method", ["dsfl", "edgefd", "selectivefd", "knfu"])
 def test_every_method_whose_clients_digest_can_teach_exits(method: str, tmp_path: Path):
     """`conv3` mixes three architectures, each with exits of its own; here within a TAID loss."""
-    changes = f"{tiny.TINY} model.name=conv3 client.public_steps=1 client.steps=1 run.keep=true client.objective=taid "
+    changes = f"{tiny.TINY} model.name=conv3 client.public_steps=1 client.steps=1 run.keep=last client.objective=taid "
     inner = "client.objective_args.inner=ofa client.objective_args.inner_args.stages=[2]"
     lines = tiny.run(method, changes + inner, out=tmp_path)
     assert all(line["failed"] == {} for line in tiny.rounds(lines))

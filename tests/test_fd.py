@@ -270,14 +270,14 @@ def test_a_client_without_memory_hears_itself_too(tmp_path, monkeypatch):
 def test_without_its_second_term_it_is_local_training(tmp_path):
     """Gamma = 0: the same weights as `local`, bit for bit, at every client and in every round."""
     for method in ("fd", "local"):
-        tiny.run(method, TINY + "client.kd_weight=0 run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "client.kd_weight=0 run.keep=last", out=tmp_path / method)
     tiny.assert_same_bits(tiny.models(tmp_path / "fd"), tiny.models(tmp_path / "local"))
 
 
 def test_with_its_second_term_it_is_not(tmp_path):
     """And in round one, when there is nothing to receive, it still is."""
     for method in ("fd", "local"):
-        tiny.run(method, TINY + "run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "run.keep=last", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fd"), tiny.models(tmp_path / "local")
     first = [who for who in ours if who[1] == "1-0"]
     tiny.assert_same_bits({who: ours[who] for who in first}, {who: alone[who] for who in first})

@@ -79,7 +79,7 @@ def test_objective_is_cross_entropy():
 
 def test_one_client_is_local_training(tmp_path):
     """The mean over one client is that client: the server's model is what the client alone would have."""
-    alone = TINY + "data.clients=1 data.partition=iid server.rounds=3 run.keep=true"
+    alone = TINY + "data.clients=1 data.partition=iid server.rounds=3 run.keep=last"
     tiny.run("fedavg", alone, out=tmp_path / "fedavg")
     tiny.run("local", alone, out=tmp_path / "local")
     served = Weights.need(Checkpoint.read(tmp_path / "fedavg", "fedavg").knowledge).values
@@ -97,7 +97,7 @@ def test_every_round_starts_from_the_servers_weights(tmp_path):
 
 
 def test_clients_keep_nothing(tmp_path):
-    tiny.run("fedavg", TINY + "run.keep=true", out=tmp_path / "run")
+    tiny.run("fedavg", TINY + "run.keep=last", out=tmp_path / "run")
     assert tiny.memories(tmp_path / "run") == {}
 
 

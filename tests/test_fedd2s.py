@@ -239,7 +239,7 @@ def test_schedules_that_cannot_be_are_refused(changes, words):
 @pytest.mark.parametrize("model", [TINY, RESNET])
 def test_without_its_second_term_it_is_local_training(model, tmp_path):
     """Lambda_c = 0: the same weights and running statistics as `local`, bit for bit, and the same figures."""
-    changes = f"{model} client.lr=0.1 server.rounds=3 run.keep=true "
+    changes = f"{model} client.lr=0.1 server.rounds=3 run.keep=last "
     dropping = "client.kd_weight=0 server.stage_rounds=1"
     lines = {
         "fedd2s": tiny.run("fedd2s", changes + dropping, out=tmp_path / "fedd2s"),
@@ -252,7 +252,7 @@ def test_without_its_second_term_it_is_local_training(model, tmp_path):
 
 def test_with_its_second_term_it_is_not(tmp_path):
     for method in ("fedd2s", "local"):
-        tiny.run(method, TINY + "run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "run.keep=last", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fedd2s"), tiny.models(tmp_path / "local")
     first = [who for who in ours if who[1] == "1-0"]
     tiny.assert_same_bits({who: ours[who] for who in first}, {who: alone[who] for who in first})
@@ -306,7 +306,7 @@ def test_a_feature_beyond_half_precision_stays_finite(monkeypatch):
 def test_what_is_said_is_of_the_trained_model(monkeypatch, tmp_path):
     """Features and predictions are those of the model that the client keeps, in evaluation mode."""
     received, _ = listen(
-        monkeypatch, f"{RESNET} server.rounds=1 server.cuts=[2] run.keep=true run.out={tmp_path / 'run'}"
+        monkeypatch, f"{RESNET} server.rounds=1 server.cuts=[2] run.keep=last run.out={tmp_path / 'run'}"
     )
     kept = tiny.models(tmp_path / "run")["1", "1-0"]
     model = models.build("resnet8:0.25", (1, 8, 8), 10, seed=0).eval()

@@ -310,7 +310,7 @@ def test_with_distillation_it_is_not(tmp_path):
 
 def test_clients_never_distill(tmp_path):
     """MarsFL distills into every client instead of into a student: here clients exchange weights and keep nothing."""
-    lines = tiny.run("feddf", f"{TINY} {SHORT} run.keep=true", out=tmp_path / "run")
+    lines = tiny.run("feddf", f"{TINY} {SHORT} run.keep=last", out=tmp_path / "run")
     for line in tiny.rounds(lines):
         assert list(line["bytes"]["up"]) == list(line["bytes"]["down"]) == ["arrays"]
     assert tiny.memories(tmp_path / "run") == {}

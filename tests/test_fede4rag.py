@@ -16,7 +16,7 @@ from fd_flower.wire import Knowledge, Weights
 
 TINY = (
     "data.source=companies data.partition=iid data.clients=3 model.name=hashed:8 server.rounds=3 client.epochs=1 "
-    "client.batch=32 client.lr=0.01 client.optimizer=adam run.device=cpu run.keep=true privacy.sum=none "
+    "client.batch=32 client.lr=0.01 client.optimizer=adam run.device=cpu run.keep=last privacy.sum=none "
 )
 """Settings that every method of a retrieval task takes."""
 

@@ -318,7 +318,7 @@ def test_heads_alone_travel_and_bodies_stay(tmp_path):
     down, up, _ = conversation(HEADED + "model.name=fedgen_cnn")
     for content in (*down[1], *up[1]):
         assert Weights.need(content).values.keys() == HEADS.keys()
-    tiny.run("fedgen", HEADED + "model.name=fedgen_cnn run.keep=true", out=tmp_path / "run")
+    tiny.run("fedgen", HEADED + "model.name=fedgen_cnn run.keep=last", out=tmp_path / "run")
     own = tiny.models(tmp_path / "run")
     assert not torch.equal(own["0", "2-0"]["model/body.0.0.weight"], own["1", "2-0"]["model/body.0.0.weight"])
     examples = [len(world.train) for world in _data(HEADED)]
@@ -333,7 +333,7 @@ def _data(changes: str) -> list[Any]:
 
 
 def test_one_client_without_guidance_that_shares_its_head_is_local(tmp_path):
-    alone = BRIEF + "data.clients=1 data.partition=iid server.rounds=3 run.keep=true model.name=fedgen_cnn "
+    alone = BRIEF + "data.clients=1 data.partition=iid server.rounds=3 run.keep=last model.name=fedgen_cnn "
     same = "client.schedule=constant "
     tiny.run("fedgen", alone + same + "server.share=head client.kd_weight=0", out=tmp_path / "fedgen")
     tiny.run("local", alone.replace("server.generator_steps=5", "") + same, out=tmp_path / "local")

@@ -163,7 +163,7 @@ def knowledge_of(folder):
 def test_without_distillation_the_mentor_is_local_and_the_mentee_fedavgs(tmp_path):
     """The mentor bit for bit, with its figures; the mentee but for rounding, since differences are added."""
     lines = {
-        method: tiny.run(method, f"{TINY} run.keep=true {changes}", out=tmp_path / method)
+        method: tiny.run(method, f"{TINY} run.keep=last {changes}", out=tmp_path / method)
         for method, changes in {
             "fedkd": "client.kd_weight=0 server.energy_start=1 server.energy_end=1",
             "local": "",
@@ -182,7 +182,7 @@ def test_without_distillation_the_mentor_is_local_and_the_mentee_fedavgs(tmp_pat
 
 def test_with_distillation_it_is_not(tmp_path):
     for method in ("fedkd", "local"):
-        tiny.run(method, f"{TINY} run.keep=true", out=tmp_path / method)
+        tiny.run(method, f"{TINY} run.keep=last", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fedkd"), tiny.models(tmp_path / "local")
     assert not torch.equal(ours["0", "1-0"]["model/body.1.weight"], alone["0", "1-0"]["model/body.1.weight"])
 
@@ -190,7 +190,7 @@ def test_with_distillation_it_is_not(tmp_path):
 @pytest.mark.parametrize("fraction", [1.0, 0.67])
 def test_clients_have_the_servers_mentee_bit_for_bit(fraction, tmp_path):
     """After rounds of updates alone, and where some are sent the whole mentee: round 5 begins with round 4's."""
-    changes = f"{TINY} run.keep=true server.fraction={fraction} server.energy_start=0.9 server.energy_end=0.9 "
+    changes = f"{TINY} run.keep=last server.fraction={fraction} server.energy_start=0.9 server.energy_end=0.9 "
     lines = tiny.rounds(tiny.run("fedkd", f"{changes} server.rounds=5", out=tmp_path / "5"))
     tiny.run("fedkd", f"{changes} server.rounds=4", out=tmp_path / "4")
     down = [set(line["bytes"]["down"]) for line in lines]

@@ -172,7 +172,7 @@ def virtual(folder):
 
 
 def test_a_client_has_images_of_its_own_classes_and_no_other(tmp_path):
-    changes = "data.partition=classes data.classes=2 data.clients=5 server.rounds=1 run.keep=true"
+    changes = "data.partition=classes data.classes=2 data.clients=5 server.rounds=1 run.keep=last"
     lines = tiny.run("fedlgd", SHORT + changes, out=tmp_path / "run")
     images = virtual(tmp_path / "run")
     assert {tuple(x.shape) for x in images.values()} == {(2 * 3, 1, 8, 8)}
@@ -182,13 +182,13 @@ def test_a_client_has_images_of_its_own_classes_and_no_other(tmp_path):
 
 def test_images_are_kept_and_refreshed_with_the_servers_model_in_matching_rounds(tmp_path):
     """Matching after rounds 1 and 3 of 4; memories of the last two rounds are there."""
-    lines = tiny.run("fedlgd", SHORT + "server.rounds=4 run.keep=true", out=tmp_path / "run")
+    lines = tiny.run("fedlgd", SHORT + "server.rounds=4 run.keep=last", out=tmp_path / "run")
     images = virtual(tmp_path / "run")
     for client in "012":
         assert torch.equal(images[client, 4], images[client, 3])
     told = tiny.of_clients(lines)
     assert ["distance" in told[t, "0"]["metrics"] for t in range(1, 5)] == [True, False, True, False]
-    short = tiny.run("fedlgd", SHORT + "server.rounds=2 run.keep=true", out=tmp_path / "short")
+    short = tiny.run("fedlgd", SHORT + "server.rounds=2 run.keep=last", out=tmp_path / "short")
     assert not torch.equal(virtual(tmp_path / "short")["0", 2], images["0", 3])
     assert [line["failed"] for line in tiny.rounds(short)] == [{}, {}]
 
@@ -208,7 +208,7 @@ def test_distilling_brings_virtual_images_nearer_to_the_real_ones():
 
 def test_whoever_missed_a_matching_round_keeps_its_images(tmp_path):
     """One client of three a round: a newcomer distills in whatever round it comes, nobody forgets."""
-    changes = "server.rounds=6 server.fraction=0.34 run.keep=true"
+    changes = "server.rounds=6 server.fraction=0.34 run.keep=last"
     lines = tiny.run("fedlgd", SHORT + changes, out=tmp_path / "run")
     met, told = set(), tiny.of_clients(lines)
     for line in tiny.rounds(lines):

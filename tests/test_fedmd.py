@@ -181,13 +181,13 @@ def test_digesting_teaches_the_others_classes():
 def test_without_digesting_it_is_local_training(tmp_path):
     """Weight 0: the same weights as `local`, bit for bit, at every client and in every round."""
     for method in ("fedmd", "local"):
-        tiny.run(method, TINY + "client.kd_weight=0 run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "client.kd_weight=0 run.keep=last", out=tmp_path / method)
     tiny.assert_same_bits(tiny.models(tmp_path / "fedmd"), tiny.models(tmp_path / "local"))
 
 
 def test_with_digesting_it_is_not(tmp_path):
     for method in ("fedmd", "local"):
-        tiny.run(method, TINY + "run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "run.keep=last", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fedmd"), tiny.models(tmp_path / "local")
     first = [who for who in ours if who[1] == "1-0"]
     tiny.assert_same_bits({who: ours[who] for who in first}, {who: alone[who] for who in first})

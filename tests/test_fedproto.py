@@ -226,9 +226,9 @@ def test_without_its_second_term_it_is_local_training(tmp_path):
     """Lambda = 0: the same weights as `local`, bit for bit, at every client; and with the head the same figures."""
     lines = {
         "fedproto": tiny.run(
-            "fedproto", TINY + "client.kd_weight=0 client.inference=head run.keep=true", out=tmp_path / "fedproto"
+            "fedproto", TINY + "client.kd_weight=0 client.inference=head run.keep=last", out=tmp_path / "fedproto"
         ),
-        "local": tiny.run("local", TINY + "run.keep=true", out=tmp_path / "local"),
+        "local": tiny.run("local", TINY + "run.keep=last", out=tmp_path / "local"),
     }
     tiny.assert_same_bits(tiny.models(tmp_path / "fedproto"), tiny.models(tmp_path / "local"))
     ours, alone = (tiny.of_clients(lines[method]) for method in ("fedproto", "local"))
@@ -238,7 +238,7 @@ def test_without_its_second_term_it_is_local_training(tmp_path):
 
 def test_with_its_second_term_it_is_not(tmp_path):
     for method in ("fedproto", "local"):
-        tiny.run(method, TINY + "run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "run.keep=last", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fedproto"), tiny.models(tmp_path / "local")
     first = [who for who in ours if who[1] == "1-0"]
     tiny.assert_same_bits({who: ours[who] for who in first}, {who: alone[who] for who in first})

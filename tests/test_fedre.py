@@ -174,7 +174,7 @@ def heads_of(folder):
 def test_without_head_sharing_it_is_local(tmp_path):
     """The same weights bit for bit, and the same figures."""
     lines = {
-        method: tiny.run(method, f"{TINY} run.keep=true {changes}", out=tmp_path / method)
+        method: tiny.run(method, f"{TINY} run.keep=last {changes}", out=tmp_path / method)
         for method, changes in {"fedre": "client.take_head=false", "local": ""}.items()
     }
     tiny.assert_same_bits(tiny.models(tmp_path / "fedre"), tiny.models(tmp_path / "local"))
@@ -184,7 +184,7 @@ def test_without_head_sharing_it_is_local(tmp_path):
 
 def test_clients_train_on_from_the_servers_head(tmp_path):
     """A learning rate of nothing: every client's head is the server's of the round before, not its own."""
-    still = f"{TINY} {STILL} client.steps=null run.keep=true server.lr=0.5 "
+    still = f"{TINY} {STILL} client.steps=null run.keep=last server.lr=0.5 "
     for number in (1, 2, 3):
         tiny.run("fedre", f"{still} server.rounds={number}", out=tmp_path / str(number))
     for number in (1, 2):

@@ -184,7 +184,7 @@ def test_an_unknown_predictor_is_refused():
 
 def test_without_its_second_term_it_is_local_training(tmp_path):
     lines = {
-        method: tiny.run(method, f"{TINY} run.keep=true {changes}", out=tmp_path / method)
+        method: tiny.run(method, f"{TINY} run.keep=last {changes}", out=tmp_path / method)
         for method, changes in {"fedtgp": "client.kd_weight=0 client.inference=head", "local": ""}.items()
     }
     tiny.assert_same_bits(tiny.models(tmp_path / "fedtgp"), tiny.models(tmp_path / "local"))
@@ -194,7 +194,7 @@ def test_without_its_second_term_it_is_local_training(tmp_path):
 
 def test_with_its_second_term_it_is_not(tmp_path):
     for method in ("fedtgp", "local"):
-        tiny.run(method, f"{TINY} run.keep=true", out=tmp_path / method)
+        tiny.run(method, f"{TINY} run.keep=last", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fedtgp"), tiny.models(tmp_path / "local")
     assert torch.equal(ours["0", "1-0"]["model/body.1.weight"], alone["0", "1-0"]["model/body.1.weight"])
     assert not torch.equal(ours["0", "2-0"]["model/body.1.weight"], alone["0", "2-0"]["model/body.1.weight"])

@@ -94,7 +94,7 @@ def test_shares_are_shares(key, value):
 def test_without_the_memes_share_the_personal_model_is_local(tmp_path):
     """Alpha = 1: the same weights as `local`, bit for bit, and the same figures; the meme still learns."""
     lines = {
-        method: tiny.run(method, f"{TINY} run.keep=true {changes}", out=tmp_path / method)
+        method: tiny.run(method, f"{TINY} run.keep=last {changes}", out=tmp_path / method)
         for method, changes in {"fml": "client.alpha=1", "local": ""}.items()
     }
     tiny.assert_same_bits(tiny.models(tmp_path / "fml"), tiny.models(tmp_path / "local"))
@@ -106,7 +106,7 @@ def test_without_the_memes_share_the_personal_model_is_local(tmp_path):
 
 def test_with_it_the_personal_model_is_not(tmp_path):
     for method in ("fml", "local"):
-        tiny.run(method, f"{TINY} run.keep=true", out=tmp_path / method)
+        tiny.run(method, f"{TINY} run.keep=last", out=tmp_path / method)
     ours, alone = tiny.models(tmp_path / "fml"), tiny.models(tmp_path / "local")
     assert not torch.equal(ours["0", "1-0"]["model/body.1.weight"], alone["0", "1-0"]["model/body.1.weight"])
 
@@ -149,7 +149,7 @@ def test_the_meme_is_the_first_clients_architecture_unless_told(tmp_path):
 
 def test_a_meme_of_the_clients_own_architecture_is_not_the_personal_model(tmp_path):
     """One resident module for both would train them as one."""
-    tiny.run("fml", f"{TINY} run.keep=true client.beta=1", out=tmp_path / "run")
+    tiny.run("fml", f"{TINY} run.keep=last client.beta=1", out=tmp_path / "run")
     own = tiny.models(tmp_path / "run")["0", "2-0"]
     meme = load_file(tmp_path / "run" / "checkpoint" / "knowledge.safetensors")
     assert not torch.equal(own["model/head.weight"], meme["arrays.mlp/head.weight"])

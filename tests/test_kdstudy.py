@@ -245,7 +245,7 @@ def test_techniques_along_a_chain(learner, technique):
 
 def test_who_does_not_learn_hands_the_student_on(tmp_path):
     """KD of weight 1 at a rate of 1e-30 leaves the learner: the arriving one is the start, the own is the teacher."""
-    still = f"{SHORT} {CHAIN} server.rounds=4 client.distill_lr=1e-30 run.keep=true "
+    still = f"{SHORT} {CHAIN} server.rounds=4 client.distill_lr=1e-30 run.keep=last "
     for learner in ("arriving", "own"):
         tiny.run("kdstudy", f"{still} client.learner={learner}", out=tmp_path / learner)
     tiny.run("kdstudy", f"{still} server.technique=none server.place=server server.rounds=1", out=tmp_path / "start")
@@ -303,9 +303,9 @@ def test_the_rounds_after_are_fedavgs_of_the_same_numbers(tmp_path, changes):
 
     With weight 0 from random weights the student is those: phase B is FedAvg from the first, one round later.
     """
-    tiny.run("kdstudy", f"{SHORT} server.rounds=1 run.keep=true {changes}", out=tmp_path / "student")
+    tiny.run("kdstudy", f"{SHORT} server.rounds=1 run.keep=last {changes}", out=tmp_path / "student")
     tiny.run("kdstudy", f"{SHORT} server.rounds=4 {changes}", out=tmp_path / "whole")
-    tiny.run("fedavg", f"{tiny.TINY} server.rounds=1 run.keep=true", out=tmp_path / "fedavg")
+    tiny.run("fedavg", f"{tiny.TINY} server.rounds=1 run.keep=last", out=tmp_path / "fedavg")
     student = knowledge(tmp_path / "student")
     if changes:
         chosen = settings("fedavg", tiny.TINY)
@@ -324,7 +324,7 @@ def test_an_interrupted_run_goes_on(tmp_path, changes):
     most = 6 if "chain" in changes else 4
     cut = " ".join(word for word in changes.split() if not word.startswith("server.rounds"))
     halfway = 2 if most == 6 else 1
-    tiny.run("kdstudy", f"{SHORT} {cut} server.rounds={halfway} run.keep=true", out=tmp_path / "cut")
+    tiny.run("kdstudy", f"{SHORT} {cut} server.rounds={halfway} run.keep=last", out=tmp_path / "cut")
     tiny.run("kdstudy", f"run.resume={tmp_path / 'cut'} server.rounds={most}")
     tiny.assert_same_bits({0: knowledge(tmp_path / "cut")}, {0: knowledge(tmp_path / "whole")})
 

@@ -18,7 +18,7 @@ from fd_flower.results import RunFolder
 
 METHODS = ("fd", "fedavg", "fedlgd", "fedgen", "fml", "mhd")
 ROUNDS = 4
-KEPT = "run.keep=true"
+KEPT = "run.keep=last"
 
 
 def in_a_process(play: Callable[[], Any], seconds: float | None = None) -> float:

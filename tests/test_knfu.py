@@ -161,7 +161,7 @@ def test_objective_by_hand():
 def test_beta_zero_is_uniform_averaging_bit_for_bit(tmp_path):
     """As dsfl without its entropy reduction: the same models at every client in every round, with seven clients too."""
     for clients in (3, 7):
-        options = TINY + f"data.clients={clients} client.objective=kl run.keep=true "
+        options = TINY + f"data.clients={clients} client.objective=kl run.keep=last "
         tiny.run("knfu", options + "server.beta=0", out=tmp_path / f"knfu{clients}")
         tiny.run("dsfl", options + "server.temperature=null", out=tmp_path / f"dsfl{clients}")
         tiny.assert_same_bits(tiny.models(tmp_path / f"knfu{clients}"), tiny.models(tmp_path / f"dsfl{clients}"))
@@ -170,7 +170,7 @@ def test_beta_zero_is_uniform_averaging_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("distance", ["distribution", "sample"])
 def test_a_large_beta_is_local_training_bit_for_bit(tmp_path, distance):
     """Under Adam, too, which would make a step of ordinary size of the rounding noise in Q = P."""
-    options = TINY + "client.optimizer=adam client.lr=0.001 run.keep=true "
+    options = TINY + "client.optimizer=adam client.lr=0.001 run.keep=last "
     tiny.run("knfu", options + f"server.beta=1e9 server.distance={distance}", out=tmp_path / "knfu")
     tiny.run("local", options, out=tmp_path / "local")
     tiny.assert_same_bits(tiny.models(tmp_path / "knfu"), tiny.models(tmp_path / "local"))
@@ -178,7 +178,7 @@ def test_a_large_beta_is_local_training_bit_for_bit(tmp_path, distance):
 
 def test_clients_of_one_class_are_local_by_the_formula(tmp_path):
     """Once each predicts its own class alone, d is large, every weight on itself 1, and nothing comes down."""
-    options = TINY + "data.partition=classes data.classes=1 data.clients=10 client.warmup=50 run.keep=true "
+    options = TINY + "data.partition=classes data.classes=1 data.clients=10 client.warmup=50 run.keep=last "
     lines = tiny.run("knfu", options + "server.beta=10 server.scaled=false", out=tmp_path / "knfu")
     tiny.run("local", options, out=tmp_path / "local")
     tiny.assert_same_bits(tiny.models(tmp_path / "knfu"), tiny.models(tmp_path / "local"))
@@ -198,7 +198,7 @@ def test_clients_of_one_class_have_neighbors_by_default():
 
 def test_between_the_limits_it_is_neither(tmp_path):
     for method in ("knfu", "dsfl", "local"):
-        tiny.run(method, TINY + "client.objective=kl run.keep=true", out=tmp_path / method)
+        tiny.run(method, TINY + "client.objective=kl run.keep=last", out=tmp_path / method)
     models = {method: tiny.models(tmp_path / method)["0", "2-0"] for method in ("knfu", "dsfl", "local")}
     for other in ("dsfl", "local"):
         assert not torch.equal(models["knfu"]["model/head.weight"], models[other]["model/head.weight"])
@@ -209,7 +209,7 @@ def test_between_the_limits_it_is_neither(tmp_path):
 
 def test_a_run_that_is_resumed_goes_on_with_everybodys_own_fusion(tmp_path):
     """What is fused for a client is the server's alone, and in its checkpoint."""
-    options = TINY + "server.beta=1 run.keep=true "
+    options = TINY + "server.beta=1 run.keep=last "
     tiny.run("knfu", options + "server.rounds=3", out=tmp_path / "whole")
     tiny.run("knfu", options + "server.rounds=2", out=tmp_path / "parts")
     tiny.run("knfu", f"server.rounds=3 run.resume={tmp_path / 'parts'}")

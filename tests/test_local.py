@@ -29,7 +29,7 @@ def test_objective_is_cross_entropy():
 
 def test_a_run_is_plain_sgd(tmp_path):
     """The loop of any PyTorch tutorial, with the run's own order of samples, arrives at the same weights."""
-    changes = TINY + "client.epochs=2 client.steps=null run.keep=true"
+    changes = TINY + "client.epochs=2 client.steps=null run.keep=last"
     tiny.run("local", changes, out=tmp_path / "run")
     chosen = settings("local", changes)
     world = World(chosen, described(chosen))
@@ -83,7 +83,7 @@ def test_a_client_learns_nothing_of_another(tmp_path):
     found = {}
     for task in (pair_of_0, pair_of_2):
         folder = tmp_path / task.__name__
-        tiny.run("local", TINY + "data.clients=2 run.keep=true", out=folder, task=task)
+        tiny.run("local", TINY + "data.clients=2 run.keep=last", out=folder, task=task)
         found[task] = tiny.models(folder)
     firsts = [{who: kept for who, kept in models.items() if who[0] == "0"} for models in found.values()]
     tiny.assert_same_bits(*firsts)
@@ -93,7 +93,7 @@ def test_a_client_learns_nothing_of_another(tmp_path):
 
 def test_warmup_is_for_newcomers(tmp_path):
     """Without steps of its own a round changes nothing, so both rounds hold what four steps of warmup gave."""
-    tiny.run("local", TINY + "client.steps=0 client.warmup=4 run.keep=true", out=tmp_path / "run")
+    tiny.run("local", TINY + "client.steps=0 client.warmup=4 run.keep=last", out=tmp_path / "run")
     kept = tiny.models(tmp_path / "run")
     chosen = settings("local", TINY)
     world = World(chosen, described(chosen))

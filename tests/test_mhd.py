@@ -344,7 +344,7 @@ def other_first() -> Task:
 
 def remembered(folder, task, changes):
     """Return the memories of a run, by (client, file)."""
-    base = TINY + "model.name=small client.steps=2 client.warmup=0 data.public_batch=12 run.keep=true "
+    base = TINY + "model.name=small client.steps=2 client.warmup=0 data.public_batch=12 run.keep=last "
     tiny.run("mhd", base + changes, out=folder / task.__name__, task=task)
     return tiny.memories(folder / task.__name__)
 
@@ -406,14 +406,14 @@ def test_one_that_is_away_for_too_long_is_not_learnt_from():
 
 def test_without_weights_it_is_local_training(tmp_path):
     """Weights 0: the same model as `local`, bit for bit, at every client and in every round."""
-    plain = "client.warmup=0 client.schedule=constant run.keep=true "
+    plain = "client.warmup=0 client.schedule=constant run.keep=last "
     tiny.run("mhd", TINY + plain + "client.kd_weight=0 client.emb_weight=0", out=tmp_path / "mhd")
     tiny.run("local", TINY + plain, out=tmp_path / "local")
     tiny.assert_same_bits(tiny.models(tmp_path / "mhd"), tiny.models(tmp_path / "local"))
 
 
 def test_memory_keeps_the_heads(tmp_path):
-    tiny.run("mhd", TINY + "run.keep=true client.heads=2", out=tmp_path / "run")
+    tiny.run("mhd", TINY + "run.keep=last client.heads=2", out=tmp_path / "run")
     memories = tiny.memories(tmp_path / "run")
     first, second = memories["0", "1-0"], memories["0", "2-0"]
     assert {name for name in first if name.startswith("heads/")} == {"heads/weight", "heads/bias"}

@@ -123,7 +123,7 @@ def test_a_reference_is_not_looked_up_where_settings_are_read(monkeypatch: pytes
         ("client.objective_args=[1]", "client.objective_args is [1]; expected keys with values"),
         ("data.source={a: 1}", "data.source is {'a': 1}; expected a name or a list of names"),
         ("model.name=[]", "model.name is []; expected a name or a list of names"),
-        ("run.keep=2", "run.keep is 2; expected true or false"),
+        ("run.keep=2", "run.keep is 2; expected text (a number as text takes quotes of its own: \"'7'\")"),
         ("data.size=inf", "data.size is inf; expected a finite number"),
         ('data.source="a\\nb"', "data.source is 'a\\nb'; expected text without control characters"),
     ],

@@ -193,7 +193,7 @@ def test_settings_import_two_halves_and_a_list_of_names_none(tmp_path: Path):
 
 def test_a_run_goes_on_where_it_was_left(tmp_path: Path):
     whole = engine.run(settings(FANCY, f"{SHORT} server.rounds=3"), out=tmp_path / "whole")
-    engine.run(settings(FANCY, f"{SHORT} server.rounds=1 run.keep=true"), out=tmp_path / "parts")
+    engine.run(settings(FANCY, f"{SHORT} server.rounds=1 run.keep=last"), out=tmp_path / "parts")
     again = settings(FANCY, f"run.resume={tmp_path}/parts server.rounds=3")
     assert again.method == OmegaConf.load(tmp_path / "parts" / "config.yaml")["method"] == FANCY
     parts = engine.run(again)

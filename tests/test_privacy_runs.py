@@ -147,7 +147,7 @@ def test_a_run_with_masks_ends_as_one_without(method: str):
 def test_a_retriever_learns_the_same_under_a_sum(sums: str):
     if sums == "bfv":
         pytest.importorskip("tenseal", reason="needs the extra bfv: pip install 'fd-flower[bfv]'")
-    short = "data.clients=4 server.rounds=2 client.steps=3 run.keep=false"
+    short = "data.clients=4 server.rounds=2 client.steps=3 run.keep=none"
     runs = [config.settings("fede4rag", f"{short} privacy.sum={each}") for each in ("none", sums)]
     lines = [outcome(start(chosen, hosts("fede4rag"))[2]) for chosen in runs]
     same(lines[0], lines[1], 1e-3)
@@ -197,7 +197,7 @@ def test_hosts_and_devices_add_up_alike(nodes: int, tmp_path: Path):
 def test_a_resumed_run_goes_on_with_new_keys(tmp_path: Path):
     whole = outcome(start_toy("fedavg", "privacy.sum=masks server.rounds=3")[2])
     out = tmp_path / "run"
-    first = start_toy("fedavg", f"privacy.sum=masks server.rounds=1 run.keep=true run.out={out}")[2]
+    first = start_toy("fedavg", f"privacy.sum=masks server.rounds=1 run.keep=last run.out={out}")[2]
     rest = start(config.settings("fedavg", f"run.resume={out} server.rounds=3"), hosts("fedavg"))[2]
     numbers = [line["global"]["accuracy"] for line in rounds(first) + rounds(rest)]
     assert numbers == pytest.approx([line["global"]["accuracy"] for line in whole if "asked" in line], abs=1e-6)

@@ -105,7 +105,7 @@ def test_a_run_killed_in_round_one_begins_again(tmp_path: Path, whole: Callable[
 
 
 def test_a_torn_last_line_does_not_count(tmp_path: Path, whole: Callable[[str], Path]):
-    start(started("fd", tmp_path, 2, "run.keep=true"), hosts("fd"))
+    start(started("fd", tmp_path, 2, "run.keep=last"), hosts("fd"))
     (tmp_path / "summary.json").unlink()
     with (tmp_path / "rounds.jsonl").open("a") as file:
         file.write('{"round": 3, "asked": ["0"')
@@ -116,7 +116,7 @@ def test_a_torn_last_line_does_not_count(tmp_path: Path, whole: Callable[[str], 
 @pytest.mark.parametrize("method", methods.names())
 def test_a_finished_run_that_was_kept_can_have_more_rounds(method: str, tmp_path: Path, whole: Callable[[str], Path]):
     """The first run's closing figures are dropped: they are not the last round's any more."""
-    start(started(method, tmp_path, 2, "run.keep=true"), hosts(method))
+    start(started(method, tmp_path, 2, "run.keep=last"), hosts(method))
     start(again(method, tmp_path, "server.rounds=4"), hosts(method))
     assert_same(tmp_path, whole(method))
     assert RunFolder.open(tmp_path).settings.server.rounds == 4
@@ -125,7 +125,7 @@ def test_a_finished_run_that_was_kept_can_have_more_rounds(method: str, tmp_path
 def test_a_finished_run_that_was_not_kept_says_why_it_cannot_go_on(tmp_path: Path):
     start(started("fd", tmp_path, 2), hosts("fd"))
     before = (tmp_path / "rounds.jsonl").read_bytes()
-    with pytest.raises(InvalidInputError, match=r"is finished and its clients' memory is gone; .* needs run.keep=true"):
+    with pytest.raises(InvalidInputError, match=r"is finished and its clients' memory is gone; .* needs run.keep=last"):
         start(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
     assert (tmp_path / "rounds.jsonl").read_bytes() == before
     assert RunFolder.open(tmp_path).finished
@@ -148,7 +148,7 @@ def test_a_run_is_not_begun_where_another_lies(tmp_path: Path):
 
 
 def test_a_torn_checkpoint_is_named(tmp_path: Path):
-    start(started("fedavg", tmp_path, 2, "run.keep=true"), hosts("fedavg"))
+    start(started("fedavg", tmp_path, 2, "run.keep=last"), hosts("fedavg"))
     (tmp_path / FILE).write_bytes(b"torn")
     with pytest.raises(InvalidInputError, match=r"the checkpoint .*knowledge.safetensors cannot be read"):
         start(again("fedavg", tmp_path, "server.rounds=3"), hosts("fedavg"))

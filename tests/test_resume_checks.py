@@ -30,7 +30,7 @@ from fd_flower.wire.envelope import HEADER
 
 
 def begun(folder: Path, method: str = "fd", changes: str = "") -> Any:
-    return toy_settings(method, f"run.out={folder} run.keep=true server.rounds=2 {changes}")
+    return toy_settings(method, f"run.out={folder} run.keep=last server.rounds=2 {changes}")
 
 
 def again(folder: Path, method: str = "fd", rounds: int = 3) -> Any:

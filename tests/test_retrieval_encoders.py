@@ -10,6 +10,8 @@ from helpers import tiny
 from helpers.library_inputs import animals
 from torch.nn import functional as F
 
+import fd_flower
+from fd_flower import export
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import cache
@@ -187,7 +189,7 @@ def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path):
     words = (
         f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "
         f"retrieval.trainable={trainable} server.rounds=2 client.epochs=1 client.lr=0.01 client.optimizer=adam "
-        "client.batch=8 run.device=cpu run.keep=true privacy.sum=none"
+        "client.batch=8 run.device=cpu run.keep=last privacy.sum=none"
     )
     for method, also in (("fede4rag", "client.kd_weight=0"), ("local", "")):
         tiny.run(method, f"{words} {also}", out=tmp_path / method)
@@ -203,6 +205,49 @@ def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path):
         not torch.equal(tensor, tiny.models(tmp_path / "local")["1", "2-0"][name]) for name, tensor in kept.items()
     )
     assert len(ask(tmp_path / "taught", "the cat", "0", animals(tmp_path / "animals"), 3)) == 3
+
+
+# --- taken out
+
+
+@pytest.mark.parametrize("trainable", ["head", "lora", "last_layer", "all"])
+def test_a_kept_transformer_is_a_folder_of_sentence_transformers(transformer, trainable, tmp_path):
+    """Its vectors are the retriever's, prompts and pooling among them; in the folder are the model and its card."""
+    from sentence_transformers import SentenceTransformer
+
+    words = (
+        f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "
+        f"retrieval.trainable={trainable} server.rounds=1 client.epochs=2 client.lr=0.01 client.optimizer=adam "
+        "client.batch=8 run.device=cpu retrieval.pool=cls"
+    )
+    tiny.run("local", words, out=tmp_path / "run")
+    model = fd_flower.load(tmp_path / "run", "1")
+    export.write(model, tmp_path / "out", tmp_path / "run")
+    taken = SentenceTransformer(str(tmp_path / "out"), device="cpu")
+    told = ["the cat sat", "a dog barked at the cat", "cat"]
+    for found, role in ((taken.encode_query(told), QUESTION), (taken.encode_document(told), PASSAGE)):
+        torch.testing.assert_close(torch.from_numpy(found), model.encode(told, role), atol=1e-5, rtol=0)
+    untrained = SentenceTransformer(transformer, device="cpu").encode(told, normalize_embeddings=True)
+    assert not torch.allclose(torch.from_numpy(untrained), model.encode(told), atol=1e-3)
+    export.write(model, tmp_path / "again.safetensors")
+    again = fd_flower.load(tmp_path / "again.safetensors")
+    assert torch.equal(again.encode(told), model.encode(told))
+    assert "nDCG@10 on questions about the client's own documents" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_retriever_without_such_a_layout_says_what_to_take(transformer, tmp_path):
+    words = "data.source=companies data.partition=iid data.clients=2 data.per_client=10 server.rounds=1 client.steps=1 "
+    pooled = f"model.name={transformer} retrieval.trainable=last_layer retrieval.pool=mean_all"
+    for name, changes, to, reason in (
+        ("a", "model.name=hashed:8", "out", "'hashed:8' is no model of sentence-transformers"),
+        ("a", "", "model.onnx", "a retriever takes texts, which .onnx does not"),
+        ("b", pooled, "out", "retrieval.pool=mean_all averages over padding, too"),
+    ):
+        if changes:
+            tiny.run("local", words + changes, out=tmp_path / name)
+        with pytest.raises(InvalidInputError, match=reason):
+            export.write(fd_flower.load(tmp_path / name, "0"), tmp_path / to)
+        assert not (tmp_path / "out").exists()
 
 
 # --- made once

@@ -345,9 +345,9 @@ def test_passages_go_into_a_prompt(tmp_path):
 @pytest.mark.parametrize(
     ("method", "changes", "client", "reason"),
     [
-        ("fede4rag", "run.keep=false", "0", "a run keeps its clients' with run.keep=true"),
-        ("fede4rag", "", "9", "holds no retriever of client '9'"),
-        ("fedavg", "run.keep=true", "0", "holds no retriever of client '0'"),
+        ("fede4rag", "run.keep=none", "0", r"kept no model \(run.keep=none, .*: run again with run.keep=last"),
+        ("fede4rag", "", "9", "kept no model of client '9'; it has those of server, 0, 1, 2"),
+        ("fedavg", "server.evaluate=aggregated", "0", "kept no model of client '0'; it has those of server"),
     ],
 )
 def test_what_was_not_kept_cannot_be_asked(tmp_path, method, changes, client, reason):

@@ -104,7 +104,7 @@ def test_clients_go_by_what_they_are_told(plans: list[Plan]):
 
 
 def test_a_resumed_run_goes_by_the_same_clock(tmp_path: Path, plans: list[Plan]):
-    words = "client.schedule=infinite client.warm_rounds=3 client.cool_rounds=3 run.keep=true data.clients=1"
+    words = "client.schedule=infinite client.warm_rounds=3 client.cool_rounds=3 run.keep=last data.clients=1"
     start(toy_settings("local", f"{words} server.rounds=2 run.out={tmp_path / 'a'}"), hosts("local"))
     start(settings("local", f"run.resume={tmp_path / 'a'} server.rounds=7"), hosts("local"))
     parts, plans[:] = [p.lr for p in plans], []
@@ -123,7 +123,7 @@ def test_a_resumed_run_goes_by_the_same_clock(tmp_path: Path, plans: list[Plan])
 )
 def test_the_run_is_the_same_with_and_without_annealed_copies(method: str, model: str, tmp_path: Path):
     """Lines and memories, bit for bit: models that drop out, and that keep statistics of batches, too."""
-    words = f"model.name={model} server.rounds=3 run.keep=true client.momentum=0.5 client.anneal_rounds=2"
+    words = f"model.name={model} server.rounds=3 run.keep=last client.momentum=0.5 client.anneal_rounds=2"
     folders = [tmp_path / "plain", tmp_path / "annealed"]
     for folder, every in zip(folders, (0, 2), strict=True):
         start(toy_settings(method, f"{words} server.anneal_every={every} run.out={folder}"), hosts(method))
@@ -154,7 +154,7 @@ def test_a_copy_is_trained_on_as_the_rate_falls(plans: list[Plan]):
 def test_an_annealed_copy_is_what_the_client_remembers_trained_on(tmp_path: Path):
     """Two rounds of three mini-batches at .1 times .5^(1/2) and .5, of the model that the memory holds."""
     words = "server.rounds=1 server.anneal_every=1 client.lr=0.1 client.anneal_rounds=2 client.anneal_to=0.5 "
-    words += f"client.steps=3 client.batch=5 run.keep=true run.out={tmp_path / 'run'}"
+    words += f"client.steps=3 client.batch=5 run.keep=last run.out={tmp_path / 'run'}"
     lines = of_clients(start(toy_settings("local", words), hosts("local"))[2])
     kept = models(tmp_path / "run")
     for (client, _), weights in kept.items():

@@ -73,7 +73,7 @@ def test_the_servers_model_is_evaluated_on_the_whole_test_set_at_last():
 
 def test_a_stopped_run_that_was_kept_can_be_resumed_to_its_end(tmp_path: Path):
     whole = start(toy_settings("fedproto", "server.rounds=4"), hosts("fedproto"))[2]
-    changes = f"server.rounds=4 run.keep=true run.out={tmp_path}/run"
+    changes = f"server.rounds=4 run.keep=last run.out={tmp_path}/run"
     first = start(toy_settings("fedproto", changes), hosts("fedproto"), should_stop=after(2))[2]
     rest = start(settings("fedproto", f"run.resume={tmp_path}/run"), hosts("fedproto"))[2]
     assert figures(first) + figures(rest) == figures(whole)
@@ -81,7 +81,7 @@ def test_a_stopped_run_that_was_kept_can_be_resumed_to_its_end(tmp_path: Path):
 
 
 def test_rounds_are_counted_over_the_whole_of_a_resumed_run(tmp_path: Path):
-    changes = f"server.rounds=1 run.keep=true run.out={tmp_path}/run"
+    changes = f"server.rounds=1 run.keep=last run.out={tmp_path}/run"
     start(toy_settings("fd", changes), hosts("fd"))
     asked = after(3)
     start(settings("fd", f"run.resume={tmp_path}/run server.rounds=9"), hosts("fd"), should_stop=asked)

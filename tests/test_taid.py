@@ -183,7 +183,7 @@ def test_a_steps_clock_goes_on_within_the_round(moments: list[float]):
 @pytest.mark.parametrize("clock", ["round", "step"])
 def test_the_state_is_the_clients_own_and_the_closing_message_writes_nothing(clock: str, tmp_path: Path):
     """FedMD's clients receive nothing in round one, so they first distill in round two, and note L alone."""
-    start(toy_settings("fedmd", f"client.objective=taid client.objective_args.clock={clock} run.keep=true "
+    start(toy_settings("fedmd", f"client.objective=taid client.objective_args.clock={clock} run.keep=last "
               f"run.out={tmp_path} server.rounds=3 client.public_steps=2"), hosts("fedmd"))  # fmt: skip
     kept = tiny.memories(tmp_path)
     assert {file for _, file in kept} == {"2-0", "3-0"}  # nothing of the closing message
@@ -210,7 +210,7 @@ def test_a_run_that_was_killed_goes_on_as_one_that_was_not(method: str, clock: s
 
     def chosen(name: str) -> Any:
         loss = f"client.objective=taid client.objective_args.clock={clock}"
-        return toy_settings(method, f"{loss} run.keep=true run.out={tmp_path / name} server.rounds=4")
+        return toy_settings(method, f"{loss} run.keep=last run.out={tmp_path / name} server.rounds=4")
 
     start(chosen("whole"), hosts(method))
     with pytest.raises(Killed):
@@ -258,7 +258,7 @@ def test_a_federation_learns_with_every_loss_by_its_name(name: str, tmp_path: Pa
     folders = {}
     for weight in (0.0, 1.0):
         folders[weight] = tmp_path / str(weight)
-        changes = f"{tiny.TINY} client.lr=0.01 client.objective={name} client.kd_weight={weight} run.keep=true"
+        changes = f"{tiny.TINY} client.lr=0.01 client.objective={name} client.kd_weight={weight} run.keep=last"
         lines = tiny.run("fedmd", changes, out=folders[weight])
         assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1", "2"]] * 2
         assert all(line["failed"] == {} for line in tiny.rounds(lines))

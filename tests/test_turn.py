@@ -418,5 +418,5 @@ def test_a_task_that_cannot_be_loaded_says_why(name: str, words: str):
 
 
 def test_hosts_keep_nothing_for_methods_that_keep_nothing(tmp_path: Path):
-    start_toy("fedavg", f"run.keep=true run.out={tmp_path}/run", hosts("fedavg"))
+    start_toy("fedavg", f"run.keep=last run.out={tmp_path}/run", hosts("fedavg"))
     assert not (tmp_path / "run" / "clients").exists()

@@ -107,7 +107,7 @@ def test_who_claims_nothing_still_hears(method, tmp_path):
     """Client 2 has one sample and votes for nothing; what the others say changes its model all the same."""
     learned = {}
     for weight in (0, 1):
-        changes = f"{EVERYTHING[method]} server.rounds=2 client.lr=0.5 client.kd_weight={weight} run.keep=true"
+        changes = f"{EVERYTHING[method]} server.rounds=2 client.lr=0.5 client.kd_weight={weight} run.keep=last"
         folder = tmp_path / str(weight)
         lines = tiny.run(method, f"{SETTINGS} {changes}", task=corners, out=folder)
         assert tiny.of_clients(lines)[2, "2"]["diagnostics"]["accepted"] == 0.0
@@ -176,7 +176,7 @@ def test_votes_survive_a_resume(method, tmp_path, announced):
     words = f"{SETTINGS} {EVERYTHING[method]}"
     tiny.run(method, words, task=corners, out=tmp_path / "whole")
     whole = dict(announced)
-    tiny.run(method, f"{words} server.rounds=2 run.keep=true", task=corners, out=tmp_path / "cut")
+    tiny.run(method, f"{words} server.rounds=2 run.keep=last", task=corners, out=tmp_path / "cut")
     announced.clear()
     lines = tiny.run(method, f"run.resume={tmp_path / 'cut'} server.rounds=4", out=tmp_path / "cut")
     assert announced == {number: index for number, index in whole.items() if number > 2}
@@ -187,7 +187,7 @@ def test_votes_survive_a_resume(method, tmp_path, announced):
 def test_without_learning_from_others_it_is_local_training(method, tmp_path):
     """Weight 0: the same weights as `local`, bit for bit, at every client and in every round."""
     for name in (method, "local"):
-        tiny.run(name, tiny.TINY + "client.schedule=constant client.kd_weight=0 run.keep=true", out=tmp_path / name)
+        tiny.run(name, tiny.TINY + "client.schedule=constant client.kd_weight=0 run.keep=last", out=tmp_path / name)
     tiny.assert_same_bits(tiny.models(tmp_path / method), tiny.models(tmp_path / "local"))
 
 

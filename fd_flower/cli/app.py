@@ -7,7 +7,7 @@ import click
 import typer
 
 from fd_flower import __version__
-from fd_flower.cli.commands import convert, devices, runs, scaffold, show
+from fd_flower.cli.commands import convert, devices, runs, scaffold, show, take
 from fd_flower.cli.console import Interrupted, Output
 from fd_flower.core.errors import InvalidInputError
 
@@ -36,6 +36,8 @@ for each in (
     devices.public,
     show.doctor,
     runs.ask,
+    take.export,
+    take.classify,
     runs.report,
 ):
     app.command()(each)

@@ -58,7 +58,7 @@ def ordered(
         first = Order(method, words_here, path, task, engine).settings.run.seed
         for seed in range(first, first + seeds):
             folder = path / f"{name}-seed{seed}"
-            own = (*words_here, f"run.seed={seed}", paths.path_word("run.out", folder))
+            own = ("run.keep=none", *words_here, f"run.seed={seed}", paths.path_word("run.out", folder))
             comparison.orders[folder.name] = Order(method, own, folder, task, engine)
     return comparison
 

@@ -165,7 +165,7 @@ def ordered(
         for seed in search.seeds:
             folder = path / f"{name}-seed{seed}"
             put = (f"run.seed={seed}", paths.path_word("run.out", folder))
-            search.plan.orders[folder.name] = Order(method, (*words, *own, *put), folder, task, engine)
+            search.plan.orders[folder.name] = Order(method, ("run.keep=none", *words, *own, *put), folder, task, engine)
         _check(search.plan.orders[f"{name}-seed{first}"], name, known)
         search.points[name] = point
     if baseline and baseline not in search.points:

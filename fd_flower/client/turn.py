@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.config import ANNEALED, ClientConfig
+from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
@@ -20,6 +22,7 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory, Position
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
+from fd_flower.tasks.kept import about_model
 from fd_flower.tasks.kind import Figures, Predictor, predicted
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, length, plan_of, supervised, train
@@ -75,6 +78,7 @@ class Turn(Generic[C]):
         self.federated = bool(received.get("federated", False))
         self.evaluations: Figures = {}
         self._received = received
+        self._kept_at = str(received.get("keep", ""))
         self._moment = (self.round, whole(received, "exchange", 0))
         self._memory = memory
         self._content = content
@@ -329,6 +333,25 @@ class Turn(Generic[C]):
         if self.federated:
             found = self._for_all(found)
         self.evaluations |= {f"{point}/{name}": value for name, value in found.items()}
+        if point == self._kept_at:
+            self._offer(model, found)
+
+    def _offer(self, model: Predictor | None, figures: Mapping[str, Any]) -> None:
+        """Write the model that was just evaluated (of a function, the turn's own), for the run to keep or to drop."""
+        module = model if isinstance(model, Module) else self.model
+        samples = self.data.train if self.world.has_data else self.world.sample
+        about = about_model(self.world, self.architecture, type(module).__qualname__, self.client, samples)
+        evaluated = {"evaluated": self._kept_at, "figures": dict(figures)}
+        try:
+            kept.offer(
+                self._memory.folder,
+                (self.round, self.closing),
+                module.state_dict(),
+                {**about, **evaluated},
+                lasting=self._memory.lasting,
+            )
+        except (OSError, SafetensorError) as error:
+            raise self._memory.unwritable(self._memory.folder, error) from None
 
     def _for_all(self, found: Figures) -> Figures:
         """Return the figures that every client has, as Flower's strategies want them: numbers on the own test part."""
@@ -363,6 +386,8 @@ class Turn(Generic[C]):
         """
         if self._asks(point):
             self.evaluations |= {f"{point}/{name}": float(value) for name, value in figures.items()}
+            if point == self._kept_at:
+                self._offer(None, figures)
 
     def anneal(self) -> None:
         """Where the round asks for it, measure a copy of the model that private training anneals; the model stays.
@@ -392,15 +417,20 @@ class Turn(Generic[C]):
     def close(self) -> Position | None:
         """Write the memory, where the turn asked for it, and return the turn that is in it then; else None.
 
-        What the closing message evaluated is written where no turn reads it.
+        A closing message writes none. A device takes the model that it evaluated, or drops it, as ``run.keep`` says; of
+        hosted clients the server decides.
 
         Raises
         ------
         RunError
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
-        if not self._asked:
-            return None
+        position = self._write() if self._asked else None
+        if self._kept_at and not self.world.hosted:
+            kept.take_alone(self._memory.folder, self.world.settings.run.keep)
+        return position
+
+    def _write(self) -> Position | None:
         if self._own is not None:
             self._tensors.update({f"model/{k}": t for k, t in self._own.state_dict().items()})
         for name, module in self._modules.items():
@@ -415,12 +445,9 @@ class Turn(Generic[C]):
                     f"this turn ended with {name} not finite, and the client goes on from its state before: "
                     "look at its samples, or lower client.lr"
                 )
-        # A device keeps no other record of what the run was: whoever uses its model later needs to know.
-        about = {"settings": self.world.settings.text}
         if self.closing:
-            self._memory.close(self._tensors, about)
             return None
-        self._memory.write(self._moment, self._tensors, about)
+        self._memory.write(self._moment, self._tensors)
         return self._moment
 
 

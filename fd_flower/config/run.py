@@ -22,8 +22,9 @@ class RunConfig(Options):
     """The folder that the run leaves behind."""
     resume: str | None = None
     """The folder of a run to resume."""
-    keep: bool = False
-    """Keep the hosted clients' memory after the end."""
+    keep: str = one_of("none", "last", "best", default="last")
+    """The models that stay after the end: `last` as they were evaluated last, `best` at their best validation figure;
+    with either a run can go on after its end. `none`: no model and no client's memory."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
     precision: str = one_of("fp32", "bf16", default="fp32")

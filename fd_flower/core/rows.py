@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 
 from fd_flower.core.classes import labels_of, listed, of_values
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.pixels import GREY, RGB, is_image, pixels
+from fd_flower.core.pixels import MODES, is_image, pixels
 
 Column = str | int
 
@@ -189,8 +189,8 @@ def stacked(values: Sequence[Any]) -> Tensor:
 
 def _pixels(image: Any, row: int) -> Tensor:
     """Return an image of PIL as bytes; refuse those of more than 8 bits."""
-    if image.mode not in GREY + RGB:
+    if image.mode not in MODES:
         raise InvalidInputError(
             f"row {row} of the data set is an image of mode {image.mode}; expected 8 bits, gray or RGB: convert it"
         )
-    return torch.tensor(pixels(image, gray=image.mode in GREY))
+    return torch.tensor(pixels(image))

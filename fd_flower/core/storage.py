@@ -24,9 +24,6 @@ POSITION = re.compile(r"(\d+)-(\d+)")
 Position = tuple[int, int]
 """A turn: a round, and the place of its exchange."""
 
-CLOSING = "closing.safetensors"
-"""What a client's closing message evaluated, beside its memory; no round reads it."""
-
 
 def folder_name(client: str) -> str:
     """Return what the folder of a client with this id is called."""
@@ -80,17 +77,12 @@ class Memory:
                 f"client {self.client} has lost its memory of round {self.expected[0]}: {socket.gethostname()} has no "
                 f"{self._path(self.expected)}; put it back, or begin the run anew"
             )
-        return self._load(earlier[-1])[0] if earlier else {}
+        return self._load(earlier[-1]) if earlier else {}
 
-    def about(self) -> dict[str, str]:
-        """Return the words that were written beside the newest tensors."""
-        positions = self.positions()
-        return self._load(positions[-1])[1] if positions else {}
-
-    def _load(self, position: Position) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _load(self, position: Position) -> dict[str, Tensor]:
         path = self._path(position)
         try:
-            return load(path)
+            return load(path)[0]
         except InvalidInputError as error:
             if self.lasting:
                 raise InvalidInputError(f"the memory {error}; delete it to start as a newcomer") from None
@@ -98,26 +90,23 @@ class Memory:
                 f"the memory of client {self.client}, {error}; put it back, or begin the run anew"
             ) from None
 
-    def write(self, position: Position, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
-        """Keep these tensors as those of ``position``, atomically; a turn that comes too late writes nothing.
-
-        ``about`` are words that stay beside them.
-        """
+    def write(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
+        """Keep these tensors as those of ``position``, atomically; a turn that comes too late writes nothing."""
         known = self.positions()
         if known and known[-1] > position:
             return
         try:
-            save(self._path(position), tensors, about, lasting=self.lasting)
+            save(self._path(position), tensors, lasting=self.lasting)
         except (OSError, SafetensorError) as error:
-            said = f"client {self.client} cannot write its memory {self._path(position)} ({reason(error)})"
-            raise (RunError(said) if self.lasting else StateError(f"{said}: make room, and resume the run")) from None
+            raise self.unwritable(self._path(position), error) from None
         earlier_rounds = [m for m in known if m[0] < position[0]]
         for old in earlier_rounds[:-1]:
             self._path(old).unlink(missing_ok=True)
 
-    def close(self, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None) -> None:
-        """Keep what the closing message evaluated, atomically, where no turn reads it; ``about`` as in ``write``."""
-        save(self.folder / CLOSING, tensors, about, lasting=self.lasting)
+    def unwritable(self, path: Path, error: Exception) -> Exception:
+        """Return what to raise where the client cannot write a file: of a simulated client it ends the run."""
+        why = f"client {self.client} cannot write its memory {path} ({reason(error)})"
+        return RunError(why) if self.lasting else StateError(f"{why}: make room, and resume the run")
 
     def positions(self) -> list[Position]:
         """Return the turns that there are files of, in their order."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from fd_flower.config import DataConfig
 from fd_flower.core.classes import Labels, labels_of, numbered, of_values, order
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.pixels import GREY, RGB, pixels
+from fd_flower.core.pixels import MODES, pixels
 from fd_flower.data.cache import stored
 from fd_flower.data.source import Source, check_column, image_column, label_column, locate
 
@@ -220,13 +220,9 @@ def _image(
     except Exception as error:  # a broken file raises whatever its decoder raises
         reason = (str(error).partition(" <_io")[0].splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(f"{source} has an image that cannot be read, {where}: {reason}") from None
-    if image.mode not in GREY + RGB:
+    if image.mode not in MODES:
         raise InvalidInputError(f"{source} has an image of mode {image.mode}, {where}: expected 8 bits, gray or RGB")
-    gray = image.mode in GREY if size is None else size[2] == 1
-    image = image.convert("L" if gray else "RGB")
-    if size is not None and image.size != (size[1], size[0]):
-        image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return pixels(image, gray=gray)
+    return pixels(image, size)
 
 
 def _classes(

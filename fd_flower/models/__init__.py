@@ -152,6 +152,7 @@ def build(
     weights: str | None = None,
     dtype: torch.dtype = torch.float32,
     head: str | None = None,
+    filled: bool = True,
 ) -> Module:
     """Return a new model of an architecture, on the CPU.
 
@@ -177,6 +178,8 @@ def build(
         Of the inputs, on which a model of another package is tried.
     head : str | None
         The last linear layer of a model of another package, where it has no ``features(x)`` and ``head``.
+    filled : bool
+        False builds the network of such weights without reading them, for others that take their place.
 
     Raises
     ------
@@ -197,7 +200,7 @@ def build(
                     f"model.weights is '{weights}', and '{name}' has no published weights: take one of torchvision's "
                     "networks, resnet18 say, or leave model.weights out"
                 )
-            body, body_features = published.body(name, shape, weights)
+            body, body_features = published.body(name, shape, weights, filled=filled)
             return Classifier(body, body_features, classes, features)
         if head is not None:
             raise InvalidInputError(f"model.head is '{head}'; '{name}' has its own head: leave it out")

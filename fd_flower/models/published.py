@@ -40,7 +40,7 @@ def published() -> frozenset[str]:
     return frozenset(zoo.list_models(module=zoo))
 
 
-def body(name: str, shape: Shape, weights: str | None = None) -> tuple[nn.Module, int]:
+def body(name: str, shape: Shape, weights: str | None = None, *, filled: bool = True) -> tuple[nn.Module, int]:
     """Return one of torchvision's networks up to the input of its last linear layer, and its number of features.
 
     Parameters
@@ -52,6 +52,8 @@ def body(name: str, shape: Shape, weights: str | None = None) -> tuple[nn.Module
     weights : str | None
         Published weights by name, ``DEFAULT`` or ``IMAGENET1K_V1``: the network keeps the stem that they are of, and
         images are brought to their mean and deviation. None: drawn anew.
+    filled : bool
+        False leaves these weights out: nothing is read or downloaded.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def body(name: str, shape: Shape, weights: str | None = None) -> tuple[nn.Module
     if len(shape) != 3:
         raise InvalidInputError(f"{name} cannot take inputs of shape {list(shape)}; expected [channels, height, width]")
     if weights is not None:
-        return _with_weights(name, shape, weights)
+        return _with_weights(name, shape, weights, filled=filled)
     _check_size(name, shape)
     return _fitted(_made(name), shape)
 
@@ -74,7 +76,7 @@ def _made(name: str, *, drawn: bool = True, **options: Any) -> nn.Module:
     return zoo.get_model(name, **options)
 
 
-def _with_weights(name: str, shape: Shape, weights: str) -> tuple[nn.Module, int]:
+def _with_weights(name: str, shape: Shape, weights: str, *, filled: bool) -> tuple[nn.Module, int]:
     from torchvision import models as zoo
 
     known = zoo.get_model_weights(name)
@@ -87,7 +89,8 @@ def _with_weights(name: str, shape: Shape, weights: str) -> tuple[nn.Module, int
         raise InvalidInputError(f"model.weights are of images with 1 or 3 channels; these have {shape[0]}")
     _check_size(name, shape, small=False)
     chosen = known[weights] if weights != "DEFAULT" else known.DEFAULT
-    net = loaded(name, chosen, f"model.weights={weights} of {name}", "leave model.weights out")
+    option = f"model.weights={weights} of {name}"
+    net = loaded(name, chosen, option, "leave model.weights out") if filled else _made(name)
     features = beheaded(net)
     usual = chosen.transforms()
     return nn.Sequential(Standardized(usual.mean, usual.std), net), features

@@ -1,6 +1,6 @@
 """What was measured when: the lines of a run as one track of figures per client."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -93,17 +93,23 @@ def last(track: Track) -> float:
     return track[max(track)]
 
 
-def at_best(score: Track, figures: Track) -> float | None:
-    """Return the figure at the point of the best score: of equal scores the earliest counts.
+def best_point(score: Track, points: Collection[When]) -> When | None:
+    """Return the point of the best score: of equal scores the earliest counts.
 
-    A point is judged by the newest score up to then. None where no point with a figure has a score.
+    A point is judged by the newest score up to then. None where no point has a score.
     """
     newest = best = chosen = None
-    for when in sorted(score.keys() | figures.keys()):
+    for when in sorted({*score, *points}):
         newest = score.get(when, newest)
-        if when in figures and newest is not None and (best is None or newest > best):
-            best, chosen = newest, figures[when]
+        if when in points and newest is not None and (best is None or newest > best):
+            best, chosen = newest, when
     return chosen
+
+
+def at_best(score: Track, figures: Track) -> float | None:
+    """Return the figure at ``best_point``; None where no point with a figure has a score."""
+    chosen = best_point(score, figures)
+    return None if chosen is None else figures[chosen]
 
 
 def training_loss(lines: Sequence[Mapping[str, Any]]) -> Track:

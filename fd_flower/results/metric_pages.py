@@ -5,14 +5,14 @@ from typing import Any
 
 from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
-from fd_flower.results import class_plots, classes, plots
+from fd_flower.results import class_plots, classes, pictures
 from fd_flower.results.history import curve, last
 from fd_flower.results.metrics import HEADERS, SCOPES, Scored
 from fd_flower.results.page import NOTHING, Markup, Share, element, folded, image, joined, percent, rounded, table
 from fd_flower.results.panels import TEST, TRAINING, VALIDATION, Line, Panel
+from fd_flower.results.pictures import Picture
 
 MEANINGS = [f"{what[0].upper()}{what[1:]}." for what in BY_CLASS.values()]
-WIDE = 3  # panels beside each other
 PANELS = {"global": ("balanced test set", TRAINING), "personal": ("own test part", TEST)}
 
 Lines = Sequence[Mapping[str, Any]]
@@ -27,12 +27,11 @@ def sections(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) -> 
         return []
     measured = any(of.test["personal"] for of in scored.values())
     drawn = [_panel(name, of) for name, of in scored.items()]
-    rows = [drawn[i : i + WIDE] for i in range(0, len(drawn), WIDE)]
     called = ", ".join(HEADERS.get(name, name) for name in scored)
     return [
         element("h2", "Other metrics"),
         *_at_the_end(metrics),
-        *(image(plots.png(plots.side_by_side(row)), f"per round: {', '.join(p.title for p in row)}") for row in rows),
+        pictures.beside([Picture.of(panel) for panel in drawn]),
         *([folded(f"By client: {called}", _by_client(scored))] if measured else []),
         *_by_class(summary, lines, evaluated),
     ]
@@ -128,7 +127,7 @@ def _by_class(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) ->
         titles = {f"{scope.capitalize()}: {whose[scope]}": matrix for scope, matrix in matrices.items()}
         parts += [
             element("h3", "Confusion"),
-            image(plots.png(class_plots.confusion(titles, called)), f"Confusion matrices. {said}"),
+            image(pictures.png(class_plots.confusion(titles, called)), f"Confusion matrices. {said}"),
             element("p", f"{said} A gray row has no samples.", "soft"),
         ]
     if left := [scope for scope in recall if scope not in matrices]:

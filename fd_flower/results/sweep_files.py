@@ -134,6 +134,5 @@ def _sections(sweep: Sweep, command: str, drawn: Sequence[Picture], best: str | 
 
 
 def _best(point: Point, columns: Sequence[Column]) -> Markup:
-    units = {100: " %"}
-    figures = [(c.header, c.text(*point.figure(c.name)) + units.get(c.scale, "")) for c in columns]
+    figures = [(c.header, c.text(*point.figure(c.name)) + " %" * (c.scale == 100)) for c in columns]
     return page.terms([*point.values.items(), *figures, ("evaluated", point.evaluated)])

@@ -185,7 +185,13 @@ class Driver:
         begun = Standing.of(settings, key, strategy.world, strategy.clients, hosted=hosted)
         brought, plain = strategy.world.task, self.host.plain
         checkpoint = self.record.open(
-            begun, strategy.clients, brought, self.progress.validation, hosted=hosted, plain=plain
+            begun,
+            strategy.clients,
+            brought,
+            self.progress.validation,
+            hosted=hosted,
+            personal=self._own_point,
+            plain=plain,
         )
         idle = [] if plain else without_effect(strategy.world, brought=strategy.brings_samples)
         if idle:
@@ -228,6 +234,7 @@ class Driver:
         with one_thread():
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
         _keep(result.evaluate_metrics_serverapp, number, metrics)
+        self._offer(number)
         standing = self.record.standing(self.host.remembered)
         kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
         lines = self.record.write(metrics, kept)
@@ -246,7 +253,16 @@ class Driver:
         elif not judged:
             self.record.close(number, [], self.host)
             self.record.end([], MetricRecord(), {})
-            self.progress.written(self.record.write(self._judge(number), None))
+            metrics = self._judge(number)
+            self._offer(number)
+            self.progress.written(self.record.write(metrics, None))
+
+    def _offer(self, number: int) -> None:
+        """Write the server's models where this round is evaluated, for ``run.keep``."""
+        students = Weights.all(self.strategy.knowledge)
+        if self.point == "aggregated" and students and self.due(number):
+            strategy, plain = self.strategy, self.host.plain
+            self.record.offer(strategy.world, students, self._names, strategy.clients, plain=plain)
 
     def _judge(self, number: int) -> MetricRecord | None:
         """Evaluate the server's model, or the mean over one an architecture, where the method has one."""
@@ -255,8 +271,12 @@ class Driver:
             return None
         if not self._judges:
             return None
-        names = {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
-        return self.record.judge(self.strategy.world, students, self.limit(number), names)
+        return self.record.judge(self.strategy.world, students, self.limit(number), self._names)
+
+    @property
+    def _names(self) -> dict[str, str]:
+        """What architectures are called; "" is that of a server with one."""
+        return {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
 
     # --- what is due
 
@@ -316,6 +336,7 @@ class Driver:
                 "evaluate": ",".join(points),
                 "global": self.point != "aggregated",
                 "test-limit": self.limit(number),
+                **({"keep": self._own_point} if self.due(number) and self.record.keeps(hosted=strategy.hosted) else {}),
             }
         )
         announced = [PublicIndex(strategy.round_index)] if strategy.predicts and not closing else []

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from fd_flower.config.registry import short_name, strategy
 from fd_flower.core import nonce
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError, RunError
-from fd_flower.core.storage import CLOSING, Position, reason
+from fd_flower.core.kept import MODEL
+from fd_flower.core.storage import Position, reason
 from fd_flower.core.versions import versions
 from fd_flower.results import RunFolder
 from fd_flower.results.callback import Round, rounds_of
@@ -29,9 +30,11 @@ from fd_flower.results.validation import Validation
 from fd_flower.server.checkpoint import FILE, Checkpoint
 from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.keeper import Keeper
 from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.server.stopping import stalled
 from fd_flower.tasks.facts import data_facts, model_facts, unused
+from fd_flower.tasks.kept import SERVER, about_model
 from fd_flower.tasks.kind import Figures
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
@@ -72,6 +75,7 @@ class Record:
         self._written = 0
         self._checksum = ""
         self._global: dict[str, Any] | None = None
+        self._keeper: Keeper | None = None
         run = settings.run
         for key, path in (("run.out", run.out), ("run.resume", run.resume)):
             if path is not None and not Path(path).is_absolute():
@@ -93,6 +97,7 @@ class Record:
         validation: Validation,
         *,
         hosted: bool,
+        personal: str,
         plain: bool = False,
     ) -> Checkpoint | None:
         """Make a new run's folder, or return what the resumed run knew, its later lines cut off.
@@ -112,6 +117,8 @@ class Record:
             Takes the rounds in that are done.
         hosted : bool
             Whether they are simulated, so that the task that their nodes name is the experimenter's.
+        personal : str
+            The evaluation point of clients' own models.
         plain : bool
             Whether their apps know nothing of FD-Flower.
 
@@ -131,14 +138,15 @@ class Record:
                 left_out = unused(brought) if task or plain else ()
                 self.folder = RunFolder.create(out, replace(self.settings, task=task), self.run_key, left_out)
                 self._standing = replace(begun, settings=self.folder.settings.text)  # as a resume reads it
+                self._keeper = self._new_keeper(personal)
             return None
         self.folder.lock()
         found = Checkpoint.read(self.folder.path, self.settings.method)
         done = found.round if found else 0
-        if self.folder.finished and done < self.settings.server.rounds and not self.settings.run.keep:
+        if self.folder.finished and done < self.settings.server.rounds and self.settings.run.keep == "none":
             raise InvalidInputError(
                 f"{self.folder.path} is finished and its clients' memory is gone; "
-                "a run that is to go on after its end needs run.keep=true"
+                "a run that is to go on after its end needs run.keep=last or best"
             )
         if not found and any(line["round"] > 1 for line in self.folder.lines()):
             raise InvalidInputError(
@@ -162,7 +170,20 @@ class Record:
             if done < self.settings.server.rounds or not self.folder.finished:
                 self.folder.cut(done, ended=done >= self.settings.server.rounds)
             self.folder.update(self.settings)
+            self._keeper = self._new_keeper(personal)
+            if self._keeper is not None:
+                self._keeper.resume(self.folder.lines())
         return found
+
+    def _new_keeper(self, personal: str) -> Keeper | None:
+        rule = self.settings.run.keep
+        if self.folder is None or rule == "none":
+            return None
+        return Keeper(self.folder.path, Path(self.state) / self.run_key, rule, personal)
+
+    def keeps(self, *, hosted: bool) -> bool:
+        """Whether clients' models are kept: of hosted ones in the run's folder, of devices on each."""
+        return self._keeper is not None if hosted else self.settings.run.keep != "none"
 
     def standing(self, remembered: Mapping[str, Position]) -> Standing:
         """Return where the run stands with the lines that are not written yet."""
@@ -259,6 +280,45 @@ class Record:
         figures = {name: value for name, value in totals.items() if isinstance(value, float)}
         return MetricRecord({**figures}) if figures else None
 
+    def offer(
+        self,
+        world: World,
+        students: Sequence[Weights],
+        names: Mapping[str, str],
+        clients: Sequence[Client],
+        *,
+        plain: bool,
+    ) -> None:
+        """Write the server's models as they are now, for ``run.keep``.
+
+        Parameters
+        ----------
+        world : World
+            The server's.
+        students : Sequence[Weights]
+            Its models, one an architecture.
+        names : Mapping[str, str]
+            What their architectures are called.
+        clients : Sequence[Client]
+            As they answered the handshake.
+        plain : bool
+            Whether their apps know nothing of FD-Flower, so that the task here may be another than theirs.
+        """
+        if self._keeper is None or self.folder is None or not self._lines:
+            return
+        when = (self._lines[0]["round"], bool(self._lines[0].get("closing")))
+        figures = dict(self._global or {}) if len(students) == 1 else {}  # a mean over several is nobody's
+        samples = None if plain else world.sample
+        for student in students:
+            name = names.get(student.model, student.model)
+            like = next((client for client in clients if client.model == name), clients[0])
+            about = about_model(world, name, like.network, SERVER, samples)
+            about |= {"named": self.folder.settings.task, "evaluated": "aggregated", "figures": figures}
+            if samples is None and like.shape and not about["named"]:
+                about["input"] = {"shape": list(like.shape), "type": "uint8"}
+            with self._writing():
+                self._keeper.offer(when, name if len(students) > 1 else "", student.values, about)
+
     def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
         """Write the round's lines and return them, then its checkpoint: a crash between plays the round again."""
         if self._lines:
@@ -271,6 +331,9 @@ class Record:
                 if checkpoint is not None:
                     standing = replace(checkpoint.standing, checksum=self._checksum)
                     replace(checkpoint, standing=standing).write(self.folder.path, self.settings.method)
+                if self._keeper is not None:
+                    self._keeper.note(self._lines)
+                    self._keeper.settle()
             self._written += sum(not line.get("closing") for line in self._lines)
         if self.kept is not None:
             self.kept += self._lines
@@ -282,10 +345,12 @@ class Record:
 
     def forget(self) -> None:
         """Remove the hosted clients' memory, unless it is to be kept."""
-        if self.settings.run.keep:
+        if self._keeper is not None:
             nonce.remove(Path(self.state), self.run_key)
         else:
-            shutil.rmtree(self.state, ignore_errors=True)
+            shutil.rmtree(Path(self.state) / self.run_key, ignore_errors=True)
+            with suppress(OSError):  # another run's is in it, which this one made way for
+                Path(self.state).rmdir()
 
     def finish(
         self, *, clients: Sequence[Client], host: HostGrid, evaluated: str, rounds: int, world: World, stopped: str = ""
@@ -310,6 +375,9 @@ class Record:
         if self.folder is None and self.kept is None:
             return
         settings = self.settings
+        if self._keeper is not None:
+            with self._writing():
+                self._keeper.finish()
         facts = {
             "method": short_name(settings.method),
             "status": str(strategy(settings.method).status),
@@ -340,13 +408,12 @@ class Record:
 
     def _state_of(self, point: str, *, hosted: bool) -> str | None:
         """Return where the models are that the figures of everybody's classes belong to; None: they are not kept."""
+        keeper = self._keeper
         if point == "aggregated":
-            return FILE
-        memory = CLOSING if point == "received" else "<round>-<exchange>.safetensors, the newest"
-        if not hosted:
-            return f"<state-dir>/{self.run_key}/<client>/{memory}, on each device"
-        kept = any(Path(self.state, self.run_key).glob(f"*/{CLOSING if point == 'received' else '*-*.safetensors'}"))
-        return f"clients/{self.run_key}/<client>/{memory}" if kept and self.settings.run.keep else None
+            return (None if keeper is None else keeper.where(servers=True)) or FILE
+        if hosted:
+            return None if keeper is None else keeper.where(servers=False)
+        return f"<state-dir>/{self.run_key}/<client>/{MODEL}, on each device" if self.keeps(hosted=False) else None
 
 
 def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:

@@ -34,8 +34,8 @@ class Run:
         Folder of the run; None: nothing is written and there is no checkpoint.
     resume : str | None
         Folder of a run to resume.
-    keep : bool
-        Keep the hosted clients' memory after the end.
+    keep : str
+        ``none``, ``last`` or ``best``, as ``run.keep``: which models stay in the run's folder.
     device, precision : str
         As ``run.device`` and ``run.precision``.
     privacy : PrivacyConfig
@@ -56,7 +56,7 @@ class Run:
     client: ClientConfig | None = None
     out: str | None = None
     resume: str | None = None
-    keep: bool = False
+    keep: str = "last"
     device: str = "auto"
     precision: str = "fp32"
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)

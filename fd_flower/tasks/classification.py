@@ -102,7 +102,7 @@ class Classification:
             if name in ("accuracy", "global"):
                 found |= {f"{prefix}{key}": got[key] for key in ("nll", "ece")}
             counts = confusion(logprobs, labels)
-            more = {**by_class(logprobs, labels, counts), **values(world.metrics, logprobs, labels, whose)}
+            more: Figures = {**by_class(logprobs, labels, counts), **values(world.metrics, logprobs, labels, whose)}
             if name in ("accuracy", "global"):
                 more |= _counts(counts, CELLS)
             found |= {f"{prefix}{key}": value for key, value in more.items()}
@@ -157,7 +157,7 @@ class Classification:
             if key == "pooled":
                 continue
             counts, whose = confusion(logprobs, labels), "the test set" if key == "accuracy" else "validation samples"
-            more = {**by_class(logprobs, labels, counts), **values(world.metrics, logprobs, labels, whose)}
+            more: Figures = {**by_class(logprobs, labels, counts), **values(world.metrics, logprobs, labels, whose)}
             if key == "accuracy":
                 found |= {"nll": got["nll"], "ece": got["ece"], **more, **_counts(counts, SERVER_CELLS)}
             else:

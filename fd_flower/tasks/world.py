@@ -49,6 +49,8 @@ class World:
         The run's classes, in the order of their numbers, where a device's own task has them in another order.
     client : str
         The device's client id; "" where there is none.
+    named : str
+        Where the user's task is, ``package.module:name``; "" where nobody says.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class World:
         public_labels: bool = False,
         class_names: tuple[str, ...] = (),
         client: str = "",
+        named: str = "",
     ) -> None:
+        self.named = named
         self._client = client
         own, self.settings = dealt(task, settings, hosted=hosted, client=client)
         self.task = with_transform(own, settings)
@@ -310,7 +314,7 @@ class World:
     def probe(self, name: str) -> Probe:
         """Try an architecture on one sample, once; InvalidInputError unless it returns logits [1, C]."""
         if name not in self._probed:
-            module, sample = self.module(name), self._sample
+            module, sample = self.module(name), self.sample
             if sample is None and not self.has_data:
                 self._probed[name] = looked_at(name, module, len(self.class_names))
             else:
@@ -324,7 +328,7 @@ class World:
 
     def _any_input(self) -> Tensor:
         """Return one sample as a model takes it [1, ...]."""
-        sample = self._sample
+        sample = self.sample
         if sample is None:
             raise InvalidInputError(
                 "the task has no sample to try its model on: give it a test set (data.test) or public samples"
@@ -332,7 +336,8 @@ class World:
         return sample.batch(torch.zeros(1, dtype=torch.int64, device=self.device))[0]
 
     @property
-    def _sample(self) -> Samples | None:
+    def sample(self) -> Samples | None:
+        """Some samples that a model takes; None where this process has none."""
         return next((s for s in self._any_samples() if len(s)), None)
 
     def _any_samples(self) -> Iterator[Samples]:
@@ -415,7 +420,15 @@ def world(
     settings = Settings.read(text)
     chosen = load_task(task) if task else described(settings, folder, client)
     hosted = not client
-    return World(settings, chosen, hosted=hosted, public_labels=public_labels, class_names=class_names, client=client)
+    return World(
+        settings,
+        chosen,
+        hosted=hosted,
+        public_labels=public_labels,
+        class_names=class_names,
+        client=client,
+        named=task,
+    )
 
 
 def _slots(module: Module) -> Iterator[tuple[str, Module, str, bool]]:

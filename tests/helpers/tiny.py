@@ -51,7 +51,7 @@ BRIEF_TOO = {
     "mhd": "client.warmup=2",
     # Its recipe keeps the clients, and hides what they say.
     "fede4rag": "data.source=companies data.partition=iid data.per_client=30 model.name=hashed:8 "
-    "retrieval.trainable=all run.keep=false privacy.sum=none",
+    "retrieval.trainable=all run.keep=none privacy.sum=none",
     # The toy task's inputs are no images.
     "fedlgd": "client.distill_warmup=2 client.distill_refresh=1 client.distill_model=mlp client.images=2 "
     "server.images=2 server.match_every=2 server.match_steps=2",
@@ -160,7 +160,7 @@ def figures(lines: Iterable[Mapping[str, Any]]) -> list[Line]:
 
 
 def memories(folder: Path) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """Return what the clients of a run (``run.keep=true``) remember, by (client, file)."""
+    """Return what the clients of a run (``run.keep=last``) remember, by (client, file)."""
     return {
         (path.parent.name, path.stem): load_file(path) for path in sorted(folder.glob("clients/*/*/*-*.safetensors"))
     }

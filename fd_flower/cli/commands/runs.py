@@ -90,7 +90,7 @@ def compare(
     output: Output = context.obj
     asked: dict[str, Any] = {"methods": methods, "changes": changes_of(set or [], recipe), "recipe": None}
     asked |= {"engine": engine.value, "task": task, "seeds": seeds}
-    shown = {
+    shown: dict[str, Any] = {
         "reach": None if reach is None else reach / 100,
         "baseline": comparing.baseline_of(methods, baseline),
     }

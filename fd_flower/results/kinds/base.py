@@ -72,7 +72,7 @@ class Kind(ABC):
     def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:
         """Return how a run went, to be drawn."""
 
-    def sections(self, summary: Mapping[str, Any]) -> list[Markup]:
+    def sections(self, summary: Mapping[str, Any], lines: Lines) -> list[Markup]:
         """Return further sections of a run's page, with their headings."""
         return []
 

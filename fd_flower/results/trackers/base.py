@@ -13,7 +13,6 @@ from fd_flower.results import kinds
 from fd_flower.results.callback import Callback, Round, Started, Summary
 from fd_flower.results.folder import CONFIG, CURVES, REPORT
 from fd_flower.results.folder import SUMMARY as SUMMARY_FILE
-from fd_flower.results.kinds.base import at
 
 
 class Tracker(Callback):
@@ -99,6 +98,7 @@ class Tracker(Callback):
 
 def _finals(summary: Summary) -> dict[str, float]:
     """Return the figures of a summary that stand in a comparison's table."""
-    columns = kinds.of(summary["task"]).columns
-    found = {f"summary/{name}": at(summary, path) for name, path in columns.items()}
+    kind = kinds.of(summary["task"])
+    columns = [*kind.columns([summary]), *kind.metrics([summary])]
+    found = {f"summary/{column.name}": column.of(summary) for column in columns}
     return {name: value for name, value in found.items() if value is not None}

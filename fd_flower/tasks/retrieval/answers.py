@@ -7,15 +7,11 @@ from pathlib import Path
 
 import torch
 
-from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.storage import Memory
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.retrieval.beir import Collection
-from fd_flower.tasks.retrieval.config import Config
-from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder
-from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning
-from fd_flower.training import one_thread
+from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION
+from fd_flower.tasks.retrieval.kept import retriever
 
 TEXTS = (".txt", ".md")
 FOUND = 5  # passages, where nobody says how many
@@ -47,11 +43,11 @@ def ask(run: str | Path, question: str, client: str, corpus: str | Path, count: 
     Parameters
     ----------
     run : str | Path
-        The folder of a run that kept its clients (``run.keep=true``); on a device its ``state-dir``.
+        The folder of a run that kept its models (``run.keep``); on a device its ``state-dir``.
     question : str
         The question.
     client : str
-        Whose retriever searches.
+        Whose retriever searches; ``server``: the server's.
     corpus : str | Path
         What is searched: a collection in BEIR's layout, or a folder of ``.txt`` and ``.md`` files, whose paragraphs
         are the passages. It is embedded once.
@@ -61,24 +57,12 @@ def ask(run: str | Path, question: str, client: str, corpus: str | Path, count: 
     Raises
     ------
     InvalidInputError
-        Where the run kept no retriever of this client, or the folder holds nothing to search.
+        Where the run kept no retriever of this client's, or the folder holds nothing to search.
     """
-    settings, weights = _kept(Path(run).absolute(), client)
+    found = retriever(Path(run).absolute(), client)
     library = read(Path(corpus).absolute())
-    name, precision, config = settings.model.name, settings.run.precision, Config.of(settings)
-    taken = encoder(name if isinstance(name, str) else name[0], config.pool, settings.run.seed)
-    with one_thread():
-        if config.trainable == "head":
-            passages = embedded(taken, library.passages, PASSAGE, precision)
-            body: torch.nn.Module = ResidualMap(passages.shape[1])
-            asked = apply(taken.network().eval(), taken.tokens([question], QUESTION), precision)
-        else:
-            passages = taken.tokens(library.passages, PASSAGE)
-            body = learning(taken.network(), config.trainable, taken.name)
-            asked = taken.tokens([question], QUESTION)
-        retriever = Retriever(body, config.tau).eval()
-        retriever.load_state_dict(weights, strict=False)  # what did not learn was not kept
-        scores = (apply(retriever, asked, precision) @ apply(retriever, passages, precision).T)[0]
+    passages = found.encode(library.passages, PASSAGE, cached=True)
+    scores = (found.encode([question], QUESTION) @ passages.T)[0]
     scores[[place for place, passage in enumerate(library.passages) if not passage]] = -torch.inf
     best = scores.argsort(descending=True, stable=True)[:count].tolist()
     return [
@@ -123,28 +107,3 @@ def read(folder: Path) -> Collection:
         )
     sources, titles, texts = zip(*found, strict=True)
     return Collection(str(folder), sources, titles, texts)
-
-
-def _kept(run: Path, client: str) -> tuple[Settings, dict[str, torch.Tensor]]:
-    """Return a run's settings, and what a client's own retriever has learned in it."""
-    homes = [folder for folder in (run / "clients", run) if folder.is_dir()]
-    keys = [
-        key
-        for home in homes
-        for key in home.iterdir()
-        if key.is_dir() and Memory(home, key.name, client).folder.is_dir()
-    ]
-    if not keys:
-        raise InvalidInputError(
-            f"{run} holds no retriever of client '{client}': a run keeps its clients' with run.keep=true (fede4rag's "
-            "recipe, local), and on a device they are in its state-dir"
-        )
-    newest = max(keys, key=lambda key: key.stat().st_mtime)
-    memory = Memory(newest.parent, newest.name, client)
-    weights = {name.removeprefix("model/"): t for name, t in memory.read(None).items() if name.startswith("model/")}
-    text = memory.about().get("settings")
-    if not weights or text is None:
-        raise InvalidInputError(
-            f"{memory.folder} holds no model of client '{client}': its method keeps none at the client"
-        )
-    return Settings.read(text), weights

@@ -1,0 +1,75 @@
+"""``fd-flower export`` and ``fd-flower classify``: a model that a run kept."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fd_flower.cli import paths
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.kept import read_about
+from fd_flower.export import KeptModel, forms
+from fd_flower.export.card import figures, whose
+from fd_flower.tasks import kept
+
+
+def export(source: Path, client: str | None, to: Path, console: Console) -> None:
+    """Write a model in the form that a path names, and say whose it is; the last line is the path.
+
+    Parameters
+    ----------
+    source, client
+        As of ``export.load``.
+    to : Path
+        Where.
+    console : Console
+        Where it is said.
+    """
+    here = Path.cwd()
+    source, target = paths.absolute(source, here), paths.absolute(to, here)
+    model = _loaded(source, client)
+    run = source if (source / "config.yaml").is_file() else None
+    forms.write(model, target, run)
+    best = next(iter(figures(model.about).items()), None)
+    figure = "" if best is None else f"; {best[0]} {best[1]:.4g}"
+    console.print(f"{whose(model.about)}{figure}", markup=False, highlight=False, soft_wrap=True)
+    console.print(str(target), markup=False, highlight=False, soft_wrap=True)
+
+
+def classify(source: Path, client: str | None, images: Sequence[Path], top: int, console: Console) -> None:
+    """Print the likeliest classes of images.
+
+    Parameters
+    ----------
+    source, client
+        As of ``export.load``.
+    images : Sequence[Path]
+        Their files.
+    top : int
+        Classes of each, at most.
+    console : Console
+        Where.
+    """
+    model = _loaded(paths.absolute(source, Path.cwd()), client)
+    if not isinstance(model, KeptModel):
+        raise InvalidInputError("this model is a retriever: `fd-flower ask` searches with it")
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    shown.add_column("image", overflow="fold")
+    shown.add_column("class", overflow="fold")
+    shown.add_column("probability", justify="right", no_wrap=True)
+    for path, guesses in zip(images, model.classify(list(images), top), strict=True):
+        for place, guess in enumerate(guesses):
+            shown.add_row(Text("" if place else str(path)), Text(guess.name), f"{guess.probability:.3f}")
+    console.print(shown)
+
+
+def _loaded(source: Path, client: str | None) -> Any:
+    """Return a model; its task or network may be a module in the user's directory."""
+    if source.suffix not in (".pt2", ".onnx"):
+        about = read_about(kept.find(source, client))
+        paths.look_here([about["named"], about["architecture"]])
+    return forms.load(source, client)

@@ -1,0 +1,166 @@
+"""What stands beside an exported model: its labels and preprocessing, and a model card."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fd_flower import __version__
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.export.model import KeptModel
+from fd_flower.results import RunFolder
+from fd_flower.tasks import kept
+from fd_flower.tasks.retrieval.kept import KeptRetriever
+
+POINTS = {
+    "received": "after it had learned from what the server sent",
+    "trained": "after it had trained on the client's own data",
+    "aggregated": "after aggregation",
+}
+FIGURES = {
+    "accuracy": ("accuracy on the client's own test samples", "accuracy on the balanced test set"),
+    "global": ("accuracy on the balanced test set", ""),
+    "pooled": ("accuracy on all clients' test samples together", "accuracy on all clients' test samples together"),
+    "validation": ("accuracy on the client's own validation samples", "accuracy on all clients' validation samples"),
+    "ece": ("calibration error (ECE) on the first of these", "calibration error (ECE) on the first of these"),
+}
+"""Figure -> what it is of a client's model and of the server's."""
+SCOPES = {
+    "own/ndcg@10": "nDCG@10 on questions about the client's own documents",
+    "others/ndcg@10": "nDCG@10 on the other clients' questions",
+    "unseen/ndcg@10": "nDCG@10 on a collection that no client holds",
+    "validation": "nDCG@10 on validation questions",
+}
+
+
+def preprocessing(model: KeptModel) -> dict[str, Any]:
+    """Return what an input goes through, in the words of image processors."""
+    if not model.takes_images:
+        return {"shape": list(model.shape), "type": model.about.get("input", {}).get("type"), "as": "in the run's task"}
+    channels, height, width = model.shape
+    return {
+        "mode": "L" if channels == 1 else "RGB",
+        "size": {"height": height, "width": width},
+        "resample": "bilinear",
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5] * channels,
+        "image_std": [0.5] * channels,
+    }
+
+
+def config(model: KeptModel) -> dict[str, Any]:
+    """Return ``config.json``: architecture, labels by the numbers of the logits, preprocessing, where it comes from."""
+    about = model.about
+    labels = list(kept.names(about, about.get("outputs", 0)))
+    return {
+        "library_name": "fd-flower",
+        "architecture": about["architecture"] or about["network"],
+        "num_labels": len(labels),
+        "id2label": {str(number): name for number, name in enumerate(labels)},
+        "label2id": {name: number for number, name in enumerate(labels)},
+        "preprocessing": preprocessing(model),
+        "fd_flower": about,
+    }
+
+
+def figures(about: Mapping[str, Any]) -> dict[str, float]:
+    """Return a model's figures where it was evaluated, by what they are."""
+    served = about["client"] == kept.SERVER
+    names = SCOPES if about["task"] == "retrieval" else {key: words[served] for key, words in FIGURES.items()}
+    return {words: about["figures"][key] for key, words in names.items() if words and key in about["figures"]}
+
+
+def whose(about: Mapping[str, Any]) -> str:
+    """Return whose model it is and when it was evaluated, in words."""
+    who = "the server's model" if about["client"] == kept.SERVER else f"client {about['client']}'s model"
+    closing = " (closing message)" if about["closing"] else ""
+    return f"{who}, round {about['round']}{closing}, {about['evaluated']}"
+
+
+def card(model: KeptModel | KeptRetriever, name: str, run: Path | None) -> str:
+    """Return ``README.md``: method, data, figures and evaluation point, and how the model is used."""
+    about = model.about
+    retriever = isinstance(model, KeptRetriever)
+    task, library = (
+        ("sentence-similarity", "sentence-transformers") if retriever else ("image-classification", "fd-flower")
+    )
+    head = ["---", f"library_name: {library}", "tags:", "- federated-learning", "- knowledge-distillation"]
+    if retriever or model.takes_images:
+        head += [f"pipeline_tag: {task}"]
+    who = "The server's" if about["client"] == kept.SERVER else f"Client {about['client']}'s own"
+    lines = [
+        *head,
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{who} model of a federated run by FD-Flower {__version__}.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| method | {about['method']}{_status(run)} |",
+        f"| network | {about['architecture'] or about['network']} |",
+        *([] if retriever else [f"| classes | {_listed(kept.names(about, about.get('outputs', 0)))} |"]),
+        f"| data | {_data(run)} |",
+        f"| evaluation point | `{about['evaluated']}`: {POINTS[about['evaluated']]} |",
+        f"| round | {about['round']}{' (closing message)' if about['closing'] else ''} |",
+        *(f"| {words} | {value:.4f} |" for words, value in figures(about).items()),
+        "",
+        "It was trained on private data of its federation; others' data may look otherwise.",
+        "",
+        "## Use",
+        "",
+        *(_use_retriever(name) if isinstance(model, KeptRetriever) else _use_classifier(model, name)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _use_retriever(name: str) -> list[str]:
+    return [
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        f'model = SentenceTransformer("{name}")',
+        'questions, passages = model.encode_query(["..."]), model.encode_document(["..."])',
+        "scores = questions @ passages.T",
+        "```",
+    ]
+
+
+def _use_classifier(model: KeptModel, name: str) -> list[str]:
+    images = model.takes_images
+    lines = ["```python", "import fd_flower", "", f'model = fd_flower.load("{name}")']
+    if images:
+        lines += ['model.classify("image.png")  # or an image of PIL, or a batch of bytes [B, channels, height, width]']
+    lines += ["logits = model(x)  # as model.preprocess returns inputs", "```", ""]
+    if images:
+        channels, height, width = model.shape
+        lines += [
+            f"An image is made {'gray' if channels == 1 else 'RGB'}, brought to {width} x {height} pixels (bilinear) "
+            "and to [-1, 1]: `x / 127.5 - 1` of its bytes.",
+        ]
+    return [*lines, "`config.json` has the labels by the numbers of the logits, and the preprocessing."]
+
+
+def _status(run: Path | None) -> str:
+    summary = _summary(run)
+    return f" ({summary['status']})" if summary.get("status") else ""
+
+
+def _data(run: Path | None) -> str:
+    summary = _summary(run)
+    found = summary.get("data", {})
+    words = [f"{key} {json.dumps(value) if isinstance(value, list) else value}" for key, value in found.items()]
+    return ", ".join(words).replace("|", "\\|") or "a device's own"
+
+
+def _summary(run: Path | None) -> dict[str, Any]:
+    try:
+        return {} if run is None else RunFolder.open(run).summary
+    except InvalidInputError:  # not finished
+        return {}
+
+
+def _listed(names: Any) -> str:
+    shown = ", ".join(names[:20])
+    return f"{len(names)}: {shown}{', ...' if len(names) > 20 else ''}".replace("|", "\\|")
