@@ -23,6 +23,7 @@ for each in (
     runs.run,
     runs.compare,
     runs.sweep,
+    runs.reproduce,
     show.methods,
     show.describe,
     show.data,
