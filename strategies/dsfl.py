@@ -4,30 +4,26 @@ Both are by name: any rule of ``fd_flower.ensemble`` may stand for the mean, and
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from flwr.app import MetricRecord
 from torch import Tensor
 
-from fd_flower.config import ServerConfig, Settings, one_of, option
+from fd_flower.config import Settings, one_of, option
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.ensemble import entropy_reduction, named, weights
+from fd_flower.ensemble import entropy_reduction, weights
 from fd_flower.ensemble.robust import few_voters
-from fd_flower.server import Requirements, Status, Strategy
+from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
-class Config(ServerConfig):
+class Config(EnsembleConfig):
     """DS-FL's options."""
 
-    rule: str = "mean_of_probabilities"
-    """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
-    rule_args: dict[str, Any] = field(default_factory=dict)
-    """The rule's arguments, like `trim` of `trimmed_mean`."""
     weighting: str = one_of("equal", "examples", "confidence", "entropy", "label_count", "committee", default="equal")
     """How a vote counts: `equal`, `examples`, `confidence`, `entropy`, `label_count`, `committee`."""
     committee_temperature: float = option(5.0, above=0)
@@ -36,9 +32,8 @@ class Config(ServerConfig):
     """T of the entropy reduction, softmax(p / T); null: the prediction as it is."""
 
     def __post_init__(self) -> None:
-        """Check the values, that the rule takes its arguments, and that it can take the weights."""
+        """Check the values, and that the rule can take the weights."""
         super().__post_init__()
-        named(self.rule, **self.rule_args)
         if self.weighting == "label_count" and self.rule != "mean_of_probabilities":
             raise InvalidInputError(
                 f"server.weighting is 'label_count' and server.rule '{self.rule}':"
@@ -63,7 +58,7 @@ class DSFL(Strategy[Config]):
         """Average the probabilities [U, N, C], then reduce their entropy: log-probabilities [N, C]."""
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         weight = self._weight(replies, logprobs)
-        teacher, valid = named(self.config.rule, **self.config.rule_args)(logprobs, mask, weight)
+        teacher, valid = self.config.ensemble(logprobs, mask, weight)
         if self.config.temperature is not None:
             teacher = entropy_reduction(teacher, self.config.temperature)
         self.log_votes(logprobs, mask, teacher, valid)

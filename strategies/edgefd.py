@@ -1,31 +1,22 @@
 """EdgeFD (Mujtaba et al. 2025, arXiv 2508.14769): clients predict what is near their centroids."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import WARNING
-from typing import Any, final
+from typing import final
 
-from fd_flower.config import ServerConfig
 from fd_flower.core.flower import log
-from fd_flower.ensemble import named
-from fd_flower.server import Requirements, Status, Voting
+from fd_flower.server import EnsembleConfig, Requirements, Status, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
-class Config(ServerConfig):
+class Config(EnsembleConfig):
     """EdgeFD's options."""
 
     rule: str = "mean_of_logits"
-    """How the voters' predictions become one, a rule of `fd_flower.ensemble` by name."""
-    rule_args: dict[str, Any] = field(default_factory=dict)
-    """The rule's arguments."""
-
-    def __post_init__(self) -> None:
-        """Check the values, and that the rule takes its arguments."""
-        super().__post_init__()
-        named(self.rule, **self.rule_args)
+    """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
 
 
 @final
@@ -38,7 +29,7 @@ class EdgeFD(Voting[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the logits [U, N, C] sample by sample over its voters: log-probabilities [M, C] of those with any."""
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
-        teacher, voted = named(self.config.rule, **self.config.rule_args)(logprobs, mask)
+        teacher, voted = self.config.ensemble(logprobs, mask)
         if not bool(voted.any()):
             log(WARNING, "round %s: no public sample has a vote, so clients receive nothing", round)
         self.log_votes(logprobs, mask, teacher, voted)

@@ -1,27 +1,28 @@
 """FedDF (Lin et al. 2020, arXiv 2006.07242): the server distills the clients' ensemble into one student."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.config import ServerConfig, option
+from fd_flower.config import Settings, one_of, option
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
-from fd_flower.ensemble import mean_of_logits
+from fd_flower.ensemble.teachers import by_accuracy, without_worst
 from fd_flower.objectives import KL
-from fd_flower.server import Requirements, Status, Strategy
+from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
 from fd_flower.training import Plan, predict, train
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 
 
 @dataclass(frozen=True)
-class Config(ServerConfig):
+class Config(EnsembleConfig):
     """FedDF's options."""
 
     distill_steps: int = option(10000, least=0)
@@ -34,6 +35,22 @@ class Config(ServerConfig):
     """Stop after this many steps without a gain on the public samples that were held back."""
     check_every: int = option(100, least=1)
     """Steps between two looks at these."""
+    rule: str = "mean_of_logits"
+    """How predictions become one: `mean_of_logits`, `mean_of_probabilities`, `median`, `trimmed_mean`, `rank_vote`."""
+    teachers: str = one_of("all", "weighted", "drop_worst", default="all")
+    """Who teaches: `all` alike, `weighted` by accuracy on labeled public samples, or all but the worst by it."""
+    stop: str = one_of("kl", "validation", default="kl")
+    """What the student is judged by: `kl`, its distance to the ensemble, or `validation`, accuracy on public labels."""
+    low_entropy: float = option(1.0, above=0, most=1)
+    """Share of the public samples to learn from: those on which the ensemble has the lowest entropy."""
+
+    def __post_init__(self) -> None:
+        """Check the values, and that somebody teaches."""
+        super().__post_init__()
+        if self.teachers != "all" and not self.distill_steps:
+            raise InvalidInputError(
+                f"server.teachers is '{self.teachers}' and server.distill_steps 0: nobody teaches; expected 1 or more"
+            )
 
 
 @final
@@ -47,16 +64,21 @@ class FedDF(Strategy[Config]):
         """Start from the weights that every client of an architecture starts from."""
         return self.first_of_each(clients)
 
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return what is needed: labels of public samples, too, where teachers or students are judged by these."""
+        config = cls.options(settings)
+        return replace(cls.requires, labels=config.teachers != "all" or config.stop == "validation")
+
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average each architecture by examples, then distill the ensemble of all of them into it (algorithm 3)."""
-        received = [Weights.need(reply.content) for reply in replies]
         before = {w.model: w for w in Weights.all(knowledge)}
+        if not self.config.distill_steps:
+            return list({**before, **mean_weights(replies)}.values())
+        replies, teacher = self._teacher(replies)
         means = mean_weights(replies)
-        students = {**before, **means}
-        if self.config.distill_steps:
-            teacher = self._teacher(received, replies)
-            students |= {name: self._distilled(mean, replies, teacher, round) for name, mean in means.items()}
-        return list(students.values())
+        students = {name: self._distilled(mean, replies, teacher, round) for name, mean in means.items()}
+        return list({**before, **students}.values())
 
     def _public(self) -> Samples:
         """Return the public samples; without any, the run was refused before round one."""
@@ -68,19 +90,33 @@ class FedDF(Strategy[Config]):
             )
         return public
 
-    def _teacher(self, received: Sequence[Weights], replies: Sequence[Reply]) -> Tensor:
-        """Return the softmax of the clients' mean logits on all public samples: log-probabilities [N, C]."""
-        world = self.world
-        predictions = [
-            predict(world.load(reply.client.model, w.values), self._public(), precision=self.settings.run.precision)
-            for w, reply in zip(received, replies, strict=True)
-        ]
-        stacked = torch.stack(predictions)
-        mean, _ = mean_of_logits(stacked, torch.ones(stacked.shape[:2], dtype=torch.bool))
-        return mean
+    def _teacher(self, replies: Sequence[Reply]) -> tuple[Sequence[Reply], Tensor]:
+        """Return whose models teach, and their ensemble's log-probabilities on all public samples [N, C]."""
+        replies, votes, weight = self._chosen(replies, self._votes(replies))
+        everybody = torch.ones(votes.shape[:2], dtype=torch.bool)
+        return replies, self.config.ensemble(votes, everybody, weight)[0]
+
+    def _votes(self, replies: Sequence[Reply]) -> Tensor:
+        """Return each client's log-probabilities on all public samples [U, N, C]."""
+        world, precision = self.world, self.settings.run.precision
+        weights = ((reply, Weights.need(reply.content).values) for reply in replies)
+        models = (world.load(reply.client.model, values) for reply, values in weights)
+        return torch.stack([predict(model, self._public(), precision=precision) for model in models])
+
+    def _chosen(self, replies: Sequence[Reply], votes: Tensor) -> tuple[Sequence[Reply], Tensor, Tensor | None]:
+        """Return who teaches, their votes, and how much each counts [U]; whoever is dropped is in no mean either."""
+        if self.config.teachers == "all":
+            return replies, votes, None
+        right = votes.argmax(2) == self._public().labels.cpu()
+        accuracy, classes = right.double().mean(1), votes.shape[2]
+        if self.config.teachers == "weighted":
+            return replies, votes, by_accuracy(accuracy, classes)
+        left = without_worst(accuracy, classes)
+        self.log_diagnostics({"dropped_teachers": float((~left).sum())})
+        return [reply for reply, stays in zip(replies, left.tolist(), strict=True) if stays], votes[left], None
 
     def _distilled(self, mean: Weights, replies: Sequence[Reply], teacher: Tensor, round: int) -> Weights:
-        """Distill into one student; the best on the held-back tenth of the public samples is returned."""
+        """Distill into one student; the best on the held-back tenth of the public samples, or the mean, is returned."""
         config = self.config
         world, public = self.world, self._public()
         name = mean.model or replies[0].client.model
@@ -88,22 +124,29 @@ class FedDF(Strategy[Config]):
         rng = self.rng(f"distil {mean.model}", round)
         order = torch.randperm(len(teacher), generator=rng)
         held, used = order.to(world.device).tensor_split([max(1, len(order) // 10)])
+        used = _surest(teacher, used, config.low_entropy)
         teacher = teacher.to(world.device)
         loss = KL()
 
         def distill(model: Module, x: Tensor, _: Tensor | None, target: Tensor) -> Tensor:
             return loss(model(x), target)
 
-        best, kept = float("inf"), dict(mean.values)
-        gained = 0
+        def far() -> float:
+            """Return how far the student is from what it is judged by, on the samples that were held back."""
+            prediction = predict(model, public[held])
+            if config.stop == "kl":
+                return float(loss(prediction, teacher[held].cpu()))
+            return float((prediction.argmax(1) != public[held].labels.cpu()).double().mean())
+
+        best, kept, gained = far(), dict(mean.values), 0
 
         def look(step: int) -> bool:
             nonlocal best, kept, gained
             if step % config.check_every and step < config.distill_steps:
                 return False
-            far = float(loss(predict(model, public[held]), teacher[held].cpu()))
-            if far < best:
-                best, gained = far, step
+            now = far()
+            if now < best:
+                best, gained = now, step
                 kept = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
             return step - gained >= config.patience
 
@@ -118,3 +161,12 @@ class FedDF(Strategy[Config]):
         )
         train(model, distill, public[used], teacher[used], plan=plan, rng=rng, watch=look)
         return Weights(kept, mean.model)
+
+
+def _surest(teacher: Tensor, index: Tensor, share: float) -> Tensor:
+    """Return this share of ``index``, in its order: where the teacher [N, C] has the lowest entropy."""
+    if share == 1:
+        return index
+    entropy = torch.special.entr(teacher[index.cpu()].double().exp()).sum(1)
+    kept = entropy.argsort(stable=True)[: ceil(share * len(index))].sort().values
+    return index[kept.to(index.device)]

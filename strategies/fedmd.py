@@ -1,25 +1,39 @@
 """FedMD (Li and Wang 2019, arXiv 1910.03581): clients of any model digest their mean logits on public samples."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
-from fd_flower.ensemble import mean_of_logits
-from fd_flower.server import Requirements, Status, Strategy
+from fd_flower.config import Settings
+from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
+@dataclass(frozen=True)
+class Config(EnsembleConfig):
+    """FedMD's options."""
+
+    rule: str = "mean_of_logits"
+    """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
+
+
 @final
-class FedMD(Strategy):
+class FedMD(Strategy[Config]):
     """The mean of the clients' logits on the round's public samples."""
 
     status = Status("official code")
     requires, summable = Requirements(public=True), (PublicLogits,)
     predicts, distills_public = True, True
 
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return what is needed: a sum of logits tells no other rule's result than their mean's."""
+        return replace(cls.requires, single_replies=cls.options(settings).rule != "mean_of_logits")
+
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate")."""
         votes = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
-        mean, valid = mean_of_logits(*votes)
+        mean, valid = self.config.ensemble(*votes)
         self.log_votes(*votes, mean, valid)
         return [PublicLogits(self.round_index[valid], mean[valid])]

@@ -1,33 +1,24 @@
 """Selective-FD (Shao, Wu and Zhang 2024, arXiv 2304.01731): clients predict what looks like their own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import WARNING
 from typing import Any, final
 
-from fd_flower.config import ServerConfig, option
+from fd_flower.config import option
 from fd_flower.core.flower import log
-from fd_flower.ensemble import ambiguity, named
-from fd_flower.server import Requirements, Status, Voting
+from fd_flower.ensemble import ambiguity
+from fd_flower.server import EnsembleConfig, Requirements, Status, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLabels, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
-class Config(ServerConfig):
+class Config(EnsembleConfig):
     """Selective-FD's options."""
 
-    rule: str = "mean_of_probabilities"
-    """How the voters' predictions become one, a rule of `fd_flower.ensemble` by name."""
-    rule_args: dict[str, Any] = field(default_factory=dict)
-    """The rule's arguments."""
     ambiguity: float = option(2.0, least=0, most=2)
     """tau: teach what is at most this far (L1) from the one-hot of its likeliest class; 2 keeps everything."""
-
-    def __post_init__(self) -> None:
-        """Check the values, and that the rule takes its arguments."""
-        super().__post_init__()
-        named(self.rule, **self.rule_args)
 
 
 @final
@@ -46,7 +37,7 @@ class SelectiveFD(Voting[Config]):
         """Average the votes [U, N, C] sample by sample over its voters, and keep what is clear: [M, C]."""
         (kind,) = self.expected_kinds(round)
         logprobs, mask = stack([kind.need(reply.content) for reply in replies], self.round_index)
-        teacher, voted = named(self.config.rule, **self.config.rule_args)(logprobs, mask)
+        teacher, voted = self.config.ensemble(logprobs, mask)
         kept = voted & (ambiguity(teacher) <= self.config.ambiguity)
         if not bool(kept.any()):
             log(WARNING, "round %s: no public sample has a vote and is clear, so clients receive nothing", round)

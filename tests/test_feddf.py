@@ -92,7 +92,7 @@ def test_the_teacher_is_the_softmax_of_the_mean_logits():
     one, two = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(1))
     received = [Weights({"w": one}), Weights({"w": two})]
     replies = [reply_of("0", received[0], examples=1, model="any"), reply_of("1", received[1], examples=9, model="any")]
-    teacher = server(Linear)._teacher(received, replies)
+    _, teacher = server(Linear)._teacher(replies)
     torch.testing.assert_close(teacher, (PUBLIC @ (one + two) / 2).log_softmax(1))
 
 
@@ -104,7 +104,7 @@ def test_teachers_speak_in_evaluation_mode():
     values = {name: tensor.clone() for name, tensor in strategy.world.initial("any").items()}
     values["norm.running_mean"], values["norm.running_var"] = torch.tensor([3.0, -1.0]), torch.tensor([4.0, 0.25])
     before = {name: tensor.clone() for name, tensor in values.items()}
-    teacher = strategy._teacher([Weights(values)], [reply_of("0", Weights(values), model="any")])
+    _, teacher = strategy._teacher([reply_of("0", Weights(values), model="any")])
     normed = (PUBLIC - torch.tensor([3.0, -1.0])) / (torch.tensor([4.0, 0.25]) + 1e-5).sqrt()
     logits = normed @ values["head.weight"].T + values["head.bias"]
     torch.testing.assert_close(teacher, logits.log_softmax(1), rtol=1e-4, atol=1e-5)
@@ -136,8 +136,16 @@ def scripted(monkeypatch) -> dict:
 TEACHER = [[2.0, 0.0], [0.0, 1.0]]
 
 
+TWICE, NOTHING_LEARNED = [[4.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 0.0]]
+
+
 def distilled(changes: str, *clients: list[list[float]]) -> Tensor:
-    received = [reply_of(str(i), linear(*w), model="any") for i, w in enumerate(clients or [TEACHER])]
+    """By default the ensemble is ``TEACHER``, and the mean by examples, a tenth of ``TWICE``, far from it."""
+    examples = [1] * len(clients) or [1, 9]
+    received = [
+        reply_of(str(i), linear(*w), examples=n, model="any")
+        for i, (w, n) in enumerate(zip(clients or [TWICE, NOTHING_LEARNED], examples, strict=True))
+    ]
     (student,) = server(Linear, changes).aggregate(received, NOTHING, round=1)
     return student.values["w"]
 
@@ -185,6 +193,11 @@ def test_the_best_student_on_held_back_samples_is_returned(scripted):
     assert scripted["steps"] == 6
 
 
+def test_the_mean_is_returned_where_no_student_is_better(scripted):
+    scripted["script"] = {1: FAR}
+    assert torch.equal(distilled(""), torch.tensor(TWICE) / 10)
+
+
 def test_the_last_step_is_looked_at_too(scripted):
     scripted["script"] = {1: FAR, 6: NEAR}
     assert torch.equal(distilled("server.check_every=4"), NEAR)
@@ -218,7 +231,7 @@ def test_the_student_comes_nearer_to_the_ensemble():
     ]
     received = [Weights({n: t.abs() if n == "norm.running_var" else t for n, t in w.items()}) for w in values]
     replies = [reply_of(str(i), w, model="any") for i, w in enumerate(received)]
-    teacher = strategy._teacher(received, replies)
+    _, teacher = strategy._teacher(replies)
     far = {}
     for steps in (0, 300):
         strategy.config = methods.config("feddf", "server", distill_steps=steps, distill_batch=16, distill_lr=0.01)
@@ -246,6 +259,88 @@ def test_a_few_public_samples_are_learnt_from():
     ]
     (student,) = strategy.aggregate(replies, NOTHING, round=1)
     assert not torch.equal(student.values["w"], torch.eye(2) * 0.4)
+
+
+# --- who teaches, what of it is learned, and what judges the student
+
+RIGHT, WRONG = [[1.0, 0.0], [0.0, 1.0]], [[-1.0, 0.0], [0.0, -1.0]]
+
+
+def labeled(changes: str) -> Strategy:
+    """Public samples with the labels that ``RIGHT`` gives them."""
+    strategy = server(Linear, changes)
+    strategy.world.__dict__["public"] = Samples(PUBLIC, PUBLIC.argmax(1))
+    return strategy
+
+
+def test_the_rule_makes_the_ensemble():
+    """Probabilities (e, 1) / (1 + e) and (1, e) / (1 + e) on x = (1, 0): their mean is a half, as are the logits'.
+
+    With weights 3 w and -w the mean of the logits is w's, and that of the probabilities is not.
+    """
+    replies = [reply_of("0", linear([3.0, 0.0], [0.0, 3.0]), model="any"), reply_of("1", linear(*WRONG), model="any")]
+    _, teacher = server(Linear, "server.rule=mean_of_probabilities")._teacher(replies)
+    expected = ((3 * PUBLIC).softmax(1) + (-PUBLIC).softmax(1)) / 2
+    torch.testing.assert_close(teacher.exp(), expected)
+
+
+def test_the_worst_teacher_is_dropped_from_the_ensemble_and_from_the_mean():
+    strategy = labeled("server.teachers=drop_worst server.distill_steps=1")
+    replies = [reply_of(str(i), linear(*w), model="any") for i, w in enumerate((RIGHT, WRONG, RIGHT))]
+    left, teacher = strategy._teacher(replies)
+    assert [reply.client.id for reply in left] == ["0", "2"]
+    torch.testing.assert_close(teacher, PUBLIC.log_softmax(1))
+    (student,) = strategy.aggregate(replies, NOTHING, round=1)
+    assert torch.equal(student.values["w"], torch.eye(2))
+
+
+def test_an_architecture_whose_clients_are_all_dropped_keeps_its_student():
+    strategy = labeled("server.teachers=drop_worst")
+    replies = [reply_of("0", linear(*RIGHT, model="a"), model="a"), reply_of("1", linear(*WRONG, model="b"), model="b")]
+    before = Knowledge([linear([9.0, 9.0], [9.0, 9.0], model=name) for name in ("a", "b")])
+    students = {s.model: s.values["w"] for s in strategy.aggregate(replies, before, round=2)}
+    assert torch.equal(students["b"], torch.full((2, 2), 9.0))
+
+
+def test_teachers_weighted_by_accuracy():
+    """One is always right, the other never and so below chance: the ensemble is the first alone."""
+    strategy = labeled("server.teachers=weighted")
+    replies = [reply_of(str(i), linear(*w), model="any") for i, w in enumerate((RIGHT, WRONG))]
+    torch.testing.assert_close(strategy._teacher(replies)[1], PUBLIC.log_softmax(1))
+
+
+def test_a_student_that_is_judged_by_labels_may_be_far_from_the_ensemble(scripted, monkeypatch):
+    """Step 1 puts in the labels' own rule, step 3 the ensemble of two that are wrong."""
+    scripted["script"] = {1: torch.tensor(RIGHT), 3: torch.tensor(WRONG)}
+    replies = [reply_of(str(i), linear(*WRONG), model="any") for i in range(2)]
+    for stop, kept in (("validation", RIGHT), ("kl", WRONG)):
+        (student,) = labeled(f"server.stop={stop}").aggregate(replies, NOTHING, round=1)
+        assert torch.equal(student.values["w"], torch.tensor(kept)), stop
+
+
+def test_the_surest_public_samples_teach(scripted):
+    """A third of 36: those with the greatest distance between the two logits, in the order that they had."""
+    distilled("")
+    everything, entropy = scripted["samples"].index, {}
+    for row, logprobs in zip(everything.tolist(), scripted["teacher"], strict=True):
+        entropy[row] = float(-(logprobs.exp() * logprobs).sum())
+    distilled("server.low_entropy=0.33333")
+    surest = set(sorted(entropy, key=entropy.__getitem__)[:12])
+    assert scripted["samples"].index.tolist() == [row for row in everything.tolist() if row in surest]
+
+
+@pytest.mark.parametrize(
+    "changes", ["server.teachers=weighted", "server.teachers=drop_worst", "server.stop=validation"]
+)
+def test_labels_are_asked_for_where_they_are_used(changes):
+    with pytest.raises(InvalidInputError, match="feddf needs labeled public samples"):
+        tiny.run("feddf", f"{TINY} {SHORT} {changes} data.public=noise")
+    assert not feddf.FedDF.requirements(settings("feddf")).labels
+
+
+def test_nobody_can_be_a_better_teacher_where_nobody_teaches():
+    with pytest.raises(InvalidInputError, match=r"server\.teachers is 'weighted' and server\.distill_steps 0"):
+        settings("feddf", "server.teachers=weighted server.distill_steps=0")
 
 
 # --- several architectures
@@ -300,8 +395,8 @@ def test_without_distillation_it_is_fedavg(tmp_path):
 
 
 def test_with_distillation_it_is_not(tmp_path):
-    for method, changes in (("feddf", SHORT), ("fedavg", "")):
-        tiny.run(method, f"{TINY} server.rounds=1 {changes}", out=tmp_path / method)
+    for method, changes in (("feddf", f"{SHORT} server.distill_lr=0.001"), ("fedavg", "")):
+        tiny.run(method, f"{TINY} server.rounds=1 client.epochs=5 client.lr=0.2 {changes}", out=tmp_path / method)
     ours, theirs = (
         Weights.need(Checkpoint.read(tmp_path / method, method).knowledge).values for method in ("feddf", "fedavg")
     )

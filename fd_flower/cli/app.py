@@ -25,6 +25,7 @@ for each in (
     runs.compare,
     runs.sweep,
     runs.merge,
+    runs.reproduce,
     show.methods,
     show.describe,
     show.data,

@@ -81,7 +81,7 @@ class Client:
     @property
     def own_loop(self) -> bool:
         """Whether its app trains and evaluates by itself, on samples of which it says nothing."""
-        return bool(self.task) and not self.counts
+        return bool(self.task) and not (self.counts or self.examples)
 
     @property
     def validation(self) -> int | None:
@@ -146,7 +146,7 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
     counts = tuple(_whole("counts", number) for number in _listed("counts", answer.get("counts")))
     sizes = _wholes("sizes", answer)
     silent = bool(answer.get("task")) and not (counts or sizes or numbers["examples"])
-    if not silent and (len(counts) != numbers["classes"] or sum(counts) != numbers["examples"]):
+    if not silent and (len(counts) != numbers["classes"] or (counts and sum(counts) != numbers["examples"])):
         raise InvalidInputError(
             f"its answer to the handshake has {numbers['classes']} classes, {len(counts)} counts that add up "
             f"to {sum(counts)}, and {numbers['examples']} samples; expected a count a class, and their sum"

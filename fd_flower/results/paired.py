@@ -31,9 +31,12 @@ class Difference:
     ----------
     pairs : Mapping[int, float]
         The method's figure less the baseline's, by seed; two seeds at least.
+    level : float
+        Of the interval, 0 to 1.
     """
 
     pairs: Mapping[int, float]
+    level: float = LEVEL
 
     @property
     def mean(self) -> float:
@@ -42,9 +45,9 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Student's interval of the mean at `LEVEL`."""
+        """Student's interval of the mean."""
         count = len(self.pairs)
-        half = float(stdtrit(count - 1, (1 + LEVEL) / 2)) * stdev(self.pairs.values()) / sqrt(count)
+        half = float(stdtrit(count - 1, (1 + self.level) / 2)) * stdev(self.pairs.values()) / sqrt(count)
         return self.mean - half, self.mean + half
 
     @property

@@ -241,3 +241,38 @@ def ask(
     from fd_flower.cli import ask as asking
 
     asking.show(run, question, client, corpus, count, console())
+
+
+def reproduce(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="An entry; without one all are listed.")] = "",
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Data sets in folders of their names; else they come from the hub."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Its small form, on scikit-learn's digits.")] = False,
+    out: Out = None,
+    jobs: Jobs = None,
+    devices: Devices = None,
+) -> None:
+    """Run what a paper claims of its method, and judge it by a rule that was fixed before: `result.json`.
+
+    The same command and --out resume an entry that was broken off. The status is 1 where a claim is not shown.
+    """
+    from fd_flower.cli import reproduce as reproducing
+    from fd_flower.cli.gpus import places
+    from fd_flower.cli.plan import carry_out
+
+    if not name:
+        console().print(reproducing.listed())
+        return
+    output: Output = context.obj
+    entry, plan = reproducing.ordered(name, data, out, quick=quick)
+    where = places(devices, jobs, plan.devices)
+    with output.board() as board:
+        carry_out(plan, where, board, output)
+    result = reproducing.write(entry, plan, reproducing.command(name, data, quick=quick), quick=quick)
+    reproducing.show(entry, result, console())
+    typer.echo(plan.path)
+    if any(found["verdict"] == "not shown" for found in result["variants"].values()):
+        raise typer.Exit(1)

@@ -1,0 +1,172 @@
+"""An entry of the ledger: a file ``NAME.yaml`` beside this one, written before its first full run."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from fd_flower.core.errors import InvalidInputError, nearest
+
+HUB = {
+    "mnist": "ylecun/mnist",
+    "cifar10": "uoft-cs/cifar10",
+    "cifar100": "uoft-cs/cifar100",
+    "usps": "flwrlabs/usps",
+}
+"""Data sets that entries name, and what they are called on the Hugging Face hub."""
+
+READ = ("paper", "code", "abstract", "second-hand", "ours")
+RULES = ("ordering", "paper", "not testable here")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a claim was read."""
+
+    where: str = "?"
+    """The paper, table and arXiv number."""
+    read: str = "paper"
+    """What was read of it, of ``READ``: `second-hand`, somebody else's page; `ours`: the setting is nobody's."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One row of an entry: a method with options of its own."""
+
+    method: str = "?"
+    """Its name."""
+    set: str = ""
+    """Its options, over those of the entry."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim, how it is tested, and what would show it.
+
+    Attributes
+    ----------
+    name : str
+        That of its file.
+    """
+
+    name: str = "?"
+    claim: str = "?"
+    """In one sentence."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """See ``Source``."""
+    rule: str = "ordering"
+    """What shows it, of ``RULES``: `ordering`, better than the baseline seed by seed; `paper`, its figures too."""
+    reason: str = ""
+    """Why it is not testable here; what else to know."""
+    figure: str = "accuracy.global.final"
+    """The figure that is compared, by its key in ``summary.json``; a share (0 to 1)."""
+    better: str = ""
+    """The row that the claim is about."""
+    than: str = ""
+    """The row that it has to be better than."""
+    rows: dict[str, Any] = field(default_factory=dict)
+    """The rows, by name: see ``Arm``."""
+    set: str = ""
+    """Options of every row."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Variants, by name: further options of every row. Each has a verdict of its own."""
+    seeds: int = 5
+    """Runs of every row, from seed 0 on."""
+    published: dict[str, Any] = field(default_factory=dict)
+    """By variant and row: the published mean and deviation, in percent."""
+    quick: str = ""
+    """Options of a small form that asserts the ordering in seconds; empty: there is none."""
+    minutes: float = 0.0
+    """What all of it took, in CPU minutes."""
+
+    def __post_init__(self) -> None:
+        """Check that rows are named that there are, and that the rule is one."""
+        for value, known in ((self.rule, RULES), (self.origin.read, READ)):
+            if value not in known:
+                raise InvalidInputError(f"claim {self.name} has '{value}'{nearest(value, known)}")
+        if self.rule == "not testable here":
+            return
+        for row in (self.better, self.than):
+            if row not in self.rows:
+                raise InvalidInputError(f"claim {self.name} compares '{row}'{nearest(row, self.rows)}")
+        if self.rule == "paper" and not self.published:
+            raise InvalidInputError(f"claim {self.name} has no published figures to match")
+
+    @property
+    def origin(self) -> Source:
+        """Where it was read."""
+        return _made(Source, f"claim {self.name}: source", self.source)
+
+    @property
+    def arms(self) -> Mapping[str, Arm]:
+        """The rows, by name."""
+        return {name: _made(Arm, f"claim {self.name}: rows.{name}", row) for name, row in self.rows.items()}
+
+    @property
+    def variants(self) -> Mapping[str, str]:
+        """The variants' options, by name; one without a name where there are none."""
+        return self.settings or {"": ""}
+
+    def words(self, arm: str, variant: str, data: Path | None, *, quick: bool = False) -> tuple[str, ...]:
+        """Return the options of a run, ``key=value``.
+
+        Parameters
+        ----------
+        arm, variant : str
+            Its row and variant.
+        data : Path | None
+            A folder with the data sets in folders of their names; None: they come from the Hugging Face hub.
+        quick : bool
+            Whether to take the small form.
+
+        Raises
+        ------
+        InvalidInputError
+            Where there is no small form.
+        """
+        if quick and not self.quick:
+            raise InvalidInputError(f"claim {self.name} has no small form: run it whole, without --quick")
+        text = " ".join(
+            [self.set or "", self.variants[variant], self.arms[arm].set or "", (quick and self.quick) or ""]
+        )
+        for name, hub in HUB.items():
+            text = text.replace(f"DATA/{name}", hub if data is None else str(data / name))
+        if "DATA/" in text:
+            if data is None:
+                raise InvalidInputError(f"claim {self.name} needs data sets that have no public copy: give --data DIR")
+            text = text.replace("DATA/", f"{data}/")
+        return tuple(shlex.split(text))
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all entries, sorted."""
+    return tuple(sorted(path.stem for path in Path(__file__).parent.glob("*.yaml")))
+
+
+@cache
+def entry(name: str) -> Entry:
+    """Return the entry of this name.
+
+    Raises
+    ------
+    InvalidInputError
+        Where there is none, or its file is not one.
+    """
+    if name not in names():
+        raise InvalidInputError(f"there is no claim '{name}'{nearest(name, names())}")
+    tree: dict[str, Any] = yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text())
+    return _made(Entry, f"claim {name}", {**tree, "name": name})
+
+
+def _made(cls: type[T], where: str, tree: Mapping[str, Any]) -> T:
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    for key in tree:
+        if key not in known:
+            raise InvalidInputError(f"{where} has no key '{key}'{nearest(key, known)}")
+    return cls(**tree)

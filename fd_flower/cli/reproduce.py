@@ -1,0 +1,176 @@
+"""``fd-flower reproduce``: what a paper claims of its method, run and judged by a rule that was there before."""
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fd_flower.claims import Entry, entry, names
+from fd_flower.claims.verdict import difference, verdict
+from fd_flower.cli import paths
+from fd_flower.cli.order import Order
+from fd_flower.cli.plan import Plan, place
+from fd_flower.config.registry import strategy
+from fd_flower.core.errors import RunError
+from fd_flower.core.storage import replace_file
+from fd_flower.core.versions import sources, versions
+from fd_flower.results.folder import RunFolder
+from fd_flower.results.reproduce import flatten
+
+RESULT = "result.json"
+
+
+def ordered(name: str, data: Path | None, out: Path | None, *, quick: bool) -> tuple[Entry, Plan]:
+    """Return an entry and its runs: every row of every variant with every seed.
+
+    Raises
+    ------
+    InvalidInputError
+        For an unknown entry, or one whose data sets or small form are not there.
+    """
+    chosen = entry(name)
+    path = place((), out, f"reproduce-{name}")
+    folder = None if data is None else paths.absolute(data, Path.cwd())
+    plan = Plan(path, {})
+    for variant in _variants(chosen, quick):
+        for row, arm in chosen.arms.items():
+            words = chosen.words(row, variant, folder, quick=quick)
+            for seed in range(chosen.seeds):
+                own = path / _name(variant, row, seed)
+                more = (f"run.seed={seed}", paths.path_word("run.out", own))
+                plan.orders[own.name] = Order(arm.method, ("run.keep=none", *words, *more), own)
+    return chosen, plan
+
+
+def _variants(chosen: Entry, quick: bool) -> Sequence[str]:
+    """Return the variants to run; the small form has one, the first."""
+    return list(chosen.variants)[: 1 if quick else None]
+
+
+def _name(variant: str, row: str, seed: int) -> str:
+    return "-".join(re.sub(r"[^a-z0-9.]+", "-", part.lower()) for part in (variant, row, f"seed{seed}") if part)
+
+
+def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, Any]:
+    """Judge a finished entry, write ``result.json``, and return what is in it.
+
+    Raises
+    ------
+    RunError
+        Where a run is missing: nothing is judged on a part of the seeds.
+    """
+    if plan.failures:
+        raise RunError(f"claim {chosen.name} is not judged: {'; '.join(plan.notes)}")
+    variants = {}
+    for variant in _variants(chosen, quick):
+        runs = {row: [plan.folders[_name(variant, row, seed)] for seed in range(chosen.seeds)] for row in chosen.arms}
+        figures = {row: [_figure(folder, chosen.figure) for folder in folders] for row, folders in runs.items()}
+        found = difference(figures[chosen.better], figures[chosen.than])
+        published = {} if quick else chosen.published.get(variant, {})
+        variants[variant] = {
+            "verdict": verdict(figures, found, published, chosen.rule),
+            "figures": figures,
+            "selected": {row: [_selected(folder, chosen.figure) for folder in of] for row, of in runs.items()},
+            "evaluated": {row: _evaluated(folders[0], chosen.figure) for row, folders in runs.items()},
+            "difference": {"mean": found.mean, "interval": found.interval},
+            "published": published,
+        }
+    folders = list(plan.folders.values())
+    result = {
+        "claim": chosen.claim,
+        "command": command,
+        "quick": quick,
+        "figure": chosen.figure,
+        "better": chosen.better,
+        "than": chosen.than,
+        "seeds": list(range(chosen.seeds)),
+        "variants": variants,
+        "data": sorted({str(folder.summary["data"].get("copy", "")) for folder in folders}),
+        "sources": sources()[:12],
+        "versions": versions(),
+        "hours": sum(folder.summary["seconds"]["total"] for folder in folders) / 3600,
+    }
+    replace_file(plan.path / RESULT, json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _figure(folder: RunFolder, key: str) -> float:
+    value = flatten(folder.summary).get(key)
+    if not isinstance(value, float):
+        raise RunError(f"{folder.path} has no figure '{key}' in its summary.json")
+    return value
+
+
+def _selected(folder: RunFolder, key: str) -> float | None:
+    return flatten(folder.summary).get(f"{key.rpartition('.')[0]}.selected")
+
+
+def _evaluated(folder: RunFolder, key: str) -> str | None:
+    return flatten(folder.summary).get(f"{key.rpartition('.')[0]}.evaluated")
+
+
+def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
+    """Print a verdict and a table for each variant, in percent."""
+    console.print(f"{chosen.claim}\n[{chosen.origin.where}; {chosen.origin.read}]", markup=False, highlight=False)
+    for variant, found in result["variants"].items():
+        table = Table(title=variant or None, title_justify="left")
+        for head in ("", "final", "selected", "evaluated at", "published"):
+            table.add_column(head, justify="left" if head in ("", "evaluated at") else "right")
+        for row, figures in found["figures"].items():
+            published = found["published"].get(row)
+            selected = [value for value in found["selected"][row] if value is not None]
+            table.add_row(
+                row,
+                _spread(figures),
+                _spread(selected),
+                found["evaluated"][row] or "",
+                "" if published is None else f"{published[0]:.1f}",
+            )
+        console.print(table)
+        low, high = (100 * end for end in found["difference"]["interval"])
+        mean = 100 * found["difference"]["mean"]
+        console.print(
+            f"{_words(chosen, found['verdict'])}: {chosen.better} less {chosen.than} {mean:+.1f} points, "
+            f"90 % interval {low:+.1f} to {high:+.1f}, {len(result['seeds'])} seeds",
+            markup=False,
+            highlight=False,
+        )
+    if chosen.reason:
+        console.print(Text(chosen.reason, style="dim"))
+
+
+def _words(chosen: Entry, word: str) -> str:
+    """Return a verdict; of a reconstruction it says so."""
+    method = chosen.arms[chosen.better].method
+    return f"our reconstruction, {word}" if strategy(method).status.word == "reconstruction" else word
+
+
+def _spread(figures: Sequence[float]) -> str:
+    if not figures:
+        return "-"
+    spread = f" ± {100 * stdev(figures):.1f}" if len(figures) > 1 else ""
+    return f"{100 * fmean(figures):.1f}{spread}"
+
+
+def listed() -> Table:
+    """Return all entries: what is claimed, and how it is judged."""
+    table = Table()
+    for head in ("name", "claim", "read in", "judged by"):
+        table.add_column(head)
+    for name in names():
+        each = entry(name)
+        table.add_row(name, each.claim, each.origin.read, each.rule)
+    return table
+
+
+def command(name: str, data: Path | None, *, quick: bool) -> str:
+    """Return the command that repeats an entry, without the places of one machine."""
+    words = ["fd-flower", "reproduce", name, *(["--data", "DATA"] if data else []), *(["--quick"] if quick else [])]
+    return shlex.join(words)

@@ -1,0 +1,104 @@
+"""The ledger: entries that can be run, and verdicts worked out by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fd_flower.claims import Entry, entry, names
+from fd_flower.claims.verdict import better, difference, matches, verdict
+from fd_flower.cli import main, reproduce
+from fd_flower.config import settings
+from fd_flower.core.errors import InvalidInputError
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_run_of_an_entry_has_options_that_its_method_takes(name: str):
+    chosen = entry(name)
+    for variant in chosen.variants:
+        for row, arm in chosen.arms.items():
+            made = settings(arm.method, chosen.words(row, variant, Path("/data")))
+            assert made.server.rounds >= 1
+            if chosen.quick:
+                settings(arm.method, chosen.words(row, variant, None, quick=True))
+
+
+def test_what_cannot_be_tested_says_why():
+    cannot = [entry(name) for name in names() if entry(name).rule == "not testable here"]
+    assert cannot
+    assert all(each.reason for each in cannot)
+
+
+def test_data_sets_come_from_the_hub_or_from_a_folder():
+    words = entry("fedgen").words("fedgen", "alpha 1", None)
+    assert "data.source=ylecun/mnist" in words
+    assert "data.source=/data/mnist" in entry("fedgen").words("fedgen", "alpha 1", Path("/data"))
+    with pytest.raises(InvalidInputError, match="give --data DIR"):
+        entry("fede4rag").words("local", "", None)
+
+
+def test_an_unknown_claim_is_refused_with_the_nearest():
+    with pytest.raises(InvalidInputError, match=r"there is no claim 'fedgenn' \(did you mean 'fedgen'"):
+        entry("fedgenn")
+
+
+def test_the_interval_is_students():
+    """Differences 1, 2, 3 points: mean 2, deviation 1, t(2) at 95 % 2.919986, so 2 -+ 1.6859."""
+    found = difference([0.51, 0.62, 0.73], [0.5, 0.6, 0.7])
+    assert found.mean == pytest.approx(0.02)
+    assert found.interval == pytest.approx((0.02 - 0.01685855, 0.02 + 0.01685855), abs=1e-7)
+    assert better(found)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "shown"),
+    [
+        ([0.02, 0.02, 0.02, 0.02, 0.021], True),
+        ([0.009, 0.009, 0.009, 0.009, 0.0091], False),  # below a point
+        ([0.2, -0.1, 0.1, -0.05, 0.0], False),  # the interval has 0 in it
+        ([0.0, 0.05, 0.05, 0.05, 0.05], True),  # one seed of five without a gain
+    ],
+)
+def test_what_counts_as_better(pairs: list[float], shown: bool):
+    assert better(difference(pairs, [0.0] * len(pairs))) is shown
+
+
+def test_published_figures_are_met_within_two_points_or_two_deviations():
+    assert matches([0.91, 0.93], [90.1, 0.1])  # 92 against 90.1
+    assert not matches([0.91, 0.93], [89.9, 0.1])
+    assert matches([0.91, 0.93], [89.9, 1.1])
+
+
+def test_verdicts():
+    rows = {"a": [0.90, 0.91, 0.92, 0.93, 0.94], "b": [0.85, 0.86, 0.87, 0.88, 0.88]}
+    assert verdict(rows, difference(rows["a"], rows["b"]), {}, "ordering") == "ordering"
+    assert verdict(rows, difference(rows["b"], rows["a"]), {}, "ordering") == "not shown"
+    assert (
+        verdict(rows, difference(rows["a"], rows["b"]), {"a": [92.0, 0.1], "b": [87.0, 0.1]}, "paper")
+        == "matches paper"
+    )
+    assert verdict(rows, difference(rows["a"], rows["b"]), {"a": [92.0, 0.1], "b": [60.0, 0.1]}, "paper") == "ordering"
+
+
+TINY = (
+    "model.name=mlp data.clients=3 data.limit=300 data.public=none server.rounds=2 client.steps=3 client.batch=16 "
+    "run.device=cpu"
+)
+
+
+def test_an_entry_is_run_judged_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    rows = {"local": {"method": "local"}, "fedavg": {"method": "fedavg"}}
+    made = Entry("small", "A mean is better.", {"where": "nowhere", "read": "ours"}, rows=rows, set=TINY, seeds=3)
+    made = Entry(**{**vars(made), "better": "fedavg", "than": "local", "settings": {"alpha 0.1": "data.alpha=0.1"}})
+    monkeypatch.setattr(reproduce, "entry", lambda name: made)
+    command = ["reproduce", "small", "--quiet", "--out", str(tmp_path)]
+    status = main(command)
+    result = json.loads((tmp_path / "result.json").read_text())
+    (found,) = result["variants"].values()
+    summary = json.loads((tmp_path / "alpha-0.1-fedavg-seed1" / "summary.json").read_text())
+    assert found["figures"]["fedavg"][1] == summary["accuracy"]["global"]["final"]
+    assert found["verdict"] == ("ordering" if status == 0 else "not shown")
+    assert found["evaluated"] == {"local": "trained", "fedavg": "aggregated"}
+    assert f"{found['verdict']}: fedavg less local" in capsys.readouterr().out
+    main(command)  # every run stands: nothing is run again
+    assert json.loads((tmp_path / "result.json").read_text()) == result
