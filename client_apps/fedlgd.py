@@ -90,7 +90,7 @@ def train(message: Message, context: Context) -> Message:
     sent: list[Payload] = [Weights(model.state_dict())]
     if turn.server.statistics and theirs is None:
         sent.append(PixelStatistics(*class_statistics(turn.data.train, turn.classes)))
-    return reply(message, turn, *sent, loss=loss, **distance)
+    return reply(message, turn, *sent, examples=None, loss=loss, **distance)
 
 
 app.evaluate()(evaluate_shared)

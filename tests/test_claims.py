@@ -71,13 +71,11 @@ def test_published_figures_are_met_within_two_points_or_two_deviations():
 
 def test_verdicts():
     rows = {"a": [0.90, 0.91, 0.92, 0.93, 0.94], "b": [0.85, 0.86, 0.87, 0.88, 0.88]}
-    assert verdict(rows, difference(rows["a"], rows["b"]), {}, "ordering") == "ordering"
-    assert verdict(rows, difference(rows["b"], rows["a"]), {}, "ordering") == "not shown"
-    assert (
-        verdict(rows, difference(rows["a"], rows["b"]), {"a": [92.0, 0.1], "b": [87.0, 0.1]}, "paper")
-        == "matches paper"
-    )
-    assert verdict(rows, difference(rows["a"], rows["b"]), {"a": [92.0, 0.1], "b": [60.0, 0.1]}, "paper") == "ordering"
+    ahead, behind = difference(rows["a"], rows["b"]), difference(rows["b"], rows["a"])
+    assert verdict(rows, ahead, {}, "ordering") == "ordering"
+    assert verdict(rows, behind, {}, "ordering") == "not shown"
+    assert verdict(rows, ahead, {"a": [92.0, 0.1], "b": [87.0, 0.1]}, "paper") == "matches paper"
+    assert verdict(rows, ahead, {"a": [92.0, 0.1], "b": [60.0, 0.1]}, "paper") == "ordering"
 
 
 TINY = (
@@ -88,8 +86,17 @@ TINY = (
 
 def test_an_entry_is_run_judged_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     rows = {"local": {"method": "local"}, "fedavg": {"method": "fedavg"}}
-    made = Entry("small", "A mean is better.", {"where": "nowhere", "read": "ours"}, rows=rows, set=TINY, seeds=3)
-    made = Entry(**{**vars(made), "better": "fedavg", "than": "local", "settings": {"alpha 0.1": "data.alpha=0.1"}})
+    made = Entry(
+        "small",
+        "A mean is better.",
+        {"where": "nowhere", "read": "ours"},
+        better="fedavg",
+        than="local",
+        rows=rows,
+        set=TINY,
+        settings={"alpha 0.1": "data.alpha=0.1"},
+        seeds=3,
+    )
     monkeypatch.setattr(reproduce, "entry", lambda name: made)
     command = ["reproduce", "small", "--quiet", "--out", str(tmp_path)]
     status = main(command)

@@ -15,7 +15,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> Difference:
 
 
 def better(found: Difference) -> bool:
-    """Whether a row is better: by a point in the mean, with 0 below the interval, and on each of fewer than five seeds."""
+    """Whether a row is better: by a point in the mean, 0 below the interval, and on each of fewer than five seeds."""
     steady = len(found.pairs) >= 5 or min(found.pairs.values()) > 0
     return found.mean >= POINT and found.interval[0] > 0 and steady
 

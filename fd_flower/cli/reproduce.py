@@ -149,7 +149,7 @@ def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
 def _words(chosen: Entry, word: str) -> str:
     """Return a verdict; of a reconstruction it says so."""
     method = chosen.arms[chosen.better].method
-    return f"our reconstruction, {word}" if strategy(method).status.word == "reconstruction" else word
+    return f"our reconstruction, {word}" if strategy(method).status.follows == "reconstruction" else word
 
 
 def _spread(figures: Sequence[float]) -> str:
