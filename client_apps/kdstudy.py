@@ -60,7 +60,7 @@ def train(message: Message, context: Context) -> Message:
     else:
         loss = fit(turn, supervised, turn.data.train)
     turn.evaluate("trained")
-    return reply(message, turn, Weights(model.state_dict()), loss=loss, **figures)
+    return reply(message, turn, Weights(model.state_dict()), examples=None, loss=loss, **figures)
 
 
 def converged(turn: Turn[Config], model: Module, *, keep: bool) -> tuple[float, float]:

@@ -161,5 +161,5 @@ def _model(rows: Undealt, base: Images, chosen: ModelConfig, seed: int, serving:
         raise InvalidInputError(
             f"a device has model='{name}', and the server imports no code that a device names: add it to model.name"
         )
-    more = {"weights": chosen.weights, "head": chosen.head}
-    return models.build(name, shape, classes, chosen.features, seed=seed, dtype=kind, **more)
+    weights, head = chosen.weights, chosen.head
+    return models.build(name, shape, classes, chosen.features, seed=seed, weights=weights, dtype=kind, head=head)
