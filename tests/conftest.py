@@ -13,7 +13,7 @@ import pytest
 from helpers.drawing import draw, undrawn
 
 from fd_flower import engine
-from fd_flower.client import turn
+from fd_flower.client import steps, turn
 from fd_flower.data import clients, images
 from fd_flower.results import report
 from fd_flower.server import host_grid
@@ -133,5 +133,6 @@ def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
         seen.append(plan)
         return loop.train(*args, plan=plan, **more)
 
-    monkeypatch.setattr(turn, "train", train)
+    for module in (steps, turn):
+        monkeypatch.setattr(module, "train", train)
     return seen

@@ -11,7 +11,7 @@ from helpers.replies import reply_of, strategy
 from helpers.tiny import TINY
 
 from fd_flower import methods
-from fd_flower.client import turn as turns
+from fd_flower.client import steps
 from fd_flower.config import settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
@@ -146,13 +146,13 @@ def test_objective_by_hand():
 
 def test_clients_learn_from_the_server_then_from_their_own(monkeypatch):
     order = []
-    real = turns.train
+    real = steps.train
 
     def listen(model, objective, samples, teacher=None, **plan):
         order.append("private" if teacher is None else "public")
         return real(model, objective, samples, teacher, **plan)
 
-    monkeypatch.setattr(turns, "train", listen)
+    monkeypatch.setattr(steps, "train", listen)
     tiny.run("dsfl", TINY + "data.clients=1 server.evaluate=received,trained")
     # round one, round two, and the closing message
     assert order == ["private", "public", "private", "public"]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch.nn import Linear, Module
 
 from fd_flower import methods
-from fd_flower.client import App, Turn, fit, turn
+from fd_flower.client import App, Turn, fit, reply
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import Memory
@@ -266,7 +266,7 @@ def test_a_client_sees_its_own_context_alone():
     @app.train()
     def train(message: Message, context: Context) -> Message:
         contexts.append(context)
-        return turn.reply(message, Turn.of(message, context))
+        return reply(message, Turn.of(message, context))
 
     start_toy("local", "server.rounds=1", InProcessGrid(app, 2))
     assert sorted(str(c.node_config["client-id"]) for c in contexts) == ["0", "1", "2"]
@@ -381,7 +381,7 @@ def test_a_turn_sees_the_message_as_the_mods_have_left_it():
     def train(message: Message, context: Context) -> Message:
         here = Turn.of(message, context)
         seen.append(len(here.next_index))
-        return turn.reply(message, here, loss=0.0)
+        return reply(message, here, loss=0.0)
 
     with pytest.raises(RunError, match="has no usable reply"):  # it predicts nothing
         start_toy("fedmd", "server.rounds=1", InProcessGrid(app, 1))

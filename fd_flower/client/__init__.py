@@ -3,6 +3,7 @@
 from fd_flower.client.app import App
 from fd_flower.client.distillation import distilled, public_distillation
 from fd_flower.client.evaluation import evaluate_personal, evaluate_shared
-from fd_flower.client.turn import Turn, fit, reply
+from fd_flower.client.steps import fit, reply
+from fd_flower.client.turn import Turn
 
 __all__ = ["App", "Turn", "distilled", "evaluate_personal", "evaluate_shared", "fit", "public_distillation", "reply"]

@@ -8,7 +8,8 @@ from flwr.app import Context, Message
 from torch.nn import Module
 
 from fd_flower.client.app import App
-from fd_flower.client.turn import Turn, fit, reply
+from fd_flower.client.steps import fit, reply
+from fd_flower.client.turn import Turn
 from fd_flower.models.exits import Exiting, at_every_exit, exits
 from fd_flower.training.loop import Objective
 from fd_flower.wire import PublicLogits

@@ -2,7 +2,8 @@
 
 from flwr.app import Context, Message
 
-from fd_flower.client.turn import Turn, reply
+from fd_flower.client.steps import reply
+from fd_flower.client.turn import Turn
 from fd_flower.wire import Weights
 
 

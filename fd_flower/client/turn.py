@@ -8,11 +8,11 @@ from logging import WARNING
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
-from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
-from safetensors import SafetensorError
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client.evaluated import Evaluations
 from fd_flower.config import ANNEALED, ClientConfig
 from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -22,13 +22,11 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory, Position
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
-from fd_flower.tasks.kept import about_model
 from fd_flower.tasks.kind import Figures, Predictor, predicted
 from fd_flower.tasks.world import World
-from fd_flower.training import Plan, length, plan_of, supervised, train
-from fd_flower.training.loop import Objective
+from fd_flower.training import Plan, plan_of, supervised, train
 from fd_flower.training.scheduled import Scheduled
-from fd_flower.wire import Payload, PublicIndex, Weights, pack, unpack
+from fd_flower.wire import PublicIndex, Weights, unpack
 from fd_flower.wire.envelope import HEADER, records, whole
 from fd_flower.wire.payload import Bounds
 from fd_flower.wire.weights import Update
@@ -76,9 +74,8 @@ class Turn(Generic[C]):
         self.round = whole(received, "server-round", 1)
         self.closing = bool(received.get("closing", False))
         self.federated = bool(received.get("federated", False))
-        self.evaluations: Figures = {}
+        self._evaluations = Evaluations(received, memory)
         self._received = received
-        self._kept_at = str(received.get("keep", ""))
         self._moment = (self.round, whole(received, "exchange", 0))
         self._memory = memory
         self._content = content
@@ -318,61 +315,8 @@ class Turn(Generic[C]):
         others : Mapping[str, Predictor] | None
             What else to measure (heads, say), by name: accuracies alone.
         """
-        if not self._asks(point):
-            return
-        if not self.world.has_data:
-            self._evaluate_on_test_set(point, model or self.model)
-            return
-        if self.federated and not len(self.data.test):
-            raise InvalidInputError(f"client {self.client} has no test samples to evaluate on: see data.split")
-        limit = whole(self._received, "test-limit", 0) if self._received.get("global", False) else None
-        found = self.world.kind.figures(self.world, self.client, model or self.model, shared, limit)
-        for name, other in (others or {}).items():
-            more = self.world.kind.accuracies(self.world, self.client, other, limit)
-            found |= {f"{name}/{key}": value for key, value in more.items()}
-        if self.federated:
-            found = self._for_all(found)
-        self.evaluations |= {f"{point}/{name}": value for name, value in found.items()}
-        if point == self._kept_at:
-            self._offer(model, found)
-
-    def _offer(self, model: Predictor | None, figures: Mapping[str, Any]) -> None:
-        """Write the model that was just evaluated (of a function, the turn's own), for the run to keep or to drop."""
-        module = model if isinstance(model, Module) else self.model
-        samples = self.data.train if self.world.has_data else self.world.sample
-        about = about_model(self.world, self.architecture, type(module).__qualname__, self.client, samples)
-        evaluated = {"evaluated": self._kept_at, "figures": dict(figures)}
-        try:
-            kept.offer(
-                self._memory.folder,
-                (self.round, self.closing),
-                module.state_dict(),
-                {**about, **evaluated},
-                lasting=self._memory.lasting,
-            )
-        except (OSError, SafetensorError) as error:
-            raise self._memory.unwritable(self._memory.folder, error) from None
-
-    def _for_all(self, found: Figures) -> Figures:
-        """Return the figures that every client has, as Flower's strategies want them: numbers on the own test part."""
-        needed = [*self.world.metrics, "macro_f1"] if "accuracy" in found else []
-        if undefined := [name for name in needed if name not in found]:
-            raise InvalidInputError(
-                f"{undefined[0]} is not defined on client {self.client}'s test samples (a metric that returns None, or "
-                "predictions that are NaN), and the strategy averages it over all clients"
-            )
-        return {
-            name: value
-            for name, value in found.items()
-            if isinstance(value, float) and name != "auc" and not name.startswith("validation")
-        }
-
-    def _evaluate_on_test_set(self, point: str, model: Predictor) -> None:
-        """Measure on the task's test set alone, where it has one: a client's own samples are the app's."""
-        if isinstance(model, Module) and self._received.get("global", False):
-            found = self.world.kind.judged(self.world, model, whole(self._received, "test-limit", 0))
-            names = {"accuracy": "global", "nll": "global_nll", "ece": "global_ece"}
-            self.evaluations |= {f"{point}/{names[key]}": value for key, value in found.items() if key in names}
+        if self._evaluations.asked(point):
+            self._evaluations.measure(self, point, model, shared, others or {})
 
     def enter(self, point: str, **figures: float) -> None:
         """Enter what the app measured itself, where this point is asked for: it counts as what ``evaluate`` measures.
@@ -384,10 +328,13 @@ class Turn(Generic[C]):
         **figures : float
             ``accuracy``, ``nll``, ``ece`` on the client's own test samples, ``validation`` accuracy.
         """
-        if self._asks(point):
-            self.evaluations |= {f"{point}/{name}": float(value) for name, value in figures.items()}
-            if point == self._kept_at:
-                self._offer(None, figures)
+        if self._evaluations.asked(point):
+            self._evaluations.enter(self, point, figures)
+
+    @property
+    def evaluations(self) -> Figures:
+        """What was measured so far, by ``point/name``."""
+        return self._evaluations.figures
 
     def anneal(self) -> None:
         """Where the round asks for it, measure a copy of the model that private training anneals; the model stays.
@@ -395,7 +342,7 @@ class Turn(Generic[C]):
         The copy learns as in ``client.anneal_rounds`` further rounds without any knowledge: by cross-entropy on the
         client's own samples, while the learning rate falls. The run is the same, bit for bit, with and without it.
         """
-        if not self._asks(ANNEALED):
+        if not self._evaluations.asked(ANNEALED):
             return
         count, to = self.config.anneal_rounds, self.config.anneal_to
         copied = copy.deepcopy(self.model)
@@ -404,9 +351,6 @@ class Turn(Generic[C]):
                 plan = replace(self.plan, lr=self.lr * schedules.anneal(number, count, to=to))
                 train(copied, supervised, self.data.train, plan=plan, rng=self.rng(f"anneal {number}"))
         self.evaluate(ANNEALED, copied)
-
-    def _asks(self, point: str) -> bool:
-        return point in str(self._received.get("evaluate", "")).split(",")
 
     def predict(self, samples: Samples, model: Predictor | None = None) -> Tensor:
         """Return log-probabilities [N, C] float32, on the CPU, of a model (None: the turn's)."""
@@ -426,7 +370,7 @@ class Turn(Generic[C]):
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
         position = self._write() if self._asked else None
-        if self._kept_at and not self.world.hosted:
+        if self._evaluations.keeps and not self.world.hosted:
             kept.take_alone(self._memory.folder, self.world.settings.run.keep)
         return position
 
@@ -463,66 +407,3 @@ class ClientContext(Context):
             config |= {"partition-id": int(turn.client), "num-partitions": turn.world.settings.data.clients}
         super().__init__(node.run_id, node.node_id, config, state, node.run_config)
         self.turn = turn
-
-
-def fit(
-    turn: Turn,
-    objective: Objective,
-    samples: Samples,
-    teacher: Tensor | None = None,
-    *,
-    model: Module | None = None,
-    private: bool | None = None,
-) -> float:
-    """Train a model (None: the turn's) by the client's options and return the mean loss.
-
-    Without a teacher these are the options of private training (``client.epochs``, ``client.batch``, ...); with one,
-    a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
-    unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
-    steps on its labels alone.
-    """
-    model = model or turn.model
-    teacher = None if teacher is None else teacher.to(samples.x.device)
-    public = not (teacher is None if private is None else private)
-    plan = plan_of(turn.config, turn.lr, turn.precision, public=public)
-    if not public and turn.config.warmup and turn.newcomer:
-        train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
-    rng = turn.rng("public" if public else "private")
-    watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
-    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
-
-
-def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None = None, **metrics: float) -> Message:
-    """Return a client's reply: its payloads, its example count, its metrics and its evaluations.
-
-    Parameters
-    ----------
-    message : Message
-        What is answered.
-    turn : Turn
-        The client's.
-    *payloads : Payload
-        What the method sends.
-    examples : int | None
-        How many samples the app trained on; None: the task's training samples, in federated evaluation those that were
-        evaluated on. A metric ``num-examples`` says it, too, as in Flower.
-    **metrics : float
-        Further metrics, by name.
-
-    Raises
-    ------
-    InvalidInputError
-        Where neither the app nor the task says how many samples there are.
-    """
-    turn.anneal()
-    content = pack(*payloads)
-    if examples is None and "num-examples" not in metrics:
-        if not turn.world.has_data:
-            raise InvalidInputError(
-                f"the task has no data, so nobody knows how many samples client {turn.client} has: say it by "
-                "reply(..., examples=n)"
-            )
-        examples = len(turn.data.test if turn.federated else turn.data.train)
-    counted = {} if examples is None else {"num-examples": examples}
-    content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.evaluations})
-    return Message(content, reply_to=message)

@@ -1,0 +1,77 @@
+"""What a client does in its turn: it trains, and it replies."""
+
+from dataclasses import replace
+
+from flwr.app import Message, MetricRecord
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.client.turn import Turn
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.samples import Samples
+from fd_flower.training import length, plan_of, supervised, train
+from fd_flower.training.loop import Objective
+from fd_flower.wire import Payload, pack
+
+
+def fit(
+    turn: Turn,
+    objective: Objective,
+    samples: Samples,
+    teacher: Tensor | None = None,
+    *,
+    model: Module | None = None,
+    private: bool | None = None,
+) -> float:
+    """Train a model (None: the turn's) by the client's options and return the mean loss.
+
+    Without a teacher these are the options of private training (``client.epochs``, ``client.batch``, ...); with one,
+    a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
+    unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
+    steps on its labels alone.
+    """
+    model = model or turn.model
+    teacher = None if teacher is None else teacher.to(samples.x.device)
+    public = not (teacher is None if private is None else private)
+    plan = plan_of(turn.config, turn.lr, turn.precision, public=public)
+    if not public and turn.config.warmup and turn.newcomer:
+        train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
+    rng = turn.rng("public" if public else "private")
+    watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
+    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
+
+
+def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None = None, **metrics: float) -> Message:
+    """Return a client's reply: its payloads, its example count, its metrics and its evaluations.
+
+    Parameters
+    ----------
+    message : Message
+        What is answered.
+    turn : Turn
+        The client's.
+    *payloads : Payload
+        What the method sends.
+    examples : int | None
+        How many samples the app trained on; None: the task's training samples, in federated evaluation those that were
+        evaluated on. A metric ``num-examples`` says it, too, as in Flower.
+    **metrics : float
+        Further metrics, by name.
+
+    Raises
+    ------
+    InvalidInputError
+        Where neither the app nor the task says how many samples there are.
+    """
+    turn.anneal()
+    content = pack(*payloads)
+    if examples is None and "num-examples" not in metrics:
+        if not turn.world.has_data:
+            raise InvalidInputError(
+                f"the task has no data, so nobody knows how many samples client {turn.client} has: say it by "
+                "reply(..., examples=n)"
+            )
+        examples = len(turn.data.test if turn.federated else turn.data.train)
+    counted = {} if examples is None else {"num-examples": examples}
+    content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.evaluations})
+    return Message(content, reply_to=message)
