@@ -31,7 +31,7 @@ class Config(EnsembleConfig):
     """Public samples a mini-batch."""
     distill_lr: float = option(0.001, above=0)
     """Learning rate of Adam, cosine to 0 over the steps."""
-    patience: int = option(1000, least=1)
+    distill_patience: int = option(1000, least=1)
     """Stop after this many steps without a gain on the public samples that were held back."""
     check_every: int = option(100, least=1)
     """Steps between two looks at these."""
@@ -148,7 +148,7 @@ class FedDF(Strategy[Config]):
             if now < best:
                 best, gained = now, step
                 kept = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-            return step - gained >= config.patience
+            return step - gained >= config.distill_patience
 
         plan = Plan(
             config.distill_batch,

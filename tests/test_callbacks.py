@@ -117,7 +117,7 @@ def test_a_figure_that_is_not_finite_is_no_metric():
 
 def test_a_resumed_run_is_the_same_run_with_its_rounds_behind_it(tmp_path: Path):
     first, second = Notes(), Notes()
-    followed(f"server.rounds=2 run.keep=true run.out={tmp_path}", first)
+    followed(f"server.rounds=2 run.keep=last run.out={tmp_path}", first)
     engine.run(settings("fd", f"run.resume={tmp_path} server.rounds=3"), callbacks=[second])
     assert [round.number for round in second.rounds] == [3]
     (started,) = second.starts

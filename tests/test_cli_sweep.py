@@ -372,7 +372,7 @@ def test_a_sweep_leaves_tables_images_a_page_and_a_recipe_that_gives_the_same_ru
         assert {key: value for key, value in tree.items() if key != "run"} == {
             k: v for k, v in ran.items() if k != "run"
         }
-        assert tree["run"] | {"out": 0, "device": 0} == ran["run"] | {"out": 0, "device": 0}
+        assert tree["run"] | {"out": 0, "device": 0, "keep": 0} == ran["run"] | {"out": 0, "device": 0, "keep": 0}
     assert (
         main(["run", "local", "--quiet", "--recipe", "found/best.yaml", "--out", "again", "--set", "run.device=cpu"])
         == 0

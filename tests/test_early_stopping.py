@@ -140,7 +140,7 @@ def raising_after(number: int) -> Any:
 
 
 def test_a_stopped_run_goes_on_with_more_patience_alone(tmp_path: Path):
-    changes = f"{STILL} client.schedule=constant run.keep=true"
+    changes = f"{STILL} client.schedule=constant run.keep=last"
     start(toy_settings("fd", f"{changes} server.rounds=5 server.patience=2 run.out={tmp_path}/a"), hosts("fd"))
     with pytest.raises(InvalidInputError, match=r"a is finished, it was stopped after round 3: no .*, resume it with "):
         start(settings("fd", f"run.resume={tmp_path}/a"), hosts("fd"))

@@ -89,9 +89,9 @@ def test_without_a_folder_nothing_is_left(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_finished_run_leaves_no_memory_of_clients_unless_it_is_kept(tmp_path: Path):
-    for keep in (False, True):
-        engine.run(toy_settings("fd", f"run.keep={keep}"), out=tmp_path / str(keep))
-        assert (tmp_path / str(keep) / "clients").is_dir() == keep
+    for keep in ("none", "last", "best"):
+        engine.run(toy_settings("fd", f"run.keep={keep}"), out=tmp_path / keep)
+        assert (tmp_path / keep / "clients").is_dir() == (keep != "none")
 
 
 def test_two_grids_do_not_share_a_clients_memory(tmp_path: Path):

@@ -22,7 +22,8 @@ from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, Weights
 
 SHORT = (
-    "server.distill_steps=6 server.distill_batch=16 server.check_every=2 server.patience=100 server.distill_lr=0.01 "
+    "server.distill_steps=6 server.distill_batch=16 server.check_every=2 server.distill_patience=100 "
+    "server.distill_lr=0.01 "
 )
 NOTHING = Knowledge()
 PUBLIC = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
@@ -206,14 +207,14 @@ def test_the_last_step_is_looked_at_too(scripted):
 def test_patience_ends_the_distillation(scripted):
     """Looks at 2, 4, 6, ...: the best comes at 4, and 6 steps later, at 10 of 100, the server has seen enough."""
     scripted["script"] = {1: FAR, 3: NEAR, 5: FAR, 11: NEARER}
-    kept = distilled("server.distill_steps=100 server.check_every=2 server.patience=6")
+    kept = distilled("server.distill_steps=100 server.check_every=2 server.distill_patience=6")
     assert scripted["steps"] == 10
     assert torch.equal(kept, NEAR)
 
 
 def test_a_gain_renews_patience(scripted):
     scripted["script"] = {1: FAR, 3: NEAR, 5: FAR, 9: NEARER}
-    kept = distilled("server.distill_steps=100 server.check_every=2 server.patience=6")
+    kept = distilled("server.distill_steps=100 server.check_every=2 server.distill_patience=6")
     assert scripted["steps"] == 16
     assert torch.equal(kept, NEARER)
 
@@ -418,7 +419,7 @@ def test_public_samples_are_needed():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("distill_steps", -1), ("distill_batch", 0), ("distill_lr", 0.0), ("patience", 0), ("check_every", 0)],
+    [("distill_steps", -1), ("distill_batch", 0), ("distill_lr", 0.0), ("distill_patience", 0), ("check_every", 0)],
 )
 def test_values_outside_their_range_are_refused(key, value):
     with pytest.raises(InvalidInputError, match=f"server.{key} is {value}"):

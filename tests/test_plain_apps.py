@@ -50,7 +50,8 @@ def test_feddf_needs_one_line_more():
     strategy = FedDF(Config(rounds=2, distill_steps=4), task=task())
     result = strategy.start(nodes(), initial_arrays=arrays(), train_config=CONFIG)
     model("").load_state_dict(result.arrays.to_torch_state_dict())
-    assert set(result.evaluate_metrics_serverapp[2]) == {"accuracy", "nll", "ece"}
+    names = {"accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"}
+    assert set(result.evaluate_metrics_serverapp[2]) == names
     plain = FedAvg(task=task()).start(nodes(), initial_arrays=arrays(), num_rounds=2, train_config=CONFIG)
     assert not torch.equal(
         result.arrays.to_torch_state_dict()["head.bias"], plain.arrays.to_torch_state_dict()["head.bias"]

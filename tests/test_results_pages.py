@@ -196,7 +196,7 @@ def test_the_command_says_the_settings_again():
 
 def test_the_command_has_what_differs_from_the_recipe(monkeypatch):
     usual = Settings("fd")
-    monkeypatch.setattr(reproduce.config, "settings", lambda method: usual)
+    monkeypatch.setattr(reproduce.config, "settings", lambda method, task: usual)
     assert reproduce.command(usual.tree()) == "fd-flower run fd"
     changed = Settings("fd", data=DataConfig(alpha=0.1, source=["a b", "c"]), run=RunConfig(seed=3, out="here"))
     line = 'fd-flower run fd --set \'data.source=["a b","c"] data.alpha=0.1 run.seed=3\''

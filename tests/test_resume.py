@@ -123,7 +123,7 @@ def test_a_finished_run_that_was_kept_can_have_more_rounds(method: str, tmp_path
 
 
 def test_a_finished_run_that_was_not_kept_says_why_it_cannot_go_on(tmp_path: Path):
-    start(started("fd", tmp_path, 2), hosts("fd"))
+    start(started("fd", tmp_path, 2, "run.keep=none"), hosts("fd"))
     before = (tmp_path / "rounds.jsonl").read_bytes()
     with pytest.raises(InvalidInputError, match=r"is finished and its clients' memory is gone; .* needs run.keep=last"):
         start(again("fd", tmp_path, "server.rounds=4"), hosts("fd"))
@@ -167,7 +167,7 @@ def test_a_strategy_in_somebodys_project_goes_on_too(tmp_path: Path):
         return MetricRecord({"round": number})
 
     cls = methods.strategy("fedavg")
-    first = cls(ServerConfig(rounds=2), task=task(), run=Run(clients=3, out=str(tmp_path / "run"), keep=True))
+    first = cls(ServerConfig(rounds=2), task=task(), run=Run(clients=3, out=str(tmp_path / "run"), keep="last"))
     first.start(grid(), evaluate_fn=evaluate)
     assert asked == [0, 1, 2]
     asked.clear()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
@@ -134,7 +133,7 @@ def test_double_precision_becomes_single():
     ("inputs", "words"),
     [
         ([X, torch.zeros(3)], r"row 1 of the data set has an input of shape \[3\], row 0 of \[2\]"),
-        ([Image.new("L", (2, 2))], "row 0 of the data set has an input of type Image; expected a tensor"),
+        ([object()], "row 0 of the data set has an input of type object; expected a tensor"),
         (["a text"], "row 0 of the data set has an input of type str"),
     ],
 )

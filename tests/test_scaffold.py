@@ -67,7 +67,7 @@ def test_each_place_gets_the_name_as_it_wants_it(text: str, names: tuple[str, ..
         (["project", "x" * 33], "at most 32 characters"),
         (["project", "class"], "'class' can name no package"),
         (["project", "tests"], "'tests' can name no package"),
-        (["method", "torch"], "'torch' is a package already, which a new one would hide"),
+        (["method", "torch"], "there is a package 'torch' already, which a new one would hide"),
         (["method", "FedMD"], "'fedmd' is the name of a built-in method; take another name"),
         (["method", "fed-md"], "'fedmd' is the name of a built-in method; take another name"),
     ],

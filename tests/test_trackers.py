@@ -18,7 +18,7 @@ from fd_flower.results import RunFolder, trackers
 
 
 def run(name: str, folder: Path, rounds: int) -> None:
-    changes = f"server.rounds={rounds} run.keep=true run.track={name} run.out={folder}"
+    changes = f"server.rounds={rounds} run.keep=last run.track={name} run.out={folder}"
     engine.run(toy_settings("fd", changes))
 
 
@@ -71,7 +71,7 @@ def test_a_tracker_that_comes_later_gets_the_rounds_before(tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    engine.run(toy_settings("fd", f"server.rounds=2 run.keep=true run.out={tmp_path}"))
+    engine.run(toy_settings("fd", f"server.rounds=2 run.keep=last run.out={tmp_path}"))
     resume(tmp_path, 3, "run.track=tensorboard")
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     near([(e.step, e.value) for e in events.Scalars("trained/accuracy")], accuracies(tmp_path))

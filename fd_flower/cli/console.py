@@ -8,12 +8,15 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
-from fd_flower.cli.progress import Board, board
 from fd_flower.core.errors import InvalidInputError, RunError
+
+if TYPE_CHECKING:
+    from fd_flower.cli.progress import Board
 
 WIDTH = 160  # of a log or a pipe, where nobody says
 
@@ -40,8 +43,10 @@ class Output:
     debug: bool = False
     opener: Callable[[str], bool] = webbrowser.open
 
-    def board(self) -> AbstractContextManager[Board]:
+    def board(self) -> "AbstractContextManager[Board]":
         """Return where runs show how they are coming on."""
+        from fd_flower.cli.progress import board
+
         return board(console(), self.quiet)
 
     def open(self, page: Path) -> None:

@@ -14,7 +14,7 @@ from fd_flower.results.page import Markup, element
 
 BEST, SECOND = 1, 2
 STYLES = {0: "", BEST: "bold", SECOND: "underline"}
-NAME = 28  # letters of a name or value on a line of a terminal, at most
+NAME, SHARE = 28, 3  # letters of a name or value on a line of a terminal, at most, and of a line this part
 GAP = 2  # blanks between a terminal's columns
 
 Figures = Mapping[str, tuple[float | None, float | None]]
@@ -85,7 +85,8 @@ class Table:
         columns = range(len(self.head))
         widths = [self._width(column, wrapped=False) for column in columns]
         if sum(widths) + GAP * (len(widths) - 1) > options.max_width:
-            widths = [self._width(column, wrapped=True) for column in columns]
+            most = min(NAME, options.max_width // SHARE)
+            widths = [self._width(column, wrapped=True, most=most) for column in columns]
         parts: list[list[int]] = [[]]
         room = left = options.max_width - widths[0]
         for column in columns[1:]:
@@ -98,14 +99,14 @@ class Table:
             yield self._grid([0, *part], widths)
             yield Text()
 
-    def _width(self, column: int, *, wrapped: bool) -> int:
+    def _width(self, column: int, *, wrapped: bool, most: int = NAME) -> int:
         """Return how many letters a column needs: wrapped, words and names of columns are broken at blanks."""
         texts = [self.head[column], *(row[column].whole for row in self.rows)]
         if wrapped:
             breakable = texts if column in self.texts and column else texts[:1]
             texts = [*texts[len(breakable) :], *(word for text in breakable for word in text.split())]
         width = max(map(len, texts), default=0)
-        return min(width, NAME) if wrapped and column in self.texts else width
+        return min(width, most) if wrapped and column in self.texts else width
 
     def _grid(self, columns: Sequence[int], widths: Sequence[int]) -> Grid:
         grid = Grid(box=SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), pad_edge=False, show_edge=False)

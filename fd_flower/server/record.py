@@ -345,12 +345,14 @@ class Record:
 
     def forget(self) -> None:
         """Remove the hosted clients' memory, unless it is to be kept."""
+        state = Path(self.state)
         if self._keeper is not None:
-            nonce.remove(Path(self.state), self.run_key)
+            nonce.remove(state, self.run_key)
         else:
-            shutil.rmtree(Path(self.state) / self.run_key, ignore_errors=True)
-            with suppress(OSError):  # another run's is in it, which this one made way for
-                Path(self.state).rmdir()
+            shutil.rmtree(state / self.run_key, ignore_errors=True)
+        for path in (*sorted((state / self.run_key).rglob("*"), reverse=True), state / self.run_key, state):
+            with suppress(OSError):  # a client's memory, or another run's, is in it
+                path.rmdir()
 
     def finish(
         self, *, clients: Sequence[Client], host: HostGrid, evaluated: str, rounds: int, world: World, stopped: str = ""
