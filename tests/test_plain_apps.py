@@ -47,7 +47,7 @@ def test_our_fedavg_equals_flowers():
 
 def test_feddf_needs_one_line_more():
     """The example of the documentation: the same app, the strategy swapped."""
-    strategy = FedDF(Config(rounds=2, distill_steps=4), task=task())
+    strategy = FedDF(Config(rounds=2, distill_steps=100, check_every=10), task=task())
     result = strategy.start(nodes(), initial_arrays=arrays(), train_config=CONFIG)
     model("").load_state_dict(result.arrays.to_torch_state_dict())
     names = {"accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"}
