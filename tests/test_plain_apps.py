@@ -47,12 +47,13 @@ def test_our_fedavg_equals_flowers():
 
 def test_feddf_needs_one_line_more():
     """The example of the documentation: the same app, the strategy swapped."""
-    strategy = FedDF(Config(rounds=2, distill_steps=100, check_every=10), task=task())
-    result = strategy.start(nodes(), initial_arrays=arrays(), train_config=CONFIG)
+    far = ConfigRecord({"lr": 5.0})  # so that clients' models lie apart, and their mean is not what they say together
+    strategy = FedDF(Config(rounds=2, distill_steps=100, check_every=10, distill_lr=0.05), task=task())
+    result = strategy.start(nodes(), initial_arrays=arrays(), train_config=far)
     model("").load_state_dict(result.arrays.to_torch_state_dict())
     names = {"accuracy", "balanced_accuracy", "macro_f1", "auc", "nll", "ece"}
     assert set(result.evaluate_metrics_serverapp[2]) == names
-    plain = FedAvg(task=task()).start(nodes(), initial_arrays=arrays(), num_rounds=2, train_config=CONFIG)
+    plain = FedAvg(task=task()).start(nodes(), initial_arrays=arrays(), num_rounds=2, train_config=far)
     assert not torch.equal(
         result.arrays.to_torch_state_dict()["head.bias"], plain.arrays.to_torch_state_dict()["head.bias"]
     )
