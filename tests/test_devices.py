@@ -48,7 +48,7 @@ def test_devices_and_simulated_clients_give_the_same_numbers(method, devices, tm
     assert real["accuracy"]["personal"]["final"] == simulated["accuracy"]["personal"]["final"]
     assert real["accuracy"]["personal"]["worst10"] == simulated["accuracy"]["personal"]["worst10"]
     assert real["bytes"]["up"] == simulated["bytes"]["up"]
-    # Nobody sees all devices' data, and no balanced test set was named.
+    # Nobody sees all devices' data, and no global test set was named.
     assert real["accuracy"]["global"]["final"] is None
     assert real["selected_on"] == "own"
 

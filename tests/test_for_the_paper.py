@@ -225,7 +225,7 @@ def test_pictures_are_written_as_png_pdf_and_svg_and_alike_each_time(runs, tmp_p
 def test_a_picture_s_words_say_what_is_seen(runs):
     drawn = Drawn.of(grouped(runs))
     alts = [picture.alt for picture in drawn.all]
-    assert "Global accuracy: balanced test set, by round: local ends at 20.0 %, fd at 30.0 %." in alts
+    assert "Global accuracy: global test set, by round: local ends at 20.0 %, fd at 30.0 %." in alts
     exchanged = "by megabytes exchanged: local ends at 40.0 % after 3 MB, fd at 60.0 % after 3 MB."
     assert f"Personal accuracy: own test parts, {exchanged}" in alts
 
@@ -236,7 +236,7 @@ def test_a_page_stacks_its_pictures_and_marks_the_best(runs):
     assert "repeat(auto-fit, minmax(min(100%, 20rem), 1fr))" in text
     assert "<strong>60.0 ± 14.1</strong>" in text
     assert '<span class="second">40.0 ± 0.0</span>' in text
-    assert 'alt="Global accuracy: balanced test set, by round: local ends at 20.0 %' in text
+    assert 'alt="Global accuracy: global test set, by round: local ends at 20.0 %' in text
 
 
 # A row a run

@@ -67,7 +67,7 @@ def show(
     held = holdings(whole, clusters=clusters)
     notes = [
         f"{task or source}: {int(held.parts.sum()):,} private samples at {len(held.clients)} clients, "
-        f"{held.public:,} public, {held.test:,} in the balanced test set",
+        f"{held.public:,} public, {held.test:,} in the global test set",
         "JS: Jensen-Shannon divergence of what a client holds to what all hold, in bits: 0 alike, below 1; their mean",
     ]
     console.print(table(held))

@@ -86,7 +86,7 @@ class DataConfig(Options):
     min_rows: int = option(10, least=1)
     """The smallest client."""
     test: str | None = None
-    """On devices: the balanced test set (a name or folder); without it `global` figures are null."""
+    """On devices: the global test set (a name or folder); without it `global` figures are null."""
 
     def __post_init__(self) -> None:
         """Check the values, that the shares are three of one whole, and what `encoder` and `partition` need."""

@@ -43,7 +43,7 @@ class Federation:
     known : Public
         The public samples.
     test : Samples
-        The full balanced test set.
+        The global test set.
     tested : tuple[np.ndarray, ...]
         With ``data.own_test`` the rows of the test set that are each client's own, sorted.
     """

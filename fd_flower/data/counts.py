@@ -35,7 +35,7 @@ class Holdings:
     public : int
         Public samples.
     test : int
-        Samples of the full balanced test set.
+        Samples of the global test set.
     clusters : Tensor | None
         Rows per client and cluster of what ``data.encoder`` sees [clients, K], int64; None: they were not asked for.
     joint : Tensor | None

@@ -36,20 +36,22 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
 
 
 def _built(about: Mapping[str, Any]) -> Module:
-    shape = about.get("input", {}).get("shape")
-    if about["named"]:
-        return load_task(about["named"]).model(about["architecture"])
-    if not about["architecture"] or shape is None:
+    shape, kind = about.get("input", {}).get("shape"), about.get("input", {}).get("type", "uint8")
+    task = load_task(about["named"]) if about["named"] else None
+    if task is not None and task.rows is None:
+        return task.model(about["architecture"])
+    own = None if task is None or task.rows is None else task.rows.model
+    if shape is None or not (own or about["architecture"]):
         raise InvalidInputError(
             f"the network {about['network']} is of a task that the run has no name for: "
             "fd_flower.load(..., network=Net()) takes yours"
         )
-    return models.build(
-        about["architecture"],
-        tuple(shape),
-        about["outputs"],
-        about["features"],
-        seed=0,
-        weights=about["weights"],
-        filled=False,
-    )
+    shape, dtype = tuple(shape), torch.float32 if kind == "uint8" else getattr(torch, kind)
+    outputs, features, head = about["outputs"], about["features"], about.get("head")
+    if own is not None:
+        made = models.called_with(own, shape, outputs, features)
+        return (
+            made if head is None else models.headed(made, head, outputs, features, torch.ones(1, *shape, dtype=dtype))
+        )
+    name, weights = about["architecture"], about["weights"]
+    return models.build(name, shape, outputs, features, seed=0, weights=weights, dtype=dtype, head=head, filled=False)

@@ -18,8 +18,8 @@ POINTS = {
     "aggregated": "after aggregation",
 }
 FIGURES = {
-    "accuracy": ("accuracy on the client's own test samples", "accuracy on the balanced test set"),
-    "global": ("accuracy on the balanced test set", ""),
+    "accuracy": ("accuracy on the client's own test samples", "accuracy on the global test set"),
+    "global": ("accuracy on the global test set", ""),
     "pooled": ("accuracy on all clients' test samples together", "accuracy on all clients' test samples together"),
     "validation": ("accuracy on the client's own validation samples", "accuracy on all clients' validation samples"),
     "ece": ("calibration error (ECE) on the first of these", "calibration error (ECE) on the first of these"),

@@ -10,7 +10,7 @@ import numpy as np
 from fd_flower.results.history import SERVER
 
 WHOSE = {
-    "global": "the balanced test set",
+    "global": "the global test set",
     "personal": "each client's model on its own test part",
 }
 Matrix = np.ndarray

@@ -157,11 +157,14 @@ def for_a_paper(folders: Sequence[RunFolder], command: str = "") -> str:
     labels = {group.name: group.label for group in groups}
     caption, origin = compare_notes.caption(groups), compare_notes.origin(groups, command)
     texts = []
-    for number, kept in enumerate(filter(None, columns(groups))):
+    main, others = columns(groups)
+    for kept, about, label in ((main, caption, "tab:comparison"), (others, MEANING, "tab:comparison-metrics")):
+        if not kept:
+            continue
         whole = _table(groups, [column for column in kept if column.name != "seconds"])
         rows = [[Cell(labels.get(row[0].text, row[0].text)), *row[len(TEXTS) :]] for row in whole.rows]
         table = Table([whole.head[0], *whole.head[len(TEXTS) :]], rows)
-        texts.append(latex.table(table, caption, f"tab:comparison{'-metrics' if number else ''}", origin))
+        texts.append(latex.table(table, about, label, origin))
     return "\n".join(texts)
 
 

@@ -74,7 +74,7 @@ def _when(track: Track, level: float) -> str:
 def series(lines: Iterable[Mapping[str, Any]]) -> dict[str, Track]:
     """Return accuracy over time by name in ``SERIES``, as far as the lines of a run have it.
 
-    Of clients' models it is the mean over clients on the balanced test set; of the teacher it is that of its valid
+    Of clients' models it is the mean over clients on the global test set; of the teacher it is that of its valid
     rows on the round's public samples, whose labels the experimenter knows.
     """
     lines = list(lines)

@@ -35,17 +35,22 @@ def escaped(text: str) -> str:
     return "".join(SPECIAL.get(letter, letter) for letter in line)
 
 
+ONE_COLUMN = 8
+"""Columns of a table that can be read in one column of a page that has two."""
+
+
 def table(table: Table, caption: str, label: str, comments: Sequence[str]) -> str:
     """Return a float with the table; comments say above it where the figures come from.
 
     Columns whose names begin with the same word stand under it together.
     """
     head = [name.split(" ", 1) for name in table.head]
+    wide = "*" if len(head) > ONE_COLUMN else ""  # over both columns of a page that has two
     align = "".join("l" if column in table.texts else "r" for column in range(len(head)))
     lines = [
         *(f"% {' '.join(comment.split())}" for comment in comments),
         r"% needs \usepackage{booktabs} and \usepackage{graphicx}",
-        r"\begin{table}[t]",
+        rf"\begin{{table{wide}}}[t]",
         r"\centering",
         r"\small",
         r"\setlength{\tabcolsep}{4pt}",
@@ -59,7 +64,7 @@ def table(table: Table, caption: str, label: str, comments: Sequence[str]) -> st
         *(line for row in table.rows for line in _lines(row, table.texts)),
         r"\bottomrule",
         r"\end{tabular}}",
-        r"\end{table}",
+        rf"\end{{table{wide}}}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ from fd_flower.results.panels import TEST, TRAINING, VALIDATION, Line, Panel
 from fd_flower.results.pictures import Picture
 
 MEANINGS = [f"{what[0].upper()}{what[1:]}." for what in BY_CLASS.values()]
-PANELS = {"global": ("balanced test set", TRAINING), "personal": ("own test part", TEST)}
+PANELS = {"global": ("global test set", TRAINING), "personal": ("own test part", TEST)}
 
 Lines = Sequence[Mapping[str, Any]]
 Evaluated = Mapping[str, str | None]
@@ -58,7 +58,7 @@ def _at_the_end(metrics: Mapping[str, Any]) -> list[Markup]:
     head = ["metric", "of", "final", "selected", "best on test", "std over clients", "worst 10 %", ""]
     own = [name for name in metrics if name not in BY_CLASS]
     notes = [
-        f"Global: balanced test set; personal: each client's own test part, mean over clients. {' '.join(MEANINGS)} "
+        f"Global: global test set; personal: each client's own test part, mean over clients. {' '.join(MEANINGS)} "
         "Means are over the classes that have samples: of a client's own test part, its own classes.",
         "Selected: at the round with the best validation figure of the metric itself. Undefined: clients whose samples "
         "give no figure (of one class there is no AUC); means leave them out.",

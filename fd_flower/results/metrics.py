@@ -16,7 +16,7 @@ Evaluated = Mapping[str, str | None]
 SCOPES = ("global", "personal")
 HEADERS = {"balanced_accuracy": "bal. accuracy", "macro_f1": "macro-F1", "auc": "AUC"}
 MEANING = (
-    "At the end, ours in %, a task's own as they are. Global: balanced test set; personal: each client's own test "
+    "At the end, ours in %, a task's own as they are. Global: global test set; personal: each client's own test "
     "part, mean over clients. Balanced accuracy (mean recall), macro-F1 and AUC (one class against the rest) are means "
     "over the classes that have samples."
 )

@@ -183,7 +183,7 @@ class Sweep:
         return self.ranked[0] if self.ranked else None
 
     def behind(self, point: Point) -> tuple[float | None, float | None]:
-        """Return how far a point is behind the best in validation accuracy: mean and deviation over seeds, as a figure.
+        """Return how far a point is behind the best on validation data: mean and deviation over seeds, as a figure.
 
         Each seed is compared with itself: its data and initial models are those of all points, and from seed to seed
         these can differ more than the points do.
@@ -191,8 +191,9 @@ class Sweep:
         if self.best is None or self.best.score is None or point.score is None:
             return None, None
         pairs = zip(self.best.validations, point.validations, strict=True)
-        gaps = [ahead - other for ahead, other in pairs]
-        return self.best.score - point.score, stdev(gaps) if len(gaps) > 1 else None
+        sign = 1 if self.judge.higher else -1
+        gaps = [sign * (ahead - other) for ahead, other in pairs]
+        return sign * (self.best.score - point.score), stdev(gaps) if len(gaps) > 1 else None
 
     @property
     def failed(self) -> list[Point]:

@@ -142,7 +142,7 @@ def notes(sweep: Sweep) -> list[str]:
         f"Method: {short_name(sweep.method)}, status: {sweep.status}.",
         f"Validation: {sweep.judge.meaning}, at the best round of each run{whose}{spread}; "
         "it alone chooses, of equal points the one that was tried first.",
-        "Global: the balanced test set; personal: each client's own test part. Final: after the last round; selected: "
+        "Global: the global test set; personal: each client's own test part. Final: after the last round; selected: "
         "at the best validation round. Test data choose nothing.",
         f"Tried: {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(seeds)}; {counting} of "
         f"{len(runs)} runs count. The best of many validation figures is too good to be true: what to expect "

@@ -38,7 +38,7 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
     own : Collection[str]
         The names of the task's own metrics.
     test : int | None
-        Samples of the balanced test set, where the server knows it.
+        Samples of the global test set, where the server knows it.
 
     Raises
     ------

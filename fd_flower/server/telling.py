@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from logging import INFO
+from statistics import fmean
 from typing import Any
 
 from flwr.app import MetricRecord
@@ -10,6 +11,8 @@ from fd_flower.core.flower import log
 from fd_flower.results import RunFolder
 from fd_flower.results.outcome import ending
 from fd_flower.results.progress import Standing
+
+NAMED = 4  # of an app's own metrics in a round's line
 
 
 def log_round(number: int, last: int, lines: Sequence[Mapping[str, Any]], own: MetricRecord | None) -> None:
@@ -33,10 +36,21 @@ def log_round(number: int, last: int, lines: Sequence[Mapping[str, Any]], own: M
         f"{len(first['replied'])} of {len(first['asked'])} clients",
         standing.accuracy,
         "" if loss is None else f"loss {_plain(loss)}",
+        *([] if standing.accuracy or own else _measured(lines)),
         *(f"{name} {_plain(value)} (evaluate_fn)" for name, value in (own or {}).items()),
         f"{first['seconds']:.1f} s",
     ]
     log(INFO, "round %s of %s: %s", number, last, ", ".join(filter(None, words)))
+
+
+def _measured(lines: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the clients' app says of its own loop, where it is all that is known: means over clients."""
+    found: dict[str, list[float]] = {}
+    for line in lines:
+        for name, value in (line["metrics"] if "client" in line else {}).items():
+            if isinstance(value, int | float) and name not in ("loss", "num-examples"):
+                found.setdefault(name, []).append(value)
+    return [f"{name} {_plain(fmean(values))} (clients)" for name, values in list(found.items())[:NAMED]]
 
 
 def log_end(folder: RunFolder | None, rounds: int, seconds: float) -> None:

@@ -83,10 +83,10 @@ class Classification:
         -------
         Figures
             ``accuracy``, ``nll``, ``ece`` on the own test part, ``validation`` accuracy on the own validation part; on
-            everybody's ``global``, ``global_nll``, ``global_ece`` (balanced test set), ``pooled``,
+            everybody's ``global``, ``global_nll``, ``global_ece`` (global test set), ``pooled``,
             ``pooled_validation``. Those of ``BY_CLASS`` and the task's own metrics by their names on the own test part,
             elsewhere after ``global_``, ``validation_``, ``pooled_validation_``. Counts of the own test part and, after
-            ``global_``, of the balanced test set: ``confusion`` [C * C] or ``right`` and ``support`` [C]. What has no
+            ``global_``, of the global test set: ``confusion`` [C * C] or ``right`` and ``support`` [C]. What has no
             samples, and what is not defined on them, is missing.
         """
         seen = self._seen(world, client, model, shared, limit)

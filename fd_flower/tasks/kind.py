@@ -43,7 +43,7 @@ class View(Protocol):
 
     @property
     def test(self) -> Samples | None:
-        """The balanced test set."""
+        """The global test set."""
 
     @property
     def pooled(self) -> Mapping[str, Samples]:

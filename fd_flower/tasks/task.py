@@ -27,7 +27,7 @@ class Undealt:
     train : Own
         The rows.
     test : Own | None
-        The balanced test set; None: a fifth of the rows.
+        The global test set; None: a fifth of the rows.
     public : Own | None
         Public samples; None: by ``data.public``.
     model : Callable[..., Module] | None
@@ -55,7 +55,7 @@ class Task:
     public : Callable[[], Dataset | Samples] | None
         The public samples, in the same order on every machine.
     test : Dataset | Samples | None
-        The balanced test set.
+        The global test set.
     classes : tuple[str, ...]
         The classes' names in the order of their numbers, where they are known: devices must agree on them.
     kind : Kind | None
@@ -120,7 +120,7 @@ class Task:
             The columns of input and label. None: an image column and its label by their types; of a table the label by
             its name, and all other columns but ``data.column``.
         test : Any
-            The balanced test set, in one of these manners; None: a fifth of the rows of each class.
+            The global test set, in one of these manners; None: a fifth of the rows of each class.
         public : Any
             Public samples, labeled or not; None: by ``data.public``, which holds some rows out.
         model : Callable[..., Module] | None

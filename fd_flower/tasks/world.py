@@ -172,7 +172,7 @@ class World:
 
     @cached_property
     def test(self) -> Samples | None:
-        """The balanced test set, or None."""
+        """The global test set, or None."""
         return None if self.task.test is None else self._resident(self.task.test, "the test set")
 
     def test_part(self, limit: int) -> Samples | None:

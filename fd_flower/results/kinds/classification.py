@@ -40,9 +40,9 @@ class Classification(Kind):
     axis = "accuracy, %"
     scale = 100
     measured = "Global accuracy is measured"
-    scopes: ClassVar = {"global": "Global accuracy: balanced test set", "personal": "Personal accuracy: own test parts"}
+    scopes: ClassVar = {"global": "Global accuracy: global test set", "personal": "Personal accuracy: own test parts"}
     explained = (
-        "Global: balanced test set. Personal: each client's own test part. Figures are final, after the last round, "
+        "Global: global test set. Personal: each client's own test part. Figures are final, after the last round, "
         "and (selected), at the best validation round; best, in the report, is at the best test round."
     )
     figures: ClassVar = FIGURES
@@ -91,7 +91,7 @@ class Classification(Kind):
         served = accuracy["global"]["evaluated"] == "aggregated"
         whose = "the server's model" if served else "mean over the clients' models"
         rows = [
-            ("global", f"balanced test set, {whose}"),
+            ("global", f"global test set, {whose}"),
             ("pooled", f"all clients' test parts together, {whose}"),
             ("personal", "each client on its own test part, mean over clients"),
         ]
@@ -200,7 +200,7 @@ class Classification(Kind):
         ]
         kept = [i for i in range(len(head)) if i < 4 or any(row[i] is not None for row in rows)]
         note = f"Newest figures of each of the {len(rows)} clients."
-        note += " Global: its own model on the balanced test set." if "global, %" in [head[i] for i in kept] else ""
+        note += " Global: its own model on the global test set." if "global, %" in [head[i] for i in kept] else ""
         shown = [[row[i] for i in kept] for row in rows]
         return [table([head[i] for i in kept], shown, kind="tall"), element("p", note, "soft")]
 
@@ -222,7 +222,7 @@ class Classification(Kind):
         """Return what the figures are."""
         spread = "; ± is the sample standard deviation over seeds" if several else ""
         return [
-            f"Accuracies in %{spread}. Global: balanced test set. Personal: each client's own test part, mean over "
+            f"Accuracies in %{spread}. Global: global test set. Personal: each client's own test part, mean over "
             "clients; worst 10 %: its mean over the worst tenth of the clients, at the end."
         ]
 
