@@ -1,17 +1,14 @@
 """EdgeFD (Mujtaba et al. 2025, arXiv 2508.14769): clients predict what is near their centroids."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.data import Dataset
 
-from fd_flower.client import App, Turn, distilled, public_distillation, reply
+from fd_flower.client import App, Own, Turn, distilled, public_distillation, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.core.rng import seed_of
-from fd_flower.core.samples import Samples
 from fd_flower.density import kmeans, vote
 from fd_flower.wire import PublicLogits, PublicVotes
 
@@ -47,7 +44,7 @@ def send(
     message: Message,
     turn: Turn[Config],
     *,
-    own: "Dataset[Any] | Samples | None" = None,
+    own: Own = None,
     examples: int | None = None,
     **metrics: float,
 ) -> Message:
@@ -65,7 +62,7 @@ def send(
 public_distillation(app, receive, send)
 
 
-def votes(turn: Turn[Config], samples: "Dataset[Any] | Samples | None" = None) -> Tensor:
+def votes(turn: Turn[Config], samples: Own = None) -> Tensor:
     """Return for which public samples the client votes, bool [N_public]: fitted in its first turn, then remembered."""
     known = turn.recall("votes")
     if known is None:

@@ -8,7 +8,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_personal, fit, reply
+from fd_flower.client import App, Turn, evaluate_personal, private_training, reply
 from fd_flower.config import ClientConfig, one_of
 from fd_flower.training import supervised
 from fd_flower.wire import ClassLogits
@@ -74,15 +74,9 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
     return reply(message, turn, sent, examples=examples, **metrics)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Learn from private data beside the others' table, and send the table of what came out while learning."""
-    turn = receive(message, context)
-    loss = fit(turn, turn.loss, turn.data.train)
-    turn.evaluate("trained")
-    return send(message, turn, loss=loss)
+train = private_training(receive, send)
 
-
+app.train()(train)
 app.evaluate()(evaluate_personal)
 
 

@@ -4,7 +4,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_shared, fit, reply
+from fd_flower.client import App, Turn, evaluate_shared, private_training, reply
 from fd_flower.config import ClientConfig
 from fd_flower.training import supervised
 from fd_flower.wire import Weights
@@ -30,13 +30,7 @@ def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics
     return reply(message, turn, weights, examples=examples, **metrics)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train the student of the client's architecture on private data and send its weights."""
-    turn = receive(message, context)
-    loss = fit(turn, turn.loss, turn.data.train)
-    turn.evaluate("trained")
-    return send(message, turn, loss=loss)
+train = private_training(receive, send)
 
-
+app.train()(train)
 app.evaluate()(evaluate_shared)

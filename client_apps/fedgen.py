@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.functional import cross_entropy
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, private_training, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.generate.features import FeatureGenerator, noise
 from fd_flower.models import FeatureModel
@@ -110,13 +110,9 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
     return reply(message, turn, *payloads, examples=examples, **metrics)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train on private data with the generator's guidance, and send the weights and the counts of the labels seen."""
-    turn = receive(message, context)
-    loss = fit(turn, turn.loss, turn.data.train)
-    turn.evaluate("trained")
-    return send(message, turn, loss=loss)
+train = private_training(receive, send)
+
+app.train()(train)
 
 
 @app.evaluate()

@@ -7,7 +7,7 @@ from flwr.app import Context, Message
 from torch import Tensor, nn, tensor
 from torch.nn import functional as F
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, private_training, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models import FeatureModel, feature_model
@@ -82,16 +82,6 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
     return reply(message, turn, Update(update, received.model), examples=examples, **metrics)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train both models on the same mini-batches and send what the mentee has learned, compressed."""
-    turn = receive(message, context)
-    loss = fit(turn, turn.loss, turn.data.train)
-    model = cast("Pair", turn.model)
-    turn.evaluate("trained", model.mentor, others={"mentee": model.mentee})
-    return send(message, turn, loss=loss)
-
-
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the mentor as it is, and the last mentee."""
@@ -135,3 +125,14 @@ def pair(turn: Turn[Config], received: Weights) -> Pair:
         )
     projection = turn.module("projection", lambda: nn.Linear(inner, outer, bias=False))
     return Pair(feature_model(turn.personal), feature_model(mentee), projection)
+
+
+def measure(turn: Turn[Config], point: str) -> None:
+    """Measure the mentor, and the mentee beside it."""
+    model = cast("Pair", turn.model)
+    turn.evaluate(point, model.mentor, others={"mentee": model.mentee})
+
+
+train = private_training(receive, send, measure)
+
+app.train()(train)

@@ -1,17 +1,14 @@
 """FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation a client trains the head that all share."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.data import Dataset
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Own, Turn, private_training, reply
 from fd_flower.config import ClientConfig, one_of
-from fd_flower.core.samples import Samples
 from fd_flower.generate.entangled import RULES, entangled
 from fd_flower.models import feature_model
 from fd_flower.training import forward, supervised
@@ -39,21 +36,12 @@ def send(
     message: Message,
     turn: Turn[Config],
     *,
-    own: "Dataset[Any] | Samples | None" = None,
+    own: Own = None,
     examples: int | None = None,
     **metrics: float,
 ) -> Message:
     """Send one entangled representation; where the task has no data, of the training samples ``own``."""
     return reply(message, turn, *representation(turn, own), examples=examples, **metrics)
-
-
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Take the server's head, learn from private data, and send one entangled representation of what was learned."""
-    turn = receive(message, context)
-    loss = fit(turn, turn.loss, turn.data.train)
-    turn.evaluate("trained")
-    return send(message, turn, loss=loss)
 
 
 @app.evaluate()
@@ -74,7 +62,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 
 @torch.no_grad()
-def representation(turn: Turn[Config], own: "Dataset[Any] | Samples | None" = None) -> list[Payload]:
+def representation(turn: Turn[Config], own: Own = None) -> list[Payload]:
     """Return what the client says of all its training samples, as the trained model sees them; nothing of none."""
     model, samples = feature_model(turn.model), turn.samples(own)
     if not len(samples):
@@ -86,3 +74,8 @@ def representation(turn: Turn[Config], own: "Dataset[Any] | Samples | None" = No
         turn.config.entangle, torch.cat(features), samples.labels.cpu(), turn.classes, turn.rng("entangle")
     )
     return [Representation(*mixed)]
+
+
+train = private_training(receive, send)
+
+app.train()(train)

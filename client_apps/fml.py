@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, private_training, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.wire import Weights
 
@@ -75,15 +75,6 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
     return reply(message, turn, meme, examples=examples, **metrics)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Train both models on the same mini-batches and send the meme."""
-    turn = receive(message, context)
-    loss = fit(turn, turn.loss, turn.data.train)
-    measure(turn, "trained")
-    return send(message, turn, loss=loss)
-
-
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the personal model as it is, and the mean meme."""
@@ -96,3 +87,8 @@ def measure(turn: Turn[Config], point: str) -> None:
     """Measure the personal model, and the meme beside it."""
     pair = cast("Pair", turn.model)
     turn.evaluate(point, pair.own, others={"meme": pair.meme})
+
+
+train = private_training(receive, send, measure)
+
+app.train()(train)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from flwr.app import Context, Message
 from torch import Tensor, nn
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, private_training, reply
 from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.samples import Samples
 from fd_flower.models import FeatureModel, feature_model
@@ -149,20 +149,12 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
     return reply(message, turn, sent, examples=examples, **metrics)
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Learn from private data and from the neighbors at once, then say what every head predicts."""
-    turn = receive(message, context)
-    loss = fit(turn, turn.loss, turn.data.train)
-    measure(turn, "trained", cast("Headed", turn.model))
-    return send(message, turn, loss=loss)
-
-
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the heads as they are."""
     turn: Turn[Config] = Turn.of(message, context)
-    measure(turn, "received", headed(turn))
+    turn.model = headed(turn)
+    measure(turn, "received")
     return reply(message, turn)
 
 
@@ -225,9 +217,9 @@ def predict(turn: Turn, model: Headed, samples: Samples) -> tuple[Tensor, Tensor
     return torch.cat(heads), torch.cat(features)
 
 
-def measure(turn: Turn[Config], point: str, model: Headed) -> None:
+def measure(turn: Turn[Config], point: str) -> None:
     """Measure every head; the main head speaks for the client's own classes, the last one for everybody's."""
-    seen: dict[int, tuple[Samples, Tensor]] = {}
+    model, seen = cast("Headed", turn.model), dict[int, tuple[Samples, Tensor]]()
 
     def head(level: int, samples: Samples) -> Tensor:
         """Return one head's log-probabilities [N, C]; all heads of a sample set are predicted at once."""
@@ -238,3 +230,8 @@ def measure(turn: Turn[Config], point: str, model: Headed) -> None:
     last = turn.config.heads
     every = {"main": partial(head, 0), **{f"aux{k}": partial(head, k) for k in range(1, last + 1)}}
     turn.evaluate(point, every["main"], shared=every[f"aux{last}"], others=every)
+
+
+train = private_training(receive, send, measure)
+
+app.train()(train)

@@ -3,7 +3,18 @@
 from fd_flower.client.app import App
 from fd_flower.client.distillation import distilled, public_distillation
 from fd_flower.client.evaluation import evaluate_personal, evaluate_shared
-from fd_flower.client.steps import fit, reply
-from fd_flower.client.turn import Turn
+from fd_flower.client.steps import fit, private_training, reply
+from fd_flower.client.turn import Own, Turn
 
-__all__ = ["App", "Turn", "distilled", "evaluate_personal", "evaluate_shared", "fit", "public_distillation", "reply"]
+__all__ = [
+    "App",
+    "Own",
+    "Turn",
+    "distilled",
+    "evaluate_personal",
+    "evaluate_shared",
+    "fit",
+    "private_training",
+    "public_distillation",
+    "reply",
+]

@@ -1,6 +1,6 @@
 """Distillation on public samples, as the client halves of several methods share it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -8,14 +8,11 @@ from flwr.app import Context, Message
 from torch.nn import Module
 
 from fd_flower.client.app import App
-from fd_flower.client.steps import fit, reply
+from fd_flower.client.steps import Receive, Send, fit, private_training, reply
 from fd_flower.client.turn import Turn
 from fd_flower.models.exits import Exiting, at_every_exit, exits
 from fd_flower.training.loop import Objective
 from fd_flower.wire import PublicLogits
-
-Receive = Callable[[Message, Context], Turn[Any]]
-Send = Callable[..., Message]
 
 
 def public_distillation(app: App, receive: Receive, send: Send) -> None:
@@ -30,15 +27,9 @@ def public_distillation(app: App, receive: Receive, send: Send) -> None:
     receive : Callable[[Message, Context], Turn]
         The method's: returns the turn after ``distilled``.
     send : Callable[..., Message]
-        The method's: makes the reply of the message, the turn with its trained model, and metrics by name.
+        The method's: as that of ``private_training``.
     """
-
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        turn = receive(message, context)
-        loss = fit(turn, turn.loss, turn.data.train)
-        turn.evaluate("trained")
-        return send(message, turn, loss=loss)
+    app.train()(private_training(receive, send))
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:

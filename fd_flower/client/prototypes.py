@@ -1,18 +1,19 @@
 """A client's side of methods that share prototypes: its classes' mean features, the pull to them, the nearest one."""
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
+from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
-from torch.utils.data import Dataset
 
-from fd_flower.client.turn import Turn
+from fd_flower.client.steps import reply
+from fd_flower.client.turn import Own, Turn
 from fd_flower.config import ClientConfig, one_of
-from fd_flower.core.samples import Samples
 from fd_flower.models import FeatureModel, feature_model
 from fd_flower.training import forward, supervised
+from fd_flower.training.loop import Objective
 from fd_flower.wire import Prototypes
 
 
@@ -53,7 +54,7 @@ def pulled(model: FeatureModel, x: Tensor, y: Tensor, prototypes: Prototypes | N
 
 
 @torch.no_grad()
-def class_means(turn: Turn, own: "Dataset[Any] | Samples | None" = None) -> Prototypes:
+def class_means(turn: Turn, own: Own = None) -> Prototypes:
     """Return the mean feature of each class over the private training data, as the turn's model has it by now.
 
     FedProto's equation 3. Its authors' code averages what went by in the last local epoch instead, of a model that was
@@ -72,8 +73,24 @@ def class_means(turn: Turn, own: "Dataset[Any] | Samples | None" = None) -> Prot
     return Prototypes((sums / counts.clamp_min(1).unsqueeze(1)).float(), counts)
 
 
-def measure(turn: Turn[Config], point: str, received: Prototypes | None) -> None:
+def receive(message: Message, context: Context, objective: Objective) -> Turn[Config]:
+    """Take the prototypes (``turn.collected``) into the loss: ``(model, x, y, prototypes, config)``."""
+    turn: Turn[Config] = Turn.of(message, context)
+    received = on_device(turn, Prototypes.find(message.content))
+    turn.loss, turn.collected = partial(objective, teacher=received, config=turn.config), received
+    return turn
+
+
+def send(
+    message: Message, turn: Turn[Config], *, own: Own = None, examples: int | None = None, **metrics: float
+) -> Message:
+    """Send the mean features of what was learned; where the task has no data, of the training samples ``own``."""
+    return reply(message, turn, class_means(turn, own), examples=examples, **metrics)
+
+
+def measure(turn: Turn[Config], point: str) -> None:
     """Measure what predicts: the nearest prototype once there are prototypes, else the head."""
+    received: Prototypes | None = turn.collected
     if received is None or turn.config.inference == "head":
         turn.evaluate(point)
     else:

@@ -1,8 +1,10 @@
 """What a client does in its turn: it trains, and it replies."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from flwr.app import Message, MetricRecord
+from flwr.app import Context, Message, MetricRecord
 from torch import Tensor
 from torch.nn import Module
 
@@ -12,6 +14,33 @@ from fd_flower.core.samples import Samples
 from fd_flower.training import length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.wire import Payload, pack
+
+Receive = Callable[[Message, Context], Turn[Any]]
+Send = Callable[..., Message]
+
+
+def private_training(
+    receive: Receive, send: Send, measure: Callable[[Turn[Any], str], None] = Turn.evaluate
+) -> Callable[[Message, Context], Message]:
+    """Return a client's answer to ``train``: receive, learn from private data, be evaluated, and send.
+
+    Parameters
+    ----------
+    receive : Callable[[Message, Context], Turn]
+        The method's: returns the turn with its model and loss.
+    send : Callable[..., Message]
+        The method's: makes the reply of the message, the turn with its trained model, and metrics by name.
+    measure : Callable[[Turn, str], None]
+        Evaluates the turn at an evaluation point, where that is not its model.
+    """
+
+    def train(message: Message, context: Context) -> Message:
+        turn = receive(message, context)
+        loss = fit(turn, turn.loss, turn.data.train)
+        measure(turn, "trained")
+        return send(message, turn, loss=loss)
+
+    return train
 
 
 def fit(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from logging import WARNING
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -33,6 +33,9 @@ from fd_flower.wire.weights import Update
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
+
+Own: TypeAlias = "Dataset[Any] | Samples | None"
+"""Training samples of an app with a loop of its own; None: those of the task."""
 
 LOSS = "objective/state"
 """Name, in a client's memory, of the state of a loss that has one."""
@@ -160,7 +163,7 @@ class Turn(Generic[C]):
         """Return what `data.encoder` sees of samples: float64 [N, D]."""
         return self.world.encoded(samples)
 
-    def samples(self, own: "Dataset[Any] | Samples | None" = None) -> Samples:
+    def samples(self, own: Own = None) -> Samples:
         """Return the training samples: the app's ``own``, which are read here, or else those of the task."""
         return self.data.train if own is None else Samples.of(own).to(self.world.device)
 
