@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid  # of prose, in which words may break anywhere
 from rich.text import Text
 
 from fd_flower.claims import Entry, entry, names
@@ -21,8 +21,10 @@ from fd_flower.config.registry import strategy
 from fd_flower.core.errors import RunError
 from fd_flower.core.storage import replace_file
 from fd_flower.core.versions import sources, versions
+from fd_flower.results.columns import at
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.reproduce import flatten
+from fd_flower.results.page import NOTHING, percent
+from fd_flower.results.tables import Table
 
 RESULT = "result.json"
 
@@ -77,8 +79,10 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         variants[variant] = {
             "verdict": verdict(figures, found, published, chosen.rule),
             "figures": figures,
-            "selected": {row: [_selected(folder, chosen.figure) for folder in of] for row, of in runs.items()},
-            "evaluated": {row: _evaluated(folders[0], chosen.figure) for row, folders in runs.items()},
+            "selected": {
+                row: [_beside(folder, chosen.figure, "selected") for folder in of] for row, of in runs.items()
+            },
+            "evaluated": {row: _beside(folders[0], chosen.figure, "evaluated") for row, folders in runs.items()},
             "difference": {"mean": found.mean, "interval": found.interval},
             "published": published,
         }
@@ -102,38 +106,33 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
 
 
 def _figure(folder: RunFolder, key: str) -> float:
-    value = flatten(folder.summary).get(key)
+    value = at(folder.summary, key.split("."))
     if not isinstance(value, float):
         raise RunError(f"{folder.path} has no figure '{key}' in its summary.json")
     return value
 
 
-def _selected(folder: RunFolder, key: str) -> float | None:
-    return flatten(folder.summary).get(f"{key.rpartition('.')[0]}.selected")
-
-
-def _evaluated(folder: RunFolder, key: str) -> str | None:
-    return flatten(folder.summary).get(f"{key.rpartition('.')[0]}.evaluated")
+def _beside(folder: RunFolder, key: str, name: str) -> Any:
+    """Return what stands beside a figure in the summary: ``selected``, ``evaluated``."""
+    return at(folder.summary, [*key.split(".")[:-1], name])
 
 
 def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
     """Print a verdict and a table for each variant, in percent."""
     console.print(f"{chosen.claim}\n[{chosen.origin.where}; {chosen.origin.read}]", markup=False, highlight=False)
     for variant, found in result["variants"].items():
-        table = Table(title=variant or None, title_justify="left")
-        for head in ("", "final", "selected", "evaluated at", "published"):
-            table.add_column(head, justify="left" if head in ("", "evaluated at") else "right")
-        for row, figures in found["figures"].items():
-            published = found["published"].get(row)
-            selected = [value for value in found["selected"][row] if value is not None]
-            table.add_row(
+        head = ["row", "final", "selected", "evaluated at", "published"]
+        rows = [
+            [
                 row,
                 _spread(figures),
-                _spread(selected),
-                found["evaluated"][row] or "",
-                "" if published is None else f"{published[0]:.1f}",
-            )
-        console.print(table)
+                _spread([value for value in found["selected"][row] if value is not None]),
+                found["evaluated"][row] or NOTHING,
+                f"{found['published'][row][0]:.1f}" if row in found["published"] else NOTHING,
+            ]
+            for row, figures in found["figures"].items()
+        ]
+        console.print(*filter(None, [variant]), Table.of(head, rows, (0, 3)), sep="\n")
         low, high = (100 * end for end in found["difference"]["interval"])
         mean = 100 * found["difference"]["mean"]
         console.print(
@@ -153,15 +152,12 @@ def _words(chosen: Entry, word: str) -> str:
 
 
 def _spread(figures: Sequence[float]) -> str:
-    if not figures:
-        return "-"
-    spread = f" ± {100 * stdev(figures):.1f}" if len(figures) > 1 else ""
-    return f"{100 * fmean(figures):.1f}{spread}"
+    return (figures and percent(fmean(figures), stdev(figures) if len(figures) > 1 else None)) or NOTHING
 
 
-def listed() -> Table:
+def listed() -> Grid:
     """Return all entries: what is claimed, and how it is judged."""
-    table = Table()
+    table = Grid()
     for head in ("name", "claim", "read in", "judged by"):
         table.add_column(head)
     for name in names():

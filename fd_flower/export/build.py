@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower import models
+from fd_flower.config import ModelConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.tasks.dealt import network
 from fd_flower.tasks.described import load_task
 from fd_flower.tasks.probe import materialize
 
@@ -36,22 +37,15 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
 
 
 def _built(about: Mapping[str, Any]) -> Module:
-    shape, kind = about.get("input", {}).get("shape"), about.get("input", {}).get("type", "uint8")
     task = load_task(about["named"]) if about["named"] else None
     if task is not None and task.rows is None:
         return task.model(about["architecture"])
     own = None if task is None or task.rows is None else task.rows.model
-    if shape is None or not (own or about["architecture"]):
+    if "input" not in about or not (own or about["architecture"]):
         raise InvalidInputError(
             f"the network {about['network']} is of a task that the run has no name for: "
             "fd_flower.load(..., network=Net()) takes yours"
         )
-    shape, dtype = tuple(shape), torch.float32 if kind == "uint8" else getattr(torch, kind)
-    outputs, features, head = about["outputs"], about["features"], about.get("head")
-    if own is not None:
-        made = models.called_with(own, shape, outputs, features)
-        return (
-            made if head is None else models.headed(made, head, outputs, features, torch.ones(1, *shape, dtype=dtype))
-        )
-    name, weights = about["architecture"], about["weights"]
-    return models.build(name, shape, outputs, features, seed=0, weights=weights, dtype=dtype, head=head, filled=False)
+    shape, dtype = tuple(about["input"]["shape"]), getattr(torch, about["input"]["type"])
+    chosen = ModelConfig(features=about["features"], weights=about["weights"], head=about["head"])
+    return network(own, about["architecture"], shape, about["outputs"], dtype, chosen, 0, filled=False)

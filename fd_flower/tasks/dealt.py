@@ -143,23 +143,60 @@ def _all_of(base: Images, settings: Settings, client: str, _: str) -> Data:
 
 def _model(rows: Undealt, base: Images, chosen: ModelConfig, seed: int, serving: bool, name: str) -> Module:
     """Return a new model of an architecture; ``serving``: for a server, which imports no code that a device names."""
-    shape, classes = base.shape, len(base.class_names)
-    kind = torch.float32 if base.x.dtype == torch.uint8 else base.x.dtype
-    if rows.model is not None:
-        try:
-            made = models.called_with(rows.model, shape, classes, chosen.features)
-        except Exception as error:  # what somebody's model raises has no end
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise InvalidInputError(
-                f"the task's model cannot be made for inputs of shape {list(shape)} and {classes} classes: {reason}"
-            ) from error
-        if not isinstance(made, Module):
-            raise InvalidInputError(f"the task's model is {type(made).__name__}; expected a torch.nn.Module")
-        x = torch.ones(1, *shape).to(kind)
-        return made if chosen.head is None else models.headed(made, chosen.head, classes, chosen.features, x)
-    if serving and models.is_outside(name) and name not in models.architectures(chosen.name):
+    if rows.model is None and serving and models.is_outside(name) and name not in models.architectures(chosen.name):
         raise InvalidInputError(
             f"a device has model='{name}', and the server imports no code that a device names: add it to model.name"
         )
-    weights, head = chosen.weights, chosen.head
-    return models.build(name, shape, classes, chosen.features, seed=seed, weights=weights, dtype=kind, head=head)
+    return network(rows.model, name, base.shape, len(base.class_names), base.x.dtype, chosen, seed)
+
+
+def network(
+    own: Callable[..., Module] | None,
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    dtype: torch.dtype,
+    chosen: ModelConfig,
+    seed: int,
+    *,
+    filled: bool = True,
+) -> Module:
+    """Return a new model for rows.
+
+    Parameters
+    ----------
+    own : Callable[..., Module] | None
+        The task's, which makes it; None: the architecture ``name`` does.
+    name : str
+        The architecture.
+    shape, classes, dtype : tuple[int, ...], int, torch.dtype
+        Of the rows, and how many classes these have.
+    chosen : ModelConfig
+        Its features, head and weights.
+    seed : int
+        Of its start.
+    filled : bool
+        As in ``models.build``.
+
+    Raises
+    ------
+    InvalidInputError
+        Where no model can be made.
+    """
+    kind = torch.float32 if dtype == torch.uint8 else dtype
+    features, head = chosen.features, chosen.head
+    if own is None:
+        weights = chosen.weights
+        return models.build(
+            name, shape, classes, features, seed=seed, weights=weights, filled=filled, dtype=kind, head=head
+        )
+    try:
+        made = models.called_with(own, shape, classes, features)
+    except Exception as error:  # what somebody's model raises has no end
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidInputError(
+            f"the task's model cannot be made for inputs of shape {list(shape)} and {classes} classes: {reason}"
+        ) from error
+    if not isinstance(made, Module):
+        raise InvalidInputError(f"the task's model is {type(made).__name__}; expected a torch.nn.Module")
+    return made if head is None else models.headed(made, head, classes, features, torch.ones(1, *shape).to(kind))
