@@ -89,15 +89,15 @@ def test_a_reply_that_cannot_be_used_is_named_and_left_out_and_the_round_goes_on
 
 
 def test_a_client_that_raises_is_named_with_what_it_raised(monkeypatch: pytest.MonkeyPatch):
-    from fd_flower.client_apps import fd
+    from fd_flower.client import steps
 
     def fit(turn: Any, *also: Any) -> float:
         if turn.client == "1":
             raise ZeroDivisionError("no\nsamples")
         return untouched(turn, *also)
 
-    untouched = fd.fit
-    monkeypatch.setattr(fd, "fit", fit)
+    untouched = steps.fit
+    monkeypatch.setattr(steps, "fit", fit)  # what `private_training` calls
     _, _, lines = start_toy("fd", "server.rounds=1")
     assert rounds(lines)[0]["failed"] == {"1": "ZeroDivisionError: no samples"}
 

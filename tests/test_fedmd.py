@@ -1,4 +1,4 @@
-"""FedMD: the softmax of the clients' mean logits, public_distillation before the private data are revisited."""
+"""FedMD: the softmax of the clients' mean logits, digested before the private data are revisited."""
 
 import math
 
@@ -11,7 +11,7 @@ from helpers.tasks import echoes
 from helpers.tiny import TINY
 
 from fd_flower import methods
-from fd_flower.client import distillation
+from fd_flower.client import distillation, steps
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
@@ -108,6 +108,7 @@ def fits(monkeypatch):
         return real(turn, objective, samples, teacher, model=model)
 
     monkeypatch.setattr(distillation, "fit", listen)  # what a turn's `digest` calls
+    monkeypatch.setattr(steps, "fit", listen)  # what `private_training` calls
     return received
 
 
