@@ -1,10 +1,14 @@
 """What a run would send and take is told from a few of its rounds, with short loops."""
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from helpers import tiny
+from PIL import Image
 from typer.testing import CliRunner
 
+from fd_flower import models
 from fd_flower.cli.app import app, main
 from fd_flower.cli.estimate import Estimate, duration, estimated
 from fd_flower.config import settings
@@ -49,7 +53,7 @@ def test_a_plan_knows_its_length(plan, count):
 
 
 def test_rounds_that_were_not_played_are_like_the_later_ones():
-    found = Estimate(10, [5, 3, 1], [0, 2, 2], [4.0, 1.0, 1.0], measuring=0.5, measurements=2, closing=0.25)
+    found = Estimate(10, [5, 3, 1], [0, 2, 2], [4.0, 1.0, 1.0], measuring=0.5, measurements=2, closing=0.25, numbers={})
     assert found.whole(found.up) == 5 + 3 + 1 + 7 * 2
     assert found.total == 4 + 9 * 1 + 2 * 0.5 + 0.25
 
@@ -62,6 +66,48 @@ def test_bytes_are_those_of_the_run(method):
     lines = tiny.rounds(tiny.run(method, changes))
     for way, played in (("up", found.up), ("down", found.down)):
         assert found.whole(played) == sum(sum(line["bytes"][way].values()) for line in lines)
+
+
+def test_numbers_are_those_of_the_payloads_shapes():
+    """Of three clients: tables [10, 10] and counts [10] of FD; of FedAvg all parameters of the model, each way."""
+    changes = tiny.TINY + "server.rounds=3"
+    found = estimated(settings("fd", changes), rounds=3, steps=2, numbers=True).numbers
+    assert found["up"] == found["down"] == {"class-logits.sums": 3 * 100, "class-logits.counts": 3 * 10}
+    found = estimated(settings("fedavg", changes + " model.name=fedgen_cnn"), rounds=3, steps=2, numbers=True).numbers
+    model = models.build("fedgen_cnn", (1, 8, 8), 10, seed=0)
+    parameters, statistics = 3 * sum(p.numel() for p in model.parameters()), 3 * 2 * (6 + 16)
+    assert found["up"] == found["down"] == {"arrays": parameters, "arrays (running statistics)": statistics}
+    assert estimated(settings("fd", changes), rounds=3, steps=2).numbers == {}
+
+
+HTFLLIB = (
+    "data.source={source} data.label=label data.clients=20 data.partition=iid data.public=none data.split=[1,0,0] "
+    "model.name=pfllib_cnn model.features=512 model.projection=pool client.batch=10 server.rounds=3"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "options", "way", "payloads", "million"),
+    [
+        ("fd", "", "down", "class-logits.sums", 0.20),
+        ("fedproto", "", "down", "prototypes.values", 1.02),
+        ("fml", "", "up", "arrays", 18.49),  # published: 18.50
+        ("fedgen", "server.share=head server.hidden=512", "up", "arrays", 1.03),
+        ("fedgen", "server.share=head server.hidden=512", "down", "arrays feature-generator.values", 7.66),
+    ],
+)
+def test_numbers_are_those_that_htfllib_publishes(method, options, way, payloads, million, tmp_path):
+    """Of a round with 20 clients, 100 classes and 512 features; what depends on who holds which class is left out."""
+    rng = np.random.default_rng(0)
+    for part, rows_each in (("train", 80), ("test", 1)):
+        y = np.repeat(np.arange(100), rows_each)
+        x = rng.integers(0, 256, (len(y), 32, 32, 3), dtype=np.uint8)
+        rows = Dataset.from_dict({"image": [Image.fromarray(one) for one in x], "label": y.tolist()})
+        rows.to_parquet(str(tmp_path / f"{part}.parquet"))
+    changes = f"{HTFLLIB.format(source=tmp_path)} {options}"
+    found = estimated(settings(method, changes), rounds=3, steps=2, numbers=True).numbers[way]
+    assert round(sum(found[name] for name in payloads.split()) / 1e6, 2) == million
 
 
 def test_a_run_of_two_rounds_is_played_whole():

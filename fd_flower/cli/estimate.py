@@ -1,7 +1,8 @@
 """``fd-flower estimate``: what a run would send and take, from a few of its rounds with short loops."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
@@ -17,7 +18,8 @@ from fd_flower.cli.run import words_of
 from fd_flower.config import Settings, settings
 from fd_flower.core.budget import short
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.results.page import megabytes
+from fd_flower.results.page import NOTHING, megabytes
+from fd_flower.wire.traffic import numbers_counted
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Estimate:
         How often the run measures.
     closing : float
         CPU seconds of what follows the last round.
+    numbers : Mapping[str, Mapping[str, int]]
+        Direction -> kind and field -> floating-point numbers in a round, of the last that was played; empty where they
+        were not asked for.
     """
 
     rounds: int
@@ -47,6 +52,7 @@ class Estimate:
     measuring: float
     measurements: int
     closing: float
+    numbers: Mapping[str, Mapping[str, int]]
 
     def whole(self, played: Sequence[float]) -> float:
         """Return the sum over all rounds: those that were not played are like the mean of those after the first."""
@@ -65,7 +71,15 @@ class Estimate:
 
 
 def show(
-    method: str, changes: Sequence[str], recipe: str | None, task: str, rounds: int, steps: int, console: Console
+    method: str,
+    changes: Sequence[str],
+    recipe: str | None,
+    task: str,
+    rounds: int,
+    steps: int,
+    console: Console,
+    *,
+    numbers: bool,
 ) -> None:
     """Print what a run would send and take.
 
@@ -77,6 +91,8 @@ def show(
         Rounds that are played, at least 3.
     steps : int
         Steps of each loop of training that are taken, at least 2.
+    numbers : bool
+        Whether to print how many numbers a round takes, by what they are, beside bytes.
 
     Raises
     ------
@@ -87,8 +103,10 @@ def show(
     if chosen.run.resume:
         raise InvalidInputError("a run that goes on cannot be estimated: leave out run.resume")
     logging.getLogger("flwr").setLevel(logging.WARNING)
-    found = estimated(chosen, rounds, steps)
+    found = estimated(chosen, rounds, steps, numbers=numbers)
     console.print(table(found))
+    if numbers:
+        console.print(of_numbers(found))
     first = f"{chosen.data.clients} clients, {chosen.server.rounds} rounds: from {len(found.seconds)} rounds whose "
     note = (
         f"{first}loops of training took {steps} steps at most. CPU seconds are of one thread of this machine, for all "
@@ -98,7 +116,7 @@ def show(
     console.print(note, markup=False, highlight=False, style="dim")
 
 
-def estimated(chosen: Settings, rounds: int, steps: int) -> Estimate:
+def estimated(chosen: Settings, rounds: int, steps: int, *, numbers: bool = False) -> Estimate:
     """Play the first rounds of a run with short loops, write nothing, and return what the whole would come to."""
     from fd_flower import engine
 
@@ -109,7 +127,7 @@ def estimated(chosen: Settings, rounds: int, steps: int) -> Estimate:
     marks: list[float] = []
     lines: list[dict[str, Any]] = []
     paths.look_here(paths.modules_of(chosen))
-    with short(steps) as budget:
+    with short(steps) as budget, numbers_counted() if numbers else nullcontext():
         marks.append(process_time() + budget.saved)
 
         def hear(line: dict[str, Any]) -> None:
@@ -128,7 +146,8 @@ def estimated(chosen: Settings, rounds: int, steps: int) -> Estimate:
     every = server.evaluate_every
     due = 1 + (sum(1 for number in range(1, server.rounds) if number % every == 0) if every else 0)
     up, down = ([sum(line["bytes"][way].values()) for line in kept] for way in ("up", "down"))
-    return Estimate(server.rounds, up, down, seconds, measuring, due, end - marks[len(kept)])
+    counted = kept[-1].get("numbers", {})
+    return Estimate(server.rounds, up, down, seconds, measuring, due, end - marks[len(kept)], counted)
 
 
 def table(found: Estimate) -> Table:
@@ -142,6 +161,17 @@ def table(found: Estimate) -> Table:
     later = duration(fmean(found.seconds[1:])) if len(found.seconds) > 1 else None
     shown.add_row("CPU time", duration(found.seconds[0]), later, duration(found.total))
     shown.add_row("  of it measuring", None, None, duration(found.judging))
+    return shown
+
+
+def of_numbers(found: Estimate) -> Table:
+    """Return how many floating-point numbers a later round takes, over all clients, by payload and field."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("numbers in a later round", "up", "down"):
+        shown.add_column(column, justify="right" if len(column) < 5 else "left", no_wrap=True)
+    for name in sorted({name for table in found.numbers.values() for name in table}):
+        counts = [found.numbers.get(way, {}).get(name) for way in ("up", "down")]
+        shown.add_row(name, *(NOTHING if count is None else f"{count:,}" for count in counts))
     return shown
 
 

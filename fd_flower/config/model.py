@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fd_flower.core.schema import Options, names, option
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.schema import Options, names, one_of, option
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,13 @@ class ModelConfig(Options):
     """The last linear layer of a network of your own that has no `features(x)` and `head`, by its name in it: `fc`."""
     features: int | None = option(None, least=1)
     """A common feature size, by projection; None: as the architecture has it."""
+    projection: str = one_of("linear", "pool", default="linear")
+    """How features are projected to it: by a `linear` layer, or by `pool`, means over neighbors without parameters."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a size to project to."""
+        super().__post_init__()
+        if self.features is None and self.projection != "linear":
+            raise InvalidInputError(
+                f"model.projection is '{self.projection}', and nothing is projected: give model.features=512, say, too"
+            )

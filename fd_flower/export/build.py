@@ -9,8 +9,8 @@ from torch.nn import Module
 
 from fd_flower.config import ModelConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.tasks.dealt import network
 from fd_flower.tasks.described import load_task
+from fd_flower.tasks.network import network
 from fd_flower.tasks.probe import materialize
 
 
@@ -47,5 +47,5 @@ def _built(about: Mapping[str, Any]) -> Module:
             "fd_flower.load(..., network=Net()) takes yours"
         )
     shape, dtype = tuple(about["input"]["shape"]), getattr(torch, about["input"]["type"])
-    chosen = ModelConfig(features=about["features"], weights=about["weights"], head=about["head"])
+    chosen = ModelConfig(**{name: about[name] for name in ("weights", "head", "features", "projection")})
     return network(own, about["architecture"], shape, about["outputs"], dtype, chosen, 0, filled=False)

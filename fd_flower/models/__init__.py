@@ -8,6 +8,7 @@ name              parameters  what it is
 ``mlp``              101,770  one hidden layer of 128; inputs of any shape
 ``lenet``             61,706  LeNet-5
 ``cnn``            1,663,370  FedAvg's CNN
+``pfllib_cnn``       582,026  the same without padding: PFLlib's and HtFLlib's "4-layer CNN"
 ``convnet``          308,746  dataset condensation's: three normalized convolutions; sides of 8 pixels and more
 ``fedgen_cnn``        26,434  FedGen's CNN: 32 features without activation
 ``resnet8``           77,754  the CIFAR network with one block a stage
@@ -21,7 +22,7 @@ name              parameters  what it is
 
 ``name:0.5`` halves every width, for all but ``resnet18``, ``resnet34`` and ``vit``; ``shufflenet_v2`` comes in 0.5,
 1, 1.5 and 2. Groups, for clients that differ: ``small4`` and ``conv3`` suit a CPU, ``widths4`` is one architecture
-in four sizes, ``resnets4`` and ``vision5`` want a GPU (``GROUPS`` has the members).
+in four sizes, ``resnets4``, ``vision5`` and ``htfe8`` (HtFLlib's eight) want a GPU (``GROUPS`` has the members).
 
 All of torchvision's classifiers go by their names (``published``): ``resnet50``, ``efficientnet_b0``, ``vit_b_16``.
 
@@ -42,7 +43,7 @@ from fd_flower.models.body import SMALLEST, Body, Shape
 from fd_flower.models.classifier import Classifier, FeatureModel, feature_model
 from fd_flower.models.convnet import convnet
 from fd_flower.models.outside import called_with, headed, made
-from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp
+from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp, pfllib_cnn
 from fd_flower.models.residual import resnet8, resnet20
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
 
@@ -68,6 +69,7 @@ BODIES: dict[str, Body] = {
         mlp,
         lenet,
         cnn,
+        pfllib_cnn,
         convnet,
         fedgen_cnn,
         resnet8,
@@ -86,8 +88,18 @@ GROUPS = {
     "widths4": ("cnn:0.25", "cnn:0.5", "cnn:0.75", "cnn"),
     "resnets4": ("resnet8", "resnet20", "resnet18", "resnet34"),
     "vision5": ("resnet18", "resnet34", "mobilenet_v2", "shufflenet_v2", "vit"),
+    "htfe8": (
+        "pfllib_cnn",
+        "googlenet",
+        "mobilenet_v2",
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+    ),
 }
-"""Architectures that clients take in turn; all members of a group take images of 8x8 and more."""
+"""Architectures that clients take in turn; members take images of 8x8 and more, googlenet's of ``htfe8`` of 15x15."""
 
 
 def names() -> tuple[str, ...]:
@@ -153,6 +165,7 @@ def build(
     dtype: torch.dtype = torch.float32,
     head: str | None = None,
     filled: bool = True,
+    pooled: bool = False,
 ) -> Module:
     """Return a new model of an architecture, on the CPU.
 
@@ -180,6 +193,8 @@ def build(
         The last linear layer of a model of another package, where it has no ``features(x)`` and ``head``.
     filled : bool
         False builds the network of such weights without reading them, for others that take their place.
+    pooled : bool
+        As in ``Classifier``; a model of another package makes its features as it likes.
 
     Raises
     ------
@@ -201,12 +216,12 @@ def build(
                     "networks, resnet18 say, or leave model.weights out"
                 )
             body, body_features = published.body(name, shape, weights, filled=filled)
-            return Classifier(body, body_features, classes, features)
+            return Classifier(body, body_features, classes, features, pooled=pooled)
         if head is not None:
             raise InvalidInputError(f"model.head is '{head}'; '{name}' has its own head: leave it out")
         stem, width = _parse(name)
         body, body_features = BODIES[stem](shape, width)
-        return Classifier(body, body_features, classes, features)
+        return Classifier(body, body_features, classes, features, pooled=pooled)
 
 
 def _parse(name: str) -> tuple[str, float]:

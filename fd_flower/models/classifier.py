@@ -33,14 +33,21 @@ class Classifier(FeatureModel):
     classes : int
         C, the logits of the head.
     features : int | None
-        F, the common feature size: adds a linear projection, so that bodies of any width can share prototypes
+        F, the common feature size: adds a projection, so that bodies of any width can share prototypes
         or heads. None leaves the body's own width.
+    pooled : bool
+        Project without parameters: F means over neighbors in what the body gives (as HtFLlib does), of which some
+        overlap where F does not divide its width.
     """
 
-    def __init__(self, body: nn.Module, width: int, classes: int, features: int | None = None) -> None:
+    def __init__(
+        self, body: nn.Module, width: int, classes: int, features: int | None = None, *, pooled: bool = False
+    ) -> None:
         super().__init__()
         self.body = body
-        self.projection = nn.Identity() if features is None else nn.Linear(width, features)
+        self.projection: nn.Module = nn.Identity()
+        if features is not None:
+            self.projection = nn.AdaptiveAvgPool1d(features) if pooled else nn.Linear(width, features)
         self.head = nn.Linear(width if features is None else features, classes)
 
     def features(self, x: Tensor) -> Tensor:

@@ -34,6 +34,24 @@ def cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
     return body, hidden
 
 
+def pfllib_cnn(shape: Shape, width: float) -> tuple[nn.Module, int]:
+    """``cnn`` without padding: the "4-layer CNN" of PFLlib's and HtFLlib's experiments.
+
+    The second convolution pads images under 16 pixels, of which it would leave nothing, the first those under 8, too.
+    """
+    check_image("pfllib_cnn", shape)
+    channels, *sides = shape
+    outer, inner = (2 if min(sides) < 8 else 0), (2 if min(sides) < 16 else 0)
+    first, second, hidden = (scaled(size, width) for size in (32, 64, 512))
+    height, breadth = (((side + 2 * outer - 4) // 2 + 2 * inner - 4) // 2 for side in sides)
+    body = nn.Sequential(
+        nn.Sequential(nn.Conv2d(channels, first, 5, padding=outer), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Conv2d(first, second, 5, padding=inner), nn.MaxPool2d(2), nn.ReLU(inplace=True)),
+        nn.Sequential(nn.Flatten(), nn.Linear(second * height * breadth, hidden), nn.ReLU(inplace=True)),
+    )
+    return body, hidden
+
+
 def lenet(shape: Shape, width: float) -> tuple[nn.Module, int]:
     """LeNet-5 (LeCun et al. 1998) with max-pooling and ReLU: 84 features.
 

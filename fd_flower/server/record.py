@@ -251,6 +251,7 @@ class Record:
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
                 **({"remarks": self.remarks} if self.remarks else {}),
                 "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
+                **({"numbers": traffic.numbers} if traffic.numbers else {}),
                 **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
                 **({"sum": dict(sum)} if sum else {}),
                 **({"lost": lost} if lost else {}),

@@ -15,6 +15,7 @@ from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data import Federation, Images, Public
 from fd_flower.tasks.built import built
+from fd_flower.tasks.network import network
 from fd_flower.tasks.task import Task, Undealt
 
 
@@ -148,55 +149,3 @@ def _model(rows: Undealt, base: Images, chosen: ModelConfig, seed: int, serving:
             f"a device has model='{name}', and the server imports no code that a device names: add it to model.name"
         )
     return network(rows.model, name, base.shape, len(base.class_names), base.x.dtype, chosen, seed)
-
-
-def network(
-    own: Callable[..., Module] | None,
-    name: str,
-    shape: tuple[int, ...],
-    classes: int,
-    dtype: torch.dtype,
-    chosen: ModelConfig,
-    seed: int,
-    *,
-    filled: bool = True,
-) -> Module:
-    """Return a new model for rows.
-
-    Parameters
-    ----------
-    own : Callable[..., Module] | None
-        The task's, which makes it; None: the architecture ``name`` does.
-    name : str
-        The architecture.
-    shape, classes, dtype : tuple[int, ...], int, torch.dtype
-        Of the rows, and how many classes these have.
-    chosen : ModelConfig
-        Its features, head and weights.
-    seed : int
-        Of its start.
-    filled : bool
-        As in ``models.build``.
-
-    Raises
-    ------
-    InvalidInputError
-        Where no model can be made.
-    """
-    kind = torch.float32 if dtype == torch.uint8 else dtype
-    features, head = chosen.features, chosen.head
-    if own is None:
-        weights = chosen.weights
-        return models.build(
-            name, shape, classes, features, seed=seed, weights=weights, filled=filled, dtype=kind, head=head
-        )
-    try:
-        made = models.called_with(own, shape, classes, features)
-    except Exception as error:  # what somebody's model raises has no end
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise InvalidInputError(
-            f"the task's model cannot be made for inputs of shape {list(shape)} and {classes} classes: {reason}"
-        ) from error
-    if not isinstance(made, Module):
-        raise InvalidInputError(f"the task's model is {type(made).__name__}; expected a torch.nn.Module")
-    return made if head is None else models.headed(made, head, classes, features, torch.ones(1, *shape).to(kind))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
+import torch
 from torch.nn import Module
 
 from fd_flower import data, models
@@ -14,6 +15,7 @@ from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
 from fd_flower.tasks.built import built
+from fd_flower.tasks.network import network
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
 
@@ -57,9 +59,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
             public = outside.labeled or outside.samples
 
     def model(name: str) -> Module:
-        return models.build(
-            name, shape, len(names), chosen.features, seed=seed, weights=chosen.weights, head=chosen.head
-        )
+        return network(None, name, shape, len(names), torch.float32, chosen, seed)
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         _ = imported(name, "model.name") if alone else model(name)  # what cannot be made is refused before round one
@@ -90,7 +90,7 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
             )
         if not answers:
             return own(name)
-        return models.build(name, shape, classes, chosen.features, seed=seed, weights=chosen.weights, head=chosen.head)
+        return network(None, name, shape, classes, torch.float32, chosen, seed)
 
     own, task = task.model, replace(task, model=partial(built, model))
     if not answers or config.public == "held-out":  # of data.source, on the devices too

@@ -64,6 +64,7 @@ def about_model(
         "classes": list(world.class_names),
         "outputs": len(world.class_names) or (0 if samples is None else world.classes(architecture)),
         "features": settings.model.features,
+        "projection": settings.model.projection,
         "head": settings.model.head,
         "weights": settings.model.weights,
     }

@@ -1,10 +1,25 @@
 """Bytes of messages, counted as if each client were a device of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
 
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fd_flower.wire.envelope import records
+
+_counting: ContextVar[bool] = ContextVar("counting", default=False)
+
+
+@contextmanager
+def numbers_counted() -> Iterator[None]:
+    """Count numbers beside bytes, inside."""
+    token = _counting.set(True)
+    try:
+        yield
+    finally:
+        _counting.reset(token)
 
 
 class Bytes:
@@ -16,6 +31,9 @@ class Bytes:
         Kind -> bytes, over all clients.
     wire : int
         What crossed the wire, where clients on one node share records.
+    numbers : dict[str, dict[str, int]]
+        Direction -> kind and field -> floating-point numbers, over all clients; empty outside ``numbers_counted``.
+        Statistics of batch normalization, which are no parameters, are kept apart.
     exchanges : dict[str, dict[str, float]]
         Message type -> seconds, and bytes up and down.
     """
@@ -24,6 +42,7 @@ class Bytes:
         self.up: dict[str, int] = {}
         self.down: dict[str, int] = {}
         self.wire = 0
+        self.numbers: dict[str, dict[str, int]] = {}
         self.exchanges: dict[str, dict[str, float]] = {}
 
     def ended(self, exchange: str, seconds: float) -> None:
@@ -39,6 +58,16 @@ class Bytes:
         for name, record in records(content, ArrayRecord).items():
             kind = name.partition(".")[0]
             table[kind] = table.get(kind, 0) + record.count_bytes()
+            if _counting.get():
+                self._count_numbers(direction, kind, record)
+
+    def _count_numbers(self, direction: str, kind: str, record: ArrayRecord) -> None:
+        table = self.numbers.setdefault(direction, {})
+        for key, array in record.items():
+            if "float" in array.dtype:
+                name = kind if kind == "arrays" else f"{kind}.{key.partition('/')[0]}"  # a model counts as one
+                name += " (running statistics)" if key.endswith(("running_mean", "running_var")) else ""
+                table[name] = table.get(name, 0) + prod(array.shape)
 
 
 def size_of(content: RecordDict) -> int:

@@ -48,11 +48,14 @@ def estimate(
     task: Task = "",
     rounds: Annotated[int, typer.Option(min=3, help="Rounds to play, in short.")] = 3,
     steps: Annotated[int, typer.Option(min=2, help="Steps to take of each loop of training.")] = 4,
+    numbers: Annotated[
+        bool, typer.Option("--numbers", help="Count the floating-point numbers of a round, by payload.")
+    ] = False,
 ) -> None:
     """Estimate what a run of METHOD would send and take, from a few of its rounds in short; nothing is written."""
     from fd_flower.cli import estimate as estimating
 
-    estimating.show(method, set or [], recipe, task, rounds, steps, console())
+    estimating.show(method, set or [], recipe, task, rounds, steps, console(), numbers=numbers)
 
 
 def doctor(

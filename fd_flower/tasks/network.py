@@ -1,0 +1,70 @@
+"""The network of a client's or the server's model."""
+
+from collections.abc import Callable
+
+import torch
+from torch.nn import Module
+
+from fd_flower import models
+from fd_flower.config import ModelConfig
+from fd_flower.core.errors import InvalidInputError
+
+
+def network(
+    own: Callable[..., Module] | None,
+    name: str,
+    shape: tuple[int, ...],
+    classes: int,
+    dtype: torch.dtype,
+    chosen: ModelConfig,
+    seed: int,
+    *,
+    filled: bool = True,
+) -> Module:
+    """Return a new model for rows.
+
+    Parameters
+    ----------
+    own : Callable[..., Module] | None
+        The task's, which makes it; None: the architecture ``name`` does.
+    name : str
+        The architecture.
+    shape, classes, dtype : tuple[int, ...], int, torch.dtype
+        Of the rows, and how many classes these have.
+    chosen : ModelConfig
+        Its features, projection, head and weights.
+    seed : int
+        Of its start.
+    filled : bool
+        As in ``models.build``.
+
+    Raises
+    ------
+    InvalidInputError
+        Where no model can be made.
+    """
+    kind = torch.float32 if dtype == torch.uint8 else dtype
+    features, head = chosen.features, chosen.head
+    if own is None:
+        return models.build(
+            name,
+            shape,
+            classes,
+            features,
+            seed=seed,
+            weights=chosen.weights,
+            dtype=kind,
+            head=head,
+            filled=filled,
+            pooled=chosen.projection == "pool",
+        )
+    try:
+        made = models.called_with(own, shape, classes, features)
+    except Exception as error:  # what somebody's model raises has no end
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise InvalidInputError(
+            f"the task's model cannot be made for inputs of shape {list(shape)} and {classes} classes: {reason}"
+        ) from error
+    if not isinstance(made, Module):
+        raise InvalidInputError(f"the task's model is {type(made).__name__}; expected a torch.nn.Module")
+    return made if head is None else models.headed(made, head, classes, features, torch.ones(1, *shape).to(kind))
