@@ -90,8 +90,7 @@ def test_an_entry_is_run_judged_and_resumed(tmp_path: Path, monkeypatch: pytest.
         "small",
         "A mean is better.",
         {"where": "nowhere", "read": "ours"},
-        better="fedavg",
-        than="local",
+        better={"fedavg": "local"},
         rows=rows,
         set=TINY,
         settings={"alpha 0.1": "data.alpha=0.1"},
@@ -104,8 +103,9 @@ def test_an_entry_is_run_judged_and_resumed(tmp_path: Path, monkeypatch: pytest.
     (found,) = result["variants"].values()
     summary = json.loads((tmp_path / "alpha-0.1-fedavg-seed1" / "summary.json").read_text())
     assert found["figures"]["fedavg"][1] == summary["accuracy"]["global"]["final"]
-    assert found["verdict"] == ("ordering" if status == 0 else "not shown")
+    (order,) = found["orders"]
+    assert order["verdict"] == ("ordering" if status == 0 else "not shown")
     assert found["evaluated"] == {"local": "trained", "fedavg": "aggregated"}
-    assert f"{found['verdict']}: fedavg less local" in capsys.readouterr().out
+    assert f"{order['verdict']}: fedavg less local" in capsys.readouterr().out
     main(command)  # every run stands: nothing is run again
     assert json.loads((tmp_path / "result.json").read_text()) == result

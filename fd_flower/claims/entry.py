@@ -66,10 +66,8 @@ class Entry:
     """Why it is not testable here; what else to know."""
     figure: str = "accuracy.global.final"
     """The figure that is compared, by its key in ``summary.json``; a share (0 to 1)."""
-    better: str = ""
-    """The row that the claim is about."""
-    than: str = ""
-    """The row that it has to be better than."""
+    better: dict[str, str] = field(default_factory=dict)
+    """Each row that is claimed to be better -> the row that it has to be better than. Each has a verdict of its own."""
     rows: dict[str, Any] = field(default_factory=dict)
     """The rows, by name: see ``Arm``."""
     set: str = ""
@@ -92,9 +90,11 @@ class Entry:
                 raise InvalidInputError(f"claim {self.name} has '{value}'{nearest(value, known)}")
         if self.rule == "not testable here":
             return
-        for row in (self.better, self.than):
+        for row in (*self.better, *self.better.values()):
             if row not in self.rows:
                 raise InvalidInputError(f"claim {self.name} compares '{row}'{nearest(row, self.rows)}")
+        if not self.better:
+            raise InvalidInputError(f"claim {self.name} says of no row that it is better than another: give 'better'")
         if self.rule == "paper" and not self.published:
             raise InvalidInputError(f"claim {self.name} has no published figures to match")
 

@@ -74,16 +74,14 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
     for variant in _variants(chosen, quick):
         runs = {row: [plan.folders[_name(variant, row, seed)] for seed in range(chosen.seeds)] for row in chosen.arms}
         figures = {row: [_figure(folder, chosen.figure) for folder in folders] for row, folders in runs.items()}
-        found = difference(figures[chosen.better], figures[chosen.than])
         published = {} if quick else chosen.published.get(variant, {})
         variants[variant] = {
-            "verdict": verdict(figures, found, published, chosen.rule),
+            "orders": [_order(row, than, figures, published, chosen.rule) for row, than in chosen.better.items()],
             "figures": figures,
             "selected": {
                 row: [_beside(folder, chosen.figure, "selected") for folder in of] for row, of in runs.items()
             },
             "evaluated": {row: _beside(folders[0], chosen.figure, "evaluated") for row, folders in runs.items()},
-            "difference": {"mean": found.mean, "interval": found.interval},
             "published": published,
         }
     folders = list(plan.folders.values())
@@ -92,8 +90,6 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         "command": command,
         "quick": quick,
         "figure": chosen.figure,
-        "better": chosen.better,
-        "than": chosen.than,
         "seeds": list(range(chosen.seeds)),
         "variants": variants,
         "data": sorted({str(folder.summary["data"].get("copy", "")) for folder in folders}),
@@ -103,6 +99,14 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
     }
     replace_file(plan.path / RESULT, json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _order(
+    row: str, than: str, figures: Mapping[str, Sequence[float]], published: Mapping[str, Sequence[float]], rule: str
+) -> dict[str, Any]:
+    found = difference(figures[row], figures[than])
+    word = verdict(figures, found, published, rule)
+    return {"better": row, "than": than, "verdict": word, "mean": found.mean, "interval": list(found.interval)}
 
 
 def _figure(folder: RunFolder, key: str) -> float:
@@ -133,22 +137,22 @@ def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
             for row, figures in found["figures"].items()
         ]
         console.print(*filter(None, [variant]), Table.of(head, rows, (0, 3)), sep="\n")
-        low, high = (100 * end for end in found["difference"]["interval"])
-        mean = 100 * found["difference"]["mean"]
-        console.print(
-            f"{_words(chosen, found['verdict'])}: {chosen.better} less {chosen.than} {mean:+.1f} points, "
-            f"90 % interval {low:+.1f} to {high:+.1f}, {len(result['seeds'])} seeds",
-            markup=False,
-            highlight=False,
-        )
+        for order in found["orders"]:
+            console.print(said(chosen, order, len(result["seeds"])), markup=False, highlight=False)
     if chosen.reason:
         console.print(Text(chosen.reason, style="dim"))
 
 
-def _words(chosen: Entry, word: str) -> str:
-    """Return a verdict; of a reconstruction it says so."""
-    method = chosen.arms[chosen.better].method
-    return f"our reconstruction, {word}" if strategy(method).status.follows == "reconstruction" else word
+def said(chosen: Entry, order: Mapping[str, Any], seeds: int) -> str:
+    """Return a verdict and what it is made of; of a reconstruction it says so."""
+    word, method = order["verdict"], chosen.arms[order["better"]].method
+    if strategy(method).status.follows == "reconstruction":
+        word = f"our reconstruction, {word}"
+    low, high = (100 * end for end in order["interval"])
+    return (
+        f"{word}: {order['better']} less {order['than']} {100 * order['mean']:+.1f} points, "
+        f"90 % interval {low:+.1f} to {high:+.1f}, {seeds} seeds"
+    )
 
 
 def _spread(figures: Sequence[float]) -> str:

@@ -274,5 +274,5 @@ def reproduce(
     result = reproducing.write(entry, plan, reproducing.command(name, data, quick=quick), quick=quick)
     reproducing.show(entry, result, console())
     typer.echo(plan.path)
-    if any(found["verdict"] == "not shown" for found in result["variants"].values()):
+    if any(order["verdict"] == "not shown" for found in result["variants"].values() for order in found["orders"]):
         raise typer.Exit(1)
