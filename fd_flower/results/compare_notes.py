@@ -56,7 +56,9 @@ def commands(groups: Sequence[Group]) -> str:
 
 def legend(groups: Sequence[Group]) -> list[str]:
     """Return what in the curves does not explain itself."""
-    notes = ["A point after the last round is the closing measurement: the last aggregate, received."]
+    notes = []
+    if any(when[1] for group in groups for run in group.courses for course in run.values() for when in course.accuracy):
+        notes.append("A point after the last round is the closing measurement: the last aggregate, received.")
     if any(folder.config["server"]["fraction"] < 1 for group in groups for folder in group.folders):
         notes.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
     return notes

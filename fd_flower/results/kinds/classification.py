@@ -146,8 +146,8 @@ class Classification(Kind):
         ]
         title = f"Personal accuracy, mean over clients ({evaluated['personal']})"
         return [
-            Panel(f"Global accuracy, {whose} ({evaluated['global']})", everybodys, "%", 100),
-            Panel(title, personal, "%", 100, own.get("accuracy", {})),
+            Panel(f"Global accuracy, {whose} ({evaluated['global']})", everybodys, self.axis, 100),
+            Panel(title, personal, self.axis, 100, own.get("accuracy", {})),
             Panel("Loss", losses, "nats a sample"),
         ]
 
