@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from fd_flower.results import kinds
+from fd_flower.results import kinds, reported
 from fd_flower.results.folder import REPORT, RunFolder
 from fd_flower.results.progress import clock
 
 
 def outcome(summary: Mapping[str, Any]) -> str:
     """Return what a run came to, in one line."""
-    words = kinds.of(summary["task"]).outcome(summary)
+    words = [*kinds.of(summary["task"]).outcome(summary), *reported.outcome(summary)[0]]
     up, down = (summary["bytes"][way] / 1e6 for way in ("up", "down"))
     words += [f"{up:.2f} MB up, {down:.2f} MB down", clock(summary["seconds"]["total"])]
     return ", ".join(words) + (f"; stopped {summary['stopped']}" if "stopped" in summary else "")
@@ -26,5 +26,5 @@ def ending(folder: RunFolder) -> list[str]:
     """Return the lines that end a finished run: what it came to, what these figures are, and where its report is."""
     summary = folder.summary
     kind = kinds.of(summary["task"])
-    explained = [kind.explained] if kind.outcome(summary) else []
+    explained = [*([kind.explained] if kind.outcome(summary) else []), *reported.outcome(summary)[1]]
     return [outcome(summary), *explained, f"report: {folder.path / REPORT}"]

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from fd_flower.config.registry import short_name
 from fd_flower.core.client import natural
 from fd_flower.core.storage import replace_file
-from fd_flower.results import compare, diagnostics, kinds, pictures
+from fd_flower.results import compare, diagnostics, kinds, pictures, reported_pages
 from fd_flower.results.folder import CURVES, REPORT, RunFolder
 from fd_flower.results.history import History
 from fd_flower.results.page import (
@@ -92,6 +92,7 @@ def _run(folder: RunFolder, drawn: Sequence[Picture]) -> list[Markup]:
         *kind.headline(summary, folder.config),
         pictures.beside(drawn),
         element("p", _legend(History.of(lines, evaluated), lines), "soft"),
+        *reported_pages.sections(summary, lines),
         *diagnostics.sections(lines),
         *kind.sections(summary, lines),
         element("h2", "Cost"),

@@ -176,6 +176,7 @@ class Driver:
             rounds=rounds,
             world=self.strategy.world,
             stopped=stopped,
+            own_loops=self.own_loops or self.host.plain,
         )
 
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:
@@ -237,7 +238,7 @@ class Driver:
         self._offer(number)
         standing = self.record.standing(self.host.remembered)
         kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
-        lines = self.record.write(metrics, kept)
+        lines = self.record.write(metrics if evaluate_fn else None, kept)
         self.progress.written(lines)
         return lines
 
@@ -253,9 +254,9 @@ class Driver:
         elif not judged:
             self.record.close(number, [], self.host)
             self.record.end([], MetricRecord(), {})
-            metrics = self._judge(number)
+            self._judge(number)
             self._offer(number)
-            self.progress.written(self.record.write(metrics, None))
+            self.progress.written(self.record.write(None, None))
 
     def _offer(self, number: int) -> None:
         """Write the server's models where this round is evaluated, for ``run.keep``."""
