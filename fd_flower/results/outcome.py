@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from fd_flower.config.registry import short_name
 from fd_flower.results import kinds, reported
 from fd_flower.results.folder import REPORT, RunFolder
 from fd_flower.results.progress import clock
@@ -16,6 +17,16 @@ def outcome(summary: Mapping[str, Any]) -> str:
     return ", ".join(words) + (f"; stopped {summary['stopped']}" if "stopped" in summary else "")
 
 
+def held_out(summary: Mapping[str, Any]) -> str:
+    """Return, in a sentence, which rows clients do without for public samples that nobody uses; "": none."""
+    if not (rows := summary.get("held_out_unused")):
+        return ""
+    return (
+        f"{rows:,} training rows are held out as public samples, of which {short_name(summary['method'])} uses none: "
+        "data.public=none gives them to the clients (compare holds them out for all methods alike)."
+    )
+
+
 def standing(folder: RunFolder) -> str:
     """Return how far a run came that did not end, and where it is."""
     done = max((line["round"] for line in folder.lines()), default=0)
@@ -27,4 +38,5 @@ def ending(folder: RunFolder) -> list[str]:
     summary = folder.summary
     kind = kinds.of(summary["task"])
     explained = [*([kind.explained] if kind.outcome(summary) else []), *reported.outcome(summary)[1]]
+    explained += [idle] if (idle := held_out(summary)) else []
     return [outcome(summary), *explained, f"report: {folder.path / REPORT}"]

@@ -13,6 +13,7 @@ from fd_flower.core.storage import replace_file
 from fd_flower.results import compare, diagnostics, kinds, pictures, reported_pages
 from fd_flower.results.folder import CURVES, REPORT, RunFolder
 from fd_flower.results.history import History
+from fd_flower.results.outcome import held_out
 from fd_flower.results.page import (
     Markup,
     element,
@@ -88,6 +89,7 @@ def _run(folder: RunFolder, drawn: Sequence[Picture]) -> list[Markup]:
         element("h1", short_name(summary["method"])),
         element("p", " · ".join(parts), "soft"),
         element("p", f"Data: {words(summary['data'])}", "soft"),
+        *([element("p", idle, "soft")] if (idle := held_out(summary)) else []),
         element("h2", kind.title),
         *kind.headline(summary, folder.config),
         pictures.beside(drawn),

@@ -27,7 +27,7 @@ from fd_flower.server.resume import Standing
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
 from fd_flower.server.telling import log_end, log_round
-from fd_flower.tasks.facts import without_effect
+from fd_flower.tasks.facts import held_out, without_effect
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
 from fd_flower.wire.replies import Reply
@@ -169,6 +169,8 @@ class Driver:
 
     def _finish(self, rounds: int, stopped: str) -> None:
         """Write what a run of so many rounds came to."""
+        strategy = self.strategy
+        needed = strategy.requirements(strategy.settings).public
         self.record.finish(
             clients=self.host.clients,
             host=self.host,
@@ -177,6 +179,7 @@ class Driver:
             world=self.strategy.world,
             stopped=stopped,
             own_loops=self.own_loops or self.host.plain,
+            idle=0 if needed else held_out(strategy.world, brought=strategy.brings_samples),
         )
 
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:

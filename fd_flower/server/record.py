@@ -368,6 +368,7 @@ class Record:
         world: World,
         stopped: str = "",
         own_loops: bool = False,
+        idle: int = 0,
     ) -> None:
         """Write the summary and the report of a run of so many rounds.
 
@@ -387,6 +388,8 @@ class Record:
             Why no more were, where it is not the last one; ``INTERRUPTED``: somebody broke it off, and it can go on.
         own_loops : bool
             Whether the clients' app trains and evaluates by itself.
+        idle : int
+            Training rows that are held out as public samples though the method needs none.
         """
         if self.folder is None and self.kept is None:
             return
@@ -413,6 +416,7 @@ class Record:
             "evaluated": evaluated_at(evaluated),
             "state": self._state_of(evaluated, hosted=world.hosted),
             "own_loops": own_loops,
+            "held_out_unused": idle,
         }
         if self.folder is None:
             self.summary = finite(summarize(self.kept or [], facts))

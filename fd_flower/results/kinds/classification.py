@@ -67,7 +67,10 @@ class Classification(Kind):
             found |= {"reason": reported.INSTEAD} if found["final"] is None else {}
         return {
             "accuracy": accuracy,
-            "selected_on": "pooled" if pooled_validation else "own" if validation else None,
+            "selected_on": {
+                "global": "pooled" if pooled_validation else "own" if validation else None,
+                "personal": "own" if own.get("validation") else None,
+            },
             "calibration": {
                 scope: {key: _final(tracks.get(key, {})) for key in ("ece", "nll")}
                 for scope, tracks in (("global", shared), ("personal", own))
@@ -236,6 +239,6 @@ def _final(tracks: Mapping[str, Track]) -> float | None:
 
 
 def _judge(summary: Mapping[str, Any]) -> str:
-    if summary["selected_on"] == "pooled":
+    if summary["selected_on"]["global"] == "pooled":
         return " (global and pooled: on all clients' validation parts together; personal: each client on its own)"
-    return " (each client's own validation part; nobody holds them all)" if summary["selected_on"] == "own" else ""
+    return " (each client's own validation part; nobody holds them all)" if summary["selected_on"]["global"] else ""
