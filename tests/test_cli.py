@@ -56,8 +56,8 @@ def test_a_run_prints_its_rounds_and_last_its_folder(capsys, tmp_path):
     assert folder.is_absolute()
     assert folder.parent == tmp_path / "runs"
     summary = json.loads((folder / "summary.json").read_text())
-    assert f"personal {summary['accuracy']['personal']['final']:.1%}" in lines[-4]
-    assert "Figures are final, after the last round" in lines[-3]
+    assert f"personal {summary['accuracy']['personal']['final']:.1%}" in lines[2]
+    assert "Figures are final, after the last round" in lines[3]
     assert lines[-2] == f"report: {folder / 'report.html'}"
     assert "personal" in lines[1]
 
