@@ -1,7 +1,10 @@
 """The command: exit statuses, errors of one line, options in any place, and what a run prints."""
 
 import json
+import os
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,8 +56,8 @@ def test_a_run_prints_its_rounds_and_last_its_folder(capsys, tmp_path):
     assert folder.is_absolute()
     assert folder.parent == tmp_path / "runs"
     summary = json.loads((folder / "summary.json").read_text())
-    assert f"personal {summary['accuracy']['personal']['final']:.1%}" in lines[-4]
-    assert "Figures are final, after the last round" in lines[-3]
+    assert f"personal {summary['accuracy']['personal']['final']:.1%}" in lines[2]
+    assert "Figures are final, after the last round" in lines[3]
     assert lines[-2] == f"report: {folder / 'report.html'}"
     assert "personal" in lines[1]
 
@@ -140,6 +143,54 @@ def test_interrupted_says_how_the_run_goes_on(capsys, monkeypatch, tmp_path):
     assert main(["run", "fd", "--set", TINY, "--out", "whole", "--quiet"]) == 0
     broken, whole = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("here", "whole"))
     assert broken["accuracy"] == whole["accuracy"]
+
+
+def raising(monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]) -> None:
+    """Let runs of this process end so after their first round."""
+    played = engine.run
+
+    def run(settings, *, out, on_line):
+        def hear(line: dict[str, object]) -> None:
+            on_line(line)
+            if line["round"] == 1 and line.get("client") == "2":
+                end()
+
+        return played(settings, out=out, on_line=hear)
+
+    monkeypatch.setattr(engine, "run", run)
+
+
+def test_a_run_that_fails_says_how_far_it_came_and_what_resumes_it(capsys, monkeypatch, tmp_path):
+    def fail() -> None:
+        raise ZeroDivisionError("too much")
+
+    with monkeypatch.context() as patched:
+        raising(patched, fail)
+        assert main(["run", "fd", "--set", TINY, "--out", "here", "--quiet"]) == 1
+    cause, note = capsys.readouterr().err.splitlines()
+    assert cause == "fd-flower: ZeroDivisionError: too much"
+    assert note.startswith(f"1 of 2 rounds stand in {tmp_path / 'here'}, resume: fd-flower run fd --set run.resume=")
+    assert main([*note.split("resume: fd-flower ")[1].split(), "--quiet"]) == 0
+    assert json.loads((tmp_path / "here" / "summary.json").read_text())["rounds"] == 2
+
+
+def test_a_run_that_is_asked_to_end_by_a_signal_says_the_same_and_keeps_its_rounds(capsys, monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        raising(patched, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(["run", "fd", "--set", TINY, "--out", "here", "--quiet"]) == 128 + signal.SIGTERM
+        told = one_line(capsys)
+        assert told.startswith("fd-flower: interrupted by SIGTERM; 1 of 2 rounds stand in")
+        assert not (tmp_path / "here" / "summary.json").exists()  # whoever sent it does not wait for a report
+        words = told.split("resume: fd-flower ")[1].split()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert main([*words, "--quiet"]) == 0
+    assert json.loads((tmp_path / "here" / "summary.json").read_text())["rounds"] == 2
+
+
+def test_the_command_that_resumes_is_the_one_that_was_typed(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["/opt/my lab/bin/fd-flower", "run"])
+    asked = order("fd", [], None, "local", Path("here"), "")
+    assert asked.to_go_on == f"'/opt/my lab/bin/fd-flower' run fd --set run.resume={tmp_path / 'here'}"
 
 
 def test_a_refused_run_leaves_no_folder(capsys, tmp_path):

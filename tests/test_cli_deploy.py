@@ -244,13 +244,63 @@ def test_clocks_may_differ_as_much_as_flower_lets_them(
     assert ("clock" not in broken(node)) == fits
 
 
+@pytest.mark.parametrize(
+    ("least", "most", "told", "fits"),
+    [
+        (-1.9, 0.1, "as the server's, within 2 s", True),
+        (-31.0, 29.0, "as the server's, within 31 s", True),  # the answer took half a minute
+        (3.0, 5.0, "at least 3 s ahead of the server's", True),
+        (6.0, 8.0, "at least 6 s ahead of the server's", False),
+        (-290.0, -280.0, "at least 280 s behind the server's", True),
+        (-312.0, -310.0, "at least 310 s behind the server's", False),
+    ],
+)
+def test_a_clock_is_judged_beyond_what_the_round_trip_hides(least: float, most: float, told: str, fits: bool):
+    found = device._clock(least, most)
+    assert (found.found, not found.cure) == (told, fits)
+
+
+class Slow:
+    """A connection of seconds: the server answers in this many, by its date of a moment ago."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: list[float], ahead: float) -> None:
+        self.now, self.seconds, self.ahead = 1_000_000.4, seconds, ahead
+        monkeypatch.setattr(device.time, "time", lambda: self.now)
+
+    def request(self, *about: str) -> None:
+        self.date = formatdate(self.now - self.ahead, usegmt=True)
+
+    def getresponse(self) -> "Slow":
+        self.now += self.seconds.pop(0)
+        return self
+
+    def read(self) -> None:
+        return
+
+    def getheader(self, name: str) -> str:
+        return self.date
+
+
+@pytest.mark.parametrize(("ahead", "expected"), [(0.0, (-1.5, 0.5)), (100.0, (98.5, 100.5))])
+def test_the_quickest_of_some_answers_says_how_far_a_clock_is_ahead(
+    ahead: float, expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+):
+    """The second answer comes after 0.1 s, at .5; the third is asked then, and its date may be of a second before."""
+    connection: Any = Slow(monkeypatch, [20.0, 0.1, 7.0], ahead)
+    assert device._ahead(connection) == pytest.approx(expected)
+
+
 def test_a_certificate_at_its_end_is_named(node: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device, "EXPIRES", 31)
     assert "make another on the server" in broken(node)["server"]
 
 
 def test_a_device_without_a_configuration_is_told_where_to_get_it(tmp_path: Path):
-    assert "take node.toml from what `fd-flower keys` made" in broken(tmp_path)["node.toml"]
+    found = broken(tmp_path)["node.toml"]
+    assert found == f"there is no file {tmp_path / 'node.toml'}; take node.toml from what `fd-flower keys` made"
+    assert broken(tmp_path / "gone")["node.toml"].startswith(f"there is no folder {tmp_path / 'gone'}; take")
+    (tmp_path / "node.toml").write_text("client-id = ward-7")
+    assert f"{tmp_path / 'node.toml'} is no TOML: Invalid value" in broken(tmp_path)["node.toml"]
 
 
 # --- a run on devices

@@ -54,6 +54,18 @@ def test_the_project_says_what_was_ordered(out):
             InvalidInputError,
             "fd needs x",
         ),
+        (
+            {"status": "finished:failed", "status-details": "ServerApp failed with exception: too much\nof it"},
+            "Traceback (most recent call last):\nmine.Odd: too much\nof it\nExit Code: 201\n",
+            RunError,
+            "Odd: too much\nof it (Flower's log: {})",
+        ),
+        (
+            {"status": "finished:failed", "status-details": "ServerApp failed with exception: "},
+            "Traceback (most recent call last):\n  ...\nAssertionError\n\nExit Code: 201\n",
+            RunError,
+            "AssertionError (Flower's log: {})",
+        ),
         ({"status": "finished:stopped", "status-details": ""}, "", RunError, "finished:stopped (Flower's log: {})"),
         ({}, "Error: no such key\n\n", RunError, "flwr run ended with 1: Error: no such key (Flower's log: {})"),
         ({}, "", RunError, "flwr run ended with 1: it said nothing (Flower's log: {})"),
@@ -65,6 +77,15 @@ def test_the_outcome_is_told_in_one_line(tmp_path, outcome, text, kind, told):
     with pytest.raises(kind) as caught:
         flower._judge(log, outcome, 1)
     assert str(caught.value) == told.format(log)
+
+
+def test_what_the_stream_lacks_is_added_to_the_log(tmp_path, monkeypatch):
+    log, whole = tmp_path / "flower.log", "round 1\nTraceback\nValueError: x\n"
+    monkeypatch.setattr(flower, "_flwr", lambda words, *about: whole if words == ["log", "7", "--show"] else "")
+    for streamed in ("", whole):
+        log.write_text(f"Successfully started run 7\n{streamed}")
+        flower._complete(log, tmp_path, {})
+        assert log.read_text().count("ValueError: x") == 1
 
 
 def test_a_completed_run_is_no_error(tmp_path):

@@ -127,7 +127,7 @@ def test_a_run_whose_process_is_killed_is_named_and_the_others_go_on(monkeypatch
         killed=(0.0, "os.kill(os.getpid(), 9)"),
         fine=(0.0, ""),
         ended=(0.0, "os.kill(os.getpid(), 15)"),
-        refused=(0.0, "sys.exit('fd-flower: fd needs more')"),
+        refused=(0.0, "sys.exit('fd-flower: fd needs more\\n1 of 2 rounds stand')"),
     )
     assert ended.pop("killed").startswith("its process was killed, most often since memory ran out")
     assert ended == {"fine": None, "ended": "its process was ended by SIGTERM", "refused": "fd needs more"}

@@ -21,6 +21,7 @@ from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.samples import Data, Samples
 from fd_flower.engine import InProcessGrid
 from fd_flower.results import RunFolder, compare, reproduce
+from fd_flower.results.outcome import ending
 from fd_flower.server import Run
 from fd_flower.tasks.facts import data_checksum
 from fd_flower.tasks.task import Task
@@ -226,3 +227,21 @@ def test_half_precision_has_a_checksum_too():
 
 def test_whose_a_checksum_is_counts():
     assert joined({"a": "1", "b": "2"}) == joined({"b": "2", "a": "1"}) != joined({"a": "2", "b": "1"})
+
+
+# --- public samples that nobody uses
+
+
+def test_a_run_says_how_many_rows_are_held_out_for_public_samples_that_its_method_does_not_use(tmp_path: Path):
+    folders = []
+    for method, changes in (("fedavg", ""), ("fedmd", ""), ("fedavg", "data.public=none"), ("fd", "")):
+        folder = tmp_path / f"{method}{changes}"
+        tiny.run(method, f"{tiny.TINY} server.rounds=1 {changes}", out=folder)
+        folders.append(RunFolder.open(folder))
+    assert [folder.summary.get("held_out_unused") for folder in folders] == [60, None, None, 60]
+    said = "60 training rows are held out as public samples, of which fedavg uses none: data.public=none gives them to "
+    assert [any(line.startswith(said) for line in ending(folder)) for folder in folders] == [True, False, False, False]
+    held = "60 training rows are held out as public samples for all methods alike"
+    assert f"{held}; fedavg uses none of them." in compare.markdown(folders[:2])
+    assert f"{held}, and no method here uses them" in compare.markdown([folders[0], folders[3]])
+    assert "held out" not in compare.markdown([folders[1]])

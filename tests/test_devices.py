@@ -50,7 +50,7 @@ def test_devices_and_simulated_clients_give_the_same_numbers(method, devices, tm
     assert real["bytes"]["up"] == simulated["bytes"]["up"]
     # Nobody sees all devices' data, and no global test set was named.
     assert real["accuracy"]["global"]["final"] is None
-    assert real["selected_on"] == "own"
+    assert real["selected_on"] == {"global": "own", "personal": "own"}
 
 
 def test_a_run_on_devices_names_their_folders_and_no_data_of_a_simulation(devices, tmp_path):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from fd_flower import Callback, engine, methods
 from fd_flower.config import Settings, settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.kept import read_about
 from fd_flower.results import RunFolder, kinds
 from fd_flower.results.callback import Round
 from fd_flower.results.validation import Validation
@@ -90,8 +92,33 @@ def test_a_run_stops_where_validation_has_not_become_better(method: str, tmp_pat
     summary = RunFolder.open(tmp_path).summary
     assert summary["rounds"] == 3
     figure = "nDCG@10" if method == "fede4rag" else "accuracy"
-    assert summary["stopped"].startswith(f"after round 3 of 9: no {figure} on validation samples better than the 0")
+    samples = "clients' own validation samples" if method == "fd" else "all clients' validation samples"
+    assert summary["stopped"].startswith(f"after round 3 of 9: no {figure} on {samples} better than the 0")
     assert summary["stopped"].endswith(" of round 1 in 2 evaluated rounds (server.patience)")
+
+
+@pytest.mark.parametrize("clients", [1, 3])
+def test_of_a_personal_method_the_figure_that_stops_is_that_by_which_models_are_kept_and_selected(
+    clients: int, tmp_path: Path
+):
+    """A client's best round is by its own validation track; the mean of all stops the run: of one client it is one."""
+    changes = f"server.rounds=12 server.patience=2 client.lr=0.5 data.clients={clients} run.keep=best"
+    start(toy_settings("fd", f"{changes} run.out={tmp_path}"), hosts("fd"))
+    folder = RunFolder.open(tmp_path)
+    tracks: dict[str, dict[int, dict[str, float]]] = {}
+    for line in folder.lines():
+        if "client" in line:
+            tracks.setdefault(line["client"], {})[line["round"]] = line["evaluations"]["trained"]
+    best = {who: max(track, key=lambda number: track[number]["validation"]) for who, track in tracks.items()}
+    kept = {who: read_about(tmp_path / "models" / f"client-{who}.safetensors")["round"] for who in tracks}
+    assert kept == best
+    selected = fmean(tracks[who][number]["accuracy"] for who, number in best.items())
+    assert folder.summary["accuracy"]["personal"]["selected"] == pytest.approx(selected)
+    assert folder.summary["selected_on"]["personal"] == "own"
+    means = {number: fmean(track[number]["validation"] for track in tracks.values()) for number in tracks["0"]}
+    top = max(means, key=lambda number: means[number])
+    assert f"the {means[top]:.4g} of round {top} in 2" in folder.summary["stopped"]
+    assert clients > 1 or best == {"0": top}
 
 
 def test_patience_counts_evaluated_rounds():
@@ -249,4 +276,4 @@ def test_an_interrupted_run_has_summary_and_report_and_goes_on(tmp_path: Path, d
 def test_its_report_names_where_and_why_a_run_stopped(tmp_path: Path, drawn):
     engine.run(toy_settings("fd", f"{STILL} server.rounds=9 server.patience=1"), out=tmp_path)
     page = (tmp_path / "report.html").read_text()
-    assert "stopped after round 2 of 9: no accuracy on validation samples better than the" in page
+    assert "stopped after round 2 of 9: no accuracy on clients&#x27; own validation samples better than the" in page

@@ -50,7 +50,7 @@ def test_keys_prints_the_commands_of_the_page_with_the_federations_names(
         .replace("lab-server:/etc/fd-flower", f"lab-server:{folder}")
     )
     shown = [line for line in commands if not re.match("ufw|firewall-cmd|editor", line)]
-    assert len(shown) == 8
+    assert len(shown) == 11
     for line in shown:
         plain = line.replace(str(folder), "/etc/fd-flower")
         assert plain in page.replace(str(folder), "/etc/fd-flower"), plain
@@ -88,6 +88,7 @@ def test_a_folder_of_public_samples_is_the_same_by_its_checksum_wherever_it_lies
     found = re.search(rf"fd-flower public {rows} --is (\w{{64}})", said)
     assert found is not None
     assert f"rsync -a --delete {rows}/ DEVICE:{rows}/" in said
+    assert f"--set 'server.nodes=COUNT data.public={rows}'" in said
     copy = shutil.copytree(rows, tmp_path / "copy")
     (copy / ".DS_Store").write_text("")
     assert main(["public", str(copy), "--is", found[1].upper()]) == 0
@@ -161,6 +162,16 @@ def test_status_names_clients_when_they_were_seen_and_how_runs_ended(
     assert re.search(r"^ ?not of this folder +online +now +12", said, re.MULTILINE)
     assert "13" not in said.replace(str(made), "").split()
     assert re.search(r"^ ?77 +failed +5 min ago +61 s +no node", said, re.MULTILINE)
+
+
+def test_versions_are_asked_of_nobody_where_no_device_is_online(
+    made: Path, flwr: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(overview, "_asked", lambda folder: pytest.fail("a run was started"))
+    (made / "nodes.json").write_text(json.dumps({"a": "11", "b": "12"}))
+    flwr[1]["supernode list"] = {"nodes": [node("11", "offline", "2026-01-01 00:00:00Z"), node("12", "registered")]}
+    assert main(["status", "--on", str(made), "--versions"]) == 0
+    assert "no device is online: none can be asked for its versions" in capsys.readouterr().out
 
 
 def test_a_superlink_that_is_not_there_is_one_line(made: Path, capsys: pytest.CaptureFixture[str]):

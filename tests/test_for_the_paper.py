@@ -187,6 +187,13 @@ def test_text_is_escaped_for_latex():
     assert "& $-$1.0" in text
 
 
+def test_space_stands_between_rows_with_intervals_and_not_before_the_last_rule(tmp_path):
+    rows = [[Cell(name), Cell("+1.0", 0, "[-1.0, +3.0]")] for name in "ab"]
+    lines = latex.table(Table(["method", "f1"], rows), "", "tab:a", []).splitlines()
+    assert lines.count(r"\addlinespace") == 1
+    assert lines[lines.index(r"\bottomrule") - 1] != r"\addlinespace"
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (texlive-latex-recommended)")
 def test_latex_compiles(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "LINES", drawing.lines)
@@ -228,6 +235,20 @@ def test_a_picture_s_words_say_what_is_seen(runs):
     assert "Global accuracy: global test set, by round: local ends at 20.0 %, fd at 30.0 %." in alts
     exchanged = "by megabytes exchanged: local ends at 40.0 % after 3 MB, fd at 60.0 % after 3 MB."
     assert f"Personal accuracy: own test parts, {exchanged}" in alts
+
+
+def test_every_axis_of_a_comparison_has_a_name_with_its_unit(tmp_path):
+    folder = finished(tmp_path / "run", more={"macro_f1": 0.4, "global_macro_f1": 0.2})
+    figures = [picture.figure for picture in Drawn.of(grouped([folder])).all]
+    named = [(axes.get_xlabel(), axes.get_ylabel()) for figure in figures for axes in figure.axes]
+    assert [axes[1] for axes in named] == ["accuracy, %"] * 4 + ["macro-F1, %"] * 2
+    assert all(axes[0] for axes in named)
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_closing_measurement_is_explained_where_there_is_one(tmp_path, closing):
+    text = page.page("", compare.sections([finished(tmp_path / "run", closing=closing)]))
+    assert ("A point after the last round is the closing measurement" in text) is closing
 
 
 def test_a_page_stacks_its_pictures_and_marks_the_best(runs):

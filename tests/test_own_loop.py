@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from difflib import unified_diff
 from importlib import import_module
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import pytest
@@ -25,6 +26,8 @@ from fd_flower.cli.flower import python_path
 from fd_flower.client import App, reply
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
+from fd_flower.results import RunFolder, reported_pages
+from fd_flower.results.outcome import ending
 from fd_flower.server import Run, Strategy
 from fd_flower.tasks.task import Task
 from fd_flower.training import train as train_by
@@ -50,7 +53,7 @@ def changed(name: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize(("name", "client", "all_files"), [("feddf", 0, 5), ("fedmd", 9, 13)])
+@pytest.mark.parametrize(("name", "client", "all_files"), [("feddf", 0, 5), ("fedmd", 11, 17)])
 def test_what_changes_in_flowers_quickstart_is_a_few_lines(name: str, client: int, all_files: int):
     added = {file: [line for line in lines if line.startswith("+")] for file, lines in changed(name).items()}
     assert len(added.get("pytorchexample/client_app.py", [])) == client
@@ -108,8 +111,12 @@ def lines_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_feddf_takes_fedavgs_place_in_the_quickstart(here: Callable[[str], Path]):
-    lines = lines_of(here("feddf"))
-    assert [line["replied"] for line in lines if "replied" in line] == [["1", "2"]] * 2
+    folder = here("feddf")
+    lines = [line for line in lines_of(folder) if "replied" in line]
+    assert [line["replied"] for line in lines] == [["1", "2"]] * 2
+    assert RunFolder.open(folder).summary["reported"]["server"] == {
+        name: {"final": lines[-1]["evaluate_fn"][name]} for name in ("accuracy", "loss")
+    }
 
 
 def test_fedmd_by_calls_distills_and_the_quickstarts_own_loop_trains_and_evaluates(here: Callable[[str], Path]):
@@ -124,6 +131,31 @@ def test_fedmd_by_calls_distills_and_the_quickstarts_own_loop_trains_and_evaluat
     assert set(rounds[-1]["metrics"]) == {"eval_loss", "eval_acc"}
     assert [line["examples"] for line in lines if "client" in line] == [400, 400, 400, 400, 100, 100]
     assert rounds[1]["metrics"]["train_loss"] < rounds[0]["metrics"]["train_loss"]
+
+
+def test_what_the_clients_app_measures_ends_the_run_under_its_own_names(here: Callable[[str], Path]):
+    folder = RunFolder.open(here("fedmd"))
+    accuracies = [line["metrics"]["eval_acc"] for line in folder.lines() if "client" in line and line.get("closing")]
+    found = folder.summary["reported"]["clients"]
+    assert set(found) == {"train_loss", "eval_loss", "eval_acc"}
+    assert found["eval_acc"] == {"final": pytest.approx(fmean(accuracies)), "std": pytest.approx(pstdev(accuracies))}
+    personal = folder.summary["accuracy"]["personal"]
+    assert (personal["final"], personal["reason"]) == (None, "the clients' app evaluates by itself: see 'reported'")
+    result, meaning, _ = ending(folder)
+    assert f"eval_acc {fmean(accuracies):.3f} (clients)" in result
+    assert "mean over clients" in meaning
+    shown = "".join(reported_pages.sections(folder.summary, folder.lines()))
+    assert f"<td>{fmean(accuracies):.3f}</td>" in shown
+    assert "turn.enter(" in shown
+
+
+def test_a_run_that_leaves_nothing_says_so_and_how_to_get_a_report(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", logger="flwr"):
+        methods.strategy("fedmd")(methods.config("fedmd", "server", rounds=1), WITHOUT_DATA).start(
+            InProcessGrid(by_calls("fedmd", own=False), 2)
+        )
+    said = "nothing was written: run=Run(out='/an/absolute/folder') leaves a report, a checkpoint and the models there"
+    assert caplog.messages[-1] == said
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from fd_flower import methods
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Run, Strategy
+from fd_flower.server.plain import other_source
 
 CONFIG = ConfigRecord({"lr": 0.5})
 
@@ -218,3 +219,31 @@ def test_of_two_array_records_none_is_taken_for_the_model():
     assert lines[0]["failed"] == {
         "2": "the reply has 2 ArrayRecords (arrays, momentum); expected one, the model's weights"
     }
+
+
+# --- where a simulation's nodes import from
+
+
+@pytest.mark.parametrize(
+    ("there", "other"),
+    [
+        ({}, None),
+        ({"app/client_app.py": "ours", "app/task.py": "ours", "app/server_app.py": "theirs"}, None),
+        ({"app/client_app.py": "theirs", "app/task.py": "ours"}, "app/client_app.py"),
+        ({"app/client_app.py": "ours", "app/task.py": "theirs"}, "app/task.py"),
+        ({"app/another.py": "theirs"}, "app/client_app.py"),
+        ({"task.py": "theirs"}, None),
+    ],
+)
+def test_a_package_of_the_same_name_where_the_superlink_was_started_is_seen(
+    there: dict[str, str], other: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    submitted = dict.fromkeys(("app/client_app.py", "app/server_app.py", "app/task.py"), "ours")
+    for folder, files in (("fab", submitted), ("here", there)):
+        (tmp_path / folder).mkdir()
+        for name, text in files.items():
+            (tmp_path / folder / name).parent.mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_text(text)
+    monkeypatch.chdir(tmp_path / "here")
+    found = other_source(tmp_path / "fab", "app.client_app:app", "app.server_app:app")
+    assert found == (None if other is None else tmp_path / "here" / other)

@@ -51,7 +51,7 @@ def test_means_over_clients():
     assert accuracy["pooled"] == pytest.approx({"final": 0.56, "selected": 0.51, "best": 0.56, "evaluated": "trained"})
     personal = {"final": 0.8, "selected": 0.8, "best": 0.8, "std": 0.2, "worst10": 0.6, "evaluated": "trained"}
     assert accuracy["personal"] == pytest.approx(personal)
-    assert summary["selected_on"] == "pooled"
+    assert summary["selected_on"] == {"global": "pooled", "personal": "own"}
     assert summary["calibration"] == {
         "global": {"ece": None, "nll": pytest.approx(1.5)},
         "personal": {"ece": pytest.approx(0.2), "nll": pytest.approx(0.3)},
@@ -142,7 +142,7 @@ def test_on_devices_global_is_selected_on_the_clients_own_validation():
         lines += [round_line(number, {"accuracy": test}), client_line(number, "a", accuracy=0.1, validation=own)]
     summary = summarize(lines, facts("aggregated"))
     assert summary["accuracy"]["global"]["selected"] == 0.6
-    assert summary["selected_on"] == "own"
+    assert summary["selected_on"] == {"global": "own", "personal": "own"}
 
 
 def test_a_client_without_validation_part_stays_at_its_last_figure():
@@ -171,7 +171,7 @@ def test_what_was_not_measured_is_none():
         "personal": {**nothing, "std": None, "worst10": None, "evaluated": "trained"},
     }
     assert summary["calibration"] == {scope: {"ece": None, "nll": None} for scope in ("global", "personal")}
-    assert summary["selected_on"] is None
+    assert summary["selected_on"] == {"global": None, "personal": None}
 
 
 def test_bytes_add_up_over_kinds_and_rounds():

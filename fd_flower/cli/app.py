@@ -1,6 +1,9 @@
 """The command: which commands there are, and how an error is told."""
 
+import os
 import re
+import signal
+import sys
 from collections.abc import Iterator, Sequence
 
 import click
@@ -8,7 +11,7 @@ import typer
 
 from fd_flower import __version__
 from fd_flower.cli.commands import convert, devices, runs, scaffold, show, take
-from fd_flower.cli.console import Interrupted, Output
+from fd_flower.cli.console import CTRL_C, Interrupted, Output
 from fd_flower.core.errors import InvalidInputError
 
 app = typer.Typer(
@@ -48,7 +51,10 @@ app.add_typer(scaffold.new, name="new")
 
 
 def main(arguments: Sequence[str] | None = None, output: Output | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted."""
+    """Run the command and return its exit status: 0, 1 for a failed run, 2 for wrong input, 130 when interrupted.
+
+    A signal to end gives 128 and its number (143 for SIGTERM).
+    """
     output = output or Output()
     command = typer.main.get_group(app)
     command.params.append(_version())
@@ -56,15 +62,23 @@ def main(arguments: Sequence[str] | None = None, output: Output | None = None) -
         each.params += _switches(output)
     try:
         return command.main(arguments, prog_name="fd-flower", standalone_mode=False, obj=output) or 0
-    except (Interrupted, click.Abort) as error:
-        return _tell(output.reason(error) if isinstance(error, Interrupted) else "interrupted", 130)
+    except Interrupted as error:
+        status = _tell(output.reason(error), error.status)
+        if arguments is None and status != CTRL_C:
+            _end_by(status - 128)
+        return status
+    except click.Abort:
+        return _tell("interrupted", CTRL_C)
     except click.UsageError as error:
         # Typer and click both suggest the nearest command: once is enough.
         return _tell(" ".join(dict.fromkeys(re.split(r"(?<=[.?]) ", error.format_message()))), 2)
     except InvalidInputError as error:
         return _tell(output.reason(error), 2)
     except Exception as error:
-        return _tell(output.reason(error), 1)
+        status = _tell(output.reason(error), 1)
+        for note in vars(error).get("__notes__", ()):
+            typer.echo(note, err=True)
+        return status
 
 
 def _below(command: click.Command) -> Iterator[click.Command]:
@@ -107,6 +121,14 @@ def _switches(output: Output) -> list[click.Parameter]:
         )
         for name, text in helps.items()
     ]
+
+
+def _end_by(number: int) -> None:
+    """End at once, by the signal that asked for it: to unload PyTorch takes seconds, and who sent it may not wait."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _tell(text: str, status: int) -> int:

@@ -19,10 +19,23 @@ if TYPE_CHECKING:
     from fd_flower.cli.progress import Board
 
 WIDTH = 160  # of a log or a pipe, where nobody says
+CTRL_C = 130  # the exit status
 
 
 class Interrupted(Exception):  # noqa: N818 (what happened, not a kind of error)
-    """The user broke off what was going on: the message says how it goes on."""
+    """The user broke off what was going on: the message says how it goes on.
+
+    Parameters
+    ----------
+    text : str
+        The message.
+    status : int
+        The exit status: 130 for Ctrl-C, 128 and the number of another signal.
+    """
+
+    def __init__(self, text: str, status: int = CTRL_C) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 @dataclass

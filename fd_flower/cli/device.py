@@ -1,5 +1,6 @@
 """Whether a machine can be a device: its configuration, data, state, key, and the way to its server."""
 
+import math
 import os
 import secrets
 import shutil
@@ -26,6 +27,8 @@ from fd_flower.core.client import answered
 CONFIG, KEY, AUTHORITY = "node.toml", "client.key", "ca.crt"
 PATIENCE = 10.0  # seconds to reach the server
 AHEAD, BEHIND = 5, 300  # seconds by which a device's clock may differ: Flower's SuperLink refuses its messages beyond
+ASKED = 3  # times that the server is asked for its time: the quickest answer says most
+WHOLE, KEPT = 1.0, 1.0  # seconds: a date of HTTP has no fractions, and Flower's server makes one a second
 ROOM = 2**30  # bytes of disk below which a device is warned
 EXPIRES = 14  # days before a certificate's end at which to make another
 
@@ -38,10 +41,18 @@ def findings(folder: Path) -> Iterator[Finding]:
     folder : Path
         Holds ``node.toml``, ``client.key`` and ``ca.crt``, as ``fd-flower keys`` made them.
     """
+    path, cure = folder / CONFIG, f"take {CONFIG} from what `fd-flower keys` made"
     try:
-        config = tomllib.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        yield Finding(CONFIG, " ".join(str(error).split()), f"take {CONFIG} from what `fd-flower keys` made")
+        config = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = f"there is no file {path}" if folder.is_dir() else f"there is no folder {folder}"
+        yield Finding(CONFIG, what, cure)
+        return
+    except OSError as error:
+        yield Finding(CONFIG, f"{path} cannot be read ({error.strerror})", "run this as the SuperNode's user")
+        return
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        yield Finding(CONFIG, f"{path} is no TOML: {' '.join(str(error).split())}", f"set it right, or {cure}")
         return
     yield from _client(config)
     yield _key(folder / KEY)
@@ -88,9 +99,7 @@ def _server(address: str, authority: Path) -> Iterator[Finding]:
         connection = HTTPSConnection(host, int(port), timeout=PATIENCE, context=trust)
         connection.connect()
         certificate = x509.load_der_x509_certificate(connection.sock.getpeercert(binary_form=True))  # type: ignore
-        asked = time.time()
-        connection.request("GET", "/")
-        date = connection.getresponse().getheader("Date")
+        ahead = _ahead(connection)
         connection.close()
     except ssl.SSLCertVerificationError as error:
         cure = f"take ca.crt of this server's federation, or name {host} in `fd-flower keys DIR --host {host}`"
@@ -103,13 +112,36 @@ def _server(address: str, authority: Path) -> Iterator[Finding]:
     days = (certificate.not_valid_after_utc - datetime.now(UTC)).days
     cure = "" if days >= EXPIRES else f"make another on the server: fd-flower keys DIR --host {host}"
     yield Finding("server", f"{address}: its certificate is good for {days} days", cure)
-    if date is not None:
-        yield _clock(asked - parsedate_to_datetime(date).timestamp())
+    if ahead is not None:
+        yield _clock(*ahead)
 
 
-def _clock(ahead: float) -> Finding:
-    """Judge by how many seconds this clock is ahead of the server's, which tells whole ones."""
-    fits = -BEHIND < ahead < AHEAD + 1
-    found = f"{abs(ahead):.0f} s {'ahead of' if ahead >= 0 else 'behind'} the server's"
-    cure = "" if fits else "set the clock (NTP): the SuperLink refuses what is signed in another time"
-    return Finding("clock", found, cure)
+def _ahead(connection: HTTPSConnection) -> tuple[float, float] | None:
+    """Return by how many seconds this clock is ahead of the server's: at least, at most; None where it has none.
+
+    The server wrote its time between request and reply, in whole seconds, and may have kept it for another one: what
+    all answers allow.
+    """
+    least, most = -math.inf, math.inf
+    for _ in range(ASKED):
+        sent = time.time()
+        connection.request("GET", "/")
+        response = connection.getresponse()
+        came = time.time()
+        response.read()
+        date = response.getheader("Date")
+        if date is None:
+            return None
+        told = parsedate_to_datetime(date).timestamp()
+        least, most = max(least, sent - told - WHOLE - KEPT), min(most, came - told)
+    return least, most
+
+
+def _clock(least: float, most: float) -> Finding:
+    """Judge by how many seconds this clock is ahead of the server's, beyond what cannot be measured."""
+    cure = "set the clock (NTP): the SuperLink refuses what is signed in another time"
+    if round(least) > 0:
+        return Finding("clock", f"at least {least:.0f} s ahead of the server's", cure if least > AHEAD else "")
+    if round(most) < 0:
+        return Finding("clock", f"at least {-most:.0f} s behind the server's", cure if -most > BEHIND else "")
+    return Finding("clock", f"as the server's, within {max(-least, most):.0f} s")

@@ -19,13 +19,15 @@ from fd_flower.cli import machine
 from fd_flower.cli.order import Order
 from fd_flower.cli.paths import modules_of
 from fd_flower.cli.progress import Listener, Tail
-from fd_flower.cli.superlink import ended_in_order, superlink
+from fd_flower.cli.superlink import superlink
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.results.folder import LINES, RunFolder, need_no_run, writable
 
 LOG = "flower.log"
 REFUSAL = re.compile(r"^(?:[\w.]*\.)?InvalidInputError: (.+)$", re.MULTILINE)  # the last line of a traceback
 STARTED = re.compile(r"Successfully started run (\d+)")
+COMPLETED = "finished:completed"
+TRACEBACK = "Traceback (most recent call last)"
 FAILURE = re.compile(r"^(?:Simulation|ServerApp) failed with exception: ")  # in what `flwr list` says of a run
 
 PROJECT = """\
@@ -64,7 +66,7 @@ def run(order: Order, hear: Listener) -> None:
         Where Flower does not come up, or the run ends in any way but well.
     """
     need_room(order)
-    with TemporaryDirectory(prefix="fd-flower-", ignore_cleanup_errors=True) as folder, ended_in_order():
+    with TemporaryDirectory(prefix="fd-flower-", ignore_cleanup_errors=True) as folder:
         project = Path(folder, "fd-flower")
         project.mkdir()
         (project / "pyproject.toml").write_text(pyproject(order), encoding="utf-8")
@@ -170,13 +172,25 @@ def _submit_and_follow(order: Order, hear: Listener, project: Path, environment:
         finally:
             submitted.kill()
             submitted.wait()
-    _judge(log, _outcome(_number(log), project, environment), submitted.returncode)
+    outcome = _outcome(_number(log), project, environment)
+    if outcome and outcome.get("status") != COMPLETED:
+        _complete(log, project, environment)
+    _judge(log, outcome, submitted.returncode)
 
 
 def _number(log: Path) -> str | None:
     """Return the run's number, as ``flwr run`` has said it; None where it was not submitted."""
     output = STARTED.search(log.read_text(encoding="utf-8", errors="replace"))
     return output[1] if output else None
+
+
+def _complete(log: Path, project: Path, environment: dict[str, str]) -> None:
+    """Add what the SuperLink has of a run's log to ours where its end is missing: the stream may stop before it."""
+    whole = _flwr(["log", str(_number(log)), "--show"], project, environment)
+    last = next((line for line in reversed(whole.splitlines()) if line.strip()), "")
+    if last not in log.read_text(encoding="utf-8", errors="replace"):
+        with log.open("a", encoding="utf-8") as file:
+            file.write(f"\n--- the whole log, by flwr log\n{whole}")
 
 
 def _flwr(words: list[str], project: Path, environment: dict[str, str]) -> str:
@@ -196,7 +210,7 @@ def _outcome(number: str | None, project: Path, environment: dict[str, str]) -> 
 
 def _judge(log: Path, outcome: dict[str, str], submitted: int) -> None:
     """Raise what went wrong, if anything."""
-    if outcome.get("status") == "finished:completed":
+    if outcome.get("status") == COMPLETED:
         return
     text = log.read_text(encoding="utf-8", errors="replace")
     if not outcome:
@@ -204,7 +218,17 @@ def _judge(log: Path, outcome: dict[str, str], submitted: int) -> None:
     details = FAILURE.sub("", outcome.get("status-details", ""))
     if details in REFUSAL.findall(text):
         raise InvalidInputError(details)
-    raise RunError(f"{details or outcome['status']} (Flower's log: {log})")
+    raise RunError(f"{_cause(details, text) or outcome['status']} (Flower's log: {log})")
+
+
+def _cause(details: str, text: str) -> str:
+    """Return what the server's app raised: Flower says the exception's text alone, the log's traceback its kind."""
+    first = details.split("\n")[0]
+    raised = re.compile(rf"^(?:[\w.]*\.)?(\w+){f': {re.escape(first)}' if first else ''}$", re.MULTILINE)
+    kinds = raised.findall(text.rpartition(TRACEBACK)[2]) if TRACEBACK in text else []
+    if not kinds or kinds[-1] == RunError.__name__:  # ours say all in their text
+        return details
+    return f"{kinds[-1]}: {details}" if details else kinds[-1]
 
 
 def _last_words(text: str) -> str:

@@ -1,6 +1,8 @@
 """A run as the user asks for it."""
 
 import shlex
+import shutil
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,5 +48,14 @@ class Order:
         """The command that resumes this run."""
         change = shlex.quote(paths.path_word("run.resume", self.out))
         task = ["--task", self.task] if self.task else []
-        where = ["--on", str(self.lab)] if self.lab else ["--engine", self.engine] if self.engine != "local" else []
-        return " ".join(["fd-flower", "run", self.method, "--set", change, *task, *where])
+        where = ["--engine", self.engine] if self.engine != "local" else []
+        if self.lab:
+            where = ["--on", shlex.quote(str(self.lab))]
+        return " ".join([_program(), "run", self.method, "--set", change, *task, *where])
+
+
+def _program() -> str:
+    """Return what the user types to get this command: its path, where it is not on the PATH."""
+    typed = sys.argv[0]
+    here = Path(typed).name == "fd-flower" and "/" in typed and shutil.which("fd-flower") != typed
+    return shlex.quote(typed) if here else "fd-flower"

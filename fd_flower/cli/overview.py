@@ -38,8 +38,10 @@ def show(folder: Path, console: Console, *, versions: bool) -> None:
     nodes = {node["node-id"]: node for node in federation.nodes(folder)}
     names = {node: client for client, node in federation.nodes_of(folder).items()}
     console.print(_devices(folder, nodes, names))
-    if versions:
+    if versions and any(node["status"] == "online" for node in nodes.values()):
         console.print(_versions(_asked(folder), names))
+    elif versions:
+        console.print("no device is online: none can be asked for its versions", highlight=False)
     runs = federation.runs(folder, RUNS)
     console.print(_runs(runs) if runs else "no runs yet")
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fd_flower.cli import paths
-from fd_flower.cli.console import Interrupted, Output
+from fd_flower.cli.console import CTRL_C, Interrupted, Output
 from fd_flower.cli.gpus import Place, remark
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board
 from fd_flower.cli.run import execute, new_folder
+from fd_flower.cli.superlink import Terminated
 from fd_flower.cli.workers import at_once
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
@@ -116,9 +117,11 @@ def carry_out(
             board.say(f"{ended}/{len(plan.orders)} {name}: {reason}")
             if so_far is not None:
                 board.say(so_far())
-    except (KeyboardInterrupt, Interrupted):
+    except (KeyboardInterrupt, Terminated, Interrupted) as error:
+        status = error.status if isinstance(error, Interrupted | Terminated) else CTRL_C
         go_on = f"go on with the same command and --out {shlex.quote(str(plan.path))}"
-        raise Interrupted(f"interrupted; {len(plan.folders)} of {len(plan.orders)} runs are done, {go_on}") from None
+        done = f"{len(plan.folders)} of {len(plan.orders)} runs are done"
+        raise Interrupted(f"interrupted; {done}, {go_on}", status) from None
 
 
 def collect(plan: Plan, failures: Mapping[str, str]) -> bool:

@@ -44,8 +44,8 @@ def checked(folder: Path, expected: str | None = None) -> Iterator[str]:
     yield "To each device, from here, and there:"
     yield f"  rsync -a --delete {folder}/ DEVICE:{folder}/"
     yield f"  fd-flower public {folder} --is {found}"
-    yield "The run:"
-    yield f"  fd-flower run fedmd --on DIR --set data.public={folder}"
+    yield "The run, once so many devices are there (what `fd-flower keys` made is DIR):"
+    yield f"  fd-flower run fedmd --on DIR --set 'server.nodes=COUNT data.public={folder}'"
 
 
 def fingerprint(folder: Path) -> tuple[str, int, int]:

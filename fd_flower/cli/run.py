@@ -11,6 +11,7 @@ from fd_flower.cli import paths
 from fd_flower.cli.console import Interrupted
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Listener
+from fd_flower.cli.superlink import Terminated, ended_in_order
 from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.folder import CONFIG, RunFolder
@@ -107,13 +108,23 @@ def execute(order: Order, board: Board, title: str) -> RunFolder:
         Where it could not go on.
     Interrupted
         Where the user broke it off.
+
+    An error of a run that has begun has a note that says how far it came and how it is resumed.
     """
     engine = {"local": _in_process, "flower": _through_flower}[order.engine]
     try:
-        with board.run(title, order.settings.server.rounds) as hear:
+        with ended_in_order(), board.run(title, order.settings.server.rounds) as hear:
             engine(order, hear)
+    except Terminated as error:
+        raise Interrupted(_how_it_goes_on(order, f"interrupted by {error.name}"), error.status) from None
     except KeyboardInterrupt:
-        raise Interrupted(_how_it_goes_on(order)) from None
+        raise Interrupted(_how_it_goes_on(order, "interrupted")) from None
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        if note := _resumed_by(order):
+            error.add_note(note)
+        raise
     return RunFolder.open(order.out)
 
 
@@ -131,10 +142,16 @@ def _through_flower(order: Order, hear: Listener) -> None:
     flower.run(order, hear)
 
 
-def _how_it_goes_on(order: Order) -> str:
+def _how_it_goes_on(order: Order, what: str) -> str:
+    note = _resumed_by(order)
+    return f"{what}; {note}" if note else f"{what} before the run began"
+
+
+def _resumed_by(order: Order) -> str:
+    """Return how far a run came and the command that resumes it; "" where it has not begun."""
     if not (order.out / CONFIG).is_file():
-        return "interrupted before the run began"
-    return f"interrupted; {standing(RunFolder.open(order.out))}, resume: {order.to_go_on}"
+        return ""
+    return f"{standing(RunFolder.open(order.out))}, resume: {order.to_go_on}"
 
 
 def runs_in(path: Path) -> list[RunFolder]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fd_flower.cli.deploy import SETTLED
+from fd_flower.cli.deploy import clients as held
 
 
 def after_keys(folder: Path, clients: Sequence[str], *, hosts: bool, first: bool) -> Iterator[str]:
@@ -46,6 +47,13 @@ def after_keys(folder: Path, clients: Sequence[str], *, hosts: bool, first: bool
         yield f"  sudo -u fd-flower {command} doctor --node /etc/fd-flower"
         yield "  cp /etc/fd-flower/fd-flower-supernode.service /etc/systemd/system/"
         yield "  systemctl daemon-reload && systemctl enable --now fd-flower-supernode"
+        yield ""
+        yield "Public samples, for methods that need them (fedmd, feddf, ...): a folder, at one path on every machine."
+        yield f"  {command} public /srv/public    # prints the lines that bring it to devices"
+        yield ""
+        yield "A run, on the server:"
+        yield f"  cd /var/lib/fd-flower && sudo -H -u fd-flower {command} run fedmd --on {folder} \\"
+        yield f"      --set 'server.nodes={len(held(folder))} data.public=/srv/public'"
     yield ""
     yield "Secret: ca.key and server/server.key, which stay on the server, and clients/ID/client.key, which goes to"
     yield "that device alone. Whoever has ca.key can pass for the server. All other files may be seen."

@@ -58,12 +58,21 @@ def superlink(program: str, environment: Mapping[str, str], folder: Path) -> Ite
                 end(link, groups | groups_below(link.pid))
 
 
+class Terminated(SystemExit):
+    """A signal to end came: what runs ends at once, without the summary that Ctrl-C leaves, as who sent it may kill."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.name = signal.Signals(number).name
+        self.status = 128 + number
+
+
 @contextmanager
 def ended_in_order() -> Iterator[None]:
     """Let a request to end, or a closed terminal, unwind this process, so that what it started ends with it."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        raise Terminated(number)
 
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -75,12 +84,14 @@ def ended_in_order() -> Iterator[None]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let no second Ctrl-C come between us and what is to be ended."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Let no second request to end come between us and what is to be ended."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def free_port() -> int:

@@ -20,6 +20,7 @@ from fd_flower.cli.superlink import ended_in_order
 from fd_flower.results.folder import LINES
 
 KILLED = "its process was killed, most often since memory ran out: the same command with fewer --jobs resumes it"
+NAMED = "fd-flower: "
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -54,7 +55,9 @@ class _Worker:
         if status < 0:  # what it wrote before does not say why
             killed = status == -signal.SIGKILL
             return KILLED if killed else f"its process was ended by {signal.Signals(-status).name}"
-        return output[-1].removeprefix("fd-flower: ") if output else f"it ended with status {status}"
+        # A line on how to resume may follow the one that says why.
+        told = [line.removeprefix(NAMED) for line in output if line.startswith(NAMED)]
+        return (told or output or [f"it ended with status {status}"])[-1]
 
 
 def at_once(orders: Mapping[str, Order], places: Sequence[Place], board: Board) -> Iterator[tuple[str, str | None]]:

@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 
 from fd_flower.core.errors import RunError
 
-__all__ = ["fab_hash", "identify", "lifespan", "log", "name_message", "with_content"]
+__all__ = ["fab_hash", "identify", "lifespan", "log", "name_message", "simulated", "with_content"]
 
 
 def identify() -> None:
@@ -61,3 +61,8 @@ def lifespan(app: ClientApp, context: Context) -> AbstractContextManager[None]:
 def fab_hash(grid: Grid) -> str:
     """Return the hash of the FAB that a grid's run comes from; "" where it comes from none."""
     return str(getattr(grid.run, "fab_hash", ""))
+
+
+def simulated(grid: Grid) -> bool:
+    """Return whether a grid's nodes are Ray's, on this machine."""
+    return type(grid).__name__ == "InMemoryGrid"

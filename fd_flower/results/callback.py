@@ -34,6 +34,7 @@ class Round:
         Its lines as ``rounds.jsonl`` has them: the round's own, then one of each client that replied.
     metrics : dict[str, float]
         All of its finite figures by flat names: ``loss`` and what else clients report (mean over clients),
+        ``evaluate_fn/<name>`` (a user's own function),
         ``<point>/<name>`` (``trained/accuracy``, ``aggregated/nll``: at an evaluation point, the server's or the mean
         over clients), ``validation`` (what early stopping goes by), ``diagnostics/<name>``, ``seconds``, ``bytes/up``,
         ``bytes/down``, ``clients/asked``, ``clients/replied``, ``clients/failed``; each has ``closing/`` before it in a
@@ -191,6 +192,7 @@ def _metrics(lines: Sequence[Line]) -> dict[str, float]:
     head, clients = lines[0], [line for line in lines if "client" in line]
     found = {**head["metrics"], "seconds": head["seconds"]}
     found |= {f"aggregated/{name}": value for name, value in (head["global"] or {}).items() if name != "images"}
+    found |= {f"evaluate_fn/{name}": value for name, value in (head.get("evaluate_fn") or {}).items()}
     found |= {f"diagnostics/{name}": value for name, value in (head.get("diagnostics") or {}).items()}
     found |= {f"bytes/{way}": sum(head["bytes"][way].values()) for way in ("up", "down")}
     found |= {f"clients/{what}": len(head[what]) for what in ("asked", "replied", "failed")}

@@ -192,7 +192,7 @@ def _sections(
         *([pictures.beside(drawn.points)] if drawn.points else []),
         element("h2", f"{figure} per round"),
         pictures.beside(drawn.rounds),
-        element("p", " ".join(compare_notes.legend(groups)), "soft"),
+        *(element("p", note, "soft") for note in compare_notes.legend(groups)),
         element("h2", f"{figure} per megabyte"),
         pictures.beside(drawn.megabytes),
         element("p", "A line from edge to edge is a method that exchanges nothing.", "soft"),

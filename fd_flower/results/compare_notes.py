@@ -31,8 +31,20 @@ def notes(groups: Sequence[Group]) -> list[str]:
         f"Seeds: {_by_value(seeds)}.",
         f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
         f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
+        *_held_out(groups),
         f"Data: {data[first.name] if len(set(data.values())) == 1 else _by_value(data)}.",
     ]
+
+
+def _held_out(groups: Sequence[Group]) -> list[str]:
+    """Return which training rows some methods do without, though they use no public samples."""
+    idle = {group.name: rows for group in groups if (rows := group.summaries[0].get("held_out_unused"))}
+    if not idle:
+        return []
+    rows = f"{next(iter(idle.values())):,} training rows are held out as public samples for all methods alike"
+    if len(idle) < len(groups):
+        return [f"{rows}; {words(list(idle))} {'use' if len(idle) > 1 else 'uses'} none of them."]
+    return [f"{rows}, and no method here uses them: data.public=none gives them to the clients."]
 
 
 def _by_value(values: Mapping[str, str | None]) -> str:
@@ -56,7 +68,9 @@ def commands(groups: Sequence[Group]) -> str:
 
 def legend(groups: Sequence[Group]) -> list[str]:
     """Return what in the curves does not explain itself."""
-    notes = ["A point after the last round is the closing measurement: the last aggregate, received."]
+    notes = []
+    if any(when[1] for group in groups for run in group.courses for course in run.values() for when in course.accuracy):
+        notes.append("A point after the last round is the closing measurement: the last aggregate, received.")
     if any(folder.config["server"]["fraction"] < 1 for group in groups for folder in group.folders):
         notes.append("Rounds ask a share of the clients: early points are means over those that were asked by then.")
     return notes

@@ -8,6 +8,7 @@ from fd_flower.results import evaluation_points, pictures, plots
 from fd_flower.results.groups import Group
 from fd_flower.results.history import Track, When
 from fd_flower.results.kinds import Kind
+from fd_flower.results.metrics import axis
 from fd_flower.results.pictures import Picture
 
 PER_ROUND, PER_MEGABYTE, PER_POINT = "accuracy-per-round", "accuracy-per-megabyte", "evaluation-points-per-round"
@@ -76,7 +77,7 @@ def _metrics(groups: Sequence[Group]) -> list[Picture]:
         if bands:
             unit = " %" if one.scale == 100 else ""
             ends = [(band.name, one.text(band.mean[-1]) + unit) for band in bands]
-            figure = plots.of_bands(one.header, bands, "round", names, unit.strip(), one.scale)
+            figure = plots.of_bands(one.header, bands, "round", names, axis(name), one.scale)
             drawn.append(Picture(f"{METRICS}-{scope}-{name}", pictures.ends(one.header, "round", ends), figure))
     return drawn
 

@@ -26,6 +26,7 @@ SPECIAL = {
     "·": r"$\cdot$",
     "≥": r"$\geq$",
 }
+SPACE = r"\addlinespace"
 MARKS = {0: "{}", BEST: r"\textbf{{{}}}", SECOND: r"\underline{{{}}}"}
 
 
@@ -46,6 +47,9 @@ def table(table: Table, caption: str, label: str, comments: Sequence[str]) -> st
     """
     head = [name.split(" ", 1) for name in table.head]
     wide = "*" if len(head) > ONE_COLUMN else ""  # over both columns of a page that has two
+    rows = [line for row in table.rows for line in _lines(row, table.texts)]
+    if rows and rows[-1] == SPACE:  # the rule below has its own
+        rows.pop()
     align = "".join("l" if column in table.texts else "r" for column in range(len(head)))
     lines = [
         *(f"% {' '.join(comment.split())}" for comment in comments),
@@ -61,7 +65,7 @@ def table(table: Table, caption: str, label: str, comments: Sequence[str]) -> st
         r"\toprule",
         *_head(head),
         r"\midrule",
-        *(line for row in table.rows for line in _lines(row, table.texts)),
+        *rows,
         r"\bottomrule",
         r"\end{tabular}}",
         rf"\end{{table{wide}}}",
@@ -98,7 +102,7 @@ def _lines(row: Sequence[Cell], texts: Collection[int]) -> list[str]:
     lines = [_row([_cell(cell, column in texts) for column, cell in enumerate(row)])]
     if any(cell.interval for cell in row):
         below = [rf"\scriptsize {_signed(cell.interval)}" if cell.interval else "" for cell in row]
-        lines += [_row(below), r"\addlinespace"]
+        lines += [_row(below), SPACE]
     return lines
 
 

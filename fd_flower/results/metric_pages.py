@@ -7,7 +7,7 @@ from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
 from fd_flower.results import class_plots, classes, pictures
 from fd_flower.results.history import curve, last
-from fd_flower.results.metrics import HEADERS, SCOPES, Scored
+from fd_flower.results.metrics import HEADERS, SCOPES, Scored, axis
 from fd_flower.results.page import NOTHING, Markup, Share, element, folded, image, joined, percent, rounded, table
 from fd_flower.results.panels import TEST, TRAINING, VALIDATION, Line, Panel
 from fd_flower.results.pictures import Picture
@@ -42,10 +42,6 @@ def _shown(name: str, value: float | None) -> str | None:
     return percent(value) if name in BY_CLASS else rounded(value)
 
 
-def _unit(name: str) -> str:
-    return f"{HEADERS[name]}, %" if name in BY_CLASS else name
-
-
 def _at_the_end(metrics: Mapping[str, Any]) -> list[Markup]:
     rows = []
     for name, of in metrics.items():
@@ -54,7 +50,7 @@ def _at_the_end(metrics: Mapping[str, Any]) -> list[Markup]:
             figures = [_shown(name, found.get(key)) for key in ("final", "selected", "best", "std", "worst10")]
             remark = found.get("reason") or (f"undefined for {found['undefined']}" if found["undefined"] else "")
             better = "" if of["higher_is_better"] else " (lower is better)"
-            rows.append((f"{_unit(name)}{better}", scope, *figures, remark))
+            rows.append((f"{axis(name)}{better}", scope, *figures, remark))
     head = ["metric", "of", "final", "selected", "best on test", "std over clients", "worst 10 %", ""]
     own = [name for name in metrics if name not in BY_CLASS]
     notes = [
@@ -80,7 +76,7 @@ def _panel(name: str, scored: Scored) -> Panel:
             break  # the one that rounds are selected by
     spread = scored.test["personal"]
     scale = 100 if name in BY_CLASS else 1
-    return Panel(HEADERS.get(name, name), drawn, "%" if name in BY_CLASS else "", scale, spread)
+    return Panel(HEADERS.get(name, name), drawn, axis(name), scale, spread)
 
 
 def _by_client(scored: Mapping[str, Scored]) -> Markup:
@@ -94,7 +90,7 @@ def _by_client(scored: Mapping[str, Scored]) -> Markup:
         }
         rows.append((client, *(_shown(name, last(track) if track else None) for name, track in of_client.items())))
     note = element("p", f"On its own test part, newest figures; {NOTHING}: not defined on these samples.", "soft")
-    return joined(table(["client", *map(_unit, scored)], rows, kind="tall"), note)
+    return joined(table(["client", *map(axis, scored)], rows, kind="tall"), note)
 
 
 def _by_class(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) -> list[Markup]:

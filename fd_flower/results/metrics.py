@@ -101,6 +101,11 @@ def _measured(
     yield "personal", line["client"], evaluations.get(evaluated["personal"]) or {}, plain
 
 
+def axis(name: str) -> str:
+    """Return what stands beside an axis, or at the head of a column, of a metric's figures, with its unit."""
+    return f"{HEADERS[name]}, %" if name in BY_CLASS else name
+
+
 def of_mean(tracks: Tracks, validation: Track) -> dict[str, float | None]:
     """Return final, selected and best of the mean over clients (or of the server's model)."""
     test = curve(tracks)

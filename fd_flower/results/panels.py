@@ -49,7 +49,7 @@ class Panel:
 
     title: str
     lines: Sequence[Line]
-    ylabel: str = ""
+    ylabel: str
     scale: float = 1
     spread: Mapping[str, Track] = field(default_factory=dict)
 
@@ -59,16 +59,17 @@ class Panel:
         return [(line.label, self._text(last(line.track))) for line in self.lines if line.track]
 
     def _text(self, value: float) -> str:
-        return f"{self.scale * value:.1f} %" if self.ylabel == "%" else f"{self.scale * value:.3g}"
+        return f"{self.scale * value:.1f} %" if self.ylabel.endswith("%") else f"{self.scale * value:.3g}"
 
 
-def panel(title: str, tracks: Mapping[str, Track]) -> Panel:
+def panel(title: str, tracks: Mapping[str, Track], ylabel: str) -> Panel:
     """Return a panel with a line a track, each of its own color."""
-    return Panel(title, [Line(name, track, place) for place, (name, track) in enumerate(tracks.items())])
+    return Panel(title, [Line(name, track, place) for place, (name, track) in enumerate(tracks.items())], ylabel)
 
 
 def notes(tracks: Mapping[str, Track]) -> list[Panel]:
     """Return figures of any kind over rounds: shares (none above 1) in one panel, all others in a second."""
     shares = {name: track for name, track in tracks.items() if max(track.values()) <= 1}
     others = {name: track for name, track in tracks.items() if name not in shares}
-    return [panel(title, of) for title, of in (("Shares", shares), ("Others", others)) if of]
+    kinds = (("Shares", shares, "share"), ("Others", others, "figure, as in the table"))
+    return [panel(title, of, ylabel) for title, of, ylabel in kinds if of]

@@ -10,9 +10,10 @@ from omegaconf import OmegaConf
 from fd_flower.config.registry import short_name
 from fd_flower.core.client import natural
 from fd_flower.core.storage import replace_file
-from fd_flower.results import compare, diagnostics, kinds, pictures
+from fd_flower.results import compare, diagnostics, kinds, pictures, reported_pages
 from fd_flower.results.folder import CURVES, REPORT, RunFolder
 from fd_flower.results.history import History
+from fd_flower.results.outcome import held_out
 from fd_flower.results.page import (
     Markup,
     element,
@@ -88,10 +89,12 @@ def _run(folder: RunFolder, drawn: Sequence[Picture]) -> list[Markup]:
         element("h1", short_name(summary["method"])),
         element("p", " · ".join(parts), "soft"),
         element("p", f"Data: {words(summary['data'])}", "soft"),
+        *([element("p", idle, "soft")] if (idle := held_out(summary)) else []),
         element("h2", kind.title),
         *kind.headline(summary, folder.config),
         pictures.beside(drawn),
         element("p", _legend(History.of(lines, evaluated), lines), "soft"),
+        *reported_pages.sections(summary, lines),
         *diagnostics.sections(lines),
         *kind.sections(summary, lines),
         element("h2", "Cost"),

@@ -12,7 +12,15 @@ from fd_flower.results.reproduce import flatten
 
 FILE = "runs.csv"
 FACTS = ("seed", "clients", "rounds")
-APART = {*FACTS, "versions", "data", "model", "engine", "state"}  # facts of their own, or none that is a figure
+APART = {
+    *FACTS,
+    "versions",
+    "data",
+    "model",
+    "engine",
+    "state",
+    "held_out_unused",
+}  # facts of their own, or none that is a figure
 PLACE = ("run.seed", "run.out", "run.resume", "run.keep", "run.device")  # the seed has a column, the others no effect
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from fd_flower.results import kinds
+from fd_flower.results import kinds, reported
 
 INTERRUPTED = "interrupted"
 """Why a run has stopped that somebody broke off, and that goes on where it is resumed."""
@@ -25,12 +25,15 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         ``method`` and its ``status``, ``seed``, ``rounds`` of those that were ``planned`` and why it ``stopped`` before
         ("": it did not), ``clients``, ``engine``, ``model``, ``data``,
         ``versions``, and ``evaluated``: the evaluation points of ``global`` and ``personal``; ``state``: where the
-        evaluated models lie, from the run's folder, None where they are not kept; of a task that is not classification
+        evaluated models lie, from the run's folder, None where they are not kept; ``own_loops``: whether the clients'
+        app evaluates by itself, so that its figures are ``reported``; ``held_out_unused``: training rows that clients
+        do without for public samples that the method does not need; of a task that is not classification
         also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
     task = facts.get("task", "classification")
     head = {"method": facts["method"], "status": facts.get("status", "unstated")}
     head |= {key: facts[key] for key in ("seed", "rounds", "clients", "engine", "model", "data")}
+    head |= {"held_out_unused": idle} if (idle := facts.get("held_out_unused")) else {}
     if why := facts.get("stopped"):
         head["stopped"] = f"after round {facts['rounds']} of {facts['planned']}: {why}"
         head |= {"interrupted": True} if why == INTERRUPTED else {}
@@ -38,9 +41,19 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         **head,
         "task": task,
         **kinds.of(task).summarize(lines, facts),
+        **({"reported": found} if (found := _reported(lines, facts)) else {}),
         "state": facts.get("state"),
         **_cost(lines),
         "versions": facts["versions"],
+    }
+
+
+def _reported(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user's own code reports; what our client halves report beside evaluations is theirs."""
+    return {
+        whose: of
+        for whose, of in reported.summarize(lines).items()
+        if whose != reported.CLIENTS or facts.get("own_loops")
     }
 
 

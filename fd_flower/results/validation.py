@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from fd_flower.results.history import last
+from fd_flower.results.history import SERVER, last
 from fd_flower.results.kinds import Kind
 from fd_flower.results.kinds.base import Evaluated
 
@@ -18,8 +18,9 @@ class Validation:
     whose samples nobody holds together, and of a method of personal models it is that of each client's own model on its
     own validation samples, the mean over clients at their newest figures. It is accuracy, or a retriever's nDCG@10.
 
-    It is a function of the lines of ``rounds.jsonl`` alone, so that it is the same in every engine and on resume. What
-    else goes by validation, like the model that is kept as the best, goes by this class.
+    It is a function of the lines of ``rounds.jsonl`` alone, so that it is the same in every engine and on resume. The
+    same tracks choose the server's model that is kept as the best and its ``selected`` figures, and of personal models
+    each client's own: its best round is by its own track, of which this figure is the mean.
 
     Attributes
     ----------
@@ -35,6 +36,11 @@ class Validation:
     evaluated: Evaluated
     points: dict[int, float] = field(default_factory=dict)
     _newest: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> str:
+        """Whose validation samples the figures are on: all clients' together (a server's model), or each one's own."""
+        return "all clients' validation samples" if SERVER in self._newest else "clients' own validation samples"
 
     def add(self, lines: Iterable[Mapping[str, Any]]) -> float | None:
         """Take one round's lines in, without those of a closing message; return its figure, None: it has none."""

@@ -27,7 +27,7 @@ from fd_flower.server.resume import Standing
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
 from fd_flower.server.telling import log_end, log_round
-from fd_flower.tasks.facts import without_effect
+from fd_flower.tasks.facts import held_out, without_effect
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
 from fd_flower.wire.replies import Reply
@@ -169,6 +169,8 @@ class Driver:
 
     def _finish(self, rounds: int, stopped: str) -> None:
         """Write what a run of so many rounds came to."""
+        strategy = self.strategy
+        needed = strategy.requirements(strategy.settings).public
         self.record.finish(
             clients=self.host.clients,
             host=self.host,
@@ -176,6 +178,8 @@ class Driver:
             rounds=rounds,
             world=self.strategy.world,
             stopped=stopped,
+            own_loops=self.own_loops or self.host.plain,
+            idle=0 if needed else held_out(strategy.world, brought=strategy.brings_samples),
         )
 
     def _begin(self, initial_arrays: ArrayRecord | None) -> int:
@@ -237,7 +241,7 @@ class Driver:
         self._offer(number)
         standing = self.record.standing(self.host.remembered)
         kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
-        lines = self.record.write(metrics, kept)
+        lines = self.record.write(metrics if evaluate_fn else None, kept)
         self.progress.written(lines)
         return lines
 
@@ -253,9 +257,9 @@ class Driver:
         elif not judged:
             self.record.close(number, [], self.host)
             self.record.end([], MetricRecord(), {})
-            metrics = self._judge(number)
+            self._judge(number)
             self._offer(number)
-            self.progress.written(self.record.write(metrics, None))
+            self.progress.written(self.record.write(None, None))
 
     def _offer(self, number: int) -> None:
         """Write the server's models where this round is evaluated, for ``run.keep``."""

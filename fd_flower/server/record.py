@@ -320,10 +320,14 @@ class Record:
             with self._writing():
                 self._keeper.offer(when, name if len(students) > 1 else "", student.values, about)
 
-    def write(self, metrics: MetricRecord | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
-        """Write the round's lines and return them, then its checkpoint: a crash between plays the round again."""
+    def write(self, own: MetricRecord | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
+        """Write the round's lines and return them, then its checkpoint: a crash between plays the round again.
+
+        ``own`` is what the user's ``evaluate_fn`` says of the server's model.
+        """
         if self._lines:
             self._lines[0]["global"] = self._global
+            self._lines[0] |= {"evaluate_fn": dict(own)} if own else {}
             self.round = self._number
         if self.folder is not None:
             self._checksum = chained(self._checksum, self._lines)
@@ -356,7 +360,16 @@ class Record:
                 path.rmdir()
 
     def finish(
-        self, *, clients: Sequence[Client], host: HostGrid, evaluated: str, rounds: int, world: World, stopped: str = ""
+        self,
+        *,
+        clients: Sequence[Client],
+        host: HostGrid,
+        evaluated: str,
+        rounds: int,
+        world: World,
+        stopped: str = "",
+        own_loops: bool = False,
+        idle: int = 0,
     ) -> None:
         """Write the summary and the report of a run of so many rounds.
 
@@ -374,6 +387,10 @@ class Record:
             The server's.
         stopped : str
             Why no more were, where it is not the last one; ``INTERRUPTED``: somebody broke it off, and it can go on.
+        own_loops : bool
+            Whether the clients' app trains and evaluates by itself.
+        idle : int
+            Training rows that are held out as public samples though the method needs none.
         """
         if self.folder is None and self.kept is None:
             return
@@ -399,6 +416,8 @@ class Record:
             "metrics": {name: metric.higher_is_better for name, metric in world.metrics.items()},
             "evaluated": evaluated_at(evaluated),
             "state": self._state_of(evaluated, hosted=world.hosted),
+            "own_loops": own_loops,
+            "held_out_unused": idle,
         }
         if self.folder is None:
             self.summary = finite(summarize(self.kept or [], facts))

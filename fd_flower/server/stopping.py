@@ -23,7 +23,7 @@ def stalled(config: ServerConfig, validation: Validation) -> str:
     margin = f"more than {config.min_delta:g} above" if config.min_delta else "better than"
     rounds = "evaluated round" + "s" * (config.patience > 1)
     return (
-        f"no {validation.kind.figure} on validation samples {margin} the {figure} in {config.patience} {rounds} "
+        f"no {validation.kind.figure} on {validation.samples} {margin} the {figure} in {config.patience} {rounds} "
         "(server.patience)"
     )
 

@@ -12,6 +12,7 @@ from fd_flower.results import RunFolder
 from fd_flower.results.outcome import ending
 from fd_flower.results.progress import Standing
 
+UNWRITTEN = "nothing was written: run=Run(out='/an/absolute/folder') leaves a report, a checkpoint and the models there"
 NAMED = 4  # of an app's own metrics in a round's line
 
 
@@ -56,7 +57,7 @@ def _measured(lines: Sequence[Mapping[str, Any]]) -> list[str]:
 def log_end(folder: RunFolder | None, rounds: int, seconds: float) -> None:
     """Log what a run came to; ``folder`` is where it is, if anywhere, ``rounds`` those that were played now."""
     log(INFO, "%s rounds in %.1f s", rounds, seconds)
-    for line in ending(folder) if folder is not None else ():
+    for line in ending(folder) if folder is not None else (UNWRITTEN,):
         log(INFO, "%s", line)
 
 

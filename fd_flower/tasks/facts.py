@@ -8,6 +8,7 @@ from fd_flower.config import DataConfig
 from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.client import Client
 from fd_flower.data import partition
+from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
 
@@ -59,6 +60,19 @@ def without_effect(world: World, *, brought: bool) -> list[str]:
         idle = {f.name for f in fields(DataConfig)} - world.kind.options(world.settings).keys()
     chosen = {key: getattr(config, key) for key in sorted(idle)}
     return [f"data.{key}={value}" for key, value in chosen.items() if value != getattr(usual, key)]
+
+
+def held_out(world: World, *, brought: bool) -> int:
+    """Return how many training rows clients do without because ``data.public=held-out`` makes public samples of them.
+
+    ``brought``: whether the task is a user's own, whose public samples are nobody's rows if it gives them.
+    """
+    rows = world.task.rows
+    if brought and (rows is None or rows.public is not None):
+        return 0
+    if not world.hosted or world.kind is not CLASSIFICATION or world.settings.data.public != "held-out":
+        return 0
+    return 0 if world.public is None else len(world.public)
 
 
 def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) -> dict[str, Any]:

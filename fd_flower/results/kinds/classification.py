@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
-from fd_flower.results import classes, metric_pages, metrics
+from fd_flower.results import classes, metric_pages, metrics, reported
 from fd_flower.results.columns import Column, Summaries
 from fd_flower.results.history import SERVER, History, Track, at_best, curve, last, training_loss
 from fd_flower.results.kinds.base import Evaluated, Kind, Lines
@@ -55,16 +55,22 @@ class Classification(Kind):
         pooled_validation = curve(shared.get("validation", {}))
         # On devices nobody holds all clients' validation parts: what they say of their own is the next best judge.
         validation = pooled_validation or curve(own.get("validation", {}))
-        return {
-            "accuracy": {
-                "global": {**of_mean(shared.get("accuracy", {}), validation), "evaluated": evaluated["global"]},
-                "pooled": {**of_mean(shared.get("pooled", {}), validation), "evaluated": evaluated["global"]},
-                "personal": {
-                    **of_clients(own.get("accuracy", {}), own.get("validation", {})),
-                    "evaluated": evaluated["personal"],
-                },
+        accuracy = {
+            "global": {**of_mean(shared.get("accuracy", {}), validation), "evaluated": evaluated["global"]},
+            "pooled": {**of_mean(shared.get("pooled", {}), validation), "evaluated": evaluated["global"]},
+            "personal": {
+                **of_clients(own.get("accuracy", {}), own.get("validation", {})),
+                "evaluated": evaluated["personal"],
             },
-            "selected_on": "pooled" if pooled_validation else "own" if validation else None,
+        }
+        for found in accuracy.values() if facts.get("own_loops") else ():
+            found |= {"reason": reported.INSTEAD} if found["final"] is None else {}
+        return {
+            "accuracy": accuracy,
+            "selected_on": {
+                "global": "pooled" if pooled_validation else "own" if validation else None,
+                "personal": "own" if own.get("validation") else None,
+            },
             "calibration": {
                 scope: {key: _final(tracks.get(key, {})) for key in ("ece", "nll")}
                 for scope, tracks in (("global", shared), ("personal", own))
@@ -146,8 +152,8 @@ class Classification(Kind):
         ]
         title = f"Personal accuracy, mean over clients ({evaluated['personal']})"
         return [
-            Panel(f"Global accuracy, {whose} ({evaluated['global']})", everybodys, "%", 100),
-            Panel(title, personal, "%", 100, own.get("accuracy", {})),
+            Panel(f"Global accuracy, {whose} ({evaluated['global']})", everybodys, self.axis, 100),
+            Panel(title, personal, self.axis, 100, own.get("accuracy", {})),
             Panel("Loss", losses, "nats a sample"),
         ]
 
@@ -233,6 +239,6 @@ def _final(tracks: Mapping[str, Track]) -> float | None:
 
 
 def _judge(summary: Mapping[str, Any]) -> str:
-    if summary["selected_on"] == "pooled":
+    if summary["selected_on"]["global"] == "pooled":
         return " (global and pooled: on all clients' validation parts together; personal: each client on its own)"
-    return " (each client's own validation part; nobody holds them all)" if summary["selected_on"] == "own" else ""
+    return " (each client's own validation part; nobody holds them all)" if summary["selected_on"]["global"] else ""

@@ -131,8 +131,8 @@ class Retrieval(Kind):
             drawn = {
                 label: curve(found[who][name], from_first=True) for name, label in names.items() if name in found[who]
             }
-            panels.append(panel(f"{title}: nDCG@10" + (f" ({evaluated[who]})" if drawn else ""), drawn))
-        return [*panels, panel("Loss", {"training": training_loss(lines)})]
+            panels.append(panel(f"{title}: nDCG@10" + (f" ({evaluated[who]})" if drawn else ""), drawn, self.axis))
+        return [*panels, panel("Loss", {"training": training_loss(lines)}, "loss")]
 
     def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
         """Return one row a client: its newest figures."""

@@ -1,10 +1,10 @@
 """The ClientApp."""
 
 import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message
 from fd_flower.client import App, reply
 from fd_flower.client_apps.fedmd import receive, send
-from pytorchexample.task import Net, load_data
+from pytorchexample.task import load_data
 from pytorchexample.task import test as test_fn
 from pytorchexample.task import train as train_fn
 
