@@ -78,6 +78,17 @@ def test_verdicts():
     assert verdict(rows, ahead, {"a": [92.0, 0.1], "b": [60.0, 0.1]}, "paper") == "ordering"
 
 
+def test_a_row_may_be_claimed_to_be_better_than_several():
+    rows = {name: {"method": name} for name in ("local", "fedproto", "fedtgp")}
+    source = {"where": "nowhere", "read": "ours"}
+    made = Entry(
+        "small", "Two orders.", source, better={"fedtgp": ["local", "fedproto"], "fedproto": "local"}, rows=rows
+    )
+    assert made.orders == [("fedtgp", "local"), ("fedtgp", "fedproto"), ("fedproto", "local")]
+    with pytest.raises(InvalidInputError, match="says of no row"):
+        Entry("small", "None.", source, rows=rows)
+
+
 TINY = (
     "model.name=mlp data.clients=3 data.limit=300 data.public=none server.rounds=2 client.steps=3 client.batch=16 "
     "run.device=cpu"

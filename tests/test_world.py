@@ -1,5 +1,7 @@
 """What a process holds of a run: parts of the test set, pooled samples, one module an architecture."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
 from fd_flower.tasks.described import described, load_task
 from fd_flower.tasks.task import Task
-from fd_flower.tasks.world import World, join
+from fd_flower.tasks.world import World, join, world
 
 
 def world_of(words: str = "", task: Task | None = None) -> World:
@@ -82,3 +84,10 @@ def test_a_users_task_has_its_own_sizes():
 def test_a_task_that_cannot_be_loaded_is_named(name):
     with pytest.raises(InvalidInputError, match=name):
         load_task(name)
+
+
+def test_a_task_that_clients_cannot_find_is_refused_with_how_to_name_it():
+    chosen = settings("fedmd")
+    unnamed = replace(chosen, model=replace(chosen.model, name=""))
+    with pytest.raises(InvalidInputError, match=r"has no name that clients could import: .*task='package.module:name'"):
+        world(unnamed.text)

@@ -1,7 +1,7 @@
 """An entry of the ledger: a file ``NAME.yaml`` beside this one, written before its first full run."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
@@ -66,8 +66,8 @@ class Entry:
     """Why it is not testable here; what else to know."""
     figure: str = "accuracy.global.final"
     """The figure that is compared, by its key in ``summary.json``; a share (0 to 1)."""
-    better: dict[str, str] = field(default_factory=dict)
-    """Each row that is claimed to be better -> the row that it has to be better than. Each has a verdict of its own."""
+    better: dict[str, Any] = field(default_factory=dict)
+    """Each row that is claimed to be better -> the row, or rows, that it has to be better than; see ``orders``."""
     rows: dict[str, Any] = field(default_factory=dict)
     """The rows, by name: see ``Arm``."""
     set: str = ""
@@ -90,7 +90,7 @@ class Entry:
                 raise InvalidInputError(f"claim {self.name} has '{value}'{nearest(value, known)}")
         if self.rule == "not testable here":
             return
-        for row in (*self.better, *self.better.values()):
+        for row in (name for pair in self.orders for name in pair):
             if row not in self.rows:
                 raise InvalidInputError(f"claim {self.name} compares '{row}'{nearest(row, self.rows)}")
         if not self.better:
@@ -107,6 +107,12 @@ class Entry:
     def arms(self) -> Mapping[str, Arm]:
         """The rows, by name."""
         return {name: _made(Arm, f"claim {self.name}: rows.{name}", row) for name, row in self.rows.items()}
+
+    @property
+    def orders(self) -> Sequence[tuple[str, str]]:
+        """Who has to be better than whom; each pair has a verdict of its own."""
+        listed = {row: [than] if isinstance(than, str) else than for row, than in self.better.items()}
+        return [(row, than) for row, of in listed.items() for than in of]
 
     @property
     def variants(self) -> Mapping[str, str]:

@@ -76,7 +76,7 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         figures = {row: [_figure(folder, chosen.figure) for folder in folders] for row, folders in runs.items()}
         published = {} if quick else chosen.published.get(variant, {})
         variants[variant] = {
-            "orders": [_order(row, than, figures, published, chosen.rule) for row, than in chosen.better.items()],
+            "orders": [_order(row, than, figures, published, chosen.rule) for row, than in chosen.orders],
             "figures": figures,
             "selected": {
                 row: [_beside(folder, chosen.figure, "selected") for folder in of] for row, of in runs.items()

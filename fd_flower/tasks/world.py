@@ -416,8 +416,18 @@ def world(
         The device's client id; "" in a simulation.
     public_labels, class_names
         As ``World`` has them.
+
+    Raises
+    ------
+    InvalidInputError
+        Where the run is about a task that this process cannot find.
     """
     settings = Settings.read(text)
+    if not task and not settings.model.name:
+        raise InvalidInputError(
+            "the server's task has no name that clients could import: give the strategy task='package.module:name' in "
+            "place of the object, or say task='package.module:name' in the run config"
+        )
     chosen = load_task(task) if task else described(settings, folder, client)
     hosted = not client
     return World(
