@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from fd_flower.claims import Entry, entry, names
+from fd_flower.claims import Entry, entry, ledger, names
 from fd_flower.claims.verdict import better, difference, matches, verdict
 from fd_flower.cli import main, reproduce
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
+
+PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
 
 
 @pytest.mark.parametrize("name", names())
@@ -120,3 +122,53 @@ def test_an_entry_is_run_judged_and_resumed(tmp_path: Path, monkeypatch: pytest.
     assert f"{order['verdict']}: fedavg less local" in capsys.readouterr().out
     main(command)  # every run stands: nothing is run again
     assert json.loads((tmp_path / "result.json").read_text()) == result
+
+
+def test_the_page_is_made_of_the_results_that_are_kept():
+    assert PAGE.read_text() == ledger.page(ledger.results())
+
+
+def test_kept_results_are_of_whole_entries_as_these_are_now():
+    for name, result in ledger.results().items():
+        chosen = entry(name)
+        assert not result["quick"]
+        assert list(result["variants"]) == list(chosen.variants)
+        assert result["seeds"] == list(range(chosen.seeds))
+        for found in result["variants"].values():
+            assert list(found["figures"]) == list(chosen.arms)
+            assert [(order["better"], order["than"]) for order in found["orders"]] == chosen.orders
+            for order in found["orders"]:  # the rule is that of the code as it is now
+                figures = found["figures"]
+                again = difference(figures[order["better"]], figures[order["than"]])
+                assert verdict(figures, again, found["published"], chosen.rule) == order["verdict"]
+
+
+def test_a_section_has_figures_beside_published_ones_and_a_verdict_for_each_order():
+    made = Entry(
+        "fedgen",
+        "It is better.",
+        {"where": "a paper", "read": "paper"},
+        better={"fedmd": ["local", "fd"]},
+        rows={name: {"method": name} for name in ("local", "fd", "fedmd")},
+    )
+    orders = [
+        {"better": "fedmd", "than": "local", "verdict": "ordering", "mean": 0.1, "interval": [0.05, 0.15]},
+        {"better": "fedmd", "than": "fd", "verdict": "not shown", "mean": -0.01, "interval": [-0.02, 0.0]},
+    ]
+    figures = {"local": [0.5, 0.6], "fd": [0.66, 0.66], "fedmd": [0.6, 0.7]}
+    found = {
+        "figures": figures,
+        "selected": figures,
+        "evaluated": dict.fromkeys(figures, "trained"),
+        "published": {"local": [51.25, 0]},
+        "orders": orders,
+    }
+    assert "| local | 55.0 ± 7.1 | 55.0 ± 7.1 | trained | 51.2 |" in ledger.table(found).markdown()
+    assert ledger.sentence(made, orders[0], 2) == (
+        "ordering: fedmd less local +10.0 points, 90 % interval +5.0 to +15.0, 2 seeds"
+    )
+    assert ledger.words(made, {"variants": {"alpha 1": found}}) == [
+        "ordering (alpha 1, fedmd against local)",
+        "not shown (alpha 1, fedmd against fd)",
+    ]
+    assert ledger.words(made, None) == ["not run in full"]

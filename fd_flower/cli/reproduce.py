@@ -5,26 +5,22 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table as Grid  # of prose, in which words may break anywhere
 from rich.text import Text
 
-from fd_flower.claims import Entry, entry, names
+from fd_flower.claims import Entry, entry, ledger, names
 from fd_flower.claims.verdict import difference, verdict
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
-from fd_flower.config.registry import strategy
 from fd_flower.core.errors import RunError
 from fd_flower.core.storage import replace_file
 from fd_flower.core.versions import sources, versions
 from fd_flower.results.columns import at
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.page import NOTHING, percent
-from fd_flower.results.tables import Table
 
 RESULT = "result.json"
 
@@ -86,6 +82,7 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         }
     folders = list(plan.folders.values())
     result = {
+        "name": chosen.name,
         "claim": chosen.claim,
         "command": command,
         "quick": quick,
@@ -125,48 +122,21 @@ def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
     """Print a verdict and a table for each variant, in percent."""
     console.print(f"{chosen.claim}\n[{chosen.origin.where}; {chosen.origin.read}]", markup=False, highlight=False)
     for variant, found in result["variants"].items():
-        head = ["row", "final", "selected", "evaluated at", "published"]
-        rows = [
-            [
-                row,
-                _spread(figures),
-                _spread([value for value in found["selected"][row] if value is not None]),
-                found["evaluated"][row] or NOTHING,
-                f"{found['published'][row][0]:.1f}" if row in found["published"] else NOTHING,
-            ]
-            for row, figures in found["figures"].items()
-        ]
-        console.print(*filter(None, [variant]), Table.of(head, rows, (0, 3)), sep="\n")
+        console.print(*filter(None, [variant]), ledger.table(found), sep="\n")
         for order in found["orders"]:
-            console.print(said(chosen, order, len(result["seeds"])), markup=False, highlight=False)
+            console.print(ledger.sentence(chosen, order, len(result["seeds"])), markup=False, highlight=False)
     if chosen.reason:
         console.print(Text(chosen.reason, style="dim"))
 
 
-def said(chosen: Entry, order: Mapping[str, Any], seeds: int) -> str:
-    """Return a verdict and what it is made of; of a reconstruction it says so."""
-    word, method = order["verdict"], chosen.arms[order["better"]].method
-    if strategy(method).status.follows == "reconstruction":
-        word = f"our reconstruction, {word}"
-    low, high = (100 * end for end in order["interval"])
-    return (
-        f"{word}: {order['better']} less {order['than']} {100 * order['mean']:+.1f} points, "
-        f"90 % interval {low:+.1f} to {high:+.1f}, {seeds} seeds"
-    )
-
-
-def _spread(figures: Sequence[float]) -> str:
-    return (figures and percent(fmean(figures), stdev(figures) if len(figures) > 1 else None)) or NOTHING
-
-
 def listed() -> Grid:
-    """Return all entries: what is claimed, and how it is judged."""
-    table = Grid()
-    for head in ("name", "claim", "read in", "judged by"):
+    """Return all entries: what is claimed, where that was read, and what came of it in our own runs."""
+    table, kept = Grid(), ledger.results()
+    for head in ("name", "claim", "read in", "verdict of ours"):
         table.add_column(head)
     for name in names():
         each = entry(name)
-        table.add_row(name, each.claim, each.origin.read, each.rule)
+        table.add_row(name, each.claim, each.origin.read, "\n".join(ledger.words(each, kept.get(name))))
     return table
 
 

@@ -1,0 +1,119 @@
+"""The ledger: results of entries that were run in full, kept beside them, and the page that is made of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from fd_flower.claims.entry import Entry, entry, names
+from fd_flower.config.registry import strategy
+from fd_flower.results.page import NOTHING, percent
+from fd_flower.results.tables import Table
+
+RESULTS = Path(__file__).parent / "results"
+
+Result = Mapping[str, Any]
+
+HEAD = """\
+# Claims
+
+What papers claim of their methods, and what came of it here. An entry's settings, seeds and rule were written down
+(`fd_flower/claims/NAME.yaml`) before its first full run. Made by `python benchmarks/claims.py` of the results beside
+them; `fd-flower reproduce NAME --data DIR` runs one again.
+
+* **ordering**: seed by seed (one partition, start and test set) the row is better than the other by a point or more in
+  the mean, the 90 % t interval of the difference is above 0, and with fewer than five seeds all have one sign.
+* **matches paper**: that, and every published figure is met within 2 points or 2 published deviations.
+* **not shown**: neither. **not testable here**: the reason is given. *Our reconstruction* says that neither the code
+  nor the paper's text could be followed, so that the figures say nothing of the published method.
+
+Figures in %, mean ± sample standard deviation over seeds, after the last round; *selected* is the round that was best
+on validation data.
+"""
+
+
+def results() -> dict[str, Result]:
+    """Return the results that are kept, by the names of their entries."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def words(made: Entry, result: Result | None) -> list[str]:
+    """Return an entry's verdicts in short, one for each variant and order: ``ordering (alpha 0.1)``."""
+    if made.rule == "not testable here":
+        return [made.rule]
+    if result is None:
+        return ["not run in full"]
+    several = len(made.orders) > 1
+    return [
+        _named(made, order) + _about([variant, f"{order['better']} against {order['than']}" if several else ""])
+        for variant, found in result["variants"].items()
+        for order in found["orders"]
+    ]
+
+
+def sentence(made: Entry, order: Mapping[str, Any], seeds: int) -> str:
+    """Return a verdict and what it is made of."""
+    low, high = (100 * end for end in order["interval"])
+    return (
+        f"{_named(made, order)}: {order['better']} less {order['than']} {100 * order['mean']:+.1f} points, "
+        f"90 % interval {low:+.1f} to {high:+.1f}, {seeds} seeds"
+    )
+
+
+def table(found: Mapping[str, Any]) -> Table:
+    """Return the figures of a variant, ours beside the published ones."""
+    head = ["row", "final", "selected", "evaluated at", "published"]
+    published = found["published"]
+    rows = [
+        [
+            row,
+            _spread(figures),
+            _spread([value for value in found["selected"][row] if value is not None]),
+            found["evaluated"][row] or NOTHING,
+            f"{published[row][0]:.1f}" if row in published else NOTHING,
+        ]
+        for row, figures in found["figures"].items()
+    ]
+    return Table.of(head, rows, (0, 3))
+
+
+def page(kept: Mapping[str, Result]) -> str:
+    """Return the ledger as Markdown: a table of verdicts, then every entry."""
+    rows = [[f"[{name}](#{name})", "; ".join(words(entry(name), kept.get(name)))] for name in names()]
+    sections = [_section(entry(name), kept.get(name)) for name in names()]
+    return "\n".join([HEAD, Table.of(["entry", "verdict"], rows, (0, 1)).markdown(), "", *sections])
+
+
+def _section(made: Entry, result: Result | None) -> str:
+    parts = [f"## {made.name}", f"{made.claim} ({made.origin.where}; read: {made.origin.read}.)"]
+    if made.reason:
+        parts.append(made.reason)
+    if made.rule != "not testable here" and result is None:
+        parts.append("Not run in full.")
+    if result is not None:
+        for variant, found in result["variants"].items():
+            parts += [f"**{variant}**"] if variant else []
+            parts += [table(found).markdown()]
+            parts += ["\n".join(f"* {sentence(made, order, len(result['seeds']))}" for order in found["orders"])]
+        about = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
+        copies = ", ".join(f"`{copy}`" for copy in result["data"] if copy) or "scikit-learn's digits"
+        parts += [
+            f"`{result['command']}`: {result['hours']:.2f} hours of runs, figure `{result['figure']}`, seeds "
+            f"{', '.join(map(str, result['seeds']))}, data {copies}, sources {result['sources']}, {about}."
+        ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _named(made: Entry, order: Mapping[str, Any]) -> str:
+    """Return a verdict; of a reconstruction it says so."""
+    word, method = order["verdict"], made.arms[order["better"]].method
+    return f"our reconstruction, {word}" if strategy(method).status.follows == "reconstruction" else word
+
+
+def _about(what: Sequence[str]) -> str:
+    return f" ({', '.join(filter(None, what))})" if any(what) else ""
+
+
+def _spread(figures: Sequence[float]) -> str:
+    return (figures and percent(fmean(figures), stdev(figures) if len(figures) > 1 else None)) or NOTHING
