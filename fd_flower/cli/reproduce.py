@@ -12,6 +12,7 @@ from rich.table import Table as Grid  # of prose, in which words may break anywh
 from rich.text import Text
 
 from fd_flower.claims import Entry, entry, ledger, names
+from fd_flower.claims.picture import picture
 from fd_flower.claims.verdict import difference, verdict
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
@@ -57,7 +58,7 @@ def _name(variant: str, row: str, seed: int) -> str:
 
 
 def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, Any]:
-    """Judge a finished entry, write ``result.json``, and return what is in it.
+    """Judge a finished entry, write ``result.json`` and its picture, and return what is in the former.
 
     Raises
     ------
@@ -95,6 +96,7 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         "hours": sum(folder.summary["seconds"]["total"] for folder in folders) / 3600,
     }
     replace_file(plan.path / RESULT, json.dumps(result, indent=2) + "\n")
+    picture(chosen, result).write(plan.path)
     return result
 
 
