@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +12,20 @@ from torch import Tensor
 from fd_flower import models
 from fd_flower.client import App, Turn, evaluate_shared, fit, reply
 from fd_flower.config import ClientConfig, one_of, option
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
+from fd_flower.data.given import in_folder, of_each_class
 from fd_flower.generate.augment import CHANGES
 from fd_flower.generate.distribution import class_statistics, matched, noise
 from fd_flower.models import FeatureModel, feature_model
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
+from fd_flower.objectives.proximal import proximal
 from fd_flower.wire import Payload, PixelStatistics, SyntheticSet, Weights
 
 app = App()
+
+STARTS = ("statistics", "noise", "real")
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,9 @@ class Config(ClientConfig):
 
     images: int = option(50, least=1)
     """A client's virtual images of each class that it has."""
-    start: str = one_of("statistics", "noise", default="statistics")
-    """What these start from: noise with the `statistics` of its own class's pixels, or standard `noise`."""
+    start: str = "statistics"
+    """What these start from: noise with the `statistics` of their class's pixels, standard `noise`, images that are
+    drawn from the client's own (`real`), or those in `/an/absolute/folder/{client}` (which stands for its id)."""
     distill_warmup: int = option(10000, least=0)
     """Steps on a client's virtual images before its first round, each with a fresh random model."""
     distill_refresh: int = option(100, least=0)
@@ -48,11 +55,17 @@ class Config(ClientConfig):
     """What `client.kd_weight` weighs: `contrastive` (by class) or `mmd` (two sets of features)."""
     temperature: float = option(0.07, above=0)
     """Of `contrastive`."""
+    mu: float = option(0.0, least=0)
+    """Weight of half the squared distance to the server's weights, as in FedProx: a control."""
 
     def __post_init__(self) -> None:
         """Check the values, and that there is such an architecture."""
         super().__post_init__()
         models.architectures(self.distill_model)
+        if self.start not in STARTS and not Path(self.start).is_absolute():
+            raise InvalidInputError(
+                f"client.start is '{self.start}'; expected {', '.join(STARTS)} or the absolute path of a folder"
+            )
 
 
 def objective(model: FeatureModel, x: Tensor, y: Tensor, teacher: SyntheticSet | None, config: Config) -> Tensor:
@@ -81,9 +94,11 @@ def train(message: Message, context: Context) -> Message:
     images, distance = virtual(turn, model, refresh=matching and turn.round > 1)
     theirs = received_images(message, turn)
     teacher = None if matching else theirs  # in a matching round the weights move by cross-entropy alone
+    begun = [parameter.detach().clone() for parameter in model.parameters()] if turn.config.mu else []
 
     def learn(model: FeatureModel, x: Tensor, y: Tensor) -> Tensor:
-        return objective(model, x, y, teacher, turn.config)
+        loss = objective(model, x, y, teacher, turn.config)
+        return loss + proximal(model, begun, turn.config.mu) if begun else loss
 
     loss = fit(turn, learn, joined(images, theirs))
     turn.evaluate("trained")
@@ -130,8 +145,19 @@ def start(turn: Turn[Config], labels: Tensor) -> Tensor:
     config, rng = turn.config, turn.rng("virtual")
     if config.start == "noise":
         return noise(labels, turn.world.shape, rng)
+    if config.start != "statistics":
+        return given_images(turn, labels, rng)
     mean, std, _ = class_statistics(turn.data.train, turn.classes)
     return noise(labels, turn.world.shape, rng, mean, std)
+
+
+def given_images(turn: Turn[Config], labels: Tensor, rng: torch.Generator) -> Tensor:
+    """Return images that ``client.start`` gives, one a label [M, ...]; a class of few real ones has some repeatedly."""
+    here, start = turn.world, turn.config.start
+    if start == "real":
+        return of_each_class(turn.data.train, labels, rng, "the client").cpu()
+    found = in_folder(start, turn.client, here.settings.data, here.shape, here.class_names)
+    return of_each_class(found, labels, rng, start, enough=True)
 
 
 def distilled(

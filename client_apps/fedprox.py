@@ -9,6 +9,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, evaluate_shared, private_training, reply
 from fd_flower.config import ClientConfig, option
+from fd_flower.objectives.proximal import proximal
 from fd_flower.training import supervised
 from fd_flower.wire import Weights
 from fd_flower.wire.envelope import records
@@ -31,10 +32,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], co
     taken at all, so that not even a sign of zero differs from FedAvg.
     """
     loss = supervised(model, x, y)
-    if config.mu == 0:
-        return loss
-    distance = sum((own - server).square().sum() for own, server in zip(model.parameters(), teacher, strict=True))
-    return loss + config.mu / 2 * distance
+    return loss if config.mu == 0 else loss + proximal(model, teacher, config.mu)
 
 
 def receive(message: Message, context: Context) -> Turn[Config]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import final
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fd_flower.config import ServerConfig, one_of, option
 from fd_flower.core.client import Client
+from fd_flower.data.given import in_folder
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.generate import gradient
 from fd_flower.generate.distribution import noise
@@ -21,8 +23,8 @@ from fd_flower.wire.replies import Reply
 class Config(ServerConfig):
     """FedLGD's options."""
 
-    images: int = option(10, least=1)
-    """The server's virtual images of each class."""
+    images: int = option(10, least=0)
+    """The server's virtual images of each class; 0: FedAvg on the clients' virtual images, the method's control."""
     statistics: bool = False
     """Whether clients say mean and deviation of each class's pixels once, from which the server's images start."""
     match_every: int = option(5, least=1)
@@ -53,8 +55,11 @@ class FedLGD(Strategy[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the architecture's weights and from noise; with statistics the images come after round one."""
-        weights = self.first_weights(clients[0].model)
-        if self.config.statistics:
+        weights, start = self.first_weights(clients[0].model), self.settings.client.start
+        if Path(start).is_absolute() and self.world.hosted:  # the wrong folder is refused before round one
+            for client in clients:
+                in_folder(start, client.id, self.settings.data, self.world.shape, self.world.class_names)
+        if self.config.statistics or not self.config.images:
             return [weights]
         labels = self._labels(clients[0].model)
         return [weights, SyntheticSet(noise(labels, self.world.shape, self.rng("pictures")), labels)]
@@ -64,6 +69,8 @@ class FedLGD(Strategy[Config]):
         before = Weights.need(knowledge)
         received = [Weights.need(reply.content).values for reply in replies]
         mean = Weights(mean_of_parameters(received, [1.0] * len(received)))
+        if not self.config.images:
+            return [mean]
         images = SyntheticSet.find(knowledge) or self._from_statistics(replies)
         if self.config.matches(round) and self.config.match_steps:
             images = self._matched(images, before, mean, replies[0].client.model, round)

@@ -9,14 +9,19 @@ from helpers import tiny
 from helpers.replies import reply_of
 from helpers.tasks import Echo
 from helpers.tiny import TINY
+from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 from fd_flower import methods, models
+from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.generate import gradient
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
+from fd_flower.objectives.proximal import proximal
 from fd_flower.server import Run
+from fd_flower.tasks.described import described
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, PixelStatistics, SyntheticSet, Weights
@@ -217,6 +222,59 @@ def test_whoever_missed_a_matching_round_keeps_its_images(tmp_path):
         assert distilled == (client not in met or line["round"] in (3, 5))
         met.add(client)
     assert not any(line["failed"] for line in tiny.rounds(lines))
+
+
+def test_virtual_images_may_start_from_a_clients_own(tmp_path):
+    changes = "server.rounds=1 client.start=real client.distill_warmup=0 run.keep=last"
+    tiny.run("fedlgd", SHORT + changes, out=tmp_path / "run")
+    chosen = settings("fedlgd", SHORT + changes)
+    for client, images in ((client, x) for (client, _), x in virtual(tmp_path / "run").items()):
+        own = World(chosen, described(chosen)).data(client).train
+        real = {tuple(row.flatten().tolist()) for row in own.batch(torch.arange(len(own)))[0]}
+        assert {tuple(row.flatten().tolist()) for row in images} <= real
+
+
+def test_virtual_images_may_start_from_a_folder(tmp_path):
+    """Class folders of pictures, each class of one gray level: 8x8, like the digits."""
+    for c in range(10):
+        (tmp_path / "given" / str(c)).mkdir(parents=True)
+        for n in range(3):
+            Image.new("L", (8, 8), 20 * c).save(tmp_path / "given" / str(c) / f"{n}.png")
+    changes = f"server.rounds=1 client.start={tmp_path / 'given'} client.distill_warmup=0 run.keep=last"
+    lines = tiny.run("fedlgd", SHORT + changes, out=tmp_path / "run")
+    assert not tiny.rounds(lines)[0]["failed"]
+    for images in virtual(tmp_path / "run").values():
+        levels = ((images[:, 0, 0, 0] + 1) * 127.5).round().tolist()
+        assert all((images[i] == images[i, 0, 0, 0]).all() for i in range(len(images)))
+        assert {level / 20 for level in levels} <= set(range(10))
+    for c in range(10):
+        (tmp_path / "large" / str(c)).mkdir(parents=True)
+        Image.new("L", (9, 9)).save(tmp_path / "large" / str(c) / "0.png")
+    with pytest.raises(InvalidInputError, match=r"images of \[1, 9, 9\]; expected \[1, 8, 8\]"):
+        tiny.run("fedlgd", f"{SHORT} server.rounds=1 client.start={tmp_path / 'large'}")
+    with pytest.raises(InvalidInputError, match="expected statistics, noise, real or the absolute path"):
+        tiny.run("fedlgd", SHORT + "client.start=given")
+
+
+def test_without_images_of_the_server_it_is_fedavg_on_the_clients_virtual_images(tmp_path):
+    lines = tiny.run("fedlgd", SHORT + "server.images=0 server.rounds=3", out=tmp_path / "run")
+    assert [sorted(line["bytes"]["down"]) for line in tiny.rounds(lines)] == [["arrays"]] * 3
+    assert not any(line["failed"] for line in tiny.rounds(lines))
+
+
+def test_the_proximal_term_by_hand():
+    """Parameters 1, 2 and a bias 3 against 0, 0, 1: mu / 2 * (1 + 4 + 4), at mu 0.1."""
+    model = nn.Linear(2, 1)
+    model.load_state_dict({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
+    assert proximal(model, [torch.zeros(1, 2), torch.ones(1)], 0.1).item() == pytest.approx(0.45)
+
+
+def test_held_near_the_servers_weights_a_client_moves_less(tmp_path):
+    moved = {}
+    for mu in (0, 100):
+        tiny.run("fedlgd", f"{SHORT} server.images=0 server.rounds=1 client.mu={mu}", out=tmp_path / str(mu))
+        moved[mu] = load_file(tmp_path / str(mu) / "checkpoint" / "knowledge.safetensors")
+    assert not all(torch.equal(value, moved[100][key]) for key, value in moved[0].items())
 
 
 def test_in_a_matching_round_weights_move_by_cross_entropy_alone(tmp_path):
