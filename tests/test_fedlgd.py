@@ -315,10 +315,10 @@ def test_the_network_may_normalize_batches():
     ("section", "changes", "words"),
     [
         ("server", {"distance": "row"}, r"server.distance is 'row' \(did you mean 'rows'"),
-        ("server", {"images": 0}, "server.images is 0; expected at least 1"),
+        ("server", {"images": -1}, "server.images is -1; expected at least 0"),
         ("server", {"match_momentum": 1.0}, "server.match_momentum is 1.0; expected at least 0 and below 1"),
         ("client", {"align": "mmdd"}, r"client.align is 'mmdd' \(did you mean 'mmd'"),
-        ("client", {"start": "real"}, "client.start is 'real'"),
+        ("client", {"start": "reel"}, "client.start is .reel.; expected statistics, noise, real"),
         ("client", {"augment": ["colour"]}, r"client.augment is \['colour'\] \(did you mean 'color'"),
         ("client", {"distill_model": "convnett"}, r"no architecture or group 'convnett' \(did you mean 'convnet'"),
         ("client", {"temperature": 0.0}, "client.temperature is 0.0; expected a number above 0"),
