@@ -72,7 +72,8 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
         if client.classes != first.classes:
             raise InvalidInputError(
                 f"client {client.id}'s model tells {client.classes} classes apart, client {first.id}'s "
-                f"{first.classes}; expected one number of classes"
+                f"{first.classes}; expected one number of classes: name them all, those that a client lacks too, by "
+                "data.class_names=[...]"
             )
         other = next(c for c in clients if c.model == client.model and (c.shape or c is client))
         if client.shape and client.shape != other.shape:
