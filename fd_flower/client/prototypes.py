@@ -23,7 +23,7 @@ class Config(ClientConfig):
     """The options of a client that shares prototypes."""
 
     inference: str = one_of("all", "own", "head", default="all")
-    """What predicts: the nearest prototype of `all` classes, of the client's `own` ones alone, or the model's `head`."""
+    """What predicts: the nearest prototype of `all` classes or of the client's `own` ones, or the model's `head`."""
 
 
 class Nearest(Module):

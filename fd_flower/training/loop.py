@@ -34,7 +34,7 @@ class Plan:
     cosine: bool = False
     """Bring the learning rate to 0 over ``steps``, along a cosine."""
     clip: float | None = None
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient, of models that are ``Together`` of each one's."""
 
 
 def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = False) -> Plan:
@@ -48,7 +48,12 @@ def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = F
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         precision=precision,
+        clip=None if public else config.clip,
     )
+
+
+class Together(Module):
+    """Several models in one module, so that one optimizer steps them all, each as one of its own would."""
 
 
 @contextmanager
@@ -126,7 +131,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if plan.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+            for part in model.children() if isinstance(model, Together) else (model,):
+                torch.nn.utils.clip_grad_norm_(part.parameters(), plan.clip)
         optimizer.step()
         if schedule is not None:
             schedule.step()
