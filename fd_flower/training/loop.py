@@ -93,6 +93,7 @@ def train(
     plan: Plan,
     rng: torch.Generator,
     watch: Callable[[int], bool] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> float:
     """Train a model in place.
 
@@ -112,6 +113,8 @@ def train(
         It alone decides the order of samples; its seed decides what the samples' training transform draws.
     watch : Callable[[int], bool] | None
         Called with the number of steps done after each; True ends the training.
+    optimizer : torch.optim.Optimizer | None
+        What steps the model; None: a new one, by the plan.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def train(
         The mean loss over all steps; 0.0 where there was none.
     """
     model.train()
-    optimizer = optimizer_of(model, plan)
+    optimizer = optimizer or optimizer_of(model, plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
     total = torch.zeros((), device=samples.x.device)
     steps = 0
