@@ -10,6 +10,7 @@ from torch.nn import Module
 from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import Memory
+from fd_flower.objectives.metrics import BY_RULE
 from fd_flower.tasks.kept import about_model
 from fd_flower.tasks.kind import Figures, Inference, Predictor
 from fd_flower.wire.envelope import whole
@@ -110,5 +111,5 @@ def _for_all(turn: "Turn[Any]", found: Figures) -> Figures:
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, float) and name != "auc" and not name.startswith("validation")
+        if isinstance(value, float) and name not in ("auc", *BY_RULE) and not name.startswith("validation")
     }
