@@ -1,15 +1,39 @@
 """FedAvg (McMahan et al. 2017, arXiv 1602.05629): clients train one model, the server averages its weights."""
 
+from dataclasses import dataclass, replace
+
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_shared, private_training, reply
-from fd_flower.config import ClientConfig
+from fd_flower.client import App, Turn, fit, reply
+from fd_flower.config import ClientConfig, one_of, option
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.parts import SHARES, adopt, learning, shared_keys
 from fd_flower.training import supervised
+from fd_flower.training import train as train_model
 from fd_flower.wire import Weights
 
 app = App()
+
+
+@dataclass(frozen=True)
+class Config(ClientConfig):
+    """FedAvg's options."""
+
+    share: str = one_of(*SHARES, default="all")
+    """What is averaged: `all`, all but normalization layers (`no_norm`), the `head` or the `body`; the rest is kept."""
+    head_epochs: int = option(0, least=0)
+    """Passes in which a kept head learns alone before the body does (`client.epochs`); 0: both learn together."""
+
+    def __post_init__(self) -> None:
+        """Check that the head that learns alone is the client's own."""
+        super().__post_init__()
+        if self.head_epochs and self.share != "body":
+            raise InvalidInputError(
+                f"client.head_epochs is {self.head_epochs} with client.share={self.share}; expected client.share=body, "
+                "under which clients keep their heads"
+            )
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
@@ -17,19 +41,44 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
     return supervised(model, x, y)
 
 
-def receive(message: Message, context: Context) -> Turn:
-    """Take the server's model."""
-    turn = Turn.of(message, context)
-    turn.shared(Weights.need(message.content))
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the server's model, or its part into the client's own."""
+    turn: Turn[Config] = Turn.of(message, context)
+    weights, share = Weights.need(message.content), turn.config.share
+    if share == "all":
+        turn.shared(weights)
+    else:
+        adopt(turn.model, weights.values, share)
     return turn
 
 
-def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
-    """Send the trained model's weights."""
-    return reply(message, turn, Weights(turn.model.state_dict()), examples=examples, **metrics)
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the trained model's weights, or the part that is averaged."""
+    values, keys = turn.model.state_dict(), shared_keys(turn.model, turn.config.share)
+    sent = Weights({key: value for key, value in values.items() if key in keys})
+    return reply(message, turn, sent, examples=examples, **metrics)
 
 
-train = private_training(receive, send)
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from private data: the head first where it has passes of its own, then the body; else both at once."""
+    turn = receive(message, context)
+    passes, model, samples = turn.config.head_epochs, turn.model, turn.data.train
+    if passes:
+        plan = replace(turn.plan, epochs=passes, steps=None)
+        with learning(model, head=True):
+            train_model(model, turn.loss, samples, plan=plan, rng=turn.rng("head"))
+        with learning(model, head=False):
+            loss = fit(turn, turn.loss, samples)
+    else:
+        loss = fit(turn, turn.loss, samples)
+    turn.evaluate("trained")
+    return send(message, turn, loss=loss)
 
-app.train()(train)
-app.evaluate()(evaluate_shared)
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the server's model, or the client's own with the server's part."""
+    turn = receive(message, context)
+    turn.evaluate("received")
+    return reply(message, turn)

@@ -117,7 +117,12 @@ def learn(turn: Turn, received: SampleKnowledge) -> float:
 
 @torch.no_grad()
 def features(turn: Turn[Config], cut: int) -> SampleKnowledge:
-    """Return features, labels and log-probabilities of the samples that the client speaks of, as the model is now."""
+    """Return features, labels and log-probabilities of the samples that the client speaks of, as the model is now.
+
+    Without a cut these are no samples.
+    """
+    if not cut:
+        return SampleKnowledge(torch.empty(0, dtype=torch.int64), torch.tensor(0))
     config, model, own = turn.config, turn.model, turn.data.train
     order = torch.randperm(len(own), generator=torch_rng(turn.world.settings.run.seed, "samples", turn.client))
     chosen = order[: config.samples].sort().values

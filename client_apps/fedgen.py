@@ -10,7 +10,7 @@ from torch.nn import Module
 from torch.nn.functional import cross_entropy
 
 from fd_flower.client import App, Turn, private_training, reply
-from fd_flower.config import ClientConfig, option
+from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.generate.features import FeatureGenerator, noise
 from fd_flower.models import FeatureModel
 from fd_flower.training import supervised
@@ -33,6 +33,8 @@ class Config(ClientConfig):
     """What neither falls below by fading; one that is 0 stays 0."""
     generated: int = option(32, least=1)
     """Generated features a mini-batch."""
+    generated_classes: str = one_of("all", "own", default="all")
+    """Of which classes, each as often: `all` that the generator has learned, or the client's `own` among them."""
 
     def at(self, round: int) -> "Config":
         """Return the options as they are in a round, counted from 1: both weights have faded."""
@@ -151,13 +153,18 @@ def guidance(turn: Turn, received: Generator | None, config: Config) -> Callable
         return lambda y: None
     place, rng = turn.world.device, turn.rng("generator")
     generator = FeatureGenerator.of(received.values, len(received.trained)).to(place).eval()
-    trained = received.trained.nonzero().flatten()
+    known = received.trained.clone()
+    if config.generated_classes == "own":
+        known &= torch.bincount(turn.samples().labels.cpu(), minlength=len(known)) > 0
+    trained = known.nonzero().flatten()
 
     @torch.no_grad()
     def make(y: Tensor) -> Tensor:
         return generator(y, noise(turn.server.noise, len(y), generator.noise, rng).to(place))
 
-    def guide(y: Tensor) -> Generated:
+    def guide(y: Tensor) -> Generated | None:
+        if not len(trained):
+            return None
         others = trained[torch.randint(len(trained), (config.generated,), generator=rng)].to(place)
         return Generated(make(y), received.trained.to(place)[y], make(others), others)
 

@@ -8,10 +8,10 @@ from torch import Tensor, nn, tensor
 from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, private_training, reply
-from fd_flower.config import ClientConfig, option
+from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models import FeatureModel, feature_model
-from fd_flower.training import supervised
+from fd_flower.training import Together, supervised
 from fd_flower.wire import Update, Weights
 from fd_flower.wire.lowrank import applied, difference
 
@@ -26,12 +26,14 @@ class Config(ClientConfig):
     """Weight of the distance between the two models' features, within what is distilled."""
     ce_floor: float = option(0.1, above=0)
     """The sum of both cross-entropies, by which what is distilled is divided, is taken for at least this."""
+    kd_mean: str = one_of("samples", "entries", default="samples")
+    """What the divergence of predictions is a mean over; `entries`: divided by the number of classes, too (HtFLlib)."""
 
 
-class Pair(nn.Module):
+class Pair(Together):
     """A mentor, a mentee, and the projection of the mentee's features to the mentor's size.
 
-    All are in one module so that one optimizer steps them, parameter by parameter, as optimizers of their own would.
+    One optimizer steps them, parameter by parameter, as optimizers of their own would.
     """
 
     def __init__(self, mentor: FeatureModel, mentee: FeatureModel, projection: nn.Module) -> None:
@@ -57,6 +59,8 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
     mentor, mentee = model.mentor.head(seen), model.mentee.head(hidden)
     labels = F.cross_entropy(mentor, y) + F.cross_entropy(mentee, y)
     distilled = config.distill(mentor, mentee, y) + config.distill(mentee, mentor, y)
+    if config.kd_mean == "entries":
+        distilled = distilled / mentor.shape[1]
     if config.hidden_weight:
         distilled = distilled + config.hidden_weight * F.mse_loss(model.projection(hidden).float(), seen.float())
     return labels + config.kd_weight * distilled / labels.detach().clamp_min(config.ce_floor)

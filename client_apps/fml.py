@@ -9,7 +9,8 @@ from torch.nn import Module
 from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, private_training, reply
-from fd_flower.config import ClientConfig, option
+from fd_flower.config import ClientConfig, one_of, option
+from fd_flower.training import Together
 from fd_flower.wire import Weights
 
 app = App()
@@ -23,10 +24,12 @@ class Config(ClientConfig):
     """Share of the labels in the personal model's loss; the meme's predictions have the rest."""
     beta: float = option(0.5, least=0, most=1)
     """Share of the labels in the meme's loss; the personal model's predictions have the rest."""
+    kd_mean: str = one_of("samples", "entries", default="samples")
+    """What the distillation loss is a mean over; `entries`: divided by the number of classes, too (HtFLlib)."""
 
 
-class Pair(Module):
-    """The personal model and the meme, in one module so that one optimizer steps both.
+class Pair(Together):
+    """The personal model and the meme.
 
     An optimizer's steps are taken parameter by parameter, so each model learns as it would with one of its own.
     """
@@ -50,9 +53,10 @@ def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) 
     return taught(own, meme, y, config.alpha, config) + taught(meme, own, y, config.beta, config)
 
 
-def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: ClientConfig) -> Tensor:
+def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: Config) -> Tensor:
     """Return share * CE + (1 - share) * ``kd_weight`` * distillation from the peer: logits [B, C], labels [B]."""
     loss, weight = share * F.cross_entropy(student, y), (1 - share) * config.kd_weight
+    weight /= student.shape[1] if config.kd_mean == "entries" else 1
     return loss + weight * config.distill(student, peer, y) if weight else loss
 
 

@@ -1,8 +1,8 @@
 """MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbors' heads one level lower."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from flwr.app import Context, Message
 from torch import Tensor, nn
 
-from fd_flower.client import App, Turn, private_training, reply
+from fd_flower.client import App, Turn, fit, momentum, reply
 from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.samples import Samples
 from fd_flower.models import FeatureModel, feature_model
@@ -36,6 +36,10 @@ class Config(ClientConfig):
     """Whether the client's own lower head is a candidate."""
     same_level: bool = False
     """Whether the teachers' heads of the same level are candidates, too."""
+    keep_momentum: bool = False
+    """Whether the optimizer goes on from round to round, its momentum included; else it begins anew."""
+    projection: bool = False
+    """Whether a learned projection compares one's embeddings with those of another size; else these are left out."""
 
 
 class Headed(nn.Module):
@@ -47,12 +51,17 @@ class Headed(nn.Module):
         With ``features`` [B, F] and ``head``.
     auxiliary : nn.Module
         Linear, from F features to m * C logits.
+    projections : Mapping[int, nn.Module] | None
+        Linear, from F features to those of other models, by their number.
     """
 
-    def __init__(self, model: FeatureModel, auxiliary: nn.Module) -> None:
+    def __init__(
+        self, model: FeatureModel, auxiliary: nn.Module, projections: Mapping[int, nn.Module] | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.auxiliary = auxiliary
+        self.projections = nn.ModuleDict({str(size): module for size, module in (projections or {}).items()})
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the main head's logits [B, C]."""
@@ -90,6 +99,8 @@ class Teachers:
         Which teacher has one of which sample, bool [T, B].
     rng : torch.Generator
         What ``client.select=random`` draws from.
+    others : Mapping[int, tuple[Tensor, Tensor]]
+        Embeddings [T, B, S] and who has one [T, B] in other sizes S, which projections of one's own are compared with.
     """
 
     x: Tensor
@@ -98,6 +109,7 @@ class Teachers:
     features: Tensor
     embeds: Tensor
     rng: torch.Generator
+    others: Mapping[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
 def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, config: Config) -> Tensor:
@@ -112,6 +124,9 @@ def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, con
     loss = F.cross_entropy(model.main(private), y)
     if config.emb_weight:
         loss = loss + config.emb_weight * embedding_distance(public, teacher.features, teacher.embeds)
+        for size, (features, embeds) in teacher.others.items():
+            projected = model.projections[str(size)](public)
+            loss = loss + config.emb_weight * embedding_distance(projected, features, embeds)
     if config.kd_weight:
         own = model.heads(public)
         learned = targets(
@@ -131,8 +146,9 @@ def objective(model: Headed, x: Tensor, y: Tensor, teacher: Teachers | None, con
 def receive(message: Message, context: Context) -> Turn[Config]:
     """Take the model with its heads, and what the neighbors' heads say into the loss."""
     turn: Turn[Config] = Turn.of(message, context)
-    turn.model = headed(turn)
-    lessons = teachers(turn, PublicHeads.all(message.content))
+    received = [heads for heads in PublicHeads.all(message.content) if len(heads.index)]
+    turn.model = headed(turn, other_sizes(turn, received))
+    lessons = teachers(turn, received)
 
     def learn(model: Headed, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, next(lessons, None), turn.config)
@@ -158,27 +174,41 @@ def evaluate(message: Message, context: Context) -> Message:
     return reply(message, turn)
 
 
-def headed(turn: Turn[Config]) -> Headed:
-    """Return the client's personal model with its auxiliary heads, both kept."""
+def other_sizes(turn: Turn[Config], received: Sequence[PublicHeads]) -> list[int]:
+    """Return in which other sizes than the client's own there are embeddings to be compared with, rising."""
+    if not (turn.config.projection and turn.config.emb_weight):
+        return []
+    sizes = {heads.features.shape[1] for heads in received if heads.features is not None}
+    return sorted(sizes - {turn.world.features(turn.architecture)})
+
+
+def headed(turn: Turn[Config], sizes: Sequence[int] = ()) -> Headed:
+    """Return the client's personal model with its auxiliary heads and projections to these sizes, all kept."""
     features, outputs = turn.world.features(turn.architecture), turn.config.heads * turn.classes
     auxiliary = turn.module("heads", lambda: nn.Linear(features, outputs))
-    return Headed(feature_model(turn.personal), auxiliary)
+    projections = {
+        size: turn.module(f"projection{size}", partial(nn.Linear, features, size, bias=False)) for size in sizes
+    }
+    return Headed(feature_model(turn.personal), auxiliary, projections)
 
 
 def teachers(turn: Turn[Config], received: Sequence[PublicHeads]) -> Iterator[Teachers]:
     """Yield what the teachers say about one public mini-batch after another, in shuffled passes; nothing if nothing."""
     config = turn.config
-    received = [heads for heads in received if len(heads.index)]
     if not received or not (config.kd_weight or config.emb_weight):
         return
+    place = turn.world.device
     index, *about = aligned(received, turn.world.features(turn.architecture))
-    heads, speaks, features, embeds = (tensor.to(turn.world.device) for tensor in about)
+    heads, speaks, features, embeds = (tensor.to(place) for tensor in about)
+    others = {size: aligned(received, size)[3:] for size in other_sizes(turn, received)}
+    others = {size: (values.to(place), held.to(place)) for size, (values, held) in others.items()}
     samples, draws = turn.public[index], turn.rng("select")
     endless = Plan(config.public_batch, config.lr, steps=sys.maxsize)
     for rows in batches(len(index), endless, turn.rng("public")):
-        rows = rows.to(turn.world.device)
+        rows = rows.to(place)
         x, _ = samples.batch(rows)
-        yield Teachers(x, heads[:, rows], speaks[:, rows], features[:, rows], embeds[:, rows], draws)
+        wider = {size: (values[:, rows], held[:, rows]) for size, (values, held) in others.items()}
+        yield Teachers(x, heads[:, rows], speaks[:, rows], features[:, rows], embeds[:, rows], draws, wider)
 
 
 def aligned(received: Sequence[PublicHeads], size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -232,6 +262,14 @@ def measure(turn: Turn[Config], point: str) -> None:
     turn.evaluate(point, every["main"], shared=every[f"aux{last}"], others=every)
 
 
-train = private_training(receive, send, measure)
-
-app.train()(train)
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Learn from private data and from the neighbors' heads at once, be evaluated, and send."""
+    turn = receive(message, context)
+    model = turn.model
+    optimizer = momentum.recalled(turn, model) if turn.config.keep_momentum else None
+    loss = fit(turn, turn.loss, turn.data.train, optimizer=optimizer)
+    if optimizer is not None:
+        momentum.remember(turn, model, optimizer)
+    measure(turn, "trained")
+    return send(message, turn, loss=loss)

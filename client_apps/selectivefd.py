@@ -26,7 +26,9 @@ class Config(ClientConfig):
     background: int = option(250, least=1)
     """n: points drawn evenly from the box of the features, in the ratio's denominator; lambda is n^(-1/2)."""
     width: float = option(0.17, above=0)
-    """Of the kernel, in median distances between those own samples."""
+    """Of the kernel, in median distances between those own samples, or as it is (`client.width_in`)."""
+    width_in: str = one_of("medians", "features", default="medians")
+    """What `client.width` is measured in: `medians`, or the units of the `features` that votes see (the demo)."""
     quantile: float = option(0.25, least=0, most=1)
     """Vote where the ratio is above this quantile of it on the other own samples."""
     labels: str = one_of("soft", "hard", default="soft")
@@ -78,8 +80,8 @@ def votes(turn: Turn[Config], samples: Own = None) -> Tensor:
 
         def ratio(learned: Tensor, _: Tensor) -> kulsif.KuLSIF:
             background = kulsif.uniform(*box, config.background, learned.shape[1], turn.rng("background"))
-            width = config.width * kulsif.median_distance(learned)
-            return kulsif.fit(learned, background, width, config.background**-0.5)
+            unit = kulsif.median_distance(learned) if config.width_in == "medians" else 1.0
+            return kulsif.fit(learned, background, config.width * unit, config.background**-0.5)
 
         known = vote(
             own,

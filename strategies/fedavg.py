@@ -1,9 +1,12 @@
 """FedAvg (McMahan et al. 2017, arXiv 1602.05629): clients train one model, the server averages its weights."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Any, final
 
+from fd_flower.config import Settings
 from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.parts import shared_keys
 from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, Weights
 from fd_flower.wire.replies import Reply, mean_weights
@@ -11,16 +14,44 @@ from fd_flower.wire.replies import Reply, mean_weights
 
 @final
 class FedAvg(Strategy):
-    """The mean of the clients' weights, by their examples (algorithm 1 of the paper)."""
+    """The mean of the clients' weights, by their examples (algorithm 1 of the paper), or of a part of them."""
 
     status = Status("paper")
     requires = Requirements(same_model=True, tasks=("classification", "retrieval"))
     evaluated, summable = "aggregated", (Weights,)
 
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return ``requires``; heads alone can be averaged over architectures."""
+        share = _share(settings)
+        if share == "all":
+            return cls.requires
+        return Requirements(same_model=share != "head", headed=share == "body", features=share == "head")
+
+    @classmethod
+    def evaluation_point(cls, settings: Settings) -> str:
+        """Return where it is evaluated: where a part stays with clients, there is no server's model."""
+        return cls.evaluated if _share(settings) == "all" else "trained"
+
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
-        """Start from the weights that every client of the architecture starts from."""
-        return [self.first_weights(clients[0].model)]
+        """Start from the weights, or the part of them, that every client of the architecture starts from."""
+        first, share = self.first_weights(clients[0].model), _share(self.settings)
+        if share == "all":
+            return [first]
+        keys = shared_keys(self.world.module(clients[0].model), share)
+        if len(keys) == len(first.values):
+            raise InvalidInputError(
+                f"client.share={share} keeps normalization layers with the clients, and '{clients[0].model}' has none: "
+                "take a model with some (resnet8), or client.share=all"
+            )
+        return [Weights({key: value for key, value in first.values.items() if key in keys})]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the weights, each client's by its number of examples."""
         return list(mean_weights(replies).values())
+
+
+def _share(settings: Settings) -> str:
+    """Return what is averaged: an option of the client's half, whose class this half does not know."""
+    client: Any = settings.client
+    return str(client.share)

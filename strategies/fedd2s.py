@@ -29,8 +29,11 @@ from fd_flower.wire.replies import Reply
 class Config(ServerConfig):
     """FedD2S's options."""
 
-    cuts: list[int] | None = option(None, least=1)
-    """Blocks that learn from the server, stage by stage, deepest first (`[4,2,1]`); None: from all down to one."""
+    cuts: list[int] | None = option(None, least=0)
+    """Blocks that learn from the server, stage by stage, deepest first (`[4,2,0]`); 0: none, and nothing travels.
+
+    None: from all down to one, then 0.
+    """
     stage_rounds: int = option(10, least=1)
     """Rounds of a stage; the last one goes on to the end."""
     stage_weights: list[float] | None = option(None, least=0)
@@ -55,8 +58,8 @@ class Config(ServerConfig):
             )
 
     def cut_at(self, round: int, blocks: int) -> int:
-        """Return how many of a model's blocks learn from the server in a round, counted from 1."""
-        cuts = self.cuts or list(range(blocks, 0, -1))
+        """Return how many of a model's blocks learn from the server in a round, counted from 1; 0: it says nothing."""
+        cuts = self.cuts or list(range(blocks, -1, -1))
         return cuts[min((round - 1) // self.stage_rounds, len(cuts) - 1)]
 
     def weight_at(self, round: int) -> float:
@@ -84,11 +87,13 @@ class FedD2S(Strategy[Config]):
         """Train the cut's head on all features [N, ...], and predict with it on each client's own: [M, C].
 
         What is told a client is kept until it takes part again; a head is kept for the next round and, in the blocks
-        that it shares with it, for the next cut's.
+        that it shares with it, for the next cut's. In a stage without a cut nothing is learned.
         """
         model = replies[0].client.model
         blocks = len(ends(self.world.module(model)))
         cut, after = (self.config.cut_at(number, blocks) for number in (round, round + 1))
+        if not cut:
+            return [_cut(after), *(Private(heads) for heads in Weights.all(knowledge))]
         head = self._head(model, cut, knowledge)
         sent = self._alike(replies, cut, head, round)
         features = torch.cat([own.features.float() for own in sent.values() if own.features is not None])
@@ -112,7 +117,7 @@ class FedD2S(Strategy[Config]):
         """Return where to cut and, where there are any, the predictions on this client's samples."""
         cut = next(p for p in SampleKnowledge.all(knowledge) if not p.client)
         own = next((p for p in SampleKnowledge.all(knowledge) if p.client == client.id), None)
-        return [cut if own is None else replace(own, client="", cut=cut.cut)]
+        return [cut if own is None or not int(cut.cut) else replace(own, client="", cut=cut.cut)]
 
     def _alike(self, replies: Sequence[Reply], cut: int, head: Module, round: int) -> dict[str, SampleKnowledge]:
         """Return what clients sent about features of one shape, that of most among those that the cut's head takes.

@@ -72,8 +72,9 @@ class MHD(Strategy[Config]):
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[PublicHeads]:
         """Return what ``server.teachers`` of the client's neighbors said last, drawn for it and the round.
 
-        Embeddings of another size than the client's are left out: it could not compare them with its own.
+        Embeddings of another size than the client's are left out where no projection compares them with its own.
         """
+        options: Any = self.settings.client
         bank = {entry.client: entry for entry in PublicHeads.all(knowledge)}
         ids = [c.id for c in self.clients]
         listens = self._graph(self.clients)[:, ids.index(client.id)].tolist()
@@ -81,7 +82,10 @@ class MHD(Strategy[Config]):
         newest = max(map(_round, bank.values()), default=0)
         order = torch.randperm(len(near), generator=torch_rng(self.settings.run.seed, "teachers", client.id, newest))
         drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]
-        return [replace(entry, features=None) if _other_size(entry, client) else entry for entry in drawn]
+        return [
+            replace(entry, features=None) if _other_size(entry, client) and not options.projection else entry
+            for entry in drawn
+        ]
 
     def _graph(self, clients: Sequence[Client]) -> Tensor:
         """Return who listens to whom, bool [K, K]."""

@@ -59,6 +59,7 @@ def test_figures_are_of_own_and_of_everybodys_samples():
     line = next(line for line in start_toy("fd")[2] if line.get("client"))
     by_class = ("balanced_accuracy", "macro_f1", "auc")
     own = {"accuracy", "nll", "ece", "validation", "confusion", *by_class, *(f"validation_{f}" for f in by_class)}
+    own |= {"accuracy_own", "validation_accuracy_own"}
     shared = {"global", "global_nll", "global_ece", "global_confusion", "pooled", "pooled_validation"}
     shared |= {f"{part}_{figure}" for part in ("global", "pooled_validation") for figure in by_class}
     assert set(line["evaluations"]["trained"]) == own | shared

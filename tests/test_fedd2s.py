@@ -211,7 +211,7 @@ def test_features_of_another_shape_are_left_out():
 
 def test_the_schedule():
     config = methods.config("fedd2s", "server", stage_rounds=2)
-    assert [config.cut_at(t, 3) for t in range(1, 9)] == [3, 3, 2, 2, 1, 1, 1, 1]
+    assert [config.cut_at(t, 3) for t in range(1, 9)] == [3, 3, 2, 2, 1, 1, 0, 0]
     config = methods.config("fedd2s", "server", stage_rounds=1, cuts=[4, 4, 2], stage_weights=[1.0, 0.5])
     assert [config.cut_at(t, 4) for t in range(1, 5)] == [4, 4, 2, 2]
     assert [config.weight_at(t) for t in range(1, 5)] == [1.0, 0.5, 0.5, 0.5]
@@ -221,7 +221,7 @@ def test_the_schedule():
     ("changes", "words"),
     [
         ({"cuts": [1, 2]}, r"server.cuts is \[1, 2\]"),
-        ({"cuts": [2, 0]}, r"server.cuts is \[2, 0\]"),
+        ({"cuts": [2, -1]}, r"server.cuts is \[2, -1\]"),
         ({"cuts": []}, r"server.cuts is \[\]"),
         ({"stage_weights": [1.0, -1.0]}, "server.stage_weights"),
         ({"stage_rounds": 0}, "server.stage_rounds is 0; expected at least 1"),
@@ -273,7 +273,7 @@ def listen(monkeypatch, changes):
 
 def test_features_grow_as_the_cut_moves_up_and_a_subset_in_half_precision_is_smaller(monkeypatch):
     """8x8 images, a quarter of the width: 16 features, then 8 of 4x4, then 4 of 8x8, and 4 of 8x8 from the stem."""
-    changes = RESNET + "server.rounds=5 server.stage_rounds=1 client.samples=10 "
+    changes = RESNET + "server.rounds=5 server.stage_rounds=1 server.cuts=[4,3,2,1] client.samples=10 "
     whole, lines = listen(monkeypatch, changes)
     shapes = [list(whole[t, "0"].features.shape) for t in range(1, 6)]
     assert shapes == [[10, 16], [10, 8, 4, 4], [10, 4, 8, 8], [10, 4, 8, 8], [10, 4, 8, 8]]
@@ -293,6 +293,31 @@ def test_features_grow_as_the_cut_moves_up_and_a_subset_in_half_precision_is_sma
         ids = [whole[t, client].id.tolist() for t in range(1, 6)]
         assert ids == [sorted(set(ids[0]))] * 5
         assert len({tuple(whole[t, client].labels.tolist()) for t in range(1, 6)}) == 1
+
+
+def test_in_the_last_stage_the_exchange_ends_and_clients_train_alone(monkeypatch, tmp_path):
+    """Rounds 3 and 4 have no cut: no feature goes up, no prediction comes down, and each model learns as `local`'s."""
+    changes = RESNET + "server.rounds=4 server.stage_rounds=2 server.cuts=[4,0] client.samples=10 run.keep=last "
+    received, lines = listen(monkeypatch, f"{changes} run.out={tmp_path / 'run'}")
+    assert [received[t, "0"].features is None for t in (1, 2, 3, 4)] == [False, False, True, True]
+    up, down = ([line["bytes"][way]["sample-knowledge"] for line in tiny.rounds(lines)] for way in ("up", "down"))
+    assert up[2] == up[3] < 3 * 300 < up[1]  # names alone
+    assert down[2] == down[3] == down[0] < down[1]
+    assert not any(line["failed"] for line in tiny.rounds(lines))
+    stale = f"{changes} run.out={tmp_path / 'stale'} server.keep_stale=true"
+    listen(monkeypatch, stale)
+    tiny.assert_same_bits(tiny.models(tmp_path / "run"), tiny.models(tmp_path / "stale"))
+
+
+def test_without_any_cut_it_is_local_training(tmp_path):
+    alone = RESNET + "server.rounds=2 client.lr=0.05 run.keep=last "
+    tiny.run("fedd2s", f"{alone} server.cuts=[0]", out=tmp_path / "fedd2s")
+    tiny.run("local", alone, out=tmp_path / "local")
+    tiny.assert_same_bits(tiny.models(tmp_path / "fedd2s"), tiny.models(tmp_path / "local"))
+
+
+def test_the_recipe_bounds_what_is_sent():
+    assert methods.config("fedd2s", "client").samples == 200
 
 
 def test_a_feature_beyond_half_precision_stays_finite(monkeypatch):

@@ -202,6 +202,24 @@ def test_clients_practise_labels_that_the_generator_has_been_trained_for_alone(m
         assert share in (0.0, 1.0)  # a client of another class has no features of its own class to compare with
 
 
+def test_clients_practise_their_own_labels_alone_where_they_are_to(monkeypatch):
+    """Two classes each: only these are generated for a client, each as often; of others it hears nothing."""
+    practised: list[tuple[set[int], set[int]]] = []
+    loss = client.objective
+
+    def note(model: Any, x: Tensor, y: Tensor, teacher: Any, config: Any) -> Tensor:
+        if teacher is not None:
+            practised.append((set(y.tolist()), set(teacher.y.tolist())))
+        return loss(model, x, y, teacher, config)
+
+    monkeypatch.setattr(client, "objective", note)
+    conversation(
+        BRIEF + "data.clients=5 data.partition=classes data.classes=2 server.share=head client.generated_classes=own"
+    )
+    assert practised
+    assert all(generated == own for own, generated in practised)
+
+
 def test_bytes_are_what_the_page_says():
     """An mlp of 9,610 weights; a generator of (32 + 10) * 256 + 256 + 4 * 256 + 256 * 128 + 128 and a counter."""
     size = 4 * (42 * 256 + 256 + 4 * 256 + 256 * 128 + 128) + 8 + 10

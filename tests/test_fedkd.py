@@ -68,6 +68,13 @@ def test_objective_by_hand():
         assert found.item() == pytest.approx(s + weight * (kl + hidden_weight * hidden) / s)
 
 
+def test_entries_divide_the_divergences_by_the_classes_and_not_the_distance_of_features():
+    """As in ``test_objective_by_hand``, with 2 classes."""
+    kl = 0.5 * math.log(4 / 3) + 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    s, hidden = math.log(8 / 3), math.log(3) ** 2 / 2
+    assert objective_of(couple(), kd_mean="entries").item() == pytest.approx(s + (kl / 2 + hidden) / s)
+
+
 def test_gradients_by_hand():
     """Of the mentor's features: (p - y) + ((p - q) + (f - 0)) / s: no teacher's gradient, and none of s.
 

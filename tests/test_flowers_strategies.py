@@ -69,7 +69,7 @@ def many() -> Callable[..., HostGrid]:
         if mods not in known:
             app = App()
             app.train(mods=list(mods))(fedavg.train)
-            app.evaluate()(fedavg.evaluate_shared)
+            app.evaluate()(fedavg.evaluate)
             known[mods] = HostGrid.open(InProcessGrid(app, 2), config.settings("fedavg", MANY, task=TASK))
         return known[mods]
 

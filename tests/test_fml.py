@@ -66,6 +66,24 @@ def test_objective_and_its_gradients_by_hand():
     torch.testing.assert_close(meme.values.grad, torch.tensor([0.5 * -0.5 + 0.5 * -0.25, 0.5 * 0.5 + 0.5 * 0.25]))
 
 
+def test_entries_divide_what_is_distilled_by_the_classes():
+    """As `torch.nn.KLDivLoss` does by default, and HtFLlib with it: labels keep their weight."""
+    x, y = torch.zeros(5, 1), torch.zeros(5).long()
+    own, meme = Logits([math.log(3), 0.0]), Logits([0.0, 0.0])
+    found = {
+        mean: objective(Pair(own, meme), x, y, None, changed(alpha=0.25, kd_mean=mean)).item()
+        for mean in ("samples", "entries")
+    }
+    labels = 0.25 * math.log(4 / 3) + 0.5 * math.log(2)
+    assert found["entries"] - labels == pytest.approx((found["samples"] - labels) / 2)
+    kl = {0.75: (own, meme), 0.5: (meme, own)}
+    default = sum(
+        weight * nn.functional.kl_div(student(x).log_softmax(1), peer(x).softmax(1), reduction="none").mean().item()
+        for weight, (student, peer) in kl.items()
+    )
+    assert found["entries"] == pytest.approx(labels + default)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_kl_is_a_mean_over_the_batch_times_t_squared(temperature):
     """HtFLlib and PFLlib divide by the classes, too, and so teach C times less."""

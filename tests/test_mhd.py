@@ -166,6 +166,21 @@ def test_objective_by_hand():
     assert objective(headed(0.0, 0.0), x, y, None, config).item() == pytest.approx(math.log(2))
 
 
+def test_a_projection_is_compared_with_embeddings_of_another_size():
+    """(3, 4) projected to (3, 4, 0) against (1, 0, 0): 0.8, twice, beside the 0.8 of the teacher of one's own size."""
+    x, y = torch.zeros(1, 2), torch.tensor([0])
+    wide = torch.tensor([[[1.0, 0.0, 0.0]]]), torch.ones(1, 1).bool()
+    public = taught(torch.tensor([[3.0, 4.0]]), log([0.9]), torch.tensor([[1.0, 0.0]]), others={3: wide})
+    projection = nn.Linear(2, 3, bias=False)
+    with torch.no_grad():
+        projection.weight.copy_(torch.eye(3, 2))
+    model = Headed(Echo(2), nn.Linear(2, 2), {3: projection})
+    loss = objective(model, x, y, public, changed(emb_weight=2.0, kd_weight=0.0))
+    assert loss.item() == pytest.approx(math.log(2) + 2 * 0.8 + 2 * 0.8)
+    loss.backward()
+    assert projection.weight.grad.norm() > 0
+
+
 def test_the_chain_moves_features_and_the_learning_heads_and_no_other():
     """The main head has the gradient of its cross-entropy alone, whatever it teaches head 1."""
     x, y, model = torch.ones(1, 2), torch.tensor([0]), headed(1.0, 1.0)
@@ -280,6 +295,14 @@ def test_embeddings_go_to_clients_of_the_same_size():
     told = {entry.client: entry.features for entry in server.knowledge_for(server.clients[0], knowledge)}
     assert told["1"].shape == (2, 2)
     assert told["2"] is None
+
+
+def test_embeddings_of_another_size_go_to_clients_that_project_theirs():
+    server = relay(teachers=3)
+    server.settings = settings("mhd", "client.heads=1 server.teachers=3 client.projection=true")
+    knowledge = bank(server, {"1": heads(features=2), "2": heads(features=5)})
+    told = {entry.client: entry.features for entry in server.knowledge_for(server.clients[0], knowledge)}
+    assert told["2"].shape == (2, 5)
 
 
 @pytest.fixture
@@ -412,6 +435,22 @@ def test_without_weights_it_is_local_training(tmp_path):
     tiny.assert_same_bits(tiny.models(tmp_path / "mhd"), tiny.models(tmp_path / "local"))
 
 
+def test_momentum_goes_on_where_it_is_kept(tmp_path):
+    """One step on all samples in each of two rounds is two steps in one, if the momentum of the first is there."""
+    plain = TINY + "client.warmup=0 client.schedule=constant client.kd_weight=0 client.emb_weight=0 run.keep=last "
+    plain += "client.batch=2000 client.momentum=0.9 "
+    for name, changes in {
+        "whole": "server.rounds=1 client.steps=2",
+        "kept": "server.rounds=2 client.steps=1 client.keep_momentum=true",
+        "lost": "server.rounds=2 client.steps=1",
+    }.items():
+        tiny.run("mhd", plain + changes, out=tmp_path / name)
+    whole = tiny.models(tmp_path / "whole")["0", "1-0"]
+    kept, lost = (tiny.models(tmp_path / name)["0", "2-0"] for name in ("kept", "lost"))
+    assert all(torch.allclose(whole[key], kept[key], atol=1e-6) for key in whole)
+    assert not all(torch.allclose(whole[key], lost[key], atol=1e-4) for key in whole)
+
+
 def test_memory_keeps_the_heads(tmp_path):
     tiny.run("mhd", TINY + "run.keep=last client.heads=2", out=tmp_path / "run")
     memories = tiny.memories(tmp_path / "run")
@@ -472,6 +511,20 @@ def test_architectures_may_differ():
     assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1"]] * 2
     down = tiny.rounds(lines)[1]["bytes"]["down"]["public-heads"]
     assert 0 <= down / 2 - 20 * (8 + 4 * 5 * 10) < 500
+
+
+def test_architectures_that_differ_can_compare_embeddings_by_projections(tmp_path):
+    """Each sends its own embeddings and learns a projection to the other's size, which is kept."""
+    chosen = TINY + "data.clients=2 model.name=[mlp,lenet] client.projection=true client.keep_momentum=true "
+    lines = tiny.run("mhd", chosen + "server.rounds=3 run.keep=last client.momentum=0.5", out=tmp_path)
+    assert not any(line["failed"] for line in tiny.rounds(lines))
+    down = tiny.rounds(lines)[1]["bytes"]["down"]["public-heads"]
+    assert down / 2 > 20 * (8 + 4 * 5 * 10 + 4 * 84)
+    memories = tiny.memories(tmp_path)
+    for client, (own, other) in {"0": (128, 84), "1": (84, 128)}.items():
+        second, third = (memories[client, f"{number}-0"][f"projection{other}/weight"] for number in (2, 3))
+        assert second.shape == (other, own)
+        assert not torch.equal(second, third)
 
 
 def headless() -> Task:

@@ -8,11 +8,27 @@ import torch
 from fd_flower import objectives
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.objectives import BDKD, DIST, DKD, JS, KL, MAE, MSE, OFA, PLD, TAID, TVD, Jeffreys, ReverseKL, SkewKL
+from fd_flower.objectives import (
+    AKL,
+    BDKD,
+    DIST,
+    DKD,
+    JS,
+    KL,
+    MAE,
+    MSE,
+    OFA,
+    PLD,
+    TAID,
+    TVD,
+    Jeffreys,
+    ReverseKL,
+    SkewKL,
+)
 
 DISTANCES = [
     *(KL(), KL(4.0), ReverseKL(), ReverseKL(3.0), Jeffreys(2.0), JS(), JS(0.5), SkewKL(), TVD()),
-    *(BDKD(), BDKD("soft"), DKD(), DKD(2.0, 0.5, 1.0), TAID(), TAID("dkd"), MSE(), MAE()),
+    *(AKL(), BDKD(), BDKD("soft"), DKD(), DKD(2.0, 0.5, 1.0), TAID(), TAID("dkd"), MSE(), MAE()),
 ]
 """Losses that are 0 where both sides agree, and a mean over samples."""
 
@@ -78,9 +94,9 @@ def test_mse_by_another_formula():
     torch.testing.assert_close(MSE()(student, teacher), (student - teacher).var(1, correction=0).mean())
 
 
-@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss != BDKD("soft")], ids=repr)
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss not in (BDKD("soft"), AKL())], ids=repr)
 def test_gradients_are_the_slopes(loss):
-    """But for soft BD-KD, whose weights change with the student and count as numbers: see its own test."""
+    """But for soft BD-KD and adaptive KL, whose weights change with the student and count as numbers: see theirs."""
     student, teacher = draw(2).requires_grad_(), draw(3)
     weight = torch.tensor([1.0, 0.0, 2.0, 0.5, 3.0, 1.0], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda s: loss(s, teacher, None, weight), (student,))
@@ -209,8 +225,46 @@ def test_shapes_that_would_broadcast_are_refused(loss, student, teacher, weight,
         loss(student, teacher, None, weight)
 
 
+@pytest.mark.parametrize(
+    ("head", "share"),
+    [
+        (0.5, 0.75),  # from below .2, .55, 1: classes 0 and 1, gaps (.2 + .1) / .4
+        (0.15, 1.0),  # all of them
+        (0.9, 0.5),  # class 0 alone, .2 / .4
+    ],
+)
+def test_adaptive_kl_by_hand(head, share):
+    p, q = torch.tensor([[0.45, 0.35, 0.2]]), torch.tensor([[0.25, 0.45, 0.3]])
+    forward, backward = (p * (p / q).log()).sum(), (q * (q / p).log()).sum()
+    found = AKL(head)(q.log(), p.log())
+    assert found.item() == pytest.approx((share * forward + (1 - share) * backward).item(), rel=1e-5)
+
+
+def test_the_weights_of_adaptive_kl_are_numbers():
+    """Its slope is that of both divergences, at the weights that there are."""
+    student, teacher = draw(2).requires_grad_(), draw(3)
+    (slope,) = torch.autograd.grad(AKL()(student, teacher), student)
+    p, q = teacher.softmax(1), student.detach().softmax(1)
+    order = p.argsort(1)
+    likely = torch.zeros_like(p).scatter(1, order, (p.gather(1, order).cumsum(1) >= 0.5).to(p.dtype))
+    a = ((p - q).abs() * likely).sum(1) / (p - q).abs().sum(1)
+    log_q = student.log_softmax(1)
+    both = a * (p * (p.log() - log_q)).sum(1) + (1 - a) * (log_q.exp() * (log_q - p.log())).sum(1)
+    (expected,) = torch.autograd.grad(both.mean(), student)
+    torch.testing.assert_close(slope, expected)
+
+
+def test_adaptive_kl_of_equal_predictions_is_0_and_so_is_its_slope():
+    """The authors' code divides 0 by 0 there."""
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = AKL()(logits, logits.detach())
+    loss.backward()
+    assert loss.item() == pytest.approx(0.0, abs=1e-6)
+    torch.testing.assert_close(logits.grad, torch.zeros_like(logits), rtol=0, atol=1e-6)
+
+
 def test_losses_are_found_by_name():
-    every = "bdkd dist dkd jeffreys js kl mae mse ofa pld reversekl skewkl taid tvd"
+    every = "akl bdkd dist dkd jeffreys js kl mae mse ofa pld reversekl skewkl taid tvd"
     assert objectives.names() == tuple(every.split())
     assert objectives.named("kl", temperature=2) == KL(2.0)
     assert objectives.named("mse") == MSE()
@@ -229,6 +283,7 @@ def test_losses_are_found_by_name():
         ("reversekl", {"temperature": -1.0}, "temperature of reversekl is -1.0"),
         ("js", {"beta": 1.0}, "expected a share above 0 and below 1"),
         ("skewkl", {"alpha": 0.0}, "expected a share above 0 and below 1"),
+        ("akl", {"head": 1.0}, "head of akl is 1.0; expected a share above 0 and below 1"),
         ("bdkd", {"mode": "sof"}, "mode of bdkd is 'sof' .did you mean 'soft'"),
         ("bdkd", {"kappa": -1.0}, "kappa of bdkd is -1.0; expected 0 or more"),
         ("pld", {"tau": 0.0}, "tau of pld is 0.0; expected a number above 0"),

@@ -69,6 +69,7 @@ def test_the_keys_are_those_of_the_contract_in_order():
         "selected_on",
         "calibration",
         "metrics",
+        "rules",
         "recall",
         "state",
         "bytes",

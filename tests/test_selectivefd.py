@@ -142,6 +142,24 @@ def test_the_ratio_is_fitted_to_a_twentieth_or_fifty_or_half(monkeypatch):
     assert seen == {2000: (100, 0.9), 200: (50, 0.9), 20: (10, 0.9)}
 
 
+@pytest.mark.parametrize(("unit", "expected"), [("medians", 0.5), ("features", 0.5 / 3)])
+def test_a_width_is_in_medians_or_as_it_is(unit, expected, monkeypatch):
+    """Of features three times as far apart: half a median distance is half of theirs, and .5 is .5."""
+    widths = []
+    real = selectivefd.kulsif.fit
+
+    def listen(learned, background, width, penalty):
+        widths.append(width / selectivefd.kulsif.median_distance(learned))
+        return real(learned, background, width, penalty)
+
+    monkeypatch.setattr(selectivefd.kulsif, "fit", listen)
+    monkeypatch.setattr(selectivefd.kulsif, "median_distance", lambda learned: 3.0)
+    words = tiny.STILL + "data.clients=3 server.rounds=1 client.width=0.5"
+    tiny.run("selectivefd", f"{words} client.width_in={unit}", task=corners)
+    assert widths == pytest.approx([expected] * len(widths))
+    assert widths
+
+
 @pytest.mark.parametrize("scale", [0.01, 100.0])
 def test_votes_do_not_depend_on_the_features_scale(scale, monkeypatch):
     """Width and background follow the features."""

@@ -149,10 +149,14 @@ def baseline_of(methods: Sequence[str], baseline: str) -> str:
     return chosen
 
 
-def write(comparison: Plan, console: Console, reach: float | None, baseline: str) -> None:
-    """Show the tables, and write all that a comparison leaves behind; ``reach``: an accuracy, 0 to 1."""
+def write(comparison: Plan, console: Console, reach: float | None, baseline: str, *, rules: bool) -> None:
+    """Show the tables, and write all that a comparison leaves behind.
+
+    ``reach``: an accuracy, 0 to 1; ``rules``: whether to give accuracy by the rule that predicts, too.
+    """
     if comparison.finished:
-        compare.write(comparison.finished, comparison.path, comparison.command, comparison.notes, reach, baseline)
-        console.print(*compare.shown(comparison.finished, reach, baseline), sep="\n")
+        runs, command, notes = comparison.finished, comparison.command, comparison.notes
+        compare.write(runs, comparison.path, command, notes, reach, baseline, rules=rules)
+        console.print(*compare.shown(runs, reach, baseline, rules=rules), sep="\n")
     for note in comparison.notes:
         told(console, note)

@@ -10,8 +10,9 @@ from torch.nn import Module
 from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import Memory
+from fd_flower.objectives.metrics import BY_RULE
 from fd_flower.tasks.kept import about_model
-from fd_flower.tasks.kind import Figures, Predictor
+from fd_flower.tasks.kind import Figures, Inference, Predictor
 from fd_flower.wire.envelope import whole
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Evaluations:
         model: Predictor | None,
         shared: Predictor | None,
         others: Mapping[str, Predictor],
+        inference: Inference,
     ) -> None:
         """Measure at a point that is asked for; parameters are those of ``Turn.evaluate``."""
         here, client, limit = turn.world, turn.client, self._limit
@@ -63,7 +65,7 @@ class Evaluations:
             return
         if turn.federated and not len(turn.data.test):
             raise InvalidInputError(f"client {client} has no test samples to evaluate on: see data.split")
-        found = here.kind.figures(here, client, model or turn.model, shared, limit)
+        found = here.kind.figures(here, client, model or turn.model, shared, limit, inference)
         for name, other in others.items():
             found |= {f"{name}/{key}": value for key, value in here.kind.accuracies(here, client, other, limit).items()}
         if turn.federated:
@@ -109,5 +111,5 @@ def _for_all(turn: "Turn[Any]", found: Figures) -> Figures:
     return {
         name: value
         for name, value in found.items()
-        if isinstance(value, float) and name != "auc" and not name.startswith("validation")
+        if isinstance(value, float) and name not in ("auc", *BY_RULE) and not name.startswith("validation")
     }

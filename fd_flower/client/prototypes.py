@@ -12,6 +12,7 @@ from fd_flower.client.steps import reply
 from fd_flower.client.turn import Own, Turn
 from fd_flower.config import ClientConfig, one_of
 from fd_flower.models import FeatureModel, feature_model
+from fd_flower.tasks.kind import Inference
 from fd_flower.training import forward, supervised
 from fd_flower.training.loop import Objective
 from fd_flower.wire import Prototypes
@@ -21,8 +22,8 @@ from fd_flower.wire import Prototypes
 class Config(ClientConfig):
     """The options of a client that shares prototypes."""
 
-    inference: str = one_of("prototypes", "head", default="prototypes")
-    """What predicts: the nearest of the `prototypes` that the client receives, or its own `head`."""
+    inference: str = one_of("all", "own", "head", default="all")
+    """What predicts: the nearest prototype of `all` classes or of the client's `own` ones, or the model's `head`."""
 
 
 class Nearest(Module):
@@ -89,12 +90,17 @@ def send(
 
 
 def measure(turn: Turn[Config], point: str) -> None:
-    """Measure what predicts: the nearest prototype once there are prototypes, else the head."""
+    """Measure what predicts: the nearest prototype once there are prototypes, else the head.
+
+    On everybody's samples all classes count, whatever the client's own ones are.
+    """
     received: Prototypes | None = turn.collected
-    if received is None or turn.config.inference == "head":
-        turn.evaluate(point)
+    nearest = None if received is None else Nearest(feature_model(turn.model), received)
+    if turn.config.inference == "head":
+        turn.evaluate(point, inference=Inference(nearest=nearest))
     else:
-        turn.evaluate(point, Nearest(feature_model(turn.model), received))
+        head = None if nearest is None else turn.model
+        turn.evaluate(point, nearest, inference=Inference(own=turn.config.inference == "own", head=head))
 
 
 def on_device(turn: Turn, received: Prototypes | None) -> Prototypes | None:

@@ -7,6 +7,7 @@ from typing import Any
 from flwr.app import Context, Message, MetricRecord
 from torch import Tensor
 from torch.nn import Module
+from torch.optim import Optimizer
 
 from fd_flower.client.turn import Turn
 from fd_flower.core.errors import InvalidInputError
@@ -51,13 +52,14 @@ def fit(
     *,
     model: Module | None = None,
     private: bool | None = None,
+    optimizer: Optimizer | None = None,
 ) -> float:
     """Train a model (None: the turn's) by the client's options and return the mean loss.
 
     Without a teacher these are the options of private training (``client.epochs``, ``client.batch``, ...); with one,
     a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
     unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
-    steps on its labels alone.
+    steps on its labels alone. An ``optimizer`` that is given steps the model; None: a new one.
     """
     model = model or turn.model
     teacher = None if teacher is None else teacher.to(samples.x.device)
@@ -67,7 +69,7 @@ def fit(
         train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
     rng = turn.rng("public" if public else "private")
     watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
-    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
+    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch, optimizer=optimizer)
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None = None, **metrics: float) -> Message:

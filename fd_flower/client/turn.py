@@ -22,7 +22,7 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory, Position
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
-from fd_flower.tasks.kind import Figures, Predictor, predicted
+from fd_flower.tasks.kind import Figures, Inference, Predictor, predicted
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, plan_of, supervised, train
 from fd_flower.training.scheduled import Scheduled
@@ -304,6 +304,7 @@ class Turn(Generic[C]):
         *,
         shared: Predictor | None = None,
         others: Mapping[str, Predictor] | None = None,
+        inference: Inference = Inference(),
     ) -> None:
         """Measure, where this point is asked for in this round.
 
@@ -317,9 +318,11 @@ class Turn(Generic[C]):
             What speaks for the client on everybody's classes, where that is not the same.
         others : Mapping[str, Predictor] | None
             What else to measure (heads, say), by name: accuracies alone.
+        inference : Inference
+            How the client predicts on its own samples: among which classes, and what its own head would say.
         """
         if self._evaluations.asked(point):
-            self._evaluations.measure(self, point, model, shared, others or {})
+            self._evaluations.measure(self, point, model, shared, others or {}, inference)
 
     def enter(self, point: str, **figures: float) -> None:
         """Enter what the app measured itself, where this point is asked for: it counts as what ``evaluate`` measures.

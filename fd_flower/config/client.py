@@ -32,6 +32,8 @@ class ClientConfig(Options):
     """Momentum of `sgd`."""
     weight_decay: float = option(0.0, least=0)
     """Weight decay."""
+    clip: float | None = option(None, above=0)
+    """Largest norm of a model's gradient in private training, beyond which it is scaled down; None: any."""
     schedule: str = one_of("constant", "exponential", "cosine", "infinite", default="constant")
     """Of the learning rate over rounds: `constant`, `exponential`, `cosine` (to 0 over the run) or `infinite`."""
     decay: float = option(0.99, above=0, most=1)

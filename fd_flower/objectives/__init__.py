@@ -4,6 +4,7 @@
 >>> loss(student_logits, teacher_logprobs)  # doctest: +SKIP
 """
 
+from fd_flower.objectives.adaptive import AKL
 from fd_flower.objectives.balanced import BDKD
 from fd_flower.objectives.base import Objective
 from fd_flower.objectives.decoupled import DKD
@@ -17,6 +18,7 @@ from fd_flower.objectives.relational import DIST
 from fd_flower.objectives.stateful import Stateful
 
 __all__ = [
+    "AKL",
     "BDKD",
     "DIST",
     "DKD",

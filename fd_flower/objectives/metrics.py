@@ -18,6 +18,25 @@ BY_CLASS = {
 """Our figures that are means over classes, and what they are; all are shares, the higher the better."""
 
 
+BY_RULE = {
+    "accuracy_own": "among the classes of the client's own training samples",
+    "accuracy_all": "among all classes",
+    "accuracy_head": "by the model's own head, among all classes",
+    "accuracy_head_own": "by the model's own head, among the client's own classes",
+}
+"""A client's accuracy on its own samples by the rule that predicts: shares."""
+
+
+def restricted(logprobs: Tensor, classes: Tensor) -> Tensor:
+    """Return log-probabilities [N, C] among these classes (bool [C], one at least): -inf for all others."""
+    return logprobs.masked_fill(~classes.to(logprobs.device), -torch.inf).log_softmax(1)
+
+
+def accuracy(logprobs: Tensor, labels: Tensor) -> float:
+    """Return the share of samples that are told right, of log-probabilities [N, C] and classes [N], N at least 1."""
+    return (logprobs.detach().cpu().max(dim=1).indices == labels.cpu()).double().mean().item()
+
+
 def measure(logprobs: Tensor, labels: Tensor) -> dict[str, float]:
     """Return ``accuracy`` (0 to 1), ``nll`` (nats a sample) and ``ece`` (0 to 1) of predictions.
 

@@ -23,10 +23,12 @@ PAGE = "compare.html"
 TEXTS = (0, 1, 2)  # method, status, evaluated
 
 
-def shown(folders: Sequence[RunFolder], reach: float | None = None, baseline: str = "") -> list[Table | Text]:
+def shown(
+    folders: Sequence[RunFolder], reach: float | None = None, baseline: str = "", *, rules: bool = False
+) -> list[Table | Text]:
     """Return the comparison for the terminal, tables and what one must know to read them; arguments as in `write`."""
     parts: list[Table | Text] = []
-    for part in _parts(grouped(folders), reach, baseline):
+    for part in _parts(grouped(folders), reach, baseline, rules=rules):
         parts += [*([part.table] if part.table else []), Text("\n".join([*part.below, ""]), style="dim")]
     return parts
 
@@ -40,13 +42,18 @@ class Part:
     below: Sequence[str]
 
 
-def _parts(groups: Sequence[Group], reach: float | None, baseline: str, remarks: Sequence[str] = ()) -> list[Part]:
+def _parts(
+    groups: Sequence[Group], reach: float | None, baseline: str, remarks: Sequence[str] = (), *, rules: bool = False
+) -> list[Part]:
     """Return what a comparison consists of."""
     main, others = columns(groups)
+    by_rule, meaning = _by_rule(groups) if rules else ([], "")
     parts = [Part("", _table(groups, main), [*compare_notes.notes(groups), *remarks])]
     if others:
         parts.append(Part("Other metrics", _table(groups, others), [MEANING]))
-    pairs = differences(groups, baseline)
+    if by_rule:
+        parts.append(Part("Rules of prediction", _table(groups, by_rule), [meaning]))
+    pairs = differences(groups, baseline, rules=rules)
     if below := pairs.notes(_same(groups)):
         parts.append(Part(f"Difference to {pairs.baseline}", pairs.table("method") if pairs.found else None, below))
     if points := _points(groups, reach):
@@ -62,6 +69,11 @@ def columns(groups: Sequence[Group]) -> tuple[list[Column], list[Column]]:
         for every in (kind.columns(runs), kind.metrics(runs))
     )
     return main, others
+
+
+def _by_rule(groups: Sequence[Group]) -> tuple[list[Column], str]:
+    """Return the columns of figures by the rule that predicts, and what they mean."""
+    return groups[0].kind.rules([summary for group in groups for summary in group.summaries])
 
 
 def _table(groups: Sequence[Group], kept: Sequence[Column]) -> Table:
@@ -89,10 +101,10 @@ def _points(groups: Sequence[Group], reach: float | None) -> Table | None:
     )
 
 
-def differences(groups: Sequence[Group], baseline: str = "") -> Paired:
+def differences(groups: Sequence[Group], baseline: str = "", *, rules: bool = False) -> Paired:
     """Return each group's differences to one of them, the first where none is named."""
     baseline = baseline or groups[0].name
-    kept = [column for of in columns(groups) for column in of]
+    kept = [column for of in columns(groups) for column in of] + (_by_rule(groups)[0] if rules else [])
     runs = {
         group.name: {run["seed"]: {column.name: column.of(run) for column in kept} for run in group.summaries}
         for group in groups
@@ -127,10 +139,12 @@ def markdown(
     remarks: Sequence[str] = (),
     reach: float | None = None,
     baseline: str = "",
+    *,
+    rules: bool = False,
 ) -> str:
     """Return the comparison as Markdown tables with what one must know to read them; arguments as in `write`."""
     groups, parts = grouped(folders), []
-    for part in _parts(groups, reach, baseline, remarks):
+    for part in _parts(groups, reach, baseline, remarks, rules=rules):
         parts += [*([part.table.markdown()] if part.table else []), "\n".join(f"* {line}" for line in part.below)]
     return "\n\n".join([*filter(None, parts), f"```\n{command or compare_notes.commands(groups)}\n```\n"])
 
@@ -141,7 +155,7 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     writer = csv.writer(file, lineterminator="\n")
     groups = grouped(folders)
     runs, kind = [summary for group in groups for summary in group.summaries], groups[0].kind
-    every = [*kind.columns(runs), *kind.metrics(runs)]
+    every = [*kind.columns(runs), *kind.metrics(runs), *kind.rules(runs)[0]]
     figures = (name for column in every for name in (column.name, f"{column.name}_std"))
     writer.writerow(["method", "status", "seeds", "evaluated", *figures])
     for group in groups:
@@ -151,14 +165,19 @@ def comma_separated(folders: Sequence[RunFolder]) -> str:
     return file.getvalue()
 
 
-def for_a_paper(folders: Sequence[RunFolder], command: str = "") -> str:
+def for_a_paper(folders: Sequence[RunFolder], command: str = "", *, rules: bool = False) -> str:
     """Return the comparison as LaTeX: what is not a figure of the methods, status and seconds, is left out."""
     groups = grouped(folders)
     labels = {group.name: group.label for group in groups}
     caption, origin = compare_notes.caption(groups), compare_notes.origin(groups, command)
     texts = []
     main, others = columns(groups)
-    for kept, about, label in ((main, caption, "tab:comparison"), (others, MEANING, "tab:comparison-metrics")):
+    by_rule, meaning = _by_rule(groups) if rules else ([], "")
+    for kept, about, label in (
+        (main, caption, "tab:comparison"),
+        (others, MEANING, "tab:comparison-metrics"),
+        (by_rule, meaning, "tab:comparison-rules"),
+    ):
         if not kept:
             continue
         whole = _table(groups, [column for column in kept if column.name != "seconds"])
@@ -181,10 +200,12 @@ def _sections(
     remarks: Sequence[str],
     reach: float | None = None,
     baseline: str = "",
+    *,
+    rules: bool = False,
 ) -> list[Markup]:
     figure = groups[0].kind.heading
     parts = []
-    for part in _parts(groups, reach, baseline, remarks):
+    for part in _parts(groups, reach, baseline, remarks, rules=rules):
         parts += [*([element("h2", part.title)] if part.title else []), *([part.table.html()] if part.table else [])]
         parts += [element("p", line, "soft") for line in part.below]
     return [
@@ -209,6 +230,8 @@ def write(
     remarks: Sequence[str] = (),
     reach: float | None = None,
     baseline: str = "",
+    *,
+    rules: bool = False,
 ) -> Path:
     """Write the comparison into ``out``, to read, to compute with and for a paper; return the page.
 
@@ -229,6 +252,8 @@ def write(
         An accuracy (0 to 1): when each run first has it is told.
     baseline : str
         The method that others are compared with seed by seed; empty: the first.
+    rules : bool
+        Whether to give personal accuracy by the rule that predicts, too.
 
     Raises
     ------
@@ -241,13 +266,13 @@ def write(
     drawn = Drawn.of(groups)
     for picture in drawn.all:
         picture.write(out)
-    replace_file(out / "compare.md", markdown(folders, command, remarks, reach, baseline))
+    replace_file(out / "compare.md", markdown(folders, command, remarks, reach, baseline, rules=rules))
     replace_file(out / "compare.csv", comma_separated(folders))
-    replace_file(out / "compare.tex", for_a_paper(folders, command))
+    replace_file(out / "compare.tex", for_a_paper(folders, command, rules=rules))
     replace_file(out / run_rows.FILE, run_rows.comma_separated(folders))
     origin, labels = compare_notes.origin(groups, command), {group.name: group.label for group in groups}
-    differences(groups, baseline).write(out, "method", _same(groups), origin, labels)
+    differences(groups, baseline, rules=rules).write(out, "method", _same(groups), origin, labels)
     title = ", ".join(group.name for group in groups)
-    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach, baseline)]
+    parts = [element("h1", "Comparison"), *_sections(groups, drawn, command, remarks, reach, baseline, rules=rules)]
     replace_file(out / PAGE, page.page(f"{title} · FD-Flower", parts))
     return out / PAGE

@@ -10,7 +10,7 @@ from flwr.app import MetricRecord
 from fd_flower.config import ANNEALED
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.objectives.metrics import BY_CLASS
+from fd_flower.objectives.metrics import BY_CLASS, BY_RULE
 from fd_flower.wire.replies import LARGEST
 
 POINTS = ("received", "trained", ANNEALED)
@@ -18,6 +18,7 @@ PARTS = ("", "validation_", "pooled_validation_", "global_")
 SHARES = {
     *("accuracy", "global", "validation", "pooled", "pooled_validation"),
     *(f"{part}{name}" for part in PARTS for name in BY_CLASS),
+    *(f"{part}{name}" for part in PARTS[:2] for name in BY_RULE),
 }
 CALIBRATION = {"ece", "global_ece"}
 """Shares that are NaN where an honest client's predictions are: then they are left out, as other metrics are."""

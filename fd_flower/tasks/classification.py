@@ -11,8 +11,8 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.data import partition
 from fd_flower.data.public import checksum
-from fd_flower.objectives.metrics import by_class, confusion, measure
-from fd_flower.tasks.kind import Figures, Predictor, View, predicted
+from fd_flower.objectives.metrics import accuracy, by_class, confusion, measure, restricted
+from fd_flower.tasks.kind import Figures, Inference, Predictor, View, predicted
 from fd_flower.tasks.metric import try_out, values
 from fd_flower.tasks.probe import Probe, check_shapes
 from fd_flower.training import predict
@@ -62,7 +62,13 @@ class Classification:
         }
 
     def figures(
-        self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
+        self,
+        world: View,
+        client: str,
+        model: Predictor,
+        shared: Predictor | None,
+        limit: int | None,
+        inference: Inference = Inference(),
     ) -> Figures:
         """Measure a client's model.
 
@@ -78,6 +84,8 @@ class Classification:
             What is measured on everybody's parts; None: the same.
         limit : int | None
             Test images to use, 0: all; None: own parts alone, for a method whose server model stands for all.
+        inference : Inference
+            How the client predicts on its own parts.
 
         Returns
         -------
@@ -86,14 +94,18 @@ class Classification:
             everybody's ``global``, ``global_nll``, ``global_ece`` (global test set), ``pooled``,
             ``pooled_validation``. Those of ``BY_CLASS`` and the task's own metrics by their names on the own test part,
             elsewhere after ``global_``, ``validation_``, ``pooled_validation_``. Counts of the own test part and, after
-            ``global_``, of the global test set: ``confusion`` [C * C] or ``right`` and ``support`` [C]. What has no
-            samples, and what is not defined on them, is missing.
+            ``global_``, of the global test set: ``confusion`` [C * C] or ``right`` and ``support`` [C]. Accuracy by
+            the other rules of ``BY_RULE`` on the own test part and, after ``validation_``, on the own validation part.
+            What has no samples, and what is not defined on them, is missing.
         """
         seen = self._seen(world, client, model, shared, limit)
         found: Figures = {}
         for name, (logprobs, labels) in seen.items():
             if len(labels) == 0:
                 continue
+            if name in ("accuracy", "validation"):
+                logprobs, rules = _by_rule(world, client, name, logprobs, inference)
+                found |= rules
             got = measure(logprobs, labels.cpu())
             found[name] = got["accuracy"]
             if name == "pooled":
@@ -176,6 +188,37 @@ class Classification:
     def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return nothing: a classifier that has not learned tells nothing."""
         return {}
+
+
+def _by_rule(
+    world: View, client: str, name: str, logprobs: Tensor, inference: Inference
+) -> tuple[Tensor, dict[str, float]]:
+    """Return what the client says of its own part [N, C], and the accuracy of what other rules say.
+
+    Parameters
+    ----------
+    world, client, inference
+        As of ``figures``.
+    name : str
+        ``accuracy`` for the test part, ``validation``.
+    logprobs : Tensor
+        What its model says, among all classes [N, C].
+    """
+    own, prefix = world.data(client), "" if name == "accuracy" else f"{name}_"
+    samples = own.test if name == "accuracy" else own.validation
+    classes = torch.zeros(logprobs.shape[1], dtype=torch.bool)
+    classes[own.train.labels.cpu()] = True
+    if not len(own.train):
+        return logprobs, {}
+    nearest, head = (
+        logprobs if model is None else predicted(model, samples, world.settings.run.precision)
+        for model in (inference.nearest, inference.head)
+    )
+    rules = {"accuracy_own": restricted(nearest, classes)}
+    if inference != Inference():  # else these are what accuracy and accuracy_own are
+        rules |= {"accuracy_all": nearest, "accuracy_head": head, "accuracy_head_own": restricted(head, classes)}
+    found = {f"{prefix}{rule}": accuracy(said, samples.labels) for rule, said in rules.items()}
+    return restricted(logprobs, classes) if inference.own else logprobs, found
 
 
 def _counts(counts: Tensor, cells: int) -> dict[str, list[int]]:

@@ -1,6 +1,7 @@
 """What a task asks of models: what a client brings to it, and how models are evaluated at it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,25 @@ Figures = dict[str, float | list[int]]
 
 Predictor = Module | Callable[[Samples], Tensor]
 """A model, or a function from samples to log-probabilities [N, C]."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a client predicts on its own samples, and what else could.
+
+    Attributes
+    ----------
+    own : bool
+        Whether among the classes of its training samples alone.
+    nearest : Predictor | None
+        The nearest prototype, where there are prototypes and something else predicts.
+    head : Predictor | None
+        The model's own head, where something else predicts.
+    """
+
+    own: bool = False
+    nearest: Predictor | None = None
+    head: Predictor | None = None
 
 
 class View(Protocol):
@@ -98,7 +118,13 @@ class Kind(Protocol):
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""
 
     def figures(
-        self, world: View, client: str, model: Predictor, shared: Predictor | None, limit: int | None
+        self,
+        world: View,
+        client: str,
+        model: Predictor,
+        shared: Predictor | None,
+        limit: int | None,
+        inference: Inference = Inference(),
     ) -> Figures:
         """Evaluate a client's model; see ``Turn.evaluate``. A limit of None: the server's model stands for all."""
 

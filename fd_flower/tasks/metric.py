@@ -13,14 +13,14 @@ from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
-from fd_flower.objectives.metrics import BY_CLASS
+from fd_flower.objectives.metrics import BY_CLASS, BY_RULE
 from fd_flower.wire.envelope import one_line
 
 Function = Callable[[Tensor, Tensor], float | None]
 """From log-probabilities [N, C] float32 and labels [N] int64, both on the CPU, to a number."""
 
 NAME = re.compile("[A-Za-z][A-Za-z0-9_]{0,39}")
-OURS = (*BY_CLASS, "accuracy", "nll", "ece", "loss", "confusion", "right", "support", "images", "evaluated")
+OURS = (*BY_CLASS, *BY_RULE, "accuracy", "nll", "ece", "loss", "confusion", "right", "support", "images", "evaluated")
 SETS = ("global", "personal", "pooled", "validation")
 """What figures are of: no metric is called so, or begins so."""
 

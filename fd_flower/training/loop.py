@@ -34,7 +34,7 @@ class Plan:
     cosine: bool = False
     """Bring the learning rate to 0 over ``steps``, along a cosine."""
     clip: float | None = None
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient, of models that are ``Together`` of each one's."""
 
 
 def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = False) -> Plan:
@@ -48,7 +48,12 @@ def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = F
         momentum=config.momentum,
         weight_decay=config.weight_decay,
         precision=precision,
+        clip=None if public else config.clip,
     )
+
+
+class Together(Module):
+    """Several models in one module, so that one optimizer steps them all, each as one of its own would."""
 
 
 @contextmanager
@@ -88,6 +93,7 @@ def train(
     plan: Plan,
     rng: torch.Generator,
     watch: Callable[[int], bool] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> float:
     """Train a model in place.
 
@@ -107,6 +113,8 @@ def train(
         It alone decides the order of samples; its seed decides what the samples' training transform draws.
     watch : Callable[[int], bool] | None
         Called with the number of steps done after each; True ends the training.
+    optimizer : torch.optim.Optimizer | None
+        What steps the model; None: a new one, by the plan.
 
     Returns
     -------
@@ -114,7 +122,7 @@ def train(
         The mean loss over all steps; 0.0 where there was none.
     """
     model.train()
-    optimizer = optimizer_of(model, plan)
+    optimizer = optimizer or optimizer_of(model, plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
     total = torch.zeros((), device=samples.x.device)
     steps = 0
@@ -126,7 +134,8 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if plan.clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), plan.clip)
+            for part in model.children() if isinstance(model, Together) else (model,):
+                torch.nn.utils.clip_grad_norm_(part.parameters(), plan.clip)
         optimizer.step()
         if schedule is not None:
             schedule.step()

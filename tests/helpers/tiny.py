@@ -159,6 +159,18 @@ def figures(lines: Iterable[Mapping[str, Any]]) -> list[Line]:
     return kept
 
 
+def by_head(line: Line) -> dict[str, dict[str, Any]]:
+    """Return a client's evaluations as they were if its model's head were all that predicts."""
+    found = {}
+    for point, figures in line["evaluations"].items():
+        assert figures.get("accuracy_head", figures["accuracy"]) == figures["accuracy"]
+        kept = {key: value for key, value in figures.items() if "accuracy_" not in key or "balanced" in key}
+        for key in ("accuracy_own", "validation_accuracy_own"):
+            kept[key] = figures.get(key.replace("accuracy_own", "accuracy_head_own"), figures[key])
+        found[point] = kept
+    return found
+
+
 def memories(folder: Path) -> dict[tuple[str, str], dict[str, Tensor]]:
     """Return what the clients of a run (``run.keep=last``) remember, by (client, file)."""
     return {

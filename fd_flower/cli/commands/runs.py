@@ -72,6 +72,9 @@ def compare(
     baseline: Annotated[
         str, typer.Option(metavar="NAME", help="The method that others are compared with; by default the first.")
     ] = "",
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Also compare personal accuracy among own classes, all, and by heads.")
+    ] = False,
     open: Open = False,
 ) -> None:
     """Compare methods on the same data, models and seeds: tables, CSV, LaTeX, plots and a page.
@@ -93,6 +96,7 @@ def compare(
     shown: dict[str, Any] = {
         "reach": None if reach is None else reach / 100,
         "baseline": comparing.baseline_of(methods, baseline),
+        "rules": rules,
     }
     comparison = comparing.ordered(**asked, out=out)
     where = places(devices, jobs, comparison.devices)

@@ -101,6 +101,10 @@ class Kind(ABC):
         """Return further columns, which have a table of their own below and stand in the same files."""
         return []
 
+    def rules(self, runs: Summaries) -> tuple[list[Column], str]:
+        """Return columns of figures by the rule that predicts, for a table that is asked for, and what they mean."""
+        return [], ""
+
     def references(self, runs: Summaries) -> Mapping[str, Mapping[str, tuple[float | None, float | None]]]:
         """Return what needs no training, by name: means and spreads by column, of runs that differ in their seed."""
         return {}

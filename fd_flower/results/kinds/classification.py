@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
-from fd_flower.results import classes, metric_pages, metrics, reported
+from fd_flower.results import classes, metric_pages, metrics, reported, rules
 from fd_flower.results.columns import Column, Summaries
 from fd_flower.results.history import SERVER, History, Track, at_best, curve, last, training_loss
 from fd_flower.results.kinds.base import Evaluated, Kind, Lines
@@ -76,6 +76,7 @@ class Classification(Kind):
                 for scope, tracks in (("global", shared), ("personal", own))
             },
             "metrics": metrics.summarize(lines, evaluated, facts.get("metrics", {})),
+            "rules": rules.summarize(lines, evaluated),
             "recall": classes.recall(lines, evaluated, facts.get("classes", ())),
         }
 
@@ -158,11 +159,12 @@ class Classification(Kind):
         ]
 
     def sections(self, summary: Mapping[str, Any], lines: Lines) -> list[Markup]:
-        """Return how well probabilities are calibrated, other metrics, and what is told class by class."""
+        """Return accuracy by rule, other metrics, what is told class by class, and how probabilities are calibrated."""
         rows = [(scope, rounded(of["ece"]), rounded(of["nll"])) for scope, of in summary["calibration"].items()]
         note = "At the end. ECE: expected calibration error, 15 bins of equal width. NLL: negative log-likelihood."
         calibration = [element("h2", "Calibration"), table(["", "ECE", "NLL, nats"], rows), element("p", note, "soft")]
-        return [*metric_pages.sections(summary, lines, self.evaluated(summary)), *calibration]
+        others = metric_pages.sections(summary, lines, self.evaluated(summary))
+        return [*rules.section(summary), *others, *calibration]
 
     def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
         """Return one row per client."""
@@ -223,6 +225,10 @@ class Classification(Kind):
     def metrics(self, runs: Summaries) -> list[Column]:
         """Return balanced accuracy, macro-F1, AUC and the task's own metrics."""
         return metrics.figures(runs)
+
+    def rules(self, runs: Summaries) -> tuple[list[Column], str]:
+        """Return personal accuracy among own classes and all, by prototypes and by heads."""
+        return rules.columns(runs), rules.MEANING
 
     def notes(self, several: bool) -> list[str]:
         """Return what the figures are."""

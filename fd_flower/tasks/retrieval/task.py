@@ -14,7 +14,7 @@ from torch.nn import Module
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
-from fd_flower.tasks.kind import Figures, View
+from fd_flower.tasks.kind import Figures, Inference, View
 from fd_flower.tasks.retrieval.beir import Collection
 from fd_flower.tasks.retrieval.bm25 import scores_of
 from fd_flower.tasks.retrieval.config import Config
@@ -179,7 +179,15 @@ class Retrieval:
         digests = "".join(collection.digest for collection in self.library_inputs.held.collections)
         return hashlib.sha256(digests.encode()).hexdigest()[:12]
 
-    def figures(self, world: View, client: str, model: Any, shared: Any, limit: int | None) -> Figures:
+    def figures(
+        self,
+        world: View,
+        client: str,
+        model: Any,
+        shared: Any,
+        limit: int | None,
+        inference: Inference = Inference(),
+    ) -> Figures:
         """Measure a client's model wherever this process can: ``own/ndcg@10``, ``others/map``, and so on."""
         held = self.library_inputs.held
         place = 0 if self.alone else _place(held, client)
