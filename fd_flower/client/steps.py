@@ -11,7 +11,7 @@ from torch.nn import Module
 from fd_flower.client.turn import Turn
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
-from fd_flower.training import length, plan_of, supervised, train
+from fd_flower.training import LOCAL, PUBLIC, counted_as, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.wire import Payload, pack
 
@@ -67,7 +67,8 @@ def fit(
         train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
     rng = turn.rng("public" if public else "private")
     watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
-    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
+    with counted_as(PUBLIC if public else LOCAL):
+        return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch)
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None = None, **metrics: float) -> Message:

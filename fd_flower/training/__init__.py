@@ -2,10 +2,17 @@
 
 from fd_flower.training.loop import Plan, batches, length, one_thread, optimizer_of, plan_of, supervised, train
 from fd_flower.training.prediction import forward, predict
+from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, uncounted
 
 __all__ = [
+    "LOCAL",
+    "PUBLIC",
+    "SERVER",
     "Plan",
     "batches",
+    "count",
+    "counted",
+    "counted_as",
     "forward",
     "length",
     "one_thread",
@@ -14,4 +21,5 @@ __all__ = [
     "predict",
     "supervised",
     "train",
+    "uncounted",
 ]
