@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from fd_flower.cli import paths
+from fd_flower.cli.beside import labels_alone, on_one_model
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
 from fd_flower.cli.progress import told
@@ -79,7 +80,9 @@ def ordered(
         for seed in range(first, first + seeds):
             folder = path / f"{name}-seed{seed}"
             own = ("run.keep=none", *words_here, f"run.seed={seed}", paths.path_word("run.out", folder))
-            comparison.orders[folder.name] = Order(method, own, folder, task, engine)
+            comparison.orders[folder.name] = on_one_model(Order(method, own, folder, task, engine))
+    for added in filter(None, map(labels_alone, [*comparison.orders.values()])):
+        comparison.orders[added.out.name] = added
     return comparison
 
 

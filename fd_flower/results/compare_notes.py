@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
+from fd_flower.config.registry import short_name
 from fd_flower.results import reproduce
 from fd_flower.results.columns import LOCAL, STEPS
-from fd_flower.results.groups import Group
+from fd_flower.results.groups import LABELS_ALONE, Group
 from fd_flower.results.page import NOTHING, words
 
 STATUS = (
@@ -35,6 +36,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
         + (", mean over seeds." if several else "."),
         *([COUNTED] if counted else []),
         *_unequal(groups),
+        *_beside(groups),
         f"{first.kind.measured}: {_by_value(measured)}.",
         f"Seeds: {_by_value(seeds)}.",
         f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
@@ -51,6 +53,24 @@ def _unequal(groups: Sequence[Group]) -> list[str]:
     if len(set(known.values())) < 2:
         return []
     return [f"Local steps differ: {_by_value(known)}; --same-loop gives all methods one private and one public loop."]
+
+
+def _beside(groups: Sequence[Group]) -> list[str]:
+    """Return what rows are that others stand to be judged by."""
+    lines = []
+    for group in groups:
+        if short_name(group.folders[0].config["method"]) == "fedavg" and len(groups) > 1:
+            smallest = "; one model for all, the smallest of the others'" if " on " in group.name else ""
+            lines.append(
+                f"{group.name}: global figures are of the server's model, personal ones (trained) of that model after "
+                f"a round's local steps, which is FedAvg fine-tuned{smallest}."
+            )
+        if group.name.startswith(LABELS_ALONE):
+            lines.append(
+                f"{group.name}: clients learn from the public samples' labels, then from their own, and exchange "
+                "nothing; methods that begin with these labels are to be judged against it."
+            )
+    return lines
 
 
 def _by_value(values: Mapping[str, str | None]) -> str:
