@@ -11,7 +11,7 @@ from helpers.tasks import echoes
 from helpers.tiny import TINY
 
 from fd_flower import methods
-from fd_flower.client import distillation
+from fd_flower.client import distillation, steps
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
@@ -107,7 +107,8 @@ def fits(monkeypatch):
         received.append((turn.client, turn.round, turn.closing, what, samples))
         return real(turn, objective, samples, teacher, model=model)
 
-    monkeypatch.setattr(distillation, "fit", listen)  # what a turn's `digest` calls
+    for module in (distillation, steps):  # what a turn's digest and its revisit call
+        monkeypatch.setattr(module, "fit", listen)
     return received
 
 
