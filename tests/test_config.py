@@ -18,7 +18,7 @@ def test_set_wins_over_the_recipe_and_the_recipe_over_the_default():
 
 
 def test_a_recipe_can_be_another_methods_or_a_file(tmp_path: Path):
-    assert settings("local", "recipe=fedavg").client == settings("fedavg").client
+    assert settings("dsfl", "recipe=fedavg").client == settings("fedavg").client
     file = tmp_path / "mine.yaml"
     file.write_text("server: {rounds: 7}\nclient: {batch: 3}\n")
     chosen = settings("local", ["client.batch=4"], recipe=str(file))
