@@ -1,13 +1,16 @@
 """The training on labeled public samples with which a client of some methods begins."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 from fd_flower.client.turn import Turn
 from fd_flower.config import LabeledConfig
 from fd_flower.training import PUBLIC, counted_as, plan_of, supervised, train
 
+L = TypeVar("L", bound=LabeledConfig)
 
-def learn_public_labels(turn: Turn[LabeledConfig]) -> None:
+
+def learn_public_labels(turn: Turn[L]) -> None:
     """In a client's first turn, train its model on labeled public samples, where `client.label_epochs` says so."""
     passes = turn.config.label_passes(turn.world.settings.data)
     model = turn.model
