@@ -69,7 +69,8 @@ class Record:
         self.kept: list[dict[str, Any]] | None = None
         """Every line so far, where they are to be kept without a folder."""
         self.steps: dict[str, Counter[str]] = {}
-        """The round's optimizer steps by client, and under ``SERVER`` the server's, each by kind."""
+        """The round's optimizer steps by client and kind."""
+        self.server_steps = 0
         self.past: list[Round] = []
         """The rounds that a resumed run has behind it."""
         self.round = 0
@@ -219,7 +220,8 @@ class Record:
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
         self._number, self._asked, self._host = number, list(asked), host
-        self.closing, self.failed, self.remarks, self._global, self.steps = False, {}, {}, None, {}
+        self.closing, self.failed, self.remarks, self._global = False, {}, {}, None
+        self.steps, self.server_steps = {}, 0
         host.bytes = Bytes()
         self._clock = time.monotonic()
 
@@ -240,7 +242,7 @@ class Record:
         """Count the server's optimizer steps inside."""
         with counted(SERVER) as steps:
             yield
-        self.steps.setdefault(SERVER, Counter()).update(steps)
+        self.server_steps += steps.total()
 
     def end(
         self,
@@ -272,7 +274,7 @@ class Record:
                 **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
                 **({"sum": dict(sum)} if sum else {}),
                 **({"lost": lost} if lost else {}),
-                **({"steps": {SERVER: self.steps.get(SERVER, Counter())[SERVER]}} if not self.closing else {}),
+                **({"steps": {SERVER: self.server_steps}} if not self.closing else {}),
                 "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
                 "global": None,
                 **_diagnostics(notes, ""),
