@@ -4,8 +4,9 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, distilled, public_distillation, reply
+from fd_flower.client import App, Turn, distilled, learn_public_labels, public_distillation, reply
 from fd_flower.config import ClientConfig
+from fd_flower.config import LabeledConfig as Config
 from fd_flower.wire import PublicLogits
 
 app = App()
@@ -16,8 +17,9 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
     return config.kd_weight * config.distill(model(x), teacher)
 
 
-def receive(message: Message, context: Context) -> Turn:
-    """Digest the consensus on public samples (nothing in round one)."""
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Digest the consensus on public samples (nothing in round one), in the first turn after their labels."""
+    learn_public_labels(Turn.of(message, context))
     return distilled(message, context, objective)
 
 

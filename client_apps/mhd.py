@@ -16,7 +16,7 @@ from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.samples import Samples
 from fd_flower.models import FeatureModel, feature_model
 from fd_flower.objectives.heads import SELECTIONS, embedding_distance, targets
-from fd_flower.training import Plan, batches, forward, supervised
+from fd_flower.training import PUBLIC, Plan, batches, count, forward, supervised
 from fd_flower.wire import PublicHeads
 
 app = App()
@@ -207,6 +207,7 @@ def teachers(turn: Turn[Config], received: Sequence[PublicHeads]) -> Iterator[Te
     for rows in batches(len(index), endless, turn.rng("public")):
         rows = rows.to(place)
         x, _ = samples.batch(rows)
+        count(PUBLIC)
         wider = {size: (values[:, rows], held[:, rows]) for size, (values, held) in others.items()}
         yield Teachers(x, heads[:, rows], speaks[:, rows], features[:, rows], embeds[:, rows], draws, wider)
 

@@ -1,6 +1,7 @@
 """DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples.
 
-Both are by name: any rule of ``fd_flower.ensemble`` may stand for the mean, and any of its weights for equal ones.
+Mean and weights are by name: any rule of ``fd_flower.ensemble`` may stand for the mean, and any of its weights for
+equal ones. A model of the server's own may learn from what clients learn from.
 """
 
 from collections.abc import Sequence
@@ -10,13 +11,16 @@ from typing import final
 import torch
 from flwr.app import MetricRecord
 from torch import Tensor
+from torch.nn import Module
 
 from fd_flower.config import Settings, one_of, option
+from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import entropy_reduction, weights
 from fd_flower.ensemble.robust import few_voters
 from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
-from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
+from fd_flower.training import plan_of, train
+from fd_flower.wire import Knowledge, Payload, PublicLogits, Weights, stack
 from fd_flower.wire.replies import Reply
 
 
@@ -30,6 +34,8 @@ class Config(EnsembleConfig):
     """Of the softmax of accuracies in percent, under `server.weighting=committee`."""
     temperature: float | None = option(0.1, above=0)
     """T of the entropy reduction, softmax(p / T); null: the prediction as it is."""
+    model: str | None = None
+    """Architecture of the server's own model, which learns as clients do from what they receive; null: none."""
 
     def __post_init__(self) -> None:
         """Check the values, and that the rule can take the weights."""
@@ -48,11 +54,26 @@ class DSFL(Strategy[Config]):
     status = Status("paper")
     requires = Requirements(public=True, single_replies=True)
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
+    evaluates_clients = True
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
         """Return what a run cannot work without: ``label_count`` also asks what clients have of each class."""
         return replace(cls.requires, counts=cls.options(settings).weighting == "label_count")
+
+    @classmethod
+    def evaluation_point(cls, settings: Settings) -> str:
+        """Return where it is evaluated: on the server's model, where it has one."""
+        return cls.evaluated if cls.options(settings).model is None else "aggregated"
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start the server's model, where there is one, as any client of its architecture starts."""
+        name = self.config.model
+        return [] if name is None else [self.first_weights(name, name)]
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return the predictions alone: the server's model stays."""
+        return PublicLogits.all(knowledge)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the probabilities [U, N, C], then reduce their entropy: log-probabilities [N, C]."""
@@ -63,7 +84,23 @@ class DSFL(Strategy[Config]):
             teacher = entropy_reduction(teacher, self.config.temperature)
         self.log_votes(logprobs, mask, teacher, valid)
         self.log_diagnostics({"few_voters": float(few_voters(mask).double().mean())})
-        return [PublicLogits(self.round_index[valid], teacher[valid])]
+        taught = PublicLogits(self.round_index[valid], teacher[valid])
+        return [taught, *(self._learned(own, taught, round) for own in Weights.all(knowledge))]
+
+    def _learned(self, own: Weights, taught: PublicLogits, round: int) -> Weights:
+        """Return the server's model after it has learned from this round's predictions, by the clients' public loop."""
+        public, client = self.world.public, self.settings.client
+        if public is None or not len(taught.index) or not client.kd_weight:
+            return own
+
+        def distill(model: Module, x: Tensor, _: Tensor | None, teacher: Tensor) -> Tensor:
+            return client.kd_weight * client.distill(model(x), teacher)
+
+        model = self.world.load(own.model, own.values)
+        plan = plan_of(client, client.lr_at(round, self.config.rounds), self.settings.run.precision, public=True)
+        values, rng = taught.values.to(self.world.device), self.rng("server model", round)
+        train(model, distill, public[taught.index], values, plan=plan, rng=rng)
+        return Weights({key: tensor.detach().cpu().clone() for key, tensor in model.state_dict().items()}, own.model)
 
     def _weight(self, replies: Sequence[Reply], logprobs: Tensor) -> Tensor | None:
         """Return how each vote counts: [U], [U, N], or [U, 1, C] by class."""

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import cast, final
 
-from fd_flower.config import Settings
+from fd_flower.config import LabeledConfig, Settings
 from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
@@ -28,8 +28,17 @@ class FedMD(Strategy[Config]):
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
-        """Return what is needed: a sum of logits tells no other rule's result than their mean's."""
-        return replace(cls.requires, single_replies=cls.options(settings).rule != "mean_of_logits")
+        """Return what is needed: a sum of logits tells no other rule's result than their mean's.
+
+        Labels are needed where clients begin with them (``client.label_epochs``).
+        """
+        client = cast("LabeledConfig", settings.client)
+        return replace(
+            cls.requires,
+            single_replies=cls.options(settings).rule != "mean_of_logits",
+            labels=client.label_passes(settings.data) > 0,
+            without_labels="client.label_epochs=0",
+        )
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate")."""

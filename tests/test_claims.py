@@ -136,7 +136,7 @@ def test_kept_results_are_of_whole_entries_as_these_are_now():
         chosen = entry(name)
         assert not result["quick"]
         assert list(result["variants"]) == list(chosen.variants)
-        assert result["seeds"] == list(range(chosen.seeds))
+        assert result["seeds"] == list(chosen.numbers)
         for found in result["variants"].values():
             assert list(found["figures"]) == list(chosen.arms)
             assert [(order["better"], order["than"]) for order in found["orders"]] == chosen.orders

@@ -65,11 +65,11 @@ def test_a_folder_of_other_settings_is_refused(capsys, runs):
 
 
 def test_one_that_refuses_stops_nobody(capsys, tmp_path):
-    """FedAvg needs one architecture; the status is 1 and the reason stands below the table."""
-    arguments = ["compare", "fedavg", "local", "--out", "both", "--set", f"{TINY} model.name=[mlp,cnn]"]
+    """FedProx needs one architecture; the status is 1 and the reason stands below the table."""
+    arguments = ["compare", "fedprox", "local", "--out", "both", "--set", f"{TINY} model.name=[mlp,cnn]"]
     assert main(arguments) == 1
     said = capsys.readouterr()
-    reason = "fedavg-seed0 is missing: fedavg needs one architecture"
+    reason = "fedprox-seed0 is missing: fedprox needs one architecture"
     assert reason in said.out
     assert said.err == ""
     assert reason in (tmp_path / "both" / "compare.md").read_text()
@@ -156,11 +156,11 @@ def test_data_and_seeds_are_never_for_one_method_alone(word):
 @pytest.mark.slow
 def test_two_at_once_give_what_one_by_one_gives(capsys, tmp_path):
     """In processes of their own; the one that refuses is named in the words that it would have told."""
-    arguments = ["compare", "fd", "fedavg", "local", "--set", f"{TINY} model.name=[mlp,cnn]"]
+    arguments = ["compare", "fd", "fedprox", "local", "--set", f"{TINY} model.name=[mlp,cnn]"]
     assert main([*arguments, "--out", "two", "--jobs", "2"]) == 1
     at_once = capsys.readouterr().out
     assert main([*arguments, "--out", "one"]) == 1
-    assert "fedavg-seed0 is missing: fedavg needs one architecture for all clients; got cnn, mlp" in at_once
+    assert "fedprox-seed0 is missing: fedprox needs one architecture for all clients; got cnn, mlp" in at_once
     assert "fd-seed0  round 1/1" in at_once
     for name in ("fd-seed0", "local-seed0"):
         one, two = (json.loads((tmp_path / d / name / "summary.json").read_text()) for d in ("one", "two"))

@@ -21,7 +21,7 @@ TINY = (
     "model.name=[mlp,cnn] data.clients=2 data.limit=300 data.public_size=60 server.rounds=2 client.steps=1 "
     "client.batch=16 run.device=cpu"
 )
-COMPARE = ["compare", "local", "fedavg", "fd", "--quiet", "--reach", "30", "--set", TINY]
+COMPARE = ["compare", "local", "fedprox", "fd", "--quiet", "--reach", "30", "--set", TINY]
 SWEEP = ["sweep", "local", "--grid", "client.lr=0.1,1e30,0.3", "--quiet", "--set", TINY]
 SBATCH = Path(__file__).parents[1] / "deploy" / "slurm" / "compare.sbatch"
 
@@ -51,7 +51,7 @@ def left(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(("command", "status"), [(COMPARE, 1), (SWEEP, 0)], ids=["compare", "sweep"])
 def test_shards_put_together_are_the_whole(capsys, tmp_path, timeless, command, status):
-    """On one disk and on three; `fedavg` refuses two architectures, and a learning rate of 1e30 diverges."""
+    """On one disk and on three; `fedprox` refuses two architectures, and a learning rate of 1e30 diverges."""
     assert main([*command, "--out", "whole"]) == status
     table = capsys.readouterr().out.replace(str(tmp_path / "whole"), "")
     whole = left(tmp_path / "whole")

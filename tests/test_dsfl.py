@@ -9,12 +9,15 @@ from flwr.app import MetricRecord
 from helpers import tiny
 from helpers.replies import reply_of, strategy
 from helpers.tiny import TINY
+from safetensors.torch import load_file
 
 from fd_flower import methods
 from fd_flower.client import steps
 from fd_flower.config import settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 from fd_flower.wire import Knowledge, PublicLogits, pack
 from fd_flower.wire.replies import Reply
 
@@ -233,3 +236,39 @@ def test_federations_at_the_edge(edge):
     lines = tiny.run("dsfl", TINY + edge)
     assert all(math.isfinite(line["metrics"]["loss"]) for line in tiny.of_clients(lines).values())
     assert not any(line["failed"] for line in tiny.rounds(lines))
+
+
+# --- the server's own model
+
+
+def test_the_servers_model_learns_what_a_client_without_samples_learns(tmp_path):
+    """One client that takes no private step: what it knows in round two the server knew after round one.
+
+    All public samples are in one mini-batch, so that their order, which differs, changes the last bits alone.
+    """
+    alone = f"{TINY} data.clients=1 client.steps=0 client.public_batch=100 client.public_steps=3 server.model=mlp "
+    for rounds in (1, 2):
+        tiny.run("dsfl", alone + f"run.keep=last server.rounds={rounds}", out=tmp_path / str(rounds))
+    server = load_file(tmp_path / "1" / "models" / "server.safetensors")
+    client = tiny.models(tmp_path / "2")["0", "2-0"]
+    chosen = settings("dsfl", alone)
+    start = World(chosen, described(chosen)).initial("mlp")
+    for key, tensor in server.items():
+        torch.testing.assert_close(tensor, client[f"model/{key}"], atol=1e-5, rtol=1e-4)
+    assert any(not torch.equal(tensor, start[key]) for key, tensor in server.items())
+
+
+def test_the_servers_model_changes_nothing_for_clients_and_stays_at_the_server(tmp_path):
+    with_one, without = (tiny.run("dsfl", TINY + words) for words in ("server.model=lenet", ""))
+    own = [[line["evaluations"]["trained"] for line in tiny.of_clients(of).values()] for of in (with_one, without)]
+    assert own[0] == own[1]  # on the global test set, too
+    sent = [[(line["bytes"]["up"], line["bytes"]["down"]) for line in tiny.rounds(of)] for of in (with_one, without)]
+    assert sent[0] == sent[1]
+    assert [line["global"]["evaluated"] for line in tiny.rounds(with_one)] == ["aggregated"] * 2
+    assert [line["steps"]["server"] for line in tiny.rounds(with_one)] == [2, 2]
+    assert tiny.rounds(without)[0]["global"] is None
+
+
+def test_an_architecture_that_there_is_not_is_refused_before_round_one():
+    with pytest.raises(InvalidInputError, match="lenett"):
+        tiny.run("dsfl", TINY + "server.model=lenett")

@@ -107,8 +107,8 @@ def fits(monkeypatch):
         received.append((turn.client, turn.round, turn.closing, what, samples))
         return real(turn, objective, samples, teacher, model=model)
 
-    monkeypatch.setattr(distillation, "fit", listen)  # what a turn's `digest` calls
-    monkeypatch.setattr(steps, "fit", listen)  # what `private_training` calls
+    for module in (distillation, steps):  # what a turn's digest and its revisit call
+        monkeypatch.setattr(module, "fit", listen)
     return received
 
 

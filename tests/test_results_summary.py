@@ -74,6 +74,7 @@ def test_the_keys_are_those_of_the_contract_in_order():
         "state",
         "bytes",
         "seconds",
+        "steps",
         "versions",
     ]
     assert list(summary) == kept

@@ -75,7 +75,9 @@ class Entry:
     settings: dict[str, Any] = field(default_factory=dict)
     """Variants, by name: further options of every row. Each has a verdict of its own."""
     seeds: int = 5
-    """Runs of every row, from seed 0 on."""
+    """How many runs of every row."""
+    first_seed: int = 0
+    """The seed of the first; the others follow. Not 0 where smaller ones were used to choose settings."""
     published: dict[str, Any] = field(default_factory=dict)
     """By variant and row: the published mean and deviation, in percent."""
     quick: str = ""
@@ -113,6 +115,11 @@ class Entry:
         """Who has to be better than whom; each pair has a verdict of its own."""
         listed = {row: [than] if isinstance(than, str) else than for row, than in self.better.items()}
         return [(row, than) for row, of in listed.items() for than in of]
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """The seeds."""
+        return range(self.first_seed, self.first_seed + self.seeds)
 
     @property
     def variants(self) -> Mapping[str, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from fd_flower.cli import paths
+from fd_flower.cli.beside import labels_alone, on_one_model
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
 from fd_flower.cli.progress import told
@@ -31,6 +32,22 @@ BUDGET = (
     "client.warmup",
 )
 
+SAME_LOOP: dict[str, Any] = {
+    "client.optimizer": "adam",
+    "client.lr": 0.001,
+    "client.momentum": 0.0,
+    "client.weight_decay": 0.0,
+    "client.schedule": "constant",
+    "client.warmup": 0,
+    "client.epochs": 1,
+    "client.steps": None,
+    "client.batch": 32,
+    "client.public_epochs": 2,
+    "client.public_steps": None,
+    "client.public_batch": 32,
+}
+"""What ``--same-loop`` sets for all methods, where the user says nothing else: a private and a public loop."""
+
 
 def ordered(
     methods: Sequence[str],
@@ -40,8 +57,11 @@ def ordered(
     out: Path | None,
     task: str,
     seeds: int,
+    same_loop: bool = False,
 ) -> Plan:
     """Return the runs that a user asks for, checked: every method with every seed.
+
+    With ``same_loop`` all have the loops of ``SAME_LOOP``, over their recipes and under what the user says.
 
     Raises
     ------
@@ -51,7 +71,8 @@ def ordered(
     words = words_of(changes, recipe)
     path = place(words, out, "compare")
     called = _called(methods)
-    words = (*_same_for_all(list(called.values()), words, task), *words)
+    loop = _same_loop(words, called) if same_loop else []
+    words = (*_same_for_all(list(called.values()), words, task), *loop, *words)
     comparison = Plan(path, {})
     for name, method in called.items():
         words_here = _for(name, words, called)
@@ -59,7 +80,9 @@ def ordered(
         for seed in range(first, first + seeds):
             folder = path / f"{name}-seed{seed}"
             own = ("run.keep=none", *words_here, f"run.seed={seed}", paths.path_word("run.out", folder))
-            comparison.orders[folder.name] = Order(method, own, folder, task, engine)
+            comparison.orders[folder.name] = on_one_model(Order(method, own, folder, task, engine))
+    for added in filter(None, map(labels_alone, [*comparison.orders.values()])):
+        comparison.orders[added.out.name] = added
     return comparison
 
 
@@ -107,6 +130,21 @@ def _same_for_all(methods: Sequence[str], words: Sequence[str], task: str) -> li
         key: value for key, value in defaults.items() if any(recipe.get(key, value) != value for recipe in recipes)
     }
     return [f"{key}={json.dumps(value)}" for key, value in differing.items()]
+
+
+def _same_loop(words: Sequence[str], methods: Collection[str]) -> list[str]:
+    """Return words that give all methods the loops of ``SAME_LOOP``, under what the user says.
+
+    Raises
+    ------
+    InvalidInputError
+        For a method's own value of one of these options.
+    """
+    for word in words:
+        method, _, rest = word.partition(".")
+        if method in methods and rest.partition("=")[0] in SAME_LOOP:
+            raise InvalidInputError(f"{word}: --same-loop gives all methods one loop; leave one of the two out")
+    return [f"{key}={json.dumps(value)}" for key, value in SAME_LOOP.items()]
 
 
 def remarks(comparison: Plan) -> list[str]:

@@ -41,7 +41,7 @@ def ordered(name: str, data: Path | None, out: Path | None, *, quick: bool) -> t
     for variant in _variants(chosen, quick):
         for row, arm in chosen.arms.items():
             words = chosen.words(row, variant, folder, quick=quick)
-            for seed in range(chosen.seeds):
+            for seed in chosen.numbers:
                 own = path / _name(variant, row, seed)
                 more = (f"run.seed={seed}", paths.path_word("run.out", own))
                 plan.orders[own.name] = Order(arm.method, ("run.keep=none", *words, *more), own)
@@ -69,7 +69,7 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         raise RunError(f"claim {chosen.name} is not judged: {'; '.join(plan.notes)}")
     variants = {}
     for variant in _variants(chosen, quick):
-        runs = {row: [plan.folders[_name(variant, row, seed)] for seed in range(chosen.seeds)] for row in chosen.arms}
+        runs = {row: [plan.folders[_name(variant, row, seed)] for seed in chosen.numbers] for row in chosen.arms}
         figures = {row: [_figure(folder, chosen.figure) for folder in folders] for row, folders in runs.items()}
         published = {} if quick else chosen.published.get(variant, {})
         variants[variant] = {
@@ -88,7 +88,7 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         "command": command,
         "quick": quick,
         "figure": chosen.figure,
-        "seeds": list(range(chosen.seeds)),
+        "seeds": list(chosen.numbers),
         "variants": variants,
         "data": sorted({str(folder.summary["data"].get("copy", "")) for folder in folders}),
         "sources": sources()[:12],

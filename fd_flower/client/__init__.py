@@ -3,6 +3,7 @@
 from fd_flower.client.app import App
 from fd_flower.client.distillation import distilled, public_distillation
 from fd_flower.client.evaluation import evaluate_personal, evaluate_shared
+from fd_flower.client.labeled import learn_public_labels
 from fd_flower.client.steps import fit, private_training, reply
 from fd_flower.client.turn import Own, Turn
 
@@ -14,6 +15,7 @@ __all__ = [
     "evaluate_personal",
     "evaluate_shared",
     "fit",
+    "learn_public_labels",
     "private_training",
     "public_distillation",
     "reply",

@@ -1,9 +1,9 @@
 """The ClientApp that gives each client of a node its turn."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
-from flwr.app import ConfigRecord, Context, Error, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
@@ -12,8 +12,9 @@ from fd_flower.core.errors import StateError
 from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
-from fd_flower.training import one_thread
+from fd_flower.training import LOCAL, PUBLIC, counted, one_thread
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, unfold
+from fd_flower.wire.replies import STEPS
 
 RAISED = 2
 """Flower's error code for a client that raised."""
@@ -81,14 +82,15 @@ class App(ClientApp):
             turn.check()
             own = node.context_of(turn)
             # Global random numbers (dropout) are a function of the turn.
-            with seeded(seed_of(turn.world.settings.run.seed, "turn", client, turn.round), turn.world.device):
+            seed = seed_of(turn.world.settings.run.seed, "turn", client, turn.round)
+            with seeded(seed, turn.world.device), counted(LOCAL) as steps:
                 reply = super().__call__(inner, own)
             if reply.has_error():
                 return reply.error
             if (position := turn.close()) is not None and turn.world.hosted:
                 node.kept[client] = position
             node.keep(own)
-            return protocol.outgoing(kind, reply.content)
+            return protocol.outgoing(kind, reply.content if turn.closing else with_steps(reply.content, steps))
         except StateError as error:
             return Error(STATE, str(error))
         except Exception as error:
@@ -102,3 +104,10 @@ def asked(content: RecordDict) -> RecordDict:
     if "evaluate" in config:
         return content
     return RecordDict({**content, "config": ConfigRecord({**config, **FEDERATED})})
+
+
+def with_steps(content: RecordDict, steps: Mapping[str, int]) -> RecordDict:
+    """Return a reply whose metrics say how many optimizer steps the client took: ``steps/local``, ``steps/public``."""
+    found = {f"{STEPS}/{kind}": steps.get(kind, 0) for kind in (LOCAL, PUBLIC)}
+    first = next(iter(records(content, MetricRecord).items()), None)
+    return content if first is None else RecordDict({**content, first[0]: MetricRecord({**first[1], **found})})

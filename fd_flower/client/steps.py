@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from fd_flower.client.turn import Turn
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
-from fd_flower.training import length, plan_of, supervised, train
+from fd_flower.training import LOCAL, PUBLIC, counted_as, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.wire import Payload, pack
 
@@ -69,7 +69,8 @@ def fit(
         train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
     rng = turn.rng("public" if public else "private")
     watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
-    return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch, optimizer=optimizer)
+    with counted_as(PUBLIC if public else LOCAL):
+        return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch, optimizer=optimizer)
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None = None, **metrics: float) -> Message:

@@ -24,7 +24,7 @@ from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Figures, Inference, Predictor, predicted
 from fd_flower.tasks.world import World
-from fd_flower.training import Plan, plan_of, supervised, train
+from fd_flower.training import Plan, plan_of, supervised, train, uncounted
 from fd_flower.training.scheduled import Scheduled
 from fd_flower.wire import PublicIndex, Weights, unpack
 from fd_flower.wire.envelope import HEADER, records, whole
@@ -352,7 +352,8 @@ class Turn(Generic[C]):
             return
         count, to = self.config.anneal_rounds, self.config.anneal_to
         copied = copy.deepcopy(self.model)
-        with seeded(seed_of(self.world.settings.run.seed, "anneal", self.client, self.round), self.world.device):
+        seed = seed_of(self.world.settings.run.seed, "anneal", self.client, self.round)
+        with uncounted(), seeded(seed, self.world.device):
             for number in range(1, count + 1):
                 plan = replace(self.plan, lr=self.lr * schedules.anneal(number, count, to=to))
                 train(copied, supervised, self.data.train, plan=plan, rng=self.rng(f"anneal {number}"))

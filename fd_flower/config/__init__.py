@@ -3,6 +3,7 @@
 from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
+from fd_flower.config.labeled import LabeledConfig
 from fd_flower.config.merge import CHANGEABLE, Settings, read_resumed, settings
 from fd_flower.config.model import ModelConfig
 from fd_flower.config.privacy import PrivacyConfig
@@ -19,6 +20,7 @@ __all__ = [
     "SECTIONS",
     "ClientConfig",
     "DataConfig",
+    "LabeledConfig",
     "ModelConfig",
     "PrivacyConfig",
     "RunConfig",

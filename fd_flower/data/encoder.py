@@ -32,7 +32,7 @@ from fd_flower.data.cut import stratified
 from fd_flower.data.images import Images, read
 from fd_flower.data.source import locate
 from fd_flower.models.published import beheaded, loaded
-from fd_flower.training import Plan, forward, one_thread, predict, supervised, train
+from fd_flower.training import Plan, forward, one_thread, predict, supervised, train, uncounted
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -226,7 +226,7 @@ def _train(source: str, data: DataConfig, size: str, folder: Path) -> None:
         clip=1.0,
     )
     before = time.process_time()
-    with one_thread():
+    with one_thread(), uncounted():
         train(model, supervised, learned, plan=plan, rng=torch_rng("encoder"))
         seconds = time.process_time() - before
         right = predict(model, held_out).argmax(1) == held_out.labels

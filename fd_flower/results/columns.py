@@ -10,6 +10,11 @@ from fd_flower.results.page import NOTHING, megabytes
 Summaries = Sequence[Mapping[str, Any]]
 
 
+def compact(value: float) -> str:
+    """Return ``47``, or ``46.9`` where it is not whole."""
+    return f"{value:,.1f}".removesuffix(".0")
+
+
 @dataclass(frozen=True)
 class Column:
     """A figure in a table; whoever adds one to a kind's list has it in every table, file and difference.
@@ -67,7 +72,16 @@ class Column:
         return f"{self.scale * value:,.{self.digits}f}"
 
 
+LOCAL = "local"
+
+STEPS = tuple(
+    Column(f"{kind}_steps", f"{kind} steps", ("steps", kind), 1, better="", written=compact)
+    for kind in (LOCAL, "public", "server")
+)
+"""What methods train, counted: optimizer steps a round, a client's as the mean over clients."""
+
 COSTS = (
+    *STEPS,
     Column("bytes_up", "MB up", ("bytes", "up"), better="", written=megabytes),
     Column("bytes_down", "MB down", ("bytes", "down"), better="", written=megabytes),
     Column("seconds", "seconds", ("seconds", "total"), 1, 1, better="", spread=False),

@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 
+from fd_flower.config.registry import short_name
 from fd_flower.results import reproduce
-from fd_flower.results.groups import Group
-from fd_flower.results.page import words
+from fd_flower.results.columns import LOCAL, STEPS
+from fd_flower.results.groups import LABELS_ALONE, Group
+from fd_flower.results.page import NOTHING, words
 
 STATUS = (
     "Status: what a method's code follows. A reconstruction follows neither the authors' code nor their paper: its "
     "figures say nothing of the published method."
+)
+COUNTED = (
+    "Steps: optimizer steps a round, counted as they are taken. Local and public: on a client's own and on public "
+    "samples, mean over clients and rounds, of which the first has nothing to distill yet. Server: its own."
 )
 MARKED = "Bold: the best of a column; underlined: the second; equal figures as they are printed share a place."
 
@@ -16,6 +22,7 @@ MARKED = "Bold: the best of a column; underlined: the second; equal figures as t
 def notes(groups: Sequence[Group]) -> list[str]:
     """Return what the figures are: units, seeds, data."""
     first = groups[0]
+    counted = any(column.over_seeds(group.summaries)[0] is not None for group in groups for column in STEPS)
     measured = {group.name: first.kind.evaluated(group.summaries[0])["global"] for group in groups}
     seeds = {group.name: words(group.seeds) for group in groups}
     data = {group.name: words(group.summaries[0]["data"]) for group in groups}
@@ -27,6 +34,9 @@ def notes(groups: Sequence[Group]) -> list[str]:
         "Final: after the last round. Selected: at the best validation round.",
         "MB (10^6 bytes) of encoded payloads and seconds: totals over all clients and rounds of a run"
         + (", mean over seeds." if several else "."),
+        *([COUNTED] if counted else []),
+        *_unequal(groups),
+        *_beside(groups),
         f"{first.kind.measured}: {_by_value(measured)}.",
         f"Seeds: {_by_value(seeds)}.",
         f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
@@ -45,6 +55,34 @@ def _held_out(groups: Sequence[Group]) -> list[str]:
     if len(idle) < len(groups):
         return [f"{rows}; {words(list(idle))} {'use' if len(idle) > 1 else 'uses'} none of them."]
     return [f"{rows}, and no method here uses them: data.public=none gives them to the clients."]
+
+
+def _unequal(groups: Sequence[Group]) -> list[str]:
+    """Return a line where clients' own training is not equally long, since figures then compare that, too."""
+    (local,) = (column for column in STEPS if column.path[-1] == LOCAL)
+    texts = {group.name: local.text(local.over_seeds(group.summaries)[0]) for group in groups}
+    known = {name: text for name, text in texts.items() if text != NOTHING}
+    if len(set(known.values())) < 2:
+        return []
+    return [f"Local steps differ: {_by_value(known)}; --same-loop gives all methods one private and one public loop."]
+
+
+def _beside(groups: Sequence[Group]) -> list[str]:
+    """Return what rows are that others stand to be judged by."""
+    lines = []
+    for group in groups:
+        if short_name(group.folders[0].config["method"]) == "fedavg" and len(groups) > 1:
+            smallest = "; one model for all, the smallest of the others'" if " on " in group.name else ""
+            lines.append(
+                f"{group.name}: global figures are of the server's model, personal ones (trained) of that model after "
+                f"a round's local steps, which is FedAvg fine-tuned{smallest}."
+            )
+        if group.name.startswith(LABELS_ALONE):
+            lines.append(
+                f"{group.name}: clients learn from the public samples' labels, then from their own, and exchange "
+                "nothing; methods that begin with these labels are to be judged against it."
+            )
+    return lines
 
 
 def _by_value(values: Mapping[str, str | None]) -> str:

@@ -1,17 +1,21 @@
 """Runs that are put side by side: those that differ in nothing but the seed are one group."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models import GROUPS
 from fd_flower.results import evaluation_points, kinds, reproduce
 from fd_flower.results.folder import RunFolder
 from fd_flower.results.history import Track, When, curve
 from fd_flower.results.metrics import Scored
 from fd_flower.results.page import words
+
+LABELS_ALONE = "public labels alone"
+"""What local training is called that begins with labeled public samples."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,25 @@ def _options(folder: RunFolder) -> dict[str, Any]:
     return {key: value for key, value in reproduce.flatten(folder.config).items() if not key.startswith("run.")}
 
 
-def _name(folder: RunFolder, others: Iterable[RunFolder]) -> str:
-    """Return the method, and the options in which it differs from others of the same method."""
-    mine = _options(folder)
-    rivals = [_options(other) for other in others if other.config["method"] == folder.config["method"]]
+def _name(folder: RunFolder, others: Sequence[RunFolder]) -> str:
+    """Return the method, and the options in which it differs from others of the same method.
+
+    A method that alone has one model for all, where others have several, is called by it, too.
+    """
+    mine, method = _options(folder), _method(folder)
+    rivals = [_options(other) for other in others if _method(other) == method]
     telling = [key for key in mine if any(rival.get(key) != mine[key] for rival in rivals)]
     different = ", ".join(f"{key}={words(mine[key])}" for key in telling)
-    method = short_name(folder.config["method"])
+    if "model.name" not in telling and len({repr(_options(other).get("model.name")) for other in others}) > 1:
+        model = mine.get("model.name")
+        method = f"{method} on {model}" if isinstance(model, str) and model not in GROUPS else method
     return f"{method} ({different})" if different else method
+
+
+def _method(folder: RunFolder) -> str:
+    """Return what a run's method is called in tables."""
+    method = short_name(folder.config["method"])
+    return LABELS_ALONE if method == "local" and folder.config["client"].get("label_epochs") else method
 
 
 def _courses(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Course]:

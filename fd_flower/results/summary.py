@@ -58,7 +58,7 @@ def _reported(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
 
 
 def _cost(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return bytes and seconds; the closing measurement is an instrument and costs the method nothing."""
+    """Return bytes, seconds and steps; the closing measurement is an instrument and costs the method nothing."""
     rounds = [line for line in lines if "client" not in line and not line.get("closing")]
     traffic = [line["bytes"] for line in rounds]
     wires = [counted["wire"] for counted in traffic if counted.get("wire") is not None]
@@ -69,4 +69,11 @@ def _cost(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "wire": sum(wires) if wires else None,
         },
         "seconds": {"total": sum(seconds), "round": fmean(seconds) if seconds else None},
+        "steps": {kind: _mean_steps(lines, kind) for kind in ("local", "public", "server")},
     }
+
+
+def _mean_steps(lines: Sequence[Mapping[str, Any]], kind: str) -> float | None:
+    """Return optimizer steps of one kind, mean over rounds, a client's over clients and rounds; None: not counted."""
+    counts = [line["steps"][kind] for line in lines if kind in line.get("steps", {})]
+    return fmean(counts) if counts else None

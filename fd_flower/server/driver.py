@@ -338,7 +338,7 @@ class Driver:
                 "exchange": place,
                 "closing": closing,
                 "evaluate": ",".join(points),
-                "global": self.point != "aggregated",
+                "global": self.point != "aggregated" or strategy.evaluates_clients,
                 "test-limit": self.limit(number),
                 **({"keep": self._own_point} if self.due(number) and self.record.keeps(hosted=strategy.hosted) else {}),
             }

@@ -11,7 +11,7 @@ from fd_flower.config import ANNEALED
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.metrics import BY_CLASS, BY_RULE
-from fd_flower.wire.replies import LARGEST
+from fd_flower.wire.replies import LARGEST, STEPS, WHOLE
 
 POINTS = ("received", "trained", ANNEALED)
 PARTS = ("", "validation_", "pooled_validation_", "global_")
@@ -44,12 +44,14 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
     Raises
     ------
     InvalidInputError
-        For shares outside of 0 to 1, own metrics that are not finite, and counts that are not one a class (or a pair
-        of classes), not whole, or of more samples than there are.
+        For shares outside of 0 to 1, own metrics that are not finite, counts that are not one a class (or a pair
+        of classes), not whole, or of more samples than there are, and steps that are no count.
     """
     own = {f"{part}{name}" for part in PARTS for name in own}
     for key, value in metrics.items():
         point, slash, rest = key.partition("/")
+        if slash and point == STEPS and not (isinstance(value, int | float) and 0 <= value <= WHOLE and value % 1 == 0):
+            raise _wrong(key, value, "a number of optimizer steps")
         if not slash or point not in POINTS:
             continue
         name = rest.rpartition("/")[2]  # heads have figures of their own: main/accuracy

@@ -156,6 +156,7 @@ class Guard:
             log(WARNING, "left out of round %s: %s", round, line)
         self._record.failed |= failed
         for reply in usable:
+            self._record.add_steps(reply)
             if reply.remark:
                 self._remark(reply.client.id, reply.remark, round)
         return usable

@@ -67,6 +67,9 @@ class Method(ABC, Generic[C]):
     evaluated: ClassVar[str] = "trained"
     """Where its accuracy is evaluated: ``received``, ``trained``, or, of a server's model, ``aggregated``."""
 
+    evaluates_clients: ClassVar[bool] = False
+    """Whether, beside a server's model, clients' own are evaluated on everybody's classes, too."""
+
     exchanges: ClassVar[tuple[str, ...]] = ("train",)
     """Message types of a round, in order; the last is ``train``."""
 

@@ -4,6 +4,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -38,8 +39,9 @@ from fd_flower.tasks.kept import SERVER, about_model
 from fd_flower.tasks.kind import Figures
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
+from fd_flower.training import LOCAL, PUBLIC, counted
 from fd_flower.wire import Weights
-from fd_flower.wire.replies import Reply
+from fd_flower.wire.replies import STEPS, Reply
 from fd_flower.wire.traffic import Bytes
 
 ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
@@ -66,6 +68,9 @@ class Record:
         self._lines: list[dict[str, Any]] = []
         self.kept: list[dict[str, Any]] | None = None
         """Every line so far, where they are to be kept without a folder."""
+        self.steps: dict[str, Counter[str]] = {}
+        """The round's optimizer steps by client and kind."""
+        self.server_steps = 0
         self.past: list[Round] = []
         """The rounds that a resumed run has behind it."""
         self.round = 0
@@ -216,6 +221,7 @@ class Record:
         """Begin a round."""
         self._number, self._asked, self._host = number, list(asked), host
         self.closing, self.failed, self.remarks, self._global = False, {}, {}, None
+        self.steps, self.server_steps = {}, 0
         host.bytes = Bytes()
         self._clock = time.monotonic()
 
@@ -223,6 +229,20 @@ class Record:
         """Begin the closing message."""
         self.begin(number, asked, host)
         self.closing = True
+
+    def add_steps(self, reply: Reply) -> None:
+        """Add the optimizer steps that a reply says, where it says any: a round may have several exchanges."""
+        for key, value in (reply.metrics or {}).items():
+            kind = key.removeprefix(f"{STEPS}/")
+            if kind in (LOCAL, PUBLIC) and kind != key and isinstance(value, int | float):
+                self.steps.setdefault(reply.client.id, Counter())[kind] += int(value)
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count the server's optimizer steps inside."""
+        with counted(SERVER) as steps:
+            yield
+        self.server_steps += steps.total()
 
     def end(
         self,
@@ -255,6 +275,7 @@ class Record:
                 **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
                 **({"sum": dict(sum)} if sum else {}),
                 **({"lost": lost} if lost else {}),
+                **({"steps": {SERVER: self.server_steps}} if not self.closing else {}),
                 "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
                 "global": None,
                 **_diagnostics(notes, ""),
@@ -262,6 +283,8 @@ class Record:
         )
         for reply, (plain, evaluations) in zip(replies, figures, strict=True):
             line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
+            if steps := self.steps.get(reply.client.id):
+                line["steps"] = {kind: steps[kind] for kind in (LOCAL, PUBLIC)}
             diagnostics = _diagnostics(notes, reply.client.id)
             self._lines.append({**line, "metrics": plain, "evaluations": evaluations, **diagnostics})
 
@@ -459,6 +482,8 @@ def _figures(reply: Reply) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     evaluations: dict[str, dict[str, Any]] = {}
     for key, value in (reply.metrics or {}).items():
         point, slash, name = key.partition("/")
+        if point == STEPS and slash:
+            continue
         if slash and isinstance(value, int | float):
             evaluations.setdefault(point, {})[name] = float(value)
         elif slash and isinstance(value, list):  # counts by class

@@ -36,6 +36,8 @@ class Requirements:
         How many samples of each class a client has, which an app with a loop of its own does not say.
     tasks : tuple[str, ...]
         The kinds of task that it can learn: ``classification``, ``retrieval``.
+    without_labels : str
+        The option under which it needs no ``labels``, where there is one: ``client.label_epochs=0``.
     """
 
     public: bool = False
@@ -46,6 +48,7 @@ class Requirements:
     single_replies: bool = False
     counts: bool = False
     tasks: tuple[str, ...] = ("classification",)
+    without_labels: str = ""
 
 
 def check_plain(method: str, *, weights_alone: bool) -> None:
@@ -194,7 +197,8 @@ def check_public(
         )
     if requires.labels and public.y is None:
         why = f"these have other classes than the private ones: data.public {difference}" if difference else ""
-        raise InvalidInputError(f"{method} needs labeled public samples; {why or 'these have no labels'}")
+        cure = f"; {requires.without_labels} does without" if requires.without_labels else ""
+        raise InvalidInputError(f"{method} needs labeled public samples; {why or 'these have no labels'}{cure}")
     for client in clients:
         if client.public and client.public != checksum:
             raise InvalidInputError(f"client {client.id} has other public samples than the server (checksums differ)")

@@ -127,7 +127,7 @@ class Strategy(Method[C], FlowerStrategy):
         for place, exchange in enumerate(self.exchanges[:-1]):
             replies = run.exchange(run.messages(asked, number, place, exchange, config), number)
             run.guard.need_some(replies, number)
-            with one_thread():
+            with one_thread(), run.record.counting():
                 new = Knowledge(self.between(exchange, replies, self.knowledge, number))
             if broken := self._fault(new, replies):
                 self._broken = broken, replies
@@ -154,7 +154,7 @@ class Strategy(Method[C], FlowerStrategy):
             return self._lost(number, usable, str(reason))
         run.guard.need_some(received, number)
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
-        with one_thread(), seeded(seed, device(self.settings.run.device)):
+        with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.counting():
             new = Knowledge(self.aggregate(received, self.knowledge, number))
         if broken := self._fault(new, received):
             return self._unfit(number, broken, usable)

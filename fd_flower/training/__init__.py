@@ -12,11 +12,18 @@ from fd_flower.training.loop import (
     train,
 )
 from fd_flower.training.prediction import forward, predict
+from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, uncounted
 
 __all__ = [
+    "LOCAL",
+    "PUBLIC",
+    "SERVER",
     "Plan",
     "Together",
     "batches",
+    "count",
+    "counted",
+    "counted_as",
     "forward",
     "length",
     "one_thread",
@@ -25,4 +32,5 @@ __all__ = [
     "predict",
     "supervised",
     "train",
+    "uncounted",
 ]

@@ -20,6 +20,9 @@ WHOLE = 2**53
 LARGEST = 1e30
 """Metrics beyond this are no figures, and a mean of them may not be finite."""
 
+STEPS = "steps"
+"""``steps/<kind>`` among a reply's metrics: the optimizer steps of the turn, by what they learned from."""
+
 METRICS = 1000
 """How many metrics a reply has at most, and the numbers in one and the characters of its name."""
 

@@ -75,6 +75,15 @@ def compare(
     rules: Annotated[
         bool, typer.Option("--rules", help="Also compare personal accuracy among own classes, all, and by heads.")
     ] = False,
+    same_loop: Annotated[
+        bool,
+        typer.Option(
+            "--same-loop",
+            help="One private and one public loop for all, over their recipes. It sets client.optimizer=adam lr=0.001 "
+            "momentum=0 weight_decay=0 schedule=constant warmup=0 epochs=1 steps=null batch=32 public_epochs=2 "
+            "public_steps=null public_batch=32, each but where --set says otherwise; server.* stays.",
+        ),
+    ] = False,
     open: Open = False,
 ) -> None:
     """Compare methods on the same data, models and seeds: tables, CSV, LaTeX, plots and a page.
@@ -92,7 +101,7 @@ def compare(
 
     output: Output = context.obj
     asked: dict[str, Any] = {"methods": methods, "changes": changes_of(set or [], recipe), "recipe": None}
-    asked |= {"engine": engine.value, "task": task, "seeds": seeds}
+    asked |= {"engine": engine.value, "task": task, "seeds": seeds, "same_loop": same_loop}
     shown: dict[str, Any] = {
         "reach": None if reach is None else reach / 100,
         "baseline": comparing.baseline_of(methods, baseline),

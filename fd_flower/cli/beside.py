@@ -1,0 +1,49 @@
+"""Rows that a comparison adds, or changes, so that what stands beside a method is its fair counterpart."""
+
+import json
+from dataclasses import fields, replace
+
+from fd_flower.cli import paths
+from fd_flower.cli.order import Order
+from fd_flower.config import ClientConfig, LabeledConfig, ServerConfig
+from fd_flower.models import architectures
+from fd_flower.results.groups import LABELS_ALONE
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
+
+
+def on_one_model(order: Order) -> Order:
+    """Return FedAvg on the smallest of several architectures, since all its clients have one; others as they are.
+
+    The smallest has the fewest parameters on the run's images and classes.
+    """
+    names = order.settings.model.name
+    if order.method != "fedavg" or order.task or not names:
+        return order
+    several = dict.fromkeys(architectures(names))
+    if len(several) < 2:
+        return order
+    world = World(order.settings, described(order.settings))
+    smallest = min(several, key=lambda name: sum(p.numel() for p in world.module(name).parameters()))
+    return replace(order, words=(*order.words, f"model.name={smallest}"))
+
+
+def labels_alone(order: Order) -> Order | None:
+    """Return the run of a method's clients without their exchange, where these begin with labeled public samples.
+
+    What they learn from the labels they owe to nobody: the method is to be judged against this row.
+    """
+    client = order.settings.client
+    passes = client.label_passes(order.settings.data) if isinstance(client, LabeledConfig) else 0
+    if order.method == "local" or not passes:
+        return None
+    rounds = {f"server.{option.name}" for option in fields(ServerConfig)}
+    shared = [
+        word
+        for word in order.words
+        if word.partition("=")[0] in rounds or word.partition(".")[0] in ("data", "model", "run")
+    ]
+    loop = {option.name: getattr(client, option.name) for option in fields(ClientConfig)} | {"label_epochs": passes}
+    words = [f"client.{name}={json.dumps(value)}" for name, value in loop.items()]
+    out = order.out.with_name(f"{LABELS_ALONE.replace(' ', '-')}-seed{order.settings.run.seed}")
+    return replace(order, method="local", words=(*shared, *words, paths.path_word("run.out", out)), out=out)
