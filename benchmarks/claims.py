@@ -2,7 +2,8 @@
 
     python benchmarks/claims.py [FOLDER ...]
 
-Each folder is that of an entry's runs, with its ``result.json``; small forms (``--quick``) are refused.
+The pages of methods get the verdicts of theirs, too. Each folder is that of an entry's runs, with its ``result.json``;
+small forms (``--quick``) are refused.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from fd_flower.claims import ledger
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "claims.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 
 def main(folders: list[str]) -> None:
@@ -24,7 +25,10 @@ def main(folders: list[str]) -> None:
             raise SystemExit(f"{path} is of the small form: run the entry without --quick")
         ledger.RESULTS.mkdir(exist_ok=True)
         shutil.copyfile(path, ledger.RESULTS / f"{result['name']}.json")
-    PAGE.write_text(ledger.page(ledger.results()))
+    kept = ledger.results()
+    (DOCS / "claims.md").write_text(ledger.page(kept))
+    for page in sorted((DOCS / "methods").glob("*.md")):
+        page.write_text(ledger.with_claims(page.read_text(), page.stem, kept))
 
 
 if __name__ == "__main__":

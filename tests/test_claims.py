@@ -11,7 +11,7 @@ from fd_flower.cli import main, reproduce
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 
-PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.mark.parametrize("name", names())
@@ -127,8 +127,12 @@ def test_an_entry_is_run_judged_and_resumed(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "result.json").read_text()) == result
 
 
-def test_the_page_is_made_of_the_results_that_are_kept():
-    assert PAGE.read_text() == ledger.page(ledger.results())
+def test_pages_are_made_of_the_results_that_are_kept():
+    kept = ledger.results()
+    assert (DOCS / "claims.md").read_text() == ledger.page(kept)
+    for page in (DOCS / "methods").glob("*.md"):
+        assert page.read_text() == ledger.with_claims(page.read_text(), page.stem, kept)
+        assert bool(ledger.of_method(page.stem, kept)) == (ledger.BEGIN in page.read_text())
 
 
 def test_kept_results_are_of_whole_entries_as_these_are_now():

@@ -13,6 +13,9 @@ from fd_flower.results.tables import Table
 
 RESULTS = Path(__file__).parent / "results"
 
+BEGIN, END = "<!-- claims: made by benchmarks/claims.py -->\n", "<!-- end of claims -->\n"
+"""What a method's page has around its verdicts."""
+
 Result = Mapping[str, Any]
 
 HEAD = """\
@@ -38,8 +41,8 @@ def results() -> dict[str, Result]:
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
 
 
-def words(made: Entry, result: Result | None) -> list[str]:
-    """Return an entry's verdicts in short, one for each variant and order: ``ordering (alpha 0.1)``."""
+def words(made: Entry, result: Result | None, orders: Sequence[tuple[str, str]] | None = None) -> list[str]:
+    """Return an entry's verdicts in short, one for each variant and order (None: of all): ``ordering (alpha 0.1)``."""
     if made.rule == "not testable here":
         return [made.rule]
     if result is None:
@@ -49,6 +52,7 @@ def words(made: Entry, result: Result | None) -> list[str]:
         _named(made, order) + _about([variant, f"{order['better']} against {order['than']}" if several else ""])
         for variant, found in result["variants"].items()
         for order in found["orders"]
+        if orders is None or (order["better"], order["than"]) in orders
     ]
 
 
@@ -83,6 +87,29 @@ def page(kept: Mapping[str, Result]) -> str:
     rows = [[f"[{name}](#{name})", "; ".join(words(entry(name), kept.get(name)))] for name in names()]
     sections = [_section(entry(name), kept.get(name)) for name in names()]
     return "\n".join([HEAD, Table.of(["entry", "verdict"], rows, (0, 1)).markdown(), "", *sections])
+
+
+def of_method(method: str, kept: Mapping[str, Result]) -> str:
+    """Return what a method's page says of its claims, as Markdown: each entry with its verdicts; empty without one."""
+    lines = []
+    for made in map(entry, names()):
+        own = [order for order in made.orders if made.arms[order[0]].method == method]
+        if own:
+            found = "; ".join(words(made, kept.get(made.name), own))
+            lines.append(f"* [{made.name}](../claims.md#{made.name}): {made.claim} **{found}**.")
+    return "\n".join(lines)
+
+
+def with_claims(text: str, method: str, kept: Mapping[str, Result]) -> str:
+    """Return a method's page with its verdicts below the heading of its results, in place of those that it had."""
+    if BEGIN in text:
+        head, _, rest = text.partition(BEGIN)
+        text = head + rest.partition(END)[2].lstrip("\n")
+    lines, heading = of_method(method, kept), "## Results\n\n"
+    if not lines:
+        return text
+    block = f"What is claimed of it, run here ([how claims are judged](../claims.md)):\n\n{lines}\n\n"
+    return text.replace(heading, f"{heading}{BEGIN}{block}{END}\n", 1)
 
 
 def _section(made: Entry, result: Result | None) -> str:
