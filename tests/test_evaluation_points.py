@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 from flwr.app import Error, RecordDict
+from helpers import tiny
 from helpers.grids import Spoilt, hosts
 from helpers.tiny import rounds, start, start_toy
 from safetensors.torch import load_file
 
 from fd_flower import methods
 from fd_flower.config import settings
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.results import RunFolder
 from fd_flower.tasks.described import load_task
@@ -149,3 +151,13 @@ def test_rounds_count_their_own_bytes_alone():
     assert second["bytes"]["down"].keys() == {"public-index", "public-logits"}
     assert first["bytes"]["up"] == second["bytes"]["up"]
     assert 3 * (32 * 3 * 4 + 32 * 8) < first["bytes"]["up"]["public-logits"] < 3 * (32 * 3 * 4 + 32 * 8 + 600)
+
+
+def test_where_a_runs_own_point_is_not_asked_for_accuracy_is_of_the_one_that_is(tmp_path):
+    tiny.run("dsfl", tiny.TINY + "server.evaluate=received", out=tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    for name in ("global", "pooled", "personal"):
+        assert summary["accuracy"][name]["evaluated"] == "received"
+        assert 0 <= summary["accuracy"][name]["final"] <= 1
+    with pytest.raises(InvalidInputError, match=r"server.evaluate is 'aggregated', and clients"):
+        tiny.run("dsfl", tiny.TINY + "server.evaluate=aggregated")

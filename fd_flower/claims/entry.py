@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -81,7 +81,7 @@ class Entry:
     published: dict[str, Any] = field(default_factory=dict)
     """By variant and row: the published mean and deviation, in percent."""
     quick: str = ""
-    """Options of a small form that asserts the ordering in seconds; empty: there is none."""
+    """Options of a small form that tells the same in seconds, over all others; empty: there is none."""
     minutes: float = 0.0
     """What all of it took, in CPU minutes."""
 
@@ -126,7 +126,28 @@ class Entry:
         """The variants' options, by name; one without a name where there are none."""
         return self.settings or {"": ""}
 
-    def words(self, arm: str, variant: str, data: Path | None, *, quick: bool = False) -> tuple[str, ...]:
+    @property
+    def small(self) -> "Entry":
+        """The small form: its first variant with the options of ``quick``, three seeds, and the rows that are judged.
+
+        Raises
+        ------
+        InvalidInputError
+            Where there is none.
+        """
+        if not self.quick:
+            raise InvalidInputError(f"claim {self.name} has no small form: run it whole, without --quick")
+        judged = {row for pair in self.orders for row in pair}
+        variant, options = next(iter(self.variants.items()))
+        return replace(
+            self,
+            rows={row: arm for row, arm in self.rows.items() if row in judged},
+            settings={variant: f"{options} {self.quick}"},
+            seeds=min(3, self.seeds),
+            published={},
+        )
+
+    def words(self, arm: str, variant: str, data: Path | None) -> tuple[str, ...]:
         """Return the options of a run, ``key=value``.
 
         Parameters
@@ -135,19 +156,13 @@ class Entry:
             Its row and variant.
         data : Path | None
             A folder with the data sets in folders of their names; None: they come from the Hugging Face hub.
-        quick : bool
-            Whether to take the small form.
 
         Raises
         ------
         InvalidInputError
-            Where there is no small form.
+            Where a data set has no public copy and no folder is given.
         """
-        if quick and not self.quick:
-            raise InvalidInputError(f"claim {self.name} has no small form: run it whole, without --quick")
-        text = " ".join(
-            [self.set or "", self.variants[variant], self.arms[arm].set or "", (quick and self.quick) or ""]
-        )
+        text = " ".join([self.set or "", self.arms[arm].set or "", self.variants[variant]])
         for name, hub in HUB.items():
             text = text.replace(f"DATA/{name}", hub if data is None else str(data / name))
         if "DATA/" in text:

@@ -27,30 +27,25 @@ RESULT = "result.json"
 
 
 def ordered(name: str, data: Path | None, out: Path | None, *, quick: bool) -> tuple[Entry, Plan]:
-    """Return an entry and its runs: every row of every variant with every seed.
+    """Return an entry, or its small form, and its runs: every row of every variant with every seed.
 
     Raises
     ------
     InvalidInputError
         For an unknown entry, or one whose data sets or small form are not there.
     """
-    chosen = entry(name)
+    chosen = entry(name).small if quick else entry(name)
     path = place((), out, f"reproduce-{name}")
     folder = None if data is None else paths.absolute(data, Path.cwd())
     plan = Plan(path, {})
-    for variant in _variants(chosen, quick):
+    for variant in chosen.variants:
         for row, arm in chosen.arms.items():
-            words = chosen.words(row, variant, folder, quick=quick)
+            words = chosen.words(row, variant, folder)
             for seed in chosen.numbers:
                 own = path / _name(variant, row, seed)
                 more = (f"run.seed={seed}", paths.path_word("run.out", own))
                 plan.orders[own.name] = Order(arm.method, ("run.keep=none", *words, *more), own)
     return chosen, plan
-
-
-def _variants(chosen: Entry, quick: bool) -> Sequence[str]:
-    """Return the variants to run; the small form has one, the first."""
-    return list(chosen.variants)[: 1 if quick else None]
 
 
 def _name(variant: str, row: str, seed: int) -> str:
@@ -68,10 +63,10 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
     if plan.failures:
         raise RunError(f"claim {chosen.name} is not judged: {'; '.join(plan.notes)}")
     variants = {}
-    for variant in _variants(chosen, quick):
+    for variant in chosen.variants:
         runs = {row: [plan.folders[_name(variant, row, seed)] for seed in chosen.numbers] for row in chosen.arms}
         figures = {row: [_figure(folder, chosen.figure) for folder in folders] for row, folders in runs.items()}
-        published = {} if quick else chosen.published.get(variant, {})
+        published = chosen.published.get(variant, {})
         variants[variant] = {
             "orders": [_order(row, than, figures, published, chosen.rule) for row, than in chosen.orders],
             "figures": figures,

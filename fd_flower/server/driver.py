@@ -96,6 +96,8 @@ class Driver:
         """Whether clients evaluate by themselves, as their app does when the closing message comes."""
         if self.own_loops and self.point == "trained":
             self.point = "received"
+        if self.point != "aggregated" and self.point not in self.points:
+            self.point = self._asked()  # else the run's accuracy would be of a point that nobody measures
         self.progress.watch(self.point)
 
     # --- the rounds
@@ -295,6 +297,15 @@ class Driver:
     def _own_point(self) -> str:
         """Where the clients' own models are evaluated."""
         return "trained" if self.point == "aggregated" else self.point
+
+    def _asked(self) -> str:
+        """Return the first evaluation point of clients' models that ``server.evaluate`` asks for."""
+        if not self.points:
+            raise InvalidInputError(
+                f"server.evaluate is '{self.strategy.config.evaluate}', and clients have models of their own here: ask "
+                "for 'trained' or 'received', too"
+            )
+        return self.points[0]
 
     @property
     def points(self) -> tuple[str, ...]:
