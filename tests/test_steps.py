@@ -88,11 +88,11 @@ def test_a_summary_has_means_over_clients_and_rounds():
     round = {"asked": [], "replied": [], "bytes": {"up": {}, "down": {}}, "seconds": 1.0, "metrics": {}, "global": None}
     lines = [
         {"round": 1, **round, "steps": {"server": 0}},
-        {"round": 1, "client": "0", "examples": 1, "steps": {"local": 2, "public": 0}},
-        {"round": 1, "client": "1", "examples": 1, "steps": {"local": 4, "public": 0}},
+        {"round": 1, "client": "0", "examples": 1, "metrics": {}, "steps": {"local": 2, "public": 0}},
+        {"round": 1, "client": "1", "examples": 1, "metrics": {}, "steps": {"local": 4, "public": 0}},
         {"round": 2, **round, "steps": {"server": 5}},
-        {"round": 2, "client": "0", "examples": 1, "steps": {"local": 3, "public": 6}},
-        {"round": 2, "client": "1", "examples": 1},  # its app counts nothing
+        {"round": 2, "client": "0", "examples": 1, "metrics": {}, "steps": {"local": 3, "public": 6}},
+        {"round": 2, "client": "1", "examples": 1, "metrics": {}},  # its app counts nothing
     ]
     found = summarize(lines, facts | {"evaluated": {"global": "trained", "personal": "trained"}})["steps"]
     assert found == {"local": 3.0, "public": 2.0, "server": 2.5}

@@ -45,9 +45,11 @@ def test_the_end_says_what_the_run_came_to_and_where_its_report_is(logged, tmp_p
     assert not any("{}" in text or "None" in text or re.search(r"\de-\d", text) for text in told)
 
 
-def test_a_run_that_writes_nothing_ends_with_its_time_alone(logged):
+def test_a_run_that_writes_nothing_ends_with_its_time_and_how_to_get_a_report(logged):
     start(toy_settings("fd", "server.rounds=1"), hosts("fd"))
-    assert re.fullmatch(r"1 rounds in \d+\.\d s", logged()[-1])
+    *_, time, hint = logged()
+    assert re.fullmatch(r"1 rounds in \d+\.\d s", time)
+    assert hint.startswith("nothing was written: run=Run(out='/an/absolute/folder')")
 
 
 def test_small_and_large_numbers_are_written_out(logged):

@@ -22,8 +22,8 @@ HEAD = """\
 # Claims
 
 What papers claim of their methods, and what came of it here. An entry's settings, seeds and rule were written down
-(`fd_flower/claims/NAME.yaml`) before its first full run. Made by `python benchmarks/claims.py` of the results beside
-them; `fd-flower reproduce NAME --data DIR` runs one again.
+(`fd_flower/claims/`) before its first full run. Made by `python benchmarks/claims.py` of the results beside them;
+`fd-flower reproduce NAME --data DIR` runs one again.
 
 * **ordering**: seed by seed (one partition, start and test set) the row is better than the other by a point or more in
   the mean, the 90 % t interval of the difference is above 0, and with fewer than five seeds all have one sign.

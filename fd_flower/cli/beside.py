@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
 from fd_flower.config import ClientConfig, LabeledConfig, ServerConfig
-from fd_flower.models import architectures
+from fd_flower.models import architectures, groups
 from fd_flower.results.groups import LABELS_ALONE
 from fd_flower.tasks.described import described
 from fd_flower.tasks.world import World
@@ -18,7 +18,7 @@ def on_one_model(order: Order) -> Order:
     The smallest has the fewest parameters on the run's images and classes.
     """
     names = order.settings.model.name
-    if order.method != "fedavg" or order.task or not names:
+    if order.method != "fedavg" or order.task or not names or (isinstance(names, str) and names not in groups()):
         return order
     several = dict.fromkeys(architectures(names))
     if len(several) < 2:
