@@ -127,6 +127,17 @@ def test_an_entry_is_run_judged_and_resumed(tmp_path: Path, monkeypatch: pytest.
     assert json.loads((tmp_path / "result.json").read_text()) == result
 
 
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [("selective", "selectivefd"), ("mixed-models", "edgefd")],
+)
+def test_the_small_form_of_an_entry_orders_its_rows(name: str, row: str, tmp_path: Path):
+    main(["reproduce", name, "--quick", "--quiet", "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    ((order, *_),) = (found["orders"] for found in result["variants"].values())
+    assert (order["better"], order["verdict"]) == (row, "ordering")
+
+
 def test_pages_are_made_of_the_results_that_are_kept():
     kept = ledger.results()
     assert (DOCS / "claims.md").read_text() == ledger.page(kept)
