@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -55,7 +55,9 @@ class FedLGD(Strategy[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the architecture's weights and from noise; with statistics the images come after round one."""
-        weights, start = self.first_weights(clients[0].model), self.settings.client.start
+        weights = self.first_weights(clients[0].model)
+        chosen: Any = self.settings.client  # of the client's half, whose class this half does not know
+        start = str(chosen.start)
         if Path(start).is_absolute() and self.world.hosted:  # the wrong folder is refused before round one
             for client in clients:
                 in_folder(start, client.id, self.settings.data, self.world.shape, self.world.class_names)
