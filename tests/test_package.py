@@ -191,7 +191,7 @@ def test_a_users_type_checker_sees_real_types_through_the_installed_wheel(wheel:
 @in_checkout
 def test_a_wheel_installs_the_package_alone_with_the_rooms_inside(wheel: zipfile.ZipFile):
     needed = _sources() | _files(ROOT / "deploy", "*.*", "Dockerfile")
-    needed |= _files(ROOT / "fd_flower", "*.template") | {"strategies/__init__.pyi", "fd_flower/py.typed"}
+    needed |= _files(ROOT / "fd_flower", "*.template", "*.json") | {"strategies/__init__.pyi", "fd_flower/py.typed"}
     expected = {name if name.startswith("fd_flower/") else f"fd_flower/{name}" for name in needed}
     info = f"fd_flower-{fd_flower.__version__}.dist-info/"
     assert {name for name in wheel.namelist() if not name.startswith(info)} == expected
