@@ -82,8 +82,8 @@ class Entry:
     """By variant and row: the published mean and deviation, in percent."""
     quick: str = ""
     """Options of a small form that tells the same in seconds, over all others; empty: there is none."""
-    minutes: float = 0.0
-    """What all of it took, in CPU minutes."""
+    cause: str = ""
+    """Why a row is not shown to be better, found after the run."""
 
     def __post_init__(self) -> None:
         """Check that rows are named that there are, and that the rule is one."""

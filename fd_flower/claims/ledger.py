@@ -125,6 +125,7 @@ def _section(made: Entry, result: Result | None) -> str:
             parts += ["\n".join(f"* {sentence(made, order, len(result['seeds']))}" for order in found["orders"])]
         about = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
         copies = ", ".join(f"`{copy}`" for copy in result["data"] if copy) or "scikit-learn's digits"
+        parts += [f"Why: {made.cause}"] if made.cause else []
         parts += [
             f"`{result['command']}`: {result['hours']:.2f} hours of runs, figure `{result['figure']}`, seeds "
             f"{', '.join(map(str, result['seeds']))}, data {copies}, sources {result['sources']}, {about}."
