@@ -11,9 +11,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from fd_flower.claims import ledger
+from fd_flower.claims import entry, ledger
+from fd_flower.claims.picture import picture
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+IMAGES = DOCS / "images"
 
 
 def main(folders: list[str]) -> None:
@@ -25,6 +27,8 @@ def main(folders: list[str]) -> None:
             raise SystemExit(f"{path} is of the small form: run the entry without --quick")
         ledger.RESULTS.mkdir(exist_ok=True)
         shutil.copyfile(path, ledger.RESULTS / f"{result['name']}.json")
+        IMAGES.mkdir(exist_ok=True)
+        (IMAGES / f"{result['name']}.png").write_bytes(picture(entry(result["name"]), result).png)
     kept = ledger.results()
     (DOCS / "claims.md").write_text(ledger.page(kept))
     for page in sorted((DOCS / "methods").glob("*.md")):

@@ -119,6 +119,7 @@ def _section(made: Entry, result: Result | None) -> str:
     if made.rule != "not testable here" and result is None:
         parts.append("Not run in full.")
     if result is not None:
+        parts += [f"![{made.claim}](images/{made.name}.png)"]
         for variant, found in result["variants"].items():
             parts += [f"**{variant}**"] if variant else []
             parts += [table(found).markdown()]

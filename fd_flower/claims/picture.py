@@ -10,6 +10,15 @@ from fd_flower.claims.entry import Entry
 from fd_flower.results.pictures import Picture
 from fd_flower.results.plots import COLORS
 
+FIGURES = {
+    "accuracy.global": "accuracy on the global test set",
+    "accuracy.pooled": "accuracy on all clients' test parts",
+    "accuracy.personal": "accuracy on clients' own test parts",
+    "rules.own": "accuracy on own test parts, among own classes",
+    "rules.head": "accuracy on own test parts, by heads",
+    "retrieval.global": "nDCG@10 on the global test set",
+}
+
 
 def picture(made: Entry, result: Mapping[str, Any]) -> Picture:
     """Return a frame for each variant with a line for each row, the rows that are claimed to be better in color."""
@@ -27,7 +36,7 @@ def picture(made: Entry, result: Mapping[str, Any]) -> Picture:
                 axes.plot(found["published"][row][0], place, "D", color="#333333", fillstyle="none", markersize=5.5)
             told.append(f"{row}{f' ({variant})' if variant else ''} {fmean(values):.1f}")
         axes.set_title(variant, fontsize=10.5, loc="left")
-        axes.set_xlabel("accuracy, %" if "accuracy" in made.figure or "rules" in made.figure else f"{made.figure}, %")
+        axes.set_xlabel(f"{FIGURES.get(made.figure.rpartition('.')[0], made.figure)}, %")
         axes.grid(alpha=0.25, linewidth=0.6, axis="x")
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.tick_params(left=False)
