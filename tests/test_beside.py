@@ -105,3 +105,14 @@ def test_without_labels_nothing_is_added():
         "local-seed0",
         "fedmd-seed0",
     ]
+
+
+def test_fedavg_of_the_heads_alone_keeps_its_clients_models():
+    changes = "model.name=[mlp,lenet] model.features=16 fedavg.client.share=head"
+    plan = compare.ordered(["local", "fedavg"], [changes], None, "local", None, "", 1)
+    assert plan.orders["fedavg-seed0"].settings.model.name == ["mlp", "lenet"]
+
+
+def test_labels_for_all_methods_would_be_locals_too():
+    with pytest.raises(InvalidInputError, match="would be of local, too"):
+        compare.ordered(["local", "fedmd"], ["client.label_epochs=3"], None, "local", None, "", 1)

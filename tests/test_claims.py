@@ -41,6 +41,21 @@ def test_data_sets_come_from_the_hub_or_from_a_folder():
         entry("fede4rag").words("local", "", None)
 
 
+def test_a_folder_without_an_entrys_data_sets_is_refused_before_any_run(tmp_path: Path):
+    with pytest.raises(InvalidInputError, match="claim fedlgd needs mnist, and there is no folder"):
+        reproduce.ordered("fedlgd", tmp_path, tmp_path / "out", quick=False)
+
+
+def test_what_is_not_testable_here_cannot_be_run(tmp_path: Path):
+    with pytest.raises(InvalidInputError, match="claim htfe8 is not testable here: "):
+        reproduce.ordered("htfe8", None, tmp_path / "out", quick=False)
+
+
+def test_an_entry_without_a_small_form_names_those_that_have_one():
+    with pytest.raises(InvalidInputError, match="without --quick, or one of mixed-models, selective"):
+        _ = entry("fedgen").small
+
+
 def test_an_unknown_claim_is_refused_with_the_nearest():
     with pytest.raises(InvalidInputError, match=r"there is no claim 'fedgenn' \(did you mean 'fedgen'"):
         entry("fedgenn")

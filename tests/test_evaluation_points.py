@@ -159,5 +159,7 @@ def test_where_a_runs_own_point_is_not_asked_for_accuracy_is_of_the_one_that_is(
     for name in ("global", "pooled", "personal"):
         assert summary["accuracy"][name]["evaluated"] == "received"
         assert 0 <= summary["accuracy"][name]["final"] <= 1
-    with pytest.raises(InvalidInputError, match=r"server.evaluate is 'aggregated', and clients"):
+    with pytest.raises(InvalidInputError, match="and dsfl is evaluated at trained and received: ask for one"):
         tiny.run("dsfl", tiny.TINY + "server.evaluate=aggregated")
+    with pytest.raises(InvalidInputError, match="and fedavg is evaluated at aggregated and trained: ask for one"):
+        tiny.run("fedavg", tiny.TINY + "server.evaluate=received")

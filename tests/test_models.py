@@ -236,3 +236,13 @@ def test_the_multilayer_perceptron_takes_any_shape():
 @pytest.mark.parametrize("name", ["lenet", "cnn", "fedgen_cnn", "resnet8"])
 def test_images_need_not_be_square(name):
     assert models.build(name, (2, 13, 40), 3, seed=0)(torch.randn(2, 2, 13, 40)).shape == (2, 3)
+
+
+def test_features_are_pooled_to_a_common_size_without_parameters():
+    """Four of lenet's 84 features: means over 21 neighbors each."""
+    plain, pooled = (models.build("lenet", DIGITS, 10, size, seed=0, pooled=True).eval() for size in (None, 4))
+    x = torch.randn(2, *DIGITS, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(pooled.features(x), plain.features(x).unflatten(1, (4, 21)).mean(2))
+    assert pooled.state_dict().keys() == plain.state_dict().keys()
+    with pytest.raises(InvalidInputError, match="makes at most 84 features of this network's 84, not"):
+        models.build("lenet", DIGITS, 10, 85, seed=0, pooled=True)

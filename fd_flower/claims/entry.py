@@ -1,5 +1,6 @@
 """An entry of the ledger: a file ``NAME.yaml`` beside this one, written before its first full run."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,6 +19,8 @@ HUB = {
     "usps": "flwrlabs/usps",
 }
 """Data sets that entries name, and what they are called on the Hugging Face hub."""
+
+SETS = re.compile(r"DATA/([\w-]+)")
 
 READ = ("paper", "code", "abstract", "second-hand", "ours")
 RULES = ("ordering", "paper", "not testable here")
@@ -127,6 +130,12 @@ class Entry:
         return self.settings or {"": ""}
 
     @property
+    def sets(self) -> Sequence[str]:
+        """The data sets that it needs, by the names of their folders."""
+        given = [self.set, *self.settings.values(), *(arm.set for arm in self.arms.values())]
+        return sorted(set(SETS.findall(" ".join(map(str, given)))))
+
+    @property
     def small(self) -> "Entry":
         """The small form: its first variant with the options of ``quick``, three seeds, and the rows that are judged.
 
@@ -136,7 +145,8 @@ class Entry:
             Where there is none.
         """
         if not self.quick:
-            raise InvalidInputError(f"claim {self.name} has no small form: run it whole, without --quick")
+            some = ", ".join(name for name in names() if entry(name).quick)
+            raise InvalidInputError(f"claim {self.name} has no small form: run it without --quick, or one of {some}")
         judged = {row for pair in self.orders for row in pair}
         variant, options = next(iter(self.variants.items()))
         return replace(
@@ -163,8 +173,8 @@ class Entry:
             Where a data set has no public copy and no folder is given.
         """
         text = " ".join([self.set or "", self.arms[arm].set or "", self.variants[variant]])
-        for name, hub in HUB.items():
-            text = text.replace(f"DATA/{name}", hub if data is None else str(data / name))
+        for name, hub in HUB.items() if data is None else ():
+            text = text.replace(f"DATA/{name}", hub)
         if "DATA/" in text:
             if data is None:
                 raise InvalidInputError(f"claim {self.name} needs data sets that have no public copy: give --data DIR")

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
-from fd_flower.config import ClientConfig, LabeledConfig, ServerConfig
+from fd_flower.config import ClientConfig, LabeledConfig, ServerConfig, registry
 from fd_flower.models import architectures, groups
 from fd_flower.results.groups import LABELS_ALONE
 from fd_flower.tasks.described import described
@@ -21,7 +21,7 @@ def on_one_model(order: Order) -> Order:
     if order.method != "fedavg" or order.task or not names or (isinstance(names, str) and names not in groups()):
         return order
     several = dict.fromkeys(architectures(names))
-    if len(several) < 2:
+    if len(several) < 2 or not registry.strategy(order.method).requirements(order.settings).same_model:
         return order
     world = World(order.settings, described(order.settings))
     smallest = min(several, key=lambda name: sum(p.numel() for p in world.module(name).parameters()))

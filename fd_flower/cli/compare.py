@@ -71,6 +71,13 @@ def ordered(
     words = words_of(changes, recipe)
     path = place(words, out, "compare")
     called = _called(methods)
+    for word in words if "local" in called.values() else ():
+        name, _, value = word.partition("=")
+        if name == "client.label_epochs" and value != "0":
+            raise InvalidInputError(
+                f"{word} would be of local, too, which is then no local training: say of which method it is, "
+                f"fedmd.{word}, or local.{word} for the labels alone"
+            )
     loop = _same_loop(words, called) if same_loop else []
     words = (*_same_for_all(list(called.values()), words, task), *loop, *words)
     comparison = Plan(path, {})

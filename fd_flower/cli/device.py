@@ -44,7 +44,7 @@ def findings(folder: Path) -> Iterator[Finding]:
     path, cure = folder / CONFIG, f"take {CONFIG} from what `fd-flower keys` made"
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         what = f"there is no file {path}" if folder.is_dir() else f"there is no folder {folder}"
         yield Finding(CONFIG, what, cure)
         return

@@ -167,7 +167,7 @@ def table(found: Estimate) -> Table:
 def of_numbers(found: Estimate) -> Table:
     """Return how many floating-point numbers a later round takes, over all clients, by payload and field."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("numbers in a later round", "up", "down"):
+    for column in ("numbers in a later round, all clients", "up", "down"):
         shown.add_column(column, justify="right" if len(column) < 5 else "left", no_wrap=True)
     for name in sorted({name for table in found.numbers.values() for name in table}):
         counts = [found.numbers.get(way, {}).get(name) for way in ("up", "down")]

@@ -101,6 +101,8 @@ def environment(folder: Path) -> dict[str, str]:
 
 def need(folder: Path) -> None:
     """Refuse a folder that holds no federation's keys."""
+    if not folder.is_dir():
+        raise InvalidInputError(f"there is no folder {folder}; expected the one that fd-flower keys made")
     if not clients(folder) or not (folder / "flwr" / "config.toml").is_file():
         raise InvalidInputError(
             f"{folder} holds no clients' keys; make them: fd-flower keys {folder} --host NAME --client ID"

@@ -17,7 +17,7 @@ from fd_flower.claims.verdict import difference, verdict
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
-from fd_flower.core.errors import RunError
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.storage import replace_file
 from fd_flower.core.versions import sources, versions
 from fd_flower.results.columns import at
@@ -35,8 +35,12 @@ def ordered(name: str, data: Path | None, out: Path | None, *, quick: bool) -> t
         For an unknown entry, or one whose data sets or small form are not there.
     """
     chosen = entry(name).small if quick else entry(name)
+    if not chosen.rows:
+        raise InvalidInputError(f"claim {name} is not testable here: {chosen.reason}")
     path = place((), out, f"reproduce-{name}")
     folder = None if data is None else paths.absolute(data, Path.cwd())
+    for missing in (name for name in chosen.sets if folder is not None and not (folder / name).is_dir()):
+        raise InvalidInputError(f"claim {name} needs {missing}, and there is no folder {folder}/{missing}")
     plan = Plan(path, {})
     for variant in chosen.variants:
         for row, arm in chosen.arms.items():

@@ -30,6 +30,8 @@ GROUP = "fd_flower.methods"
 
 ROOMS = {"server": "fd_flower.strategies", "client": "fd_flower.client_apps"}
 RECIPES = Path(__file__).with_name("recipes")
+RECIPES_OF = {"edgefd-port": "edgefd", **dict.fromkeys(("fedbn", "fedper", "fedrep", "lg-fedavg"), "fedavg")}
+"""Recipes that are no method's own."""
 
 
 @lru_cache
@@ -104,6 +106,8 @@ def _dotted(name: str) -> str:
         return name
     known = installed()
     if name not in known:
+        if name in RECIPES_OF:
+            raise InvalidInputError(f"'{name}' is a recipe of {RECIPES_OF[name]}: {RECIPES_OF[name]} --recipe {name}")
         raise InvalidInputError(f"there is no method '{name}'{nearest(name, (*names(), *known))}")
     return known[name]
 

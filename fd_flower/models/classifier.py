@@ -4,6 +4,8 @@ from typing import cast, final
 
 from torch import Tensor, nn
 
+from fd_flower.core.errors import InvalidInputError
+
 
 class FeatureModel(nn.Module):
     """A model with features and a head on them, as a type: a user's own need not derive from it."""
@@ -47,6 +49,11 @@ class Classifier(FeatureModel):
         self.body = body
         self.projection: nn.Module = nn.Identity()
         if features is not None:
+            if pooled and features > width:
+                raise InvalidInputError(
+                    f"model.projection=pool makes at most {width} features of this network's {width}, not "
+                    f"model.features={features}"
+                )
             self.projection = nn.AdaptiveAvgPool1d(features) if pooled else nn.Linear(width, features)
         self.head = nn.Linear(width if features is None else features, classes)
 

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
+from fd_flower.config.registry import short_name
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
@@ -96,8 +97,7 @@ class Driver:
         """Whether clients evaluate by themselves, as their app does when the closing message comes."""
         if self.own_loops and self.point == "trained":
             self.point = "received"
-        if self.point != "aggregated" and self.point not in self.points:
-            self.point = self._asked()  # else the run's accuracy would be of a point that nobody measures
+        self.point = self._headline()
         self.progress.watch(self.point)
 
     # --- the rounds
@@ -298,14 +298,26 @@ class Driver:
         """Where the clients' own models are evaluated."""
         return "trained" if self.point == "aggregated" else self.point
 
-    def _asked(self) -> str:
-        """Return the first evaluation point of clients' models that ``server.evaluate`` asks for."""
-        if not self.points:
+    def _headline(self) -> str:
+        """Return where the run's accuracy is taken: the method's own point, or of those that are asked for the first.
+
+        Raises
+        ------
+        InvalidInputError
+            Where nothing would be measured at any point that is asked for.
+        """
+        method, asked = self.strategy, self.strategy.config.evaluation_points
+        if asked is None or self.point in asked:
+            return self.point
+        received = method.distills_public or self.own_loops
+        able = [self.point, *(point for point in ("trained", *(("received",) * received)) if point != self.point)]
+        found = [point for point in asked if point in able]
+        if not found:
             raise InvalidInputError(
-                f"server.evaluate is '{self.strategy.config.evaluate}', and clients have models of their own here: ask "
-                "for 'trained' or 'received', too"
+                f"server.evaluate is '{method.config.evaluate}', and {short_name(method.settings.method)} is evaluated "
+                f"at {' and '.join(able)}: ask for one of these"
             )
-        return self.points[0]
+        return self.point if self.point == "aggregated" else found[0]
 
     @property
     def points(self) -> tuple[str, ...]:
