@@ -17,9 +17,11 @@ from fd_flower.config import Settings, settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.kept import read_about
+from fd_flower.methods import config
 from fd_flower.results import RunFolder, kinds
 from fd_flower.results.callback import Round
 from fd_flower.results.validation import Validation
+from fd_flower.server.stopping import check_patience
 
 PERSONAL = {"global": "trained", "personal": "trained"}
 SERVED = {"global": "aggregated", "personal": "trained"}
@@ -195,7 +197,6 @@ def test_devices_stop_by_their_own_validation_samples(tmp_path: Path):
     ("method", "changes", "message"),
     [
         ("fd", "data.split=[0.8,0.0,0.2]", "no client has validation samples: give them some"),
-        ("fd", "server.evaluate=received", "server.evaluate='received' leaves out 'trained', by which it goes: add it"),
     ],
 )
 def test_a_run_without_validation_figures_is_refused_before_round_one(
@@ -204,6 +205,14 @@ def test_a_run_without_validation_figures_is_refused_before_round_one(
     with pytest.raises(InvalidInputError, match=f"server.patience is 2, and {message}"):
         start(tiny_settings(method, f"server.patience=2 {changes} run.out={tmp_path}/run"), hosts(method))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_server_model_that_others_evaluate_has_no_figure_to_go_by():
+    """On devices, say: the clients' validation samples are not the server's."""
+    chosen = config("fedavg", "server", patience=2, evaluate="aggregated")
+    with pytest.raises(InvalidInputError, match="leaves out 'trained', by which it goes"):
+        client = Client("0", 0, sizes=(9, 3, 3))
+        check_patience(chosen, [client], (), served=False, personal="trained", plain=False)
 
 
 @pytest.mark.parametrize(

@@ -296,7 +296,10 @@ class Driver:
     @property
     def _own_point(self) -> str:
         """Where the clients' own models are evaluated."""
-        return "trained" if self.point == "aggregated" else self.point
+        if self.point != "aggregated":
+            return self.point
+        asked = [point for point in self.strategy.config.evaluation_points or () if point != "aggregated"]
+        return "trained" if not asked or "trained" in asked else asked[0]
 
     def _headline(self) -> str:
         """Return where the run's accuracy is taken: the method's own point, or of those that are asked for the first.
