@@ -209,9 +209,8 @@ def test_a_run_without_validation_figures_is_refused_before_round_one(
 
 def test_a_server_model_that_others_evaluate_has_no_figure_to_go_by():
     """On devices, say: the clients' validation samples are not the server's."""
-    chosen = config("fedavg", "server", patience=2, evaluate="aggregated")
+    chosen, client = config("fedavg", "server", patience=2, evaluate="aggregated"), Client("0", 0, sizes=(9, 3, 3))
     with pytest.raises(InvalidInputError, match="leaves out 'trained', by which it goes"):
-        client = Client("0", 0, sizes=(9, 3, 3))
         check_patience(chosen, [client], (), served=False, personal="trained", plain=False)
 
 
