@@ -178,7 +178,7 @@ def test_a_users_type_checker_sees_real_types_through_the_installed_wheel(wheel:
         'user.py:7: note: Revealed type is "int"',
         'user.py:8: note: Revealed type is "float"',
         'user.py:9: error: Unexpected keyword argument "rounds" for "FedDF"',
-        'user.py:10: error: Argument "clients" to "Run" has incompatible type "str"; expected "int"',
+        'user.py:10: error: Argument "clients" to "Run" has incompatible type "str"; expected "int | None"',
     ]
     found = [line.replace("builtins.", "") for line in told if line.startswith("user.py") and " defined " not in line]
     assert len(found) == len(expected), "\n".join(told)
