@@ -1,5 +1,6 @@
 """FedAvg (McMahan et al. 2017, arXiv 1602.05629): clients train one model, the server averages its weights."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from flwr.app import Context, Message
@@ -68,9 +69,7 @@ def train(message: Message, context: Context) -> Message:
         plan = replace(turn.plan, epochs=passes, steps=None)
         with learning(model, head=True):
             train_model(model, turn.loss, samples, plan=plan, rng=turn.rng("head"))
-        with learning(model, head=False):
-            loss = fit(turn, turn.loss, samples)
-    else:
+    with learning(model, head=False) if passes else nullcontext():
         loss = fit(turn, turn.loss, samples)
     turn.evaluate("trained")
     return send(message, turn, loss=loss)

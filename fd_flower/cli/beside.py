@@ -1,11 +1,13 @@
 """Rows that a comparison adds, or changes, so that what stands beside a method is its fair counterpart."""
 
 import json
+from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
 from fd_flower.config import ClientConfig, LabeledConfig, ServerConfig, registry
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.models import architectures, groups
 from fd_flower.results.groups import LABELS_ALONE
 from fd_flower.tasks.described import described
@@ -26,6 +28,17 @@ def on_one_model(order: Order) -> Order:
     world = World(order.settings, described(order.settings))
     smallest = min(several, key=lambda name: sum(p.numel() for p in world.module(name).parameters()))
     return replace(order, words=(*order.words, f"model.name={smallest}"))
+
+
+def check_labels(words: Sequence[str], methods: Collection[str]) -> None:
+    """Refuse public labels for all methods alike where ``local`` is among them: it would be the labels' row itself."""
+    for word in words if "local" in methods else ():
+        name, _, value = word.partition("=")
+        if name == "client.label_epochs" and value != "0":
+            raise InvalidInputError(
+                f"{word} would be of local, too, which is then no local training: say of which method it is, "
+                f"fedmd.{word}, or local.{word} for the labels alone"
+            )
 
 
 def labels_alone(order: Order) -> Order | None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from fd_flower.cli import paths
-from fd_flower.cli.beside import labels_alone, on_one_model
+from fd_flower.cli.beside import check_labels, labels_alone, on_one_model
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
 from fd_flower.cli.progress import told
@@ -71,13 +71,7 @@ def ordered(
     words = words_of(changes, recipe)
     path = place(words, out, "compare")
     called = _called(methods)
-    for word in words if "local" in called.values() else ():
-        name, _, value = word.partition("=")
-        if name == "client.label_epochs" and value != "0":
-            raise InvalidInputError(
-                f"{word} would be of local, too, which is then no local training: say of which method it is, "
-                f"fedmd.{word}, or local.{word} for the labels alone"
-            )
+    check_labels(words, called.values())
     loop = _same_loop(words, called) if same_loop else []
     words = (*_same_for_all(list(called.values()), words, task), *loop, *words)
     comparison = Plan(path, {})

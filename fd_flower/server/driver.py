@@ -298,8 +298,12 @@ class Driver:
         """Where the clients' own models are evaluated."""
         if self.point != "aggregated":
             return self.point
-        asked = [point for point in self.strategy.config.evaluation_points or () if point != "aggregated"]
-        return "trained" if not asked or "trained" in asked else asked[0]
+        return "trained" if not self._asked or "trained" in self._asked else self._asked[0]
+
+    @property
+    def _asked(self) -> tuple[str, ...]:
+        """The evaluation points of the clients' models that ``server.evaluate`` asks for."""
+        return tuple(point for point in self.strategy.config.evaluation_points or () if point != "aggregated")
 
     def _headline(self) -> str:
         """Return where the run's accuracy is taken: the method's own point, or of those that are asked for the first.
@@ -325,8 +329,9 @@ class Driver:
     @property
     def points(self) -> tuple[str, ...]:
         """The evaluation points of the clients' models."""
-        chosen = self.strategy.config.evaluation_points or (self._own_point, *(("received",) * self.own_loops))
-        return tuple(point for point in chosen if point != "aggregated")
+        if self.strategy.config.evaluation_points:
+            return self._asked
+        return (self._own_point, *(("received",) * self.own_loops))
 
     def due(self, number: int) -> bool:
         """Whether this round is evaluated."""
