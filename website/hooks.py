@@ -1,9 +1,8 @@
 """What MkDocs does not do by itself for these pages, which are also read on GitHub.
 
-The address of the repository comes from ``pyproject.toml``. ``CONTRIBUTING.md`` and ``CHANGELOG.md`` become pages. The
-list of methods in the navigation is that of the folder. KaTeX comes from npm once and is kept in ``build/npm``. Markdown
-that GitHub reads in another way than Python-Markdown (lists, HTML around Markdown, links to code) is brought to the form
-that both read alike.
+The address of the repository comes from ``pyproject.toml``. ``CONTRIBUTING.md`` and ``CHANGELOG.md`` become pages.
+The methods in the navigation are those of the folder. KaTeX comes from npm, once, and is kept in ``build/npm``. Lists,
+HTML around Markdown and links to code, which GitHub and Python-Markdown read differently, take a form that both share.
 """
 
 import logging
@@ -139,7 +138,8 @@ def _loaded(package: str) -> Path | None:
     shutil.rmtree(loading, ignore_errors=True)
     loading.mkdir(parents=True)
     try:
-        subprocess.run([npm, "pack", package, "--silent"], cwd=loading, check=True, capture_output=True, timeout=SECONDS)
+        command = [npm, "pack", package, "--silent"]
+        subprocess.run(command, cwd=loading, check=True, capture_output=True, timeout=SECONDS)
     except (subprocess.SubprocessError, OSError):
         shutil.rmtree(loading)
         return None
@@ -183,10 +183,11 @@ def _for_python_markdown(lines: list[str], *, in_item: bool = False) -> list[str
         begin, after = token.map or [0, 0]
         found += lines[end:begin]
         block, end = lines[begin:after], after
-        if token.type in ("bullet_list_open", "ordered_list_open", "table_open", "blockquote_open") and found:
-            if found[-1].strip() and not (in_item and "list" in token.type):
-                found.append("")
-        if "list" in token.type:
+        is_list = token.type in ("bullet_list_open", "ordered_list_open")
+        apart = token.type in ("table_open", "blockquote_open") or (is_list and not in_item)
+        if apart and found and found[-1].strip():
+            found.append("")
+        if is_list:
             found += _list(block)
         elif token.type == "blockquote_open":
             inner = _for_python_markdown([re.sub(r"^ {0,3}> ?", "", line) for line in block])
