@@ -26,6 +26,11 @@ BUILD = ROOT / "build"
 BORROWED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages that lie outside of docs/, and what they are called on the site."""
 
+PLANNED = {
+    f"{name}.md"
+    for name in ("start", "your-model", "compare-honestly", "troubleshooting", "faq", "coming-from", "writing")
+}
+
 NPM = {
     "katex@0.16.22": ("dist/katex.min.css", "dist/katex.min.js", "dist/fonts/*.woff2", "LICENSE"),
     "iframe-worker@1.0.4": ("shim/index.js", "LICENSE"),
@@ -34,8 +39,6 @@ NPM = {
 
 SECONDS = 60
 """How long npm may take to load a package."""
-
-os.environ["NO_MKDOCS_2_WARNING"] = "yes"  # Material prints its advertisement as a warning otherwise
 
 log = logging.getLogger("mkdocs.hooks.fd_flower")
 _parser = MarkdownIt("commonmark").enable("table")
@@ -54,6 +57,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         config.repo_url, config.repo_name = address, "/".join(address.rstrip("/").split("/")[-2:])
     config.site_url = config.site_url or urls.get("documentation")
     config.nav = _expanded(config.nav or [], Path(config.docs_dir))
+
+    if "MIKE_DOCS_VERSION" not in os.environ:  # a plain build has no list of versions to choose from
+        config.extra.pop("version")
 
     loaded = [package for package in NPM if _loaded(package) is not None]
     if len(loaded) < len(NPM):
@@ -99,10 +105,8 @@ def _expanded(nav: list[Any], docs: Path) -> list[Any]:
             ((title, below),) = item.items()
             if isinstance(below, list):
                 found.append({title: _expanded(below, docs)})
-            elif (docs / below).exists() or below in BORROWED.values():
+            elif below not in PLANNED or (docs / below).exists():
                 found.append(item)
-            else:
-                log.info("docs/%s is not written yet", below)
         else:
             found.append(item)
     return found
@@ -159,6 +163,8 @@ def _with_links(markdown: str, here: str, page: str, repository: str) -> str:
     def turned(match: re.Match[str]) -> str:
         target, anchor = match["target"], match["anchor"] or ""
         path = os.path.normpath(PurePosixPath(here).parent / target)
+        if path.removeprefix("docs/") in PLANNED and not (ROOT / path).exists():
+            return match["text"]
         if path in BORROWED:
             inside = BORROWED[path]
         elif path.startswith("docs/") and not (ROOT / path).is_dir():
