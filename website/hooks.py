@@ -88,6 +88,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Bring a page's Markdown to what Python-Markdown reads as GitHub does."""
     here = next((name for name, url in BORROWED.items() if url == page.file.src_uri), f"docs/{page.file.src_uri}")
+    markdown = markdown.replace("<!-- every strategy -->", _strategies())
     inside = _with_links(markdown, here, page.file.src_uri, config.repo_url or "")
     return "\n".join(_for_python_markdown(inside.split("\n")))
 
@@ -123,6 +124,15 @@ def _lay_out_package() -> None:
             shutil.copyfile(path, copy)
 
 
+def _strategies() -> str:
+    """Return what mkdocstrings needs to describe every strategy: its module has the class's name in lower case."""
+    found = []
+    for path in sorted((ROOT / "strategies").glob("[a-z]*.py")):
+        names = re.findall(r"^class (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found += [f"::: fd_flower.strategies.{path.stem}.{name}" for name in names if name.lower() == path.stem]
+    return "\n\n".join(found)
+
+
 # --- npm
 
 
@@ -142,7 +152,7 @@ def _loaded(package: str) -> Path | None:
     shutil.rmtree(loading, ignore_errors=True)
     loading.mkdir(parents=True)
     try:
-        command = [npm, "pack", package, "--silent"]
+        command = [npm, "pack", package, "--silent", "--fetch-retries=0"]
         subprocess.run(command, cwd=loading, check=True, capture_output=True, timeout=SECONDS)
     except (subprocess.SubprocessError, OSError):
         shutil.rmtree(loading)
