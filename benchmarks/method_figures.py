@@ -315,6 +315,8 @@ def architectures(stem: str) -> str:
         return "one architecture"
     if requires.features:
         return "any architectures, one feature size"
+    if requires.headed:
+        return "any architectures with a linear head"
     return "any architectures"
 
 
