@@ -32,7 +32,7 @@ class Config(ServerConfig):
 
 @final
 class FedRE(Strategy[Config]):
-    """A head that learns from clients' entangled representations and overwrites theirs."""
+    """A head that learns from clients' entangled representations and replaces the clients' heads."""
 
     status = Status("official code", reconstructed="what client.entangle has beside rap")
     requires = Requirements(features=True, single_replies=True)

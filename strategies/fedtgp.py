@@ -65,7 +65,7 @@ class FedTGP(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Train the prototypes on those of every client and class, and return what they have become.
 
-        A class that nobody has had so far has a prototype too, which counts 0 samples: nobody is pulled to it, and it
+        A class that no client has had so far has a prototype too, which counts 0 samples: no client uses it, and it
         is never the nearest.
         """
         config = self.config

@@ -16,7 +16,7 @@ class Config(ServerConfig):
     """FML's options."""
 
     peer: str | None = None
-    """The meme's architecture; None: the first client's. The message says it, so clients need not be told."""
+    """The meme's architecture; None: the first client's. Clients receive it with each message."""
 
 
 @final

@@ -291,7 +291,7 @@ def test_a_value_beyond_the_range_costs_the_client_its_round():
         ("dsfl", "server.rule=trimmed_mean", "dsfl needs every single reply"),
         ("feddf", "", "feddf needs every single reply"),
         ("fedproto", "server.weighting=clients", "fedproto needs every single reply"),
-        ("local", "", "local's clients say nothing that could be summed"),
+        ("local", "", "local's clients send nothing that can be summed"),
         ("fedavg", "data.clients=1", "a round asks one client"),
         ("fedavg", "privacy.bits=32 privacy.range=1e7", "3 clients .* leave 6 of 32 bits"),
     ],

@@ -104,7 +104,7 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
         if key not in usual:
             raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, usual)}")
         if type(value) is type(usual[key]) and value == usual[key]:
-            continue  # as it is already; an update takes a tenth of a millisecond, and a run has a hundred options
+            continue  # unchanged; an update takes a tenth of a millisecond, and a run has a hundred options
         check_plain({key: value}, name)
         if refused := _unlike(hints[key], value):  # before OmegaConf makes text of a number, and true of 2
             raise InvalidInputError(f"{name}.{key} is {value!r}{refused}")
@@ -140,7 +140,7 @@ def _hints(cls: type) -> Mapping[str, Any]:
 
 class _Rule(Protocol):
     def __call__(self, value: Any) -> str:
-        """Return why a value is refused: the end of a line that begins with it; "" where it is not."""
+        """Return why a value is invalid: the end of a line that begins with it; "" for a valid one."""
 
 
 @dataclass(frozen=True)

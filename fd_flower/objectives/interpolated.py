@@ -45,7 +45,7 @@ class TAID(Stateful):
         """Check the ranges."""
         if isinstance(self._inner, Stateful):
             raise InvalidInputError(
-                f"the inner loss of taid is '{self.inner}'; expected one that does not change by itself"
+                f"the inner loss of taid is '{self.inner}'; expected one that does not change on its own"
             )
         within("taid", "start", self.start, 0, 1)
         within("taid", "end", self.end, self.start, 1)
@@ -103,5 +103,5 @@ class TAID(Stateful):
         labels: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss as it is at the end of a run, a scalar: all as ``Objective`` has it."""
+        """Return the loss at the end of a run, a scalar, with the arguments of ``Objective``."""
         return self.mixed(self.end, student_logits, teacher_logprobs, labels, weight)

@@ -15,14 +15,14 @@ CLOCKS = ("round", "step")
 
 
 class Stateful(Objective):
-    """A loss with a state, kept by whoever trains; called by itself it is what it is at its end."""
+    """A loss with a state, which the training loop keeps; called alone it is the loss at the end of training."""
 
     clock: str
     """Whether it moves on once a ``round`` or at every ``step`` of training."""
 
     @abstractmethod
     def at(self, state: Tensor | None, progress: float) -> tuple[Loss, float]:
-        """Return the loss as it is now, and its parameter t.
+        """Return the current loss, and its parameter t.
 
         Parameters
         ----------

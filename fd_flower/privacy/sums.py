@@ -50,7 +50,7 @@ def check_sum(
             "differently), and a sum hides them: take privacy.sum=none or a method whose page says that a sum will do"
         )
     if not summable:
-        raise InvalidInputError(f"{asked}: {method}'s clients say nothing that could be summed; take privacy.sum=none")
+        raise InvalidInputError(f"{asked}: {method}'s clients send nothing that can be summed; take privacy.sum=none")
     if tuple(exchanges) != ("train",):
         raise InvalidInputError(
             f"{asked}: {method} has more exchanges ({', '.join(exchanges)}), and only train's is summed"

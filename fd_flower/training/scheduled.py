@@ -47,7 +47,7 @@ class Scheduled(Objective):
         labels: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss as it is now, a scalar: all as ``Objective`` has it."""
+        """Return the current loss, a scalar, with the arguments of ``Objective``."""
         value = self._now(student_logits, teacher_logprobs, labels, weight)
         self._values.append(value.detach())
         return value
@@ -70,5 +70,5 @@ class Scheduled(Objective):
             self._values.clear()
 
     def _set(self, share: float) -> None:
-        """Be the loss of the moment at which this share of the round's training is over."""
+        """Become the loss of the point at which this share of the round's training is over."""
         self._now, self.t = self._loss.at(self.state, min(1.0, (self._done + share) / self._rounds))
