@@ -1,4 +1,4 @@
-"""FedKD (Wu et al. 2022, arXiv 2108.13323): mentors stay, a small mentee's update travels by its singular values."""
+"""FedKD (Wu et al. 2022, arXiv 2108.13323): a local mentor teaches a shared mentee, which travels in low rank."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Config(ServerConfig):
     """FedKD's options."""
 
     mentee: str | None = None
-    """The shared model's architecture; None: the first client's. The message says it, so clients need not be told."""
+    """The shared model's architecture; None: the first client's. Clients receive it with each message."""
     energy_start: float = option(0.95, above=0, most=1)
     """Share of an update's energy that travels, at the start; 1 in both loses nothing but rounding."""
     energy_end: float = option(0.98, above=0, most=1)
@@ -33,7 +33,7 @@ class Config(ServerConfig):
 
 @final
 class FedKD(Strategy[Config]):
-    """The mean of the mentees' updates, compressed anew; who missed the last one is sent the whole mentee."""
+    """The mean of the mentees' updates, compressed again; clients that missed the last one get the whole mentee."""
 
     status = Status("official code")
     requires, reply_kinds = Requirements(headed=True, single_replies=True), (Update,)

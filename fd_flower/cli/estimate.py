@@ -41,7 +41,7 @@ class Estimate:
     closing : float
         CPU seconds of what follows the last round.
     numbers : Mapping[str, Mapping[str, int]]
-        Direction -> kind and field -> floating-point numbers in a round, of the last that was played; empty where they
+        Direction -> kind and field -> floating-point numbers in a round, the last one that was run; empty where they
         were not asked for.
     """
 
@@ -88,11 +88,11 @@ def show(
     method, changes, recipe, task
         As of ``fd-flower run``.
     rounds : int
-        Rounds that are played, at least 3.
+        Rounds to run, at least 3.
     steps : int
         Steps of each loop of training that are taken, at least 2.
     numbers : bool
-        Whether to print how many numbers a round takes, by what they are, beside bytes.
+        Whether to print how many numbers a round takes, by payload, in addition to bytes.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def show(
     """
     chosen = settings(method, words_of(changes, recipe), task=task)
     if chosen.run.resume:
-        raise InvalidInputError("a run that goes on cannot be estimated: leave out run.resume")
+        raise InvalidInputError("a resumed run cannot be estimated: leave out run.resume")
     logging.getLogger("flwr").setLevel(logging.WARNING)
     found = estimated(chosen, rounds, steps, numbers=numbers)
     console.print(table(found))
@@ -110,7 +110,7 @@ def show(
     first = f"{chosen.data.clients} clients, {chosen.server.rounds} rounds: from {len(found.seconds)} rounds whose "
     note = (
         f"{first}loops of training took {steps} steps at most. CPU seconds are of one thread of this machine, for all "
-        "clients and the server; the first round includes reading the data. A loop that would end by itself counts in "
+        "clients and the server; the first round includes reading the data. A loop that would end on its own counts in "
         "full, and later rounds may send and take something else where a method's rounds are not alike (--rounds)."
     )
     console.print(note, markup=False, highlight=False, style="dim")
@@ -121,7 +121,7 @@ def estimated(chosen: Settings, rounds: int, steps: int, *, numbers: bool = Fals
     from fd_flower import engine
 
     server, limit = chosen.server, min(rounds, chosen.server.rounds)
-    # Measured once, after the last round that is played, so that the others tell what a round takes without it.
+    # Measured once, after the last round, so that the other rounds show the cost without evaluation.
     brief = replace(server, rounds=limit, evaluate_every=0, patience=0, min_delta=0.0)
     played = replace(chosen, server=brief, run=replace(chosen.run, out=None, track=None))
     marks: list[float] = []

@@ -57,7 +57,7 @@ def _name(variant: str, row: str, seed: int) -> str:
 
 
 def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, Any]:
-    """Judge a finished entry, write ``result.json`` and its picture, and return what is in the former.
+    """Judge a finished entry, write ``result.json`` and its plot, and return the contents of the former.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def _figure(folder: RunFolder, key: str) -> float:
 
 
 def _beside(folder: RunFolder, key: str, name: str) -> Any:
-    """Return what stands beside a figure in the summary: ``selected``, ``evaluated``."""
+    """Return an entry next to a figure in the summary: ``selected``, ``evaluated``."""
     return at(folder.summary, [*key.split(".")[:-1], name])
 
 
@@ -131,9 +131,9 @@ def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
 
 
 def listed() -> Grid:
-    """Return all entries: what is claimed, where that was read, and what came of it in our own runs."""
+    """Return all entries: the claim, where it was read, and the verdict of our own runs."""
     table, kept = Grid(), ledger.results()
-    for head in ("name", "claim", "read in", "verdict of ours"):
+    for head in ("name", "claim", "read in", "our verdict"):
         table.add_column(head)
     for name in names():
         each = entry(name)

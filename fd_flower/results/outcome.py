@@ -18,7 +18,7 @@ def outcome(summary: Mapping[str, Any]) -> str:
 
 
 def held_out(summary: Mapping[str, Any]) -> str:
-    """Return, in a sentence, which rows clients do without for public samples that nobody uses; "": none."""
+    """Return, in a sentence, how many rows are held out as public samples that the method does not use; "": none."""
     if not (rows := summary.get("held_out_unused")):
         return ""
     return (
@@ -30,7 +30,7 @@ def held_out(summary: Mapping[str, Any]) -> str:
 def standing(folder: RunFolder) -> str:
     """Return how far a run came that did not end, and where it is."""
     done = max((line["round"] for line in folder.lines()), default=0)
-    return f"{done} of {folder.config['server']['rounds']} rounds stand in {folder.path}"
+    return f"{done} of {folder.config['server']['rounds']} rounds are in {folder.path}"
 
 
 def ending(folder: RunFolder) -> list[str]:
