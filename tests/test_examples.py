@@ -1,4 +1,4 @@
-"""What lies in examples/, as its READMEs run it; test_own_loop.py has the quickstart, test_outside.py the own method."""
+"""What lies in examples/, run as its READMEs say; test_own_loop.py has the quickstart, test_outside.py own-method."""
 
 import csv
 import json
