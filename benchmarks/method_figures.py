@@ -298,7 +298,7 @@ FLOWS = {
             "Train on private data",
             "Predict on the samples voted for",
         ),
-        ("Average the probabilities of each sample's voters", "Leave out ambiguous samples"),
+        ("Average the probabilities of each sample's voters", "By option: leave out ambiguous samples"),
         EVERYWHERE,
     ),
 }

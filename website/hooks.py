@@ -26,6 +26,11 @@ BUILD = ROOT / "build"
 BORROWED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages that lie outside of docs/, and what they are called on the site."""
 
+PLANNED = {
+    f"{name}.md"
+    for name in ("start", "your-model", "compare-honestly", "troubleshooting", "faq", "coming-from", "writing")
+}
+
 NPM = {
     "katex@0.16.22": ("dist/katex.min.css", "dist/katex.min.js", "dist/fonts/*.woff2", "LICENSE"),
     "iframe-worker@1.0.4": ("shim/index.js", "LICENSE"),
@@ -34,8 +39,6 @@ NPM = {
 
 SECONDS = 60
 """How long npm may take to load a package."""
-
-os.environ["NO_MKDOCS_2_WARNING"] = "yes"  # Material prints its advertisement as a warning otherwise
 
 log = logging.getLogger("mkdocs.hooks.fd_flower")
 _parser = MarkdownIt("commonmark").enable("table")
@@ -54,6 +57,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         config.repo_url, config.repo_name = address, "/".join(address.rstrip("/").split("/")[-2:])
     config.site_url = config.site_url or urls.get("documentation")
     config.nav = _expanded(config.nav or [], Path(config.docs_dir))
+
+    if "MIKE_DOCS_VERSION" not in os.environ:  # a plain build has no list of versions to choose from
+        config.extra.pop("version")
 
     loaded = [package for package in NPM if _loaded(package) is not None]
     if len(loaded) < len(NPM):
@@ -82,6 +88,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Bring a page's Markdown to what Python-Markdown reads as GitHub does."""
     here = next((name for name, url in BORROWED.items() if url == page.file.src_uri), f"docs/{page.file.src_uri}")
+    markdown = markdown.replace("<!-- every strategy -->", _strategies())
     inside = _with_links(markdown, here, page.file.src_uri, config.repo_url or "")
     return "\n".join(_for_python_markdown(inside.split("\n")))
 
@@ -99,10 +106,8 @@ def _expanded(nav: list[Any], docs: Path) -> list[Any]:
             ((title, below),) = item.items()
             if isinstance(below, list):
                 found.append({title: _expanded(below, docs)})
-            elif (docs / below).exists() or below in BORROWED.values():
+            elif below not in PLANNED or (docs / below).exists():
                 found.append(item)
-            else:
-                log.info("docs/%s is not written yet", below)
         else:
             found.append(item)
     return found
@@ -117,6 +122,15 @@ def _lay_out_package() -> None:
             copy = package / target / path.relative_to(ROOT / source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
+
+
+def _strategies() -> str:
+    """Return what mkdocstrings needs to describe every strategy: its module has the class's name in lower case."""
+    found = []
+    for path in sorted((ROOT / "strategies").glob("[a-z]*.py")):
+        names = re.findall(r"^class (\w+)\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+        found += [f"::: fd_flower.strategies.{path.stem}.{name}" for name in names if name.lower() == path.stem]
+    return "\n\n".join(found)
 
 
 # --- npm
@@ -138,7 +152,7 @@ def _loaded(package: str) -> Path | None:
     shutil.rmtree(loading, ignore_errors=True)
     loading.mkdir(parents=True)
     try:
-        command = [npm, "pack", package, "--silent"]
+        command = [npm, "pack", package, "--silent", "--fetch-retries=0"]
         subprocess.run(command, cwd=loading, check=True, capture_output=True, timeout=SECONDS)
     except (subprocess.SubprocessError, OSError):
         shutil.rmtree(loading)
@@ -159,6 +173,8 @@ def _with_links(markdown: str, here: str, page: str, repository: str) -> str:
     def turned(match: re.Match[str]) -> str:
         target, anchor = match["target"], match["anchor"] or ""
         path = os.path.normpath(PurePosixPath(here).parent / target)
+        if path.removeprefix("docs/") in PLANNED and not (ROOT / path).exists():
+            return match["text"]
         if path in BORROWED:
             inside = BORROWED[path]
         elif path.startswith("docs/") and not (ROOT / path).is_dir():
