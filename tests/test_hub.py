@@ -121,11 +121,8 @@ def test_feddf_tests_the_servers_model(
 @pytest.mark.parametrize("name", ["fedmd", "feddf"])
 def test_flwr_run_completes(name: str, shared_data: Callable[[str], Path], tmp_path: Path):
     changes = SHORT[name] | ({"dataset": str(shared_data("mnist"))} if name == "feddf" else {})
-    words = " ".join(
-        f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}" for key, value in changes.items()
-    )
-    path = os.pathsep.join([python_path(), str(APPS[name])])
-    with simulation(tmp_path, PYTHONPATH=path) as flwr:
+    words = " ".join(f"{key}={json.dumps(value)}" for key, value in changes.items())
+    with simulation(tmp_path, PYTHONPATH=python_path()) as flwr:
         nodes = "num-supernodes=2 client-resources-num-cpus=1"
         said = flwr("run", str(APPS[name]), "--stream", "--federation-config", nodes, "--run-config", words)
         assert outcome(flwr)["status"] == "finished:completed", said.stdout + said.stderr
