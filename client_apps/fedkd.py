@@ -1,4 +1,4 @@
-"""FedKD (Wu et al. 2022, arXiv 2108.13323): mentors stay, a small mentee's update travels by its singular values."""
+"""FedKD (Wu et al. 2022, arXiv 2108.13323): a local mentor teaches a shared mentee, which travels in low rank."""
 
 from dataclasses import dataclass
 from typing import cast

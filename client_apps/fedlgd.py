@@ -1,4 +1,4 @@
-"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled images, their own and the server's."""
+"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients train on images distilled by clients and server."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, teach each other."""
+"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, distill each other."""
 
 from dataclasses import dataclass
 from typing import cast

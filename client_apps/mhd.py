@@ -1,4 +1,4 @@
-"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbors' heads one level lower."""
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads distill neighbors' heads one level below."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence

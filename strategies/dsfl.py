@@ -1,4 +1,4 @@
-"""DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples.
+"""DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients distill from the sharpened mean of public predictions.
 
 Mean and weights are by name: any rule of ``fd_flower.ensemble`` may stand for the mean, and any of its weights for
 equal ones. A model of the server's own may learn from what clients learn from.

@@ -1,4 +1,4 @@
-"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): features beyond a cut that moves from deep to shallow are taught.
+"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): clients distill layers from deep to shallow over the rounds.
 
 A reconstruction: the paper's equations were not at hand. Its documentation marks what is the paper's and what is our
 choice.

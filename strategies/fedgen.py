@@ -1,4 +1,4 @@
-"""FedGen (Zhu et al. 2021, arXiv 2105.10056): the server learns a generator of features that guides local training."""
+"""FedGen (Zhu et al. 2021, arXiv 2105.10056): a generator of features, trained by the server, guides clients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

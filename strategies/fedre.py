@@ -1,4 +1,4 @@
-"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation a client trains the head that all share."""
+"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation per client trains a shared head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client learns from those who predict as it does.
+"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client distills from clients that predict alike.
 
 A reconstruction: the paper's equations were not at hand. Its documentation marks what is the paper's and what is our
 choice.

@@ -1,4 +1,4 @@
-"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbors' heads one level lower."""
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads distill neighbors' heads one level below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -19,8 +19,6 @@ from fd_flower.results import report
 from fd_flower.server import host_grid
 from fd_flower.training import Plan, loop
 
-collect_ignore = ["outside"]  # a project of its own; test_outside.py installs it and runs its test
-
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:

@@ -1,4 +1,4 @@
-"""A method, a payload kind and a model of another package (tests/outside), by dotted name and by entry point."""
+"""A method, a payload kind and a model of another package (examples/own-method), by dotted name and by entry point."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from fd_flower.core.versions import package_sources
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Run
 
-OUTSIDE = Path(__file__).with_name("outside")
+OUTSIDE = Path(__file__).parents[1] / "examples" / "own-method"
 PAGE = Path(__file__).parents[1] / "docs" / "your-own-method.md"
 FANCY, NET = "my_paper.fancy:Fancy", "my_paper.nets:Net"
 SHORT = f"{tiny.brief('fancy')} data.clients=4 run.device=cpu model.name=[mlp,{NET}] client.lr=0.1"
@@ -501,4 +501,4 @@ def test_the_page_shows_the_package_as_it_is():
     shown = re.findall(r"```\w+\n# (\S+)\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert {name for name, _ in shown} >= {"my_paper/fancy.py", "my_paper/client.py", "my_paper/wire.py"}
     for name, text in shown:
-        assert text.strip() in (OUTSIDE / name).read_text(), f"{name} on the page is not what tests/outside has"
+        assert text.strip() in (OUTSIDE / name).read_text(), f"{name} on the page is not what examples/own-method has"

@@ -33,7 +33,7 @@ from fd_flower.tasks.task import Task
 from fd_flower.training import train as train_by
 
 ROOT = Path(__file__).parents[1]
-PROJECTS = Path(__file__).parent / "quickstart"
+PROJECTS = ROOT / "examples" / "quickstart-swap"
 PAGE = ROOT / "docs" / "using-in-your-flower-project.md"
 CONFIG = {"num-server-rounds": 2, "fraction-evaluate": 0.5, "local-epochs": 1, "learning-rate": 0.1, "batch-size": 32}
 NOISE = re.compile("ERROR|Traceback")
@@ -47,9 +47,10 @@ def changed(name: str) -> dict[str, list[str]]:
     found = {}
     for file in sorted((PROJECTS / name).rglob("*.py")):
         inside = file.relative_to(PROJECTS / name)
-        before, after = (PROJECTS / p / inside for p in ("flower", name))
+        before, after = (PROJECTS / p / inside for p in ("fedavg", name))
         lines = unified_diff(before.read_text().splitlines(), after.read_text().splitlines(), n=0, lineterm="")
-        found[str(inside)] = [line for line in list(lines)[2:] if line != "+" and line[:2] != "@@"]
+        if kept := [line for line in list(lines)[2:] if line != "+" and line[:2] != "@@"]:
+            found[str(inside)] = kept
     return found
 
 
@@ -73,8 +74,7 @@ def test_the_page_shows_these_lines(name: str):
 
 def project(folder: Path, name: str, out: Path) -> Path:
     """Write a quickstart with a strategy whose run leaves its folder, so that its figures can be compared."""
-    for part in ("flower", name):
-        shutil.copytree(PROJECTS / part, folder, dirs_exist_ok=True)
+    shutil.copytree(PROJECTS / name, folder)
     server = folder / "pytorchexample" / "server_app.py"
     extra = "nodes=2, distill_steps=20" if name == "feddf" else "nodes=2"
     chosen = f'methods.config("{name}", "server", {extra}), run=Run(out="{out}"), '

@@ -274,7 +274,8 @@ def methods_table() -> str:
 
 # --- pages
 
-FOLDERS = ("docs", "benchmarks", "deploy", "notebooks", "tests", ".github")
+FOLDERS = ("docs", "benchmarks", "deploy", "notebooks", "examples", "hub", "baselines", "tests", ".github")
+NAMED = rf"`((?:fd_flower|strategies|client_apps|{'|'.join(FOLDERS[:-1])})/[\w/.-]+\.\w+)`"
 
 
 def _pages() -> dict[Path, str]:
@@ -316,7 +317,5 @@ def test_what_the_pages_call_by_a_dotted_name_can_be_imported():
 @in_checkout
 def test_the_files_that_the_pages_name_are_there():
     for page, text in _pages().items():
-        for name in re.findall(
-            r"`((?:fd_flower|strategies|client_apps|tests|benchmarks|docs|deploy)/[\w/.-]+\.\w+)`", text
-        ):
+        for name in re.findall(NAMED, text):
             assert (ROOT / name).is_file(), f"{page.relative_to(ROOT)} speaks of {name}"

@@ -285,12 +285,12 @@ def test_a_value_beyond_the_range_costs_the_client_its_round():
 @pytest.mark.parametrize(
     ("method", "changes", "words"),
     [
-        ("knfu", "", "knfu needs every single reply"),
-        ("mhd", "", "mhd needs every single reply"),
-        ("dsfl", "server.rule=median", "dsfl needs every single reply"),
-        ("dsfl", "server.rule=trimmed_mean", "dsfl needs every single reply"),
-        ("feddf", "", "feddf needs every single reply"),
-        ("fedproto", "server.weighting=clients", "fedproto needs every single reply"),
+        ("knfu", "", "knfu needs individual replies"),
+        ("mhd", "", "mhd needs individual replies"),
+        ("dsfl", "server.rule=median", "dsfl needs individual replies"),
+        ("dsfl", "server.rule=trimmed_mean", "dsfl needs individual replies"),
+        ("feddf", "", "feddf needs individual replies"),
+        ("fedproto", "server.weighting=clients", "fedproto needs individual replies"),
         ("local", "", "local's clients send nothing that can be summed"),
         ("fedavg", "data.clients=1", "a round asks one client"),
         ("fedavg", "privacy.bits=32 privacy.range=1e7", "3 clients .* leave 6 of 32 bits"),

@@ -29,9 +29,9 @@ NEEDS = {
     "public": "public samples",
     "labels": "their labels",
     "same_model": "one architecture",
-    "headed": "models with features and a head",
+    "headed": "features and a linear head",
     "features": "one feature size",
-    "single_replies": "every single reply",
+    "single_replies": "individual replies",
 }
 """What a method cannot work without, in words."""
 

@@ -20,7 +20,14 @@ from fd_flower.results.folder import CONFIG
 from fd_flower.results.outcome import outcome, standing
 from fd_flower.results.reproduce import flatten
 
-PLACE = ("run.out", "run.resume", "run.device", "run.keep", "run.track")  # where a run happens, not what it computes
+PLACE = (
+    "run.out",
+    "run.resume",
+    "run.device",
+    "run.keep",
+    "run.report",
+    "run.track",
+)  # where a run happens, not what it computes
 
 
 @dataclass

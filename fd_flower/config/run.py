@@ -29,6 +29,8 @@ class RunConfig(Options):
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
     precision: str = one_of("fp32", "bf16", default="fp32")
     """`fp32`, or `bf16` (autocast)."""
+    report: bool = True
+    """Whether the end of the run draws `curves.png` and `report.html`, which `fd-flower report` makes later, too."""
     track: str | None = None
     """`tensorboard`, `wandb`, `mlflow`, or your own `Callback` (`package.module:Class`); separate several by commas."""
 

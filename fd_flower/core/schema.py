@@ -111,7 +111,9 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
         try:
             OmegaConf.update(node, key, value)
         except (OmegaConfBaseException, TypeError) as error:  # a list where a mapping is expected is a TypeError
-            raise InvalidInputError(f"{name}.{key} is {value!r}: {first_line(error)}") from None
+            rule = _rule(own, key)
+            refused = (rule and rule(value)) or _expected(hints[key]) or f": {first_line(error)}"
+            raise InvalidInputError(f"{name}.{key} is {value!r}{refused}") from None
     chosen = plain(node, name)
     check(cls, name, chosen)
     return cls(**chosen)
@@ -215,6 +217,15 @@ def _unlike(hint: Any, value: Any) -> str:
     if kind is bool and not isinstance(value, str) and value not in (0, 1):
         return "; expected true or false"
     return ""
+
+
+def _expected(hint: Any) -> str:
+    """Return what a field without a range expects, as a rule does; "" where that is no plain value."""
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    kinds = [part for part in get_args(hint) if part is not NoneType] if _is_union(hint) else [hint]
+    if not all(kind in words for kind in kinds):
+        return ""
+    return f"; expected {' or '.join(words[kind] for kind in kinds)}{' or null' if _is_union(hint) else ''}"
 
 
 def _is_union(hint: Any) -> bool:

@@ -46,7 +46,7 @@ def check_sum(
         raise InvalidInputError(f"{asked}: the nodes run an app without FD-Flower's turn, which hides nothing")
     if single_replies:
         raise InvalidInputError(
-            f"{asked}: {method} needs every single reply (it selects, ranks or weighs them, or answers each client "
+            f"{asked}: {method} needs individual replies (it selects, ranks or weighs them, or answers each client "
             "differently), and a sum hides them: take privacy.sum=none or a method whose page says that a sum will do"
         )
     if not summable:

@@ -34,9 +34,10 @@ def standing(folder: RunFolder) -> str:
 
 
 def ending(folder: RunFolder) -> list[str]:
-    """Return the lines that end a finished run: what it came to, what these figures are, and where its report is."""
+    """Return the lines that end a finished run: what it came to, what these figures are, and where the report is."""
     summary = folder.summary
     kind = kinds.of(summary["task"])
     explained = [*([kind.explained] if kind.outcome(summary) else []), *reported.outcome(summary)[1]]
     explained += [idle] if (idle := held_out(summary)) else []
-    return [outcome(summary), *explained, f"report: {folder.path / REPORT}"]
+    report = folder.path / REPORT
+    return [outcome(summary), *explained, *([f"report: {report}"] if report.is_file() else [])]

@@ -21,7 +21,14 @@ APART = {
     "state",
     "held_out_unused",
 }  # facts of their own, or none that is a figure
-PLACE = ("run.seed", "run.out", "run.resume", "run.keep", "run.device")  # the seed has a column, the others no effect
+PLACE = (
+    "run.seed",
+    "run.out",
+    "run.resume",
+    "run.keep",
+    "run.report",
+    "run.device",
+)  # the seed has a column, the others no effect
 
 
 def comma_separated(folders: Sequence[RunFolder], names: Mapping[str, str] | None = None) -> str:

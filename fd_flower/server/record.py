@@ -445,11 +445,12 @@ class Record:
         if self.folder is None:
             self.summary = finite(summarize(self.kept or [], facts))
             return
-        from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
-
         with self._writing():
             self.summary = self.folder.finish(facts)
-            report.draw(self.folder)
+            if settings.run.report:
+                from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
+
+                report.draw(self.folder)
 
     def _state_of(self, point: str, *, hosted: bool) -> str | None:
         """Return where the models are that the figures of all classes belong to; None: they are not kept."""

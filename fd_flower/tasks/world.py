@@ -286,7 +286,9 @@ class World:
         module = self.module(name)
         for key, owner, slot, is_parameter in self._slots[name]:
             if key not in tensors:
-                raise InvalidInputError(f"the weights lack '{key}' of {called(name, module)}")
+                raise InvalidInputError(
+                    f"the weights lack '{key}' of {called(name, module)}: server and clients need one model"
+                )
             own = self._initial[name][key]
             if (shape := tensors[key].shape) != own.shape:
                 raise InvalidInputError(

@@ -1,0 +1,1 @@
+"""A project in the manner of Flower's PyTorch quickstart."""
