@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def docker(*words: str, limit: float = 60) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=limit)
 
 
+@cache
+def help_of(command: str) -> str:
+    """Return what one of Flower's programs says of its options."""
+    return subprocess.run([program(command), "--help"], capture_output=True, text=True, check=True).stdout
+
+
 def test_the_dockerfile_installs_the_checkout_and_leaves_root():
     lines = re.sub(r"\\\n", " ", DOCKERFILE.read_text()).splitlines()
     found = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
@@ -54,17 +61,13 @@ def test_what_is_large_or_secret_is_not_sent_to_docker():
 @pytest.mark.parametrize("path", [*(ROOT / "deploy" / name for name in TEMPLATES), EXAMPLE], ids=lambda path: path.name)
 def test_every_service_starts_a_program_of_the_image_with_options_that_it_has(path: Path):
     text = path.read_text().replace("@VERSION@", fd_flower.__version__)
-    helps: dict[str, str] = {}
     for name, service in yaml.safe_load(text)["services"].items():
         command = service["command"]
         assert service["image"] == f"fd-flower:{fd_flower.__version__}", name
         if command[0] == "fd-flower":
             continue  # test_examples.py runs these
-        if command[0] not in helps:
-            asked = subprocess.run([program(command[0]), "--help"], capture_output=True, text=True, check=False)
-            helps[command[0]] = asked.stdout
         for word in command[1:]:
-            assert word.partition("=")[0] in helps[command[0]], f"{name}: {command[0]} has no {word}"
+            assert word.partition("=")[0] in help_of(command[0]), f"{name}: {command[0]} has no {word}"
 
 
 @pytest.mark.slow
