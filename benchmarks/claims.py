@@ -2,8 +2,8 @@
 
     python benchmarks/claims.py [FOLDER ...]
 
-The pages of methods get the verdicts of theirs, too. Each folder is that of an entry's runs, with its ``result.json``;
-small forms (``--quick``) are refused.
+The pages of methods get the verdicts of theirs, too. Each folder is that of an entry's runs, with its ``result.json``.
+Results of small forms (``--quick``) are kept for comparison; no page is made of them.
 """
 
 import json
@@ -23,10 +23,11 @@ def main(folders: list[str]) -> None:
     for folder in folders:
         path = Path(folder) / "result.json"
         result = json.loads(path.read_text())
+        place = ledger.place(result["name"], quick=result["quick"])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
         if result["quick"]:
-            raise SystemExit(f"{path} is of the small form: run the entry without --quick")
-        ledger.RESULTS.mkdir(exist_ok=True)
-        shutil.copyfile(path, ledger.RESULTS / f"{result['name']}.json")
+            continue
         IMAGES.mkdir(exist_ok=True)
         (IMAGES / f"{result['name']}.png").write_bytes(picture(entry(result["name"]), result).png)
     kept = ledger.results()

@@ -1,4 +1,4 @@
-"""DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples."""
+"""DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients distill from the sharpened mean of public predictions."""
 
 from flwr.app import Context, Message
 from torch import Tensor

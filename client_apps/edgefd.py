@@ -1,4 +1,4 @@
-"""EdgeFD (Mujtaba et al. 2025, arXiv 2508.14769): clients predict what is near their centroids."""
+"""EdgeFD (Mujtaba et al. 2025, arXiv 2508.14769): clients predict only the public samples near their centroids."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients share their mean output for each class."""
+"""FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients exchange their mean logits per class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def without_own(received: ClassLogits, turn: Turn) -> ClassLogits:
 
 
 def teacher_of(received: ClassLogits, output: str) -> Tensor:
-    """Return the mean outputs as log-probabilities [C, C] float32; NaN in the rows of classes that nobody has.
+    """Return the mean outputs as log-probabilities [C, C] float32; NaN in the rows of classes that no client has.
 
     A sum that is empty but for rounding is empty: counts are whole numbers.
     """

@@ -1,4 +1,4 @@
-"""FedAvg (McMahan et al. 2017, arXiv 1602.05629): clients train one model, the server averages its weights."""
+"""FedAvg (McMahan et al. 2017, arXiv 1602.05629): the server averages the weights of the clients' models."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass, replace

@@ -1,6 +1,7 @@
-"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): features beyond a cut that moves from deep to shallow are taught.
+"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): clients distill layers from deep to shallow over the rounds.
 
-A reconstruction: the paper's equations were not at hand, and its page here says what is its and what is ours.
+A reconstruction: the paper's equations were not at hand. Its documentation marks what is the paper's and what is our
+choice.
 """
 
 from dataclasses import dataclass
@@ -30,14 +31,14 @@ class Config(ClientConfig):
     """FedD2S's options."""
 
     samples: int | None = option(None, least=1)
-    """Samples that a client speaks of, at most: a fixed seeded subset; None: all of its training samples."""
+    """Maximum number of samples that a client shares features of, a fixed seeded subset; None: all training samples."""
     half: bool = False
     """Whether features travel as float16, which halves their bytes."""
 
 
 @dataclass(frozen=True)
 class Taught:
-    """What the server says about a mini-batch.
+    """The server's predictions for a mini-batch.
 
     Attributes
     ----------
@@ -57,7 +58,7 @@ class Taught:
 def objective(model: Module, x: Tensor, y: Tensor, teacher: Taught | None, config: ClientConfig) -> Tensor:
     """Cross-entropy of the whole model, plus ``kd_weight`` times the distance to the server, for blocks up to the cut.
 
-    The second term is a mean over the batch; a sample of which the server says nothing adds 0 to it. It is taken with
+    The second term is a mean over the batch; a sample without a prediction of the server adds 0 to it. It is taken with
     the parameters beyond the cut held fast: the gradient goes through them to those below, and changes none of them.
     Detached activations would stop it there.
     """
@@ -104,7 +105,7 @@ def learn(turn: Turn, received: SampleKnowledge) -> float:
     if received.logits is None or not config.kd_weight * weight:
         return fit(turn, supervised, own)
     if len(received.id) and int(received.id[-1]) >= len(own):
-        raise InvalidInputError(f"the server speaks of sample {int(received.id[-1])}; this client has {len(own)}")
+        raise InvalidInputError(f"the server sent sample {int(received.id[-1])}; this client has {len(own)} samples")
     teacher = torch.full((len(own), turn.classes), -torch.inf)
     teacher[received.id] = received.logits
     cut = int(received.cut)
@@ -117,7 +118,7 @@ def learn(turn: Turn, received: SampleKnowledge) -> float:
 
 @torch.no_grad()
 def features(turn: Turn[Config], cut: int) -> SampleKnowledge:
-    """Return features, labels and log-probabilities of the samples that the client speaks of, as the model is now.
+    """Return features, labels and log-probabilities of the samples that the client shares, from the current model.
 
     Without a cut these are no samples.
     """

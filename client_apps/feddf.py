@@ -1,4 +1,4 @@
-"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distills the clients' ensemble into one student."""
+"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distills the clients' ensemble into one model."""
 
 from flwr.app import Context, Message
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""FedE4RAG (Mao et al. 2025, arXiv 2504.19101): clients keep their retrievers, which the mean retriever teaches."""
+"""FedE4RAG (Mao et al. 2025, arXiv 2504.19101): clients distill the averaged retriever into their own."""
 
 from dataclasses import dataclass
 

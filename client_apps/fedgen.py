@@ -1,4 +1,4 @@
-"""FedGen (Zhu et al. 2021, arXiv 2105.10056): the server learns a generator of features that guides local training."""
+"""FedGen (Zhu et al. 2021, arXiv 2105.10056): a generator of features, trained by the server, guides clients."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ class Config(ClientConfig):
     """Of which classes, each as often: `all` that the generator has learned, or the client's `own` among them."""
 
     def at(self, round: int) -> "Config":
-        """Return the options as they are in a round, counted from 1: both weights have faded."""
+        """Return the options in effect in a round, counted from 1: both weights have decayed."""
         alpha, beta = (w and max(self.floor, w * self.fade ** (round - 1)) for w in (self.alpha, self.beta))
         faded = replace(self, alpha=self.kd_weight * alpha, beta=self.kd_weight * beta, kd_weight=1.0)
         return faded.bound(self.loss)

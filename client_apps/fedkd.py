@@ -1,4 +1,4 @@
-"""FedKD (Wu et al. 2022, arXiv 2108.13323): mentors stay, a small mentee's update travels by its singular values."""
+"""FedKD (Wu et al. 2022, arXiv 2108.13323): a local mentor teaches a shared mentee, which travels in low rank."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -88,7 +88,7 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the mentor as it is, and the last mentee."""
+    """Evaluate the mentor, untrained, and the last mentee."""
     turn: Turn[Config] = Turn.of(message, context)
     received = received_mentee(message, turn)
     turn.evaluate("received", turn.model, others={"mentee": turn.peer(received.model, received)})
@@ -132,7 +132,7 @@ def pair(turn: Turn[Config], received: Weights) -> Pair:
 
 
 def measure(turn: Turn[Config], point: str) -> None:
-    """Measure the mentor, and the mentee beside it."""
+    """Evaluate the mentor, and the mentee in addition."""
     model = cast("Pair", turn.model)
     turn.evaluate(point, model.mentor, others={"mentee": model.mentee})
 

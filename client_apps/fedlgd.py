@@ -1,4 +1,4 @@
-"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled images, their own and the server's."""
+"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients train on images distilled by clients and server."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -114,7 +114,7 @@ app.evaluate()(evaluate_shared)
 def virtual(turn: Turn[Config], model: FeatureModel, *, refresh: bool) -> tuple[SyntheticSet, dict[str, float]]:
     """Return the client's virtual images, which it remembers, and where they were distilled the distance left.
 
-    A newcomer's are distilled with random models. They are of the classes that it has: the mean of no image is none.
+    A new client's images are distilled with random models, only for the classes that it has.
     """
     config = turn.config
     labels = turn.data.train.labels.unique(sorted=True).cpu().repeat_interleave(config.images)

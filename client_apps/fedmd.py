@@ -1,4 +1,4 @@
-"""FedMD (Li and Wang 2019, arXiv 1910.03581): clients of any model digest their mean logits on public samples."""
+"""FedMD (Li and Wang 2019, arXiv 1910.03581): clients of any architecture distill their mean public logits."""
 
 from flwr.app import Context, Message
 from torch import Tensor

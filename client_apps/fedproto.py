@@ -1,4 +1,4 @@
-"""FedProto (Tan et al. 2022, arXiv 2105.00243): clients share the mean feature of each class and pull theirs to it."""
+"""FedProto (Tan et al. 2022, arXiv 2105.00243): clients pull their features to the mean prototype of each class."""
 
 from flwr.app import Context, Message
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg whose clients are held near the server's weights."""
+"""FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg with a proximal term toward the server's weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation a client trains the head that all share."""
+"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation per client trains a shared head."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Config(ClientConfig):
     """FedRE's options."""
 
     entangle: str = one_of(*RULES, default="rap")
-    """What a client says of its samples: `rap`, `vap`, `rar`, `var` or `rsr` (`fd_flower.generate.entangled`)."""
+    """How a client mixes its features: `rap`, `vap`, `rar`, `var` or `rsr` (see `fd_flower.generate.entangled`)."""
     take_head: bool = True
     """Whether the server's head overwrites the client's own; if not, this is `local`."""
 
@@ -63,7 +63,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 @torch.no_grad()
 def representation(turn: Turn[Config], own: Own = None) -> list[Payload]:
-    """Return what the client says of all its training samples, as the trained model sees them; nothing of none."""
+    """Return the entangled representation of all training samples, from the trained model; empty without samples."""
     model, samples = feature_model(turn.model), turn.samples(own)
     if not len(samples):
         return []

@@ -1,4 +1,4 @@
-"""FedTGP (Zhang et al. 2024, arXiv 2401.03230): the server learns prototypes that lie apart, clients pull to them."""
+"""FedTGP (Zhang et al. 2024, arXiv 2401.03230): the server trains well-separated prototypes; clients pull to them."""
 
 from flwr.app import Context, Message
 from torch import Tensor

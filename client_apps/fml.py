@@ -1,4 +1,4 @@
-"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, teach each other."""
+"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, distill each other."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -47,7 +47,7 @@ class Pair(Together):
 def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) -> Tensor:
     """Return the personal model's loss plus the meme's: each learns from labels and from the other's predictions.
 
-    No gradient flows into whoever teaches, so the sum's gradient in a model is that of its own loss.
+    No gradient flows into the teaching model, so the sum's gradient in a model is that of its own loss.
     """
     own, meme = model.own(x), model.meme(x)
     return taught(own, meme, y, config.alpha, config) + taught(meme, own, y, config.beta, config)
@@ -81,14 +81,14 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal model as it is, and the mean meme."""
+    """Evaluate the personal model, untrained, and the mean meme."""
     turn = receive(message, context)
     measure(turn, "received")
     return reply(message, turn)
 
 
 def measure(turn: Turn[Config], point: str) -> None:
-    """Measure the personal model, and the meme beside it."""
+    """Evaluate the personal model, and the meme in addition."""
     pair = cast("Pair", turn.model)
     turn.evaluate(point, pair.own, others={"meme": pair.meme})
 

@@ -1,4 +1,4 @@
-"""KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into one that FedAvg starts from."""
+"""KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into FedAvg's initial model."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client learns from those who predict as it does."""
+"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client distills from clients that predict alike."""
 
 from flwr.app import Context, Message
 from torch import Tensor

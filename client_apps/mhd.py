@@ -1,4 +1,4 @@
-"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbors' heads one level lower."""
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads distill neighbors' heads one level below."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ class Config(ClientConfig):
     heads: int = option(4, least=1)
     """Auxiliary heads m; knowledge from m clients away reaches the last."""
     emb_weight: float = option(1.0, least=0)
-    """Weight of the distance to the teachers' embeddings; 0 turns it off, and nobody sends any."""
+    """Weight of the distance to the teachers' embeddings; 0 turns it off, and clients send no embeddings."""
     select: str = one_of(*SELECTIONS, default="confidence")
     """What a head learns from, of its candidates: the most sure one (`confidence`), one at `random`, their `mean`."""
     include_self: bool = True
@@ -37,7 +37,7 @@ class Config(ClientConfig):
     same_level: bool = False
     """Whether the teachers' heads of the same level are candidates, too."""
     keep_momentum: bool = False
-    """Whether the optimizer goes on from round to round, its momentum included; else it begins anew."""
+    """Whether the optimizer's state, including momentum, is kept between rounds; else each round starts a new one."""
     projection: bool = False
     """Whether a learned projection compares one's embeddings with those of another size; else these are left out."""
 
@@ -100,7 +100,8 @@ class Teachers:
     rng : torch.Generator
         What ``client.select=random`` draws from.
     others : Mapping[int, tuple[Tensor, Tensor]]
-        Embeddings [T, B, S] and who has one [T, B] in other sizes S, which projections of one's own are compared with.
+        Embeddings [T, B, S] and who has one [T, B] in other sizes S; the client's own projections are compared with
+        them.
     """
 
     x: Tensor
@@ -167,7 +168,7 @@ def send(message: Message, turn: Turn[Config], *, examples: int | None = None, *
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Measure the heads as they are."""
+    """Evaluate the heads, untrained."""
     turn: Turn[Config] = Turn.of(message, context)
     turn.model = headed(turn)
     measure(turn, "received")
@@ -213,7 +214,7 @@ def teachers(turn: Turn[Config], received: Sequence[PublicHeads]) -> Iterator[Te
 
 
 def aligned(received: Sequence[PublicHeads], size: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Align what teachers say with the samples that any of them speaks of: one that was away speaks of older ones.
+    """Align the teachers' predictions on the union of their samples: a teacher that was absent has older ones.
 
     Returns
     -------
@@ -249,7 +250,7 @@ def predict(turn: Turn, model: Headed, samples: Samples) -> tuple[Tensor, Tensor
 
 
 def measure(turn: Turn[Config], point: str) -> None:
-    """Measure every head; the main head speaks for the client's own classes, the last one for everybody's."""
+    """Evaluate every head: the main head on the client's own classes, the last auxiliary head on all classes."""
     model, seen = cast("Headed", turn.model), dict[int, tuple[Samples, Tensor]]()
 
     def head(level: int, samples: Samples) -> Tensor:

@@ -1,4 +1,4 @@
-"""Selective-FD (Shao, Wu and Zhang 2024, arXiv 2304.01731): clients predict what looks like their own."""
+"""Selective-FD (Shao, Wu, Zhang 2024, arXiv 2304.01731): clients predict only what resembles their own data."""
 
 from dataclasses import dataclass
 
@@ -26,7 +26,7 @@ class Config(ClientConfig):
     background: int = option(250, least=1)
     """n: points drawn evenly from the box of the features, in the ratio's denominator; lambda is n^(-1/2)."""
     width: float = option(0.17, above=0)
-    """Of the kernel, in median distances between those own samples, or as it is (`client.width_in`)."""
+    """Width of the kernel, in median distances between those own samples or in features (`client.width_in`)."""
     width_in: str = one_of("medians", "features", default="medians")
     """What `client.width` is measured in: `medians`, or the units of the `features` that votes see (the demo)."""
     quantile: float = option(0.25, least=0, most=1)

@@ -73,7 +73,7 @@ def __getattr__(name: str) -> object:
 
 
 class _Beside:
-    """Finds the two packages of methods beside this one: a wheel carries them inside, a checkout and a FAB do not."""
+    """Finds the two packages of methods next to this one: a wheel carries them inside, a checkout and a FAB do not."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:

@@ -107,9 +107,9 @@ def run(
     out : str | Path | None
         Folder of the run; None: ``run.out``, and where that is None nothing is written.
     on_line : Callable | None
-        Receives every line of ``rounds.jsonl`` as it is written.
+        Receives every line of ``rounds.jsonl`` when it is written.
     callbacks : Sequence[Callback]
-        What the run calls as it goes, beside the trackers of ``run.track``.
+        Callbacks of the run, in addition to the trackers of ``run.track``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients learn from their sharpened mean on public samples.
+"""DS-FL (Itahara et al. 2020, arXiv 2008.06180): clients distill from the sharpened mean of public predictions.
 
 Mean and weights are by name: any rule of ``fd_flower.ensemble`` may stand for the mean, and any of its weights for
 equal ones. A model of the server's own may learn from what clients learn from.
@@ -33,7 +33,7 @@ class Config(EnsembleConfig):
     committee_temperature: float = option(5.0, above=0)
     """Of the softmax of accuracies in percent, under `server.weighting=committee`."""
     temperature: float | None = option(0.1, above=0)
-    """T of the entropy reduction, softmax(p / T); null: the prediction as it is."""
+    """T of the entropy reduction, softmax(p / T); null: no sharpening."""
     model: str | None = None
     """Architecture of the server's own model, which learns as clients do from what they receive; null: none."""
 
@@ -49,7 +49,7 @@ class Config(EnsembleConfig):
 
 @final
 class DSFL(Strategy[Config]):
-    """The mean of the clients' predictions on the round's public samples, made surer of itself."""
+    """The mean of the clients' predictions on the round's public samples, sharpened."""
 
     status = Status("paper")
     requires = Requirements(public=True, single_replies=True)
@@ -119,9 +119,9 @@ class DSFL(Strategy[Config]):
 
 
 def _accuracies(replies: Sequence[Reply]) -> Tensor:
-    """Return what the clients say of their own accuracy [U], 0 to 1; who says nothing of the kind has the others' mean.
+    """Return the clients' reported accuracies [U], 0 to 1; a client that reports none gets the others' mean.
 
-    A client without validation rows says nothing. If nobody does, all have the same.
+    A client without validation rows reports none. If no client reports one, all get the same.
     """
     found = [(reply.metrics or MetricRecord()).get("validation_accuracy") for reply in replies]
     sent = torch.tensor([a if isinstance(a, int | float) else -1.0 for a in found], dtype=torch.float64)

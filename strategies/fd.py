@@ -1,4 +1,4 @@
-"""FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients share their mean output for each class."""
+"""FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients exchange their mean logits per class."""
 
 from collections.abc import Sequence
 from typing import final

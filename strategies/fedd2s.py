@@ -1,6 +1,7 @@
-"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): features beyond a cut that moves from deep to shallow are taught.
+"""FedD2S (Atapour et al. 2024, arXiv 2402.10846): clients distill layers from deep to shallow over the rounds.
 
-A reconstruction: the paper's equations were not at hand, and its page here says what is its and what is ours.
+A reconstruction: the paper's equations were not at hand. Its documentation marks what is the paper's and what is our
+choice.
 """
 
 from collections import Counter
@@ -35,7 +36,7 @@ class Config(ServerConfig):
     None: from all down to one, then 0.
     """
     stage_rounds: int = option(10, least=1)
-    """Rounds of a stage; the last one goes on to the end."""
+    """Rounds of a stage; the last stage lasts to the end of the run."""
     stage_weights: list[float] | None = option(None, least=0)
     """Factors of `client.kd_weight`, stage by stage; None: 1. For an ablation: a weight that falls, not a cut."""
     keep_stale: bool = False
@@ -70,7 +71,7 @@ class Config(ServerConfig):
 
 @final
 class FedD2S(Strategy[Config]):
-    """A head for each cut learns from everybody's features, and tells each client what it predicts on its own."""
+    """A head for each cut learns from all clients' features; each client gets its predictions on its own samples."""
 
     status = Status("reconstruction")
     requires, reply_kinds = Requirements(same_model=True, single_replies=True), (SampleKnowledge,)
@@ -86,7 +87,7 @@ class FedD2S(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Train the cut's head on all features [N, ...], and predict with it on each client's own: [M, C].
 
-        What is told a client is kept until it takes part again; a head is kept for the next round and, in the blocks
+        A client's predictions are kept until it takes part again; a head is kept for the next round and, in the blocks
         that it shares with it, for the next cut's. In a stage without a cut nothing is learned.
         """
         model = replies[0].client.model
@@ -141,7 +142,7 @@ class FedD2S(Strategy[Config]):
         return sent
 
     def _head(self, model: str, cut: int, knowledge: Knowledge) -> Module:
-        """Return the head of a cut: as it was; else the last one's blocks, and before them the architecture's first."""
+        """Return the head of a cut: the kept one, else the last one's blocks after the architecture's initial ones."""
         name = f"{model} beyond {cut}"
         self.world.module(name, lambda: beyond(self.world.module(model), cut))
         first = self.world.initial(model)

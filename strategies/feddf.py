@@ -1,4 +1,4 @@
-"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distills the clients' ensemble into one student."""
+"""FedDF (Lin et al. 2020, arXiv 2006.07242): the server distills the clients' ensemble into one model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,8 @@ class Config(EnsembleConfig):
         super().__post_init__()
         if self.teachers != "all" and not self.distill_steps:
             raise InvalidInputError(
-                f"server.teachers is '{self.teachers}' and server.distill_steps 0: nobody teaches; expected 1 or more"
+                f"server.teachers is '{self.teachers}' and server.distill_steps is 0, so "
+                "there is no teacher; expected 1 or more"
             )
 
 
@@ -81,7 +82,7 @@ class FedDF(Strategy[Config]):
         return list({**before, **students}.values())
 
     def _public(self) -> Samples:
-        """Return the public samples; without any, the run was refused before round one."""
+        """Return the public samples; without any, the run stopped with an error before round one."""
         public = self.world.public
         if public is None or len(public) < 2:
             raise InvalidInputError(
@@ -104,7 +105,7 @@ class FedDF(Strategy[Config]):
         return torch.stack([predict(model, self._public(), precision=precision) for model in models])
 
     def _chosen(self, replies: Sequence[Reply], votes: Tensor) -> tuple[Sequence[Reply], Tensor, Tensor | None]:
-        """Return who teaches, their votes, and how much each counts [U]; whoever is dropped is in no mean either."""
+        """Return the teachers, their votes and their weights [U]; a client that is dropped is in no mean either."""
         if self.config.teachers == "all":
             return replies, votes, None
         right = votes.argmax(2) == self._public().labels.cpu()

@@ -1,4 +1,4 @@
-"""FedGen (Zhu et al. 2021, arXiv 2105.10056): the server learns a generator of features that guides local training."""
+"""FedGen (Zhu et al. 2021, arXiv 2105.10056): a generator of features, trained by the server, guides clients."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Config(ServerConfig):
     """FedGen's options."""
 
     share: str = one_of("all", "head", default="all")
-    """What is averaged: `all` weights, of each architecture by itself, or the `head` alone, of all architectures."""
+    """What is averaged: `all` weights, separately by architecture, or the `head` alone, over all architectures."""
     ensemble: str = one_of(*ENSEMBLES, default="weighted_ce")
     """Against what the generator learns: `weighted_ce`, `code` (as released) or `mean_logit` (`generate.heads`)."""
     labels: str = one_of("uniform", "prior", default="uniform")

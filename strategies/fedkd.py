@@ -1,10 +1,12 @@
-"""FedKD (Wu et al. 2022, arXiv 2108.13323): mentors stay, a small mentee's update travels by its singular values."""
+"""FedKD (Wu et al. 2022, arXiv 2108.13323): a local mentor teaches a shared mentee, which travels in low rank."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import final
 
 import torch
+from torch import Tensor
 
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
@@ -20,7 +22,7 @@ class Config(ServerConfig):
     """FedKD's options."""
 
     mentee: str | None = None
-    """The shared model's architecture; None: the first client's. The message says it, so clients need not be told."""
+    """The shared model's architecture; None: the first client's. Clients receive it with each message."""
     energy_start: float = option(0.95, above=0, most=1)
     """Share of an update's energy that travels, at the start; 1 in both loses nothing but rounding."""
     energy_end: float = option(0.98, above=0, most=1)
@@ -33,7 +35,7 @@ class Config(ServerConfig):
 
 @final
 class FedKD(Strategy[Config]):
-    """The mean of the mentees' updates, compressed anew; who missed the last one is sent the whole mentee."""
+    """The mean of the mentees' updates, compressed again; clients that missed the last one get the whole mentee."""
 
     status = Status("official code")
     requires, reply_kinds = Requirements(headed=True, single_replies=True), (Update,)
@@ -46,11 +48,13 @@ class FedKD(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the mentees by examples and compress what has changed; the server takes what clients will have."""
         before = Weights.need(knowledge)
-        mentees = [applied(before.values, Update.need(reply.content).values) for reply in replies]
+        updates = [Update.need(reply.content).values for reply in replies]
+        mentees = [applied(before.values, values) for values in updates]
         mean = mean_of_parameters(mentees, [reply.examples for reply in replies])
         energy = self.config.energy(round)
         update = difference(mean, before.values, energy)
-        self.log_diagnostics({"energy": energy})
+        sent = fmean(map(_numbers, updates))
+        self.log_diagnostics({"energy": energy, "numbers_up": sent, "numbers_down": float(_numbers(update))})
         return [
             Weights(applied(before.values, update), before.model),
             Private(Update(update, before.model)),
@@ -63,3 +67,8 @@ class FedKD(Strategy[Config]):
         if update is not None and known is not None and client.id in known.rounds:
             return [update]
         return [Weights.need(knowledge)]
+
+
+def _numbers(values: Mapping[str, Tensor]) -> int:
+    """Return how many floating-point numbers an update is."""
+    return sum(value.numel() for value in values.values() if value.is_floating_point())

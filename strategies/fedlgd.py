@@ -1,4 +1,4 @@
-"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients learn from distilled images, their own and the server's."""
+"""FedLGD (Huang et al. 2023, arXiv 2303.02278): clients train on images distilled by clients and server."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Config(ServerConfig):
     images: int = option(10, least=0)
     """The server's virtual images of each class; 0: FedAvg on the clients' virtual images, the method's control."""
     statistics: bool = False
-    """Whether clients say mean and deviation of each class's pixels once, from which the server's images start."""
+    """Whether clients send the mean and deviation of each class's pixels once; the server's images start from them."""
     match_every: int = option(5, least=1)
-    """Rounds from one matching to the next, the first in round one; clients refresh theirs in the others of these."""
+    """Rounds from one matching to the next, the first in round one; clients refresh their images in the others."""
     match_times: int = option(10, least=0)
     """Matchings after that of round one."""
     match_steps: int = option(500, least=0)
-    """Steps on the server's images in a matching; 0 leaves them as they are."""
+    """Steps on the server's images in a matching; 0 leaves the images unchanged."""
     match_lr: float = option(1.0, above=0)
     """Learning rate of these (SGD)."""
     match_momentum: float = option(0.5, least=0, below=1)
@@ -58,7 +58,7 @@ class FedLGD(Strategy[Config]):
         weights = self.first_weights(clients[0].model)
         chosen: Any = self.settings.client  # of the client's half, whose class this half does not know
         start = str(chosen.start)
-        if Path(start).is_absolute() and self.world.hosted:  # the wrong folder is refused before round one
+        if Path(start).is_absolute() and self.world.hosted:  # a wrong folder raises an error before round one
             for client in clients:
                 in_folder(start, client.id, self.settings.data, self.world.shape, self.world.class_names)
         if self.config.statistics or not self.config.images:

@@ -1,4 +1,4 @@
-"""FedProto (Tan et al. 2022, arXiv 2105.00243): clients share the mean feature of each class and pull theirs to it."""
+"""FedProto (Tan et al. 2022, arXiv 2105.00243): clients pull their features to the mean prototype of each class."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ class FedProto(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the prototypes [C, F] by samples of the class, without equation 6's further 1 / holders.
 
-        A class that nobody has this round keeps its prototype of before.
+        A class that no client has in this round keeps its previous prototype.
         """
         received = [Prototypes.need(reply.content) for reply in replies]
         counts = torch.stack([p.counts for p in received])  # [U, C]

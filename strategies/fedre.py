@@ -1,4 +1,4 @@
-"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation a client trains the head that all share."""
+"""FedRE (Yao et al. 2025, arXiv 2511.22265): one entangled representation per client trains a shared head."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Config(ServerConfig):
 
 @final
 class FedRE(Strategy[Config]):
-    """A head that learns from clients' entangled representations and overwrites theirs."""
+    """A head that learns from clients' entangled representations and replaces the clients' heads."""
 
     status = Status("official code", reconstructed="what client.entangle has beside rap")
     requires = Requirements(features=True, single_replies=True)

@@ -1,4 +1,4 @@
-"""FedTGP (Zhang et al. 2024, arXiv 2401.03230): the server learns prototypes that lie apart, clients pull to them."""
+"""FedTGP (Zhang et al. 2024, arXiv 2401.03230): the server trains well-separated prototypes; clients pull to them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ class FedTGP(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Train the prototypes on those of every client and class, and return what they have become.
 
-        A class that nobody has had so far has a prototype too, which counts 0 samples: nobody is pulled to it, and it
+        A class that no client has had so far has a prototype too, which counts 0 samples: no client uses it, and it
         is never the nearest.
         """
         config = self.config

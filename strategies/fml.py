@@ -1,4 +1,4 @@
-"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, teach each other."""
+"""FML (Shen et al. 2020, arXiv 2006.16765): a personal model and a shared one, the meme, distill each other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Config(ServerConfig):
     """FML's options."""
 
     peer: str | None = None
-    """The meme's architecture; None: the first client's. The message says it, so clients need not be told."""
+    """The meme's architecture; None: the first client's. Clients receive it with each message."""
 
 
 @final

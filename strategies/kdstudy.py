@@ -1,4 +1,4 @@
-"""KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into one that FedAvg starts from."""
+"""KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into FedAvg's initial model."""
 
 import copy
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Config(ServerConfig):
     start: str = one_of("average", "best", "first", "random", default="average")
     """The student before it learns: the teachers' `average`, the `best` or the `first` teacher, or `random`."""
     criterion: str = one_of("label", "confidence", default="confidence")
-    """Of `dp-kd`: a teacher supervises where it is surer of the true `label`, or of its own answer (`confidence`)."""
+    """With `dp-kd`: a teacher is used if it is more confident of the true `label`, or of its answer (`confidence`)."""
     labels: bool = False
     """Whether the server may use the public samples' labels: cross-entropy takes part in `kd` and `dml`."""
     temperatures: list[float] = option([1.0, 2.0, 3.0, 5.0, 10.0, 20.0], above=0)
@@ -100,7 +100,7 @@ class KDStudy(Strategy[Config]):
         return [self.first_weights(clients[0].model)]
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
-        """Return what everybody receives; of a chain's clients each receives of itself alone."""
+        """Return what all clients receive; in a chain, each client receives only its own payload."""
         chain = Chain.find(knowledge)
         others = [payload for payload in super().knowledge_for(client, knowledge) if payload is not chain]
         return others if chain is None or client.id not in chain.left else [*others, Chain.along([client.id])]
@@ -223,7 +223,7 @@ class KDStudy(Strategy[Config]):
         return self.clients[0].model
 
     def _public(self) -> Samples:
-        """Return the public samples; without any, the run was refused before round one."""
+        """Return the public samples; without any, the run stopped with an error before round one."""
         if self.world.public is None:
             raise InvalidInputError(
                 "kdstudy distills on public samples at the server, and there are none: see data.public"

@@ -1,6 +1,7 @@
-"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client learns from those who predict as it does.
+"""KnFu (Seyedmohammadi et al. 2024, arXiv 2403.11892): each client distills from clients that predict alike.
 
-A reconstruction: the paper's equations were not at hand, and its page here says what is its and what is ours.
+A reconstruction: the paper's equations were not at hand. Its documentation marks what is the paper's and what is our
+choice.
 """
 
 from collections.abc import Sequence
@@ -53,8 +54,8 @@ class KnFu(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Fuse the probabilities [U, N, C] once a client: log-probabilities [U, N, C].
 
-        Whoever counts to itself alone is told nothing: to learn what it says already would be rounding noise, which
-        Adam makes large. Who did not take part keeps what was fused for it when it last did.
+        A client whose only neighbor is itself receives nothing: its own predictions would add rounding noise, which
+        Adam amplifies. A client that did not take part keeps what was fused for it when it last did.
         """
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         divergence = DISTANCES[self.config.distance](logprobs, mask)

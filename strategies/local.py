@@ -1,4 +1,4 @@
-"""Local training: every client for itself, nothing is exchanged; the baseline of every comparison."""
+"""Local training: clients train alone and exchange nothing; the baseline of every comparison."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads learn from neighbors' heads one level lower."""
+"""MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads distill neighbors' heads one level below."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,19 +27,19 @@ class Config(ServerConfig):
     graph: str = "complete"
     """Who learns from whom: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.server.graph`)."""
     teachers: int = option(1, least=1)
-    """Neighbors that a client learns from in a round, drawn anew each."""
+    """Neighbors that a client learns from in a round, drawn again each round."""
     max_age: int = option(3, least=1)
-    """Rounds for which what a client said last is learned from; with 1 a client that misses a round is not."""
+    """Rounds for which a client's last reply is used; with 1 a client that misses a round is left out."""
 
     def __post_init__(self) -> None:
-        """Check the values, the graph by itself."""
+        """Check the values, the graph on its own."""
         super().__post_init__()
         check_graph(self.graph)
 
 
 @final
 class MHD(Strategy[Config]):
-    """A relay: it keeps what each client said last, and passes on what a few neighbors said."""
+    """A relay: it keeps each client's last reply, and passes on the replies of a few neighbors."""
 
     status = Status("reconstruction")
     requires, predicts, reply_kinds = Requirements(public=True, headed=True, single_replies=True), True, (PublicHeads,)
@@ -58,7 +58,7 @@ class MHD(Strategy[Config]):
             found = sent.pop(client).values.shape[1]
             log(
                 WARNING,
-                "round %s: client %s has %s heads, expected %s: nobody receives it",
+                "round %s: client %s has %s heads, expected %s: its reply is not passed on",
                 round,
                 client,
                 found,
@@ -70,7 +70,7 @@ class MHD(Strategy[Config]):
         return [Private(entry) for entry in bank.values() if round - _round(entry) < self.config.max_age]
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[PublicHeads]:
-        """Return what ``server.teachers`` of the client's neighbors said last, drawn for it and the round.
+        """Return the last replies of ``server.teachers`` of the client's neighbors, drawn for it and the round.
 
         Embeddings of another size than the client's are left out where no projection compares them with its own.
         """
@@ -110,7 +110,7 @@ class MHD(Strategy[Config]):
 
 
 def _round(entry: PublicHeads) -> int:
-    """Return the round in which a bank's entry was said."""
+    """Return the round in which a bank's entry was sent."""
     return 0 if entry.round is None else int(entry.round)
 
 

@@ -1,4 +1,4 @@
-"""Selective-FD (Shao, Wu and Zhang 2024, arXiv 2304.01731): clients predict what looks like their own."""
+"""Selective-FD (Shao, Wu, Zhang 2024, arXiv 2304.01731): clients predict only what resembles their own data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -155,7 +155,7 @@ def test_one_that_raises_is_left_out_with_one_warning_and_the_run_goes_on(hook: 
     warnings = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
     (warning,) = warnings
     assert warning.startswith(
-        f"Failing is left out from here on, the run goes on: {hook} raised KeyError: 'a name' ({__file__}:"
+        f"Failing is left out from here on, the run continues: {hook} raised KeyError: 'a name' ({__file__}:"
     )
     assert (len(failing.rounds), len(failing.ends)) == ((1, 0) if hook == "on_round" else (3, 1))
 

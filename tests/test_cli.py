@@ -169,7 +169,7 @@ def test_a_run_that_fails_says_how_far_it_came_and_what_resumes_it(capsys, monke
         assert main(["run", "fd", "--set", TINY, "--out", "here", "--quiet"]) == 1
     cause, note = capsys.readouterr().err.splitlines()
     assert cause == "fd-flower: ZeroDivisionError: too much"
-    assert note.startswith(f"1 of 2 rounds stand in {tmp_path / 'here'}, resume: fd-flower run fd --set run.resume=")
+    assert note.startswith(f"1 of 2 rounds are in {tmp_path / 'here'}, resume: fd-flower run fd --set run.resume=")
     assert main([*note.split("resume: fd-flower ")[1].split(), "--quiet"]) == 0
     assert json.loads((tmp_path / "here" / "summary.json").read_text())["rounds"] == 2
 

@@ -98,7 +98,7 @@ def test_interrupted_says_how_the_comparison_goes_on(capsys, monkeypatch, tmp_pa
     assert main(["compare", "fd", "local", "--out", "both", "--set", TINY, "--quiet"]) == 130
     told = capsys.readouterr().err
     assert told == (
-        f"fd-flower: interrupted; 0 of 2 runs are done, go on with the same command and --out {tmp_path / 'both'}\n"
+        f"fd-flower: interrupted; 0 of 2 runs are done, resume with the same command and --out {tmp_path / 'both'}\n"
     )
 
 

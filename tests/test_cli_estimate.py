@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fd_flower import models
 from fd_flower.cli.app import app, main
-from fd_flower.cli.estimate import Estimate, duration, estimated
+from fd_flower.cli.estimate import Estimate, duration, estimated, of_numbers
 from fd_flower.config import settings
 from fd_flower.core import budget
 from fd_flower.core.budget import each
@@ -78,6 +78,19 @@ def test_numbers_are_those_of_the_payloads_shapes():
     parameters, statistics = 3 * sum(p.numel() for p in model.parameters()), 3 * 2 * (6 + 16)
     assert found["up"] == found["down"] == {"arrays": parameters, "arrays (running statistics)": statistics}
     assert estimated(settings("fd", changes), rounds=3, steps=2).numbers == {}
+
+
+def test_the_numbers_of_a_compressed_update_have_a_bound_and_a_run_logs_what_they_were(tmp_path):
+    """Three clients: no update is more numbers than the mentee, and those of a run are fewer."""
+    changes = tiny.TINY + "server.rounds=3 model.name=lenet"
+    found = estimated(settings("fedkd", changes), rounds=3, steps=2, numbers=True)
+    parameters = sum(p.numel() for p in models.build("lenet", (1, 8, 8), 10, seed=0).parameters())
+    assert found.most == {"update.values": 3 * parameters}
+    row = {cell for column in of_numbers(found).columns for cell in column.cells}
+    assert f"at most {3 * parameters:,}" in row
+    logged = tiny.rounds(tiny.run("fedkd", changes))[-1]["diagnostics"]
+    assert 0 < logged["numbers_up"] < parameters
+    assert 0 < logged["numbers_down"] < parameters
 
 
 HTFLLIB = (

@@ -68,7 +68,7 @@ def test_the_project_says_what_was_ordered(out):
         ),
         ({"status": "finished:stopped", "status-details": ""}, "", RunError, "finished:stopped (Flower's log: {})"),
         ({}, "Error: no such key\n\n", RunError, "flwr run ended with 1: Error: no such key (Flower's log: {})"),
-        ({}, "", RunError, "flwr run ended with 1: it said nothing (Flower's log: {})"),
+        ({}, "", RunError, "flwr run ended with 1: it printed nothing (Flower's log: {})"),
     ],
 )
 def test_the_outcome_is_told_in_one_line(tmp_path, outcome, text, kind, told):

@@ -85,7 +85,7 @@ def test_a_shard_that_is_missing_is_named(capsys, tmp_path):
     assert "fd-seed0 is missing: no shard has run it\n" in capsys.readouterr().out
     (tmp_path / "both" / "local-seed0" / "summary.json").unlink()
     assert main(["merge", "both"]) == 1
-    assert f"unfinished, 2 of 2 rounds stand in {tmp_path}/both/local-seed0" in capsys.readouterr().out
+    assert f"unfinished, 2 of 2 rounds are in {tmp_path}/both/local-seed0" in capsys.readouterr().out
 
 
 def test_a_run_that_went_on_since_it_was_copied_is_copied_again(tmp_path):

@@ -169,7 +169,7 @@ def test_random_points_are_a_function_of_the_seed():
         (["--grid", "client.lr=1,2", "--random", "3"], "more points than there are"),
         (["--grid", "client.steps=1,2"], "in --grid and in --set"),
         (["--grid", "run.seed=1,2"], "run.seed cannot be swept"),
-        (["--grid", "client.lr=0.1", "--set", "run.out=here"], "where --out says"),
+        (["--grid", "client.lr=0.1", "--set", "run.out=here"], "--out sets the folder"),
         (["--grid", "client.lr=0.1", "--set", "data.split=[0.8,0,0.2]"], "no validation data"),
         (["--grid", "client.lr=0.1", "--select", "test"], "--select is 'test'; expected global, personal, or a metric"),
         ([], "--grid KEY=V1,V2"),
@@ -433,7 +433,7 @@ def test_a_sweep_that_was_broken_off_ends_like_a_whole_one(capsys, monkeypatch, 
         patch.setattr(engine, "run", run)
         capsys.readouterr()
         assert main(arguments) == 130
-        assert "1 of 2 runs are done, go on with the same command and --out" in capsys.readouterr().err
+        assert "1 of 2 runs are done, resume with the same command and --out" in capsys.readouterr().err
     assert main(arguments) == 0
     for name in LEFT:
         assert (whole / "found" / name).read_bytes() == (broken / "found" / name).read_bytes(), name

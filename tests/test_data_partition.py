@@ -212,7 +212,7 @@ def test_impossible_overlaps_are_refused():
     assert "data.shared is 9 and data.classes is 2, but the private rows have 10 classes: expected a sum of at" in (
         refusal("overlap", classes=2, shared=9)
     )
-    assert "leave some of 10 classes to nobody: take data.classes=4 or at least 8 clients" in refusal(
+    assert "leave some of 10 classes to no client: take data.classes=4 or at least 8 clients" in refusal(
         "overlap", clients=2, classes=1, shared=2
     )
 
@@ -383,7 +383,7 @@ def test_a_hopeless_dirichlet_still_ends():
 
 
 def test_impossible_classes_are_refused():
-    assert "leave some of 10 classes to nobody: take data.classes=3 or at least 5 clients" in refusal(
+    assert "leave some of 10 classes to no client: take data.classes=3 or at least 5 clients" in refusal(
         "classes", clients=4, classes=2
     )
     assert refusal("classes", classes=11) == "data.classes is 11, but the private rows have 10 classes"

@@ -213,11 +213,11 @@ def test_a_device_that_lost_its_disk_is_told_so_and_starts_anew(devices, tmp_pat
     grid = engine.InProcessGrid(methods.client_app("fd"), run_config={"task": ""}, node_configs=nodes)
     with caplog.at_level("WARNING", logger="flwr"):
         strategy.start(grid)
-    told = [record.getMessage() for record in caplog.records if "remembers nothing" in record.getMessage()]
+    told = [record.getMessage() for record in caplog.records if "has no saved state" in record.getMessage()]
     assert len(told) == 1
-    assert "client 0 remembers nothing of this run" in told[0]
+    assert "client 0 has no saved state of this run" in told[0]
     assert str(lost) in told[0]
-    assert "takes part in round 2 as a newcomer" in told[0]
+    assert "takes part in round 2 as a new client" in told[0]
 
 
 def test_a_message_for_another_client_is_refused_by_the_device(devices):

@@ -182,12 +182,12 @@ def _no_split(folder: Path) -> None:
         (_hospitals, "data.source=[HERE/north,HERE/south] data.partition=domain"),
         (_wrapped, "holds archive/ with folders in them (test/, train/), not images alone: give HERE/archive"),
         (_inside, "holds cat/ with folders in them (more/), not images alone"),
-        (_flat_test, "holds train/ with folders in them beside test/ with 3 .png"),
-        (_split_and_class, "holds train/ with folders in them beside dog/ with 3 .png"),
+        (_flat_test, "holds train/ with folders in them next to test/ with 3 .png"),
+        (_split_and_class, "holds train/ with folders in them next to dog/ with 3 .png"),
         (_twice, "holds Training/ and train/: expected one train/"),
-        (_beside, "holds 3 .png beside its class folders"),
+        (_beside, "holds 3 .png next to its class folders"),
         (images, "holds 3 images and no folder a class"),
-        (_unread, "holds 31 files that are not read as images beside 30 that are: 30 .gif, 1 without an ending (like"),
+        (_unread, "holds 31 files that are not read as images next to 30 that are: 30 .gif, 1 without an ending (like"),
         (_broken, "HERE/cat/2.png: cannot identify image file"),
         (_truncated, "has an image that cannot be read, HERE/cat/2.png"),
         (_sixteen_bit, "has an image of mode I;16, HERE/cat/2.png: expected 8 bits"),
@@ -260,7 +260,7 @@ def test_the_line_that_converts_tables_of_paths_converts_them(tmp_path):
     images(folder)
     (folder / "train.csv").write_text("file,label\n0.png,cat\n1.png,dog\n2.png,cat\n")
     (folder / "test.csv").write_text("file,label\n1.png,dog\n")
-    with pytest.raises(InvalidInputError, match=f"is not read as it is; give {folder}-images, which") as caught:
+    with pytest.raises(InvalidInputError, match=f"cannot be read directly; give {folder}-images, which") as caught:
         read(str(folder), DataConfig())
     assert "\n" not in str(caught.value)
     line = re.search(r'python -c "(.*)"', str(caught.value)).group(1)

@@ -246,3 +246,19 @@ def test_features_are_pooled_to_a_common_size_without_parameters():
     assert pooled.state_dict().keys() == plain.state_dict().keys()
     with pytest.raises(InvalidInputError, match="makes at most 84 features of this network's 84, not"):
         models.build("lenet", DIGITS, 10, 85, seed=0, pooled=True)
+
+
+class Pair(nn.Module):
+    """Returns logits and features, as some networks do."""
+
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1)), x
+
+
+def test_a_network_that_returns_more_than_logits_is_told_so():
+    with pytest.raises(InvalidInputError, match=r"gives tuple for one input; expected one tensor of logits \[1, 10\]"):
+        models.build("test_models:Pair", (1, 8, 8), 10, seed=0)

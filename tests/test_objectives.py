@@ -11,6 +11,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives import (
     AKL,
     BDKD,
+    CTKD,
     DIST,
     DKD,
     JS,
@@ -28,7 +29,8 @@ from fd_flower.objectives import (
 
 DISTANCES = [
     *(KL(), KL(4.0), ReverseKL(), ReverseKL(3.0), Jeffreys(2.0), JS(), JS(0.5), SkewKL(), TVD()),
-    *(AKL(), BDKD(), BDKD("soft"), DKD(), DKD(2.0, 0.5, 1.0), TAID(), TAID("dkd"), MSE(), MAE()),
+    *(AKL(), BDKD(), BDKD("soft"), DKD(), DKD(2.0, 0.5, 1.0), CTKD(), TAID(), TAID("dkd"), MSE()),
+    MAE(),
 ]
 """Losses that are 0 where both sides agree, and a mean over samples."""
 
@@ -264,7 +266,7 @@ def test_adaptive_kl_of_equal_predictions_is_0_and_so_is_its_slope():
 
 
 def test_losses_are_found_by_name():
-    every = "akl bdkd dist dkd jeffreys js kl mae mse ofa pld reversekl skewkl taid tvd"
+    every = "akl bdkd ctkd dist dkd jeffreys js kl mae mse ofa pld reversekl skewkl taid tvd"
     assert objectives.names() == tuple(every.split())
     assert objectives.named("kl", temperature=2) == KL(2.0)
     assert objectives.named("mse") == MSE()
@@ -291,6 +293,8 @@ def test_losses_are_found_by_name():
         ("ofa", {"stages": [2, 1]}, r"stages of ofa are \[2, 1\]; expected rising numbers from 1"),
         ("dkd", {"beta": math.nan}, "beta is nan; expected a finite number"),
         ("dist", {"gamma": math.inf}, "gamma is inf; expected a finite number"),
+        ("ctkd", {"start": 21.0}, "start of ctkd is 21.0; expected a temperature above 1 and below 21"),
+        ("taid", {"inner": "ctkd"}, "inner loss of taid is 'ctkd'; expected one that does not change"),
         ("taid", {"start": 0.9, "end": 0.5}, "end of taid is 0.5; expected a number from 0.9 to 1"),
         ("taid", {"inner": "taid"}, "inner loss of taid is 'taid'; expected one that does not change"),
         ("taid", {"inner": "kll"}, "no objective 'kll' .did you mean 'kl'"),

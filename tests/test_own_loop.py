@@ -140,7 +140,10 @@ def test_what_the_clients_app_measures_ends_the_run_under_its_own_names(here: Ca
     assert set(found) == {"train_loss", "eval_loss", "eval_acc"}
     assert found["eval_acc"] == {"final": pytest.approx(fmean(accuracies)), "std": pytest.approx(pstdev(accuracies))}
     personal = folder.summary["accuracy"]["personal"]
-    assert (personal["final"], personal["reason"]) == (None, "the clients' app evaluates by itself: see 'reported'")
+    assert (personal["final"], personal["reason"]) == (
+        None,
+        "the clients' app evaluates in its own loop: see 'reported'",
+    )
     result, meaning, _ = ending(folder)
     assert f"eval_acc {fmean(accuracies):.3f} (clients)" in result
     assert "mean over clients" in meaning
@@ -304,8 +307,8 @@ def test_a_built_in_client_without_data_says_what_to_give():
     ("method", "changes", "words"),
     [
         ("dsfl", "server.weighting=label_count", "dsfl weighs clients by what they have of each class"),
-        ("fd", "server.anneal_every=1", "nobody here can train copies"),
-        ("fedavg", "privacy.sum=masks", "nobody knows the weights of a sum before it"),
+        ("fd", "server.anneal_every=1", "the server cannot train copies"),
+        ("fedavg", "privacy.sum=masks", "the weights of a sum are unknown before it"),
     ],
 )
 def test_what_needs_a_clients_samples_is_refused_before_round_one(method: str, changes: str, words: str):

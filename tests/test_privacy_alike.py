@@ -198,7 +198,7 @@ def test_a_client_opens_a_round_once_and_goes_on_with_the_next(tmp_path: Path):
         with pytest.raises(AggregationError, match="keys have come from 0 of 4 clients"):
             adding.round(number)
         assert adding.errors["3"] == (
-            "this client has opened its part of round 2's sum; a round is opened once, the run goes on with the next"
+            "this client has opened its part of round 2's sum; a round is opened once, the run continues with the next"
         )
     assert len(adding.round(3).clients) == 4
 

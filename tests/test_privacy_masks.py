@@ -213,7 +213,7 @@ def test_a_share_that_is_changed_by_who_gives_it_back_is_named_and_the_sum_is_ri
 
     adding = Adding(tmp_path, rows(5), MASKS, spoil=spoil)
     received = adding.round()
-    assert adding.server.faults == {"0": "its share of client 3 is not the one that was dealt"}
+    assert adding.server.faults == {"0": "its share of client 3 is not the one that was committed to"}
     assert np.array_equal(opened[0], adding.whole(received.clients))
 
 
@@ -292,16 +292,16 @@ def test_a_client_gives_one_secret_of_each_client_once_and_never_the_other(tmp_p
     adding = Adding(tmp_path, rows(6), MASKS)
     adding.round()
     for survivors in (["0", "1", "2", "3"], [str(i) for i in range(6)]):
-        with pytest.raises(InvalidInputError, match=r"is at 'unmask' of round 1 and says no more"):
+        with pytest.raises(InvalidInputError, match=r"is at 'unmask' of round 1 and sends nothing more"):
             asked(adding, "0", survivors)
 
 
 @pytest.mark.parametrize(
     ("survivors", "words"),
     [
-        (["0", "1", "2"], "3 clients are said to be in the sum; expected 4"),
+        (["0", "1", "2"], "the sum contains 3 clients; expected 4"),
         (["1", "2", "3", "4", "5"], "expected 4, with this one"),
-        (["0", "1", "2", "3", "9"], "hold client 9, who shared no seeds"),
+        (["0", "1", "2", "3", "9"], "contains client 9, which shared no seeds"),
     ],
 )
 def test_a_client_opens_no_sum_of_too_few_nor_of_strangers(survivors: list[str], words: str, tmp_path: Path):
@@ -318,13 +318,13 @@ def test_a_client_masks_one_reply_a_round(tmp_path: Path):
     protocol = adding.protocol("0", contents[adding.clients[0]])
     protocol.outgoing("train", adding.train(adding.rows[0]))
     with pytest.raises(
-        InvalidInputError, match="a secure sum goes on from 'share keys' of round 1; this client is at 'masked input'"
+        InvalidInputError, match="a secure sum continues from 'share keys' of round 1; this client is at 'masked input'"
     ):
         protocol.outgoing("train", adding.train(adding.rows[0]))
 
 
 def test_a_client_that_hears_of_no_sum_says_nothing(tmp_path: Path):
-    with pytest.raises(InvalidInputError, match="says nothing about the round's sum"):
+    with pytest.raises(InvalidInputError, match="the message has no secure sum"):
         Adding(tmp_path, rows(3), MASKS).protocol("0", RecordDict()).outgoing("train", RecordDict())
 
 

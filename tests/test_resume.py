@@ -143,7 +143,7 @@ def test_a_finished_run_stays_as_it_is(tmp_path: Path):
 
 def test_a_run_is_not_begun_where_another_lies(tmp_path: Path):
     start(started("local", tmp_path, 1), hosts("local"))
-    with pytest.raises(InvalidInputError, match=r"already holds a run: go on with it by run\.resume"):
+    with pytest.raises(InvalidInputError, match=r"already holds a run: resume it with run\.resume"):
         start(started("local", tmp_path, 1), hosts("local"))
 
 

@@ -84,7 +84,7 @@ def test_another_test_set_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch)
     untouched = tasks.task
     monkeypatch.setattr(tasks, "task", lambda: replace(untouched(), test=tasks.samples("other", 30)))
     world.world.cache_clear()
-    assert "the data that evaluate are other ones" in refused(run)
+    assert "the data that evaluate changed" in refused(run)
     world.world.cache_clear()
 
 
@@ -92,7 +92,7 @@ def test_other_public_samples_are_refused(run: Path, monkeypatch: pytest.MonkeyP
     untouched = tasks.task
     monkeypatch.setattr(tasks, "task", lambda: replace(untouched(), public=lambda: tasks.samples("other", 30)))
     world.world.cache_clear()
-    assert "the data of the clients are other ones" in refused(run)
+    assert "the data of the clients changed" in refused(run)
     world.world.cache_clear()
 
 
@@ -101,7 +101,7 @@ def test_clients_with_other_samples_are_refused(run: Path, monkeypatch: pytest.M
     more = lambda client: replace(tasks.own(client), train=tasks.samples(f"{client} train", 21))  # noqa: E731
     monkeypatch.setattr(tasks, "task", lambda: replace(untouched(), data=more))
     world.world.cache_clear()
-    assert "the data of the clients are other ones" in refused(run)
+    assert "the data of the clients changed" in refused(run)
     world.world.cache_clear()
 
 
@@ -149,7 +149,7 @@ def test_other_code_is_warned_of_and_recorded(
     monkeypatch.setattr("fd_flower.server.record.code", resume.code)
     with caplog.at_level(logging.WARNING):
         start(again(run), hosts("fd"))
-    assert f"goes on with other code (torch {known['torch']} -> 9.9)" in caplog.text
+    assert f"resumed with other code (torch {known['torch']} -> 9.9)" in caplog.text
     summary = RunFolder.open(run).summary
     assert summary["versions"]["changed"] == f"after round 2: torch {known['torch']} -> 9.9"
     start(again(run, rounds=4), hosts("fd"))  # and it stays recorded
@@ -219,14 +219,14 @@ def test_a_simulated_client_whose_memory_is_gone_ends_the_run(run: Path):
         start(again(run), hosts("fd"))
     machine = socket.gethostname()
     assert str(caught.value) == (
-        f"client 1 has lost its memory of round 2: {machine} has no {files[-1]}; put it back, or begin the run anew"
+        f"client 1 has lost its memory of round 2: {machine} has no {files[-1]}; put it back, or start the run again"
     )
 
 
 def test_a_simulated_client_whose_memory_is_damaged_ends_the_run(run: Path):
     newest = memory_of(run, "1")[-1]
     newest.write_bytes(newest.read_bytes()[:-7])
-    with pytest.raises(RunError, match=r"the memory of client 1, .* cannot be read .*; put it back, or begin the run"):
+    with pytest.raises(RunError, match=r"the memory of client 1, .* cannot be read .*; put it back, or start the run"):
         start(again(run), hosts("fd"))
 
 

@@ -224,7 +224,7 @@ def test_a_hint_for_clients_that_share_a_collection_is_of_the_smallest(clients):
 @pytest.mark.parametrize(
     ("about", "reason"),
     [
-        ({"partition": "dirichlet"}, "data.partition is 'dirichlet', which deals out labeled samples"),
+        ({"partition": "dirichlet"}, "data.partition is 'dirichlet', which is for labeled samples"),
         ({"partition": "domain"}, "a list of sources goes with data.partition=domain"),
         ({"partition": "column", "column": "compny"}, "data.column is 'compny'.*did you mean 'company'"),
         ({"test_limit": 5}, "data.test_limit is 5; it is about images"),

@@ -224,7 +224,7 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys):
     said = capsys.readouterr().err
     assert status == 2
     assert said.count("\n") == 1
-    assert "data.partition is 'dirichlet', which deals out labeled samples" in said
+    assert "data.partition is 'dirichlet', which is for labeled samples" in said
 
 
 @pytest.mark.parametrize(

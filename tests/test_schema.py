@@ -159,3 +159,24 @@ def test_every_methods_options_name_their_section(stem: str):
 def test_a_method_s_options_are_checked_by_hand():
     with pytest.raises(InvalidInputError, match=r"client.lr is -1; expected a number above 0"):
         ClientConfig(lr=-1)
+
+
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("client.epochs=null client.steps=3", "client.epochs is None; expected at least 0"),
+        ("client.clip=abc", "client.clip is 'abc'; expected a number above 0"),
+        ("client.lr=fast", "client.lr is 'fast'; expected a number above 0"),
+        ("server.rounds=null", "server.rounds is None; expected at least 1"),
+        ("data.clients=[1,2]", "data.clients is [1, 2]; expected a whole number"),
+    ],
+)
+def test_a_value_that_cannot_be_read_is_answered_with_what_is_expected(word: str, line: str):
+    with pytest.raises(InvalidInputError) as caught:
+        settings("fd", word)
+    assert str(caught.value) == line
+
+
+def test_another_methods_recipe_is_named_where_its_keys_are_unknown():
+    with pytest.raises(InvalidInputError, match=r"no key 'client.share'.*'fedper' is of fedavg, not of fedgen"):
+        settings("fedgen", recipe="fedper")

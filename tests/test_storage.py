@@ -149,7 +149,7 @@ def test_a_file_in_which_one_bit_has_flipped_is_named_with_what_to_do(tmp_path: 
     memory.write((1, 0), {**number(1), "whole": torch.arange(3), "none": torch.zeros(0, 2)})
     path = memory.folder / "1-0.safetensors"
     whole = path.read_bytes()
-    kind, cure = (InvalidInputError, "delete it") if lasting else (StateError, "put it back, or begin the run anew")
+    kind, cure = (InvalidInputError, "delete it") if lasting else (StateError, "put it back, or start the run again")
     for place in range(len(whole)):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         with pytest.raises(kind, match=f"1-0.safetensors cannot be read .*{cure}") as caught:
@@ -161,7 +161,7 @@ def test_a_file_in_which_one_bit_has_flipped_is_named_with_what_to_do(tmp_path: 
 def test_a_file_that_is_not_ours_is_named_with_what_to_do(memory: Memory, content: bytes):
     memory.write((1, 0), number(1))
     (memory.folder / "1-0.safetensors").write_bytes(content)
-    with pytest.raises(StateError, match=r"1-0.safetensors cannot be read .*; put it back, or begin the run anew"):
+    with pytest.raises(StateError, match=r"1-0.safetensors cannot be read .*; put it back, or start the run again"):
         memory.read(None)
 
 

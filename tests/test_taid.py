@@ -17,7 +17,7 @@ from fd_flower import methods, objectives
 from fd_flower.client import turn
 from fd_flower.config import ClientConfig, settings
 from fd_flower.engine import InProcessGrid
-from fd_flower.objectives import KL, TAID
+from fd_flower.objectives import KL, TAID, Stateful
 from fd_flower.results import RunFolder
 from fd_flower.training.scheduled import Scheduled
 
@@ -28,7 +28,7 @@ DISTIL = [
 ]
 """Methods whose clients distill by the name in ``client.objective``."""
 
-INNER = [name for name in objectives.names() if name != "taid"]
+INNER = [name for name in objectives.names() if not isinstance(objectives.named(name), Stateful)]
 
 
 def draw(seed: int, rows: int = 6, classes: int = 5) -> torch.Tensor:
@@ -142,14 +142,14 @@ def test_several_calls_of_a_step_are_one_step():
     scheduled = Scheduled(TAID(alpha=1.0, beta=0.5, clock="step"), torch.tensor([0.4, 0.0, 2.0]), 0, 4)
     stepped = scheduled.over(2)
     values = [scheduled(draw(1), draw(2)), scheduled(draw(2), draw(1))]
-    assert scheduled.t == pytest.approx(0.4)
+    assert scheduled.parameter == pytest.approx(0.4)
     torch.testing.assert_close(values[0], TAID().at(None, 0.0)[0](draw(1), draw(2), None, None))
     assert stepped(1) is False
     mean = float(values[0] + values[1]) / 2
     assert scheduled.state is not None
     assert scheduled.state[2] == pytest.approx(mean)
     momentum = 0.5 * (2.0 - mean) / 2.0
-    assert scheduled.t == pytest.approx(0.4 + 0.6 / (1 + math.exp(-momentum)))
+    assert scheduled.parameter == pytest.approx(0.4 + 0.6 / (1 + math.exp(-momentum)))
 
 
 # --- in a run
@@ -195,9 +195,11 @@ def test_the_state_is_the_clients_own_and_the_closing_message_writes_nothing(clo
         assert (before[1] == 0) == (clock == "round")
 
 
-@pytest.mark.parametrize("clock", ["round", "step"])
+@pytest.mark.parametrize(
+    "loss", ["taid client.objective_args.clock=round", "taid client.objective_args.clock=step", "ctkd"]
+)
 @pytest.mark.parametrize("method", ["fedmd", "fml"])
-def test_a_run_that_was_killed_goes_on_as_one_that_was_not(method: str, clock: str, tmp_path: Path):
+def test_a_run_that_was_killed_goes_on_as_one_that_was_not(method: str, loss: str, tmp_path: Path):
     """Client 1 is killed in round three, when client 0 has had its turn; the round is played again."""
 
     class Killed(BaseException):
@@ -209,8 +211,7 @@ def test_a_run_that_was_killed_goes_on_as_one_that_was_not(method: str, clock: s
         return content
 
     def chosen(name: str) -> Any:
-        loss = f"client.objective=taid client.objective_args.clock={clock}"
-        return toy_settings(method, f"{loss} run.keep=last run.out={tmp_path / name} server.rounds=4")
+        return toy_settings(method, f"client.objective={loss} run.keep=last run.out={tmp_path / name} server.rounds=4")
 
     start(chosen("whole"), hosts(method))
     with pytest.raises(Killed):

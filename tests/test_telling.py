@@ -75,16 +75,16 @@ def test_a_run_under_flower_that_fails_says_what_stands_and_how_it_goes_on(logge
     with pytest.raises(RunError):
         server_app.main(cast(Any, None), context)
     assert logged()[-1] == (
-        f"2 of 5 rounds stand in {tmp_path}/run, resume: "
+        f"2 of 5 rounds are in {tmp_path}/run, resume: "
         f"flwr run . --stream --run-config \"method='fd' set='run.resume={tmp_path}/run'\""
     )
 
 
 def test_a_run_that_was_broken_off_says_how_far_it_came(tmp_path: Path):
     folder = RunFolder.create(tmp_path / "run", toy_settings("fd", "server.rounds=7"), "0" * 16)
-    assert standing(folder) == f"0 of 7 rounds stand in {tmp_path}/run"
+    assert standing(folder) == f"0 of 7 rounds are in {tmp_path}/run"
     folder.append([{"round": 3}])
-    assert standing(folder) == f"3 of 7 rounds stand in {tmp_path}/run"
+    assert standing(folder) == f"3 of 7 rounds are in {tmp_path}/run"
 
 
 # --- the page, and help

@@ -215,7 +215,7 @@ def test_one_that_fails_midway_costs_a_warning_and_the_next_resume_sends_the_res
         patch.setattr(TensorBoard, "log", full)
         run("tensorboard", tmp_path, 3)
     (warning,) = [r.getMessage() for r in caplog.records if "left out" in r.getMessage()]
-    assert "tensorboard is left out from here on, the run goes on: on_round raised OSError" in warning
+    assert "tensorboard is left out from here on, the run continues: on_round raised OSError" in warning
     assert RunFolder.open(tmp_path).summary["rounds"] == 3
     resume(tmp_path, 4)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()

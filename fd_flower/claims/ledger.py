@@ -12,6 +12,7 @@ from fd_flower.results.page import NOTHING, percent
 from fd_flower.results.tables import Table
 
 RESULTS = Path(__file__).parent / "results"
+"""Results of whole entries; those of small forms are in its folder ``quick``."""
 
 BEGIN, END = "<!-- claims: made by benchmarks/claims.py -->\n", "<!-- end of claims -->\n"
 """What a method's page has around its verdicts."""
@@ -39,6 +40,62 @@ on validation data.
 def results() -> dict[str, Result]:
     """Return the results that are kept, by the names of their entries."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def place(name: str, *, quick: bool) -> Path:
+    """Return the file in which the result of an entry, or of its small form, is kept."""
+    return RESULTS / "quick" / f"{name}.json" if quick else RESULTS / f"{name}.json"
+
+
+def kept(name: str, *, quick: bool) -> Result | None:
+    """Return the kept result of an entry, or of its small form; None where there is none."""
+    file = place(name, quick=quick)
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def elsewhere(result: Result, other: Result) -> list[str]:
+    """Return in what two results were computed differently, so that their last bits may differ: data, torch, CPU.
+
+    The sources are left out: code that is other and gives other figures is what a comparison is to find.
+    """
+    there, here = ({"data": each["data"], **(each.get("arithmetic") or {})} for each in (other, result))
+    names = dict.fromkeys([*there, *here])
+    pairs = {name: (there.get(name, "unknown"), here.get(name, "unknown")) for name in names}
+    return [f"{name} {before}, here {now}" for name, (before, now) in pairs.items() if before != now]
+
+
+def against(result: Result, other: Result) -> list[str]:
+    """Return how a result's figures compare with those of the kept one, bit for bit: lines for a reader."""
+    ours, theirs = (_by_place(each) for each in (result, other))
+    places = dict.fromkeys([*ours, *theirs])
+    lines = [
+        f"  {place}: {ours.get(place, 'none')}, committed {theirs.get(place, 'none')}"
+        for place in places
+        if ours.get(place) != theirs.get(place)
+    ]
+    if not lines:
+        return [as_kept(result)]
+    why = elsewhere(result, other)
+    return [
+        f"{len(lines)} of {len(places)} figures differ from the committed result",
+        *lines,
+        f"  which was computed elsewhere: {'; '.join(why)}" if why else "  data, torch and CPU are the same",
+    ]
+
+
+def as_kept(result: Result) -> str:
+    """Return the line for a result that has every figure of the kept one."""
+    return f"as in the committed result, bit for bit ({len(_by_place(result))} figures)"
+
+
+def _by_place(result: Result) -> dict[str, float]:
+    """Return every figure by its variant, row and seed."""
+    return {
+        ", ".join(filter(None, [variant, row, f"seed {seed}"])): value
+        for variant, found in result["variants"].items()
+        for row, figures in found["figures"].items()
+        for seed, value in zip(result["seeds"], figures, strict=True)
+    }
 
 
 def words(made: Entry, result: Result | None, orders: Sequence[tuple[str, str]] | None = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command: which commands there are, and how an error is told."""
+"""The command line: its commands, and how errors are printed."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Rows that a comparison adds, or changes, so that what stands beside a method is its fair counterpart."""
+"""Rows that a comparison adds or changes, so that each method is compared with a fair counterpart."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ from fd_flower.tasks.world import World
 
 
 def on_one_model(order: Order) -> Order:
-    """Return FedAvg on the smallest of several architectures, since all its clients have one; others as they are.
+    """Return FedAvg on the smallest of several architectures, since all its clients share one; other orders unchanged.
 
     The smallest has the fewest parameters on the run's images and classes.
     """
@@ -44,7 +44,7 @@ def check_labels(words: Sequence[str], methods: Collection[str]) -> None:
 def labels_alone(order: Order) -> Order | None:
     """Return the run of a method's clients without their exchange, where these begin with labeled public samples.
 
-    What they learn from the labels they owe to nobody: the method is to be judged against this row.
+    Clients learn from those labels without any collaboration, so compare the method with this row.
     """
     client = order.settings.client
     passes = client.label_passes(order.settings.data) if isinstance(client, LabeledConfig) else 0

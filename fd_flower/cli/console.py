@@ -1,4 +1,4 @@
-"""How the command speaks: quietly or not, and one line for an error."""
+"""What the command prints: quietly or not, and one line for an error."""
 
 import os
 import sys
@@ -18,12 +18,12 @@ from fd_flower.core.errors import InvalidInputError, RunError
 if TYPE_CHECKING:
     from fd_flower.cli.progress import Board
 
-WIDTH = 160  # of a log or a pipe, where nobody says
+WIDTH = 160  # of a log or a pipe, which has no width
 CTRL_C = 130  # the exit status
 
 
 class Interrupted(Exception):  # noqa: N818 (what happened, not a kind of error)
-    """The user broke off what was going on: the message says how it goes on.
+    """The user interrupted a command: the message says how to resume it.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ def show(
     out : Path | None
         An image's file, or a folder for it.
     task : str
-        The user's own task, whose rows are dealt out.
+        The user's own task; its rows are distributed to clients.
     clusters : bool
         Count clusters of what ``data.encoder`` sees, too; with `data.partition=embedding` they always are.
     """

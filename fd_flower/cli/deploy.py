@@ -10,16 +10,16 @@ SETTLED = "settled.json"
 
 
 def templates() -> Path:
-    """Return the folder of the templates: inside the package in a wheel, beside it in a checkout."""
+    """Return the folder of the templates: inside the package in a wheel, next to it in a checkout."""
     package = Path(fd_flower.__file__).parent
     inside = package / "deploy"
     return inside if inside.is_dir() else package.parent / "deploy"
 
 
 def write(folder: Path, host: str | None, port: int, venv: Path) -> None:
-    """Write the services of a federation's server and devices beside their keys.
+    """Write the services of a federation's server and devices next to their keys.
 
-    A device's ``node.toml``, which its user edits, is left as it is.
+    A device's ``node.toml``, which its user edits, is left unchanged.
 
     Parameters
     ----------

@@ -29,9 +29,9 @@ NEEDS = {
     "public": "public samples",
     "labels": "their labels",
     "same_model": "one architecture",
-    "headed": "models with features and a head",
+    "headed": "features and a linear head",
     "features": "one feature size",
-    "single_replies": "every single reply",
+    "single_replies": "individual replies",
 }
 """What a method cannot work without, in words."""
 
@@ -116,7 +116,7 @@ def needed(requires: Requirements) -> str:
 
 
 def exchanged(stem: str) -> str:
-    """Return the kinds of payload that a method's client says or receives: those that its file imports."""
+    """Return the kinds of payload that a method's client sends or receives: those that its file imports."""
     module = import_module(methods.client_app_name(stem).partition(":")[0])
     kinds = {found.kind for found in vars(module).values() if _is_kind(found)}
     return ", ".join(sorted(kinds)) or "nothing"

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from statistics import fmean
 from time import process_time
@@ -20,6 +20,11 @@ from fd_flower.core.budget import short
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.page import NOTHING, megabytes
 from fd_flower.wire.traffic import numbers_counted
+
+COMPRESSED = (
+    "How far an update is compressed depends on what training makes of it: these are bounds. A run logs what was sent: "
+    "numbers_up (mean of the clients) and numbers_down (each client), in the diagnostics of rounds.jsonl."
+)
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,10 @@ class Estimate:
     closing : float
         CPU seconds of what follows the last round.
     numbers : Mapping[str, Mapping[str, int]]
-        Direction -> kind and field -> floating-point numbers in a round, of the last that was played; empty where they
+        Direction -> kind and field -> floating-point numbers in a round, the last one that was run; empty where they
         were not asked for.
+    most : Mapping[str, int]
+        Kind and field of what is compressed by what training makes of it -> the most that it can be, either way.
     """
 
     rounds: int
@@ -53,6 +60,7 @@ class Estimate:
     measurements: int
     closing: float
     numbers: Mapping[str, Mapping[str, int]]
+    most: Mapping[str, int] = field(default_factory=dict)
 
     def whole(self, played: Sequence[float]) -> float:
         """Return the sum over all rounds: those that were not played are like the mean of those after the first."""
@@ -88,11 +96,11 @@ def show(
     method, changes, recipe, task
         As of ``fd-flower run``.
     rounds : int
-        Rounds that are played, at least 3.
+        Rounds to run, at least 3.
     steps : int
         Steps of each loop of training that are taken, at least 2.
     numbers : bool
-        Whether to print how many numbers a round takes, by what they are, beside bytes.
+        Whether to print how many numbers a round takes, by payload, in addition to bytes.
 
     Raises
     ------
@@ -101,16 +109,18 @@ def show(
     """
     chosen = settings(method, words_of(changes, recipe), task=task)
     if chosen.run.resume:
-        raise InvalidInputError("a run that goes on cannot be estimated: leave out run.resume")
+        raise InvalidInputError("a resumed run cannot be estimated: leave out run.resume")
     logging.getLogger("flwr").setLevel(logging.WARNING)
     found = estimated(chosen, rounds, steps, numbers=numbers)
     console.print(table(found))
     if numbers:
         console.print(of_numbers(found))
+        if found.most:
+            console.print(COMPRESSED, markup=False, highlight=False, style="dim")
     first = f"{chosen.data.clients} clients, {chosen.server.rounds} rounds: from {len(found.seconds)} rounds whose "
     note = (
         f"{first}loops of training took {steps} steps at most. CPU seconds are of one thread of this machine, for all "
-        "clients and the server; the first round includes reading the data. A loop that would end by itself counts in "
+        "clients and the server; the first round includes reading the data. A loop that would end on its own counts in "
         "full, and later rounds may send and take something else where a method's rounds are not alike (--rounds)."
     )
     console.print(note, markup=False, highlight=False, style="dim")
@@ -121,7 +131,7 @@ def estimated(chosen: Settings, rounds: int, steps: int, *, numbers: bool = Fals
     from fd_flower import engine
 
     server, limit = chosen.server, min(rounds, chosen.server.rounds)
-    # Measured once, after the last round that is played, so that the others tell what a round takes without it.
+    # Measured once, after the last round, so that the other rounds show the cost without evaluation.
     brief = replace(server, rounds=limit, evaluate_every=0, patience=0, min_delta=0.0)
     played = replace(chosen, server=brief, run=replace(chosen.run, out=None, track=None))
     marks: list[float] = []
@@ -147,7 +157,15 @@ def estimated(chosen: Settings, rounds: int, steps: int, *, numbers: bool = Fals
     due = 1 + (sum(1 for number in range(1, server.rounds) if number % every == 0) if every else 0)
     up, down = ([sum(line["bytes"][way].values()) for line in kept] for way in ("up", "down"))
     counted = kept[-1].get("numbers", {})
-    return Estimate(server.rounds, up, down, seconds, measuring, due, end - marks[len(kept)], counted)
+    most = _bounds(kept[0].get("numbers", {}), counted)
+    return Estimate(server.rounds, up, down, seconds, measuring, due, end - marks[len(kept)], counted, most)
+
+
+def _bounds(first: Mapping[str, Mapping[str, int]], later: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return the most numbers of each field of an update: those of the weights that went out in round one."""
+    weights = first.get("down", {})
+    fields = {name for table in later.values() for name in table if name.startswith("update.")}
+    return {name: weights.get(name.replace("update.values", "arrays"), 0) for name in fields}
 
 
 def table(found: Estimate) -> Table:
@@ -171,7 +189,8 @@ def of_numbers(found: Estimate) -> Table:
         shown.add_column(column, justify="right" if len(column) < 5 else "left", no_wrap=True)
     for name in sorted({name for table in found.numbers.values() for name in table}):
         counts = [found.numbers.get(way, {}).get(name) for way in ("up", "down")]
-        shown.add_row(name, *(NOTHING if count is None else f"{count:,}" for count in counts))
+        most = f"at most {found.most[name]:,}" if name in found.most else None
+        shown.add_row(name, *(NOTHING if count is None else most or f"{count:,}" for count in counts))
     return shown
 
 

@@ -41,7 +41,7 @@ def register(folder: Path) -> Iterator[str]:
         Where the SuperLink cannot be reached or refuses a key.
     """
     need(folder)
-    _wait(folder, START_LIMIT)  # it was started a moment ago, as the page has it
+    _wait(folder, START_LIMIT)  # docs/deployment.md starts it just before
     for own in clients(folder):
         yield f"{own.name}: {'registered' if _registered(folder, own.name) else 'was registered already'}"
 
@@ -73,7 +73,7 @@ def remove(folder: Path, client: str) -> str:
     shutil.rmtree(folder / "clients" / client)
     keys.write_allow_list(folder)
     _write_nodes(folder, known)
-    return f"{client}: removed; its key opens nothing any more, and its machine may be switched off or set up anew"
+    return f"{client}: removed; its key is no longer valid, and its machine can be switched off or set up again"
 
 
 def nodes_of(folder: Path) -> dict[str, str]:

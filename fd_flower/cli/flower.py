@@ -55,13 +55,13 @@ task = {task}
 def run(order: Order, hear: Listener) -> None:
     """Run an order through ``flwr run`` in a folder with nothing but a ``pyproject.toml``.
 
-    A simulation has a SuperLink of its own, devices have theirs. What Flower says is kept in the run's folder, as
+    A simulation has its own SuperLink, as do devices. Flower's output is kept in the run's folder, as
     ``flower.log``.
 
     Raises
     ------
     InvalidInputError
-        Where the server refuses what was ordered, or the folder cannot be written or holds a run that goes on.
+        Where the server refuses what was ordered, or the folder cannot be written or holds an unfinished run.
     RunError
         Where Flower does not come up, or the run ends in any way but well.
     """
@@ -102,7 +102,7 @@ def pyproject(order: Order) -> str:
 
 
 def program(name: str) -> str:
-    """Return the path of one of Flower's commands, those beside this interpreter first.
+    """Return the path of one of Flower's commands, those next to this interpreter first.
 
     Raises
     ------
@@ -179,13 +179,13 @@ def _submit_and_follow(order: Order, hear: Listener, project: Path, environment:
 
 
 def _number(log: Path) -> str | None:
-    """Return the run's number, as ``flwr run`` has said it; None where it was not submitted."""
+    """Return the run's number, as ``flwr run`` printed it; None where it was not submitted."""
     output = STARTED.search(log.read_text(encoding="utf-8", errors="replace"))
     return output[1] if output else None
 
 
 def _complete(log: Path, project: Path, environment: dict[str, str]) -> None:
-    """Add what the SuperLink has of a run's log to ours where its end is missing: the stream may stop before it."""
+    """Add what the SuperLink has of a run's log to our copy where its end is missing: the stream may stop before it."""
     whole = _flwr(["log", str(_number(log)), "--show"], project, environment)
     last = next((line for line in reversed(whole.splitlines()) if line.strip()), "")
     if last not in log.read_text(encoding="utf-8", errors="replace"):
@@ -226,11 +226,11 @@ def _cause(details: str, text: str) -> str:
     first = details.split("\n")[0]
     raised = re.compile(rf"^(?:[\w.]*\.)?(\w+){f': {re.escape(first)}' if first else ''}$", re.MULTILINE)
     kinds = raised.findall(text.rpartition(TRACEBACK)[2]) if TRACEBACK in text else []
-    if not kinds or kinds[-1] == RunError.__name__:  # ours say all in their text
+    if not kinds or kinds[-1] == RunError.__name__:  # our errors have all details in their text
         return details
     return f"{kinds[-1]}: {details}" if details else kinds[-1]
 
 
 def _last_words(text: str) -> str:
     lines = [line.strip(" │╭╰─╮╯") for line in text.splitlines()]
-    return next((line for line in reversed(lines) if line), "it said nothing")
+    return next((line for line in reversed(lines) if line), "it printed nothing")

@@ -8,7 +8,7 @@ from fd_flower.core.errors import InvalidInputError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 Place = str | None
-"""What ``CUDA_VISIBLE_DEVICES`` is for a run; None: as it is for this process."""
+"""What ``CUDA_VISIBLE_DEVICES`` is for a run; None: the value of this process."""
 
 
 def places(

@@ -31,7 +31,7 @@ ALLOW = "allow.yaml"
 
 
 def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int) -> None:
-    """Make what is not there yet; the server's certificate is made anew where ``hosts`` are named.
+    """Make what is not there yet; the server's certificate is made again where ``hosts`` are named.
 
     The folder then holds ``ca.crt`` and ``ca.key``, ``server`` (certificate and key), ``clients/<id>`` (its key and
     ``ca.crt``: all that a device gets) and ``allow.yaml``, which maps client ids to public keys.

@@ -37,7 +37,7 @@ Jobs = Annotated[
     typer.Option(min=1, help="Runs at a time, each a process with one thread; by default one, or one a device."),
 ]
 Devices = Annotated[
-    str | None, typer.Option(metavar="N,N,...", help="The GPUs that runs at a time are dealt out to, as torch counts.")
+    str | None, typer.Option(metavar="N,N,...", help="The GPUs to use, as torch numbers them, one run at a time each.")
 ]
 Part = Annotated[
     str | None,

@@ -50,7 +50,7 @@ def path_word(key: str, path: str | Path) -> str:
 
 
 def modules_of(chosen: "Settings") -> list[str]:
-    """Return what a run names, ``package.module:name``, that is in no package of ours."""
+    """Return what a run names, ``package.module:name``, that is not part of FD-Flower."""
     models = chosen.model.name if isinstance(chosen.model.name, list) else [chosen.model.name]
     names = (chosen.method, chosen.task, *models, chosen.data.transform, *chosen.run.trackers)
     return [name for name in map(str, names) if is_dotted(name)]
@@ -94,7 +94,7 @@ def _value(text: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
-        return None  # whoever merges the words says what is wrong with this one
+        return None  # merging the words reports what is wrong with this one
 
 
 def _source(name: str, folder: Path) -> str:

@@ -20,7 +20,14 @@ from fd_flower.results.folder import CONFIG
 from fd_flower.results.outcome import outcome, standing
 from fd_flower.results.reproduce import flatten
 
-PLACE = ("run.out", "run.resume", "run.device", "run.keep", "run.track")  # where a run happens, not what it computes
+PLACE = (
+    "run.out",
+    "run.resume",
+    "run.device",
+    "run.keep",
+    "run.report",
+    "run.track",
+)  # where a run happens, not what it computes
 
 
 @dataclass
@@ -32,7 +39,7 @@ class Plan:
     path : Path
         The folder with all of it.
     orders : dict[str, Order]
-        The runs by their folders' names (``fd-seed0``), in the order in which they are run and told.
+        The runs by their folders' names (``fd-seed0``), in the order in which they are run and listed.
     command : str
         The command line that asks for them.
     folders : dict[str, RunFolder]
@@ -73,7 +80,9 @@ def place(words: Sequence[str], out: Path | None, name: str) -> Path:
     """
     for key in ("run.resume", "run.out"):
         if paths.value_of(words, key):
-            raise InvalidInputError(f"{key} is about one run: several are put, and go on, where --out says")
+            raise InvalidInputError(
+                f"{key} is for a single run; for several runs, --out sets the folder and resumes them"
+            )
     here = Path.cwd()
     return new_folder(name, here) if out is None else paths.absolute(out, here)
 
@@ -83,7 +92,7 @@ def carry_out(
 ) -> None:
     """Run what is not finished, one a place at a time; one that fails does not stop the others.
 
-    ``so_far`` tells after every run how the whole is coming on; it sees ``plan`` as it is then.
+    ``so_far`` reports progress after every run; it receives ``plan`` in its current state.
 
     Raises
     ------
@@ -119,7 +128,7 @@ def carry_out(
                 board.say(so_far())
     except (KeyboardInterrupt, Terminated, Interrupted) as error:
         status = error.status if isinstance(error, Interrupted | Terminated) else CTRL_C
-        go_on = f"go on with the same command and --out {shlex.quote(str(plan.path))}"
+        go_on = f"resume with the same command and --out {shlex.quote(str(plan.path))}"
         done = f"{len(plan.folders)} of {len(plan.orders)} runs are done"
         raise Interrupted(f"interrupted; {done}, {go_on}", status) from None
 

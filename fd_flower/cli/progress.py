@@ -23,7 +23,7 @@ class Board(Protocol):
         """Show one more run: what is given receives its lines."""
 
     def say(self, text: str) -> None:
-        """Say something beside the runs."""
+        """Print a line between the runs' lines."""
 
 
 class SilentBoard:
@@ -56,7 +56,7 @@ class PlainBoard:
         yield hear
 
     def say(self, text: str) -> None:
-        """Write a line as it is: a log is no place to wrap."""
+        """Write a line without wrapping it, for a log."""
         self._console.out(text, highlight=False)
 
 

@@ -19,7 +19,7 @@ from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.storage import replace_file
-from fd_flower.core.versions import sources, versions
+from fd_flower.core.versions import arithmetic, sources, versions
 from fd_flower.results.columns import at
 from fd_flower.results.folder import RunFolder
 
@@ -48,7 +48,7 @@ def ordered(name: str, data: Path | None, out: Path | None, *, quick: bool) -> t
             for seed in chosen.numbers:
                 own = path / _name(variant, row, seed)
                 more = (f"run.seed={seed}", paths.path_word("run.out", own))
-                plan.orders[own.name] = Order(arm.method, ("run.keep=none", *words, *more), own)
+                plan.orders[own.name] = Order(arm.method, ("run.keep=none", "run.report=false", *words, *more), own)
     return chosen, plan
 
 
@@ -57,7 +57,7 @@ def _name(variant: str, row: str, seed: int) -> str:
 
 
 def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, Any]:
-    """Judge a finished entry, write ``result.json`` and its picture, and return what is in the former.
+    """Judge a finished entry, write ``result.json`` and its plot, and return the contents of the former.
 
     Raises
     ------
@@ -92,6 +92,7 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         "data": sorted({str(folder.summary["data"].get("copy", "")) for folder in folders}),
         "sources": sources()[:12],
         "versions": versions(),
+        "arithmetic": arithmetic(),
         "hours": sum(folder.summary["seconds"]["total"] for folder in folders) / 3600,
     }
     replace_file(plan.path / RESULT, json.dumps(result, indent=2) + "\n")
@@ -115,7 +116,7 @@ def _figure(folder: RunFolder, key: str) -> float:
 
 
 def _beside(folder: RunFolder, key: str, name: str) -> Any:
-    """Return what stands beside a figure in the summary: ``selected``, ``evaluated``."""
+    """Return an entry next to a figure in the summary: ``selected``, ``evaluated``."""
     return at(folder.summary, [*key.split(".")[:-1], name])
 
 
@@ -128,12 +129,14 @@ def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
             console.print(ledger.sentence(chosen, order, len(result["seeds"])), markup=False, highlight=False)
     if chosen.reason:
         console.print(Text(chosen.reason, style="dim"))
+    if kept := ledger.kept(chosen.name, quick=result["quick"]):
+        console.print("\n".join(ledger.against(result, kept)), markup=False, highlight=False)
 
 
 def listed() -> Grid:
-    """Return all entries: what is claimed, where that was read, and what came of it in our own runs."""
+    """Return all entries: the claim, where it was read, and the verdict of our own runs."""
     table, kept = Grid(), ledger.results()
-    for head in ("name", "claim", "read in", "verdict of ours"):
+    for head in ("name", "claim", "read in", "our verdict"):
         table.add_column(head)
     for name in names():
         each = entry(name)

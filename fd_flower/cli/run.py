@@ -58,7 +58,9 @@ def order(
             words = (*words, paths.path_word("server.allow", lab / "allow.yaml"))
     if resumed := paths.value_of(words, "run.resume"):
         if out is not None:
-            raise InvalidInputError(f"a run goes on in its own folder: leave out --out {out}, or run.resume={resumed}")
+            raise InvalidInputError(
+                f"a resumed run continues in its own folder: leave out --out {out}, or run.resume={resumed}"
+            )
         asked = Order(method, words, Path(resumed), task, engine, lab)
     else:
         chosen_out = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
@@ -105,7 +107,7 @@ def execute(order: Order, board: Board, title: str) -> RunFolder:
     InvalidInputError
         Where it cannot be run.
     RunError
-        Where it could not go on.
+        Where it could not continue.
     Interrupted
         Where the user broke it off.
 

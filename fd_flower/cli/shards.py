@@ -1,4 +1,4 @@
-"""The runs of a comparison or a sweep dealt over several machines, and put together again."""
+"""The runs of a comparison or a sweep, split over several machines and merged again."""
 
 import json
 import re
@@ -26,7 +26,7 @@ SHARD = re.compile(r"(\d+)/(\d+)")
 
 @dataclass
 class Shard:
-    """One part of a comparison or a sweep, as a file beside its runs' folders tells it.
+    """One part of a comparison or a sweep, as described by a file next to its runs' folders.
 
     Attributes
     ----------
@@ -97,7 +97,7 @@ def begun(
     Raises
     ------
     InvalidInputError
-        For what is no part of a whole, a folder that nobody named, or one with parts of another whole.
+        For a folder that is not a shard, one that was not named, or one with parts of another whole.
     """
     found = SHARD.fullmatch(text.strip())
     number, count = map(int, found.groups()) if found else (0, 0)
@@ -141,7 +141,7 @@ def gathered(folders: Sequence[Path], out: Path) -> Shard:
     folders : Sequence[Path]
         The folders of the parts; several may share one.
     out : Path
-        The folder of the whole, which may be one of them. Its runs stay; a run that went on since it was copied is
+        The folder of the whole, which may be one of them. Its runs stay; a run that continued since it was copied is
         copied again.
 
     Raises

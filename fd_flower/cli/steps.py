@@ -34,7 +34,7 @@ def after_keys(folder: Path, clients: Sequence[str], *, hosts: bool, first: bool
     if clients:
         yield f"  sudo -u fd-flower {command} register {folder}"
         yield ""
-        yield f"Through the server's firewall, to port {port} (TCP): each device, whoever starts runs, and nobody else."
+        yield f"Firewall of the server, port {port} (TCP): allow the devices and those who start runs, and no one else."
         yield f"  ufw allow proto tcp from ADDRESS to any port {port}    # Debian, Ubuntu"
         rule = f"rule family=ipv4 source address=ADDRESS port port={port} protocol=tcp accept"
         yield f"  firewall-cmd --permanent --add-rich-rule='{rule}' && firewall-cmd --reload    # Fedora, RHEL"
@@ -56,5 +56,5 @@ def after_keys(folder: Path, clients: Sequence[str], *, hosts: bool, first: bool
         yield f"      --set 'server.nodes={len(held(folder))} data.public=/srv/public'"
     yield ""
     yield "Secret: ca.key and server/server.key, which stay on the server, and clients/ID/client.key, which goes to"
-    yield "that device alone. Whoever has ca.key can pass for the server. All other files may be seen."
+    yield "that device alone. Anyone with ca.key can impersonate the server. All other files are public."
     yield ""

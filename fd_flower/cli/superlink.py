@@ -13,7 +13,7 @@ from types import FrameType
 from fd_flower.core.errors import RunError
 
 START_LIMIT = 60.0  # seconds to begin to listen: it imports much, and the machine may be busy
-END_LIMIT = 15.0  # seconds for processes to end by themselves
+END_LIMIT = 15.0  # seconds for processes to end on their own
 CONNECTION = """\
 [superlink]
 default = "own"
@@ -28,7 +28,7 @@ insecure = true
 def superlink(program: str, environment: Mapping[str, str], folder: Path) -> Iterator[None]:
     """Start a simulating SuperLink that works in ``folder``, and name it in the ``FLWR_HOME`` of ``environment``.
 
-    Flower would start one by itself and leave it running; as it is our own child, we know what to end.
+    Flower would start one automatically and leave it running; our own child process ends with the command.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody uses now."""
+    """Return a free port of this machine."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
@@ -108,7 +108,7 @@ def wait_until_it_listens(link: subprocess.Popen[bytes], port: int, log: Path) -
             return
         time.sleep(0.1)
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
     how = f"did not listen within {START_LIMIT:.0f} s" if link.poll() is None else f"ended with {link.returncode}"
     raise RunError(f"Flower's SuperLink {how}: {last}")
 

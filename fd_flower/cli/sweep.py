@@ -27,12 +27,12 @@ from fd_flower.results.progress import clock
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
-PLAIN = re.compile(r"[\w.+=,-]{1,80}")  # a folder's name as it is
+PLAIN = re.compile(r"[\w.+=,-]{1,80}")  # a folder's name, unchanged
 
 
 @dataclass
 class Search:
-    """A sweep that is asked for, and what has come of it.
+    """A requested sweep and its results so far.
 
     Attributes
     ----------

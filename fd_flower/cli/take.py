@@ -27,7 +27,7 @@ def export(source: Path, client: str | None, to: Path, console: Console) -> None
     to : Path
         Where.
     console : Console
-        Where it is said.
+        Where it is printed.
     """
     here = Path.cwd()
     source, target = paths.absolute(source, here), paths.absolute(to, here)

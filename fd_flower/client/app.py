@@ -94,7 +94,7 @@ class App(ClientApp):
         except StateError as error:
             return Error(STATE, str(error))
         except Exception as error:
-            # A client's failure is that client's alone, whatever it is; the server names it and goes on.
+            # A client's failure concerns that client alone; the server names it and continues.
             return Error(RAISED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
 
 

@@ -25,7 +25,7 @@ class Evaluations:
     Parameters
     ----------
     asked : ConfigRecord
-        What the message says: the evaluation points (``evaluate``), whether and on how much of everybody's test set
+        Of the message: the evaluation points (``evaluate``), whether and on how much of the global test set
         (``global``, ``test-limit``), and the point at which models are offered to ``run.keep`` (``keep``).
     memory : Memory
         The client's, in whose folder offered models lie.

@@ -8,7 +8,7 @@ from fd_flower.wire import Weights
 
 
 def evaluate_personal(message: Message, context: Context) -> Message:
-    """Evaluate the personal model as it is; for ``app.evaluate()``."""
+    """Evaluate the personal model, untrained; for ``app.evaluate()``."""
     turn = Turn.of(message, context)
     turn.evaluate("received")
     return reply(message, turn)

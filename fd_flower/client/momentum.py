@@ -1,4 +1,4 @@
-"""An optimizer that goes on from a client's turn to its next one."""
+"""An optimizer whose state is kept from a client's turn to its next one."""
 
 import torch
 from torch.nn import Module, Parameter

@@ -204,7 +204,7 @@ def read_settings(text: str) -> Settings:
 
 
 def check_header(header: ConfigRecord) -> None:
-    """Refuse what no server of ours sends: parts of it become paths and options here.
+    """Raise on a header that FD-Flower's server does not send: parts of it become paths and options here.
 
     Raises
     ------

@@ -92,7 +92,7 @@ def send(
 def measure(turn: Turn[Config], point: str) -> None:
     """Measure what predicts: the nearest prototype once there are prototypes, else the head.
 
-    On everybody's samples all classes count, whatever the client's own ones are.
+    On the global test set all classes count, whatever the client's own ones are.
     """
     received: Prototypes | None = turn.collected
     nearest = None if received is None else Nearest(feature_model(turn.model), received)

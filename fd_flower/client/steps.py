@@ -100,7 +100,7 @@ def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None
     if examples is None and "num-examples" not in metrics:
         if not turn.world.has_data:
             raise InvalidInputError(
-                f"the task has no data, so nobody knows how many samples client {turn.client} has: say it by "
+                f"the task has no data, so the number of samples of client {turn.client} is unknown: pass it with "
                 "reply(..., examples=n)"
             )
         examples = len(turn.data.test if turn.federated else turn.data.train)

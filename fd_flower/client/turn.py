@@ -54,7 +54,7 @@ class Turn(Generic[C]):
     round : int
         The round, counted from 1 over the whole run.
     config : ClientConfig
-        The method's client options; a loss that has a state is bound to them as it is in this turn.
+        The method's client options; a loss that has a state is bound to them in its state of this turn.
     server : Any
         The method's server options; their class is in its other half, which this one does not import.
     closing : bool
@@ -185,7 +185,7 @@ class Turn(Generic[C]):
 
     @property
     def personal(self) -> Module:
-        """The client's personal model, as it was at the end of its last turn; it is kept after this one."""
+        """The client's personal model at the end of its last turn; it is kept after this one."""
         if self._own is None:
             self._claim(not self._shared)
             own = {k.removeprefix("model/"): t for k, t in self._tensors.items() if k.startswith("model/")}
@@ -222,7 +222,7 @@ class Turn(Generic[C]):
         return self._module
 
     def peer(self, architecture: str, weights: Weights | None) -> Module:
-        """Return a second model beside the client's own, with these weights (None: the initial ones); it is not kept.
+        """Return a second model next to the client's own, with these weights (None: the initial ones); it is not kept.
 
         Parameters
         ----------
@@ -257,8 +257,8 @@ class Turn(Generic[C]):
         if not found and self.round > 1 and not self.world.hosted:
             log(
                 WARNING,
-                "client %s remembers nothing of this run (no file in %s): it takes part in round %s as a newcomer, "
-                "with first weights and without what it learned or received before",
+                "client %s has no saved state of this run (no file in %s): it takes part in round %s as a new client, "
+                "with initial weights and without what it learned or received before",
                 self.client,
                 self._memory.folder,
                 self.round,
@@ -278,7 +278,7 @@ class Turn(Generic[C]):
     def lr(self) -> float:
         """The round's learning rate: the server's, or the schedule's where the server sends none.
 
-        Where an app trains by itself, what the server sends is for its loop, and the schedule is that of distillation.
+        Where an app trains in its own loop, the server's values are for that loop, and the schedule is distillation's.
         """
         received = self._received.get("lr")
         if isinstance(received, int | float) and self.world.has_data:
@@ -315,7 +315,7 @@ class Turn(Generic[C]):
         model : Predictor | None
             A model, or a function that returns a model's log-probabilities [N, C] on samples; None: the turn's model.
         shared : Predictor | None
-            What speaks for the client on everybody's classes, where that is not the same.
+            The predictor for all classes, where that is not the same.
         others : Mapping[str, Predictor] | None
             What else to measure (heads, say), by name: accuracies alone.
         inference : Inference
@@ -393,7 +393,7 @@ class Turn(Generic[C]):
         for name, tensor in self._tensors.items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise RunError(
-                    f"this turn ended with {name} not finite, and the client goes on from its state before: "
+                    f"this turn ended with {name} not finite, and the client keeps its state from before it: "
                     "look at its samples, or lower client.lr"
                 )
         if self.closing:

@@ -10,8 +10,8 @@ from fd_flower.core.trees import laid, within
 def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     """Return the defaults of ``data`` and ``model`` that follow from what is chosen.
 
-    A list of sources is dealt out by source, rows with ``data.column`` by that column, questions and documents as their
-    kind says; the model of a user's own task is the task's.
+    A list of sources is partitioned by source, rows with ``data.column`` by it, questions and documents as their
+    kind says; a user's own task has its own model.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ class ClientConfig(Options):
     warmup: int = option(0, least=0)
     """Steps on private data before round one."""
     public_epochs: int = option(1, least=0)
-    """Passes over the round's public samples when learning from what the server says."""
+    """Passes over the round's public samples when distilling what the server sent."""
     public_steps: int | None = option(None, least=0)
     """Mini-batches instead; wins over `client.public_epochs`."""
     public_batch: int = option(64, least=1)
@@ -90,7 +90,7 @@ class ClientConfig(Options):
         return self.loss(student_logits, teacher_logprobs, labels, weight)
 
     def lr_at(self, round: int, rounds: int | None) -> float:
-        """Return the learning rate of a round, counted from 1, of so many; None: nobody knows of how many.
+        """Return the learning rate of a round, counted from 1, of so many; None: of an unknown number.
 
         Raises
         ------

@@ -51,7 +51,7 @@ class DataConfig(Options):
     own_test: bool = False
     """With `data.partition=column`: a client's test part is the test rows that have its value, not a cut of its own."""
     partition: str = one_of(*PARTITIONS, default="dirichlet")
-    """The rule by which rows are dealt out to clients, see docs/partitions.md: `iid`, `dirichlet`, `classes`, ... The
+    """The rule that assigns rows to clients, see docs/partitions.md: `iid`, `dirichlet`, `classes`, ... The
     default follows the data: `domain` of several sources, `iid` of questions and documents."""
     alpha: float = option(0.3, above=0)
     """Concentration over labels (over clusters with `embedding`, over sizes with `quantity`)."""
@@ -60,9 +60,9 @@ class DataConfig(Options):
     allocation: str = one_of("per_cluster", "per_client", default="per_cluster")
     """With `data.partition=embedding`: `per_cluster` (shares of each cluster) or `per_client` (the paper's code)."""
     ratio: float = option(0.5, above=0, most=1)
-    """With `data.partition=fedgen`: the share of a class's rows that are dealt out, at most."""
+    """With `data.partition=fedgen`: the maximum share of a class's rows that clients receive."""
     classes: int = option(2, least=1)
-    """With `data.partition=classes`: classes a client holds; with `overlap`: beside those that all hold."""
+    """With `data.partition=classes`: classes a client holds; with `overlap`: in addition to those that all hold."""
     shared: int = option(2, least=1)
     """With `data.partition=overlap`: classes that every client holds."""
     skew: float = option(100.0, least=0)

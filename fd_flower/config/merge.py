@@ -113,7 +113,13 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     else:
         task = str(tree.pop("task", ""))
         tree = laid(tree, {"run": {"out": resumed}})
-    return _settings(method, task, tree)
+    try:
+        return _settings(method, task, tree)
+    except InvalidInputError as error:
+        owner = registry.RECIPES_OF.get(recipe or method, recipe or method)
+        if owner == method or owner not in registry.names():
+            raise
+        raise InvalidInputError(f"{error}; the recipe '{recipe}' is of {owner}, not of {method}") from None
 
 
 def _value(word: str) -> str:

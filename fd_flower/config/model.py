@@ -18,7 +18,7 @@ class ModelConfig(Options):
     `package.module:Net`, a named group or a list, cycled over the clients. The default follows the data: `hashed` for
     questions and documents, of a task of your own what it makes, else by the shape of its rows `cnn` or `mlp`."""
     weights: str | None = None
-    """Published weights that torchvision's networks start from, `DEFAULT` or `IMAGENET1K_V1`; None: drawn anew."""
+    """Published weights that torchvision's networks start from, `DEFAULT` or `IMAGENET1K_V1`; None: random weights."""
     head: str | None = None
     """The last linear layer of a network of your own that has no `features(x)` and `head`, by its name in it: `fc`."""
     features: int | None = option(None, least=1)

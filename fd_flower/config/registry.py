@@ -191,5 +191,5 @@ def _recipe(name: str) -> Path | None:
         return None
     beside = Path(str(sys.modules[cls.__module__].__file__)).parent / cls.recipe
     if not beside.is_file():
-        raise InvalidInputError(f"{name} has no recipe {beside}; expected {cls.__name__}.recipe beside its module")
+        raise InvalidInputError(f"{name} has no recipe {beside}; expected {cls.__name__}.recipe next to its module")
     return beside

@@ -23,14 +23,16 @@ class RunConfig(Options):
     resume: str | None = None
     """The folder of a run to resume."""
     keep: str = one_of("none", "last", "best", default="last")
-    """The models that stay after the end: `last` as they were evaluated last, `best` at their best validation figure;
-    with either a run can go on after its end. `none`: no model and no client's memory."""
+    """The models that are kept after the run: `last` as evaluated last, `best` at their best validation figure;
+    with either a run can be continued after its end. `none`: no model and no client's memory."""
     device: str = "auto"
     """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
     precision: str = one_of("fp32", "bf16", default="fp32")
     """`fp32`, or `bf16` (autocast)."""
+    report: bool = True
+    """Whether the end of the run draws `curves.png` and `report.html`, which `fd-flower report` makes later, too."""
     track: str | None = None
-    """`tensorboard`, `wandb`, `mlflow`, or a `Callback` of yours (`package.module:Class`); commas between several."""
+    """`tensorboard`, `wandb`, `mlflow`, or your own `Callback` (`package.module:Class`); separate several by commas."""
 
     def __post_init__(self) -> None:
         """Check the values; of a device what stands before its number."""

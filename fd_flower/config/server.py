@@ -20,11 +20,11 @@ class ServerConfig(Options):
     fraction: float = option(1.0, above=0, most=1)
     """Share of the clients that a round asks."""
     min_replies: int = option(1, least=1)
-    """With this many replies the round goes on after `server.grace` seconds."""
+    """With this many replies the round ends after another `server.grace` seconds."""
     grace: float | None = option(None, least=0)
     """Seconds to wait for stragglers once `server.min_replies` have come; None: until `server.timeout`."""
     timeout: float = option(3600.0, above=0)
-    """Seconds after which a round goes on with the replies that have come."""
+    """Seconds after which a round ends with the replies that have arrived."""
     evaluate_every: int = option(1, least=0)
     """Measure after every n-th round, and always after the last; 0: after the last alone."""
     evaluate: str | None = None
@@ -36,7 +36,7 @@ class ServerConfig(Options):
     wait: float = option(120.0, above=0)
     """Give up when the nodes are not there after this many seconds."""
     allow: str | None = None
-    """YAML file client id -> public key: only that key's node speaks for the client. None: first come, while there."""
+    """YAML file client id -> public key: only the node with that key may use the id. None: the first node may."""
     max_reply_mb: float = option(512.0, above=0)
     """A client's reply of more than this is left out."""
     max_entry: float = option(1e6, above=0)
@@ -47,7 +47,7 @@ class ServerConfig(Options):
     """For `server.patience` a figure is better where it is more than this above the best before (accuracy: 0 to 1)."""
 
     def __post_init__(self) -> None:
-        """Check the values, each evaluation point by itself."""
+        """Check the values, each evaluation point on its own."""
         super().__post_init__()
         for point in self.evaluation_points or ():
             if point not in EVALUATION_POINTS:

@@ -45,7 +45,7 @@ def each(items: Iterable[T], count: int) -> Iterator[T]:
     """Yield the items of a loop of training, of which there are ``count``; inside ``short`` the first few.
 
     What the others would have taken is the mean of those that were taken, without the first, which is slower than all.
-    A loop that ends by itself counts with what it took.
+    A loop that ends on its own counts with what it took.
     """
     budget = _budget.get()
     if budget is None or count <= budget.steps:

@@ -1,4 +1,4 @@
-"""Classes go by their names: where two labeled sets meet, other orders are mapped and other names are refused."""
+"""Classes are compared by name: between two labeled sets, other orders are mapped and other names raise an error."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

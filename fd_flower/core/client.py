@@ -34,7 +34,7 @@ class Client:
     features : int
         Its feature size F; 0 for a model without features and head.
     classes : int
-        Number of classes C; 0 for a plain ClientApp, of whom nothing is known.
+        Number of classes C; 0 for a plain ClientApp, which sends no description.
     counts : tuple[int, ...]
         Training samples of each class [C]; () where it does not say, since its app keeps them to itself.
     examples : int
@@ -54,7 +54,7 @@ class Client:
     sizes : tuple[int, ...]
         Its samples for training, validation and test; () where it does not say.
     checksum : str
-        Checksum of a hosted client's samples; "" of a device, which tells nobody.
+        Checksum of a hosted client's samples; "" for a device, which sends none.
     """
 
     id: str
@@ -75,12 +75,12 @@ class Client:
 
     @property
     def node_id(self) -> int:
-        """The node id under which strategies, ours and Flower's, see the client."""
+        """The node id by which strategies of FD-Flower and Flower address the client."""
         return self.number + 1
 
     @property
     def own_loop(self) -> bool:
-        """Whether its app trains and evaluates by itself, on samples of which it says nothing."""
+        """Whether its app trains and evaluates in its own loop, on samples that it does not describe."""
         return bool(self.task) and not (self.counts or self.examples)
 
     @property
@@ -89,7 +89,7 @@ class Client:
         return self.sizes[1] if self.sizes else None
 
     def called(self, class_names: Sequence[str]) -> "Client":
-        """Return the client as it counts once it has the run's order of classes; as it is where it has others."""
+        """Return the client as it counts once it has the run's order of classes; unchanged where it has others."""
         if sorted(self.labels) != sorted(class_names) or len(self.counts) != len(class_names):
             return self
         counts = dict(zip(self.labels, self.counts, strict=True))
@@ -106,7 +106,7 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 
 MOST = 10**12
-"""Larger numbers in an answer are nobody's samples or classes."""
+"""Larger numbers of samples or classes in an answer are rejected."""
 
 LONGEST = 1000
 """Characters of a text in an answer, at most."""
@@ -195,7 +195,7 @@ NAME = "a name of 1 to 100 printable characters"
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can be a client's id, which names a file and stands in lines."""
+    """Whether a text can be a client's id, which is part of file names and result lines."""
     return 0 < len(text) <= 100 and text.isprintable() and len(folder_name(text).encode()) <= 255
 
 

@@ -9,11 +9,11 @@ class InvalidInputError(ValueError):
 
 
 class RunError(RuntimeError):
-    """The run was asked for correctly and could not go on."""
+    """The run was asked for correctly and could not continue."""
 
 
 class StateError(RunError):
-    """A simulated client's memory is not what it was, so the run cannot go on."""
+    """A simulated client's memory is not what it was, so the run cannot continue."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

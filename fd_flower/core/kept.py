@@ -15,7 +15,7 @@ from fd_flower.core.storage import flush, reason, save
 NAME = re.compile(r"evaluated-(\d+)(-closing)?\.safetensors")
 ABOUT = "about"
 MODEL = "model.safetensors"
-"""What a device keeps of its client, beside the memory."""
+"""What a device keeps of its client, next to the memory."""
 
 When = tuple[int, bool]
 """A round, and whether it is the closing message after it."""
@@ -31,13 +31,13 @@ def offer(
 
 
 def offered(folder: Path) -> dict[When, Path]:
-    """Return the models of a folder that nobody has decided about."""
+    """Return the models of a folder that the server has not decided about."""
     found = ((NAME.fullmatch(path.name), path) for path in folder.glob("evaluated-*.safetensors"))
     return {(int(match[1]), match[2] is not None): path for match, path in found if match}
 
 
 def take(folder: Path, when: When | None, into: Path, *, lasting: bool = False) -> None:
-    """Put the model of this evaluation in the place of the one kept so far, atomically, and drop all others."""
+    """Replace the kept model by that of this evaluation, atomically, and delete all others."""
     found = offered(folder)
     if when in found:
         into.parent.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,7 @@ def take_alone(folder: Path, rule: str) -> None:
     if rule == "best" and (folder / MODEL).is_file():
         kept, new = read_about(folder / MODEL), read_about(found[max(found)])
         before, now = (about["figures"].get("validation") for about in (kept, new))
-        # A model of this round or a later one is of a round that is played again.
+        # A model of this round or a later one is of a round that is repeated.
         if before is not None and now is not None and now <= before and when(kept) < max(found):
             newest = None
     take(folder, newest, folder / MODEL, lasting=True)

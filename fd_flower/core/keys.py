@@ -1,4 +1,4 @@
-"""Which node may speak for which client: the allow-list, client id -> public key (``server.allow``)."""
+"""Which node may use the id of which client: the allow-list, client id -> public key (``server.allow``)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,7 +79,7 @@ def keys_of(grid: Grid) -> dict[int, bytes]:
 
 
 def refusal(client: str, node: int, allow: Mapping[str, bytes], keys: Mapping[int, bytes]) -> str:
-    """Return why a node may not speak for a client; "" where it may."""
+    """Return why a node may not use the id of a client; "" where it may."""
     if client not in allow:
         return f"client id '{client}' is not in server.allow"
     if keys.get(node) != allow[client]:

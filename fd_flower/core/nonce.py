@@ -1,4 +1,4 @@
-"""A nonce in a simulation's state folder, by which whoever plays a client knows that it sees the server's disk."""
+"""A nonce in a simulation's state folder: a process that simulates clients checks that it sees the server's disk."""
 
 import secrets
 import socket
@@ -44,7 +44,7 @@ def _unlink(folder: Path) -> None:
 
 
 def need(state: Path, run_key: str, nonce: str) -> None:
-    """Refuse to play clients where the nonce is not: their memory would not be theirs.
+    """Raise where the nonce is missing: clients' memory would not be found there.
 
     Raises
     ------

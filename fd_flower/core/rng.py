@@ -30,7 +30,7 @@ def numpy_rng(*words: str | int) -> np.random.Generator:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators inside (dropout and new layers draw from them), and leave them as they were.
+    """Seed the global generators inside (dropout and new layers draw from them), and leave them unchanged.
 
     ``torch.manual_seed`` costs 2 ms where CUDA is built in and not in use, since it keeps a stack trace for later.
     """

@@ -34,7 +34,7 @@ class _Featured(Protocol):
 
 @dataclass(frozen=True)
 class Read:
-    """Inputs [N, ...], labels [N] int64 or None, and the classes' names, () where nobody says them."""
+    """Inputs [N, ...], labels [N] int64 or None, and the classes' names, () if not given."""
 
     x: Tensor
     y: Tensor | None
@@ -42,7 +42,7 @@ class Read:
 
 
 def checked(x: Tensor, y: Tensor | None) -> Read:
-    """Return tensors as the core has them; pairs to retrieve by [N, 2] stay as they are."""
+    """Return tensors as the core has them; pairs to retrieve by [N, 2] stay unchanged."""
     if y is not None and (y.dtype != torch.int64 or y.shape[1:] == (1,)):
         y = torch.tensor(_numbers(labels_of(y, "the data set")), device=y.device)
     return Read(x.float() if x.dtype == torch.float64 else x, y, ())

@@ -22,16 +22,16 @@ class Samples:
     ----------
     x : Tensor
         Inputs [N, ...]. Images of bytes [N, channels, height, width] are brought to [-1, 1] batch by batch, in
-        channels_last memory, so that all processes can share one memory-mapped copy. Other inputs stay as they are:
+        channels_last memory, so that all processes can share one memory-mapped copy. Other inputs stay unchanged:
         a user's model may ask for contiguous ones (``x.view(...)`` behind a convolution does).
     y : Tensor | None
         Class labels [N], int64; None for unlabeled samples. Of pairs to retrieve by: their numbers [N, 2].
     index : Tensor | None
         The rows of ``x`` and ``y`` that these samples are, int64; None means all of them.
     transform : Transform | None
-        What each sample goes through, as it is in ``x``, whenever it is trained on; never in an evaluation.
+        Applied to each sample, in the form of ``x``, whenever it is trained on; never in an evaluation.
     classes : tuple[str, ...]
-        The classes' names in the order of their numbers; () where nobody has said them. Sets that meet in a run are
+        The classes' names in the order of their numbers; () if they have no names. Sets that are used in one run are
         compared by these.
     """
 
@@ -60,7 +60,7 @@ class Samples:
             x = transformed(self.transform, x, draws)
         if x.dtype == torch.uint8:
             # One memory format everywhere, since another changes the last bits of a convolution. `contiguous` would
-            # leave the strides of gray images as they are, and convolutions on them a fifth slower.
+            # leave the strides of gray images unchanged, and convolutions on them a fifth slower.
             memory = torch.channels_last if x.dim() == 4 else torch.contiguous_format
             x = torch.empty(x.shape, device=x.device, memory_format=memory).copy_(x).div_(127.5).sub_(1.0)
         return x, None if self.y is None else self.y[rows]

@@ -104,14 +104,16 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
         if key not in usual:
             raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, usual)}")
         if type(value) is type(usual[key]) and value == usual[key]:
-            continue  # as it is already; an update takes a tenth of a millisecond, and a run has a hundred options
+            continue  # unchanged; an update takes a tenth of a millisecond, and a run has a hundred options
         check_plain({key: value}, name)
         if refused := _unlike(hints[key], value):  # before OmegaConf makes text of a number, and true of 2
             raise InvalidInputError(f"{name}.{key} is {value!r}{refused}")
         try:
             OmegaConf.update(node, key, value)
         except (OmegaConfBaseException, TypeError) as error:  # a list where a mapping is expected is a TypeError
-            raise InvalidInputError(f"{name}.{key} is {value!r}: {first_line(error)}") from None
+            rule = _rule(own, key)
+            refused = (rule and rule(value)) or _expected(hints[key]) or f": {first_line(error)}"
+            raise InvalidInputError(f"{name}.{key} is {value!r}{refused}") from None
     chosen = plain(node, name)
     check(cls, name, chosen)
     return cls(**chosen)
@@ -138,7 +140,7 @@ def _hints(cls: type) -> Mapping[str, Any]:
 
 class _Rule(Protocol):
     def __call__(self, value: Any) -> str:
-        """Return why a value is refused: the end of a line that begins with it; "" where it is not."""
+        """Return why a value is invalid: the end of a line that begins with it; "" for a valid one."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,15 @@ def _unlike(hint: Any, value: Any) -> str:
     if kind is bool and not isinstance(value, str) and value not in (0, 1):
         return "; expected true or false"
     return ""
+
+
+def _expected(hint: Any) -> str:
+    """Return what a field without a range expects, as a rule does; "" where that is no plain value."""
+    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    kinds = [part for part in get_args(hint) if part is not NoneType] if _is_union(hint) else [hint]
+    if not all(kind in words for kind in kinds):
+        return ""
+    return f"; expected {' or '.join(words[kind] for kind in kinds)}{' or null' if _is_union(hint) else ''}"
 
 
 def _is_union(hint: Any) -> bool:

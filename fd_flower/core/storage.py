@@ -33,7 +33,7 @@ def folder_name(client: str) -> str:
 class Memory:
     """The files ``<folder>/<round>-<exchange>.safetensors`` of one client in one run.
 
-    A turn reads the newest file of an earlier turn and keeps its own beside it, so a round that is played again
+    A turn reads the newest file of an earlier turn and keeps its own next to it, so a round that is repeated
     after a crash starts from what it started from the first time.
 
     Parameters
@@ -45,8 +45,8 @@ class Memory:
     client : str
         The client's id.
     lasting : bool
-        What is written outlives a loss of power, too: a device's. Such a client may lose its memory and go on as a
-        newcomer, a simulated one may not.
+        What is written outlives a loss of power, too: a device's. Such a client may lose its memory and continue as a
+        new client, a simulated one may not.
     expected : Position | None
         The turn that the server knows the client to remember.
     """
@@ -60,9 +60,9 @@ class Memory:
         self.folder = state / run_key / folder_name(client)
 
     def read(self, position: Position | None) -> dict[str, Tensor]:
-        """Return the newest tensors from before ``position`` (round, place of the exchange); empty for a newcomer.
+        """Return the newest tensors from before ``position`` (round, place of the exchange); empty for a new client.
 
-        With ``position=None`` the newest of all. They are mapped from disk; writing to them leaves the file as it is.
+        With ``position=None`` the newest of all. They are mapped from disk; writing to them leaves the file unchanged.
 
         Raises
         ------
@@ -75,7 +75,7 @@ class Memory:
         if self.expected is not None and earlier[-1:] < [self.expected]:
             raise StateError(
                 f"client {self.client} has lost its memory of round {self.expected[0]}: {socket.gethostname()} has no "
-                f"{self._path(self.expected)}; put it back, or begin the run anew"
+                f"{self._path(self.expected)}; put it back, or start the run again"
             )
         return self._load(earlier[-1]) if earlier else {}
 
@@ -85,9 +85,9 @@ class Memory:
             return load(path)[0]
         except InvalidInputError as error:
             if self.lasting:
-                raise InvalidInputError(f"the memory {error}; delete it to start as a newcomer") from None
+                raise InvalidInputError(f"the memory {error}; delete it to start as a new client") from None
             raise StateError(
-                f"the memory of client {self.client}, {error}; put it back, or begin the run anew"
+                f"the memory of client {self.client}, {error}; put it back, or start the run again"
             ) from None
 
     def write(self, position: Position, tensors: Mapping[str, Tensor]) -> None:
@@ -169,7 +169,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _checksum(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """Return the CRC-32 of tensors and words, with all that is said of them; it is for accidents, not for attackers."""
+    """Return the CRC-32 of tensors, types, shapes and metadata; it detects accidents, not attackers."""
     names = sorted(tensors)
     head = [sorted(about.items()), [(name, str(tensors[name].dtype), list(tensors[name].shape)) for name in names]]
     value = zlib.crc32(json.dumps(head).encode())

@@ -15,10 +15,10 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def transformed(transform: Transform, x: Tensor, seed: int) -> Tensor:
-    """Return samples [B, ...], each transformed by itself: on a batch torchvision's transforms draw once for all.
+    """Return samples [B, ...], each transformed on its own: on a batch torchvision's transforms draw once for all.
 
     What they draw, from the global generators of PyTorch, numpy and Python, is a function of the seed alone, and
-    leaves these generators as they were.
+    leaves these generators unchanged.
 
     Raises
     ------

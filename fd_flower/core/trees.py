@@ -16,7 +16,7 @@ LONGEST = 255
 """Bytes of a file's name, which most text may be."""
 
 REFERENCE = "${"
-"""What it takes for the start of a reference: to another key, or to a variable of whoever reads it."""
+"""What it takes for the start of a reference: to another key, or to an environment variable."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
 
 
 def reads_back(text: str) -> bool:
-    """Whether words read this text as it is, and not as a number, true or nothing."""
+    """Whether words read this text unchanged, and not as a number, true or nothing."""
     try:
         return read_words([f"x={text}"])["x"] == text
     except InvalidInputError:
@@ -58,7 +58,7 @@ def reads_back(text: str) -> bool:
 
 
 def plain(node: Any, where: str) -> dict[str, Any]:
-    """Return what OmegaConf read as plain values; references stay as they are written.
+    """Return what OmegaConf read as plain values; references are kept as text.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def check_plain(values: Mapping[str, Any], where: str = "") -> None:
 
 
 def _unfit(value: Any) -> str:
-    """Return why a value, or one in a list, is refused in any field, as a rule does."""
+    """Return why a value, or one in a list, is invalid in any field, as a rule does."""
     for leaf in _leaves(value):
         if leaf == MISSING:
             return "; expected a value"

@@ -20,6 +20,19 @@ def versions() -> dict[str, str]:
 
 
 @lru_cache
+def arithmetic() -> dict[str, str]:
+    """Return what the last bits of a figure depend on: where these are the same, so is every sum."""
+    import torch  # whoever asks for versions alone does without it
+
+    return {
+        "torch": version("torch"),
+        "machine": platform.machine(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+    }
+
+
+@lru_cache
 def sources() -> str:
     """Return the SHA-256 of every Python file of the package and its two rooms, wherever they lie."""
     rooms = {room: import_module(f"fd_flower.{room}").__path__[0] for room in ("strategies", "client_apps")}

@@ -49,7 +49,7 @@ class ArrowSet(ABC):
         return self.held()[self._names()[split]]
 
     def _names(self) -> dict[str, str]:
-        """Return split -> what the set calls it; its own `train` wins over a `training` beside it."""
+        """Return split -> what the set calls it; its own `train` wins over a `training` next to it."""
         return {split_of(name) or name: name for name in sorted(self.held(), key=lambda name: name in SPLITS)}
 
 
@@ -77,7 +77,7 @@ def _opened(path: Path, times: tuple[int, ...]) -> "dict[str, Dataset]":
 
     try:
         found = datasets.load_from_disk(str(path))
-    except Exception as error:  # whatever is wrong with the files, they have to be written anew
+    except Exception as error:  # whatever is wrong with the files, they have to be written again
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(f"{path} cannot be read as what save_to_disk wrote ({reason}): save it again") from None
     return dict(found) if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}

@@ -17,7 +17,7 @@ def root() -> Path:
 
 
 def stored(kind: str, key: Sequence[object], make: Callable[[Path], None]) -> Path:
-    """Return the folder that ``make`` filled for this key; call it where nobody has yet.
+    """Return the folder that ``make`` filled for this key; call it if it was not filled before.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ class Federation:
 
     @cached_property
     def clusters(self) -> np.ndarray:
-        """The cluster of each dealt row, int64: ``data.clusters`` of what ``data.encoder`` sees of it."""
+        """The cluster of each distributed row, int64: ``data.clusters`` of the features of ``data.encoder``."""
         return clustered(Samples(self.base.x, None, torch.from_numpy(self.dealt)), self.config, self.seed)
 
     def data(self, client: str) -> Data:
@@ -200,7 +200,7 @@ def _whose_test(source: str, data: DataConfig) -> np.ndarray:
 
 
 def _groups(dealt: Federation, origin: np.ndarray) -> np.ndarray | None:
-    """Return what the partition goes by beside labels [dealt rows], given the number of each row's source."""
+    """Return what the partition uses in addition to labels [distributed rows], given each row's source."""
     if dealt.config.partition == "embedding":
         return dealt.clusters
     groups = {"column": dealt.base.groups, "domain": origin}.get(dealt.config.partition)

@@ -136,7 +136,7 @@ def _draw_field(axes: "Axes", counts: Tensor, names: list[str]) -> "AxesImage":
     """Draw how many rows of each kind each client has [clients, kinds] as colors, and as numbers where they fit."""
     from matplotlib.colors import PowerNorm
 
-    # The square root keeps small counts visible beside large ones; a kind that a client lacks stays white.
+    # The square root keeps small counts visible next to large ones; a kind that a client lacks stays white.
     shown = np.ma.masked_equal(counts.T.numpy(), 0)
     norm = PowerNorm(0.5, vmin=0, vmax=counts.max().item())
     image = axes.imshow(shown, aspect="auto", cmap="YlGnBu", norm=norm, interpolation="nearest")

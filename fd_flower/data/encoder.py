@@ -55,8 +55,8 @@ def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
     data : DataConfig
         Its ``encoder`` names what sees; its ``source`` is what no encoder may be trained on.
     public : Samples
-        The public samples: the mean and deviation of their features standardize everybody's, so that all clients
-        share one scale and nobody's samples give it away. Pixels stay in the models' scale, [-1, 1]. Their own
+        The public samples: the mean and deviation of their features standardize those of all clients, so that they
+        share one scale and no client's samples give it away. Pixels stay in the models' scale, [-1, 1]. Their own
         features are made here, once.
 
     Raises

@@ -21,7 +21,7 @@ class ClassFolders:
     """``<class>/<image>``, or ``train/<class>/<image>`` and ``test/<class>/<image>`` in the hub's spellings.
 
     A folder without an image is a class, too: a device that lacks a class has an empty folder for it, so that classes
-    have the same numbers on every device. A class folder holds images alone: what else is found is refused and named.
+    have the same numbers on every device. A class folder holds images alone: any other file raises an error.
     """
 
     path: Path
@@ -80,7 +80,7 @@ def _splits(folder: Path) -> Mapping[str, Path]:
             found[split] = path
     if found and (others := [path for path in inner if path not in found.values() and entries(path)]):
         raise InvalidInputError(
-            f"{folder} holds {_named(found.values())} with folders in them beside {_named(others)} with "
+            f"{folder} holds {_named(found.values())} with folders in them next to {_named(others)} with "
             f"{_held(others[0])}: expected class folders, or train/ and test/ that hold class folders"
         )
     return found
@@ -91,7 +91,9 @@ def _images(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
     here = entries(folder)
     classes = [path for path in here if path.is_dir()]
     if beside := [path for path in here if path.is_file() and path.suffix.lower() in IMAGES]:
-        raise InvalidInputError(f"{folder} holds {endings(beside)} beside its class folders: move them into them")
+        raise InvalidInputError(
+            f"{folder} holds {endings(beside)} next to its class folders: move them into the class folders"
+        )
     files: list[tuple[Path, int]] = []
     unread: list[Path] = []
     nested: list[Path] = []
@@ -107,7 +109,7 @@ def _images(folder: Path) -> tuple[tuple[str, ...], list[tuple[Path, int]]]:
         raise InvalidInputError(_above_classes(folder, classes, nested))
     if unread:
         raise InvalidInputError(
-            f"{folder} holds {len(unread)} files that are not read as images beside {len(files)} that are: "
+            f"{folder} holds {len(unread)} files that are not read as images next to {len(files)} that are: "
             f"{endings(unread)} (like {unread[0]}); convert them or move them away (read are {', '.join(IMAGES)})"
         )
     if not files:

@@ -1,7 +1,7 @@
 """Data sets as HtFLlib and PFLlib write them, as Parquet: ``train/<client>.npz`` and ``test/<client>.npz``.
 
 Such a file holds a pickled ``{"x": ..., "y": ...}``, and unpickling runs whatever the file's author put into it. So it
-is read with nothing but what numpy's arrays are made of, whatever else it names is refused, and that in a process of
+is read with nothing but what numpy's arrays are made of, anything else raises an error, and this in a process of
 its own (``fd_flower.data.npz``), which hands arrays over as plain numbers. ``data.source`` reads no such file.
 """
 
@@ -188,7 +188,7 @@ def _write(
 
 
 def _lists(x: np.ndarray) -> "Features":
-    """Return the type of a column of arrays: lists in lists, as deep as they are."""
+    """Return the type of a column of arrays: nested lists of the arrays' depth."""
     from datasets import Sequence, Value
 
     kind: Any = Value(str(x.dtype))

@@ -33,7 +33,7 @@ class Images:
     Attributes
     ----------
     x : Tensor
-        Images [N, channels, height, width], uint8, memory-mapped; of a user's own rows any inputs [N, ...].
+        Images [N, channels, height, width], uint8, memory-mapped; of a user's rows any inputs [N, ...].
     y : Tensor | None
         Labels [N], int64; None without a label column.
     class_names : tuple[str, ...]
@@ -113,7 +113,7 @@ def read(
     column : str | None
         The column to return as ``groups``.
     own : bool
-        The columns and classes that ``data`` names must be there. False for a set that stands beside the private one
+        The columns and classes that ``data`` names must be there. False for a set in addition to the private one
         (public, test): there columns are used if present and otherwise found by type, and classes are the set's own.
 
     Raises
@@ -155,7 +155,7 @@ class _Wanted:
 
 @lru_cache
 def _load(folder: Path) -> Images:
-    """Map what ``_decode`` wrote. Copy-on-write: nobody can change the file through a tensor."""
+    """Map what ``_decode`` wrote. Copy-on-write: no one can change the file through a tensor."""
     columns = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
     classes = json.loads((folder / "classes.json").read_text())
     return Images(

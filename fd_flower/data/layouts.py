@@ -145,7 +145,7 @@ def _of_tables(paths: Sequence[Path]) -> str:
         )
     target = f"{first.parent}-images"
     return (
-        f"{first} is not read as it is; give {target}, which this makes in the folder where the paths start: "
+        f"{first} cannot be read directly; give {target}, which this makes in the folder where the paths start: "
         f'python -c "from datasets import Image, load_dataset; {load}'
         f".cast_column('{column or '<column of paths>'}', Image()).save_to_disk('{target}')\""
     )

@@ -44,7 +44,7 @@ class _Table(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """A user's rows, which are read when they are dealt out, and once.
+    """A user's rows, which are read once, when they are distributed.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Public samples: known to every client and the server, in the same order, and in nobody's private data."""
+"""Public samples: known to every client and the server, in the same order, and in no client's private data."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -58,7 +58,7 @@ def held_out(base: Images, rows: np.ndarray, data: DataConfig, seed: int) -> tup
 
 
 def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: tuple[str, ...]) -> Public:
-    """Return public samples that are nobody's rows: another set's training rows, `noise` or `none`.
+    """Return public samples that are no client's rows: another set's training rows, `noise` or `none`.
 
     The same on every machine that has the same set, so a device can make its own.
 
@@ -71,7 +71,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     shape : tuple[int, ...]
         (channels, height, width) that images are brought to.
     class_names : tuple[str, ...]
-        The private classes: the samples are labeled if theirs have the same names, in any order.
+        The private classes: the samples are labeled if their classes have the same names, in any order.
 
     Raises
     ------

@@ -38,7 +38,7 @@ class Source(Protocol):
         """Return the number of rows."""
 
     def tables(self, split: str, columns: list[str]) -> "Iterator[pa.Table | pa.RecordBatch]":
-        """Yield the rows of these columns as they are stored: images are still encoded."""
+        """Yield the rows of these columns in their stored form: images are still encoded."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Folder:
             for name, names in classes.items():
                 if getattr(differing.get(name), "names", names) != names:
                     raise InvalidInputError(
-                        f"{other} has other classes in '{name}', or in another order, than {first}: write them anew"
+                        f"{other} has other classes in '{name}', or in another order, than {first}: write them again"
                     )
         return Features(found)
 

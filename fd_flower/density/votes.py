@@ -78,7 +78,7 @@ def vote(
     learned, held_out = order.tensor_split([min(max(fitted, 1), len(own) - 1)])
     estimator = fit(own[learned], labels[learned])
     threshold = estimator.score(own[held_out]).quantile(1 - accepted)
-    # Strictly above: where a kernel underflows, all scores are 0, and nobody's sample should pass for one's own.
+    # Strictly above: where a kernel underflows, all scores are 0, and no sample should count as the client's own.
     sent = estimator.score(public) > threshold
     if not bool(sent.any()):
         log(WARNING, "%s votes on no public sample: none scores above %.3g", who, threshold)

@@ -2,7 +2,7 @@
 
 A rule takes a stack of log-probabilities [U, N, C] (U voters, N samples, C classes), a mask [U, N] of who voted on
 which sample, and how much each vote counts (weight [U] or [U, N], None: equally; the mean of probabilities also takes
-weights by class). It gives log-probabilities [N, C] and validity [N]. A sample that nobody voted for, or with weight 0
+weights by class). It gives log-probabilities [N, C] and validity [N]. A sample without votes, or with weight 0
 alone, is not valid and its row is uniform.
 A voter's rows on samples that the mask leaves out are never looked at.
 

@@ -50,7 +50,7 @@ def is_rule(value: object) -> bool:
 def shared_out(logprobs: Tensor, mask: Tensor, weight: Tensor | None, *, classwise: bool = False) -> Tensor:
     """Return each vote's share of its sample, float64 [U, N], or [U, N, C] for weights by class.
 
-    The shares of a sample (and class) add up to 1, or are all 0 where nobody's vote counts. They are taken in float64
+    The shares of a sample (and class) add up to 1, or are all 0 where no vote counts. They are taken in float64
     so that equal weights of any size give, rounded to float32, the very shares that no weights give.
 
     Parameters

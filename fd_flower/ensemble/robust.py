@@ -1,6 +1,6 @@
 """Rules that a few voters cannot pull where they want, in probability space.
 
-With fewer than three voters on a sample nobody can be outvoted, so there each of these rules is the mean of
+With fewer than three voters on a sample no one can be outvoted, so there each of these rules is the mean of
 probabilities; ``few_voters`` says where.
 """
 
@@ -109,7 +109,7 @@ def rank_vote(logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> t
     """Give a voter's last class one point, the next two, and so on up to C, and normalize the points (Borda's count).
 
     Ties share their points. How sure a voter is does not matter, so the result is flat, 2 / (C + 1) for a class that
-    everybody puts first: as a teacher it needs sharpening.
+    all clients rank first: as a teacher it needs sharpening.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What makes an ensembled prediction surer than its voters were together."""
+"""Sharpening: makes an ensembled prediction more confident than the mean of its voters."""
 
 import math
 
@@ -12,7 +12,7 @@ def entropy_reduction(logprobs: Tensor, temperature: float = 0.1) -> Tensor:
     """Return the softmax of the *probabilities* over the temperature, as log-probabilities (DS-FL's ERA).
 
     ``softmax(p / T)``, Itahara et al. 2020 (arXiv 2008.06180). Since a probability is at most 1, no class falls below
-    ``exp(-1 / T)`` of the likeliest; and T = 0.1 sharpens what is unsure and flattens what was surer than that.
+    ``exp(-1 / T)`` of the likeliest; T = 0.1 sharpens what is unsure and flattens what was more confident than that.
 
     Parameters
     ----------

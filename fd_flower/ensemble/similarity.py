@@ -26,7 +26,7 @@ def distribution_divergence(logprobs: Tensor, mask: Tensor, smoothing: float = S
     logprobs : Tensor
         [U, N, C]
     mask : Tensor
-        Who voted on which sample, bool [U, N]. Somebody without a vote is infinitely far from everybody else.
+        Who voted on which sample, bool [U, N]. A voter without a vote is infinitely far from all others.
     smoothing : float
         The least probability.
     """
@@ -61,8 +61,8 @@ def sample_divergence(logprobs: Tensor, mask: Tensor, smoothing: float = SMOOTHI
 def over_median(divergence: Tensor) -> Tensor:
     """Divide divergences [U, U] by their median over all pairs that differ, so that no scale is left: [U, U].
 
-    Pairs at distance 0, as everybody is from itself, and infinite ones do not count; without any other they stay as
-    they are.
+    Pairs at distance 0, such as a client and itself, and infinite ones do not count; without other pairs they are
+    kept.
     """
     apart = divergence[(divergence > 0) & ~divergence.isinf()]
     return divergence / float(np.median(apart.cpu().numpy())) if len(apart) else divergence
@@ -107,5 +107,5 @@ def _smoothed(probs: Tensor, least: float) -> Tensor:
 
 
 def _exact(divergence: Tensor) -> Tensor:
-    """Return divergences without the rounding: none below 0, and nobody apart from itself."""
+    """Return divergences without the rounding: none below 0, and 0 from a voter to itself."""
     return divergence.clamp(min=0).fill_diagonal_(0)

@@ -27,6 +27,6 @@ def without_worst(accuracy: Tensor, classes: int) -> Tensor:
 
 
 def by_accuracy(accuracy: Tensor, classes: int) -> Tensor:
-    """Return each teacher's weight [U]: its accuracy, 0 near chance; equal weights where nobody is ever right."""
+    """Return each teacher's weight [U]: its accuracy, 0 near chance; equal weights where no teacher is ever right."""
     weight = accuracy.double() * better_than_chance(accuracy, classes)
     return weight if bool(weight.any()) else torch.ones_like(weight)

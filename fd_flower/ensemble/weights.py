@@ -24,7 +24,7 @@ def entropy(logprobs: Tensor) -> Tensor:
 
 
 def examples(counts: Sequence[int]) -> Tensor:
-    """Return each voter's number of training samples ``n_u`` [U]; 1 for everybody if nobody has any."""
+    """Return each voter's number of training samples ``n_u`` [U]; 1 for all clients if no client has any."""
     weight = torch.tensor(counts, dtype=torch.float64)
     return weight if bool(weight.any()) else torch.ones_like(weight)
 
@@ -40,8 +40,8 @@ def label_count(counts: Tensor) -> Tensor:
 def prior_softmax(accuracy: Tensor, temperature: float = 5.0) -> Tensor:
     """Return a committee's weights [U], ``softmax(a_u / T)`` over the voters, of accuracies *in percent* [U].
 
-    CV-DD's committee voting (its code: T 5 where it makes images, 10 where it labels them). Whoever reports the
-    accuracy is trusted: not a robust weight.
+    CV-DD's committee voting (its code: T 5 where it makes images, 10 where it labels them). Reported
+    accuracies are trusted, so this weight is not robust.
 
     Raises
     ------

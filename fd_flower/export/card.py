@@ -1,4 +1,4 @@
-"""What stands beside an exported model: its labels and preprocessing, and a model card."""
+"""Files next to an exported model: its labels and preprocessing, and a model card."""
 
 import json
 from collections.abc import Mapping

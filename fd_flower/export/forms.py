@@ -39,7 +39,7 @@ def load(source: str | Path, client: str | None = None, *, network: Module | Non
     client : str | None
         Whose: a client's id, or ``server``; None: the only one.
     network : Module | None
-        A network of yours to put the weights into, where the run does not say how to build it.
+        Your own network for the weights, where the run does not record how to build it.
 
     Returns
     -------
@@ -106,7 +106,7 @@ def _weights(model: KeptModel | KeptRetriever) -> dict[str, Tensor]:
 
 @contextmanager
 def _draft(to: Path) -> Iterator[Path]:
-    """Give a path beside another that takes its place once it is whole."""
+    """Give a path next to another that takes its place once it is whole."""
     draft = to.with_name(f".{os.getpid()}{to.suffix}")
     try:
         yield draft

@@ -43,7 +43,7 @@ class KeptModel(nn.Module):
     module : Module
         The network itself: one of the zoo has ``features(x)`` and a ``head``.
     classes : tuple[str, ...]
-        The classes' names in the order of the logits; () where nobody has named them.
+        The classes' names in the order of the logits; () if they have no names.
     shape : tuple[int, ...]
         Of one input; of an image (channels, height, width).
     takes_images : bool

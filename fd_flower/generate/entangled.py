@@ -1,6 +1,6 @@
 """One representation of all of a client's samples: FedRE's entanglement (Yao et al. 2025, arXiv 2511.22265).
 
-A rule has three letters. The first says how parts are weighted: `R` anew at random, `V` (vanilla) all the same. The
+A rule has three letters. The first sets the weights: `R` drawn at random each time, `V` (vanilla) all the same. The
 second says which parts: `A` all of them, `S` one that is drawn a class. The third says what a part is: `P` the mean of
 a class (its prototype), `R` a single representation. The official code has `rap` alone; the paper's text was not at
 hand, so the other rules are what their letters can mean, in our reading.

@@ -13,7 +13,7 @@ def logits_of(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def shares(counts: Tensor) -> Tensor:
-    """Return each client's share of the samples of a class [K, C], of counts [K, C]; 0 of a class that nobody has."""
+    """Return each client's share of the samples of a class [K, C], of counts [K, C]; 0 for a class without samples."""
     counts = counts.float()
     return counts / counts.sum(0).clamp_min(1.0)
 

@@ -113,7 +113,7 @@ def groups() -> tuple[str, ...]:
 
 
 def default(shape: Shape) -> str:
-    """Return the architecture that suits inputs of a shape where nobody names one: images, or anything else."""
+    """Return the architecture that suits inputs of a shape if none is given: images, or anything else."""
     return "cnn" if len(shape) == 3 and shape[0] in (1, 3) and min(shape[1:]) >= SMALLEST else "mlp"
 
 
@@ -204,7 +204,7 @@ def build(
     name = _canonical(name)
     if classes < 1 or (features is not None and features < 1):
         raise InvalidInputError(f"a model of {classes} classes and {features} features; expected at least 1 of each")
-    # Layers draw from the CPU's global generator: lend them one of ours. `torch.manual_seed` would seed GPUs too.
+    # Layers draw from the CPU's global generator: replace it meanwhile. `torch.manual_seed` would seed GPUs too.
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
         if is_outside(name) and weights is None:

@@ -1,4 +1,4 @@
-"""The network of dataset condensation (Zhao et al. 2021, arXiv 2006.05929), which sees each image by itself."""
+"""The network of dataset condensation (Zhao et al. 2021, arXiv 2006.05929), which sees each image on its own."""
 
 from torch import nn
 

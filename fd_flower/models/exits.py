@@ -48,7 +48,7 @@ class Exiting(nn.Module):
 def at_every_exit(objective: Callable[..., Tensor], outputs: int) -> Callable[..., Tensor]:
     """Return the sum over so many outputs of an objective of ``(model, x, y, teacher)`` that is a mean over samples.
 
-    The model says all of its outputs in one batch, so the teacher's rows [B, C] are said as often.
+    The model returns all of its outputs in one batch, so the teacher's rows [B, C] are repeated as often.
     """
 
     def learn(model: nn.Module, x: Tensor, y: Tensor | None, teacher: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def exits(model: nn.Module, name: str, stages: Sequence[int], shape: Sequence[in
     Parameters
     ----------
     model : nn.Module
-        The model, left as it is.
+        The model, left unchanged.
     name : str
         Its architecture's, for errors.
     stages : Sequence[int]

@@ -119,12 +119,14 @@ def made(
         with torch.no_grad():
             logits = model.eval()(torch.zeros(1, *shape, dtype=dtype))
         model.train(before)
-        given = list(logits.shape)
+        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     except Exception as error:  # what somebody's model raises has no end
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InvalidInputError(
             f"model.name '{name}' cannot be made for inputs of shape {list(shape)} and {classes} classes: {reason}"
         ) from error
     if given != [1, classes]:
-        raise InvalidInputError(f"model.name '{name}' gives {given} for one input; expected logits [1, {classes}]")
+        raise InvalidInputError(
+            f"model.name '{name}' gives {given} for one input; expected one tensor of logits [1, {classes}]"
+        )
     return model if head is None else headed(model, head, classes, features, torch.ones(1, *shape).to(dtype))

@@ -51,7 +51,7 @@ def body(name: str, shape: Shape, weights: str | None = None, *, filled: bool = 
         Of one input, (channels, height, width).
     weights : str | None
         Published weights by name, ``DEFAULT`` or ``IMAGENET1K_V1``: the network keeps the stem that they are of, and
-        images are brought to their mean and deviation. None: drawn anew.
+        images are brought to their mean and deviation. None: random initial weights.
     filled : bool
         False leaves these weights out: nothing is read or downloaded.
 

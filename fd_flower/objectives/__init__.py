@@ -7,6 +7,7 @@
 from fd_flower.objectives.adaptive import AKL
 from fd_flower.objectives.balanced import BDKD
 from fd_flower.objectives.base import Objective
+from fd_flower.objectives.curriculum import CTKD
 from fd_flower.objectives.decoupled import DKD
 from fd_flower.objectives.divergence import JS, KL, TVD, Jeffreys, ReverseKL, SkewKL
 from fd_flower.objectives.enhanced import OFA
@@ -20,6 +21,7 @@ from fd_flower.objectives.stateful import Stateful
 __all__ = [
     "AKL",
     "BDKD",
+    "CTKD",
     "DIST",
     "DKD",
     "JS",

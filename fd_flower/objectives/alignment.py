@@ -16,14 +16,14 @@ def supervised_contrast(features: Tensor, labels: Tensor, temperature: float = 0
     features : Tensor
         [N, F], of any length.
     labels : Tensor
-        Classes [N]: whoever shares an anchor's is to be near it.
+        Classes [N]: vectors of an anchor's class are pulled to it.
     temperature : float
         Divides the cosines.
 
     Returns
     -------
     Tensor
-        The mean over all anchors; an anchor that shares its class with nobody adds 0.
+        The mean over all anchors; an anchor that shares its class with no other adds 0.
     """
     z = F.normalize(features.float(), dim=1)
     oneself = torch.eye(len(z), dtype=torch.bool, device=z.device)

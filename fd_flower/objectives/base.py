@@ -17,7 +17,7 @@ def floored(logprobs: Tensor) -> Tensor:
 
     Where logs are averaged, a ruled-out class (-inf) must be some number: it counts as the least likely that
     float32 can tell from impossible, against the likeliest class (``FLOOR``), or as the row's least likely class where
-    that is even less likely. What is finite stays as it is.
+    that is even less likely. What is finite stays unchanged.
     """
     apart = logprobs - logprobs.amax(-1, keepdim=True)
     ruled_out = apart == -math.inf
@@ -59,7 +59,7 @@ class Objective(ABC):
 
     @property
     def exits(self) -> tuple[int, ...]:
-        """Stages of the student, counted from 1, whose exits learn by this loss beside its last layer."""
+        """Stages of the student, counted from 1, whose exits learn by this loss next to its last layer."""
         return ()
 
 

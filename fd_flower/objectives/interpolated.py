@@ -16,7 +16,7 @@ from fd_flower.objectives.stateful import Loss, Stateful, check_clock
 
 @final
 @dataclass(frozen=True)
-class TAID(Stateful):
+class TAID(Stateful[float]):
     """Temporally adaptive interpolated distillation: an inner loss against ``softmax((1 - t) s + t teacher)``.
 
     No gradient flows into the student's share of the target. t follows a line from ``start`` to ``end`` over the run
@@ -45,7 +45,7 @@ class TAID(Stateful):
         """Check the ranges."""
         if isinstance(self._inner, Stateful):
             raise InvalidInputError(
-                f"the inner loss of taid is '{self.inner}'; expected one that does not change by itself"
+                f"the inner loss of taid is '{self.inner}'; expected one that does not change on its own"
             )
         within("taid", "start", self.start, 0, 1)
         within("taid", "end", self.end, self.start, 1)
@@ -68,11 +68,11 @@ class TAID(Stateful):
         t = min(self.end, line if state is None else max(line, float(state[0])))
         return partial(self.mixed, t), t
 
-    def after(self, state: Tensor | None, t: float, value: float) -> Tensor | None:
+    def after(self, state: Tensor | None, parameter: float, value: float) -> Tensor | None:
         """Return ``[t, m, L]``, float64; a value of 0, where no sample counted, or that is no number moves nothing."""
         if not 0 < value < math.inf:
             return state
-        momentum = 0.0
+        t, momentum = parameter, 0.0
         if state is not None:
             _, momentum, before = state.tolist()
             momentum = self.beta * momentum + (1 - self.beta) * (before - value) / before
@@ -103,5 +103,5 @@ class TAID(Stateful):
         labels: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss as it is at the end of a run, a scalar: all as ``Objective`` has it."""
+        """Return the loss at the end of a run, a scalar, with the arguments of ``Objective``."""
         return self.mixed(self.end, student_logits, teacher_logprobs, labels, weight)

@@ -16,7 +16,7 @@ class PLD(Samplewise):
 
     ``sum_k w_k (-s_k + logsumexp_{l >= k} s_l)`` over the classes in that order, ``w = softmax(t / tau)``: each choice
     counts by the teacher's confidence in it. A teacher that is sure of the label makes it the cross-entropy; it is
-    meant in place of one, not beside it. Without labels the order is the teacher's own.
+    meant in place of one, not next to it. Without labels the order is the teacher's own.
     """
 
     tau: float = 1.0

@@ -10,7 +10,7 @@ from torch import Tensor
 BINS = 15
 
 BY_CLASS = {
-    "balanced_accuracy": "balanced accuracy: recall (the share of a class's samples that are told right), mean over "
+    "balanced_accuracy": "balanced accuracy: recall (the share of a class's samples classified correctly), mean over "
     "classes",
     "macro_f1": "macro-F1: F1, the harmonic mean of a class's precision and recall, mean over classes",
     "auc": "AUC: the area under the ROC curve of one class against the rest, mean over classes",
@@ -33,7 +33,7 @@ def restricted(logprobs: Tensor, classes: Tensor) -> Tensor:
 
 
 def accuracy(logprobs: Tensor, labels: Tensor) -> float:
-    """Return the share of samples that are told right, of log-probabilities [N, C] and classes [N], N at least 1."""
+    """Return the share of samples classified correctly, of log-probabilities [N, C] and classes [N], N at least 1."""
     return (logprobs.detach().cpu().max(dim=1).indices == labels.cpu()).double().mean().item()
 
 
@@ -73,7 +73,7 @@ def measure(logprobs: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def accuracy_by_class(logprobs: Tensor, labels: Tensor) -> list[float | None]:
-    """Return the share of each class's samples that are told right [C]; None for a class without any.
+    """Return the share of each class's samples that receive right [C]; None for a class without any.
 
     Parameters
     ----------
@@ -120,12 +120,12 @@ def by_class(logprobs: Tensor, labels: Tensor, counts: Tensor) -> dict[str, floa
 
 
 def recalls(right: Tensor, support: Tensor) -> list[float | None]:
-    """Return the share of each class's samples that are told right [C]; None for a class without any.
+    """Return the share of each class's samples that receive right [C]; None for a class without any.
 
     Parameters
     ----------
     right, support : Tensor
-        How many are told right, and how many there are, int64 [C].
+        Correctly classified samples and all samples, int64 [C].
     """
     return [hits / total if total else None for hits, total in zip(right.tolist(), support.tolist(), strict=True)]
 

@@ -27,7 +27,7 @@ class MSE(Samplewise):
 @final
 @dataclass(frozen=True)
 class MAE(Samplewise):
-    """Mean absolute difference of centered logits, FedMD's digesting loss (Li and Wang 2019, arXiv 1910.03581)."""
+    """Mean absolute difference of centered logits, FedMD's distillation loss (Li and Wang 2019, arXiv 1910.03581)."""
 
     def rows(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
         """Return the mean over classes [B]; labels are not looked at."""

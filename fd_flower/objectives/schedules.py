@@ -1,7 +1,7 @@
 """Learning rates over rounds: pure functions ``f(round, total)``, in shares of ``client.lr``.
 
-Rounds count from 1. ``total`` is the number of rounds, None where a federation goes on without an end; all but
-``cosine`` do without it. The server sends a round's learning rate with the round, so whoever joins late, returns or is
+Rounds count from 1. ``total`` is the number of rounds, None where a federation has no last round; all but
+``cosine`` do without it. The server sends each round's learning rate, so a client that joins late, returns or is
 resumed goes by the same clock.
 """
 
@@ -26,7 +26,7 @@ def cosine(round: int, total: int | None) -> float:
     Raises
     ------
     InvalidInputError
-        Where nobody knows the last round.
+        Where the last round is unknown.
     """
     if total is None:
         raise InvalidInputError(
@@ -37,7 +37,7 @@ def cosine(round: int, total: int | None) -> float:
 
 
 def infinite(round: int, total: int | None = None, *, warm: int, cool: int, plateau: float) -> float:
-    """Return a linear warm-up, then a cosine cool-down, then a constant for ever.
+    """Return a linear warm-up, then a cosine cool-down, then a constant forever.
 
     The infinite schedule of continual pre-training (mechanisms recalled from a third party's code of "Beyond cosine
     decay"), its iterations taken for rounds. It has no end: a model for use is an annealed copy, see ``anneal``.

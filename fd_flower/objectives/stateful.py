@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from torch import Tensor
 
@@ -13,16 +14,19 @@ Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 
 CLOCKS = ("round", "step")
 
+P = TypeVar("P")
+"""A stateful loss's parameter: a number, or a leaf tensor that training leaves a gradient in."""
 
-class Stateful(Objective):
-    """A loss with a state, kept by whoever trains; called by itself it is what it is at its end."""
+
+class Stateful(Objective, Generic[P]):
+    """A loss with a state, which the training loop keeps; its class says which loss it is when called alone."""
 
     clock: str
     """Whether it moves on once a ``round`` or at every ``step`` of training."""
 
     @abstractmethod
-    def at(self, state: Tensor | None, progress: float) -> tuple[Loss, float]:
-        """Return the loss as it is now, and its parameter t.
+    def at(self, state: Tensor | None, progress: float) -> tuple[Loss, P]:
+        """Return the current loss, and its parameter.
 
         Parameters
         ----------
@@ -33,8 +37,8 @@ class Stateful(Objective):
         """
 
     @abstractmethod
-    def after(self, state: Tensor | None, t: float, value: float) -> Tensor | None:
-        """Return the state after a step at which the loss, with the parameter t, came out as ``value``."""
+    def after(self, state: Tensor | None, parameter: P, value: float) -> Tensor | None:
+        """Return the state after a step at which the loss, with this parameter, came out as ``value``."""
 
 
 def check_clock(loss: str, clock: str) -> None:

@@ -214,7 +214,7 @@ def check_clients(clients: int) -> None:
     largest = fixed.most(BITS) // clients
     numbers = [largest if place % 2 else -largest for place in range(SLOTS)]
     total = library.bfv_vector(context, numbers)
-    for _ in range(clients - 1):  # encrypted anew: equal ciphertexts have equal noise
+    for _ in range(clients - 1):  # encrypted again: equal ciphertexts have equal noise
         total += library.bfv_vector(context, numbers)
     if total.decrypt() != [clients * number for number in numbers]:
         raise InvalidInputError(

@@ -36,7 +36,7 @@ class EncryptedSum(SecureSum):
         Raises
         ------
         AggregationError
-            Where too few replies have come under one key, or nobody opens their sum.
+            Where too few replies have come under one key, or no client opens their sum.
         """
         fitting = self._of_one_key(self._fitting(replies, lambda r: int(Encrypted.need(r.content).length)))
         adder = bfv.Adder()
@@ -47,7 +47,7 @@ class EncryptedSum(SecureSum):
         self._enough(len(survivors), "encrypted replies under one key have come from")
         fingerprint = Encrypted.need(survivors[0].content).fingerprint.numpy().tobytes()
         total = bfv.packed(adder.add(list(loaded.values())), fingerprint, self._spec.length)
-        # Another client each round, so that nobody carries the sums of all rounds.
+        # Another client each round, so that no client opens the sums of all rounds.
         first = self._spec.round % len(survivors)
         for reply in (survivors[first:] + survivors[:first])[:TRIES]:
             for answer in ask(DECRYPT, {reply.client: self._content(total)}, (Opened,)):
@@ -60,7 +60,7 @@ class EncryptedSum(SecureSum):
         raise AggregationError(f"none of {min(TRIES, len(survivors))} clients opened the encrypted sum")
 
     def _load(self, adder: bfv.Adder, reply: Reply, loaded: dict[str, list[Any]]) -> None:
-        """Put one client's ciphertexts beside the others'; what is none is left out and named."""
+        """Add one client's ciphertexts to the others'; what is none is left out and named."""
         try:
             loaded[reply.client.id] = adder.load(Encrypted.need(reply.content))
         except InvalidInputError as error:

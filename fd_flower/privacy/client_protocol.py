@@ -38,7 +38,7 @@ class Party:
     secret : Path | None
         File of the client's own key (masks: it signs with it), or of all clients' common one (BFV).
     peers : dict[str, bytes] | None
-        Client id -> the public key (DER) with which it signs; None: nobody's is checked.
+        Client id -> the public key (DER) with which it signs; None: signatures are not checked.
     """
 
     client: str
@@ -51,7 +51,7 @@ class Party:
 
 
 class ClientProtocol:
-    """No sum: a reply leaves as it is.
+    """No sum: a reply is sent unchanged.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ class ClientProtocol:
 
 
 class HidingClient(ClientProtocol, ABC):
-    """A reply's knowledge leaves hidden; its metrics leave as they are."""
+    """A reply's knowledge is sent hidden; its metrics are sent unchanged."""
 
     def __init__(self, party: Party, content: RecordDict) -> None:
         super().__init__(party, content)
@@ -96,9 +96,7 @@ class HidingClient(ClientProtocol, ABC):
     def spec(self) -> RoundSpec:
         """What the round's sum is about."""
         if self._spec is None:
-            raise InvalidInputError(
-                "the message says nothing about the round's sum; the client says nothing without one"
-            )
+            raise InvalidInputError("the message has no secure sum; this client sends replies to a secure sum alone")
         return self._spec
 
     def outgoing(self, message_type: str, reply: RecordDict) -> RecordDict:
@@ -113,7 +111,7 @@ class HidingClient(ClientProtocol, ABC):
         share = self.spec.share(whole(metrics, "num-examples", 0))
         if not 0 <= share <= 1:
             raise InvalidInputError(
-                f"this client has {share:.3g} of all examples; it has more than it said at the handshake"
+                f"this client has {share:.3g} of all examples; it has more than it reported at the handshake"
             )
         payloads = []
         for sent in unpack(reply):

@@ -30,7 +30,7 @@ def derived(secret: bytes, purpose: str, scope: bytes) -> bytes:
 
 
 def private_key(seed: bytes, scope: bytes) -> bytes:
-    """Return the X25519 key that a seed gives, so that whoever recovers the seed has the key."""
+    """Return the X25519 key that a seed gives, so that a party that recovers the seed has the key."""
     return derived(seed, "x25519", scope)
 
 
@@ -45,7 +45,7 @@ def agreed(private: bytes, peer: bytes, purpose: str, scope: bytes) -> bytes:
     Raises
     ------
     InvalidInputError
-        For a public key that agrees on zero with everybody.
+        For a public key that agrees on zero with every key.
     """
     try:
         shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(peer))
@@ -55,7 +55,7 @@ def agreed(private: bytes, peer: bytes, purpose: str, scope: bytes) -> bytes:
 
 
 def stream(key: bytes, length: int, bits: int) -> np.ndarray:
-    """Return so many numbers modulo 2^bits that look random to whoever has not this key of 32 bytes (AES-256-CTR).
+    """Return so many numbers modulo 2^bits that look random without this key of 32 bytes (AES-256-CTR).
 
     A key makes one stream alone, so the counter can start from nothing.
     """

@@ -54,7 +54,7 @@ def whole(values: Tensor, point: int, largest: float) -> np.ndarray:
     Raises
     ------
     InvalidInputError
-        For a number beyond ``largest``, or none at all: it is refused, since cut off it would be wrong silently.
+        For a number beyond ``largest`` or not finite: clipping it would give a wrong sum silently.
     """
     check(values, largest)
     return np.rint(values.numpy() * 2.0**point).astype(np.int64)

@@ -1,8 +1,9 @@
 """A client's half of double masking (Bonawitz et al. 2017, "Practical Secure Aggregation for Privacy-Preserving ML").
 
-Beside its numbers a client adds one mask that it makes alone and one with each other client, with opposite signs at
+To its numbers a client adds one mask that it makes alone and one with each other client, with opposite signs at
 the two ends. The seeds of both kinds are shared out among the clients: whose reply comes has its own mask taken off,
-whose reply does not come has its masks with the others taken off. Of one client nobody may ever learn both.
+whose reply does not come has its masks with the others taken off. The server must never learn both of a client's
+secrets.
 
 All keys are bound to run and round, and those between two clients to the transcript: what both were sent. Clients that
 a server tells different things (so that all but one add zeros, say) have masks that do not cancel.
@@ -81,7 +82,7 @@ class MaskClient(HidingClient):
         return [SumShares(table(sealed), text(ids)), SumCommitments(bound, table([sharing.commitment(mask)])[0])]
 
     def hidden(self, values: Tensor) -> Masked:
-        """Return numbers beneath the own mask and those with everybody who has shared seeds, too."""
+        """Return numbers under the own mask and the masks shared with each client that sent shares."""
         kept = self.store.take(self.spec.round, "share keys")
         members, held = self._opened(kept)
         config, spec = self.party.config, self.spec
@@ -93,7 +94,7 @@ class MaskClient(HidingClient):
         private, scope = crypto.private_key(seeds[0], self._scope), bound(self._scope, transcript)
         whole += own_mask(seeds[1], self._scope, len(whole), config.bits)
         whole += pair_masks(self.party.client, private, pairs, members, scope, len(whole), config.bits)
-        # From here on the client cannot make its masks again, and a second reply under them is refused.
+        # From here on the client cannot make its masks again, and a second reply under them raises an error.
         self.store.put(spec.round, "masked input", members=members, held=held, threshold=kept["threshold"])
         signed = whole.view(np.int32 if config.bits == 32 else np.int64)
         return Masked(torch.from_numpy(signed), table([transcript])[0])
@@ -104,19 +105,17 @@ class MaskClient(HidingClient):
         asked = SumUnmask.need(self.content)
         survivors, members = set(read(asked.about)), kept["members"]
         if strangers := sorted(survivors - set(members)):
-            raise InvalidInputError(f"the sum is said to hold client {strangers[0]}, who shared no seeds with this one")
+            raise InvalidInputError(f"the sum contains client {strangers[0]}, which shared no seeds with this client")
         if len(survivors) < kept["threshold"] or self.party.client not in survivors:
             least = kept["threshold"]
-            raise InvalidInputError(
-                f"{len(survivors)} clients are said to be in the sum; expected {least}, with this one"
-            )
+            raise InvalidInputError(f"the sum contains {len(survivors)} clients; expected {least}, including this one")
         shares, lacking = [], []
         for name in members:
             pair = bytes.fromhex(kept["held"].get(name, ""))
             shares.append((pair[SIZE:] if name in survivors else pair[:SIZE]) or bytes(SIZE))
             if not pair:
                 lacking.append(name)
-        # The shares are gone before the answer is sent: whoever asks again, for others, gets nothing.
+        # The shares are deleted before the answer is sent: a second request, for others, gets nothing.
         self.store.put(self.spec.round, "unmask", opened=True)
         return SumUnmask(text(lacking), table(shares))
 
@@ -145,7 +144,7 @@ class MaskClient(HidingClient):
         if client not in ids or (channels[ids.index(client)], pairs[ids.index(client)]) != own:
             raise InvalidInputError("the clients' keys come without this client's own")
         if len(ids) > self.spec.clients or not 2 <= threshold <= len(ids) < 2 * threshold:
-            # With half of the shares two groups of clients could be told two stories.
+            # With half of the shares, two groups of clients could be sent contradicting survivors.
             raise InvalidInputError(
                 f"a threshold of {threshold} of {len(ids)} clients; expected 2 or more, over half of all"
             )

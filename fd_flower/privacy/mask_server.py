@@ -103,7 +103,7 @@ class MaskedSum(SecureSum):
         Raises
         ------
         AggregationError
-            Where too few replies or shares have come, or a client's secret is not what it was said to be.
+            Where too few replies or shares have come, or a client's secret does not match its commitment.
         """
         survivors = self._fitting(self._of_one_transcript(replies), self._length)
         self._enough(len(survivors), "masked replies have come from")
@@ -153,7 +153,7 @@ class MaskedSum(SecureSum):
         return secrets
 
     def _sort(self, reply: Reply, here: set[Client], shares: dict[Client, dict[int, bytes]]) -> bool:
-        """Put one client's shares beside the others'; false ones are left out and named."""
+        """Add one client's shares to the others'; false ones are left out and named."""
         opened, giver = SumUnmask.need(reply.content), reply.client
         place = list(self._keys).index(giver)
         try:
@@ -168,7 +168,7 @@ class MaskedSum(SecureSum):
             if client.id in lacking:
                 self.faults[client.id] = f"its sealed share for client {giver.id} was tampered with"
             elif not sharing.fits(share, promised):
-                self.faults[giver.id] = f"its share of client {client.id} is not the one that was dealt"
+                self.faults[giver.id] = f"its share of client {client.id} is not the one that was committed to"
             else:
                 shares[client][place] = share
         return True

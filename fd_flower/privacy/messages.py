@@ -8,7 +8,7 @@ from typing import Any
 from flwr.app import ConfigRecord
 
 SETUP, SHARE_KEYS, UNMASK = "query.fd_flower_setup", "query.fd_flower_share_keys", "query.fd_flower_unmask"
-"""SecAgg's exchanges beside the masked input, which is the reply to ``train``."""
+"""SecAgg's exchanges in addition to the masked input, which is the reply to ``train``."""
 
 DECRYPT = "query.fd_flower_decrypt"
 
@@ -50,7 +50,7 @@ class RoundSpec:
         return cls(**{key: int(record[key]) for key in cls.__dataclass_fields__})
 
     def share(self, examples: int) -> float:
-        """Return so many examples as a share of all; where nobody has any, everybody counts the same."""
+        """Return so many examples as a share of all; where no client has any, all count the same."""
         return examples / self.examples if self.examples else 1 / self.clients
 
 

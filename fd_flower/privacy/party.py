@@ -11,7 +11,7 @@ from fd_flower.privacy.mask_client import MaskClient
 CLIENT_PROTOCOLS: dict[str, type[ClientProtocol]] = {"none": ClientProtocol, "masks": MaskClient, "bfv": BfvClient}
 
 SIMULATED = "bfv.key"
-"""File of a simulation's key, beside its clients' memory."""
+"""File of a simulation's key, next to its clients' memory."""
 
 
 def client_protocol(party: Party, content: RecordDict) -> ClientProtocol:

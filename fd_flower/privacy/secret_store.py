@@ -1,4 +1,4 @@
-"""A client's secrets of one round, beside its memory: a file that only its owner can read.
+"""A client's secrets of one round, next to its memory: a file that only its owner can read.
 
 The secrets are gone with the round; which sum was opened last stays as long as the memory does.
 """
@@ -44,7 +44,7 @@ class SecretStore:
         if round <= self._opened:
             raise InvalidInputError(
                 f"this client has opened its part of round {self._opened}'s sum; a round is opened once, the run "
-                "goes on with the next"
+                "continues with the next"
             )
 
     def take(self, round: int, step: str) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class SecretStore:
         if (found.get("round"), found.get("step")) != (round, step):
             at = f"'{found['step']}' of round {found['round']}" if "step" in found else "nothing"
             raise InvalidInputError(
-                f"a secure sum goes on from '{step}' of round {round}; this client is at {at} and says no more"
+                f"a secure sum continues from '{step}' of round {round}; this client is at {at} and sends nothing more"
             )
         return found
 

@@ -22,7 +22,7 @@ Ask = Callable[[str, Contents, Sequence[type[Payload]]], list[Reply]]
 
 
 class AggregationError(Exception):
-    """A round's sum cannot be opened: the round is lost, what the server knew stays, and the run goes on."""
+    """A round's sum cannot be opened: the round is lost, the server's previous state stays, and the run continues."""
 
 
 class ServerProtocol:
@@ -31,7 +31,7 @@ class ServerProtocol:
     Attributes
     ----------
     faults : dict[str, str]
-        Client id -> what was wrong with what it sent beside its reply, in this round.
+        Client id -> what was wrong with its messages other than the reply, in this round.
     figures : dict[str, Any]
         What a round's line says about its sum; empty without one.
     """
@@ -46,7 +46,7 @@ class ServerProtocol:
         return False
 
     def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
-        """Play the exchanges before ``train``; return whom to ask and what each receives beside."""
+        """Run the exchanges before ``train``; return which clients to ask and what each receives in addition."""
         return {client: RecordDict() for client in asked}
 
     def sent(self, contents: Contents) -> None:
@@ -91,7 +91,7 @@ class SecureSum(ServerProtocol, ABC):
         return True
 
     def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
-        """Send clients what the round's sum is about; nobody is asked to train where too few answer.
+        """Send clients what the round's sum is about; clients are not asked to train where too few answer.
 
         Raises
         ------
@@ -126,7 +126,7 @@ class SecureSum(ServerProtocol, ABC):
 
     @abstractmethod
     def _before(self, contents: Contents, ask: Ask) -> Contents:
-        """Play the exchanges before ``train``, given what everybody is sent."""
+        """Run the exchanges before ``train``, given what all clients are sent."""
 
     @abstractmethod
     def _after(self, replies: Sequence[Reply], ask: Ask) -> tuple[Sequence[Reply], Tensor]:

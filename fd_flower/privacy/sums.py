@@ -46,11 +46,11 @@ def check_sum(
         raise InvalidInputError(f"{asked}: the nodes run an app without FD-Flower's turn, which hides nothing")
     if single_replies:
         raise InvalidInputError(
-            f"{asked}: {method} needs every single reply (it selects, ranks or weighs them, or answers each client "
+            f"{asked}: {method} needs individual replies (it selects, ranks or weighs them, or answers each client "
             "differently), and a sum hides them: take privacy.sum=none or a method whose page says that a sum will do"
         )
     if not summable:
-        raise InvalidInputError(f"{asked}: {method}'s clients say nothing that could be summed; take privacy.sum=none")
+        raise InvalidInputError(f"{asked}: {method}'s clients send nothing that can be summed; take privacy.sum=none")
     if tuple(exchanges) != ("train",):
         raise InvalidInputError(
             f"{asked}: {method} has more exchanges ({', '.join(exchanges)}), and only train's is summed"

@@ -14,7 +14,7 @@ OWN = {"sum-shares": ("sealed",)}
 
 
 def begun(run_key: str, settings: str) -> bytes:
-    """Return the transcript [32] of a run before its first exchange: its key, and its settings as they are sent."""
+    """Return the transcript [32] of a run before its first exchange: its key, and its settings as sent."""
     return _joined([about("transcript", run_key, settings)])
 
 

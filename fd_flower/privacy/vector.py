@@ -15,7 +15,7 @@ def ordered(payloads: Sequence[Payload]) -> list[Summable]:
     Raises
     ------
     InvalidInputError
-        For a kind that cannot be summed: it would be sent as it is.
+        For a kind that cannot be summed: it would be sent unchanged.
     """
     for payload in payloads:
         if not isinstance(payload, Summable):

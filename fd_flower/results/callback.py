@@ -83,7 +83,7 @@ class Callback:
 
     Callbacks run where the strategy runs, one after the other, in the order in which they were given. What
     ``on_start`` raises ends the run before its first round. Later a callback that raises is left out from there on,
-    with one warning, and the run goes on.
+    with one warning, and the run continues.
     """
 
     def on_start(self, run: Started) -> None:
@@ -136,7 +136,7 @@ class Callbacks:
         Raises
         ------
         InvalidInputError
-            Where a callback raises; those before it are told that the run has failed.
+            Where a callback raises; those before it are notified that the run has failed.
         """
         waiting, self.names = self.names, {}
         for name, callback in waiting.items():
@@ -163,7 +163,7 @@ class Callbacks:
                 call(callback)
             except Exception as error:  # whatever it is, the run is not to suffer
                 del self.names[name]
-                log(WARNING, "%s is left out from here on, the run goes on: %s raised %s", name, hook, _where(error))
+                log(WARNING, "%s is left out from here on, the run continues: %s raised %s", name, hook, _where(error))
 
 
 def _where(error: Exception) -> str:

@@ -15,7 +15,7 @@ NAMED = 40  # of more classes not every one is named
 
 
 def confusion(matrices: Mapping[str, np.ndarray], called: Sequence[str]) -> Figure:
-    """Draw confusion matrices [C, C] beside each other by their titles, as shares of each row in per cent.
+    """Draw confusion matrices [C, C] next to each other by their titles, as shares of each row in per cent.
 
     A class without samples has no shares: its row is gray.
     """

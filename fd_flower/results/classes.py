@@ -19,12 +19,12 @@ Matrix = np.ndarray
 
 @dataclass(frozen=True)
 class Counts:
-    """How test samples were told, class by class.
+    """How test samples were classified, class by class.
 
     Attributes
     ----------
     right, support : np.ndarray
-        Samples that are told right, and samples, int64 [C].
+        Correctly classified samples and all samples, int64 [C].
     confusion : np.ndarray | None
         Samples of each class (rows) that are taken for each (columns), int64 [C, C]; None where there are more classes
         than a reply has room for.
@@ -54,7 +54,7 @@ class Counts:
 
     @property
     def recall(self) -> list[float | None]:
-        """The share of each class's samples that are told right [C]; None for a class without any."""
+        """The share of each class's samples that are classified correctly [C]; None for a class without any."""
         return [hits / of if of else None for hits, of in zip(self.right.tolist(), self.support.tolist(), strict=True)]
 
 

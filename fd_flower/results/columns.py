@@ -17,7 +17,7 @@ def compact(value: float) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """A figure in a table; whoever adds one to a kind's list has it in every table, file and difference.
+    """A figure in a table; one that is added to a kind's list is in every table, file and difference.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class Column:
     header : str
         What readers see; columns that begin with the same word stand under it together in LaTeX.
     path : Sequence[str]
-        Where the figure stands in ``summary.json``.
+        Where the figure is in ``summary.json``.
     scale, digits : float, int
         What it is multiplied by to be read, and with how many decimals.
     better : str
@@ -100,7 +100,7 @@ def at(tree: Mapping[str, Any], path: Sequence[str]) -> float | None:
 
 
 def places(figures: Sequence[float | None], column: Column) -> list[int]:
-    """Return 1 for each figure that is best and 2 for each that is second, as they are printed; 0 for all others.
+    """Return 1 for each figure that is best and 2 for each that is second, as printed; 0 for all others.
 
     Figures that print alike share a place. Where fewer than two are known, or no end is better, there are no places.
     """

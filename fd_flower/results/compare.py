@@ -249,7 +249,7 @@ def write(
     remarks : Sequence[str]
         What the runs themselves cannot say: which others are missing, and why.
     reach : float | None
-        An accuracy (0 to 1): when each run first has it is told.
+        An accuracy (0 to 1): the table lists when each run first reaches it.
     baseline : str
         The method that others are compared with seed by seed; empty: the first.
     rules : bool

@@ -13,10 +13,10 @@ STATUS = (
     "figures say nothing of the published method."
 )
 COUNTED = (
-    "Steps: optimizer steps a round, counted as they are taken. Local and public: on a client's own and on public "
+    "Steps: optimizer steps a round, counted while they are taken. Local and public: on a client's own and on public "
     "samples, mean over clients and rounds, of which the first has nothing to distill yet. Server: its own."
 )
-MARKED = "Bold: the best of a column; underlined: the second; equal figures as they are printed share a place."
+MARKED = "Bold: the best of a column; underlined: the second; figures that are printed alike share a place."
 
 
 def notes(groups: Sequence[Group]) -> list[str]:

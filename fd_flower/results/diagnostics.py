@@ -69,7 +69,7 @@ def _voters(lines: Lines) -> list[Markup]:
 
 
 def _heads(lines: Lines) -> list[Markup]:
-    """Return the newest accuracy of everything that was measured beside the models, mean over clients."""
+    """Return the newest accuracy of everything that was measured in addition to the models, mean over clients."""
     newest: dict[str, dict[str, dict[str, float]]] = {}
     for line in lines:
         for figures in (line.get("evaluations") or {}).values() if "client" in line else ():

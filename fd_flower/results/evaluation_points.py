@@ -16,11 +16,11 @@ SERIES = {
     "aggregated": "the server's model",
     ENSEMBLE: "the teacher on the round's public samples",
 }
-"""What accuracy on everybody's classes is measured of, in the order of tables."""
+"""What accuracy on all classes is measured of, in the order of tables."""
 
 
 MEANING = (
-    "Accuracy on everybody's classes at the end, in %: received and trained, the clients' models after distilling what "
+    "Accuracy on all classes at the end, in %: received and trained, the clients' models after distilling what "
     "they received and after training on their own data; annealed, copies of these, trained on while the learning "
     "rate falls; aggregated, the server's model; ensemble, the teacher on the last round's public samples. At: the "
     "first evaluated round with this accuracy, of each seed."

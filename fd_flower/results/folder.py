@@ -109,7 +109,7 @@ class RunFolder:
         return Settings.read(json.dumps(self.config, sort_keys=True))
 
     def update(self, settings: Settings) -> None:
-        """Write the settings anew: a resumed run may have more rounds, or another device."""
+        """Write the settings again: a resumed run may have more rounds, or another device."""
         self.config = self._of_its_data(settings.tree())
         self.settings = settings
         self._write_config()
@@ -170,12 +170,12 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Leave the folder without its run, of which no round was played."""
+        """Delete a run without a finished round from its folder."""
         (self.path / CONFIG).unlink(missing_ok=True)
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end: one that was interrupted has a summary and goes on."""
+        """Whether the run came to its end: one that was interrupted has a summary and continues."""
         return (self.path / SUMMARY).is_file() and not self.summary.get("interrupted")
 
     @property
@@ -189,7 +189,7 @@ class RunFolder:
         """
         if not (self.path / SUMMARY).is_file():
             raise InvalidInputError(
-                f"{self.path} has no {SUMMARY}: the run is not finished, go on by run.resume={self.path}"
+                f"{self.path} has no {SUMMARY}: the run is not finished, resume it with run.resume={self.path}"
             )
         try:
             summary = json.loads((self.path / SUMMARY).read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ def need_no_run(path: Path) -> None:
     """Refuse a folder that holds a run."""
     if any((path / name).exists() for name in (CONFIG, LINES)):
         raise InvalidInputError(
-            f"{path} already holds a run: go on with it by run.resume={path}, or name another run.out"
+            f"{path} already holds a run: resume it with run.resume={path}, or name another run.out"
         )
 
 

@@ -17,7 +17,7 @@ METRICS = "metrics-per-round"
 
 @dataclass(frozen=True)
 class Drawn:
-    """The pictures of a comparison: accuracy by rounds, by megabytes, at every evaluation point; other metrics."""
+    """The plots of a comparison: accuracy by rounds, by megabytes, at every evaluation point; other metrics."""
 
     rounds: Sequence[Picture]
     megabytes: Sequence[Picture]
@@ -56,7 +56,7 @@ class Drawn:
 
     @property
     def all(self) -> list[Picture]:
-        """Every picture."""
+        """Every plot."""
         return [*self.rounds, *self.megabytes, *self.points, *self.metrics]
 
 
@@ -66,7 +66,7 @@ def _end(kind: Kind, band: plots.Band) -> str:
 
 
 def _metrics(groups: Sequence[Group]) -> list[Picture]:
-    """Return a picture for each metric and scope that some run has."""
+    """Return a plot for each metric and scope that some run has."""
     drawn, names = [], [group.label for group in groups]
     for one in groups[0].kind.metrics([summary for group in groups for summary in group.summaries]):
         _, name, scope, _ = one.path

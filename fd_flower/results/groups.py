@@ -53,7 +53,7 @@ class Group:
 
     @cached_property
     def series(self) -> list[dict[str, Track]]:
-        """Each run's accuracy on everybody's classes over time, by what it is of (``evaluation_points.SERIES``)."""
+        """Each run's accuracy on all classes over time, by what it is of (``evaluation_points.SERIES``)."""
         return [evaluation_points.series(folder.lines()) for folder in self.folders]
 
     @cached_property

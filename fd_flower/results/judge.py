@@ -25,7 +25,7 @@ class Judge:
     Attributes
     ----------
     metric : str
-        ``accuracy``, one of ours, or the task's own.
+        ``accuracy``, another metric of FD-Flower, or the task's own.
     scope : str
         ``global``: all clients' validation data together; ``personal``: each client's own.
     higher : bool
@@ -77,7 +77,7 @@ class Judge:
 
     @property
     def paths(self) -> dict[str, tuple[str, ...]]:
-        """Where its figures on test data stand in ``summary.json``, by column; of accuracy a sweep has them anyway."""
+        """Where its figures on test data are in ``summary.json``, by column; of accuracy a sweep has them anyway."""
         if self.metric == ACCURACY:
             return {}
         return {

@@ -1,4 +1,4 @@
-"""Tables for a paper: LaTeX with booktabs, to be included as they are."""
+"""Tables for a paper: LaTeX with booktabs, ready to be included."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -119,5 +119,5 @@ def _cell(cell: Cell, words: bool) -> str:
 
 
 def _signed(text: str) -> str:
-    """Return numbers with minus signs in the place of hyphens."""
+    """Return numbers with minus signs instead of hyphens."""
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", escaped(text))

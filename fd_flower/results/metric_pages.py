@@ -38,7 +38,7 @@ def sections(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) -> 
 
 
 def _shown(name: str, value: float | None) -> str | None:
-    """Return our shares in per cent and a task's own figures as they are."""
+    """Return our shares in per cent and a task's own figures unchanged."""
     return percent(value) if name in BY_CLASS else rounded(value)
 
 

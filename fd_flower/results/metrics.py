@@ -1,4 +1,4 @@
-"""Figures beside accuracy: those that are means over classes, and a task's own, over rounds and at the end."""
+"""Figures in addition to accuracy: those that are means over classes, and a task's own, over rounds and at the end."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ Evaluated = Mapping[str, str | None]
 SCOPES = ("global", "personal")
 HEADERS = {"balanced_accuracy": "bal. accuracy", "macro_f1": "macro-F1", "auc": "AUC"}
 MEANING = (
-    "At the end, ours in %, a task's own as they are. Global: global test set; personal: each client's own test "
+    "At the end, built-in metrics in %, others unscaled. Global: global test set; personal: each client's own test "
     "part, mean over clients. Balanced accuracy (mean recall), macro-F1 and AUC (one class against the rest) are means "
     "over the classes that have samples."
 )
 
 GLOBAL_NAMES = {"accuracy": ("global", "pooled_validation")}
-"""What a client's line calls accuracy on everybody's test and validation samples; of others see ``_names``."""
+"""What a client's line calls accuracy on all clients' test and validation samples; of others see ``_names``."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _measured(
 
 
 def axis(name: str) -> str:
-    """Return what stands beside an axis, or at the head of a column, of a metric's figures, with its unit."""
+    """Return the label of an axis, or the head of a column, of a metric's figures, with its unit."""
     return f"{HEADERS[name]}, %" if name in BY_CLASS else name
 
 
@@ -150,7 +150,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], evaluated: Evaluated, own: Map
     dict[str, Any]
         By metric ``higher_is_better``, and by scope ``final``, ``selected``, ``best``, of clients' own samples also
         ``std`` and ``worst10``, and ``undefined``: how many of the clients (or the server) have no figure. ``reason``
-        where nobody has.
+        where no client has.
     """
     return {
         name: _summary(Scored.of(lines, evaluated, name, higher=higher), name) for name, higher in _all(own).items()
@@ -181,12 +181,12 @@ def _summary(scored: Scored, name: str) -> dict[str, Any]:
 
 def _reason(name: str) -> str:
     if name == "auc":
-        return "nobody's test samples are of two classes, or predictions are NaN"
+        return "no client has test samples of two classes, or predictions are NaN"
     return "predictions are NaN" if name in BY_CLASS else "the metric returned None or NaN, or predictions are NaN"
 
 
 def figures(runs: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Return the metrics of runs that tables show: each at the end, of everybody's and of clients' own samples."""
+    """Return the metrics of runs that tables show: each at the end, of all clients' and of clients' own samples."""
     known: dict[str, bool] = {}
     for summary in runs:
         known |= {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()}

@@ -18,7 +18,7 @@ def outcome(summary: Mapping[str, Any]) -> str:
 
 
 def held_out(summary: Mapping[str, Any]) -> str:
-    """Return, in a sentence, which rows clients do without for public samples that nobody uses; "": none."""
+    """Return, in a sentence, how many rows are held out as public samples that the method does not use; "": none."""
     if not (rows := summary.get("held_out_unused")):
         return ""
     return (
@@ -30,13 +30,14 @@ def held_out(summary: Mapping[str, Any]) -> str:
 def standing(folder: RunFolder) -> str:
     """Return how far a run came that did not end, and where it is."""
     done = max((line["round"] for line in folder.lines()), default=0)
-    return f"{done} of {folder.config['server']['rounds']} rounds stand in {folder.path}"
+    return f"{done} of {folder.config['server']['rounds']} rounds are in {folder.path}"
 
 
 def ending(folder: RunFolder) -> list[str]:
-    """Return the lines that end a finished run: what it came to, what these figures are, and where its report is."""
+    """Return the lines that end a finished run: what it came to, what these figures are, and where the report is."""
     summary = folder.summary
     kind = kinds.of(summary["task"])
     explained = [*([kind.explained] if kind.outcome(summary) else []), *reported.outcome(summary)[1]]
     explained += [idle] if (idle := held_out(summary)) else []
-    return [outcome(summary), *explained, f"report: {folder.path / REPORT}"]
+    report = folder.path / REPORT
+    return [outcome(summary), *explained, *([f"report: {report}"] if report.is_file() else [])]

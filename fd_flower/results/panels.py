@@ -38,7 +38,7 @@ class Panel:
     Attributes
     ----------
     title, ylabel : str
-        What is above it and beside it.
+        Its title and its axes' labels.
     lines : Sequence[Line]
         The lines.
     scale : float

@@ -1,4 +1,4 @@
-"""Pictures of results: a file of pixels for the page, two of lines for a paper, and what they show, in words."""
+"""Plots of results: a file of pixels for the page, two of lines for a paper, and what they show, in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,16 +43,16 @@ class Picture:
 
     @classmethod
     def of(cls, panel: Panel, name: str = "") -> "Picture":
-        """Return the picture of a panel."""
+        """Return the plot of a panel."""
         return cls(name, ends(panel.title, "round", panel.ends), plots.of_panel(panel))
 
     @cached_property
     def png(self) -> bytes:
-        """The picture as a PNG file's content."""
+        """Return the plot as a PNG file's content."""
         return png(self.figure)
 
     def write(self, out: Path) -> None:
-        """Write the picture as PNG, PDF and SVG."""
+        """Write the plot as PNG, PDF and SVG."""
         replace_file(out / f"{self.name}.png", self.png)
         for kind, metadata in LINES.items():
             file = BytesIO()
@@ -62,7 +62,7 @@ class Picture:
             replace_file(out / f"{self.name}.{kind}", file.getvalue())
 
     def html(self) -> Markup:
-        """Return the picture as a part of a page."""
+        """Return the plot as a part of a page."""
         return page.image(self.png, self.alt)
 
 
@@ -74,12 +74,12 @@ def png(figure: Figure) -> bytes:
 
 
 def beside(pictures: Sequence[Picture]) -> Markup:
-    """Return pictures beside each other on a wide page, below each other on a narrow one."""
+    """Return plots next to each other on a wide page, below each other on a narrow one."""
     return element("div", page.joined(*(picture.html() for picture in pictures)), "panels")
 
 
 def strip(pictures: Sequence[Picture]) -> bytes:
-    """Return pictures of one height in a row, as one PNG file's content."""
+    """Return plots of one height in a row, as one PNG file's content."""
     images = [Image.open(BytesIO(picture.png)).convert("RGB") for picture in pictures]
     row = Image.new("RGB", (sum(image.width for image in images), max(image.height for image in images)), "white")
     left = 0

@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from fd_flower.results.history import Track, When
 from fd_flower.results.panels import TEST, Line, Panel
 
-# Okabe and Ito's colors, told apart by the color-blind too; after eight methods the dashes change.
+# Okabe and Ito's colors, distinct for the color-blind too; after eight methods the dashes change.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3C8D", "#333333")
 DASHES = ("-", "--", ":", "-.")
 LEGEND = 72  # letters in a row of a legend below a plot

@@ -13,8 +13,8 @@ MEANING = {
     CLIENTS: "(clients): what the clients' own app reports, its newest figures, mean over clients.",
     SERVER: "(evaluate_fn): what your evaluate_fn says of the server's model at the end.",
 }
-INSTEAD = "the clients' app evaluates by itself: see 'reported'"
-"""Why an accuracy of ours is missing beside such figures."""
+INSTEAD = "the clients' app evaluates in its own loop: see 'reported'"
+"""Why FD-Flower's accuracy is missing next to such figures."""
 HOW = (
     "Before reply, turn.enter('received', accuracy=...) makes an app's figure the personal accuracy of summary, report "
     "and tables; a task with a test set has a global one."

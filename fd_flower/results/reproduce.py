@@ -35,7 +35,7 @@ def command(tree: Mapping[str, Any], engine: str = "local") -> str:
     """Return the command line that repeats a run of these settings in ``local``, ``simulation`` or ``deployment``.
 
     It is given in the directory that a user's own task is imported from. What nodes with an app of their own hold has
-    no name: that is repeated by the user's ServerApp, and this is said in place of a command.
+    no name: the user's ServerApp repeats such a run, and this is stated in place of a command.
     """
     unnamed = not tree["task"] and "source" not in tree["data"]
     changed = {key: value for key, value in changes(tree).items() if not (unnamed and key.startswith("model."))}

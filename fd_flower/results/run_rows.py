@@ -1,4 +1,4 @@
-"""Every run as a row of one CSV file, for whoever computes with the figures: pandas, R, a spreadsheet."""
+"""Every run as a row of one CSV file, to analyze in pandas, R or a spreadsheet."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,14 @@ APART = {
     "state",
     "held_out_unused",
 }  # facts of their own, or none that is a figure
-PLACE = ("run.seed", "run.out", "run.resume", "run.keep", "run.device")  # the seed has a column, the others no effect
+PLACE = (
+    "run.seed",
+    "run.out",
+    "run.resume",
+    "run.keep",
+    "run.report",
+    "run.device",
+)  # the seed has a column, the others no effect
 
 
 def comma_separated(folders: Sequence[RunFolder], names: Mapping[str, str] | None = None) -> str:
@@ -34,7 +41,7 @@ def comma_separated(folders: Sequence[RunFolder], names: Mapping[str, str] | Non
     folders : Sequence[RunFolder]
         Finished runs.
     names : Mapping[str, str] | None
-        What a run is called beside its method, by its folder's name: the point of a sweep.
+        A run's name in addition to its method, by its folder's name: the point of a sweep.
     """
     summaries = [folder.summary for folder in folders]
     figures = [_numbers({key: value for key, value in summary.items() if key not in APART}) for summary in summaries]

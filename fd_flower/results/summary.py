@@ -7,7 +7,7 @@ from typing import Any
 from fd_flower.results import kinds, reported
 
 INTERRUPTED = "interrupted"
-"""Why a run has stopped that somebody broke off, and that goes on where it is resumed."""
+"""Why a run stopped that was interrupted; it can be resumed."""
 
 
 def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         ("": it did not), ``clients``, ``engine``, ``model``, ``data``,
         ``versions``, and ``evaluated``: the evaluation points of ``global`` and ``personal``; ``state``: where the
         evaluated models lie, from the run's folder, None where they are not kept; ``own_loops``: whether the clients'
-        app evaluates by itself, so that its figures are ``reported``; ``held_out_unused``: training rows that clients
+        app evaluates on its own, so that its figures are ``reported``; ``held_out_unused``: training rows that clients
         do without for public samples that the method does not need; of a task that is not classification
         also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
@@ -49,7 +49,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
 
 
 def _reported(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the user's own code reports; what our client halves report beside evaluations is theirs."""
+    """Return what the user's own code reports; without the figures that FD-Flower's client halves report."""
     return {
         whose: of
         for whose, of in reported.summarize(lines).items()

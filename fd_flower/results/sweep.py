@@ -24,7 +24,7 @@ class Trial:
     seed : int
         Its seed.
     figures : dict[str, float | None]
-        `VALIDATION`, what the point is judged by; beside it every other figure by its column's name.
+        `VALIDATION`, what the point is judged by; in addition every other figure by its column's name.
     reason : str
         Why the run does not count; empty where it does.
     evaluated : str
@@ -46,7 +46,7 @@ class Point:
     name : str
         A short name, the start of its runs' folders.
     values : dict[str, str]
-        Each swept key's value, as it was written.
+        Each swept key's value, as written.
     trials : Sequence[Trial]
         A run for each seed.
     """

@@ -1,4 +1,4 @@
-"""What a sweep leaves behind: tables, pictures, a page, and the best point as a recipe."""
+"""What a sweep leaves behind: tables, plots, a page, and the best point as a recipe."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,9 +25,9 @@ RUNS, LATEX, PAGE, BEST = "sweep.csv", "sweep.tex", "sweep.html", "best.yaml"
 def write(
     sweep: Sweep, out: Path, command: str, tree: Mapping[str, Any] | None, runs: Mapping[str, RunFolder] | None = None
 ) -> None:
-    """Write tables, pictures, page and recipe into ``out``.
+    """Write tables, plots, page and recipe into ``out``.
 
-    Seconds are in ``runs.csv`` alone: a sweep that was broken off and went on leaves the same files, byte for byte.
+    Seconds are in ``runs.csv`` alone: a sweep that was broken off and continued leaves the same files, byte for byte.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ class Shades:
     Attributes
     ----------
     low, high : float
-        The ends of the scale, as they are read.
+        The ends of the scale, as read.
     better, unit : str
         Which end is the better one: ``higher`` or ``lower``; what the figures are.
     """
@@ -147,7 +147,7 @@ def _told(sweep: Sweep, keys: Sequence[str]) -> str:
 
 
 def line(sweep: Sweep, key: str) -> Figure:
-    """Draw the validation figure over one key, and beside it the same on test data at the same rounds."""
+    """Draw the validation figure over one key, and next to it the same on test data at the same rounds."""
     figure = Figure(figsize=(7.5, 4.4), layout="constrained")
     axes = figure.subplots()
     scale = Scale.of(sweep, key)

@@ -23,7 +23,7 @@ Figures = Mapping[str, tuple[float | None, float | None]]
 
 @dataclass(frozen=True)
 class Cell:
-    """What stands in a table.
+    """The contents of a table.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Cell:
     place : int
         Whether it is the best of its column (1), the second (2) or neither (0).
     interval : str
-        What stands beside it, in LaTeX below it.
+        Notes next to it, in LaTeX below it.
     """
 
     text: str

@@ -15,7 +15,7 @@ class Validation:
     """The validation figure of a run's evaluated rounds, as its lines come in.
 
     Of a method with a server's model it is this model's figure on all clients' validation samples together; on devices,
-    whose samples nobody holds together, and of a method of personal models it is that of each client's own model on its
+    whose samples no process holds together, and of personal models it is that of each client's own model on its
     own validation samples, the mean over clients at their newest figures. It is accuracy, or a retriever's nDCG@10.
 
     It is a function of the lines of ``rounds.jsonl`` alone, so that it is the same in every engine and on resume. The

@@ -1,4 +1,4 @@
-"""What the server knows after a round, on disk: one file, replaced atomically."""
+"""The server's state after a round, on disk: one file, replaced atomically."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -23,7 +23,7 @@ REPLY_LIMIT = 64 * 2**20
 """A node's clients are asked in several messages where the expected reply would pass this many bytes."""
 
 LOOK = 5.0
-"""Seconds between looks whether nodes that owe a reply were started anew."""
+"""Seconds between checks for nodes that owe a reply and were restarted."""
 
 LOST = 3
 """Error code of a client whose node answered without it."""
@@ -33,7 +33,7 @@ class ClientGrid(Grid):
     """A Grid whose nodes are clients, over one of Flower's whose nodes hold one client or many.
 
     A node gets one message for all its clients, in which what they share is once; its reply is split into one message
-    a client. Strategies, ours and Flower's, see the client with number i as node id i + 1.
+    a client. Strategies of FD-Flower and Flower see the client with number i as node id i + 1.
 
     Parameters
     ----------
@@ -143,14 +143,14 @@ class ClientGrid(Grid):
         return [self._arrived.pop(name) for name in message_ids if name in self._arrived]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send a strategy's messages that is not ours, and return their replies, Flower's error messages too.
+        """Send the messages of a strategy that is not FD-Flower's, and return the replies, Flower's error messages too.
 
         Raises
         ------
         InvalidInputError
             For FedProx over clients that do not look at its option.
         RunError
-            Where no reply can be used: Flower's strategies would go on with what they had, to a result of nothing.
+            Where no reply can be used: Flower's strategies would continue with what they had, to a result of nothing.
         """
         messages = list(messages)
         method = self._settings.method
@@ -160,7 +160,7 @@ class ClientGrid(Grid):
         if messages and not any(reply.has_content() for reply in replies):
             kind = messages[0].metadata.message_type
             why = {self.client(m.metadata.src_node_id).id: m.error.reason or f"error {m.error.code}" for m in replies}
-            reasons = "; ".join(grouped({**self.absent, **why}, "client")) or "nobody answered"
+            reasons = "; ".join(grouped({**self.absent, **why}, "client")) or "no client answered"
             raise RunError(f"none of {len(messages)} clients has a usable reply to '{kind}': {reasons}")
         return replies
 
@@ -267,17 +267,17 @@ class ClientGrid(Grid):
         return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
 
     def _anew(self, homes: Collection[int]) -> set[int]:
-        """Return which of these nodes were started anew since a message was sent: Flower waits for them in vain."""
+        """Return which of these nodes were started again since a message was sent: Flower waits for them in vain."""
         starts = self._starts()
         return {home for home in homes if home in starts and starts[home] != self._since.get(home, starts[home])}
 
     def _give_up(self) -> None:
-        """Answer with errors for nodes that were started anew since they were asked."""
+        """Answer with errors for nodes that were started again since they were asked."""
         anew = self._anew({home for home, _ in self._open.values()})
         for name in [name for name, (home, _) in self._open.items() if home in anew]:
             home, inner = self._open.pop(name)
             for message in chain(inner, *self._queues.pop(home, ())):
-                lost = Message(Error(LOST, "its node was started anew in the middle"), reply_to=message)
+                lost = Message(Error(LOST, "its node was restarted during the round"), reply_to=message)
                 self._arrived[message.metadata.message_id] = lost
 
     def _drop_late(self) -> None:

@@ -1,4 +1,4 @@
-"""What can be said of a round's votes: who was trusted where, and how good the teacher is that they make."""
+"""What can be sent of a round's votes: who was trusted where, and how good the teacher is that they make."""
 
 from collections.abc import Mapping, Sequence
 

@@ -51,7 +51,7 @@ class Driver:
     grid : Grid
         Any of Flower's.
     timeout : float
-        Seconds after which an exchange goes on with the replies that have come.
+        Seconds after which an exchange continues with the replies that have come.
 
     Raises
     ------
@@ -94,7 +94,7 @@ class Driver:
         self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
         self.point = strategy.evaluation_point(settings)
         self.own_loops = any(client.own_loop for client in strategy.clients)
-        """Whether clients evaluate by themselves, as their app does when the closing message comes."""
+        """Whether clients evaluate in their own loop, as their app does when the closing message comes."""
         if self.own_loops and self.point == "trained":
             self.point = "received"
         self.point = self._headline()
@@ -128,7 +128,7 @@ class Driver:
                 self._finish(self.record.round, INTERRUPTED)
             raise
         finally:
-            if self.record.folder is None:  # nobody can resume it
+            if self.record.folder is None:  # it cannot be resumed
                 self.record.forget()
             self.record.release()
             self.progress.end(self.record.summary)
@@ -146,7 +146,7 @@ class Driver:
         if evaluate_fn and not Weights.all(strategy.knowledge):
             raise InvalidInputError(
                 f"evaluate_fn is for a server's model, and {strategy.settings.method} has none: leave it out; clients "
-                "evaluate theirs"
+                "evaluate their own"
             )
         strategy.summary()
         result.arrays = strategy.show()

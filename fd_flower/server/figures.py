@@ -1,4 +1,4 @@
-"""What clients say of their models is tested before it is written down: a figure that nobody can have is no figure."""
+"""Figures that clients send of their models are checked before they are recorded: impossible ones are dropped."""
 
 import math
 import reprlib

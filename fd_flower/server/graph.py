@@ -3,14 +3,14 @@
 A graph is a word of ``server.graph``:
 
 ==============  ======================================================================================
-``complete``    everybody listens to everybody
+``complete``    every client receives from every other
 ``ring``        to the one before and the one after, in natural order
 ``islands:N``   to the others of one's island: N neighbors in natural order, fewer in the last island
-``random:K``    to K others, drawn anew for every seed
-a YAML file     what it says: ``client: [those it listens to]``; who is not in it listens to nobody
+``random:K``    to K others, drawn again for every seed
+a YAML file     its contents: ``client: [its senders]``; a client not in it has none
 ==============  ======================================================================================
 
-Nobody listens to itself.
+No client receives from itself.
 """
 
 import re

@@ -118,7 +118,7 @@ class Guard:
             except ModelError as error:
                 raise InvalidInputError(f"client {client.id}'s model: {error}") from None
             except InvalidInputError:
-                continue  # it is about this client alone, and nobody asks for that
+                continue  # it is about this client alone, and no method needs it
 
     def bounds(self) -> Bounds:
         """Return what a payload can look like in this round, from a client like the first."""
@@ -171,5 +171,5 @@ class Guard:
     def need_some(self, usable: Sequence[Reply], round: int) -> None:
         """Raise RunError for a round without a reply that can be used."""
         if not usable:
-            reasons = "; ".join(grouped({**self._host.absent, **self._record.failed}, "client")) or "nobody answered"
+            reasons = "; ".join(grouped({**self._host.absent, **self._record.failed}, "client")) or "no client answered"
             raise RunError(f"round {round} has no usable reply: {reasons}")

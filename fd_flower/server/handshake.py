@@ -26,7 +26,7 @@ ANSWER = 2**20
 
 
 def anybody(clients: Sequence[Client]) -> None:
-    """Refuse nobody."""
+    """Accept every node."""
 
 
 class Handshake:
@@ -35,7 +35,7 @@ class Handshake:
     Parameters
     ----------
     allow : Mapping[str, bytes] | None
-        Client id -> the key that may speak for it; None: whoever claims an id first keeps it while it is there.
+        Client id -> the key that may use it; None: the first node that claims an id keeps it while it is there.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class Handshake:
     def hosts(self, answers: Answers) -> list[int]:
         """Return the nodes that host, where these first answers make a federation of hosts; refuse its devices.
 
-        A federation has devices or hosts, not both: the rarer kind is refused.
+        A federation has devices or hosts, not both: the rarer kind is rejected.
         """
         hosts = [node for node, answer in answers.items() if answer["role"] == "host"]
         devices = [node for node, answer in answers.items() if answer["role"] == "device"]
@@ -111,7 +111,7 @@ class Handshake:
         Parameters
         ----------
         answers : Answers
-            What each node said of itself.
+            Each node's description of itself.
         clients : Sequence[Client]
             Who takes part already.
         keys : Mapping[int, bytes]
@@ -186,7 +186,7 @@ def check_labels(client: Client) -> None:
 
 
 def received(nodes: Sequence[int], replies: Iterable[Message], module: str = "") -> dict[int, dict[str, Any]]:
-    """Return what each node says of itself, or ``{"refused": reason}``.
+    """Return what each node reports of itself, or ``{"refused": reason}``.
 
     ``module`` is where the method lies; "" for a built-in one.
     """
@@ -216,7 +216,7 @@ def _of_package(answer: Mapping[str, Any], module: str) -> str:
 
 
 def joined(known: Sequence[Client], found: Mapping[str, Client]) -> tuple[Client, ...]:
-    """Return the clients with their numbers: those that are known keep theirs, others follow in natural order."""
+    """Return the clients with their numbers: known clients keep them, others follow in natural order."""
     here = {**{c.id: c for c in known}, **found}
     order = [c.id for c in known] + sorted(here.keys() - {c.id for c in known}, key=natural)
     return tuple(replace(here[name], number=i) for i, name in enumerate(order))

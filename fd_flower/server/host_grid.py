@@ -44,7 +44,7 @@ class HostGrid(ClientGrid):
     Attributes
     ----------
     class_names : tuple[str, ...]
-        The run's classes in the order of their numbers: ``data.class_names``, or what most devices call theirs, in the
+        The run's classes in the order of their numbers: ``data.class_names``, or the names of most devices, in the
         order of the first of these.
     """
 
@@ -78,7 +78,7 @@ class HostGrid(ClientGrid):
 
     @classmethod
     def open(cls, grid: Grid, settings: Settings) -> "HostGrid":
-        """Shake hands for a strategy that is not ours.
+        """Run the handshake for a strategy of Flower's or the user's own.
 
         >>> grid = HostGrid.open(grid, settings("fedavg", "data.clients=10"))  # doctest: +SKIP
         >>> FedAvg().start(grid, initial_arrays=...)  # doctest: +SKIP
@@ -173,7 +173,7 @@ class HostGrid(ClientGrid):
         Of plain ClientApps these are the ones that are there; ``server.nodes`` of them are waited for. Others are asked
         though they may be gone, so that the round's line names them.
 
-        A device with which the clients would not pass ``check`` (it raises InvalidInputError) is refused.
+        A device is rejected if the clients would not pass ``check`` with it (it raises InvalidInputError).
 
         Raises
         ------
@@ -217,7 +217,7 @@ class HostGrid(ClientGrid):
             pause = min(2 * pause, 1.0)
 
     def _ask(self, nodes: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """Return what each node says of itself, or ``{"refused": reason}``."""
+        """Return what each node reports of itself, or ``{"refused": reason}``."""
         module = self._settings.method.rpartition(":")[0]  # "" of a built-in method
         content = fold({}, {**self._header, "module": module})
         asked = [Message(content, node, HANDSHAKE) for node in nodes]

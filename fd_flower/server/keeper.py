@@ -23,7 +23,7 @@ OFFERED = ".evaluated"
 class Keeper:
     """Takes models that clients, and the server, wrote where they were evaluated, once the round is written down.
 
-    Of each client it is the newest that stands in the lines, or the one at the client's own best validation figure; of
+    Of each client it is the newest that is in the lines, or the one at the client's own best validation figure; of
     the server the one at the best figure on all clients' validation samples together (on devices the mean over clients'
     own): those of ``final`` and ``selected`` in the summary. Nothing but one model of each lies in memory or on disk.
 

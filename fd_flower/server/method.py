@@ -68,13 +68,13 @@ class Method(ABC, Generic[C]):
     """Where its accuracy is evaluated: ``received``, ``trained``, or, of a server's model, ``aggregated``."""
 
     evaluates_clients: ClassVar[bool] = False
-    """Whether, beside a server's model, clients' own are evaluated on everybody's classes, too."""
+    """Whether clients' own models are evaluated on all classes in addition to the server's model."""
 
     exchanges: ClassVar[tuple[str, ...]] = ("train",)
     """Message types of a round, in order; the last is ``train``."""
 
     reply_kinds: ClassVar[tuple[type[Payload], ...]] = ()
-    """Kinds without which a client's reply cannot be used, beside those of ``summable``."""
+    """Kinds without which a client's reply cannot be used, in addition to those of ``summable``."""
 
     summable: ClassVar[tuple[type[Payload], ...]] = ()
     """Kinds of which a sum will do: under ``privacy.sum`` ``aggregate`` gets one reply for all, ``Summable.summed``."""
@@ -98,7 +98,7 @@ class Method(ABC, Generic[C]):
     ) -> None:
         self.settings = settings or (run or Run()).settings(registry.name_of(type(self)), config)
         self.callbacks: tuple[Callback, ...] = tuple(run.callbacks) if run else ()
-        """What a run calls as it goes, beside the trackers of ``run.track``."""
+        """Callbacks of the run, in addition to the trackers of ``run.track``."""
         if isinstance(task, str):
             self.settings, task = replace(self.settings, task=task), load_task(task)
         own = settings is None and (run is None or (run.clients is None and run.data is None and not run.resume))
@@ -113,7 +113,7 @@ class Method(ABC, Generic[C]):
         self.round_index = torch.empty(0, dtype=torch.int64)
         """The public samples that the round is about, int64 [N], where clients predict on them."""
         self.on_line: Callable[[dict[str, Any]], None] | None = None
-        """Gets every line of ``rounds.jsonl`` as it is written."""
+        """Gets every line of ``rounds.jsonl`` when it is written."""
         self.diagnostics = Diagnostics()
         self._initial: dict[str, torch.Tensor] | None = None
         self._described = settings is not None and task is None and not settings.task
@@ -194,7 +194,7 @@ class Method(ABC, Generic[C]):
         return self.world.public_index(round)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
-        """Return what the server knows before round one, given who answered the handshake."""
+        """Return the server's state before round one, given who answered the handshake."""
         return ()
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
@@ -205,12 +205,12 @@ class Method(ABC, Generic[C]):
     def between(
         self, exchange: str, replies: Sequence[Reply], knowledge: Knowledge, round: int
     ) -> Sequence[Payload | Private]:
-        """Return what the server knows after an exchange that is not the round's last."""
+        """Return the server's state after an exchange that is not the round's last."""
         return [*knowledge.public, *map(Private, knowledge.private)]
 
     @abstractmethod
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
-        """Return what the server knows after a round, from the usable replies (sorted by client) and what it knew."""
+        """Return the server's state after a round, from the usable replies (sorted by client) and the last state."""
 
     # --- what the hooks use
 

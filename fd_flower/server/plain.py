@@ -1,6 +1,6 @@
 """Whether nodes run a ClientApp that knows nothing of FD-Flower, found out by looking at it.
 
-Such an app answers no question of ours without an error, and a traceback where the node logs it.
+Such an app answers each query of FD-Flower with an error, and its node logs a traceback.
 """
 
 import sys
@@ -60,7 +60,7 @@ def seen_plain(grid: Grid) -> bool:
 
 
 def is_plain(app: Any) -> bool:
-    """Return whether an app handles messages as Flower's own class does, and so cannot know ours."""
+    """Return whether an app handles messages as Flower's own class does, and so does not handle FD-Flower's queries."""
     return isinstance(app, ClientApp) and type(app).__call__ is ClientApp.__call__
 
 

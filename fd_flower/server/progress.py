@@ -91,10 +91,10 @@ class Progress:
 
     @property
     def stalled(self) -> str:
-        """Why the run ends after the rounds so far, by ``server.patience``; "": it goes on."""
+        """Why the run ends after the rounds so far, by ``server.patience``; "": it continues."""
         return stalled(self._strategy.config, self.validation)
 
     def stops(self, number: int, result: Result, should_stop: ShouldStop | None) -> str:
-        """Return why the run ends after this round, "": it goes on; ``should_stop`` is what ``start`` was given."""
+        """Return why the run ends after this round, "": it continues; ``should_stop`` is what ``start`` was given."""
         asked = [hook(number, result) for hook in (should_stop, self._strategy.should_stop) if hook is not None]
         return self.stalled or ("by should_stop" if any(asked) else "")

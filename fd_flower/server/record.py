@@ -56,7 +56,7 @@ class Record:
     settings : Settings
         The run; ``run.out`` None writes nothing.
     on_line : Callable | None
-        Receives every line as it is written.
+        Receives every line when it is written.
     """
 
     def __init__(self, settings: Settings, on_line: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -151,7 +151,7 @@ class Record:
         if self.folder.finished and done < self.settings.server.rounds and self.settings.run.keep == "none":
             raise InvalidInputError(
                 f"{self.folder.path} is finished and its clients' memory is gone; "
-                "a run that is to go on after its end needs run.keep=last or best"
+                "to continue a run after its end needs run.keep=last or best"
             )
         if not found and any(line["round"] > 1 for line in self.folder.lines()):
             raise InvalidInputError(
@@ -166,7 +166,7 @@ class Record:
             why = stalled(self.settings.server, validation) if done < self.settings.server.rounds else ""
             if self.folder.finished and why:
                 raise InvalidInputError(
-                    f"{self.folder.path} is finished, it was stopped after round {done}: {why}; to go on, resume it "
+                    f"{self.folder.path} is finished, it was stopped after round {done}: {why}; to continue, resume it "
                     "with server.patience=0 server.min_delta=0, or with more patience"
                 )
             history = found.standing.history(code(self.settings.method), done)
@@ -313,7 +313,7 @@ class Record:
         *,
         plain: bool,
     ) -> None:
-        """Write the server's models as they are now, for ``run.keep``.
+        """Write the server's current models, for ``run.keep``.
 
         Parameters
         ----------
@@ -326,12 +326,12 @@ class Record:
         clients : Sequence[Client]
             As they answered the handshake.
         plain : bool
-            Whether their apps know nothing of FD-Flower, so that the task here may be another than theirs.
+            Whether their apps know nothing of FD-Flower, so that their task may differ from the server's.
         """
         if self._keeper is None or self.folder is None or not self._lines:
             return
         when = (self._lines[0]["round"], bool(self._lines[0].get("closing")))
-        figures = dict(self._global or {}) if len(students) == 1 else {}  # a mean over several is nobody's
+        figures = dict(self._global or {}) if len(students) == 1 else {}  # a mean over several belongs to none of them
         samples = None if plain else world.sample
         for student in students:
             name = names.get(student.model, student.model)
@@ -409,9 +409,9 @@ class Record:
         world : World
             The server's.
         stopped : str
-            Why no more were, where it is not the last one; ``INTERRUPTED``: somebody broke it off, and it can go on.
+            Why no more were, where it is not the last one; ``INTERRUPTED``: it was interrupted and can be resumed.
         own_loops : bool
-            Whether the clients' app trains and evaluates by itself.
+            Whether the clients' app trains and evaluates on its own.
         idle : int
             Training rows that are held out as public samples though the method needs none.
         """
@@ -445,14 +445,15 @@ class Record:
         if self.folder is None:
             self.summary = finite(summarize(self.kept or [], facts))
             return
-        from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
-
         with self._writing():
             self.summary = self.folder.finish(facts)
-            report.draw(self.folder)
+            if settings.run.report:
+                from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
+
+                report.draw(self.folder)
 
     def _state_of(self, point: str, *, hosted: bool) -> str | None:
-        """Return where the models are that the figures of everybody's classes belong to; None: they are not kept."""
+        """Return where the models are that the figures of all classes belong to; None: they are not kept."""
         keeper = self._keeper
         if point == "aggregated":
             return (None if keeper is None else keeper.where(servers=True)) or FILE

@@ -1,4 +1,4 @@
-"""What a method cannot work with is refused before round one, in words that say what would work."""
+"""Checks before round one that a method can work with the settings; each error says what would work."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def check_plain(method: str, *, weights_alone: bool) -> None:
     if not weights_alone:
         raise InvalidInputError(
             f"the nodes run an app without FD-Flower's turn, and {method} exchanges more than weights: "
-            f"use {registry.client_app_name(method)}, or add its objective to an App of yours"
+            f"use {registry.client_app_name(method)}, or add its objective to your own App"
         )
 
 
@@ -133,12 +133,12 @@ def check_own_loops(
             f"{who}, and {method} weighs clients by what they have of each class: give Task(data=...)"
         )
     if anneals:
-        raise InvalidInputError(f"{who}, so nobody here can train copies of its model: take server.anneal_every=0")
+        raise InvalidInputError(f"{who}, so the server cannot train copies of its model: take server.anneal_every=0")
     if sums:
-        raise InvalidInputError(f"{who}, so nobody knows the weights of a sum before it: privacy.sum=none")
+        raise InvalidInputError(f"{who}, so the weights of a sum are unknown before it: take privacy.sum=none")
     if not alone.classes and not weights_alone:
         raise InvalidInputError(
-            f"nobody knows how many classes client {alone.id}'s model tells apart: give Task(test=...), public samples "
+            f"the number of classes of client {alone.id}'s model is unknown: give Task(test=...), public samples "
             "or Task(classes=...)"
         )
 

@@ -1,4 +1,4 @@
-"""What a run that goes on has in common with the one that was cut off, kept beside what the server knows."""
+"""Settings, data and code that a resumed run must share with the interrupted one, kept next to the server's state."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ FREE = (*CHANGEABLE, "run.out", "run.resume")
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a run stands after a round, beside what its server knows.
+    """A run's position after a round, in addition to the server's state.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class Standing:
         return {**flatten(Settings.read(self.settings).tree()), "run_key": self.run_key}
 
     def check(self, now: "Standing", lines: Sequence[Mapping[str, Any]], place: str) -> None:
-        """Refuse to go on from here with other options, data or lines.
+        """Raise where options, data or lines differ from those of the interrupted run.
 
         Parameters
         ----------
@@ -101,8 +101,8 @@ class Standing:
         for what, digest in self.data.items():
             if digest != now.data[what]:
                 raise InvalidInputError(
-                    f"{place} cannot go on: the data {what} are other ones (checksum {now.data[what] or 'none'}, was "
-                    f"{digest or 'none'}): put them back, or begin another run"
+                    f"{place} cannot be resumed: the data {what} changed (checksum {now.data[what] or 'none'}, was "
+                    f"{digest or 'none'}): put them back, or start another run"
                 )
         if len(lines) != self.lines:
             raise InvalidInputError(
@@ -116,11 +116,11 @@ class Standing:
             )
 
     def history(self, now: Mapping[str, Any], after: int) -> list[dict[str, Any]]:
-        """Return which code played which rounds, where what runs now goes on after this one; warn of other code."""
+        """Return which code ran which rounds, with the current code after this one; warn of other code."""
         last = {key: value for key, value in self.code[-1].items() if key != "after"}
         if last == now:
             return self.code
-        log(WARNING, "the run goes on with other code (%s): its figures may be others", _difference(last, now))
+        log(WARNING, "the run is resumed with other code (%s): its figures may differ", _difference(last, now))
         return [*self.code, {"after": after, **now}]
 
 

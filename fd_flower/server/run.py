@@ -43,7 +43,7 @@ class Run:
     callbacks : Sequence[Callback]
         What the run calls as it goes.
     data : DataConfig | None
-        How the rows of ``Task.from_dataset`` are dealt out; None: the defaults.
+        How the rows of ``Task.from_dataset`` are distributed; None: the defaults.
     model : ModelConfig | None
         Their model, where the task makes none; None: one that suits their shape.
     plain : bool

@@ -1,4 +1,4 @@
-"""What a method's code follows, said wherever the method is named, so that no figure passes for its paper's."""
+"""The source that a method's code follows, shown wherever the method is named."""
 
 from dataclasses import dataclass
 

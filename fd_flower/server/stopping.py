@@ -14,7 +14,7 @@ ShouldStop = Callable[[int, Result], bool]
 
 
 def stalled(config: ServerConfig, validation: Validation) -> str:
-    """Return why a run ends after the rounds so far, by ``server.patience``; "": it goes on."""
+    """Return why a run ends after the rounds so far, by ``server.patience``; "": it continues."""
     if not config.patience or validation.since_best(config.min_delta) < config.patience:
         return ""
     best = validation.best(config.min_delta)

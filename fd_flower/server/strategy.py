@@ -100,7 +100,7 @@ class Strategy(Method[C], FlowerStrategy):
     def should_stop(self, server_round: int, result: Result) -> bool:
         """Whether the run ends after this round, given what there is by then: a subclass may say so.
 
-        It is asked after each round, beside the function that ``start`` is given.
+        It is called after each round, in addition to the function that ``start`` is given.
         """
         return False
 
@@ -159,17 +159,17 @@ class Strategy(Method[C], FlowerStrategy):
         if broken := self._fault(new, received):
             return self._unfit(number, broken, usable)
         self.knowledge = new
-        if self.diagnostics.votes is not None and not run.sum.secure:  # a sum's votes are nobody's
+        if self.diagnostics.votes is not None and not run.sum.secure:  # a sum's votes belong to no single client
             self.diagnostics.count([r.client for r in usable], self.world.public_labels, self.round_index)
         return self._ended(usable, self.diagnostics, {})
 
     def _lost(self, number: int, usable: Sequence[Reply], reason: str) -> tuple[ArrayRecord, MetricRecord]:
-        """End a round whose sum stays closed: what the server knows is what it knew."""
+        """End a round whose sum cannot be opened: the server keeps its previous state."""
         log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
         return self._ended(usable, Diagnostics(), {"lost": reason})
 
     def _unfit(self, number: int, reason: str, usable: Sequence[Reply]) -> tuple[ArrayRecord, MetricRecord]:
-        """End a round of whose result nothing can be kept: what the server knows is what it knew."""
+        """End a round with an invalid result: the server keeps its previous state."""
         log(WARNING, "round %s is lost, what was known stays: %s", number, reason)
         self._run.lost.append(reason)
         return self._ended(usable, Diagnostics(), {}, lost=reason)
@@ -191,7 +191,7 @@ class Strategy(Method[C], FlowerStrategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """After the last round, let clients learn from the last knowledge and evaluate; otherwise ask nobody."""
+        """After the last round, let clients learn from the last knowledge and evaluate; otherwise send nothing."""
         run = self._run
         if server_round < run.last or "received" not in run.points or run.host.plain:
             return []

@@ -1,4 +1,4 @@
-"""What methods share whose clients say once for which public samples they would predict."""
+"""Shared code of methods in which clients send once for which public samples they would predict."""
 
 from abc import ABC
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Voting(Strategy[C], ABC):
         return ()
 
     def public_index(self, round: int) -> Tensor:
-        """Return a fresh seeded subset of the claimed samples, int64 [N], rising; empty where nobody claims any."""
+        """Return a fresh seeded subset of the claimed samples, int64 [N], rising; empty if no client claims any."""
         votes = PublicVotes.all(self.knowledge)
         if not votes:
             return super().public_index(round)
@@ -38,13 +38,13 @@ class Voting(Strategy[C], ABC):
         return claimed[order[: self.world.public_batch]].sort().values
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
-        """Return what everybody receives, and a question for the client's votes where they are not known."""
+        """Return what all clients receive, and a question for the client's votes where they are not known."""
         known = any(votes.client == client.id for votes in PublicVotes.all(knowledge))
         question = [] if known else [PublicVotes(torch.zeros(0, dtype=torch.bool))]
         return [*super().knowledge_for(client, knowledge), *question]
 
     def ballots(self, replies: Sequence[Reply], knowledge: Knowledge) -> list[Private]:
-        """Return everybody's votes, those just received among them, for the server to keep; log the unclaimed share."""
+        """Return all clients' votes, including those just received, for the server to keep; log the unclaimed share."""
         sent = {reply.client.id: PublicVotes.find(reply.content) for reply in replies}
         new = [PublicVotes(votes.mask, client) for client, votes in sent.items() if votes is not None]
         votes = {vote.client: vote for vote in (*PublicVotes.all(knowledge), *new)}

@@ -81,7 +81,7 @@ class Classification:
         model : Predictor
             What is measured on them.
         shared : Predictor | None
-            What is measured on everybody's parts; None: the same.
+            What is measured on all clients' parts; None: the same.
         limit : int | None
             Test images to use, 0: all; None: own parts alone, for a method whose server model stands for all.
         inference : Inference
@@ -91,7 +91,7 @@ class Classification:
         -------
         Figures
             ``accuracy``, ``nll``, ``ece`` on the own test part, ``validation`` accuracy on the own validation part; on
-            everybody's ``global``, ``global_nll``, ``global_ece`` (global test set), ``pooled``,
+            all clients' ``global``, ``global_nll``, ``global_ece`` (global test set), ``pooled``,
             ``pooled_validation``. Those of ``BY_CLASS`` and the task's own metrics by their names on the own test part,
             elsewhere after ``global_``, ``validation_``, ``pooled_validation_``. Counts of the own test part and, after
             ``global_``, of the global test set: ``confusion`` [C * C] or ``right`` and ``support`` [C]. Accuracy by
@@ -193,7 +193,7 @@ class Classification:
 def _by_rule(
     world: View, client: str, name: str, logprobs: Tensor, inference: Inference
 ) -> tuple[Tensor, dict[str, float]]:
-    """Return what the client says of its own part [N, C], and the accuracy of what other rules say.
+    """Return the client's predictions on its own part [N, C], and the accuracy of other rules.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def _by_rule(
 
 
 def _counts(counts: Tensor, cells: int) -> dict[str, list[int]]:
-    """Return a confusion matrix [C, C] by rows, or what of it says how many of each class are told right."""
+    """Return a confusion matrix [C, C] by rows, or its counts of correctly classified samples by class."""
     if counts.numel() <= cells:
         return {"confusion": counts.flatten().tolist()}
     if len(counts) > CELLS:

@@ -1,4 +1,4 @@
-"""A user's own rows, dealt out to clients as ``data.*`` says, with models of ``model.*`` or of the user's own."""
+"""A user's own rows, distributed to clients as ``data.*`` says, with models of ``model.*`` or of the user's own."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ from fd_flower.tasks.task import Task, Undealt
 
 
 def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = "") -> tuple[Task, Settings]:
-    """Return a task whose rows are dealt out, and the settings with the model's name; any other task as it is.
+    """Return a task whose rows are distributed, and the settings with the model's name; any other task unchanged.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
     Raises
     ------
     InvalidInputError
-        For rows that cannot be read or dealt out, and options that cannot be about them.
+        For rows that cannot be read or distributed, and options that cannot be about them.
     """
     rows = task.rows
     if rows is None:
@@ -73,7 +73,7 @@ def federation(task: Task, settings: Settings) -> Federation:
     """Return who holds which of a task's rows; parameters and errors are those of ``dealt``."""
     rows, config = task.rows, settings.data
     if rows is None:
-        raise InvalidInputError("the task has a data function of its own: nothing of it is dealt out")
+        raise InvalidInputError("the task has its own data function, so data.partition cannot distribute its rows")
     if config.partition == "domain":
         raise InvalidInputError(
             "data.partition=domain deals out a list of sources; a task's rows go by a column that says whose they are: "

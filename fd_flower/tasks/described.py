@@ -32,8 +32,8 @@ def _check_kind(settings: Settings, kind: str) -> None:
 def described(settings: Settings, folder: str | None = None, client: str = "", *, alone: bool = False) -> Task:
     """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder.
 
-    ``alone``: for a server that does not know its clients yet. Whether a model of another package can be made is theirs
-    to say, since devices may have other samples and classes than ``data.source``.
+    ``alone``: for a server that does not know its clients yet. Models of another package are then
+    checked by the clients, since devices may have other samples and classes than ``data.source``.
     """
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
@@ -62,7 +62,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
         return network(None, name, shape, len(names), torch.float32, chosen, seed)
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
-        _ = imported(name, "model.name") if alone else model(name)  # what cannot be made is refused before round one
+        _ = imported(name, "model.name") if alone else model(name)  # raises before round one if it cannot be made
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
 
 

@@ -41,7 +41,7 @@ def data_checksum(world: World, clients: Sequence[Client]) -> str:
 
 
 def unused(task: Task) -> set[str]:
-    """Return the options of ``data`` that say nothing of a user's own task: all that its functions do themselves."""
+    """Return the options of ``data`` that do not apply to a user's task, because its functions replace them."""
     if task.rows is None:
         return {*FROM_A_SOURCE, *PUBLIC_FROM_A_SOURCE, *_of_rules()}
     return {*READ_FROM_A_SOURCE, *(["public"] if task.rows.public is not None else [])}
@@ -65,7 +65,7 @@ def without_effect(world: World, *, brought: bool) -> list[str]:
 def held_out(world: World, *, brought: bool) -> int:
     """Return how many training rows clients do without because ``data.public=held-out`` makes public samples of them.
 
-    ``brought``: whether the task is a user's own, whose public samples are nobody's rows if it gives them.
+    ``brought``: whether the task is a user's own, which may bring public samples.
     """
     rows = world.task.rows
     if brought and (rows is None or rows.public is not None):
@@ -78,8 +78,8 @@ def held_out(world: World, *, brought: bool) -> int:
 def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) -> dict[str, Any]:
     """Return which data a run is about, and which copy of it.
 
-    Of data that ``data.*`` describes: these options and the start of the test set's SHA-256 (``copy``). Of a user's own
-    task: its name, how many samples there are, the options by which its rows are dealt out, if they are, and the start
+    Of data that ``data.*`` describes: these options and the start of the test set's SHA-256 (``copy``). Of a user's
+    task: its name, the numbers of samples, the options by which its rows are distributed, if they are, and the start
     of ``data_checksum``. Of devices with folders of their own: that they are, and the options that they go by.
 
     Parameters
@@ -114,7 +114,7 @@ def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) 
 
 
 def model_facts(world: World, clients: Sequence[Client], *, plain: bool = False) -> Any:
-    """Return which models a run is about: ``model.name``, or of a user's own task the classes of its models."""
+    """Return the models of a run: ``model.name``, or for a user's task the classes of its models."""
     if plain:
         return "the nodes' own"
     rows = world.task.rows
@@ -130,7 +130,7 @@ def _of_rules() -> set[str]:
 
 
 def _sizes(world: World, clients: Sequence[Client]) -> dict[str, int | None]:
-    """Return how many samples there are: the clients' own, of the test set, and public ones; None: none or not said."""
+    """Return how many samples there are: the clients' own, of the test set, and public ones; None: none or unknown."""
     said = [client.sizes for client in clients if client.sizes]
     own = {part: sum(sizes[i] for sizes in said) if said else None for i, part in enumerate(PARTS)}
     test, public = (None if samples is None else len(samples) for samples in (world.test, world.public))

@@ -161,5 +161,5 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def names(about: Mapping[str, Any], count: int) -> Sequence[str]:
-    """Return the names of a model's classes; numbers where nobody has named them."""
+    """Return the names of a model's classes; numbers if they have no names."""
     return about.get("classes") or [str(number) for number in range(count)]

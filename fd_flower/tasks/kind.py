@@ -129,7 +129,7 @@ class Kind(Protocol):
         """Evaluate a client's model; see ``Turn.evaluate``. A limit of None: the server's model stands for all."""
 
     def accuracies(self, world: View, client: str, model: Predictor, limit: int | None) -> dict[str, float]:
-        """Evaluate something beside a client's model by ``accuracy``, ``pooled`` and ``global`` alone."""
+        """Evaluate a predictor other than a client's model by ``accuracy``, ``pooled`` and ``global`` alone."""
 
     def judges(self, world: View) -> bool:
         """Whether this process has anything to evaluate a server's model on."""
@@ -144,7 +144,7 @@ class Kind(Protocol):
         """Return the start of a checksum of the data that is evaluated on; "" where there is none."""
 
     def references(self, world: View) -> dict[str, dict[str, float]]:
-        """Return figures, by name, that need no training and stand beside a run's own."""
+        """Return reference figures, by name, that need no training."""
 
 
 def predicted(model: Predictor, samples: Samples, precision: str) -> Tensor:

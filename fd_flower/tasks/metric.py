@@ -122,7 +122,7 @@ def values(metrics: Mapping[str, Metric], logprobs: Tensor, labels: Tensor, wher
 
 
 def try_out(metrics: Mapping[str, Metric], labels: Tensor, classes: int) -> None:
-    """Call metrics on predictions drawn at random, so that one that fails is refused before round one.
+    """Call metrics on predictions drawn at random, so that one that fails raises an error before round one.
 
     Parameters
     ----------

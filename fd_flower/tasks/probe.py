@@ -55,7 +55,7 @@ def called(name: str, module: Module) -> str:
 
 
 def probe(name: str, module: Module, x: Tensor) -> Probe:
-    """Try a model in evaluation mode; its modes, buffers and all random streams stay as they were.
+    """Try a model in evaluation mode; its modes, buffers and all random streams remain unchanged.
 
     Parameters
     ----------

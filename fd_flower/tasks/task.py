@@ -51,7 +51,7 @@ class Task:
         ([B, F]) and a linear ``head`` serves every method; any other serves those that compare logits or weights.
     data : Callable[[str], Data] | None
         A client's data, by its id. None on a server that has no client, and where the clients' app trains and evaluates
-        by itself (``receive`` and ``send`` of a method in a loop of its own).
+        on its own (``receive`` and ``send`` of a method in a loop of its own).
     public : Callable[[], Dataset | Samples] | None
         The public samples, in the same order on every machine.
     test : Dataset | Samples | None
@@ -65,7 +65,7 @@ class Task:
         (``torchvision.transforms.v2``, or anything that draws from the global generators of PyTorch, numpy or Python,
         which are seeded by client, round and mini-batch). Type and shape stay.
     metrics : Mapping[str, Callable[[Tensor, Tensor], float | None] | Metric]
-        Figures of your own beside ours, by name: functions of log-probabilities [N, C] and labels [N], of which the
+        Your own additional metrics, by name: functions of log-probabilities [N, C] and labels [N], of which the
         higher value is better unless it is a ``Metric`` that says otherwise. They belong to classification.
     rows : Undealt | None
         Rows that ``data.*`` deals out, in the place of ``data``, ``public`` and ``test``; ``from_dataset`` has them.
@@ -108,7 +108,7 @@ class Task:
         transform: Transform | None = None,
         metrics: Mapping[str, Function | Metric] | None = None,
     ) -> "Task":
-        """Return a task whose rows ``data.partition`` and its kin deal out to clients, as they do a source's.
+        """Return a task whose rows ``data.partition`` and related options deal out to clients, as they do a source's.
 
         Parameters
         ----------
@@ -136,7 +136,7 @@ class Task:
         Raises
         ------
         InvalidInputError
-            Where a dict of splits lacks ``train``; what is wrong with rows is said when they are dealt out.
+            Where a dict of splits lacks ``train``; errors in rows are raised when they are distributed.
         """
         if isinstance(dataset, Mapping):
             splits = {split_of(str(name)): rows for name, rows in dataset.items()}
@@ -152,4 +152,4 @@ class Task:
 
 
 def _undealt(name: str) -> Module:
-    raise InvalidInputError("a task's rows have to be dealt out before it has a model")
+    raise InvalidInputError("a task's rows have to be distributed before it has a model")

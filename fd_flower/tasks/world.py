@@ -50,7 +50,7 @@ class World:
     client : str
         The device's client id; "" where there is none.
     named : str
-        Where the user's task is, ``package.module:name``; "" where nobody says.
+        Where the user's task is, ``package.module:name``; "" if not given.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class World:
 
     @property
     def has_data(self) -> bool:
-        """Whether the task has the clients' samples; if not, their app trains and evaluates by itself."""
+        """Whether the task has the clients' samples; if not, their app trains and evaluates on its own."""
         return self.task.data is not None
 
     def data(self, client: str) -> Data:
@@ -112,7 +112,7 @@ class World:
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The run's classes in the order of their numbers; () where nobody names them.
+        """The run's classes in the order of their numbers; () if they have no names.
 
         Those of the settings, else of the task, else of its first set that has names: the test set, a client's. Public
         samples may have other classes.
@@ -150,11 +150,11 @@ class World:
         if samples.classes and not declared(given) and set(samples.classes) < set(self.class_names):
             samples = _read(given, self.class_names, "the public set")  # text names the classes of its rows alone
         if self._are_others(samples):
-            return replace(samples, y=None).to(self.device)  # another set's classes are nobody's labels here
+            return replace(samples, y=None).to(self.device)  # another set's classes are not labels here
         return self._resident(samples, "the public set")
 
     def _are_others(self, samples: Samples) -> bool:
-        """Whether samples have other classes than the run's, or nobody can say."""
+        """Whether samples have other classes than the run's, or unknown ones."""
         if samples.classes:
             return not self.class_names or bool(difference(samples.classes, self.class_names))
         if samples.y is None or not self._own_names:
@@ -286,7 +286,9 @@ class World:
         module = self.module(name)
         for key, owner, slot, is_parameter in self._slots[name]:
             if key not in tensors:
-                raise InvalidInputError(f"the weights lack '{key}' of {called(name, module)}")
+                raise InvalidInputError(
+                    f"the weights lack '{key}' of {called(name, module)}: server and clients need one model"
+                )
             own = self._initial[name][key]
             if (shape := tensors[key].shape) != own.shape:
                 raise InvalidInputError(

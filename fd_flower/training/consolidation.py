@@ -248,7 +248,7 @@ def has_statistics(model: Module) -> bool:
 def recalibrate(model: Module, samples: Samples, precision: str = "fp32") -> None:
     """Set batch normalization's running statistics to those of these samples, in place: the mean over large batches.
 
-    A mean of models, or a student taught on other samples, has statistics that fit nobody's features.
+    A mean of models, or a student taught on other samples, has statistics that fit no client's features.
     """
     if len(samples) % PREDICTION_BATCH == 1:  # as in training: of a batch of one there are no statistics
         samples = samples[torch.arange(len(samples) - 1)]

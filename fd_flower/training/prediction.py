@@ -22,7 +22,7 @@ def forward(
 ) -> Iterator[tuple[T, Tensor | None]]:
     """Yield what ``compute`` makes of one large batch of inputs [B, ...] after another, and the batch's labels [B].
 
-    No gradient is kept. Whoever calls puts the model into the mode that it should have.
+    No gradient is kept. The caller puts the model into the mode that it should have.
     """
     device = samples.x.device
     for rows in torch.arange(len(samples), device=device).split(PREDICTION_BATCH):

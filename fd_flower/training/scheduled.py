@@ -1,7 +1,7 @@
 """A loss with a state during one client's turn: what it is now, and what is to be remembered of it."""
 
 from collections.abc import Callable
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ class Scheduled(Objective):
 
     Parameters
     ----------
-    loss : Stateful
+    loss : Stateful[Any]
         The loss that ``client.objective`` names.
     state : Tensor | None
         Its state, as the client remembers it.
@@ -27,7 +27,7 @@ class Scheduled(Objective):
         Rounds in all.
     """
 
-    def __init__(self, loss: Stateful, state: Tensor | None, done: int, rounds: int) -> None:
+    def __init__(self, loss: Stateful[Any], state: Tensor | None, done: int, rounds: int) -> None:
         self.state = state
         self._loss = loss
         self._done = done
@@ -47,7 +47,7 @@ class Scheduled(Objective):
         labels: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        """Return the loss as it is now, a scalar: all as ``Objective`` has it."""
+        """Return the current loss, a scalar, with the arguments of ``Objective``."""
         value = self._now(student_logits, teacher_logprobs, labels, weight)
         self._values.append(value.detach())
         return value
@@ -66,9 +66,9 @@ class Scheduled(Objective):
     def move(self) -> None:
         """Take a step with the mean of what the loss came out as since the last one; none if it was not called."""
         if self._values:
-            self.state = self._loss.after(self.state, self.t, float(torch.stack(self._values).mean()))
+            self.state = self._loss.after(self.state, self.parameter, float(torch.stack(self._values).mean()))
             self._values.clear()
 
     def _set(self, share: float) -> None:
-        """Be the loss of the moment at which this share of the round's training is over."""
-        self._now, self.t = self._loss.at(self.state, min(1.0, (self._done + share) / self._rounds))
+        """Become the loss of the point at which this share of the round's training is over."""
+        self._now, self.parameter = self._loss.at(self.state, min(1.0, (self._done + share) / self._rounds))

@@ -39,7 +39,7 @@ class Candidates(Payload):
 
 @dataclass(frozen=True, eq=False)
 class Scores(Payload):
-    """How well a client's validation samples are told apart by each candidate.
+    """How well each candidate classifies a client's validation samples.
 
     Attributes
     ----------

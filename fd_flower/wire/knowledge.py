@@ -1,4 +1,4 @@
-"""What the server knows, as a value; what of it stays on the server."""
+"""The server's state, as a value; what of it stays on the server."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ class Private:
 
 
 class Knowledge(Sequence[Payload]):
-    """What the server knows after a round; ``Kind.find``, ``need`` and ``all`` read it like a message.
+    """The server's state after a round; ``Kind.find``, ``need`` and ``all`` read it like a message.
 
     Parameters
     ----------
     payloads : Iterable[Payload | Private]
-        What the server knows; what is wrapped in ``Private`` is never sent.
+        The server's state; what is wrapped in ``Private`` is never sent.
     """
 
     def __init__(self, payloads: Iterable[Payload | Private] = ()) -> None:

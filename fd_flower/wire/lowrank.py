@@ -24,7 +24,7 @@ def compressed(update: Tensor, energy: float) -> Tensor:
     -------
     Tensor
         [k, 1 + m + n]: a singular value, its left and its right vector a row, for the smallest k >= 1 that holds the
-        energy. The update as it is where that is not fewer numbers, where it is no matrix of floating-point numbers,
+        energy. The update itself where that is not fewer numbers, where it is no matrix of floating-point numbers,
         and where its decomposition fails.
     """
     if update.dim() < 2 or not update.is_floating_point():
@@ -43,7 +43,7 @@ def compressed(update: Tensor, energy: float) -> Tensor:
 
 
 def restored(encoded: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the update of this shape that ``compressed`` made ``encoded`` of, as near as it is kept."""
+    """Return the update of this shape that ``compressed`` made ``encoded`` of, as exactly as it was encoded."""
     if encoded.shape == torch.Size(shape):
         return encoded
     values, left, right = encoded.split([1, shape[0], encoded.shape[1] - 1 - shape[0]], 1)
@@ -61,7 +61,7 @@ def fits(encoded: Tensor, shape: Sequence[int]) -> bool:
 
 
 def difference(new: Mapping[str, Tensor], old: Mapping[str, Tensor], energy: float) -> dict[str, Tensor]:
-    """Return what leads from one state dict to another, compressed; whole numbers as they are in the new one."""
+    """Return what leads from one state dict to another, compressed; whole numbers unchanged in the new one."""
     return {
         key: compressed(tensor.detach().cpu() - old[key].cpu(), energy) if tensor.is_floating_point() else tensor.cpu()
         for key, tensor in new.items()

@@ -37,7 +37,7 @@ class Bounds:
     passes : Callable[[int], int] | None
         How often at most a client of so many samples sees each of them in a round.
     client : Client | None
-        Whose payload it is, as it answered the handshake; None: nobody's, or a plain ClientApp's.
+        Whose payload it is, as it answered the handshake; None: the server's, or a plain ClientApp's.
     """
 
     classes: int | None = None
@@ -61,7 +61,7 @@ class Bounds:
 
 
 RESERVED = ("config", "metrics", "private")
-"""What kinds cannot be called: records beside them in a message, and what a checkpoint keeps apart."""
+"""What kinds cannot be called: other records of a message, and what a checkpoint keeps apart."""
 
 
 TOLERANCE = 1e-3
@@ -69,7 +69,7 @@ TOLERANCE = 1e-3
 
 
 class _Memo:
-    """A record's payload, kept beside the record in this process alone: it is not pickled with it."""
+    """A record's payload, kept next to the record in this process alone: it is not pickled with it."""
 
     def __init__(self, payload: "Callable[[], Payload | None]" = lambda: None, arrays: Iterable[object] = ()) -> None:
         self._payload = payload
@@ -181,7 +181,7 @@ class Payload:
 
     @classmethod
     def _decoded(cls, name: str, record: ArrayRecord) -> Self:
-        """Decode a record once: whoever asks again gets the same payload."""
+        """Decode a record once: a second call returns the same payload."""
         memo = record.__dict__.get("_memo")
         known = memo.payload_of(record) if memo else None
         if not isinstance(known, cls):
@@ -200,7 +200,7 @@ class Payload:
 
     @classmethod
     def all(cls, content: "RecordDict | Sequence[Payload]") -> "list[Self]":
-        """Return every payload of this kind in a message or in what the server knows."""
+        """Return every payload of this kind in a message or in the server's state."""
         if not isinstance(content, RecordDict):
             return [p for p in content if isinstance(p, cls)]
         return [cls._decoded(name, r) for name, r in records(content, ArrayRecord).items() if cls._is(name)]
@@ -276,7 +276,7 @@ class Payload:
             raise InvalidInputError(f"{self.name} has '{key}' outside 0 to {'any' if below is None else below - 1}")
 
     def _counts(self, key: str, counts: Tensor, bounds: Bounds, *, passes: bool = False) -> None:
-        """Refuse more samples of a class than the client said it has, or sees in a round's ``passes`` over them."""
+        """Raise on more samples of a class than the client reported, or sees in a round's ``passes`` over them."""
         if bounds.client is None or not bounds.client.counts:
             return
         times = bounds.passes(bounds.client.examples) if passes and bounds.passes else 1
@@ -290,7 +290,7 @@ class Payload:
 
 
 def renormalized(values: Tensor) -> Tensor:
-    """Return log-probabilities [..., C]: rows that add up to 1 within ``TOLERANCE`` as they are, others by softmax."""
+    """Return log-probabilities [..., C]: rows that add up to 1 within ``TOLERANCE`` unchanged, others by softmax."""
     off = ((values.double().exp().sum(-1) - 1).abs() <= TOLERANCE).logical_not()
     return torch.where(off.unsqueeze(-1), values.log_softmax(-1), values) if bool(off.any()) else values
 
@@ -309,7 +309,7 @@ def pack(*payloads: Payload) -> RecordDict:
 
 
 def named_payloads(content: RecordDict) -> list[tuple[str, Payload]]:
-    """Return every payload in a message's content beside its record's name, as ``unpack`` does."""
+    """Return every payload in a message's content next to its record's name, as ``unpack`` does."""
     return [(name, kind_of(name)._decoded(name, record)) for name, record in records(content, ArrayRecord).items()]
 
 

@@ -17,7 +17,7 @@ from fd_flower.wire.summable import Summable
 
 @dataclass(frozen=True, eq=False)
 class _Public(Payload):
-    """Something said about some of a round's public samples."""
+    """Predictions or features on some of a round's public samples."""
 
     index: Tensor
 
@@ -47,7 +47,7 @@ class PublicIndex(_Public):
 
 @dataclass(frozen=True, eq=False)
 class PublicLogits(_Public, Summable):
-    """Log-probabilities on public samples; a sample on which nothing is said does not travel.
+    """Log-probabilities on public samples; a sample without a prediction is not sent.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ class PublicHeads(_Public):
     values : Tensor
         [M, H, C] float32: log-probabilities of the main head and the auxiliary ones, in their order.
     features : Tensor | None
-        [M, F] float32: embeddings; None where nobody asks for them.
+        [M, F] float32: embeddings; None where they are not used.
     client : str
         Whose, where there are several.
     round : Tensor | None
@@ -201,12 +201,12 @@ class PublicHeads(_Public):
 
 
 def stack(payloads: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tuple[Tensor, Tensor]:
-    """Align what several clients say with the samples ``index`` [N].
+    """Align what several clients send with the samples ``index`` [N].
 
     Returns
     -------
     tuple[Tensor, Tensor]
-        Log-probabilities [U, N, C] (zeros where a client says nothing) and a mask [U, N]: True where it says something.
+        Log-probabilities [U, N, C] (zeros where a client sends none) and a mask [U, N]: True where it sends one.
     """
     values = [p.values for p in payloads]
     logprobs = torch.zeros(len(payloads), len(index), values[0].shape[1])
@@ -275,7 +275,7 @@ class ClassLogits(Summable):
         return cls(torch.zeros(classes, classes, dtype=torch.float64), torch.zeros(classes, dtype=torch.float64))
 
     def summand(self, share: float) -> Tensor:
-        """Return sums and counts as they are."""
+        """Return sums and counts unchanged."""
         return torch.cat([self.sums.double().flatten(), self.counts.double()])
 
     def summed(self, total: Tensor, share: float, clients: int) -> Self:

@@ -1,4 +1,4 @@
-"""What clients answer, checked before it touches what the server knows."""
+"""What clients answer, checked before it touches the server's state."""
 
 import itertools
 import reprlib
@@ -29,14 +29,14 @@ METRICS = 1000
 
 @dataclass(frozen=True)
 class Reply:
-    """What a client said in a round, checked.
+    """What a client sent in a round, checked.
 
     Attributes
     ----------
     client : Client
-        Who said it; nobody (id "", number -1) where it is the sum of what several said.
+        Its sender; id "" and number -1 for the sum of several clients' replies.
     content : RecordDict
-        What was said; ``Kind.need(reply.content)`` reads it.
+        What was sent; ``Kind.need(reply.content)`` reads it.
     examples : int
         Training samples behind it.
     metrics : Mapping[str, float]
@@ -56,7 +56,7 @@ class Reply:
 
     @classmethod
     def of_sum(cls, members: Iterable[Client], content: RecordDict, examples: int) -> "Reply":
-        """Return what several said together."""
+        """Return the sum of several clients' replies as one reply."""
         return cls(Client("", -1), content, examples, None, tuple(members))
 
     @property
@@ -97,7 +97,7 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool)
 
 
 def _examples(value: object, client: Client | None) -> int:
-    """Return how many samples are behind a reply; refuse what no client has, or more than this one said it has."""
+    """Return how many samples are behind a reply; raise on impossible numbers, or more than this client reported."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= WHOLE or value != int(value):
         raise InvalidInputError(f"num-examples is {reprlib.repr(value)}; expected a number of samples")
     if client is not None and not client.own_loop and value > client.examples:

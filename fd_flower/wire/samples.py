@@ -1,4 +1,4 @@
-"""Kinds of knowledge about single samples: a client's own, and such as nobody has taken."""
+"""Kinds of knowledge about single samples: a client's own, and synthetic ones."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self

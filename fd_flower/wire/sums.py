@@ -110,7 +110,7 @@ class SumShares(_Bytes):
 
 @dataclass(frozen=True, eq=False)
 class SumCommitments(_Bytes):
-    """What binds a client to the shares that it dealt; the server alone receives it.
+    """A client's commitments to the shares that it distributed; the server alone receives them.
 
     Attributes
     ----------
@@ -187,7 +187,7 @@ class Encrypted(_Bytes):
     sizes : Tensor
         [chunks] int64: bytes of each.
     fingerprint : Tensor
-        [32] uint8: hash of the file with the key; another key decrypts to nonsense without a word.
+        [32] uint8: hash of the file with the key; another key decrypts to nonsense silently.
     length : Tensor
         [] int64: how many numbers they are.
     """

@@ -14,7 +14,7 @@ _counting: ContextVar[bool] = ContextVar("counting", default=False)
 
 @contextmanager
 def numbers_counted() -> Iterator[None]:
-    """Count numbers beside bytes, inside."""
+    """Count numbers next to bytes, inside."""
     token = _counting.set(True)
     try:
         yield

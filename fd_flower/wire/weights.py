@@ -1,4 +1,4 @@
-"""Kinds of knowledge about how a model has changed, and who knows it as it was before."""
+"""Kinds of knowledge about how a model has changed, and which clients hold its previous version."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Update(Payload):
     Attributes
     ----------
     values : Mapping[str, Tensor]
-        By plain keys: a difference as it is, or as [k, 1 + m + n] singular values and vectors.
+        By plain keys: a plain difference, or as [k, 1 + m + n] singular values and vectors.
     model : str
         The architecture; it is in the record's name, ``update.<model>``.
     """
@@ -45,7 +45,7 @@ class Update(Payload):
 
 @dataclass(frozen=True, eq=False)
 class Holders(Payload):
-    """Which clients know the shared model as it was before the last update; the server keeps it to itself.
+    """Which clients hold the shared model from before the last update; it stays on the server.
 
     Attributes
     ----------

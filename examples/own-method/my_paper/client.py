@@ -1,4 +1,4 @@
-"""Fancy on a client: cross-entropy, and a pull to what all clients together predict for a sample's class."""
+"""Fancy on a client: cross-entropy plus a pull toward the mean prediction for the sample's class."""
 
 import torch
 from fd_flower.client import App, Turn, fit, reply
@@ -12,7 +12,7 @@ app = App()
 
 
 def objective(model: Module, x: Tensor, y: Tensor, means: Tensor | None, pull: float) -> Tensor:
-    """Cross-entropy, plus ``pull`` times the squared distance of the predictions [B, C] to their class's row [C, C]."""
+    """Cross-entropy, plus ``pull`` times the squared distance of the predictions [B, C] to the row of their class in means [C, C]."""
     logits = model(x)
     loss = functional.cross_entropy(logits, y)
     return loss if means is None else loss + pull * functional.mse_loss(logits.softmax(1), means[y])
@@ -20,7 +20,7 @@ def objective(model: Module, x: Tensor, y: Tensor, means: Tensor | None, pull: f
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """Learn from private data beside what is received, and send the mean predictions."""
+    """Train on private data with the received means as a second target, and send mean predictions."""
     turn = Turn.of(message, context)
     received = ClassMeans.find(message.content)
     means = None if received is None else received.means.to(turn.world.device)
@@ -35,7 +35,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the personal model as it is."""
+    """Evaluate the personal model after the last round."""
     turn = Turn.of(message, context)
     turn.evaluate("received")
     return reply(message, turn)

@@ -1,4 +1,4 @@
-"""Fancy (we, this year): clients learn from the sharpened mean of what all predict for a class."""
+"""Fancy (we, this year): clients learn from the sharpened mean prediction for each class."""
 
 from collections.abc import Sequence
 from typing import final
@@ -13,7 +13,7 @@ from my_paper.wire import ClassMeans
 
 @final
 class Fancy(Strategy):
-    """The server averages the clients' mean predictions by their samples, and sharpens them."""
+    """The server averages the clients' mean predictions, weighted by samples, and sharpens them."""
 
     status = Status("paper")
     client_app = "my_paper.client:app"
@@ -22,7 +22,7 @@ class Fancy(Strategy):
     reply_kinds = (ClassMeans,)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Average the means [U, C, C] with weights [U, C], then sharpen; a class that nobody has stays 0."""
+        """Average the means [U, C, C] with weights [U, C], then sharpen; a class without samples stays 0."""
         received = [ClassMeans.need(reply.content) for reply in replies]
         counts = torch.stack([one.counts for one in received])
         weights = counts / counts.sum(0).clamp_min(1)

@@ -1,4 +1,4 @@
-"""A network of our own: ``model.name=my_paper.nets:Net``."""
+"""A network for ``model.name=my_paper.nets:Net``."""
 
 from math import prod
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Net(nn.Module):
-    """One hidden layer; ``features`` and a linear ``head`` let it serve methods that compare features, too."""
+    """One hidden layer, with ``features`` and a linear ``head`` for methods that compare features."""
 
     def __init__(self, shape: tuple[int, ...], classes: int) -> None:
         super().__init__()

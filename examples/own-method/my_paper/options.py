@@ -1,4 +1,4 @@
-"""What can be set: ``fd-flower describe fancy`` shows these options with the text below each."""
+"""The options of Fancy; ``fd-flower describe fancy`` prints them with the text below each."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ class Server(ServerConfig):
     """Options of the server (section ``server``)."""
 
     sharpness: float = 2.0
-    """The power to which the mean predictions are raised; 1 leaves them as they are."""
+    """The power to which the mean predictions are raised; 1 leaves them unchanged."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

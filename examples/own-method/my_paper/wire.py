@@ -1,4 +1,4 @@
-"""What Fancy's two halves send each other; importing this module makes the kind known."""
+"""The payload of Fancy; importing this module registers its kind."""
 
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -10,7 +10,7 @@ from torch import Tensor
 @final
 @dataclass(frozen=True, eq=False)
 class ClassMeans(Payload):
-    """The mean prediction for each class, probabilities [C, C] float32, and of how many samples, [C] int64."""
+    """The mean prediction for each class [C, C] float32 (probabilities), and sample counts [C] int64."""
 
     kind: ClassVar[str] = "class-means"
 
@@ -18,7 +18,7 @@ class ClassMeans(Payload):
     counts: Tensor
 
     def check(self, bounds: Bounds) -> None:
-        """Refuse what has another number of classes, or numbers that are not finite."""
+        """Refuse another number of classes, and numbers that are not finite."""
         super().check(bounds)
         self._shape("means", self.means, bounds.classes, bounds.classes)
         self._shape("counts", self.counts, bounds.classes)

@@ -15,13 +15,13 @@ def convert() -> None:
 
 @app.command()
 def htfllib(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A data set of theirs: dataset/<name>.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="HtFLlib's or PFLlib's data set: dataset/<name>.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
 ) -> None:
-    """Write Parquet with a column `client` of what HtFLlib or PFLlib dealt out: train/0.npz, ... and test/.
+    """Convert a data set that HtFLlib or PFLlib partitioned (train/0.npz, ... and test/) to Parquet (column `client`).
 
-    Such files are pickles, which can hold programs. They are read in a process of its own that makes numpy's arrays of
-    them and nothing else; a file that asks for more is refused, and named.
+    These files are pickles, which can contain code. A separate process reads them and creates numpy arrays only; a file
+    that contains anything else stops the command with an error that names it.
     """
     from fd_flower.cli import convert as converting
     from fd_flower.cli.paths import absolute

@@ -1,4 +1,4 @@
-"""What to change so that a partition is found: tried out, so that whoever follows the advice has one."""
+"""What to change so that a partition is found: tried out, so that following the advice gives one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -37,7 +37,7 @@ def found(works: Callable[[int], bool], start: int) -> int:
 
 
 def fewer(sizes: Sequence[int], clients: int, least: int) -> str:
-    """Return an advice for whom fewer than ``clients`` values of these sizes have ``least``."""
+    """Return an advice for the case that fewer than ``clients`` values of these sizes have ``least``."""
     enough = sum(size >= least for size in sizes)
     hints = [f"at most {enough} clients"] if enough else []
     if len(sizes) >= clients and (size := sorted(sizes, reverse=True)[clients - 1]):

@@ -18,7 +18,7 @@ from fd_flower.data.partition.rule import Rule
 class Classes(Rule):
     """``data.classes`` classes a client, each class held by somebody and its rows shared evenly by its holders.
 
-    Our own rule: the PathologicalPartitioner of flwr-datasets draws classes at random and can leave some to nobody.
+    Our own rule: the PathologicalPartitioner of flwr-datasets draws classes at random and can leave some to no client.
     """
 
     classes: int
@@ -31,7 +31,7 @@ class Classes(Rule):
         if self.clients * self.classes < len(present):
             raise InvalidInputError(
                 f"{self.clients} clients with {self.classes} classes each (data.classes) leave some of "
-                f"{len(present)} classes to nobody: take data.classes={-(-len(present) // self.clients)} "
+                f"{len(present)} classes to no client: take data.classes={-(-len(present) // self.clients)} "
                 f"or at least {-(-len(present) // self.classes)} clients"
             )
         rng = numpy_rng(seed, "partition")
@@ -43,7 +43,7 @@ class Classes(Rule):
 class Overlap(Rule):
     """``data.shared`` classes that every client holds, drawn at random, and ``data.classes`` of the others a client.
 
-    The others are dealt out as `classes` deals all of them. The rule and its defaults are ours.
+    The others are distributed as `classes` deals all of them. The rule and its defaults are our own.
     """
 
     classes: int
@@ -60,8 +60,8 @@ class Overlap(Rule):
             )
         if self.clients * self.classes < others:
             raise InvalidInputError(
-                f"{self.clients} clients with {self.classes} classes each (data.classes) beside the {self.shared} that "
-                f"all hold (data.shared) leave some of {len(present)} classes to nobody: take "
+                f"{self.clients} clients with {self.classes} classes each (data.classes) on top of the {self.shared} "
+                f"that all hold (data.shared) leave some of {len(present)} classes to no client: take "
                 f"data.classes={-(-others // self.clients)} or at least {-(-others // self.classes)} clients"
             )
         rng = numpy_rng(seed, "partition")
@@ -89,7 +89,7 @@ class Primary(Rule):
     """Each class has primary clients, to which a row of it is 1 + ``data.skew`` times as likely to go as to another.
 
     The rule of multi-headed distillation's experiments (Zhmoginov et al. 2023, arXiv 2211.15774), as far as recalled;
-    that primary clients are dealt out evenly is ours.
+    the even distribution of primary clients is our own choice.
     """
 
     skew: float
@@ -114,13 +114,13 @@ class Primary(Rule):
 
 
 def dealt(hands: int, size: int, cards: np.ndarray, rng: np.random.Generator) -> list[list[int]]:
-    """Deal ``size`` different cards to each hand from shuffled packs: every card is dealt out equally often, or +-1."""
+    """Deal ``size`` different cards to each hand from shuffled packs: each card equally often, or +-1."""
     dealt: list[list[int]] = []
     pack: deque[int] = deque()
     for _ in range(hands):
         hand: list[int] = []
         while len(hand) < size:
-            if all(card in hand for card in pack):  # dealt out but for what this hand has: open a new pack
+            if all(card in hand for card in pack):  # distributed but for what this hand has: open a new pack
                 pack.extend(rng.permutation(cards).tolist())
             card = next(card for card in pack if card not in hand)
             pack.remove(card)

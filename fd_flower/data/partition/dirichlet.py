@@ -12,7 +12,7 @@ from fd_flower.data.partition.rows import Rows, run
 from fd_flower.data.partition.rule import Rule
 
 DRAWS = 2000
-"""How often `fedgen` draws anew, in about a second, until every client has ``data.min_rows``."""
+"""How often `fedgen` draws again, in about a second, until every client has ``data.min_rows``."""
 
 
 def larger(alpha: float, works: Callable[[float], bool]) -> str:
@@ -25,7 +25,7 @@ def larger(alpha: float, works: Callable[[float], bool]) -> str:
 @final
 @dataclass(frozen=True)
 class Dirichlet(Rule):
-    """Each class is dealt out in shares drawn from a Dirichlet distribution over clients (Hsu et al. 2019)."""
+    """Each class is distributed in shares drawn from a Dirichlet distribution over clients (Hsu et al. 2019)."""
 
     alpha: float
 
@@ -65,12 +65,12 @@ class Dirichlet(Rule):
 @final
 @dataclass(frozen=True)
 class FedGen(Rule):
-    """Part of each class is dealt out in Dirichlet shares, to clients that are not full yet.
+    """Part of each class is distributed in Dirichlet shares, to clients that are not full yet.
 
     The rule of FedGen's experiments (Zhu et al. 2021, arXiv 2105.10056; data/Mnist/generate_niid_dirichlet.py of
     zhuangdizhu/FedGen): a client is full at ``ratio`` of all rows over the number of clients and gets nothing of later
     classes, and no class gives more rows than that or than ``ratio`` of its own (all of them where ``ratio`` is 1).
-    Drawn anew until every client has ``data.min_rows``.
+    Drawn again until every client has ``data.min_rows``.
     """
 
     alpha: float

@@ -1,4 +1,4 @@
-"""Embedding-based heterogeneity: clusters of what an encoder sees are dealt out, not classes."""
+"""Embedding-based heterogeneity: clusters of an encoder's features are distributed, not classes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from fd_flower.data.partition.rows import Rows
 from fd_flower.data.partition.rule import Rule
 
 DRAWS = 1000
-"""How often shares are drawn anew until every client has ``data.min_rows``; the paper's code never gives up."""
+"""How often shares are drawn again until every client has ``data.min_rows``; the paper's code never gives up."""
 
 Allocation = Callable[[int, float, np.ndarray, np.random.Generator], np.ndarray | None]
 """Clients, alpha, sizes of the clusters [K] -> rows of each at each client [clients, K]; None: no partition."""
@@ -22,10 +22,10 @@ Allocation = Callable[[int, float, np.ndarray, np.random.Generator], np.ndarray 
 @final
 @dataclass(frozen=True)
 class Embedding(Rule):
-    """Clusters (``groups``) are dealt out in shares that ``data.allocation`` draws (Borazjani et al.).
+    """Clusters (``groups``) are distributed in shares that ``data.allocation`` draws (Borazjani et al.).
 
     The idea is that of "Redefining non-IID Data in Federated Learning for Computer Vision: Migrating from Labels to
-    Embeddings"; `per_client` follows its code (KasraBorazjani/task-perspective-het). `per_cluster` is ours: what
+    Embeddings"; `per_client` follows its code (KasraBorazjani/task-perspective-het). `per_cluster` is our own: what
     label-Dirichlet partitions do with classes, so that an alpha means the same in both.
     """
 
@@ -55,7 +55,7 @@ class Embedding(Rule):
         rng = numpy_rng(seed, "partition", "rows")
         held: list[list[np.ndarray]] = [[] for _ in range(self.clients)]
         for rows, numbers in zip(clusters, counts.T, strict=True):
-            parts = np.split(rng.permutation(rows), np.cumsum(numbers))  # the last one is nobody's
+            parts = np.split(rng.permutation(rows), np.cumsum(numbers))  # the last one is left over
             for own, part in zip(held, parts, strict=False):
                 own.append(part)
         return [np.concatenate(own) for own in held]
@@ -81,7 +81,7 @@ class Embedding(Rule):
 
 
 def _per_cluster(clients: int, alpha: float, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Each cluster is dealt out whole, in shares ~ Dirichlet(alpha, ..., alpha) over clients."""
+    """Each cluster is distributed whole, in shares ~ Dirichlet(alpha, ..., alpha) over clients."""
     ends = np.cumsum(rng.dirichlet(np.full(clients, alpha), len(sizes)), axis=1) * sizes[:, None]
     # To the nearest: rounded down, the last client would have a row of every cluster, since shares add up to 0.999...
     return np.diff(np.rint(ends).astype(np.int64), axis=1, prepend=0).T
@@ -91,7 +91,7 @@ def _per_client(clients: int, alpha: float, sizes: np.ndarray, rng: np.random.Ge
     """Each client has a mixture of clusters ~ Dirichlet(alpha r), r the clusters' shares; sizes are solved for.
 
     The total concentration is alpha, whatever K: a tenth for each of ten clusters. Sizes m solve mixtures^T m = the
-    clusters' sizes, least squares; rounding leaves some rows to nobody.
+    clusters' sizes, least squares; rounding leaves some rows to no client.
     """
     mixtures = rng.dirichlet(alpha * sizes / sizes.sum(), clients)
     numbers = (np.linalg.pinv(mixtures.T) @ sizes).astype(np.int64)

@@ -22,7 +22,7 @@ class Balanced(Rule):
 
     The rule of FedDF's experiments (Lin et al. 2020, arXiv 2006.07242; FedDF-code/pcode/datasets/partition_data.py of
     epfml/federated-learning-public-code). Groups of ten clients have their share of the rows, at random. Within a
-    group a client gets nothing of later classes once it has the mean of rows, and shares are drawn anew until every
+    group a client gets nothing of later classes once it has the mean of rows, and shares are drawn again until every
     client has half of it. All clients' rows end to end are then cut into equal sizes, so that what one has too much of
     falls to its neighbors.
     """

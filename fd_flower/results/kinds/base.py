@@ -20,7 +20,7 @@ class Kind(ABC):
     Attributes
     ----------
     key : str
-        Where the figures stand in ``summary.json``.
+        Where the figures are in ``summary.json``.
     title : str
         The heading of a run's figures.
     figure, heading : str
@@ -98,7 +98,7 @@ class Kind(ABC):
         return [*self.figures, *COSTS]
 
     def metrics(self, runs: Summaries) -> list[Column]:
-        """Return further columns, which have a table of their own below and stand in the same files."""
+        """Return further columns, which have a table of their own below and are in the same files."""
         return []
 
     def rules(self, runs: Summaries) -> tuple[list[Column], str]:

@@ -16,7 +16,7 @@ from fd_flower.results.page import Markup, Share, element, percent, rounded, tab
 from fd_flower.results.panels import TEST, TRAINING, VALIDATION, Line, Panel
 
 EVALUATION_POINTS = {
-    "received": "received: after a client has learned from what the server says, before it trains on its own data",
+    "received": "received: after a client has learned from what the server sent, before it trains on its own data",
     "trained": "trained: at the end of a client's turn, after training on its own data",
     "aggregated": "aggregated: the server's model, after aggregation",
 }
@@ -32,7 +32,7 @@ FIGURES = (
 
 @final
 class Classification(Kind):
-    """Accuracy on everybody's classes and on a client's own, in per cent."""
+    """Accuracy on all classes and on a client's own, in per cent."""
 
     key = "accuracy"
     title = heading = "Accuracy"
@@ -53,7 +53,7 @@ class Classification(Kind):
         history = History.of(lines, evaluated)
         shared, own = history.shared, history.own
         pooled_validation = curve(shared.get("validation", {}))
-        # On devices nobody holds all clients' validation parts: what they say of their own is the next best judge.
+        # On devices no process holds all clients' validation parts: the clients' own figures are the next best judge.
         validation = pooled_validation or curve(own.get("validation", {}))
         accuracy = {
             "global": {**of_mean(shared.get("accuracy", {}), validation), "evaluated": evaluated["global"]},
@@ -117,8 +117,8 @@ class Classification(Kind):
         head = ["accuracy, %", "final", "selected", "best on test", "std over clients", "worst 10 %", "measured"]
         notes = [
             "Final is after the last round. Selected is at the round with the best validation accuracy"
-            f"{_judge(summary)}. Best on test is the best round by test accuracy itself: nobody can pick it without "
-            "the test labels, so quote it only beside papers that do.",
+            f"{_judge(summary)}. Best on test is the best round by test accuracy itself: it cannot be picked without "
+            "the test labels, so quote it only next to papers that do.",
             "Std and worst 10 % (the mean of the worst tenth of the clients) are over clients, at the end.",
         ]
         used = dict.fromkeys(accuracy[scope]["evaluated"] for scope, _ in rows)
@@ -159,7 +159,7 @@ class Classification(Kind):
         ]
 
     def sections(self, summary: Mapping[str, Any], lines: Lines) -> list[Markup]:
-        """Return accuracy by rule, other metrics, what is told class by class, and how probabilities are calibrated."""
+        """Return accuracy by rule, other metrics, recall class by class, and the calibration of probabilities."""
         rows = [(scope, rounded(of["ece"]), rounded(of["nll"])) for scope, of in summary["calibration"].items()]
         note = "At the end. ECE: expected calibration error, 15 bins of equal width. NLL: negative log-likelihood."
         calibration = [element("h2", "Calibration"), table(["", "ECE", "NLL, nats"], rows), element("p", note, "soft")]
@@ -247,4 +247,4 @@ def _final(tracks: Mapping[str, Track]) -> float | None:
 def _judge(summary: Mapping[str, Any]) -> str:
     if summary["selected_on"]["global"] == "pooled":
         return " (global and pooled: on all clients' validation parts together; personal: each client on its own)"
-    return " (each client's own validation part; nobody holds them all)" if summary["selected_on"]["global"] else ""
+    return " (each client's own validation part; no process holds them all)" if summary["selected_on"]["global"] else ""

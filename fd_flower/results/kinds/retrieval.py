@@ -1,4 +1,4 @@
-"""How retrieval's figures look: nDCG@10 and its kin in the place of accuracy.
+"""How retrieval's figures look: nDCG@10 and related metrics instead of accuracy.
 
 Figures are called ``<scope>/<metric>`` in the lines of a run: ``own/ndcg@10`` of a client's own questions, ``others/``
 of the other clients' collections, ``unseen/`` of one that nobody holds; ``<scope>/se`` is the standard error of the

@@ -18,7 +18,7 @@ from fd_flower.results.folder import SUMMARY as SUMMARY_FILE
 class Tracker(Callback):
     """A callback that sends a run's figures to a tracker.
 
-    What a tracker knows already stands in ``tracking/<name>.json`` in the run's folder, so that a resumed run goes on
+    What a tracker knows already is in ``tracking/<name>.json`` in the run's folder, so that a resumed run continues
     in the tracker's same run, at its next step, and sends what the tracker has missed.
 
     Raises
@@ -42,7 +42,7 @@ class Tracker(Callback):
                 ) from None
 
     def on_start(self, run: Started) -> None:
-        """Begin the tracker's run, or go on with it, and send what it has missed."""
+        """Begin the tracker's run, or continue with it, and send what it has missed."""
         if run.folder is None:
             raise InvalidInputError(f"{self.name} writes into the run's folder, and this run has none: give run.out")
         self.run, self.folder = run, run.folder
@@ -85,7 +85,7 @@ class Tracker(Callback):
 
     @abstractmethod
     def open(self, known: str | None) -> str:
-        """Begin a run, or go on with the one that is ``known``; return its id."""
+        """Begin a run, or continue with the one that is ``known``; return its id."""
 
     @abstractmethod
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -97,7 +97,7 @@ class Tracker(Callback):
 
 
 def _finals(summary: Summary) -> dict[str, float]:
-    """Return the figures of a summary that stand in a comparison's table."""
+    """Return the figures of a summary that are in a comparison's table."""
     kind = kinds.of(summary["task"])
     columns = [*kind.columns([summary]), *kind.metrics([summary])]
     found = {f"summary/{column.name}": column.of(summary) for column in columns}

@@ -31,7 +31,7 @@ class TensorBoard(Tracker):
         self._writer.flush()
 
     def close(self, summary: Summary | None, finals: Mapping[str, float]) -> None:
-        """Add the final figures, beside the options."""
+        """Add the final figures, next to the options."""
         if summary is not None:
             self._writer.add_hparams(self.options, dict(finals), run_name=".", global_step=summary["rounds"])
         self._writer.close()

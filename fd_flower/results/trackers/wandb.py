@@ -27,7 +27,7 @@ class WandB(Tracker):
         self._project = project or os.environ.get("WANDB_PROJECT") or "fd-flower"
 
     def open(self, known: str | None) -> str:
-        """Begin a run, or go on with it: offline as a further folder of the same id."""
+        """Begin a run, or continue with it: offline as a further folder of the same id."""
         import wandb
 
         try:

@@ -1,4 +1,4 @@
-"""Retrieval: questions and documents in the place of images and classes."""
+"""Retrieval: questions and documents instead of images and classes."""
 
 from fd_flower.tasks.retrieval.answers import Passage, ask, prompt
 

@@ -14,7 +14,7 @@ from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION
 from fd_flower.tasks.retrieval.kept import retriever
 
 TEXTS = (".txt", ".md")
-FOUND = 5  # passages, where nobody says how many
+FOUND = 5  # passages, if not given
 
 
 @dataclass(frozen=True)

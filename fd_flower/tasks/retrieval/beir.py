@@ -222,7 +222,7 @@ def _parts_on_hub(name: str) -> frozenset[str]:
 
     try:
         return frozenset(datasets.get_dataset_config_names(name))
-    except Exception:  # whoever reads it as another kind of set says what is wrong
+    except Exception:  # reading it as another kind of set raises a clear error
         return frozenset()
 
 

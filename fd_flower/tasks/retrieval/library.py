@@ -45,7 +45,7 @@ class Holding:
 
 @dataclass(frozen=True, eq=False)
 class Library:
-    """Collections, who holds them, and one that nobody holds.
+    """Collections, their clients, and one that no client holds.
 
     Attributes
     ----------
@@ -163,8 +163,8 @@ def _collections(data: DataConfig, folds: int, seed: int) -> tuple[Collection, .
     listed = not isinstance(data.source, str)
     if data.partition not in PARTITIONS:
         raise InvalidInputError(
-            f"data.partition is '{data.partition}', which deals out labeled samples; "
-            f"questions and documents are dealt out by {', '.join(PARTITIONS)}"
+            f"data.partition is '{data.partition}', which is for labeled samples; "
+            f"questions and documents are partitioned by {', '.join(PARTITIONS)}"
         )
     if listed != (data.partition == "domain"):
         raise InvalidInputError(
@@ -221,7 +221,7 @@ def _cut(collection: Collection, judged: Judgments, folds: int, seed: int) -> tu
     if len(every) < 2:
         return every[:0], every
     folds = min(folds, len(every))
-    # By the collection's own contents, so that it is the same cut whichever others stand beside it.
+    # By the collection's own contents, so that it is the same cut whichever others are used with it.
     order = numpy_rng(seed // folds, "folds", collection.digest).permutation(every)
     fold = np.array_split(order, folds)[seed % folds]
     return np.setdiff1d(every, fold), np.sort(fold)

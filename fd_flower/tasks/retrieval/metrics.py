@@ -85,5 +85,5 @@ def measure(
 
 
 def standard_error(values: Tensor) -> float:
-    """Return the standard error of the mean of values [Q]; 0 for a single one, of which nothing can be said."""
+    """Return the standard error of the mean of values [Q]; 0 for a single one."""
     return float(values.std(correction=1) / len(values) ** 0.5) if len(values) > 1 else 0.0
