@@ -58,25 +58,34 @@ def elsewhere(result: Result, other: Result) -> list[str]:
 
     The sources are left out: code that is other and gives other figures is what a comparison is to find.
     """
-    facts = [{"data": each["data"], **(each.get("arithmetic") or {"arithmetic": None})} for each in (other, result)]
-    names = dict.fromkeys(name for each in facts for name in each)
-    pairs = {name: [each.get(name, "unknown") for each in facts] for name in names}
-    return [f"{name} {there}, here {here}" for name, (there, here) in pairs.items() if there != here]
+    there, here = ({"data": each["data"], **(each.get("arithmetic") or {})} for each in (other, result))
+    names = dict.fromkeys([*there, *here])
+    pairs = {name: (there.get(name, "unknown"), here.get(name, "unknown")) for name in names}
+    return [f"{name} {before}, here {now}" for name, (before, now) in pairs.items() if before != now]
 
 
 def against(result: Result, other: Result) -> list[str]:
     """Return how a result's figures compare with those of the kept one, bit for bit: lines for a reader."""
     ours, theirs = (_by_place(each) for each in (result, other))
-    differing = {name: value for name, value in ours.items() if theirs.get(name) != value}
-    if not differing and len(ours) == len(theirs):
-        return [f"as in the committed result, bit for bit ({len(ours)} figures)"]
-    lines = [f"{len(differing)} of {len(ours)} figures differ from the committed result"]
-    lines += [f"  {name}: {value!r}, committed {theirs.get(name)!r}" for name, value in differing.items()]
+    places = dict.fromkeys([*ours, *theirs])
+    lines = [
+        f"  {place}: {ours.get(place, 'none')}, committed {theirs.get(place, 'none')}"
+        for place in places
+        if ours.get(place) != theirs.get(place)
+    ]
+    if not lines:
+        return [as_kept(result)]
     why = elsewhere(result, other)
     return [
+        f"{len(lines)} of {len(places)} figures differ from the committed result",
         *lines,
         f"  which was computed elsewhere: {'; '.join(why)}" if why else "  data, torch and CPU are the same",
     ]
+
+
+def as_kept(result: Result) -> str:
+    """Return the line for a result that has every figure of the kept one."""
+    return f"as in the committed result, bit for bit ({len(_by_place(result))} figures)"
 
 
 def _by_place(result: Result) -> dict[str, float]:

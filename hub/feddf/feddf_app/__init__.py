@@ -1,0 +1,1 @@
+"""FedDF with FD-Flower."""

@@ -1,0 +1,1 @@
+"""FedMD with FD-Flower."""
