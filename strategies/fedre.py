@@ -34,7 +34,7 @@ class Config(ServerConfig):
 class FedRE(Strategy[Config]):
     """A head that learns from clients' entangled representations and replaces the clients' heads."""
 
-    status = Status("official code", reconstructed="what client.entangle has beside rap")
+    status = Status("official code", reconstructed="client.entangle other than rap")
     requires = Requirements(features=True, single_replies=True)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
