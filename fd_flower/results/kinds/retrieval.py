@@ -185,7 +185,7 @@ class Retrieval(Kind):
             + ".",
             "SE: standard error of the figure on own questions, over the questions of one run (of personal ones its "
             "mean over clients). Where the questions are cross-validated, each seed is a fold of its own.",
-            "BM25 counts words, zero-shot is the retriever before it has learned: neither is anybody's in particular.",
+            "BM25 counts words, zero-shot is the retriever before it has learned: neither depends on the clients.",
         ]
 
 
