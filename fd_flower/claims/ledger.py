@@ -1,4 +1,4 @@
-"""The ledger: results of entries that were run in full, kept beside them, and the page that is made of them."""
+"""The ledger: results of entries that were run in full, kept next to them, and the page that is made of them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ Result = Mapping[str, Any]
 HEAD = """\
 # Claims
 
-What papers claim of their methods, and what came of it here. An entry's settings, seeds and rule were written down
-(`fd_flower/claims/`) before its first full run. Made by `python benchmarks/claims.py` of the results beside them;
+What papers claim about their methods, and our results. An entry's settings, seeds and rule were written down
+(`fd_flower/claims/`) before its first full run. Made by `python benchmarks/claims.py` of the results next to them;
 `fd-flower reproduce NAME --data DIR` runs one again.
 
 * **ordering**: seed by seed (one partition, start and test set) the row is better than the other by a point or more in
@@ -123,7 +123,7 @@ def sentence(made: Entry, order: Mapping[str, Any], seeds: int) -> str:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """Return the figures of a variant, ours beside the published ones."""
+    """Return the figures of a variant next to the published ones."""
     head = ["row", "final", "selected", "evaluated at", "published"]
     published = found["published"]
     rows = [
