@@ -131,7 +131,7 @@ def sentence(made: Entry, order: Mapping[str, Any], seeds: int) -> str:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """Return the figures of a variant, ours next to the published ones."""
+    """Return our figures of a variant next to the published ones."""
     head = ["row", "final", "selected", "evaluated at", "published"]
     published = found["published"]
     rows = [
