@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from fd_flower.claims import Entry, entry, ledger, names
 from fd_flower.claims.verdict import better, difference, matches, verdict
 from fd_flower.cli import main, reproduce
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.versions import arithmetic
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -52,7 +55,7 @@ def test_what_is_not_testable_here_cannot_be_run(tmp_path: Path):
 
 
 def test_an_entry_without_a_small_form_names_those_that_have_one():
-    with pytest.raises(InvalidInputError, match="without --quick, or one of mixed-models, selective"):
+    with pytest.raises(InvalidInputError, match="without --quick, or one of kdstudy, mixed-models, selective"):
         _ = entry("fedgen").small
 
 
@@ -151,6 +154,80 @@ def test_the_small_form_of_an_entry_orders_its_rows(name: str, row: str, tmp_pat
     result = json.loads((tmp_path / "result.json").read_text())
     ((order, *_),) = (found["orders"] for found in result["variants"].values())
     assert (order["better"], order["verdict"]) == (row, "ordering")
+    kept = ledger.kept(name, quick=True)
+    assert kept is not None
+    if not ledger.elsewhere(result, kept):  # on another CPU or another torch the ordering is all that must stay
+        assert ledger.against(result, kept) == [ledger.as_kept(result)]
+
+
+@pytest.mark.slow
+def test_the_cheapest_entry_run_from_nothing_has_the_kept_figures_bit_for_bit(shared_data: Any, tmp_path: Path):
+    cheapest = min(ledger.results().values(), key=lambda result: result["hours"])
+    if why := ledger.elsewhere({**cheapest, "arithmetic": arithmetic()}, cheapest):
+        pytest.skip(f"the result of {cheapest['name']} was computed elsewhere: {'; '.join(why)}")
+    folders = {shared_data(name).parent for name in entry(cheapest["name"]).sets}
+    assert len(folders) == 1
+    main(["reproduce", cheapest["name"], "--data", str(*folders), "--quiet", "--out", str(tmp_path)])
+    result = json.loads((tmp_path / "result.json").read_text())
+    if why := ledger.elsewhere(result, cheapest):
+        pytest.skip(f"the result of {cheapest['name']} is of other data: {'; '.join(why)}")
+    assert ledger.against(result, cheapest) == [ledger.as_kept(result)]
+
+
+def result_of(figures: dict[str, list[float]], **facts: Any) -> dict[str, Any]:
+    """Return what of an entry's result is compared with the kept one."""
+    about = {"data": ["35dc4480790d"], "arithmetic": {"torch": "2.14.1", "cpu": "AVX2"}, "seeds": [3, 4], **facts}
+    return {**about, "variants": {"alpha 1": {"figures": figures}}}
+
+
+def test_figures_are_compared_with_the_kept_ones_bit_for_bit():
+    kept = result_of({"fd": [0.1 + 0.2, 0.5]})
+    assert ledger.against(kept, kept) == ["as in the committed result, bit for bit (2 figures)"]
+    assert ledger.against(result_of({"fd": [0.3, 0.5]}), kept) == [
+        "1 of 2 figures differ from the committed result",
+        "  alpha 1, fd, seed 3: 0.3, committed 0.30000000000000004",
+        "  data, torch and CPU are the same",
+    ]
+    other = result_of({"fd": [0.3, 0.5]}, arithmetic={"torch": "2.14.1", "cpu": "AVX512"})
+    assert ledger.against(other, kept)[-1] == "  which was computed elsewhere: cpu AVX2, here AVX512"
+
+
+def test_a_result_with_fewer_figures_than_the_kept_one_is_not_the_same():
+    kept = result_of({"fd": [0.5, 0.5], "local": [0.4, 0.4]})
+    lines = ledger.against(result_of({"fd": [0.5, 0.5]}), kept)
+    assert lines[0] == "2 of 4 figures differ from the committed result"
+    assert "  alpha 1, local, seed 3: none, committed 0.4" in lines
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({}, []),
+        ({"data": ["000000000000"]}, ["data ['35dc4480790d'], here ['000000000000']"]),
+        ({"arithmetic": {"torch": "2.15.0", "cpu": "AVX2"}}, ["torch 2.14.1, here 2.15.0"]),
+        ({"sources": "another"}, []),  # code that gives other figures is what is to be found
+    ],
+)
+def test_where_data_torch_or_cpu_are_others_bits_are_not_compared(facts: dict[str, Any], why: list[str]):
+    assert ledger.elsewhere(result_of({}, **facts), result_of({})) == why
+
+
+def test_a_kept_result_that_does_not_say_where_it_was_computed_is_of_elsewhere():
+    assert ledger.elsewhere(result_of({}), result_of({}, arithmetic=None)) == [
+        "torch unknown, here 2.14.1",
+        "cpu unknown, here AVX2",
+    ]
+
+
+def test_the_command_says_whether_figures_are_the_kept_ones(monkeypatch: pytest.MonkeyPatch, capsys):
+    made = Entry("small", "A claim.", {"where": "nowhere", "read": "ours"}, rule="not testable here")
+    found = {"figures": {"fd": [0.5, 0.5]}, "selected": {"fd": []}, "evaluated": {"fd": ""}, "published": {}}
+    result = {**result_of({"fd": [0.5, 0.5]}), "quick": True, "variants": {"": {**found, "orders": []}}}
+    monkeypatch.setattr(ledger, "kept", lambda name, *, quick: result if quick else None)
+    reproduce.show(made, result, Console())
+    assert "as in the committed result, bit for bit (2 figures)" in capsys.readouterr().out
+    reproduce.show(made, {**result, "quick": False}, Console())
+    assert "committed" not in capsys.readouterr().out
 
 
 def test_pages_are_made_of_the_results_that_are_kept():

@@ -26,11 +26,6 @@ BUILD = ROOT / "build"
 BORROWED = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 """Pages that lie outside of docs/, and what they are called on the site."""
 
-PLANNED = {
-    f"{name}.md"
-    for name in ("start", "your-model", "compare-honestly", "troubleshooting", "faq", "coming-from", "writing")
-}
-
 NPM = {
     "katex@0.16.22": ("dist/katex.min.css", "dist/katex.min.js", "dist/fonts/*.woff2", "LICENSE"),
     "iframe-worker@1.0.4": ("shim/index.js", "LICENSE"),
@@ -103,11 +98,7 @@ def _expanded(nav: list[Any], docs: Path) -> list[Any]:
         if isinstance(item, str) and "*" in item:
             found += [{path.stem: path.relative_to(docs).as_posix()} for path in sorted(docs.glob(item))]
         elif isinstance(item, dict):
-            ((title, below),) = item.items()
-            if isinstance(below, list):
-                found.append({title: _expanded(below, docs)})
-            elif below not in PLANNED or (docs / below).exists():
-                found.append(item)
+            found.append({k: _expanded(v, docs) if isinstance(v, list) else v for k, v in item.items()})
         else:
             found.append(item)
     return found
@@ -173,8 +164,6 @@ def _with_links(markdown: str, here: str, page: str, repository: str) -> str:
     def turned(match: re.Match[str]) -> str:
         target, anchor = match["target"], match["anchor"] or ""
         path = os.path.normpath(PurePosixPath(here).parent / target)
-        if path.removeprefix("docs/") in PLANNED and not (ROOT / path).exists():
-            return match["text"]
         if path in BORROWED:
             inside = BORROWED[path]
         elif path.startswith("docs/") and not (ROOT / path).is_dir():
