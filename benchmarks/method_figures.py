@@ -8,11 +8,13 @@ The steps and the words at the arrows are written here.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from textwrap import wrap
+
+import yaml
 
 from fd_flower import methods
 from fd_flower.cli.describe import exchanged
@@ -32,12 +34,10 @@ class Flow:
     ----------
     down, up : Mapping[str, str]
         Kind of payload -> what it holds, for what every run sends with the recipe's options.
-    clients, server : tuple[str, ...]
+    clients, server : Sequence[str]
         The steps of a round, in order, the clients' first.
     title : str
-        The method's name.
-    public : str
-        Where public samples lie, if the method needs any.
+        The method's name, as the page's heading has it.
     numbered : bool
         Whether the steps are one round's, in order.
     """
@@ -45,264 +45,28 @@ class Flow:
     title: str
     down: Mapping[str, str]
     up: Mapping[str, str]
-    clients: tuple[str, ...]
-    server: tuple[str, ...]
-    public: str = ""
+    clients: Sequence[str]
+    server: Sequence[str]
     numbered: bool = True
 
 
 EVERYWHERE, AT_THE_SERVER = "the same at the server and on every client", "at the server only"
-INDEX = {"public-index": "samples of this round"}
-WEIGHTS = {"arrays": "model weights"}
-VOTES = {"public-votes": "once, which samples"}
 
-FLOWS = {
-    "dsfl": Flow(
-        "DS-FL",
-        {"public-logits": "sharpened mean"} | INDEX,
-        {"public-logits": "predictions"},
-        (
-            "Distill the sharpened mean on the last round's public samples",
-            "Train on private data",
-            EVALUATED,
-            "Predict on this round's public samples",
-        ),
-        ("Average the clients' probabilities", "Sharpen the mean (reduce its entropy)"),
-        EVERYWHERE,
-    ),
-    "edgefd": Flow(
-        "EdgeFD",
-        {"public-logits": "mean of the voters"} | INDEX | {"public-votes": "once, a request"},
-        {"public-logits": "predictions"} | VOTES,
-        (
-            "Once: vote for public samples near the centroids of the private data",
-            "Distill the voters' mean",
-            EVALUATED,
-            "Train on private data",
-            "Predict on the samples voted for",
-        ),
-        ("Average the logits of each sample's voters",),
-        EVERYWHERE,
-    ),
-    "fd": Flow(
-        "FD",
-        {"class-logits": "sums over clients"},
-        {"class-logits": "sums and counts"},
-        (
-            "Subtract the client's own table from the sums",
-            "Train on private data, with the other clients' mean output of a class as soft label",
-            EVALUATED,
-            "Add up the model's outputs by class",
-        ),
-        ("Add up the clients' tables",),
-    ),
-    "fedavg": Flow(
-        "FedAvg",
-        WEIGHTS,
-        WEIGHTS,
-        ("Load the server's weights", "Train on private data"),
-        ("Average the weights by number of samples", EVALUATED),
-    ),
-    "fedd2s": Flow(
-        "FedD2S",
-        {"sample-knowledge": "cut, soft labels"},
-        {"sample-knowledge": "features, labels, logits"},
-        (
-            "Train on private data; distill the server's soft labels into the blocks below the cut",
-            EVALUATED,
-            "Send features at the cut, labels and predictions",
-        ),
-        (
-            "Train a head for this cut on all clients' features",
-            "Predict soft labels for each client's samples",
-            "Move the cut from deep to shallow",
-        ),
-    ),
-    "feddf": Flow(
-        "FedDF",
-        {"arrays": "student's weights"},
-        WEIGHTS,
-        ("Load the student of the client's architecture", "Train on private data"),
-        (
-            "Average the weights of each architecture",
-            "Predict with all clients' models: the ensemble",
-            "Distill the ensemble into each student",
-            EVALUATED,
-        ),
-        AT_THE_SERVER,
-    ),
-    "fede4rag": Flow(
-        "FedE4RAG",
-        {"arrays": "mean retriever"},
-        {"arrays": "trained parameters"},
-        (
-            "Train the client's own retriever on private questions and passages, with the mean retriever's "
-            "similarities as teacher",
-            "Keep it, and send its trained parameters",
-        ),
-        ("Average the retrievers", EVALUATED),
-    ),
-    "fedgen": Flow(
-        "FedGen",
-        {"arrays": "model weights", "feature-generator": "from round two"},
-        {"arrays": "model weights", "label-counts": "samples per class"},
-        ("Load the server's weights", "Train on private data and on generated features"),
-        (
-            "Train the feature generator against the clients' heads",
-            "Average the weights by number of samples",
-            EVALUATED,
-        ),
-    ),
-    "fedkd": Flow(
-        "FedKD",
-        {"update": "compressed mean", "arrays": "first round: mentee"},
-        {"update": "compressed change"},
-        (
-            "Add the mean update to the small shared model (mentee)",
-            "Train it and the client's own model (mentor) on private data; each distills the other",
-            EVALUATED,
-            "Compress the mentee's change by singular values",
-        ),
-        ("Average the updates by number of samples", "Compress the mean and add it to the server's mentee"),
-    ),
-    "fedlgd": Flow(
-        "FedLGD",
-        {"arrays": "model weights", "synthetic-set": "server's images"},
-        WEIGHTS,
-        (
-            "First turn: distill private images into a few synthetic ones",
-            "Load the server's weights",
-            "Train on the client's and the server's synthetic images",
-        ),
-        (
-            "Average the weights",
-            "In matching rounds: adapt the server's images to the weights' change",
-            EVALUATED,
-        ),
-    ),
-    "fedmd": Flow(
-        "FedMD",
-        {"public-logits": "mean of the logits"} | INDEX,
-        {"public-logits": "predictions"},
-        (
-            "Distill the mean on the last round's public samples",
-            "Train on private data",
-            EVALUATED,
-            "Predict on this round's public samples",
-        ),
-        ("Average the clients' logits",),
-        EVERYWHERE,
-    ),
-    "fedproto": Flow(
-        "FedProto",
-        {"prototypes": "mean per class"},
-        {"prototypes": "mean feature per class"},
-        (
-            "Train on private data; pull features to the global prototype of their class",
-            EVALUATED,
-            "Compute the mean feature of each class",
-        ),
-        ("Average the prototypes class by class",),
-    ),
-    "fedprox": Flow(
-        "FedProx",
-        WEIGHTS,
-        WEIGHTS,
-        ("Load the server's weights", "Train on private data, with a penalty on the distance from these weights"),
-        ("Average the weights by number of samples", EVALUATED),
-    ),
-    "fedre": Flow(
-        "FedRE",
-        {"head": "shared classifier"},
-        {"representation": "one mixed feature"},
-        (
-            "Load the shared head",
-            "Train on private data",
-            EVALUATED,
-            "Mix the class prototypes, and their labels, with random weights into one",
-        ),
-        ("Train the head on the clients' mixed features",),
-    ),
-    "fedtgp": Flow(
-        "FedTGP",
-        {"prototypes": "trained, one per class"},
-        {"prototypes": "mean feature per class"},
-        (
-            "Train on private data; pull features to the global prototype of their class",
-            EVALUATED,
-            "Compute the mean feature of each class",
-        ),
-        ("Train global prototypes that lie far apart, near those of the clients",),
-    ),
-    "fml": Flow(
-        "FML",
-        {"arrays": "mean shared model"},
-        {"arrays": "shared model (meme)"},
-        (
-            "Load the mean of the shared models (memes)",
-            "Train it and the client's own model on private data; each distills the other",
-            EVALUATED,
-        ),
-        ("Average the shared models by number of samples",),
-    ),
-    "kdstudy": Flow(
-        "KD study",
-        WEIGHTS,
-        WEIGHTS,
-        ("Round one: train to convergence on private data", "Later rounds: train the server's model as in FedAvg"),
-        (
-            "Round two: distill the clients' models into one student",
-            "Later rounds: average the weights as in FedAvg",
-            EVALUATED,
-        ),
-        AT_THE_SERVER,
-        numbered=False,
-    ),
-    "knfu": Flow(
-        "KnFu",
-        {"public-logits": "one fusion per client"} | INDEX,
-        {"public-logits": "predictions"},
-        (
-            "Distill the client's own fusion",
-            EVALUATED,
-            "Train on private data",
-            "Predict on this round's public samples",
-        ),
-        (
-            "Compare the clients' mean predictions",
-            "For each client: average the predictions of those that predict alike",
-        ),
-        EVERYWHERE,
-    ),
-    "local": Flow("Local training", {}, {}, ("Train on private data", EVALUATED), ()),
-    "mhd": Flow(
-        "MHD",
-        {"public-heads": "neighbors' predictions"} | INDEX,
-        {"public-heads": "all heads, embeddings"},
-        (
-            "Train on private data; each auxiliary head distills neighbors' heads one level lower",
-            EVALUATED,
-            "Predict with all heads on this round's public samples",
-        ),
-        ("Keep each client's last predictions", "Pass them on to its neighbors in the graph"),
-        EVERYWHERE,
-    ),
-    "selectivefd": Flow(
-        "Selective-FD",
-        {"public-logits": "mean of the voters"} | INDEX | {"public-votes": "once, a request"},
-        {"public-logits": "predictions"} | VOTES,
-        (
-            "Once: vote for public samples that look like the private data (density ratio)",
-            "Distill the voters' mean",
-            EVALUATED,
-            "Train on private data",
-            "Predict on the samples voted for",
-        ),
-        ("Average the probabilities of each sample's voters", "By option: leave out ambiguous samples"),
-        EVERYWHERE,
-    ),
-}
-"""What the declarations do not say of a method."""
+
+def flow_of(stem: str) -> Flow:
+    """Return what the comment ``figure`` on a method's page has, in YAML.
+
+    Raises
+    ------
+    ValueError
+        If the page has no such comment.
+    """
+    page = (DOCS / "methods" / f"{stem}.md").read_text(encoding="utf-8")
+    found = re.search(r"^<!-- figure\n(.+?)\n-->$", page, re.MULTILINE | re.DOTALL)
+    if found is None:
+        raise ValueError(f"docs/methods/{stem}.md has no comment '<!-- figure': see docs/methods/fedmd.md")
+    title = page.partition("\n")[0].removeprefix("# ").partition(" (")[0]
+    return Flow(title=title, **yaml.safe_load(found[1]))
 
 
 # --- what the declarations say
@@ -318,6 +82,14 @@ def architectures(stem: str) -> str:
     if requires.headed:
         return "any architectures with a linear head"
     return "any architectures"
+
+
+def public(stem: str) -> str:
+    """Return where public samples lie, if the method needs any: clients that predict on them have them, too."""
+    strategy = methods.strategy(stem)
+    if not strategy.requires.public:
+        return ""
+    return EVERYWHERE if strategy.predicts else AT_THE_SERVER
 
 
 def sees(stem: str) -> str:
@@ -336,16 +108,16 @@ def point(stem: str) -> str:
 
 def further(stem: str) -> str:
     """Return the kinds of payload that only other options than the recipe's send."""
-    flow = FLOWS[stem]
+    flow = flow_of(stem)
     kinds = set(exchanged(stem).split(", ")) - {"nothing"} - {*flow.down, *flow.up}
     return ", ".join(sorted(kinds))
 
 
 def description(stem: str) -> str:
     """Return the figure in words, on one line."""
-    flow = FLOWS[stem]
+    flow = flow_of(stem)
 
-    def steps(words: tuple[str, ...]) -> str:
+    def steps(words: Sequence[str]) -> str:
         done = [f"{text[0].lower()}{text[1:]}" for text in words if text != EVALUATED]
         return "; ".join(done) or "nothing to aggregate"
 
@@ -359,8 +131,8 @@ def description(stem: str) -> str:
         f"They send {sent(flow.up)}.",
         f"Server{f' ({tag})' if (tag := sees(stem)) else ''}: {steps(flow.server)}.",
     ]
-    if flow.public:
-        parts += [f"Public samples: {flow.public}."]
+    if place := public(stem):
+        parts += [f"Public samples: {place}."]
     parts += [f"Accuracy is taken at {methods.strategy(stem).evaluated}."]
     return " ".join(parts)
 
@@ -420,7 +192,7 @@ class Drawing:
 
 def drawn(stem: str) -> str:
     """Return the figure of a method as SVG."""
-    flow, art = FLOWS[stem], Drawing()
+    flow, art = flow_of(stem), Drawing()
     client_lines = lines(flow.clients, 1, numbered=flow.numbered)
     begun = 1 + len([step for step in flow.clients if step != EVALUATED])
     server_lines = lines(flow.server, begun, numbered=flow.numbered)
@@ -428,11 +200,11 @@ def drawn(stem: str) -> str:
     y = panel(art, EDGE, "server", "Server", sees(stem), server_lines, stem)
     y = arrows(art, y, flow)
     y = panel(art, y, "client", "Clients", architectures(stem), client_lines, stem)
-    if flow.public:
+    if place := public(stem):
         y += 12
         art.box(EDGE, y, WIDTH - 2 * EDGE, 32, "public")
         art.text(EDGE + 12, y + 21, "Public samples", "head")
-        art.text(EDGE + 136, y + 21, flow.public, "small")
+        art.text(EDGE + 136, y + 21, place, "small")
         y += 32
     if more := further(stem):
         y += 22
@@ -454,7 +226,7 @@ def drawn(stem: str) -> str:
     )
 
 
-def lines(steps: tuple[str, ...], number: int, *, numbered: bool) -> list[tuple[str, str]]:
+def lines(steps: Sequence[str], number: int, *, numbered: bool) -> list[tuple[str, str]]:
     """Return the lines of a box as (number or "", text), the first step having this number."""
     found: list[tuple[str, str]] = []
     for step in steps:

@@ -83,7 +83,7 @@ SOURCES = {
 
 CAVEATS = {
     "dsfl": "The federation is that of code in which DS-FL's second author runs it as a baseline, not the paper's.",
-    "fedd2s": "The federation is ours.",
+    "fedd2s": "The federation is our own choice.",
     "fede4rag": "This is the federation of the authors' code. The recipe without these options trains a small head.",
     "fedkd": "The paper is about text; these are the images of HtFLlib, a third-party library.",
     "fedmd": "`EMNIST_LETTERS` has the letters of six classes.",

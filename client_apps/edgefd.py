@@ -23,11 +23,11 @@ class Config(ClientConfig):
     """EdgeFD's options."""
 
     clusters: int = option(10, least=1)
-    """Clusters of each class, or of all own samples together."""
+    """Number of clusters per class, or of all own samples together."""
     per_class: bool = True
-    """Whether each class gets clusters of its own."""
+    """Whether each class gets its own clusters."""
     quantile: float = option(0.75, least=0, most=1)
-    """Vote where the distance to the nearest centroid is below this quantile of it on held-out own samples."""
+    """Predict samples whose distance to the nearest centroid is below this quantile on held-out own samples."""
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:

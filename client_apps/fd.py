@@ -23,7 +23,7 @@ class Config(ClientConfig):
     output: str = one_of("probabilities", "logits", default="probabilities")
     """What is averaged: `probabilities` (the paper's softmax outputs) or `logits`."""
     weighting: str = one_of("examples", "clients", default="examples")
-    """What counts the same in a class's mean: `examples`, or `clients` (the paper)."""
+    """Weights of a class's mean: by `examples`, or equal for all `clients` (the paper)."""
 
 
 def objective(

@@ -25,7 +25,7 @@ class Config(ClientConfig):
     share: str = one_of(*SHARES, default="all")
     """What is averaged: `all`, all but normalization layers (`no_norm`), the `head` or the `body`; the rest is kept."""
     head_epochs: int = option(0, least=0)
-    """Passes in which a kept head learns alone before the body does (`client.epochs`); 0: both learn together."""
+    """Epochs in which a kept head is trained alone, before the body (`client.epochs`); 0: both together."""
 
     def __post_init__(self) -> None:
         """Check that the head that learns alone is the client's own."""

@@ -33,7 +33,7 @@ class Config(ClientConfig):
     samples: int | None = option(None, least=1)
     """Maximum number of samples that a client shares features of, a fixed seeded subset; None: all training samples."""
     half: bool = False
-    """Whether features travel as float16, which halves their bytes."""
+    """Whether features are sent as float16, which halves their bytes."""
 
 
 @dataclass(frozen=True)

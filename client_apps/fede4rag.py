@@ -21,7 +21,7 @@ class Config(ClientConfig):
     """FedE4RAG's options; ``kd_weight`` is the lambda of its authors' code."""
 
     personal_init: str = one_of("persist", "overwrite", default="persist")
-    """Where a round starts: `persist` (the client's own retriever) or `overwrite` (the mean one, as in FedAvg)."""
+    """Initial retriever of a round: `persist` (the client's own) or `overwrite` (the mean one, as in FedAvg)."""
 
 
 def objective(model: Retriever, x: Tensor, y: Tensor, teacher: Retriever | None, config: Config) -> Tensor:

@@ -26,15 +26,15 @@ class Config(ClientConfig):
     alpha: float = option(10.0, least=0)
     """Weight of the head's cross-entropy on generated features."""
     beta: float = option(10.0, least=0)
-    """Weight of the distance to what the head says of features generated for the sample's own class."""
+    """Weight of the distance to the head's predictions on features generated for the sample's class."""
     fade: float = option(0.98, above=0, most=1)
-    """Factor a round of `client.alpha` and `client.beta`."""
+    """Factor per round of `client.alpha` and `client.beta`."""
     floor: float = option(0.0001, least=0)
-    """What neither falls below by fading; one that is 0 stays 0."""
+    """Minimum of both weights after fading; a weight of 0 stays 0."""
     generated: int = option(32, least=1)
-    """Generated features a mini-batch."""
+    """Generated features per mini-batch."""
     generated_classes: str = one_of("all", "own", default="all")
-    """Of which classes, each as often: `all` that the generator has learned, or the client's `own` among them."""
+    """Classes of generated features: `all` that the generator has learned, or the client's `own` among them."""
 
     def at(self, round: int) -> "Config":
         """Return the options in effect in a round, counted from 1: both weights have decayed."""

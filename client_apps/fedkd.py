@@ -23,11 +23,11 @@ class Config(ClientConfig):
     """FedKD's options; ``kd_weight`` is the weight of all that is distilled."""
 
     hidden_weight: float = option(1.0, least=0)
-    """Weight of the distance between the two models' features, within what is distilled."""
+    """Weight of the distance between the two models' features within the distillation loss."""
     ce_floor: float = option(0.1, above=0)
-    """The sum of both cross-entropies, by which what is distilled is divided, is taken for at least this."""
+    """Minimum of the sum of both cross-entropies, by which the distillation loss is divided."""
     kd_mean: str = one_of("samples", "entries", default="samples")
-    """What the divergence of predictions is a mean over; `entries`: divided by the number of classes, too (HtFLlib)."""
+    """Mean of the divergence over `samples`, or over `entries` (also divided by the number of classes, as HtFLlib)."""
 
 
 class Pair(Together):

@@ -33,14 +33,14 @@ class Config(ClientConfig):
     """FedLGD's options."""
 
     images: int = option(50, least=1)
-    """A client's virtual images of each class that it has."""
+    """Virtual images per class on a client."""
     start: str = "statistics"
     """What these start from: noise with the `statistics` of their class's pixels, standard `noise`, images that are
     drawn from the client's own (`real`), or those in `/an/absolute/folder/{client}` (which stands for its id)."""
     distill_warmup: int = option(10000, least=0)
     """Steps on a client's virtual images before its first round, each with a fresh random model."""
     distill_refresh: int = option(100, least=0)
-    """Steps on them in each refresh, with the server's model."""
+    """Steps on the virtual images in each refresh, with the server's model."""
     distill_model: str = "convnet"
     """The architecture of the random models, by name; `mlp` takes inputs of any shape."""
     distill_batch: int = option(256, least=1)
@@ -50,11 +50,11 @@ class Config(ClientConfig):
     distill_momentum: float = option(0.5, least=0, below=1)
     """Momentum of these steps."""
     augment: list[str] = one_of(*CHANGES, default=list(CHANGES))
-    """Changes of real and virtual images alike, one a class and step: `color,crop,cutout,flip,scale,rotate`."""
+    """Augmentations of real and virtual images, one per class and step: `color,crop,cutout,flip,scale,rotate`."""
     align: str = one_of("contrastive", "mmd", default="contrastive")
-    """What `client.kd_weight` weighs: `contrastive` (by class) or `mmd` (two sets of features)."""
+    """Loss that `client.kd_weight` multiplies: `contrastive` (by class) or `mmd` (two sets of features)."""
     temperature: float = option(0.07, above=0)
-    """Of `contrastive`."""
+    """Temperature of `contrastive`."""
     mu: float = option(0.0, least=0)
     """Weight of half the squared distance to the server's weights, as in FedProx: a control."""
 

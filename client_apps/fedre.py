@@ -24,7 +24,7 @@ class Config(ClientConfig):
     entangle: str = one_of(*RULES, default="rap")
     """How a client mixes its features: `rap`, `vap`, `rar`, `var` or `rsr` (see `fd_flower.generate.entangled`)."""
     take_head: bool = True
-    """Whether the server's head overwrites the client's own; if not, this is `local`."""
+    """Whether the server's head replaces the client's own; without it, the method is `local`."""
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:

@@ -21,11 +21,11 @@ class Config(ClientConfig):
     """FML's options; ``kd_weight`` multiplies 1 - alpha and 1 - beta, the shares of what is distilled."""
 
     alpha: float = option(0.5, least=0, most=1)
-    """Share of the labels in the personal model's loss; the meme's predictions have the rest."""
+    """Weight of the labels in the personal model's loss; the meme's predictions have 1 - alpha."""
     beta: float = option(0.5, least=0, most=1)
-    """Share of the labels in the meme's loss; the personal model's predictions have the rest."""
+    """Weight of the labels in the meme's loss; the personal model's predictions have 1 - beta."""
     kd_mean: str = one_of("samples", "entries", default="samples")
-    """What the distillation loss is a mean over; `entries`: divided by the number of classes, too (HtFLlib)."""
+    """Mean of the distillation loss over `samples`, or over `entries` (also divided by the classes, as HtFLlib)."""
 
 
 class Pair(Together):

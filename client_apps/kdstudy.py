@@ -25,11 +25,11 @@ class Config(ClientConfig):
     """The study's options of training to convergence and of distilling, at the server too."""
 
     kd_weight: float = option(1.0, least=0, most=1)
-    """The a of (1 - a) CE + a KD in `kd`; `dml` and `dp-kd` have no such weight."""
+    """Weight a in (1 - a) CE + a KD of `kd`; `dml` and `dp-kd` have no such weight."""
     convergence: int = option(10, least=1)
-    """Epochs of the first round, at most: a client trains its teacher."""
+    """Maximum number of epochs of the first round, in which a client trains its teacher."""
     patience: int = option(3, least=1)
-    """These end after so many epochs without a lower cross-entropy on the own validation part."""
+    """Epochs without a lower validation cross-entropy after which the first round's training ends."""
     distill_lr: float = option(0.05, above=0)
     """Learning rate of distillation; its loop is `client.public_epochs`, `client.public_batch`, ..."""
     learner: str = one_of("arriving", "own", default="arriving")

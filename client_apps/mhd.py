@@ -27,11 +27,11 @@ class Config(ClientConfig):
     """MHD's options; ``kd_weight`` is the weight of the chain of heads."""
 
     heads: int = option(4, least=1)
-    """Auxiliary heads m; knowledge from m clients away reaches the last."""
+    """Number m of auxiliary heads; the last one gets knowledge from clients up to m steps away."""
     emb_weight: float = option(1.0, least=0)
     """Weight of the distance to the teachers' embeddings; 0 turns it off, and clients send no embeddings."""
     select: str = one_of(*SELECTIONS, default="confidence")
-    """What a head learns from, of its candidates: the most sure one (`confidence`), one at `random`, their `mean`."""
+    """Teacher of a head among its candidates: the most confident (`confidence`), one at `random`, or their `mean`."""
     include_self: bool = True
     """Whether the client's own lower head is a candidate."""
     same_level: bool = False

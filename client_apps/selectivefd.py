@@ -30,9 +30,9 @@ class Config(ClientConfig):
     width_in: str = one_of("medians", "features", default="medians")
     """What `client.width` is measured in: `medians`, or the units of the `features` that votes see (the demo)."""
     quantile: float = option(0.25, least=0, most=1)
-    """Vote where the ratio is above this quantile of it on the other own samples."""
+    """Predict samples whose density ratio is above this quantile on the other own samples."""
     labels: str = one_of("soft", "hard", default="soft")
-    """What is predicted: `soft` (log-probabilities) or `hard` (the likeliest class)."""
+    """Predictions that are sent: `soft` (log-probabilities) or `hard` (the most likely class)."""
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: ClientConfig) -> Tensor:

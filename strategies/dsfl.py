@@ -29,13 +29,13 @@ class Config(EnsembleConfig):
     """DS-FL's options."""
 
     weighting: str = one_of("equal", "examples", "confidence", "entropy", "label_count", "committee", default="equal")
-    """How a vote counts: `equal`, `examples`, `confidence`, `entropy`, `label_count`, `committee`."""
+    """Weight of a client's predictions: `equal`, `examples`, `confidence`, `entropy`, `label_count`, `committee`."""
     committee_temperature: float = option(5.0, above=0)
-    """Of the softmax of accuracies in percent, under `server.weighting=committee`."""
+    """Temperature of the softmax over accuracies in percent, with `server.weighting=committee`."""
     temperature: float | None = option(0.1, above=0)
-    """T of the entropy reduction, softmax(p / T); null: no sharpening."""
+    """Temperature T of the entropy reduction, softmax(p / T); null: no sharpening."""
     model: str | None = None
-    """Architecture of the server's own model, which learns as clients do from what they receive; null: none."""
+    """Architecture of a model on the server, which is distilled like the clients' models; null: none."""
 
     def __post_init__(self) -> None:
         """Check the values, and that the rule can take the weights."""

@@ -38,17 +38,17 @@ class Config(ServerConfig):
     stage_rounds: int = option(10, least=1)
     """Rounds of a stage; the last stage lasts to the end of the run."""
     stage_weights: list[float] | None = option(None, least=0)
-    """Factors of `client.kd_weight`, stage by stage; None: 1. For an ablation: a weight that falls, not a cut."""
+    """Factors of `client.kd_weight`, stage by stage; None: 1. For ablations: a falling weight, not a cut."""
     keep_stale: bool = False
-    """Whether predictions of another cut's head are still learned from when the cut has moved."""
+    """Whether clients still distill predictions of the previous cut's head after the cut has moved."""
     head_epochs: int = option(1, least=0)
-    """Passes of the server over a round's features."""
+    """Epochs of the server over a round's features."""
     head_batch: int = option(32, least=1)
-    """Features a mini-batch of the server."""
+    """Batch size of the server."""
     head_lr: float = option(0.01, above=0)
-    """Learning rate of the server (SGD)."""
+    """Learning rate of the server's SGD."""
     head_weight: float = option(1.0, least=0)
-    """Lambda_s: weight of the clients' predictions when a head learns; 0: labels alone."""
+    """Weight of the clients' predictions (lambda_s) in the server's training; 0: labels only."""
 
     def __post_init__(self) -> None:
         """Check the values, and that the cuts do not rise."""

@@ -26,23 +26,23 @@ class Config(EnsembleConfig):
     """FedDF's options."""
 
     distill_steps: int = option(10000, least=0)
-    """Mini-batches of distillation in a round, at most; 0 is FedAvg."""
+    """Maximum number of distillation steps per round; 0 is FedAvg."""
     distill_batch: int = option(128, least=1)
-    """Public samples a mini-batch."""
+    """Batch size of distillation."""
     distill_lr: float = option(0.001, above=0)
-    """Learning rate of Adam, cosine to 0 over the steps."""
+    """Learning rate of Adam, with cosine decay to 0 over the steps."""
     distill_patience: int = option(1000, least=1)
-    """Stop after this many steps without a gain on the public samples that were held back."""
+    """Distillation stops after this many steps without an improvement on held-back public samples."""
     check_every: int = option(100, least=1)
-    """Steps between two looks at these."""
+    """Steps between two evaluations on the held-back public samples."""
     rule: str = "mean_of_logits"
     """How predictions become one: `mean_of_logits`, `mean_of_probabilities`, `median`, `trimmed_mean`, `rank_vote`."""
     teachers: str = one_of("all", "weighted", "drop_worst", default="all")
-    """Who teaches: `all` alike, `weighted` by accuracy on labeled public samples, or all but the worst by it."""
+    """Teachers: `all` clients equally, `weighted` by accuracy on labeled public samples, or all but the worst."""
     stop: str = one_of("kl", "validation", default="kl")
-    """What the student is judged by: `kl`, its distance to the ensemble, or `validation`, accuracy on public labels."""
+    """Criterion of stopping: `kl` (distance to the ensemble) or `validation` (accuracy on public labels)."""
     low_entropy: float = option(1.0, above=0, most=1)
-    """Share of the public samples to learn from: those on which the ensemble has the lowest entropy."""
+    """Share of public samples to distill on: those with the lowest entropy of the ensemble."""
 
     def __post_init__(self) -> None:
         """Check the values, and that somebody teaches."""

@@ -17,7 +17,7 @@ class Config(ServerConfig):
     """FedE4RAG's options."""
 
     mean: str = one_of("examples", "plain", default="examples")
-    """How retrievers are averaged: `examples` (by pairs of question and passage) or `plain` (each client alike)."""
+    """Weights of the average: `examples` (pairs of question and passage) or `plain` (all clients equally)."""
 
 
 @final

@@ -30,17 +30,17 @@ class Config(ServerConfig):
     share: str = one_of("all", "head", default="all")
     """What is averaged: `all` weights, separately by architecture, or the `head` alone, over all architectures."""
     ensemble: str = one_of(*ENSEMBLES, default="weighted_ce")
-    """Against what the generator learns: `weighted_ce`, `code` (as released) or `mean_logit` (`generate.heads`)."""
+    """Loss of the generator: `weighted_ce`, `code` (as released) or `mean_logit` (see `generate.heads`)."""
     labels: str = one_of("uniform", "prior", default="uniform")
-    """How the labels that clients have just seen are drawn: all alike (`uniform`), or by their counts (`prior`)."""
+    """Distribution of the generator's labels, among those of the round's clients: `uniform`, or `prior` (counts)."""
     generator_steps: int = option(50, least=0)
-    """Mini-batches on which the generator is trained in a round."""
+    """Training steps of the generator per round."""
     generator_batch: int = option(32, least=2)
-    """Features a mini-batch; batch normalization needs at least 2."""
+    """Batch size of the generator; batch normalization needs at least 2."""
     generator_lr: float = option(0.0003, above=0)
     """Learning rate of the generator's Adam."""
     generator_decay: float = option(0.98, above=0, most=1)
-    """Its factor a round."""
+    """Factor per round of `server.generator_lr`."""
     generator_weight_decay: float = option(0.01, least=0)
     """Weight decay of the generator."""
     eta: float = option(1.0, least=0)
@@ -48,9 +48,9 @@ class Config(ServerConfig):
     hidden: int = option(256, least=1)
     """Width of the generator's hidden layer."""
     noise: str = one_of(*NOISES, default="normal")
-    """What features are made out of: `normal` noise, or `uniform`."""
+    """Input of the generator: `normal` or `uniform` noise."""
     noise_size: int = option(32, least=1)
-    """Entries of the noise."""
+    """Dimension of the noise."""
 
 
 @final

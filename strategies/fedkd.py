@@ -24,9 +24,9 @@ class Config(ServerConfig):
     mentee: str | None = None
     """The shared model's architecture; None: the first client's. Clients receive it with each message."""
     energy_start: float = option(0.95, above=0, most=1)
-    """Share of an update's energy that travels, at the start; 1 in both loses nothing but rounding."""
+    """Share of an update's energy that is kept in compression, in the first round; 1: lossless up to rounding."""
     energy_end: float = option(0.98, above=0, most=1)
-    """The same in the last round, linear in between, in both directions."""
+    """The same in the last round; linear in between. Applies to upload and download."""
 
     def energy(self, round: int) -> float:
         """Return the share of energy that travels in a round, counted from 1."""

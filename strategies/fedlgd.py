@@ -24,21 +24,21 @@ class Config(ServerConfig):
     """FedLGD's options."""
 
     images: int = option(10, least=0)
-    """The server's virtual images of each class; 0: FedAvg on the clients' virtual images, the method's control."""
+    """Virtual images per class on the server; 0: FedAvg on the clients' virtual images, as an ablation."""
     statistics: bool = False
     """Whether clients send the mean and deviation of each class's pixels once; the server's images start from them."""
     match_every: int = option(5, least=1)
     """Rounds from one matching to the next, the first in round one; clients refresh their images in the others."""
     match_times: int = option(10, least=0)
-    """Matchings after that of round one."""
+    """Number of matchings after that of round one."""
     match_steps: int = option(500, least=0)
     """Steps on the server's images in a matching; 0 leaves the images unchanged."""
     match_lr: float = option(1.0, above=0)
-    """Learning rate of these (SGD)."""
+    """Learning rate of these steps (SGD)."""
     match_momentum: float = option(0.5, least=0, below=1)
-    """Momentum of these."""
+    """Momentum of these steps."""
     distance: str = one_of(*gradient.DISTANCES, default="rows")
-    """Between gradients: `rows` (cosines of output rows), `cos` (of all in one) or `mse`."""
+    """Distance between gradients: `rows` (cosines of output rows), `cos` (cosine of all) or `mse`."""
 
     def matches(self, round: int) -> bool:
         """Whether the server's images are matched after a round, counted from 1."""

@@ -17,7 +17,7 @@ class Config(ServerConfig):
     """FedProto's options."""
 
     weighting: str = one_of("examples", "clients", default="examples")
-    """What counts the same in a prototype: `examples`, or `clients` (the authors' code)."""
+    """Weights of a prototype's mean: by `examples`, or equal for all `clients` (the authors' code)."""
 
 
 @final

@@ -23,9 +23,9 @@ class Config(ServerConfig):
     """FedRE's options."""
 
     epochs: int = option(1, least=0)
-    """Passes over a round's representations."""
+    """Epochs over a round's representations."""
     batch: int = option(32, least=1)
-    """Representations a mini-batch; one step a round where no more clients answer."""
+    """Batch size in representations; with fewer clients, one step per epoch."""
     lr: float = option(0.01, above=0)
     """Learning rate of SGD on the head."""
 
@@ -34,7 +34,7 @@ class Config(ServerConfig):
 class FedRE(Strategy[Config]):
     """A head that learns from clients' entangled representations and replaces the clients' heads."""
 
-    status = Status("official code", reconstructed="what client.entangle has beside rap")
+    status = Status("official code", reconstructed="client.entangle other than rap")
     requires = Requirements(features=True, single_replies=True)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

@@ -26,13 +26,13 @@ class Config(ServerConfig):
     """FedTGP's options."""
 
     epochs: int = option(100, least=0)
-    """Passes over a round's uploaded prototypes."""
+    """Epochs over a round's uploaded prototypes."""
     batch: int = option(10, least=1)
-    """Prototypes a mini-batch."""
+    """Batch size in prototypes."""
     lr: float = option(0.01, above=0)
     """Learning rate of SGD on the prototypes."""
     margin: float = option(100.0, least=0)
-    """The adaptive margin is at most this."""
+    """Maximum of the adaptive margin."""
 
 
 class Trainable(nn.Module):

@@ -29,19 +29,19 @@ class Config(ServerConfig):
     technique: str = one_of("none", "kd", "tuned-kd", "dml", "dp-kd", default="kd")
     """How a student learns from the clients' models: `kd`, `tuned-kd`, `dml`, `dp-kd`; `none`: FedAvg from `start`."""
     order: str = one_of("ensemble", "sequential", default="ensemble")
-    """The teachers at once, as an `ensemble`, or `sequential`: one after another, in a seeded order."""
+    """Use of the teachers: together as an `ensemble`, or `sequential`, in a seeded order."""
     place: str = one_of("server", "chain", default="server")
-    """Where: at the `server`, on public samples, or along a `chain` of clients, on each one's own."""
+    """Place of distillation: the `server` (public samples), or a `chain` of clients (their own samples)."""
     start: str = one_of("average", "best", "first", "random", default="average")
-    """The student before it learns: the teachers' `average`, the `best` or the `first` teacher, or `random`."""
+    """Initial student: the teachers' `average`, the `best` or the `first` teacher, or `random` weights."""
     criterion: str = one_of("label", "confidence", default="confidence")
     """With `dp-kd`: a teacher is used if it is more confident of the true `label`, or of its answer (`confidence`)."""
     labels: bool = False
     """Whether the server may use the public samples' labels: cross-entropy takes part in `kd` and `dml`."""
     temperatures: list[float] = option([1.0, 2.0, 3.0, 5.0, 10.0, 20.0], above=0)
-    """Of `tuned-kd`: values of `client.objective_args.temperature` to try."""
+    """With `tuned-kd`: values of `client.objective_args.temperature` to try."""
     weights: list[float] = option([0.1, 0.3, 0.5, 0.7, 0.9, 1.0], least=0, most=1)
-    """Of `tuned-kd`: values of `client.kd_weight` to try."""
+    """With `tuned-kd`: values of `client.kd_weight` to try."""
 
     def __post_init__(self) -> None:
         """Check the values, and what does not go together."""

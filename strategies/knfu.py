@@ -34,13 +34,13 @@ class Config(ServerConfig):
     """KnFu's options."""
 
     beta: float = option(1.0, least=0)
-    """Sharpness of the weights, softmax(-beta d): 0 counts all the same, a large one oneself alone."""
+    """Sharpness of the weights softmax(-beta d): 0: all clients equally; large: only the client itself."""
     scaled: bool = True
-    """Whether d is divided by its median over all pairs: who is that far counts e^-beta of oneself, in any data."""
+    """Whether d is divided by its median over all pairs, so that beta has the same meaning on any data."""
     distance: str = one_of(*DISTANCES, default="distribution")
-    """d is the divergence of mean predictions (`distribution`), or the mean one over samples (`sample`)."""
+    """Distance d: divergence of the mean predictions (`distribution`), or mean divergence over samples (`sample`)."""
     include_self: bool = True
-    """Whether a client counts among its own neighbors."""
+    """Whether a client is one of its own neighbors."""
 
 
 @final

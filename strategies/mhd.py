@@ -25,7 +25,7 @@ class Config(ServerConfig):
     """MHD's options."""
 
     graph: str = "complete"
-    """Who learns from whom: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.server.graph`)."""
+    """Communication graph: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.server.graph`)."""
     teachers: int = option(1, least=1)
     """Neighbors that a client learns from in a round, drawn again each round."""
     max_age: int = option(3, least=1)

@@ -18,7 +18,7 @@ class Config(EnsembleConfig):
     """Selective-FD's options."""
 
     ambiguity: float = option(2.0, least=0, most=2)
-    """tau: teach what is at most this far (L1) from the one-hot of its likeliest class; 2 keeps everything."""
+    """Maximum L1 distance (tau) of an ensembled prediction to its one-hot class; 2 keeps all predictions."""
 
 
 @final

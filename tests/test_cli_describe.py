@@ -73,7 +73,7 @@ def test_docstrings_of_fields_are_read_from_the_source():
     found = docstrings(Own)
     assert found["own"] == "Its meaning."
     assert found["lr"] == "Another rate."
-    assert found["batch"] == "Samples a mini-batch."
+    assert found["batch"] == "Batch size on private data."
     assert "bare" not in found
 
 

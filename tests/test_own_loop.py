@@ -294,7 +294,7 @@ def test_a_reply_that_does_not_say_how_many_samples_there_are_is_told_to():
         calls: Any = import_module("fd_flower.client_apps.fedmd")
         return calls.send(message, calls.receive(message, context))
 
-    with pytest.raises(RunError, match=r"the task has no data, .*: say it by reply\(..., examples=n\)"):
+    with pytest.raises(RunError, match=r"the task has no data, .*: pass it with reply\(..., examples=n\)"):
         played("fedmd", app, WITHOUT_DATA)
 
 

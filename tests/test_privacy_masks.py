@@ -300,7 +300,7 @@ def test_a_client_gives_one_secret_of_each_client_once_and_never_the_other(tmp_p
     ("survivors", "words"),
     [
         (["0", "1", "2"], "the sum contains 3 clients; expected 4"),
-        (["1", "2", "3", "4", "5"], "expected 4, with this one"),
+        (["1", "2", "3", "4", "5"], "expected 4, including this one"),
         (["0", "1", "2", "3", "9"], "contains client 9, which shared no seeds"),
     ],
 )

@@ -1,4 +1,4 @@
-"""An entry of the ledger: a file ``NAME.yaml`` beside this one, written before its first full run."""
+"""An entry of the ledger: a file ``NAME.yaml`` next to this one, written before its first full run."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ class Source:
     where: str = "?"
     """The paper, table and arXiv number."""
     read: str = "paper"
-    """What was read of it, of ``READ``: `second-hand`, somebody else's page; `ours`: the setting is nobody's."""
+    """What was read of it, of ``READ``: `second-hand`, another author's page; `ours`: our own setting."""
 
 
 @dataclass(frozen=True)

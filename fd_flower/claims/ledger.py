@@ -1,4 +1,4 @@
-"""The ledger: results of entries that were run in full, kept beside them, and the page that is made of them."""
+"""The ledger: results of entries that were run in full, kept next to them, and the page that is made of them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,26 @@ Result = Mapping[str, Any]
 HEAD = """\
 # Claims
 
-What papers claim of their methods, and what came of it here. An entry's settings, seeds and rule were written down
-(`fd_flower/claims/`) before its first full run. Made by `python benchmarks/claims.py` of the results beside them;
-`fd-flower reproduce NAME --data DIR` runs one again.
+This page lists what papers claim about their methods and what our runs show. The settings, seeds and rule of each
+entry were committed (`fd_flower/claims/`) before its first full run. `fd-flower reproduce NAME --data DIR` repeats an
+entry and reports whether its figures equal the committed ones bit for bit; `python benchmarks/claims.py` generates
+this page from the committed results.
 
-* **ordering**: seed by seed (one partition, start and test set) the row is better than the other by a point or more in
-  the mean, the 90 % t interval of the difference is above 0, and with fewer than five seeds all have one sign.
-* **matches paper**: that, and every published figure is met within 2 points or 2 published deviations.
-* **not shown**: neither. **not testable here**: the reason is given. *Our reconstruction* says that neither the code
-  nor the paper's text could be followed, so that the figures say nothing of the published method.
+Each claim has one of these verdicts:
 
-Figures in %, mean ± sample standard deviation over seeds, after the last round; *selected* is the round that was best
-on validation data.
+* **ordering**: the method is better than the other row, compared seed by seed on the same partition, initial weights
+  and test set. The mean difference is at least one point, its 90 % t interval is above 0, and with fewer than five
+  seeds the difference is positive for every seed.
+* **matches paper**: the ordering holds, and every figure is within 2 points, or 2 published standard deviations, of
+  the published one.
+* **not shown**: neither holds.
+* **not testable here**: the entry gives the reason.
+
+*Our reconstruction* before a verdict means that neither official code nor the full paper was available, so the figures
+say nothing about the published method.
+
+Accuracies are in %, mean ± sample standard deviation over seeds, after the last round. *Selected* is the round with the
+best validation accuracy.
 """
 
 
@@ -123,7 +131,7 @@ def sentence(made: Entry, order: Mapping[str, Any], seeds: int) -> str:
 
 
 def table(found: Mapping[str, Any]) -> Table:
-    """Return the figures of a variant, ours beside the published ones."""
+    """Return the figures of a variant, ours next to the published ones."""
     head = ["row", "final", "selected", "evaluated at", "published"]
     published = found["published"]
     rows = [
@@ -165,7 +173,7 @@ def with_claims(text: str, method: str, kept: Mapping[str, Result]) -> str:
     lines, heading = of_method(method, kept), "## Results\n\n"
     if not lines:
         return text
-    block = f"What is claimed of it, run here ([how claims are judged](../claims.md)):\n\n{lines}\n\n"
+    block = f"Claims about this method and our verdicts ([how claims are judged](../claims.md)):\n\n{lines}\n\n"
     return text.replace(heading, f"{heading}{BEGIN}{block}{END}\n", 1)
 
 

@@ -1,4 +1,4 @@
-"""A picture of an entry's result: what every row reached, seed by seed, beside what was published."""
+"""A plot of an entry's result: what every row reached, seed by seed, next to the published figures."""
 
 from collections.abc import Mapping
 from statistics import fmean

@@ -48,7 +48,7 @@ def verdict(
     published : Mapping[str, Sequence[float]]
         Mean and deviation of rows, in percent.
     rule : str
-        ``paper`` asks for every published figure beside the ordering, and falls back on this.
+        ``paper`` asks for every published figure next to the ordering, and falls back on this.
     """
     if not better(found):
         return "not shown"

@@ -16,7 +16,7 @@ from fd_flower.core.errors import InvalidInputError
 
 app = typer.Typer(
     name="fd-flower",
-    help="Federated distillation for Flower: run methods, compare them, see what they left behind.",
+    help="Federated distillation for Flower: run methods, compare them, and inspect their results.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -103,7 +103,7 @@ def _version() -> click.Parameter:
         default=False,
         expose_value=False,
         callback=say,
-        help="The version.",
+        help="Show the version.",
     )
 
 

@@ -25,21 +25,21 @@ def from_here(methods: str | list[str]) -> str | list[str]:
 Method = Annotated[str, typer.Argument(metavar="METHOD", callback=from_here)]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="An option, or several in quotes; `describe METHOD` lists them."),
+    typer.Option("--set", metavar="KEY=VALUE", help="One or several options, in quotes; `describe METHOD` lists them."),
 ]
-Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Another recipe than the method's own.")]
-InEngine = Annotated[Engine, typer.Option(help="In this process, or in Flower's simulation.")]
-Task = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Your own task, found from your directory.")]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder to write.")]
-Open = Annotated[bool, typer.Option("--open", help="Open the page that is written in a browser.")]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME|FILE", help="Use another recipe than the method's own.")]
+InEngine = Annotated[Engine, typer.Option(help="`local` (in this process) or `flower` (Flower's simulation).")]
+Task = Annotated[str, typer.Option(metavar="MODULE:NAME", help="Your own task, importable from the working directory.")]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder to write.")]
+Open = Annotated[bool, typer.Option("--open", help="Open the resulting page in a browser.")]
 Jobs = Annotated[
     int | None,
-    typer.Option(min=1, help="Runs at a time, each a process with one thread; by default one, or one a device."),
+    typer.Option(min=1, help="Concurrent runs, one process with one thread each. Default: 1, or one per device."),
 ]
 Devices = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="The GPUs to use, as torch numbers them, one run at a time each.")
 ]
 Part = Annotated[
     str | None,
-    typer.Option("--shard", metavar="I/N", help="Only every N-th run, from the I-th on; `merge` makes one of all."),
+    typer.Option("--shard", metavar="I/N", help="Run only every N-th run, beginning with the I-th; then use `merge`."),
 ]

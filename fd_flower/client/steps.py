@@ -58,7 +58,7 @@ def fit(
 
     Without a teacher these are the options of private training (``client.epochs``, ``client.batch``, ...); with one,
     a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
-    unless it is a teacher of ``private`` samples. A newcomer's first private training begins with ``client.warmup``
+    unless it is a teacher of ``private`` samples. A new client's first private training begins with ``client.warmup``
     steps on its labels alone. An ``optimizer`` that is given steps the model; None: a new one.
     """
     model = model or turn.model

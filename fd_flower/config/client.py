@@ -19,11 +19,11 @@ class ClientConfig(Options):
     section = "client"
 
     epochs: int = option(1, least=0)
-    """Passes over the private data in a round."""
+    """Local epochs: passes over the private data per round."""
     steps: int | None = option(None, least=0)
-    """Mini-batches in a round instead; wins over `client.epochs`."""
+    """Mini-batches per round, instead of `client.epochs`."""
     batch: int = option(32, least=1)
-    """Samples a mini-batch."""
+    """Batch size on private data."""
     lr: float = option(0.01, above=0)
     """Learning rate."""
     optimizer: str = one_of("sgd", "adam", "adamw", default="sgd")
@@ -33,35 +33,35 @@ class ClientConfig(Options):
     weight_decay: float = option(0.0, least=0)
     """Weight decay."""
     clip: float | None = option(None, above=0)
-    """Largest norm of a model's gradient in private training, beyond which it is scaled down; None: any."""
+    """Maximum gradient norm in private training (gradient clipping). None: no clipping."""
     schedule: str = one_of("constant", "exponential", "cosine", "infinite", default="constant")
-    """Of the learning rate over rounds: `constant`, `exponential`, `cosine` (to 0 over the run) or `infinite`."""
+    """Learning rate over rounds: `constant`, `exponential`, `cosine` (to 0 over the run) or `infinite`."""
     decay: float = option(0.99, above=0, most=1)
-    """Factor a round of the `exponential` schedule."""
+    """Factor per round of the `exponential` schedule."""
     warm_rounds: int = option(2, least=0)
-    """Rounds in which `infinite` rises to `client.lr`, linearly."""
+    """Rounds of linear warm-up of the `infinite` schedule."""
     cool_rounds: int = option(10, least=0)
-    """Rounds after these in which `infinite` falls along a cosine."""
+    """Rounds of cosine cool-down of the `infinite` schedule, after the warm-up."""
     plateau: float = option(0.3, above=0, most=1)
-    """Share of `client.lr` at which `infinite` then stays."""
+    """Share of `client.lr` at which the `infinite` schedule stays after the cool-down."""
     anneal_rounds: int = option(10, least=1)
-    """Rounds' worth of private training that an annealed copy (`server.anneal_every`) gets."""
+    """Training of an annealed copy (`server.anneal_every`), in rounds of private training."""
     anneal_to: float = option(0.01, above=0, most=1)
-    """Share of the round's learning rate that this ends with."""
+    """Final learning rate of an annealed copy, as a share of the round's."""
     warmup: int = option(0, least=0)
     """Steps on private data before round one."""
     public_epochs: int = option(1, least=0)
-    """Passes over the round's public samples when distilling what the server sent."""
+    """Epochs over the round's public samples in distillation."""
     public_steps: int | None = option(None, least=0)
-    """Mini-batches instead; wins over `client.public_epochs`."""
+    """Mini-batches in distillation, instead of `client.public_epochs`."""
     public_batch: int = option(64, least=1)
-    """Public samples a mini-batch."""
+    """Batch size on public samples."""
     objective: str = "kl"
-    """The distillation loss, by name."""
+    """Name of the distillation loss, see docs/objectives.md."""
     objective_args: dict[str, Any] = field(default_factory=dict)
-    """Its arguments."""
+    """Arguments of the distillation loss."""
     kd_weight: float = option(1.0, least=0)
-    """Weight of the distilling term; 0 turns it off."""
+    """Weight of the distillation loss. 0 turns it off."""
 
     def __post_init__(self) -> None:
         """Check the values, and that the loss takes its arguments."""

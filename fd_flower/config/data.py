@@ -31,62 +31,62 @@ class DataConfig(Options):
     section = "data"
 
     source: Any = names("digits")
-    """`digits`, a hub name, a folder of Parquet files or class folders, a list of these (`data.partition=domain`)."""
+    """Dataset: `digits`, a Hugging Face name, a folder of Parquet files or class folders, or a list of these."""
     clients: int = option(10, least=1)
-    """Number of hosted clients; on devices all that answer the handshake take part."""
+    """Number of simulated clients. On real devices, all that answer the handshake take part."""
     split: list[float] = option([0.7, 0.1, 0.2], least=0)
-    """Shares of a client's rows for training, validation and test, the same of each class."""
+    """Shares of a client's rows for training, validation and test, stratified by class."""
     test_limit: int | None = option(None, least=1)
-    """Test images used between the first and the last evaluation (class-balanced); None: all."""
+    """Number of test samples (class-balanced) used in all but the first and the last evaluation. None: all."""
     size: str | None = None
-    """Bring images to this size, gray or RGB: `28x28x1`."""
+    """Resize images to height x width x channels (1 or 3), such as `28x28x1`."""
     image: str | None = None
-    """The image column; None: found by its type."""
+    """Name of the image column. None: found by its type."""
     label: str | None = None
-    """The label column; None: found by its type."""
+    """Name of the label column. None: found by its type."""
     class_names: list[str] | None = None
-    """The classes, in the order of their numbers; None: as the source names them, or the values of its labels."""
+    """Class names in the order of their numbers. None: the source's names, or the values of its labels."""
     column: str | None = None
-    """With `data.partition=column`, the default where this is given: the column that says who is the client."""
+    """Column that names each row's client. Sets the default of `data.partition` to `column`."""
     own_test: bool = False
-    """With `data.partition=column`: a client's test part is the test rows that have its value, not a cut of its own."""
+    """With `data.partition=column`: use the source's test rows of a client as its test split."""
     partition: str = one_of(*PARTITIONS, default="dirichlet")
-    """The rule that assigns rows to clients, see docs/partitions.md: `iid`, `dirichlet`, `classes`, ... The
-    default follows the data: `domain` of several sources, `iid` of questions and documents."""
+    """Rule that assigns rows to clients, see docs/partitions.md: `iid`, `dirichlet`, `classes`, ... The
+    default depends on the data: `domain` for several sources, `iid` for questions and documents."""
     alpha: float = option(0.3, above=0)
-    """Concentration over labels (over clusters with `embedding`, over sizes with `quantity`)."""
+    """Concentration of the Dirichlet distribution over labels (`embedding`: clusters; `quantity`: sizes)."""
     clusters: int = option(10, least=1)
-    """Clusters that `data.partition=embedding` and its report make of what `data.encoder` sees."""
+    """Number of clusters of encoder features, for `data.partition=embedding` and its report."""
     allocation: str = one_of("per_cluster", "per_client", default="per_cluster")
     """With `data.partition=embedding`: `per_cluster` (shares of each cluster) or `per_client` (the paper's code)."""
     ratio: float = option(0.5, above=0, most=1)
-    """With `data.partition=fedgen`: the maximum share of a class's rows that clients receive."""
+    """With `data.partition=fedgen`: maximum share of a class's rows that clients receive."""
     classes: int = option(2, least=1)
-    """With `data.partition=classes`: classes a client holds; with `overlap`: in addition to those that all hold."""
+    """With `data.partition=classes`: classes per client. With `overlap`: further classes per client."""
     shared: int = option(2, least=1)
-    """With `data.partition=overlap`: classes that every client holds."""
+    """With `data.partition=overlap`: number of classes that every client holds."""
     skew: float = option(100.0, least=0)
     """With `data.partition=primary`: a row is 1 + skew times as likely with a primary client of its class; 0: IID."""
     primaries: int = option(1, least=1)
-    """With `data.partition=primary`: primary clients of a class."""
+    """With `data.partition=primary`: number of primary clients per class."""
     public: str = "held-out"
-    """`held-out`, a Hugging Face name, a folder, `noise` or `none`."""
+    """Public samples: `held-out` (part of the training rows), a Hugging Face name, a folder, `noise` or `none`."""
     public_size: int = option(2000, least=1)
-    """Public samples, at most; `held-out` takes at most a third of the training rows."""
+    """Maximum number of public samples. `held-out` takes at most a third of the training rows."""
     public_batch: int | None = option(None, least=1)
-    """Public samples that a round is about, a fresh seeded subset each; None: 512, or all where there are fewer."""
+    """Number of public samples per round, a new random subset each time. None: 512, or all if there are fewer."""
     encoder: str = "pixels"
-    """What votes and `embedding` see: `pixels`, a torchvision weight, `/path.safetensors`, or `train:<source>`."""
+    """Encoder for votes and `embedding`: `pixels`, a torchvision weight, `/path.safetensors` or `train:<source>`."""
     transform: str | None = None
-    """What training images go through, one by one: a name in `torchvision.transforms.v2` or `package.module:name`."""
+    """Transform of each training sample: a name in `torchvision.transforms.v2` or `package.module:name`."""
     limit: int | None = option(None, least=1)
-    """Use at most this many training rows in all."""
+    """Maximum number of training rows of all clients together."""
     per_client: int | None = option(None, least=1)
-    """Use at most this many rows of each client."""
+    """Maximum number of rows per client."""
     min_rows: int = option(10, least=1)
-    """The smallest client."""
+    """Minimum number of rows per client."""
     test: str | None = None
-    """On devices: the global test set (a name or folder); without it `global` figures are null."""
+    """Global test set on real devices (a name or folder). Without it, `global` figures are null."""
 
     def __post_init__(self) -> None:
         """Check the values, that the shares are three of one whole, and what `encoder` and `partition` need."""

@@ -137,7 +137,7 @@ def read_resumed(folder: str, method: str, words: Sequence[str]) -> dict[str, An
     """
     path = Path(folder) / "config.yaml"
     if not path.is_file():
-        raise InvalidInputError(f"run.resume: {folder} holds no run; expected the folder that a run left behind")
+        raise InvalidInputError(f"run.resume: {folder} holds no run; expected the folder of a run")
     tree = read_file(path)
     if tree.pop("method", None) != method:
         raise InvalidInputError(f"run.resume: {folder} holds a run of another method than '{method}'")

@@ -18,13 +18,13 @@ class ModelConfig(Options):
     `package.module:Net`, a named group or a list, cycled over the clients. The default follows the data: `hashed` for
     questions and documents, of a task of your own what it makes, else by the shape of its rows `cnn` or `mlp`."""
     weights: str | None = None
-    """Published weights that torchvision's networks start from, `DEFAULT` or `IMAGENET1K_V1`; None: random weights."""
+    """Pretrained weights for torchvision's networks, `DEFAULT` or `IMAGENET1K_V1`. None: random weights."""
     head: str | None = None
-    """The last linear layer of a network of your own that has no `features(x)` and `head`, by its name in it: `fc`."""
+    """Name of the last linear layer of your own network, such as `fc`, if it has no `features(x)` and `head`."""
     features: int | None = option(None, least=1)
-    """A common feature size, by projection; None: as the architecture has it."""
+    """Common feature size of all models, by projection. None: the architecture's own."""
     projection: str = one_of("linear", "pool", default="linear")
-    """How features are projected to it: by a `linear` layer, or by `pool`, means over neighbors without parameters."""
+    """Projection to `model.features`: a `linear` layer, or `pool` (average pooling, without parameters)."""
 
     def __post_init__(self) -> None:
         """Check that there is a size to project to."""

@@ -12,10 +12,10 @@ class PrivacyConfig(Options):
     section = "privacy"
 
     sum: str = one_of("none", "masks", "bfv", default="none")
-    """`none`: each reply; `masks` or `bfv`: the sum over clients alone, hidden by masks or by encryption."""
+    """Secure sum: `none` (the server sees every reply), `masks` (random masks) or `bfv` (homomorphic encryption)."""
     threshold: float = option(2 / 3, above=0.5, most=1)
-    """Share of the clients asked that must stay to a round's end, more than half; with fewer the round fails."""
+    """Share of the sampled clients that must stay until a round's end, more than half. Otherwise the round is lost."""
     bits: int = one_of(32, 64, default=64)
-    """Bits of a masked number, 32 or 64; numbers are whole, modulo 2 to this power."""
+    """Bits per masked number, 32 or 64: integers modulo 2 to this power."""
     range: float = option(65536.0, above=0)
-    """The largest absolute number that a client may add to a sum; a larger one costs the client its round."""
+    """Maximum absolute number that a client may add to a sum. A larger one excludes the client from the round."""

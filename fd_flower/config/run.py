@@ -17,22 +17,22 @@ class RunConfig(Options):
     section = "run"
 
     seed: int = 0
-    """Every random number is a function of it."""
+    """Seed of all random numbers."""
     out: str | None = None
-    """The folder that the run leaves behind."""
+    """Folder for the results."""
     resume: str | None = None
-    """The folder of a run to resume."""
+    """Folder of a run to resume."""
     keep: str = one_of("none", "last", "best", default="last")
-    """The models that are kept after the run: `last` as evaluated last, `best` at their best validation figure;
-    with either a run can be continued after its end. `none`: no model and no client's memory."""
+    """Models to keep after the run: `last` (evaluated last), `best` (best validation figure) or `none`. A run can
+    be continued after its end unless this is `none`, which also deletes the clients' memory."""
     device: str = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:1`."""
+    """`auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:1`."""
     precision: str = one_of("fp32", "bf16", default="fp32")
-    """`fp32`, or `bf16` (autocast)."""
+    """Numeric precision: `fp32`, or `bf16` (autocast)."""
     report: bool = True
-    """Whether the end of the run draws `curves.png` and `report.html`, which `fd-flower report` makes later, too."""
+    """Whether to write `curves.png` and `report.html` at the end. `fd-flower report` can do it later."""
     track: str | None = None
-    """`tensorboard`, `wandb`, `mlflow`, or your own `Callback` (`package.module:Class`); separate several by commas."""
+    """Trackers, comma-separated: `tensorboard`, `wandb`, `mlflow`, or your own `Callback` (`package.module:Class`)."""
 
     def __post_init__(self) -> None:
         """Check the values; of a device what stands before its number."""

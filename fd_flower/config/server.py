@@ -16,35 +16,35 @@ class ServerConfig(Options):
     section = "server"
 
     rounds: int = option(10, least=1)
-    """Rounds in all."""
+    """Total number of rounds."""
     fraction: float = option(1.0, above=0, most=1)
-    """Share of the clients that a round asks."""
+    """Share of clients sampled in each round."""
     min_replies: int = option(1, least=1)
-    """With this many replies the round ends after another `server.grace` seconds."""
+    """After this many replies, the round ends within `server.grace` seconds."""
     grace: float | None = option(None, least=0)
-    """Seconds to wait for stragglers once `server.min_replies` have come; None: until `server.timeout`."""
+    """Seconds to wait for stragglers after `server.min_replies` replies. None: until `server.timeout`."""
     timeout: float = option(3600.0, above=0)
     """Seconds after which a round ends with the replies that have arrived."""
     evaluate_every: int = option(1, least=0)
-    """Measure after every n-th round, and always after the last; 0: after the last alone."""
+    """Evaluate after every n-th round, and always after the last. 0: only after the last."""
     evaluate: str | None = None
-    """Evaluation points, of `received`, `trained`, `aggregated`, with commas between; None: the method's own."""
+    """Evaluation points, comma-separated: `received`, `trained`, `aggregated`. None: the method's own."""
     anneal_every: int = option(0, least=0)
-    """After every n-th round also measure a copy of each client's model, trained on as the rate falls; 0: never."""
+    """After every n-th round, also evaluate an annealed copy of each client's model. 0: never."""
     nodes: int = option(1, least=1)
-    """Start once this many nodes are there."""
+    """Start when this many nodes are connected."""
     wait: float = option(120.0, above=0)
-    """Give up when the nodes are not there after this many seconds."""
+    """Seconds to wait for `server.nodes` nodes before the run fails."""
     allow: str | None = None
     """YAML file client id -> public key: only the node with that key may use the id. None: the first node may."""
     max_reply_mb: float = option(512.0, above=0)
-    """A client's reply of more than this is left out."""
+    """Maximum size of a client's reply, in MB. Larger replies are ignored."""
     max_entry: float = option(1e6, above=0)
-    """A reply with a number larger than this is left out, and a round whose result has one is lost."""
+    """Maximum absolute number in a reply or a result. Replies that exceed it are ignored, such rounds discarded."""
     patience: int = option(0, least=0)
-    """Stop once so many evaluated rounds have come without a better figure on validation samples; 0: never."""
+    """Early stopping: evaluated rounds without a better validation figure before the run ends. 0: off."""
     min_delta: float = option(0.0, least=0)
-    """For `server.patience` a figure is better where it is more than this above the best before (accuracy: 0 to 1)."""
+    """Minimum improvement of the validation figure for `server.patience` (accuracy: 0 to 1)."""
 
     def __post_init__(self) -> None:
         """Check the values, each evaluation point on its own."""

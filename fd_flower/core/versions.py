@@ -22,7 +22,7 @@ def versions() -> dict[str, str]:
 @lru_cache
 def arithmetic() -> dict[str, str]:
     """Return what the last bits of a figure depend on: where these are the same, so is every sum."""
-    import torch  # whoever asks for versions alone does without it
+    import torch  # not needed for versions alone
 
     return {
         "torch": version("torch"),

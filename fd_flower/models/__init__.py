@@ -26,7 +26,7 @@ in four sizes, ``resnets4``, ``vision5`` and ``htfe8`` (HtFLlib's eight) want a 
 
 All of torchvision's classifiers go by their names (``published``): ``resnet50``, ``efficientnet_b0``, ``vit_b_16``.
 
-``package.module:Net`` is a model of yours (``models.outside``).
+``package.module:Net`` is your own model (``models.outside``).
 """
 
 from collections.abc import Sequence

@@ -19,7 +19,7 @@ class BDKD(Samplewise):
     """``T^2 * (a KL(p || q) + b KL(q || p))``, a and b by the gap of entropies ``g = H(p) - H(q)`` (BD-KD).
 
     That the two divergences are weighed by the sample's entropies is the paper's; how, is a reconstruction:
-    ``hard`` takes a = nu, b = 1 where the student is the surer one (g > 0) and a = 1, b = nu elsewhere; ``soft``
+    ``hard`` takes a = nu, b = 1 where the student is more confident (g > 0) and a = 1, b = nu elsewhere; ``soft``
     takes a = 2 sigmoid(kappa g), b = 2 - a. The weights are numbers: no gradient flows through them.
     """
 

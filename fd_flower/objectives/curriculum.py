@@ -22,7 +22,7 @@ class CTKD(Stateful[Tensor]):
     Curriculum temperature distillation (CTKD). The student descends the loss and theta ascends it: its gradient is
     reversed and multiplied by a strength that rises from 0 along a cosine. After each mini-batch
     ``v <- momentum v - strength * slope`` and ``theta <- theta - lr v``. The slope is that of whatever the method
-    minimizes, its weights included. Called by itself, the temperature is the one that it starts with.
+    minimizes, its weights included. Called on its own, the temperature is the one that it starts with.
 
     This is the global temperature of the official code (zhengli97/CTKD at 7d52522: ``temp_global.py``, ``loops.py``),
     where the student's optimizer steps theta, too, with its weight decay; here there is none. A temperature for each

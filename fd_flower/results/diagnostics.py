@@ -12,9 +12,9 @@ from fd_flower.results.pictures import Picture
 
 MEANING = {
     "votes": "voters a public sample",
-    "valid": "share of the round's public samples that somebody votes for and the server keeps",
+    "valid": "share of the round's public samples with a vote that the server keeps",
     "teacher_entropy": "of the teacher's prediction, nats",
-    "agreement": "share of votes whose likeliest class is the teacher's",
+    "agreement": "share of votes with the same most likely class as the teacher",
     "ensemble_accuracy": "the teacher's accuracy on these samples",
     "precision": "share of votes by clients that hold the sample's class",
     "purity": "the same share sample by sample, averaged",

@@ -10,9 +10,9 @@ from fd_flower.results.page import NOTHING, percent
 ENSEMBLE = "ensemble"
 
 SERIES = {
-    "received": "the clients' models when they have received",
-    "trained": "the clients' models when they have trained",
-    "annealed": "copies of the clients' models that private training has annealed",
+    "received": "the clients' models after receiving",
+    "trained": "the clients' models after local training",
+    "annealed": "annealed copies of the clients' models",
     "aggregated": "the server's model",
     ENSEMBLE: "the teacher on the round's public samples",
 }

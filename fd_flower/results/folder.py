@@ -80,9 +80,7 @@ class RunFolder:
         """
         path = Path(path)
         if not (path / CONFIG).is_file():
-            raise InvalidInputError(
-                f"{path} holds no run (it has no {CONFIG}): expected the folder that a run left behind"
-            )
+            raise InvalidInputError(f"{path} holds no run (it has no {CONFIG}): expected the folder of a run")
         config = read_file(path / CONFIG)
         if not {"run_key", "method"} <= config.keys():
             raise InvalidInputError(

@@ -144,7 +144,7 @@ def _cost(rounds: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> li
     note = (
         "Encoded payloads of all clients and rounds, as if each client were a device; the closing measurement is free."
     )
-    note += "" if wire is None else f" What crossed the wire between nodes: {megabytes(wire)} MB."
+    note += "" if wire is None else f" Sent between nodes: {megabytes(wire)} MB."
     time = f"{seconds['total']:,.1f} s in all"
     time += "" if seconds["round"] is None else f", {seconds['round']:.2f} s a round"
     return [table(head, rows), element("p", note, "soft"), element("p", f"Time: {time}.", "soft")]
@@ -157,7 +157,7 @@ def _failures(rounds: Sequence[Mapping[str, Any]]) -> list[Markup]:
         for client, reason in (line.get("failed") or {}).items():
             reasons.setdefault(client, []).append((line["round"], reason))
     if not reasons:
-        return [element("p", "None: every client that was asked replied.")]
+        return [element("p", "None: every sampled client replied.")]
     rows = [
         (client, len(reasons[client]), _ranges([round for round, _ in reasons[client]]), reasons[client][-1][1])
         for client in sorted(reasons, key=natural)

@@ -11,7 +11,7 @@ WORDS = {CLIENTS: "clients", SERVER: "evaluate_fn"}
 """Whose figures they are, as lines and tables say it."""
 MEANING = {
     CLIENTS: "(clients): what the clients' own app reports, its newest figures, mean over clients.",
-    SERVER: "(evaluate_fn): what your evaluate_fn says of the server's model at the end.",
+    SERVER: "(evaluate_fn): what your evaluate_fn returns for the server's model at the end.",
 }
 INSTEAD = "the clients' app evaluates in its own loop: see 'reported'"
 """Why FD-Flower's accuracy is missing next to such figures."""

@@ -230,7 +230,7 @@ def trial(folder: RunFolder, select: str) -> Trial:
     summary, lines = folder.summary, folder.lines()
     accuracy = summary.get("accuracy")
     if accuracy is None:  # a task that retrieves has other figures
-        return Trial(summary["seed"], {}, "it measured no accuracy, by which a sweep chooses")
+        return Trial(summary["seed"], {}, "it measured no accuracy, which a sweep selects by")
     judge = Judge.of(select, {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()})
     evaluated = {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")}
     figures: dict[str, float | None] = {VALIDATION: judge.figure(lines, evaluated)}

@@ -107,7 +107,7 @@ def for_a_paper(sweep: Sweep, command: str) -> str:
     caption = (
         f"{name} at {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(sweep.seeds)}: "
         f"accuracy in %{spread}. Evaluated: {_evaluated(sweep)}. "
-        f"Validation, {sweep.judge.meaning}, alone chooses: bold the best, underlined the second."
+        f"Validation, {sweep.judge.meaning}, is used for selection: bold the best, underlined the second."
     )
     more = len(sweep.ranked) - PRINTED
     left_out = [f"{count(more, 'more point')} in {POINTS}"] if more > 0 else []
@@ -143,7 +143,7 @@ def notes(sweep: Sweep) -> list[str]:
         f"Validation: {sweep.judge.meaning}, at the best round of each run{whose}{spread}; "
         "it alone chooses, of equal points the one that was tried first.",
         "Global: the global test set; personal: each client's own test part. Final: after the last round; selected: "
-        "at the best validation round. Test data choose nothing.",
+        "at the best validation round. Test data are not used for selection.",
         f"Tried: {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(seeds)}; {counting} of "
         f"{len(runs)} runs count. The best of many validation figures is too good to be true: what to expect "
         "is in the test columns.",
@@ -167,7 +167,7 @@ def pair_notes(sweep: Sweep) -> list[str]:
 def _chance(sweep: Sweep) -> str:
     """Say how many points the seeds do not tell from the best one."""
     if sweep.best is None:
-        return "No point can be chosen: each has a run that failed."
+        return "No point can be selected: each has a failed run."
     gaps = [sweep.behind(point) for point in sweep.ranked[1:]]
     if not gaps:
         return ""

@@ -67,7 +67,7 @@ def tally(
     -------
     tuple[dict[str, Figure], list[dict[str, Figure]]]
         Of the round: ``votes`` (voters a sample), ``valid`` (share of samples), ``teacher_entropy`` (nats, mean over
-        valid samples), ``agreement`` (share of votes whose likeliest class is the teacher's) and, with labels,
+        valid samples), ``agreement`` (share of votes with the same most likely class as the teacher) and, with labels,
         ``ensemble_accuracy`` (of the teacher on valid samples), ``precision`` (share of votes by clients that hold the
         sample's class) and ``purity`` (the same share taken sample by sample, then averaged). Of each voter:
         ``accepted`` (share of samples) and, with labels, ``accepted_by_class`` [C], ``precision`` and ``recall``

@@ -68,7 +68,7 @@ class Task:
         Your own additional metrics, by name: functions of log-probabilities [N, C] and labels [N], of which the
         higher value is better unless it is a ``Metric`` that says otherwise. They belong to classification.
     rows : Undealt | None
-        Rows that ``data.*`` deals out, in the place of ``data``, ``public`` and ``test``; ``from_dataset`` has them.
+        Rows that ``data.*`` deals out, instead of ``data``, ``public`` and ``test``; ``from_dataset`` has them.
     """
 
     model: Callable[[str], Module]

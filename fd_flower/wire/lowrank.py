@@ -43,7 +43,7 @@ def compressed(update: Tensor, energy: float) -> Tensor:
 
 
 def restored(encoded: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the update of this shape that ``compressed`` made ``encoded`` of, as exactly as it was encoded."""
+    """Return the update of this shape that ``compressed`` made ``encoded`` of, as exactly as ``compressed`` kept it."""
     if encoded.shape == torch.Size(shape):
         return encoded
     values, left, right = encoded.split([1, shape[0], encoded.shape[1] - 1 - shape[0]], 1)

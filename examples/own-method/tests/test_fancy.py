@@ -18,7 +18,7 @@ def sent(client: int, means: list[list[float]], counts: list[int]) -> Reply:
 
 
 def test_means_are_weighted_by_samples_and_sharpened():
-    """Class 0: (3 * [.8, .2] + 1 * [.4, .6]) / 4 = [.7, .3]; squared [.49, .09] / .58. Nobody has class 1."""
+    """Class 0: (3 * [.8, .2] + 1 * [.4, .6]) / 4 = [.7, .3]; squared [.49, .09] / .58. No client has class 1."""
     replies = [sent(0, [[0.8, 0.2], [0, 0]], [3, 0]), sent(1, [[0.4, 0.6], [0, 0]], [1, 0])]
     (made,) = Fancy(Server(sharpness=2.0)).aggregate(replies, Knowledge(), round=1)
     torch.testing.assert_close(made.means, torch.tensor([[0.49 / 0.58, 0.09 / 0.58], [0.0, 0.0]]))

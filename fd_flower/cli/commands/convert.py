@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Make a source (`data.source`) of another project's data.", no_args_is_help=True)
+app = typer.Typer(help="Convert another project's data to a data source (`data.source`).", no_args_is_help=True)
 
 
 @app.callback()
@@ -16,7 +16,7 @@ def convert() -> None:
 @app.command()
 def htfllib(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="HtFLlib's or PFLlib's data set: dataset/<name>.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write.")],
 ) -> None:
     """Convert a data set that HtFLlib or PFLlib partitioned (train/0.npz, ... and test/) to Parquet (column `client`).
 

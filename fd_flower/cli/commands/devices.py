@@ -7,26 +7,27 @@ import typer
 
 from fd_flower.cli.console import Output, console
 
-Federation = Annotated[Path, typer.Argument(metavar="DIR", help="What `keys` made.")]
+Federation = Annotated[Path, typer.Argument(metavar="DIR", help="The folder created by `keys`.")]
 
 
 def keys(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
     host: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A name or address of the server, as devices call it.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Name or address of the server, as seen by devices; can be repeated."),
     ] = None,
-    client: Annotated[list[str] | None, typer.Option(metavar="ID", help="A client id; may be given again.")] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The server's port.")] = 8443,
-    days: Annotated[int, typer.Option(min=1, help="How long the server's certificate is good.")] = 365,
-    venv: Annotated[Path, typer.Option(metavar="DIR", help="Where FD-Flower is installed, on every machine.")] = Path(
-        "/opt/fd-flower"
-    ),
+    client: Annotated[list[str] | None, typer.Option(metavar="ID", help="A client id; can be repeated.")] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 8443,
+    days: Annotated[int, typer.Option(min=1, help="Validity of the server's certificate, in days.")] = 365,
+    venv: Annotated[
+        Path, typer.Option(metavar="DIR", help="Path of the virtual environment with FD-Flower, on every machine.")
+    ] = Path("/opt/fd-flower"),
     bfv: Annotated[
-        bool, typer.Option("--bfv", help="Also DIR/bfv.key, of all clients and not of the server: docs/privacy.md.")
+        bool, typer.Option("--bfv", help="Also create DIR/bfv.key, for clients only: docs/privacy.md.")
     ] = False,
 ) -> None:
-    """Make certificates, keys and services of a federation of devices, or add clients to one, and say what is next."""
+    """Create certificates, keys and services for a federation of devices, or add clients, and print the next steps."""
     from fd_flower.cli import deploy, keys, steps
     from fd_flower.cli.paths import absolute
     from fd_flower.privacy.bfv import make_key
@@ -55,7 +56,7 @@ def register(folder: Federation) -> None:
 
 def remove(
     folder: Federation,
-    client: Annotated[list[str], typer.Option(metavar="ID", help="A client id; may be given again.")],
+    client: Annotated[list[str], typer.Option(metavar="ID", help="A client id; can be repeated.")],
 ) -> None:
     """Remove clients from a federation: their keys are unregistered, taken from the allow-list, and deleted."""
     from fd_flower.cli import federation
@@ -66,9 +67,9 @@ def remove(
 
 
 def status(
-    on: Annotated[Path, typer.Option(metavar="DIR", help="What `keys` made.")],
+    on: Annotated[Path, typer.Option(metavar="DIR", help="The folder created by `keys`.")],
     versions: Annotated[
-        bool, typer.Option("--versions", help="Ask the devices what they run, too: a run of half a minute.")
+        bool, typer.Option("--versions", help="Also ask the devices for their versions; takes half a minute.")
     ] = False,
 ) -> None:
     """Show a federation's devices, when each was last seen, and the newest runs."""
@@ -79,12 +80,12 @@ def status(
 
 
 def public(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="As `data.public` takes it: docs/data.md.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder, as for `data.public`: docs/data.md.")],
     expected: Annotated[
-        str | None, typer.Option("--is", metavar="SHA256", help="On a device: the checksum that the server's has.")
+        str | None, typer.Option("--is", metavar="SHA256", help="On a device: compare with the server's checksum.")
     ] = None,
 ) -> None:
-    """Check a folder of public samples, and show how it gets to the devices, or that it has got there whole."""
+    """Check a folder of public samples and show how to copy it to devices, or verify the copy on a device."""
     from fd_flower.cli import public as samples
     from fd_flower.cli.paths import absolute
 

@@ -33,11 +33,11 @@ def run(
     out: Out = None,
     task: Task = "",
     on: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="On the devices of the federation that `keys DIR` made.")
+        Path | None, typer.Option(metavar="DIR", help="Run on the devices of the federation created by `keys DIR`.")
     ] = None,
     open: Open = False,
 ) -> None:
-    """Run METHOD (`fd-flower methods` lists them); the last line names the folder with its results."""
+    """Run METHOD (`fd-flower methods` lists them). The last line of the output is the folder with the results."""
     from fd_flower.cli import run as runs
     from fd_flower.config.registry import short_name
     from fd_flower.results.folder import REPORT
@@ -62,18 +62,22 @@ def compare(
     engine: InEngine = Engine.local,
     out: Out = None,
     task: Task = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each method, from run.seed on.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per method, starting at run.seed.")] = 1,
     jobs: Jobs = None,
     devices: Devices = None,
     shard: Part = None,
     reach: Annotated[
-        float | None, typer.Option(min=0, max=100, metavar="PERCENT", help="Tell when runs first have this accuracy.")
+        float | None,
+        typer.Option(min=0, max=100, metavar="PERCENT", help="Report when runs first reach this accuracy."),
     ] = None,
     baseline: Annotated[
-        str, typer.Option(metavar="NAME", help="The method that others are compared with; by default the first.")
+        str, typer.Option(metavar="NAME", help="Baseline method for differences. Default: the first method.")
     ] = "",
     rules: Annotated[
-        bool, typer.Option("--rules", help="Also compare personal accuracy among own classes, all, and by heads.")
+        bool,
+        typer.Option(
+            "--rules", help="Also compare personal accuracy by prediction rule: own classes, all classes, heads."
+        ),
     ] = False,
     same_loop: Annotated[
         bool,
@@ -138,7 +142,7 @@ def sweep(
         ),
     ] = None,
     random: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Draw N points by run.seed, in place of the whole grid.")
+        int | None, typer.Option(min=1, metavar="N", help="Sample N points with run.seed, instead of the whole grid.")
     ] = None,
     select: Annotated[
         str,
@@ -153,16 +157,16 @@ def sweep(
     engine: InEngine = Engine.local,
     out: Out = None,
     task: Task = "",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point, from run.seed on.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per point, starting at run.seed.")] = 1,
     jobs: Jobs = None,
     devices: Devices = None,
     shard: Part = None,
     baseline: Annotated[
-        str, typer.Option(metavar="POINT", help="The point that others are compared with, as `lr=0.1`; else the best.")
+        str, typer.Option(metavar="POINT", help="Baseline point for differences, such as `lr=0.1`. Default: the best.")
     ] = "",
     open: Open = False,
 ) -> None:
-    """Search options of METHOD for the best validation figure: tables, heat maps, a page, the best as a recipe.
+    """Search options of METHOD by a validation figure; writes tables, heat maps, a page and the best recipe.
 
     A point stands where its runs have their best validation round, in the mean over seeds; test data choose nothing.
     The same command and --out resume a sweep that was broken off. A point that fails is named in the table; the
@@ -203,11 +207,13 @@ def sweep(
 
 def merge(
     context: typer.Context,
-    shards: Annotated[list[Path], typer.Argument(metavar="DIR...", help="What --out was of commands with --shard.")],
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders that were given as --out with --shard.")
+    ],
     out: Out = None,
     open: Open = False,
 ) -> None:
-    """Make one comparison or sweep of its shards: their runs in one folder, and the tables; nothing is run.
+    """Merge the shards of a comparison or sweep: runs in one folder, and the tables. Starts no runs.
 
     The status is 1 where runs are missing, which are named. Shards that wrote into one folder need no --out.
     """
@@ -231,7 +237,7 @@ def report(
     runs: Annotated[list[Path], typer.Argument(metavar="DIR...")],
     out: Out = None,
 ) -> None:
-    """Write a report of finished runs, by their folders or that of a comparison: one page that needs nothing else."""
+    """Write a report of finished runs, given by their folders or a comparison's: one self-contained page."""
     from fd_flower.cli.paths import absolute
     from fd_flower.cli.run import runs_in
     from fd_flower.results import report as page
@@ -244,13 +250,13 @@ def report(
 
 
 def ask(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder; on a device its state-dir.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, or a device's state-dir.")],
     question: Annotated[str, typer.Argument(metavar="QUESTION")],
-    client: Annotated[str, typer.Option(metavar="ID", help="Whose retriever searches.")],
+    client: Annotated[str, typer.Option(metavar="ID", help="Id of the client with the retriever.")],
     corpus: Annotated[Path, typer.Option(metavar="DIR", help="A collection, or a folder of .txt and .md files.")],
-    count: Annotated[int, typer.Option(min=1, help="Passages to show, at most.")] = 5,
+    count: Annotated[int, typer.Option(min=1, help="Maximum number of passages to show.")] = 5,
 ) -> None:
-    """Show the passages that a client's own retriever, from a run that kept its clients, finds for QUESTION."""
+    """Show the passages that a client's retriever finds for QUESTION. The run must have kept its models."""
     from fd_flower.cli import ask as asking
 
     asking.show(run, question, client, corpus, count, console())
@@ -258,17 +264,19 @@ def ask(
 
 def reproduce(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="[NAME]", help="An entry; without one all are listed.")] = "",
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", help="Name of an entry. Without one, list all entries.")
+    ] = "",
     data: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Data sets in folders of their names; else they come from the hub."),
+        typer.Option(metavar="DIR", help="Folder with data sets by name. Default: download from the hub."),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Its small form, on scikit-learn's digits.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Run the small form, on scikit-learn's digits.")] = False,
     out: Out = None,
     jobs: Jobs = None,
     devices: Devices = None,
 ) -> None:
-    """Run what a paper claims of its method, and judge it by a rule that was fixed before: `result.json`.
+    """Reproduce a claim of a paper and judge it by a rule fixed in advance; writes `result.json`.
 
     The same command and --out resume an entry that was broken off. The status is 1 where a claim is not shown.
     """

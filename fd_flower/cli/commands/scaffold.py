@@ -7,14 +7,14 @@ import typer
 
 from fd_flower.cli.console import Output
 
-new = typer.Typer(no_args_is_help=True, help="Write a skeleton that runs and is tested: a method or a Flower project.")
+new = typer.Typer(no_args_is_help=True, help="Create a tested skeleton of a method or a Flower project.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Letters, digits, '-' and '_'.")]
 
 
 @new.command()
 def method(context: typer.Context, name: Name) -> None:
-    """Write the method NAME: a package with both halves, options, a recipe, an entry point and tests."""
+    """Create the method NAME: a package with both halves, options, a recipe, an entry point and tests."""
     from fd_flower.cli import scaffold
 
     _say(context.obj, scaffold.method(name, Path.cwd()))
@@ -22,7 +22,7 @@ def method(context: typer.Context, name: Name) -> None:
 
 @new.command()
 def project(context: typer.Context, name: Name) -> None:
-    """Write the Flower project NAME: your model and data as a task, a ServerApp, a ClientApp and a test."""
+    """Create the Flower project NAME: your model and data as a task, a ServerApp, a ClientApp and a test."""
     from fd_flower.cli import scaffold
 
     _say(context.obj, scaffold.project(name, Path.cwd()))

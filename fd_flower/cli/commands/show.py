@@ -10,14 +10,14 @@ from fd_flower.cli.options import Method, Recipe, Set, Task, from_here
 
 
 def methods() -> None:
-    """List the methods: what each does, needs and exchanges."""
+    """List all methods: what each does, needs and exchanges."""
     from fd_flower.cli import describe as describing
 
     console().print(describing.methods_table())
 
 
 def describe(method: Method, set: Set = None, recipe: Recipe = None) -> None:
-    """Describe METHOD: what it needs, when it is measured, and every option with its value."""
+    """Describe METHOD: its needs, its evaluation point, and every option with its value."""
     from fd_flower.cli import describe as describing
     from fd_flower.cli.run import words_of
 
@@ -30,12 +30,12 @@ def data(
     set: Set = None,
     recipe: Recipe = None,
     task: Task = "",
-    out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Where to draw the image.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE|DIR", help="Image file to write.")] = None,
     clusters: Annotated[
-        bool, typer.Option("--clusters", help="Count clusters of what data.encoder sees, too.")
+        bool, typer.Option("--clusters", help="Also count clusters of encoder features (data.encoder).")
     ] = False,
 ) -> None:
-    """Show who holds what: samples of each class at each client, as a run of METHOD (or `fd`) deals them out."""
+    """Show the samples of each class at each client, as partitioned in a run of METHOD (default: `fd`)."""
     from fd_flower.cli import data as showing
 
     showing.show(method, set or [], recipe, out, console(), task=task, clusters=clusters)
@@ -46,13 +46,13 @@ def estimate(
     set: Set = None,
     recipe: Recipe = None,
     task: Task = "",
-    rounds: Annotated[int, typer.Option(min=3, help="Rounds to play, in short.")] = 3,
-    steps: Annotated[int, typer.Option(min=2, help="Steps to take of each loop of training.")] = 4,
+    rounds: Annotated[int, typer.Option(min=3, help="Number of rounds to run.")] = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Number of training steps per loop.")] = 4,
     numbers: Annotated[
-        bool, typer.Option("--numbers", help="Count the floating-point numbers of a round, by payload.")
+        bool, typer.Option("--numbers", help="Count the floating-point numbers per round, by payload.")
     ] = False,
 ) -> None:
-    """Estimate what a run of METHOD would send and take, from a few of its rounds in short; nothing is written."""
+    """Estimate bytes and CPU time of a run of METHOD from a few short rounds. Writes nothing."""
     from fd_flower.cli import estimate as estimating
 
     estimating.show(method, set or [], recipe, task, rounds, steps, console(), numbers=numbers)
@@ -60,10 +60,10 @@ def estimate(
 
 def doctor(
     node: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Check a device, too: the folder with its key and node.toml.")
+        Path | None, typer.Option(metavar="DIR", help="Also check a device: the folder with its key and node.toml.")
     ] = None,
 ) -> None:
-    """Check this machine, and say which `--federation-config` fits it, or whether it can be a device."""
+    """Check this machine and print a fitting `--federation-config`, or check whether it can be a device."""
     from fd_flower.cli import doctor as checking
     from fd_flower.cli.paths import absolute
 

@@ -9,11 +9,11 @@ from fd_flower.cli.console import console
 
 Source = Annotated[
     Path,
-    typer.Argument(metavar="RUN", help="A run's folder, on a device its state-dir, or an exported model."),
+    typer.Argument(metavar="RUN", help="A run's folder, a device's state-dir, or an exported model."),
 ]
 Client = Annotated[
     str | None,
-    typer.Option(metavar="ID", help="Whose model: a client's id, or `server`. Without it the only one."),
+    typer.Option(metavar="ID", help="Id of the client, or `server`. Optional if there is only one model."),
 ]
 
 
@@ -22,7 +22,7 @@ def export(
     to: Annotated[Path, typer.Option(metavar="FILE|DIR", help="NAME.safetensors, NAME.pt2, NAME.onnx, or a folder.")],
     client: Client = None,
 ) -> None:
-    """Write a model that a run kept (run.keep): its weights, a program for PyTorch or ONNX, or a folder to publish.
+    """Export a model that a run kept (run.keep): weights, a PyTorch or ONNX program, or a folder to publish.
 
     fd-flower export runs/fedmd --client 3 --to model.onnx
     """
@@ -35,9 +35,9 @@ def classify(
     run: Source,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
     client: Client = None,
-    top: Annotated[int, typer.Option(min=1, help="Classes to show of each image, at most.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Maximum number of classes to show per image.")] = 3,
 ) -> None:
-    """Say which classes a model that a run kept, or one that was exported, takes images for.
+    """Classify images with a model that a run kept, or with an exported one.
 
     fd-flower classify runs/fedmd digit.png --client 3
     """

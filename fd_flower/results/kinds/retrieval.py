@@ -1,7 +1,7 @@
 """How retrieval's figures look: nDCG@10 and related metrics instead of accuracy.
 
 Figures are called ``<scope>/<metric>`` in the lines of a run: ``own/ndcg@10`` of a client's own questions, ``others/``
-of the other clients' collections, ``unseen/`` of one that nobody holds; ``<scope>/se`` is the standard error of the
+of the other clients' collections, ``unseen/`` of one that no client holds; ``<scope>/se`` is the standard error of the
 scope's nDCG@10 over questions, ``validation`` the nDCG@10 that rounds are selected by.
 """
 
@@ -185,7 +185,7 @@ class Retrieval(Kind):
             + ".",
             "SE: standard error of the figure on own questions, over the questions of one run (of personal ones its "
             "mean over clients). Where the questions are cross-validated, each seed is a fold of its own.",
-            "BM25 counts words, zero-shot is the retriever before it has learned: neither is anybody's in particular.",
+            "BM25 counts words, zero-shot is the retriever before it has learned: neither depends on the clients.",
         ]
 
 

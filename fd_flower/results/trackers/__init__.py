@@ -16,7 +16,7 @@ CLASSES = {"tensorboard": "TensorBoard", "wandb": "WandB", "mlflow": "MLflow"}
 
 
 def named(names: Sequence[str]) -> dict[str, Callback]:
-    """Return what ``run.track`` names: our trackers, and callbacks of a user's own, ``package.module:Class``.
+    """Return what ``run.track`` names: our trackers, and a user's own callbacks, ``package.module:Class``.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The ServerApp: FedDF (Lin et al. 2020, arXiv 2006.07242) in the place of FedAvg."""
+"""The ServerApp: FedDF (Lin et al. 2020, arXiv 2006.07242) instead of FedAvg."""
 
 from logging import INFO
 

@@ -1,0 +1,1 @@
+"""feddf: A Flower Baseline."""
