@@ -109,7 +109,8 @@ def test_the_code_of_a_page_runs(page: str, here: Path, capsys: pytest.CaptureFi
             exec(compile(block.text, f"docs/{page}.md", "exec"), names)
         for words in block.commands:
             if not any(DOWNLOADS in word for word in words):
-                assert main(small(words)) == 0, (words, capsys.readouterr())
+                judged = words[0] == "reproduce"  # a claim that a small run does not show is no error
+                assert main(small(words)) in ((0, 1) if judged else (0,)), (words, capsys.readouterr())
 
 
 def small(words: list[str]) -> list[str]:

@@ -137,7 +137,7 @@ def _loaded(package: str) -> Path | None:
     if target.is_dir():
         return target
     npm = shutil.which("npm")
-    if npm is None or os.environ.get("FD_FLOWER_DOCS_NPM") == "no":
+    if npm is None:
         return None
     loading = BUILD / "npm" / f"{package}.loading"
     shutil.rmtree(loading, ignore_errors=True)
