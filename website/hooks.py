@@ -194,6 +194,8 @@ def _for_python_markdown(lines: list[str], *, in_item: bool = False) -> list[str
             found.append("")
         if is_list:
             found += _list(block)
+            if not block[-1].strip():  # the blank line that ends a list is part of the parser's range
+                found.append("")
         elif token.type == "blockquote_open":
             inner = _for_python_markdown([re.sub(r"^ {0,3}> ?", "", line) for line in block])
             found += [f"> {line}".rstrip() for line in inner]
