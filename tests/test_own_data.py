@@ -290,6 +290,18 @@ def test_naming_the_head_changes_no_figure_of_a_method_that_needs_none():
 
 
 @pytest.mark.usefixtures("nets")
+def test_in_a_mixture_the_head_is_that_of_networks_which_are_not_built_in():
+    words = f"{tiny.TINY} model.name=[mlp,headless_nets:Net] model.head=fc model.features=8 server.rounds=1"
+    assert tiny.rounds(tiny.run("fedproto", words))[-1]["replied"] == ["0", "1", "2"]
+
+
+@pytest.mark.usefixtures("nets")
+def test_a_network_that_some_clients_cannot_build_stops_the_run():
+    with pytest.raises(InvalidInputError, match="'fd', which is no linear layer of Net"):
+        tiny.run("fd", f"{tiny.TINY} model.name=[mlp,headless_nets:Net] model.head=fd")
+
+
+@pytest.mark.usefixtures("nets")
 @pytest.mark.parametrize(
     ("words", "said"),
     [

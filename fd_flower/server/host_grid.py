@@ -137,11 +137,12 @@ class HostGrid(ClientGrid):
         else:
             self._admit(answers)
         self._nodes = set(nodes)
+        if self.hosted:  # settings and data are the user's for all alike, and fewer clients would be another federation
+            reasons = [why for _, why in sorted(self.refused.items(), key=lambda item: natural(item[0]))]
+            if wrong := [why.removeprefix(ASKED) for why in reasons if why.startswith(ASKED)]:
+                others = len(wrong) - wrong.count(wrong[0])
+                raise InvalidInputError(wrong[0] + (f" (and {others} other clients likewise)" if others else ""))
         if not self.clients:
-            reasons = [self.refused[who] for who in sorted(self.refused, key=natural)]
-            if self.hosted and all(why.startswith(ASKED) for why in reasons):  # the user's fault, for all alike
-                others = "" if len(set(reasons)) == 1 else f" (and {len(reasons) - 1} other clients likewise)"
-                raise InvalidInputError(reasons[0].removeprefix(ASKED) + others)
             raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
         return self.clients
 

@@ -46,6 +46,9 @@ def network(
     kind = torch.float32 if dtype == torch.uint8 else dtype
     features, head = chosen.features, chosen.head
     if own is None:
+        # In a mixture `model.head` names the last layer of the networks that are not built in.
+        if not models.is_outside(name) and any(map(models.is_outside, models.architectures(chosen.name))):
+            head = None
         return models.build(
             name,
             shape,
