@@ -19,6 +19,15 @@ BEGIN, END = "<!-- claims: made by benchmarks/claims.py -->\n", "<!-- end of cla
 
 Result = Mapping[str, Any]
 
+SOURCES = {
+    "paper": "read in the paper",
+    "code": "read in the official code",
+    "abstract": "read in the abstract alone",
+    "second-hand": "read second-hand, in another publication",
+    "ours": "the setting is our own",
+}
+"""Where a claim was read, in words."""
+
 HEAD = """\
 # Claims
 
@@ -178,7 +187,7 @@ def with_claims(text: str, method: str, kept: Mapping[str, Result]) -> str:
 
 
 def _section(made: Entry, result: Result | None) -> str:
-    parts = [f"## {made.name}", f"{made.claim} ({made.origin.where}; read: {made.origin.read}.)"]
+    parts = [f"## {made.name}", f"{made.claim} ({made.origin.where}; {SOURCES[made.origin.read]}.)"]
     if made.reason:
         parts.append(made.reason)
     if made.rule != "not testable here" and result is None:
