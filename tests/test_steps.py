@@ -142,3 +142,10 @@ def test_the_same_loop_overrides_every_recipe_and_nothing_that_was_set(compared)
 def test_the_same_loop_leaves_no_method_one_of_its_own():
     with pytest.raises(InvalidInputError, match=r"fd\.client\.lr=0\.1: --same-loop gives all methods one loop"):
         compare.ordered(["fd", "local"], ["fd.client.lr=0.1"], None, "local", None, "", 1, True)
+
+
+def test_a_comparison_says_which_methods_predict_by_prototypes(compared):
+    text, _ = compared("local", "fedproto", set=f"{ONE_ROUND} client.steps=1")
+    assert "fedproto predicts by the nearest prototype, the others by their last layer: --rules shows" in text
+    text, _ = compared("local", "fedproto", set=f"{ONE_ROUND} client.steps=1 fedproto.client.inference=head run.seed=1")
+    assert "nearest prototype" not in text

@@ -36,6 +36,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
         + (", mean over seeds." if several else "."),
         *([COUNTED] if counted else []),
         *_unequal(groups),
+        *_inference(groups),
         *_beside(groups),
         f"{first.kind.measured}: {_by_value(measured)}.",
         f"Seeds: {_by_value(seeds)}.",
@@ -65,6 +66,16 @@ def _unequal(groups: Sequence[Group]) -> list[str]:
     if len(set(known.values())) < 2:
         return []
     return [f"Local steps differ: {_by_value(known)}; --same-loop gives all methods one private and one public loop."]
+
+
+def _inference(groups: Sequence[Group]) -> list[str]:
+    """Return a line where some methods predict by prototypes and others do not, since figures then compare that, too."""
+    chosen = {group.name: group.folders[0].config["client"].get("inference", "head") for group in groups}
+    by = [name for name, rule in chosen.items() if rule != "head"]
+    if not by or len(by) == len(groups):
+        return []
+    verb = "predict" if len(by) > 1 else "predicts"
+    return [f"{words(by)} {verb} by the nearest prototype, the others by their last layer: --rules shows both for all."]
 
 
 def _beside(groups: Sequence[Group]) -> list[str]:
