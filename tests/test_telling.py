@@ -35,6 +35,7 @@ def test_a_round_is_one_line_with_the_figures_that_the_command_shows(logged, tmp
     assert re.search(r"loss \d+\.\d{3}, \d+\.\d s$", told)
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_end_says_what_the_run_came_to_and_where_its_report_is(logged, tmp_path: Path):
     start(toy_settings("fedavg", f"run.out={tmp_path}/run"), hosts("fedavg"))
     told = logged()
