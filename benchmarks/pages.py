@@ -35,7 +35,7 @@ TITLES = {
     "fede4rag": "Privacy-Preserving Federated Embedding Learning for Localized Retrieval-Augmented Generation",
     "fedgen": "Data-Free Knowledge Distillation for Heterogeneous Federated Learning",
     "fedkd": "Communication-Efficient Federated Learning via Knowledge Distillation",
-    "fedlgd": "Federated Virtual Learning on Heterogeneous Data with Local-Global Distillation",
+    "fedlgd": "Federated Learning on Virtual Heterogeneous Data with Local-Global Dataset Distillation",
     "fedmd": "FedMD: Heterogenous Federated Learning via Model Distillation",
     "fedper": "Federated Learning with Personalization Layers",
     "fedproto": "FedProto: Federated Prototype Learning across Heterogeneous Clients",
@@ -57,13 +57,14 @@ TITLES = {
     "kl": "Distilling the Knowledge in a Neural Network",
     "mse": "Do Deep Nets Really Need to be Deep?",
     "ofa": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
+    "ctkd": "Curriculum Temperature for Knowledge Distillation",
     "pld": "PLD: A Choice-Theoretic List-Wise Knowledge Distillation",
     "taid": "TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language Models",
 }
 """Titles of papers on arXiv, by method, recipe or loss."""
 
 FEDERATION = "data.clients=10 data.alpha=0.1 server.rounds=20"
-"""What a command asks for where the recipe names no federation: a small one of ours."""
+"""What a command asks for where the recipe names no federation: a small one that we chose."""
 
 SOURCES = {
     "dsfl": "data.source=CIFAR10 data.public=CIFAR100",

@@ -144,7 +144,7 @@ def test_what_the_clients_app_measures_ends_the_run_under_its_own_names(here: Ca
         None,
         "the clients' app evaluates in its own loop: see 'reported'",
     )
-    result, meaning, _ = ending(folder)
+    result, meaning, *_ = ending(folder)
     assert f"eval_acc {fmean(accuracies):.3f} (clients)" in result
     assert "mean over clients" in meaning
     shown = "".join(reported_pages.sections(folder.summary, folder.lines()))

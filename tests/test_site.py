@@ -97,7 +97,7 @@ def test_lists_tables_and_notes_that_github_reads_are_read_by_the_site(hooks, gi
     ("link", "turned"),
     [
         ("[a](../CONTRIBUTING.md#style)", "[a](contributing.md#style)"),
-        ("[`a`](../tests/outside)", "[`a`](https://host/us/fd/tree/main/tests/outside)"),
+        ("[`a`](../examples/tracker)", "[`a`](https://host/us/fd/tree/main/examples/tracker)"),
         ("[a](data.md#x)", "[a](data.md#x)"),
         ("[a](https://elsewhere)", "[a](https://elsewhere)"),
     ],

@@ -13,10 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "writing.md"
 CODE = ("fd_flower", "strategies", "client_apps")
 SEEDING = {"rng", "seed_of"}  # their words feed the seeds of random streams, which must not change
-QUOTING = {
-    "docs/writing.md",  # lists the words
-    "docs/claims.md",  # quotes entries of the ledger, which stay as they were written before their first run
-}
+QUOTING = {"docs/writing.md"}  # lists the words
 FEDMD = ("docs/methods/fedmd.md", "strategies/fedmd.py", "client_apps/fedmd.py", "fd_flower/config/recipes/fedmd.yaml")
 OWN_WORD = {"digest": {*FEDMD, "docs/paper-index.md"}}
 
@@ -40,7 +37,6 @@ def pattern(phrases: dict[str, str]) -> re.Pattern[str]:
 def without_code(text: str) -> str:
     """Return a page's or docstring's prose: without code blocks, inline code, equations and link targets."""
     text = re.sub(r"^ +\w+ : .*$", "", text, flags=re.MULTILINE)  # a parameter's name in numpy's format
-    text = re.sub(r"<!-- claims.*?<!-- end of claims -->", "", text, flags=re.DOTALL)  # quotes the ledger
     for code in (r"```.*?```", r"``.+?``", r"`[^`\n]+`", r"\$\$.*?\$\$", r"\]\([^)]*\)"):
         text = re.sub(code, " \N{MIDDLE DOT} ", text, flags=re.DOTALL)
     return text
@@ -81,6 +77,7 @@ def offences(name: str, texts: Iterator[tuple[int, str]]) -> list[str]:
 def other_texts() -> list[str]:
     """Return files that users read in other forms: recipes, templates, services."""
     rooms = {"fd_flower/config/recipes": "*.yaml", "fd_flower/cli/templates": "*.template", "deploy": "*.*"}
+    rooms |= {"examples": "*.md", "hub": "*.md", "baselines": "*.md", ".github": "*.*"}
     found = [path for room, kind in rooms.items() for path in (ROOT / room).rglob(kind) if path.is_file()]
     return sorted(path.relative_to(ROOT).as_posix() for path in (*found, ROOT / "benchmarks/README.md"))
 

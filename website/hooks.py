@@ -1,4 +1,4 @@
-"""What MkDocs does not do by itself for these pages, which are also read on GitHub.
+"""Extensions of MkDocs for pages that are also read on GitHub.
 
 The address of the repository comes from ``pyproject.toml``. ``CONTRIBUTING.md`` and ``CHANGELOG.md`` become pages.
 The methods in the navigation are those of the folder. KaTeX comes from npm, once, and is kept in ``build/npm``. Lists,
@@ -92,7 +92,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _expanded(nav: list[Any], docs: Path) -> list[Any]:
-    """Return the navigation with patterns in the place of lists replaced by the pages that they match."""
+    """Return the navigation with patterns replaced by the pages that they match."""
     found: list[Any] = []
     for item in nav:
         if isinstance(item, str) and "*" in item:

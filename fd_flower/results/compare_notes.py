@@ -69,7 +69,7 @@ def _unequal(groups: Sequence[Group]) -> list[str]:
 
 
 def _inference(groups: Sequence[Group]) -> list[str]:
-    """Return a line where some methods predict by prototypes and others do not, since figures then compare that, too."""
+    """Return a line where some methods predict by prototypes and others do not, which figures then also compare."""
     chosen = {group.name: group.folders[0].config["client"].get("inference", "head") for group in groups}
     by = [name for name, rule in chosen.items() if rule != "head"]
     if not by or len(by) == len(groups):

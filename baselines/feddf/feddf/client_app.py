@@ -14,7 +14,7 @@ app = ClientApp()
 
 
 def loaders(context: Context) -> tuple[DataLoader, DataLoader]:
-    """Return the client's images."""
+    """Return the client's images, to train and to evaluate on."""
     config = context.run_config
     return load_data(
         int(context.node_config["partition-id"]),
@@ -28,7 +28,7 @@ def loaders(context: Context) -> tuple[DataLoader, DataLoader]:
 
 @app.train()
 def train(msg: Message, context: Context) -> Message:
-    """Train the model on local data."""
+    """Train the received weights on the client's images."""
     model = Net()
     model.load_state_dict(msg.content["arrays"].to_torch_state_dict())
     trainloader, _ = loaders(context)
@@ -47,7 +47,7 @@ def train(msg: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(msg: Message, context: Context) -> Message:
-    """Evaluate the model on local data."""
+    """Evaluate the received weights on images that are left out of training."""
     model = Net()
     model.load_state_dict(msg.content["arrays"].to_torch_state_dict())
     _, validloader = loaders(context)

@@ -20,7 +20,7 @@ class Block(nn.Module):
             self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Do forward."""
+        """Return the features of the next block."""
         out = F.relu(self.norm1(self.conv1(x)))
         out = self.norm2(self.conv2(out))
         return F.relu(out + self.shortcut(x))
@@ -38,7 +38,7 @@ class Net(nn.Module):
         self.head = nn.Linear(64, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Do forward."""
+        """Return the logits [N, classes] of images [N, channels, H, W]."""
         out = self.blocks(F.relu(self.norm(self.stem(x))))
         return self.head(out.mean((2, 3)))
 

@@ -13,31 +13,22 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation."""
-    fraction_evaluate: float = context.run_config["fraction-evaluate"]
-    num_rounds: int = context.run_config["num-server-rounds"]
-    lr: float = context.run_config["learning-rate"]
-
-    arrays = ArrayRecord(Net().state_dict())
-
+    config = context.run_config
     task = Task(model=lambda _: Net(), public=lambda: [image["img"] for image in load_images(slice(1000, 1500))])
     strategy = FedDF(task=task)
-
     result = strategy.start(
         grid=grid,
-        initial_arrays=arrays,
-        train_config=ConfigRecord({"lr": lr}),
-        num_rounds=num_rounds,
-        evaluate_fn=global_evaluate,
+        initial_arrays=ArrayRecord(Net().state_dict()),
+        train_config=ConfigRecord({"lr": config["learning-rate"]}),
+        num_rounds=config["num-server-rounds"],
+        evaluate_fn=on_the_test_set,
     )
-
-    print("\nSaving final model to disk...")
     torch.save(result.arrays.to_torch_state_dict(), "final_model.pt")
 
 
-def global_evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
-    """Evaluate the server's model on the test set."""
+def on_the_test_set(server_round: int, arrays: ArrayRecord) -> MetricRecord:
+    """Test the server's model."""
     model = Net()
     model.load_state_dict(arrays.to_torch_state_dict())
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    loss, accuracy = test(model, load_centralized_dataset(), device)
+    loss, accuracy = test(model, load_centralized_dataset())
     return MetricRecord({"accuracy": accuracy, "loss": loss})

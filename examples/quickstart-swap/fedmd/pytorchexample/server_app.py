@@ -10,13 +10,10 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation."""
-    num_rounds: int = context.run_config["num-server-rounds"]
-    lr: float = context.run_config["learning-rate"]
-
+    config = context.run_config
     strategy = FedMD(task="pytorchexample.task:task")
-
     strategy.start(
         grid=grid,
-        train_config=ConfigRecord({"lr": lr}),
-        num_rounds=num_rounds,
+        train_config=ConfigRecord({"lr": config["learning-rate"]}),
+        num_rounds=config["num-server-rounds"],
     )

@@ -7,22 +7,22 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader
 
+DEVICE = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
 
 class Net(nn.Module):
-    """A small convolutional network."""
+    """A small convolutional network for images of 8 x 8 pixels."""
 
     def __init__(self):
         super().__init__()
-        self.conv1 = nn.Conv2d(1, 6, 3, padding=1)
-        self.conv2 = nn.Conv2d(6, 16, 3, padding=1)
-        self.fc1 = nn.Linear(16 * 2 * 2, 64)
-        self.fc2 = nn.Linear(64, 10)
+        self.layers = nn.Sequential(
+            *(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)),
+        )
 
     def forward(self, x):
-        x = F.max_pool2d(F.relu(self.conv1(x)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
-        x = x.view(-1, 16 * 2 * 2)
-        return self.fc2(F.relu(self.fc1(x)))
+        return self.layers(x)
 
 
 def load_images(part: slice):
@@ -49,35 +49,30 @@ def load_centralized_dataset():
     return DataLoader(load_images(slice(1500, None)), batch_size=128)
 
 
-def train(net, trainloader, epochs, lr, device):
-    """Train the model on the training set."""
-    net.to(device)
-    criterion = torch.nn.CrossEntropyLoss().to(device)
+def train(net, loader, epochs, lr):
+    """Train by SGD with momentum; return the mean loss of the mini-batches."""
+    net.to(DEVICE).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9)
-    net.train()
-    running_loss = 0.0
+    losses = []
     for _ in range(epochs):
-        for batch in trainloader:
-            images = batch["img"].to(device)
-            labels = batch["label"].to(device)
+        for batch in loader:
+            images, labels = batch["img"].to(DEVICE), batch["label"].to(DEVICE)
             optimizer.zero_grad()
-            loss = criterion(net(images), labels)
+            loss = F.cross_entropy(net(images), labels)
             loss.backward()
             optimizer.step()
-            running_loss += loss.item()
-    return running_loss / (epochs * len(trainloader))
+            losses.append(loss.item())
+    return sum(losses) / len(losses)
 
 
-def test(net, testloader, device):
-    """Evaluate the model on the test set."""
-    net.to(device)
-    criterion = torch.nn.CrossEntropyLoss()
-    correct, loss = 0, 0.0
-    with torch.no_grad():
-        for batch in testloader:
-            images = batch["img"].to(device)
-            labels = batch["label"].to(device)
-            outputs = net(images)
-            loss += criterion(outputs, labels).item()
-            correct += (outputs.argmax(1) == labels).sum().item()
-    return loss / len(testloader), correct / len(testloader.dataset)
+@torch.no_grad()
+def test(net, loader):
+    """Return the mean loss and the accuracy."""
+    net.to(DEVICE).eval()
+    loss, right = 0.0, 0
+    for batch in loader:
+        labels = batch["label"].to(DEVICE)
+        logits = net(batch["img"].to(DEVICE))
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        right += int((logits.argmax(1) == labels).sum())
+    return loss / len(loader.dataset), right / len(loader.dataset)
