@@ -41,7 +41,7 @@ def test_data_sets_come_from_the_hub_or_from_a_folder():
     assert "data.source=ylecun/mnist" in words
     assert "data.source=/data/mnist" in entry("fedgen").words("fedgen", "alpha 1", Path("/data"))
     with pytest.raises(InvalidInputError, match="give --data DIR"):
-        entry("fede4rag").words("local", "", None)
+        entry("fede4rag").words("fedavg", "", None)
 
 
 def test_a_folder_without_an_entrys_data_sets_is_refused_before_any_run(tmp_path: Path):

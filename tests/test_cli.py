@@ -47,6 +47,7 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
     return said.err
 
 
+@pytest.mark.usefixtures("drawn")
 def test_a_run_prints_its_rounds_and_last_its_folder(capsys, tmp_path):
     assert main(["run", "fd", "--set", TINY]) == 0
     said = capsys.readouterr()
@@ -72,7 +73,7 @@ def test_quiet_says_the_folder_alone_wherever_it_stands(capsys, tmp_path, place)
     ("arguments", "told"),
     [
         (["run", "fdd"], "did you mean 'fd'"),
-        (["run", "fd", "--set", "server.round=2"], "did you mean 'rounds'"),
+        (["run", "fd", "--set", "server.round=2"], "did you mean 'server.rounds'"),
         (["run", "fd", "--set", "server.rounds=soon"], "server.rounds is 'soon'"),
         (["run", "fd", "--set", "rounds"], "expected key=value"),
         (["run", "fd", "--set", "run.out='a"], "no closing quotation"),
@@ -179,7 +180,7 @@ def test_a_run_that_is_asked_to_end_by_a_signal_says_the_same_and_keeps_its_roun
         raising(patched, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert main(["run", "fd", "--set", TINY, "--out", "here", "--quiet"]) == 128 + signal.SIGTERM
         told = one_line(capsys)
-        assert told.startswith("fd-flower: interrupted by SIGTERM; 1 of 2 rounds stand in")
+        assert told.startswith("fd-flower: interrupted by SIGTERM; 1 of 2 rounds are in")
         assert not (tmp_path / "here" / "summary.json").exists()  # whoever sent it does not wait for a report
         words = told.split("resume: fd-flower ")[1].split()
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

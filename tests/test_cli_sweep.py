@@ -161,7 +161,7 @@ def test_random_points_are_a_function_of_the_seed():
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--grid", "client.lrr=0.1"], "lrr=0.1: there is no key 'client.lrr' (did you mean 'lr'?)"),
+        (["--grid", "client.lrr=0.1"], "lrr=0.1: there is no key 'client.lrr' (did you mean 'client.lr'?)"),
         (["--grid", "client.lr=0.1,fast"], "lr=fast: client.lr is 'fast'"),
         (["--grid", "client.lr=0.1,-1"], "lr=-1: client.lr is -1"),
         (["--grid", "client.lr=0.1,0.10"], "lr=0.1 and lr=0.10 are the same settings"),

@@ -136,7 +136,7 @@ def test_an_unreachable_hub_is_one_line(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
-        InvalidInputError, match=r"'ylecun/mnist' cannot be had .* \(Couldn't reach it\): check"
+        InvalidInputError, match=r"'ylecun/mnist' is no folder here and cannot be had .* \(Couldn't reach it\): check"
     ) as raised:
         read("ylecun/mnist", DataConfig())
     assert "\n" not in str(raised.value)

@@ -236,7 +236,7 @@ def test_rules_are_found_by_their_names():
     [
         ("mean_of_logit", {}, "there is no rule 'mean_of_logit' .did you mean 'mean_of_logits'"),
         ("shared_out", {}, "there is no rule 'shared_out'"),
-        ("trimmed_mean", {"trmi": 0.1}, "no key 'server.rule_args.trmi' .did you mean 'trim'"),
+        ("trimmed_mean", {"trmi": 0.1}, "no key 'server.rule_args.trmi' .did you mean 'server.rule_args.trim'"),
         ("trimmed_mean", {"trim": "much"}, "server.rule_args.trim is 'much'"),
         ("trimmed_mean", {"trim": 0.5}, "trim is 0.5; expected a share"),
         ("median", {"trim": 0.1}, "no key 'server.rule_args.trim'"),

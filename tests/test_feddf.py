@@ -340,7 +340,7 @@ def test_labels_are_asked_for_where_they_are_used(changes):
 
 
 def test_nobody_can_be_a_better_teacher_where_nobody_teaches():
-    with pytest.raises(InvalidInputError, match=r"server\.teachers is 'weighted' and server\.distill_steps 0"):
+    with pytest.raises(InvalidInputError, match=r"server\.teachers is 'weighted' and server\.distill_steps is 0"):
         settings("feddf", "server.teachers=weighted server.distill_steps=0")
 
 

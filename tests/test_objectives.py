@@ -277,7 +277,7 @@ def test_losses_are_found_by_name():
     ("name", "args", "said"),
     [
         ("kll", {}, "no objective 'kll' .did you mean 'kl'"),
-        ("kl", {"temprature": 2.0}, "temprature.*did you mean 'temperature'"),
+        ("kl", {"temprature": 2.0}, "temprature.*did you mean .*temperature'"),
         ("kl", {"temperature": "hot"}, "temperature is 'hot'"),
         ("kl", {"temperature": 0.0}, "expected a number above 0"),
         ("kl", {"temperature": math.inf}, "temperature is inf; expected a finite number"),

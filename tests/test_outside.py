@@ -365,7 +365,7 @@ def test_a_model_gets_what_its_signature_asks_for(write: Any, name: str):
         ("odd_nets:number", "cannot be made for inputs of shape .1, 8, 8. and 10 classes: TypeError"),
         ("odd_nets:unwilling", "and 10 classes: RuntimeError: no, never"),
         ("odd_nets:images", "and 10 classes: RuntimeError: .*expected input"),
-        ("odd_nets:seven", "gives .1, 7. for one input; expected logits .1, 10."),
+        ("odd_nets:seven", "gives .1, 7. for one input; expected one tensor of logits .1, 10."),
         ("mlp:seven", "'mlp:seven' has the width 'seven'"),
     ],
 )

@@ -46,5 +46,8 @@ def imported(name: str, what: str) -> Any:
     except Exception as error:  # what somebody's module raises while it is imported has no end
         reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
         lacks = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}.")
-        cure = "; install the package that has it, or put its folder on PYTHONPATH" if lacks else ""
+        if module.endswith(".py"):
+            cure = f"; leave out '.py': {module.removesuffix('.py')}:{attribute}"
+        else:
+            cure = "; install the package that has it, or put its folder on PYTHONPATH" if lacks else ""
         raise InvalidInputError(f"{what} '{name}' cannot be imported: {' '.join(reason.split())}{cure}") from error

@@ -16,11 +16,14 @@ class StateError(RunError):
     """A simulated client's memory is not what it was, so the run cannot continue."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'rounds'?)"`` where the spelling of a known word is near, else the known words."""
+def nearest(word: str, known: Iterable[str], within: str = "") -> str:
+    """``" (did you mean 'rounds'?)"`` where the spelling of a known word is near, else the known words.
+
+    ``within`` goes before the near one: ``server.`` for a key of this section.
+    """
     words = sorted(known)
     close = _near(word.lower(), {name.lower(): name for name in words})
-    return f" (did you mean '{close}'?)" if close else f" (known: {', '.join(words)})"
+    return f" (did you mean '{within}{close}'?)" if close else f" (known: {', '.join(words)})"
 
 
 def _near(word: str, known: Mapping[str, str]) -> str | None:

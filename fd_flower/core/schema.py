@@ -102,7 +102,7 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
     node, usual, hints = copy.deepcopy(_blank(own)), _usual(own), _hints(own)
     for key, value in values.items():
         if key not in usual:
-            raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, usual)}")
+            raise InvalidInputError(f"there is no key '{name}.{key}'{nearest(key, usual, f'{name}.')}")
         if type(value) is type(usual[key]) and value == usual[key]:
             continue  # unchanged; an update takes a tenth of a millisecond, and a run has a hundred options
         check_plain({key: value}, name)

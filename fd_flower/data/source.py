@@ -168,8 +168,8 @@ def _download(name: str) -> "DatasetDict":
     except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(
-            f"the data set '{name}' cannot be had from the Hugging Face hub ({reason}): check name and network, "
-            "or give 'digits' or the absolute path of a folder of Parquet files"
+            f"the data set '{name}' is no folder here and cannot be had from the Hugging Face hub ({reason}): check "
+            "name and network, or give 'digits' or the absolute path of a folder of Parquet files or class folders"
         ) from None
 
 
@@ -186,6 +186,11 @@ def locate(source: str) -> Source:
         return Digits()
     path = Path(source)
     if path.is_absolute():
+        if path.is_file():
+            raise InvalidInputError(
+                f"data.source is the file {source}: expected a folder that holds train-*.parquet or class folders; "
+                "arrays go into a Task (Task.from_dataset)"
+            )
         if not path.is_dir():
             raise InvalidInputError(
                 f"there is no folder {source}: expected one that holds train-*.parquet or class folders"

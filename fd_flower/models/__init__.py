@@ -239,7 +239,8 @@ def _parse(name: str) -> tuple[str, float]:
         if close := get_close_matches(stem, published.published(), n=1, cutoff=0.5):
             known += tuple(close)
         raise InvalidInputError(
-            f"there is no architecture or group '{stem}'{nearest(stem, known)}; torchvision's classifiers go by name"
+            f"there is no architecture or group '{stem}'{nearest(stem, known)}; torchvision's classifiers go by name, "
+            "your own network by package.module:Net"
         )
     try:
         width = float(factor) if colon else 1.0

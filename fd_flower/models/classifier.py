@@ -52,7 +52,7 @@ class Classifier(FeatureModel):
             if pooled and features > width:
                 raise InvalidInputError(
                     f"model.projection=pool makes at most {width} features of this network's {width}, not "
-                    f"model.features={features}"
+                    f"model.features={features}: lower it, or take model.projection=linear"
                 )
             self.projection = nn.AdaptiveAvgPool1d(features) if pooled else nn.Linear(width, features)
         self.head = nn.Linear(width if features is None else features, classes)

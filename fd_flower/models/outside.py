@@ -127,6 +127,7 @@ def made(
         ) from error
     if given != [1, classes]:
         raise InvalidInputError(
-            f"model.name '{name}' gives {given} for one input; expected one tensor of logits [1, {classes}]"
+            f"model.name '{name}' gives {given} for one input; expected one tensor of logits "
+            f"[1, {classes}], one per class"
         )
     return model if head is None else headed(model, head, classes, features, torch.ones(1, *shape).to(dtype))

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 
 from fd_flower.config import Settings
 from fd_flower.core import nonce
-from fd_flower.core.client import Client, answered, grouped, natural
+from fd_flower.core.client import Client, answered, grouped
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.keys import allowed, keys_of
 from fd_flower.server.client_grid import ClientGrid
@@ -137,11 +137,6 @@ class HostGrid(ClientGrid):
         else:
             self._admit(answers)
         self._nodes = set(nodes)
-        if self.hosted:  # settings and data are the user's for all alike, and fewer clients would be another federation
-            reasons = [why for _, why in sorted(self.refused.items(), key=lambda item: natural(item[0]))]
-            if wrong := [why.removeprefix(ASKED) for why in reasons if why.startswith(ASKED)]:
-                others = len(wrong) - wrong.count(wrong[0])
-                raise InvalidInputError(wrong[0] + (f" (and {others} other clients likewise)" if others else ""))
         if not self.clients:
             raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
         return self.clients
@@ -268,6 +263,10 @@ class HostGrid(ClientGrid):
                 found[client] = answered(client, records(reply.content, ConfigRecord).get("client", {}))
             except InvalidInputError as error:
                 refused[client] = str(error)
+        if wrong := [refused[who].removeprefix(ASKED) for who in ids if refused.get(who, "").startswith(ASKED)]:
+            # Settings and data are the user's for all alike, and fewer clients would be another federation.
+            others = len(wrong) - wrong.count(wrong[0])
+            raise InvalidInputError(wrong[0] + (f" (and {others} other clients likewise)" if others else ""))
         self._handshake.refuse_all(refused | dict.fromkeys(silent, "no answer to the handshake"))
         self.clients = ()
         self.bytes = Bytes()

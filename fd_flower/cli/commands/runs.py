@@ -123,7 +123,7 @@ def compare(
         typer.echo(part.ended(mine))
     else:
         comparing.write(comparison, console(), **shown)
-    typer.echo(comparison.path)
+    _ended(comparison.path / PAGE)
     if open and not part:
         output.open(comparison.path / PAGE)
     if mine.failures:
@@ -198,7 +198,7 @@ def sweep(
         some = bool(mine.folders) or not mine.failures
     else:
         some = sweeping.write(search, console())
-    typer.echo(search.plan.path)
+    _ended(search.plan.path / PAGE)
     if open and not part:
         output.open(search.plan.path / PAGE)
     if not some:
@@ -297,3 +297,11 @@ def reproduce(
     typer.echo(plan.path)
     if any(order["verdict"] == "not shown" for found in result["variants"].values() for order in found["orders"]):
         raise typer.Exit(1)
+
+
+def _ended(page: Path) -> None:
+    """Name the page and the folder of several runs, where there are any."""
+    if page.is_file():
+        typer.echo(f"report: {page}")
+    if page.parent.is_dir():
+        typer.echo(page.parent)
