@@ -116,8 +116,10 @@ def _figure(folder: RunFolder, key: str) -> float:
 
 
 def _beside(folder: RunFolder, key: str, name: str) -> Any:
-    """Return an entry next to a figure in the summary: ``selected``, ``evaluated``."""
-    return at(folder.summary, [*key.split(".")[:-1], name])
+    """Return an entry next to a figure in the summary, or of what it is part of: ``selected``, ``evaluated``."""
+    parts = key.split(".")[:-1]
+    found = (at(folder.summary, [*parts[:depth], name]) for depth in range(len(parts), 0, -1))
+    return next((entry for entry in found if entry is not None), None)
 
 
 def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
