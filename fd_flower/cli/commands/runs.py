@@ -226,7 +226,7 @@ def merge(
         raise InvalidInputError(f"{len(folders)} folders make one: say where by --out DIR")
     whole = folders[0] if out is None else absolute(out, Path.cwd())
     page, complete = sharding.merged(folders, whole, console())
-    typer.echo(whole)
+    _ended(page)
     if open:
         output.open(page)
     if not complete:
