@@ -4,7 +4,7 @@
 
 Writes docs/images/methods/NAME.svg and puts the figure's description, as alternative text, into every page that shows
 it. What the strategies declare is taken from them: requirements, kinds of payload, evaluation point and secure sums.
-The steps and the words at the arrows are written here.
+The steps and the words at the arrows are in the comment ``figure`` of the page.
 """
 
 import re
@@ -17,7 +17,7 @@ from textwrap import wrap
 import yaml
 
 from fd_flower import methods
-from fd_flower.cli.describe import exchanged
+from fd_flower.cli.describe import kinds
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 IMAGES = DOCS / "images" / "methods"
@@ -109,8 +109,7 @@ def point(stem: str) -> str:
 def further(stem: str) -> str:
     """Return the kinds of payload that only other options than the recipe's send."""
     flow = flow_of(stem)
-    kinds = set(exchanged(stem).split(", ")) - {"nothing"} - {*flow.down, *flow.up}
-    return ", ".join(sorted(kinds))
+    return ", ".join(kind for kind in kinds(stem) if kind not in {*flow.down, *flow.up})
 
 
 def description(stem: str) -> str:
@@ -121,8 +120,8 @@ def description(stem: str) -> str:
         done = [f"{text[0].lower()}{text[1:]}" for text in words if text != EVALUATED]
         return "; ".join(done) or "nothing to aggregate"
 
-    def sent(kinds: Mapping[str, str]) -> str:
-        return ", ".join(f"{kind} ({what})" for kind, what in kinds.items()) or "nothing"
+    def sent(payloads: Mapping[str, str]) -> str:
+        return ", ".join(f"{kind} ({what})" for kind, what in payloads.items()) or "nothing"
 
     parts = [
         f"One round of {flow.title}.",
@@ -274,9 +273,9 @@ def arrows(art: Drawing, y: float, flow: Flow) -> float:
         art.text(WIDTH / 2, y + 27, "nothing travels, nothing is aggregated", "small", "middle")
         return y + 36
     end = y + 16 + 34 * rows
-    for x, kinds, begin, stop in ((EDGE + 22, flow.down, y + 4, end + 4), (EDGE + 244, flow.up, end + 4, y + 4)):
+    for x, payloads, begin, stop in ((EDGE + 22, flow.down, y + 4, end + 4), (EDGE + 244, flow.up, end + 4, y + 4)):
         art.arrow(x, begin, stop)
-        for place, (kind, what) in enumerate(kinds.items()):
+        for place, (kind, what) in enumerate(payloads.items()):
             art.text(x + 16, y + 24 + 34 * place, kind, "kind")
             art.text(x + 16, y + 40 + 34 * place, what, "small")
     return end + 6

@@ -16,7 +16,7 @@ from xml.sax.saxutils import escape
 
 from fd_flower import methods, objectives
 from fd_flower.cli import describe
-from fd_flower.config.registry import RECIPES
+from fd_flower.config.registry import RECIPES, RECIPES_OF
 from fd_flower.server import Strategy
 from fd_flower.wire import Summable
 
@@ -143,8 +143,7 @@ def remembers(stem: str) -> bool:
 
 def grows(stem: str) -> str:
     """Return what a method's messages grow with."""
-    kinds = [kind for kind in describe.exchanged(stem).split(", ") if kind != "nothing"]
-    return ", ".join(dict.fromkeys(GROWS[kind] for kind in kinds if GROWS[kind])) or "nothing is sent"
+    return ", ".join(dict.fromkeys(GROWS[kind] for kind in describe.kinds(stem) if GROWS[kind])) or "nothing is sent"
 
 
 def sums(strategy: type[Strategy]) -> bool:
@@ -308,7 +307,7 @@ def papers() -> str:
     recipes = [path.stem for path in RECIPES.glob("*.yaml") if path.stem in TITLES]
     entries = []
     for recipe in recipes:
-        method = recipe if recipe in methods.names() else _method_of(recipe)
+        method = RECIPES_OF.get(recipe, recipe)
         entries.append((TITLES[recipe], _entry(method, recipe)))
     entries += [(stem, _entry(stem, stem)) for stem in methods.names() if stem not in TITLES and _arxiv(stem)]
     return "\n\n".join(entry for _, entry in sorted(entries, key=lambda pair: pair[0].lower()))
@@ -329,11 +328,6 @@ def _entry(method: str, recipe: str) -> str:
 
 def _comment(recipe: str) -> str:
     return (RECIPES / f"{recipe}.yaml").read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-
-
-def _method_of(recipe: str) -> str:
-    """Return the method that a recipe without one of its own name is for, by its comment."""
-    return re.search(r"\bfor (\w+): --recipe", _comment(recipe))[1]  # type: ignore[index]
 
 
 def _cited(text: str) -> tuple[str, str]:

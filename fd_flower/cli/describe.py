@@ -116,10 +116,14 @@ def needed(requires: Requirements) -> str:
 
 
 def exchanged(stem: str) -> str:
-    """Return the kinds of payload that a method's client sends or receives: those that its file imports."""
+    """Return ``kinds`` in words."""
+    return ", ".join(kinds(stem)) or "nothing"
+
+
+def kinds(stem: str) -> list[str]:
+    """Return the kinds of payload that a method's client sends or receives, sorted: those that its file imports."""
     module = import_module(methods.client_app_name(stem).partition(":")[0])
-    kinds = {found.kind for found in vars(module).values() if _is_kind(found)}
-    return ", ".join(sorted(kinds)) or "nothing"
+    return sorted({found.kind for found in vars(module).values() if _is_kind(found)})
 
 
 def _is_kind(found: Any) -> bool:

@@ -116,7 +116,7 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
     try:
         return _settings(method, task, tree)
     except InvalidInputError as error:
-        owner = registry.RECIPES_OF.get(recipe or method, recipe or method)
+        owner = registry.RECIPES_OF.get(recipe, recipe) if recipe else method
         if owner == method or owner not in registry.names():
             raise
         raise InvalidInputError(f"{error}; the recipe '{recipe}' is of {owner}, not of {method}") from None

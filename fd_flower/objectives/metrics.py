@@ -73,7 +73,7 @@ def measure(logprobs: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def accuracy_by_class(logprobs: Tensor, labels: Tensor) -> list[float | None]:
-    """Return the share of each class's samples that receive right [C]; None for a class without any.
+    """Return the share of each class's samples that are classified correctly [C]; None for a class without any.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def by_class(logprobs: Tensor, labels: Tensor, counts: Tensor) -> dict[str, floa
 
 
 def recalls(right: Tensor, support: Tensor) -> list[float | None]:
-    """Return the share of each class's samples that receive right [C]; None for a class without any.
+    """Return the share of each class's samples that are classified correctly [C]; None for a class without any.
 
     Parameters
     ----------
