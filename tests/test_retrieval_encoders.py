@@ -314,4 +314,4 @@ def test_a_missing_library_is_one_line_that_says_what_to_install(transformer, mo
         learning(network, "lora", "bert")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(InvalidInputError, match=r"needs sentence-transformers: pip install 'fd-flower\[retrieval\]'"):
-        encoders._fresh(transformer)
+        encoders.pretrained(transformer)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.data.images import read
 from fd_flower.data.layouts import entries
+from fd_flower.data.reading import read
 
 LOOKED_AT = "8x8x3"
 """The size at which images are opened once, to find those that cannot be read; a run takes its own."""

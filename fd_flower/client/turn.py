@@ -161,7 +161,7 @@ class Turn(Generic[C]):
 
     def encoded(self, samples: Samples) -> Tensor:
         """Return what `data.encoder` sees of samples: float64 [N, D]."""
-        return self.world.encoded(samples)
+        return self.world.encoded(self.architecture)(samples)
 
     def samples(self, own: Own = None) -> Samples:
         """Return the training samples: the app's ``own``, which are read here, or else those of the task."""

@@ -25,6 +25,8 @@ def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     listed = isinstance(source, list)
     sources = source if isinstance(source, list) else [source]
     kind = registry.kind_of([name for name in sources if isinstance(name, str)])
-    found: Mapping[str, Any] = {"model": {"name": ""}} if task else {} if kind is None else kind.usual
+    found: Mapping[str, Any] = {"model": {"name": ""}} if task else {}
+    if kind is not None:
+        found = kind.usual(tree) if callable(kind.usual) else kind.usual
     partition = "domain" if listed else "column" if data.get("column") else None
     return laid(found, {"data": {"partition": partition}} if partition else {})

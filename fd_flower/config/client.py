@@ -60,6 +60,8 @@ class ClientConfig(Options):
     """Name of the distillation loss, see docs/objectives.md."""
     objective_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of the distillation loss."""
+    trainable: str = one_of("head", "bias", "adapter", "prompt", "lora", "last_layer", "all", default="all")
+    """TEMPORARY"""
     kd_weight: float = option(1.0, least=0)
     """Weight of the distillation loss. 0 turns it off."""
 

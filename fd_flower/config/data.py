@@ -42,6 +42,12 @@ class DataConfig(Options):
     """Resize images to height x width x channels (1 or 3), such as `28x28x1`."""
     image: str | None = None
     """Name of the image column. None: found by its type."""
+    text: str | None = None
+    """Name of the text column. None: `text`, `sentence` or `content`, or the only column of strings."""
+    clean: str | None = one_of("newsgroups", default=None)
+    """Cleaning of texts: `newsgroups` strips headers, quotes and signatures and folds white space."""
+    length: int | None = option(None, least=1)
+    """Maximum number of tokens per text, at most the model's own; longer texts are cut. None: 128."""
     label: str | None = None
     """Name of the label column. None: found by its type."""
     class_names: list[str] | None = None
@@ -76,7 +82,8 @@ class DataConfig(Options):
     public_batch: int | None = option(None, least=1)
     """Number of public samples per round, a new random subset each time. None: 512, or all if there are fewer."""
     encoder: str = "pixels"
-    """Encoder for votes and `embedding`: `pixels`, a torchvision weight, `/path.safetensors` or `train:<source>`."""
+    """Encoder for votes and `embedding`: `pixels`, a torchvision weight, `/path.safetensors`, `train:<source>`, or for
+    votes alone `model` (the features of the client's own initial model, the default for texts)."""
     transform: str | None = None
     """Transform of each training sample: a name in `torchvision.transforms.v2` or `package.module:name`."""
     limit: int | None = option(None, least=1)
@@ -95,9 +102,9 @@ class DataConfig(Options):
             raise InvalidInputError(
                 f"data.split is {self.split}; expected three shares (train, validation, test) that add up to 1"
             )
-        if not (self.encoder == "pixels" or self.encoder.startswith("train:") or "." in self.encoder):
+        if not (self.encoder in ("pixels", "model") or self.encoder.startswith("train:") or "." in self.encoder):
             raise InvalidInputError(
-                f"data.encoder is {self.encoder!r}; expected pixels, train:<source>, a torchvision weight or "
+                f"data.encoder is {self.encoder!r}; expected pixels, model, train:<source>, a torchvision weight or "
                 "/path.safetensors"
             )
         if self.class_names is not None and len(set(self.class_names)) < max(len(self.class_names), 1):

@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 
 from fd_flower.core.classes import labels_of, listed, of_values
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import put
 from fd_flower.core.pixels import MODES, is_image, pixels
 
 Column = str | int
@@ -164,7 +165,9 @@ def _ask(columns: dict[Any, Any], why: str) -> str:
 
 
 def stacked(values: Sequence[Any]) -> Tensor:
-    """Return inputs as one tensor [N, ...]: float64 as float32, images of PIL as bytes [channels, height, width]."""
+    """Return inputs as one tensor [N, ...]: float64 as float32, images of PIL as bytes, texts as digests [N, 2]."""
+    if values and all(isinstance(value, str) for value in values):
+        return put(values)
     inputs: list[Tensor] = []
     for row, value in enumerate(values):
         try:
@@ -174,7 +177,7 @@ def stacked(values: Sequence[Any]) -> Tensor:
                 raise
             raise InvalidInputError(
                 f"row {row} of the data set has an input of type {type(value).__name__}; expected a tensor, an array, "
-                "numbers or an image of PIL"
+                "numbers, a text or an image of PIL"
             ) from None
         if inputs and one.shape != inputs[0].shape:
             cure = " (torchvision.transforms.v2.Resize((32, 32)) brings images to one)" if is_image(value) else ""

@@ -1,10 +1,12 @@
 """Data: sources, who holds which rows, public and test sets."""
 
+from fd_flower.data import texts
 from fd_flower.data.clients import Federation, cut_rows, dealt_out, device_data, federation, labeled
 from fd_flower.data.counts import Holdings, holdings, plot_holdings
-from fd_flower.data.images import Images, read
+from fd_flower.data.images import Images
 from fd_flower.data.own import Own
 from fd_flower.data.public import Public, elsewhere, matched
+from fd_flower.data.reading import read
 
 __all__ = [
     "Federation",
@@ -22,4 +24,5 @@ __all__ = [
     "matched",
     "plot_holdings",
     "read",
+    "texts",
 ]

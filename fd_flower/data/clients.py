@@ -16,9 +16,10 @@ from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data import cut
 from fd_flower.data.clusters import clustered
-from fd_flower.data.images import Images, read
+from fd_flower.data.images import Images
 from fd_flower.data.partition import partition
 from fd_flower.data.public import Public, elsewhere, held_out
+from fd_flower.data.reading import read
 from fd_flower.data.source import locate
 
 TEST_SHARE = 0.2  # of a source that has no test rows of its own
@@ -220,6 +221,8 @@ def _joined(sources: Sequence[str], sets: Sequence[Images]) -> tuple[Images, np.
 
 def _alike(name: str, images: Images, other_name: str, other: Images) -> Images:
     """Return a set's rows with the classes' numbers of another; refuse other shapes and other names."""
+    if len(images.shape) != len(other.shape):
+        raise InvalidInputError(f"{other_name} and {name} hold images and texts; expected one kind of samples")
     if images.shape != other.shape:
         channels, height, width = images.shape
         raise InvalidInputError(

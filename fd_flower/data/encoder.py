@@ -29,7 +29,8 @@ from fd_flower.core.rng import numpy_rng, torch_rng
 from fd_flower.core.samples import Samples
 from fd_flower.data.cache import stored
 from fd_flower.data.cut import stratified
-from fd_flower.data.images import Images, read
+from fd_flower.data.images import Images
+from fd_flower.data.reading import read
 from fd_flower.data.source import locate
 from fd_flower.models.published import beheaded, loaded
 from fd_flower.training import Plan, forward, one_thread, predict, supervised, train, uncounted
@@ -47,7 +48,9 @@ TEST_SHARE = 0.2  # of a source that has no test rows of its own
 BODY, FIGURES = "body.safetensors", "figures.json"
 
 
-def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
+def encoder(
+    data: DataConfig, public: Samples, own: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Samples], Tensor]:
     """Return what turns samples into what votes see: Samples -> features [N, D], float64 on the CPU.
 
     Parameters
@@ -58,6 +61,8 @@ def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
         The public samples: the mean and deviation of their features standardize those of all clients, so that they
         share one scale and no client's samples give it away. Pixels stay in the models' scale, [-1, 1]. Their own
         features are made here, once.
+    own : Callable[[Tensor], Tensor] | None
+        The features of the client's own initial model, for ``data.encoder=model``.
 
     Raises
     ------
@@ -67,7 +72,12 @@ def encoder(data: DataConfig, public: Samples) -> Callable[[Samples], Tensor]:
     if data.encoder == "pixels":
         pixels = _features(torch.nn.Flatten(), public)
         return lambda samples: pixels if samples is public else _features(torch.nn.Flatten(), samples)
-    body = _body(data, public)
+    if data.encoder == "model" and own is None:
+        raise InvalidInputError(
+            "data.encoder=model is each client's own, and clusters need one encoder for all: take another partition "
+            "than embedding or, for images, another data.encoder"
+        )
+    body = own if data.encoder == "model" and own is not None else _body(data, public)
     seen = _features(body, public)
     mean, deviation = seen.mean(0), seen.std(0, correction=0)
     deviation[deviation <= 1e-6 * seen.abs().amax(0)] = 1.0  # what is the same for all but for float32's last bits
@@ -84,6 +94,8 @@ def identity(data: DataConfig, shape: tuple[int, ...]) -> list[object]:
         Where there is no such encoder.
     """
     name = data.encoder
+    if name == "model":
+        return [name]
     if name.startswith("train:"):
         return ["train", *_key(name.removeprefix("train:"), data, shape)]
     if name.endswith(".safetensors"):
@@ -94,7 +106,7 @@ def identity(data: DataConfig, shape: tuple[int, ...]) -> list[object]:
     return [name, version("torchvision")]
 
 
-def _features(body: Module, samples: Samples) -> Tensor:
+def _features(body: Callable[[Tensor], Tensor], samples: Samples) -> Tensor:
     """Return what a body makes of samples [N, D], float64 on the CPU."""
     return torch.cat([part.flatten(1).cpu().double() for part, _ in forward(body, samples)])
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
-from fd_flower.data.images import read
+from fd_flower.data.reading import read
 
 
 def in_folder(start: str, client: str, config: DataConfig, shape: Sequence[int], class_names: Sequence[str]) -> Samples:

@@ -92,47 +92,18 @@ def size_of(text: str) -> tuple[int, int, int]:
 def read(
     source: str,
     data: DataConfig,
-    split: str = "train",
+    split: str,
     *,
-    size: str | None = None,
-    column: str | None = None,
-    own: bool = True,
+    size: str | None,
+    column: str | None,
+    own: bool,
 ) -> Images:
-    """Return a split of a source, decoded.
-
-    Parameters
-    ----------
-    source : str
-        `digits`, the absolute path of a folder, or a Hugging Face name.
-    data : DataConfig
-        Its ``image`` and ``label`` name columns, its ``class_names`` classes, its ``size`` brings images to a size.
-    split : str
-        `train` or `test`.
-    size : str | None
-        In place of ``data.size``.
-    column : str | None
-        The column to return as ``groups``.
-    own : bool
-        The columns and classes that ``data`` names must be there. False for a set in addition to the private one
-        (public, test): there columns are used if present and otherwise found by type, and classes are the set's own.
-
-    Raises
-    ------
-    InvalidInputError
-        When the source, the split or a column is missing, when an image cannot be read, when images differ in size,
-        when a label is no class's, when a row has no value in ``column``.
-    """
+    """Return a split's images, decoded; see ``reading.read``."""
     found = locate(source)
-    if split not in found.splits():
-        raise InvalidInputError(
-            f"{source} has no {split} rows: expected {split}-*.parquet, or class folders in {split}/, or that split on "
-            f"the hub; it has {' and '.join(found.splits())}"
-        )
     size = size or data.size
     wanted = _Wanted(size_of(size) if size else None, data.image, data.label, column, own)
     key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
-    images = _load(stored("images", key, partial(_decode, source, found, split, wanted)))
-    return images.named(data.class_names, f"{source} ({split})") if own and data.class_names else images
+    return _load(stored("images", key, partial(_decode, source, found, split, wanted)))
 
 
 @dataclass(frozen=True)
@@ -199,7 +170,7 @@ def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Pat
     names: tuple[str, ...] = ()
     declared = False
     if label is not None:
-        numbers, names, declared = _classes(source, split, label, features, labels)
+        numbers, names, declared = classes_of(source, split, label, features, labels)
         np.save(folder / "labels.npy", np.array(numbers, dtype=np.int64))
     if wanted.column is not None:
         np.save(folder / "groups.npy", np.array(groups_of(source, wanted.column, groups)))
@@ -225,7 +196,7 @@ def _image(
     return pixels(image, size)
 
 
-def _classes(
+def classes_of(
     source: str, split: str, label: str, features: "Features", values: list[Any]
 ) -> tuple[list[int], tuple[str, ...], bool]:
     """Return labels as numbers, the classes' names, and whether the source names them."""

@@ -192,6 +192,8 @@ def _inputs(values: Any, x: Column | Sequence[str] | None) -> Tensor:
         )
     if len(chosen) == 1 and frame[chosen[0]].dtype == object and len(frame):
         return stacked(frame[chosen[0]].tolist())  # an array a row
+    if len(chosen) == 1 and len(frame) and all(isinstance(value, str) for value in frame[chosen[0]]):
+        return stacked(frame[chosen[0]].tolist())  # texts
     if words := [str(name) for name in chosen if frame[name].dtype.kind not in "biuf"]:
         raise InvalidInputError(
             f"the columns {listed(words)} of the task's rows are no numbers: make some of them (pandas.get_dummies), "

@@ -11,7 +11,8 @@ from fd_flower.core.classes import difference
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Samples
-from fd_flower.data.images import Images, read
+from fd_flower.data.images import Images
+from fd_flower.data.reading import read
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     seed : int
         The run's seed.
     shape : tuple[int, ...]
-        (channels, height, width) that images are brought to.
+        (channels, height, width) that images are brought to; of texts their digests'.
     class_names : tuple[str, ...]
         The private classes: the samples are labeled if their classes have the same names, in any order.
 
@@ -80,6 +81,9 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     """
     if data.public == "none":
         return Public()
+    of_texts = len(shape) == 1
+    if data.public == "noise" and of_texts:
+        raise InvalidInputError("data.public is 'noise', which is images: for texts name another set of texts")
     if data.public == "noise":
         pixels = numpy_rng(seed, "public").integers(0, 256, (data.public_size, *shape), dtype=np.uint8)
         return Public.of(Samples(torch.from_numpy(pixels)))
@@ -87,8 +91,11 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
         raise InvalidInputError(
             "data.public=held-out cuts from simulated data: on a device name a folder, a set, noise or none"
         )
-    channels, height, width = shape
-    other = read(data.public, data, size=f"{height}x{width}x{channels}", own=False)
+    size = None if of_texts else "{1}x{2}x{0}".format(*shape)
+    other = read(data.public, data, size=size, own=False)
+    if len(other.shape) != len(shape):
+        here, there = ("texts", "images") if of_texts else ("images", "texts")
+        raise InvalidInputError(f"data.public={data.public} holds {there}, and the private samples are {here}")
     rows = np.sort(numpy_rng(seed, "public").permutation(len(other.x))[: data.public_size])
     return matched(other, rows, class_names, data.public)
 

@@ -11,6 +11,7 @@ from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.data.arrow import ArrowSet, Saved
 from fd_flower.data.folders import ClassFolders, in_class_folders
 from fd_flower.data.layouts import SPLITS, advice, parquet
+from fd_flower.data.tables import Tables
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -158,6 +159,15 @@ class Hub(ArrowSet):
         """Return each split's rows."""
         return dict(_download(self.name))
 
+    def described(self) -> "Features | None":
+        """Return the columns' types as the hub describes them, without downloading a row; None: it does not."""
+        import datasets
+
+        try:
+            return datasets.load_dataset_builder(self.name).info.features
+        except Exception:  # raised with its reason where the rows are downloaded
+            return None
+
 
 @lru_cache
 def _download(name: str) -> "DatasetDict":
@@ -186,10 +196,12 @@ def locate(source: str) -> Source:
         return Digits()
     path = Path(source)
     if path.is_absolute():
+        if path.exists() and Tables.holds_texts(path) and not (path.is_dir() and parquet(path)):
+            return Tables(path.resolve())
         if path.is_file():
             raise InvalidInputError(
-                f"data.source is the file {source}: expected a folder that holds train-*.parquet or class folders; "
-                "arrays go into a Task (Task.from_dataset)"
+                f"data.source is the file {source}: expected a folder that holds train-*.parquet or class folders, "
+                "or a table of texts (.csv, .tsv, .jsonl); arrays go into a Task (Task.from_dataset)"
             )
         if not path.is_dir():
             raise InvalidInputError(

@@ -27,6 +27,8 @@ in four sizes, ``resnets4``, ``vision5`` and ``htfe8`` (HtFLlib's eight) want a 
 All of torchvision's classifiers go by their names (``published``): ``resnet50``, ``efficientnet_b0``, ``vit_b_16``.
 
 ``package.module:Net`` is your own model (``models.outside``).
+
+``bag`` and ``transformer`` read texts, as do models in folders and on the hub (``fd_flower.tasks.text.models``).
 """
 
 from collections.abc import Sequence
@@ -49,6 +51,7 @@ from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet
 
 __all__ = [
     "GROUPS",
+    "TEXTS",
     "Classifier",
     "FeatureModel",
     "architectures",
@@ -60,6 +63,7 @@ __all__ = [
     "groups",
     "headed",
     "is_outside",
+    "is_text",
     "names",
 ]
 
@@ -81,6 +85,8 @@ BODIES: dict[str, Body] = {
         vit,
     )
 }
+TEXTS = ("bag", "transformer")
+"""Built-in architectures that read texts, with a width or without: ``bag:128``."""
 ALIASES = {"shufflenet_v2_x1_0": "shufflenet_v2"}
 GROUPS = {
     "small4": ("mlp", "cnn", "lenet", "resnet8"),
@@ -119,7 +125,12 @@ def default(shape: Shape) -> str:
 
 def is_outside(name: str) -> bool:
     """Whether this is a model of another package, ``package.module:Net``."""
-    return is_dotted(name) and name.partition(":")[0] not in {*BODIES, *ALIASES, *GROUPS}
+    return not is_text(name) and is_dotted(name) and name.partition(":")[0] not in {*BODIES, *ALIASES, *GROUPS}
+
+
+def is_text(name: str) -> bool:
+    """Whether an architecture reads texts: a built-in one, a folder by its absolute path, ``owner/name`` on the hub."""
+    return name.partition(":")[0] in TEXTS or "/" in name
 
 
 def architectures(name: str | Sequence[str]) -> tuple[str, ...]:
@@ -202,6 +213,11 @@ def build(
         For an unknown name or width, a shape that the architecture cannot take, or weights that it has not.
     """
     name = _canonical(name)
+    if is_text(name):
+        raise InvalidInputError(
+            f"model.name is '{name}', which reads texts, and the samples have the shape {list(shape)}: take one of "
+            f"{', '.join(names())}"
+        )
     if classes < 1 or (features is not None and features < 1):
         raise InvalidInputError(f"a model of {classes} classes and {features} features; expected at least 1 of each")
     # Layers draw from the CPU's global generator: replace it meanwhile. `torch.manual_seed` would seed GPUs too.
@@ -235,7 +251,7 @@ def _parse(name: str) -> tuple[str, float]:
             raise InvalidInputError(f"{stem} has no width multiplier, so not '{name}': say '{stem}'")
         return stem, 1.0
     if stem not in BODIES:
-        known: tuple[str, ...] = (*BODIES, *ALIASES, *GROUPS)
+        known: tuple[str, ...] = (*BODIES, *ALIASES, *GROUPS, *TEXTS)
         if close := get_close_matches(stem, published.published(), n=1, cutoff=0.5):
             known += tuple(close)
         raise InvalidInputError(
@@ -255,6 +271,8 @@ def _parse(name: str) -> tuple[str, float]:
 
 def _canonical(name: str) -> str:
     """Return the one name of an architecture: no alias, no width of 1, a colon before what lies in a module."""
+    if is_text(name):
+        return name
     if is_outside(name):
         return with_colon(name)
     stem, width = _parse(name)

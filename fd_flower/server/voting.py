@@ -25,7 +25,7 @@ class Voting(Strategy[C], ABC):
         """Know nothing yet; in a simulation make the encoder now: refused before round one, trained by one process."""
         public = self.world.public
         if self.hosted and public is not None:
-            self.world.encoded(public)
+            self.world.check_encoder()
         return ()
 
     def public_index(self, round: int) -> Tensor:

@@ -11,11 +11,12 @@ from torch.nn import Module
 from fd_flower import data, models
 from fd_flower.config import DataConfig, ModelConfig, Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import is_text
 from fd_flower.core.rng import numpy_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data import Federation, Images, Public
 from fd_flower.tasks.built import built
-from fd_flower.tasks.network import network
+from fd_flower.tasks.network import OfTexts, network
 from fd_flower.tasks.task import Task, Undealt
 
 
@@ -43,8 +44,14 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
         return task, settings
     named = settings.model.name
     base = _base(rows, settings.data)
+    texts = None
+    if reading := is_text(base.x):
+        # The usual options of a source of texts, which is not known where settings are merged.
+        encoder = settings.data.encoder if settings.data.encoder != "pixels" else "model"
+        settings = replace(settings, data=replace(settings.data, encoder=encoder))
+        texts = OfTexts.of(settings, base.class_names)
     if rows.model is None and not named:
-        named = models.default(base.shape)
+        named = models.TEXTS[0] if reading else models.default(base.shape)
         settings = replace(settings, model=replace(settings.model, name=named))
     own: Callable[[str], Data]
     test: Samples | None
@@ -58,7 +65,7 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
         public = _public(rows, base, settings.data, settings.run.seed) or Public()
     known = public.labeled or public.samples
     serving = not hosted and not client
-    model = partial(_model, rows, base, settings.model, settings.run.seed, serving)
+    model = partial(_model, rows, base, settings.model, settings.run.seed, serving, texts)
     return replace(
         task,
         model=partial(built, model) if serving else model,
@@ -85,6 +92,7 @@ def federation(task: Task, settings: Settings) -> Federation:
         public is None
         and config.public not in ("held-out", "none")
         and (base.x.dtype != torch.uint8 or base.x.dim() != 4)
+        and not is_text(base.x)
     ):
         raise InvalidInputError(
             f"data.public is '{config.public}', which is images of bytes, and the task's rows are "
@@ -142,10 +150,12 @@ def _all_of(base: Images, settings: Settings, client: str, _: str) -> Data:
     return data.cut_rows(base, np.arange(len(base.x)), settings.data, settings.run.seed, client)
 
 
-def _model(rows: Undealt, base: Images, chosen: ModelConfig, seed: int, serving: bool, name: str) -> Module:
+def _model(
+    rows: Undealt, base: Images, chosen: ModelConfig, seed: int, serving: bool, texts: OfTexts | None, name: str
+) -> Module:
     """Return a new model of an architecture; ``serving``: for a server, which imports no code that a device names."""
     if rows.model is None and serving and models.is_outside(name) and name not in models.architectures(chosen.name):
         raise InvalidInputError(
             f"a device has model='{name}', and the server imports no code that a device names: add it to model.name"
         )
-    return network(rows.model, name, base.shape, len(base.class_names), base.x.dtype, chosen, seed)
+    return network(rows.model, name, base.shape, len(base.class_names), base.x.dtype, chosen, seed, texts=texts)

@@ -15,7 +15,7 @@ from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
 from fd_flower.tasks.built import built
-from fd_flower.tasks.network import network
+from fd_flower.tasks.network import OfTexts, network
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.task import Task
 
@@ -43,6 +43,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
         from fd_flower.tasks.retrieval import task  # classifiers do without it
 
         return task.described(settings, folder, client)
+    reading = all(map(data.texts.holds, sources))
     if folder is None or config.public == "held-out":
         whole = data.federation(config, seed)
         public = whole.public_labeled or whole.public
@@ -58,8 +59,10 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
             outside = data.elsewhere(config, seed, shape, names)
             public = outside.labeled or outside.samples
 
+    texts = OfTexts.of(settings, names) if reading else None
+
     def model(name: str) -> Module:
-        return network(None, name, shape, len(names), torch.float32, chosen, seed)
+        return network(None, name, shape, len(names), torch.float32, chosen, seed, texts=texts)
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         _ = imported(name, "model.name") if alone else model(name)  # raises before round one if it cannot be made
@@ -90,8 +93,10 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
             )
         if not answers:
             return own(name)
-        return network(None, name, shape, classes, torch.float32, chosen, seed)
+        return network(None, name, shape, classes, torch.float32, chosen, seed, texts=texts)
 
+    # Digests are the inputs of texts alone: images have three dimensions.
+    texts = OfTexts.of(settings, names or classes) if len(shape) == 1 and settings.data.encoder == "model" else None
     own, task = task.model, replace(task, model=partial(built, model))
     if not answers or config.public == "held-out":  # of data.source, on the devices too
         return task

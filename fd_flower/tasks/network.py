@@ -1,13 +1,44 @@
 """The network of a client's or the server's model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn import Module
 
 from fd_flower import models
-from fd_flower.config import ModelConfig
+from fd_flower.config import ModelConfig, Settings
 from fd_flower.core.errors import InvalidInputError
+
+
+@dataclass(frozen=True)
+class OfTexts:
+    """What models that read texts are made for, beside ``model.*``.
+
+    Attributes
+    ----------
+    classes : Sequence[str] | int
+        The classes' names, or how many there are.
+    length : int | None
+        ``data.length``.
+    frozen : bool
+        Whether heads alone learn.
+    """
+
+    classes: Sequence[str] | int
+    length: int | None
+    frozen: bool
+
+    @classmethod
+    def of(cls, settings: Settings, classes: Sequence[str] | int) -> "OfTexts":
+        """Return a run's, with options that texts have no use for refused."""
+        data, chosen = settings.data, settings.model
+        if data.encoder != "model":
+            raise InvalidInputError(f"data.encoder is '{data.encoder}', which sees images: for texts take model")
+        for key, value, usual in (("model.weights", chosen.weights, None), ("data.transform", data.transform, None)):
+            if value != usual:
+                raise InvalidInputError(f"{key} is {value!r}, which is about images: leave it out for texts")
+        return cls(classes, data.length, settings.client.trainable == "head")
 
 
 def network(
@@ -20,6 +51,7 @@ def network(
     seed: int,
     *,
     filled: bool = True,
+    texts: OfTexts | None = None,
 ) -> Module:
     """Return a new model for rows.
 
@@ -37,6 +69,8 @@ def network(
         Of its start.
     filled : bool
         As in ``models.build``.
+    texts : OfTexts | None
+        Where the rows are texts; None: they are not.
 
     Raises
     ------
@@ -45,6 +79,12 @@ def network(
     """
     kind = torch.float32 if dtype == torch.uint8 else dtype
     features, head = chosen.features, chosen.head
+    if own is None and texts is not None:
+        from fd_flower.tasks.text.models import build  # other samples do without it
+
+        if head is not None:
+            raise InvalidInputError(f"model.head is '{head}'; models that read texts have their own head: leave it out")
+        return build(name, texts.classes, features, seed=seed, length=texts.length, frozen=texts.frozen)
     if own is None:
         # In a mixture `model.head` names the last layer of the networks that are not built in.
         if not models.is_outside(name) and any(map(models.is_outside, models.architectures(chosen.name))):

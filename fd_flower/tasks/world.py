@@ -1,5 +1,6 @@
 """What one process holds of a run: its task's samples, resident on its device, and one module an architecture."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -19,6 +20,7 @@ from fd_flower.core.rows import declared
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
+from fd_flower.models import feature_model
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task
@@ -77,6 +79,7 @@ class World:
         self._slots: dict[str, list[tuple[str, Module, str, bool]]] = {}
         self._data: dict[str, Data] = {}
         self._probed: dict[str, Probe] = {}
+        self._encoders: dict[str, Callable[[Samples], Tensor]] = {}
         self._test_parts: dict[int, Samples] = {}
 
     @property
@@ -207,12 +210,32 @@ class World:
         place = self.clients.index(client)
         return slice(sum(sizes[:place]), sum(sizes[: place + 1]))
 
-    @cached_property
-    def encoded(self) -> Callable[[Samples], Tensor]:
-        """What votes see of samples (`data.encoder`): Samples -> [N, D] float64 on the CPU, public ones made once."""
-        if self.public is None:
-            raise InvalidInputError(f"{self.settings.method} needs public samples; data.public is none")
-        return encoder(self.settings.data, self.public)
+    def encoded(self, architecture: str) -> Callable[[Samples], Tensor]:
+        """Return what votes see of samples (`data.encoder`) at clients of an architecture.
+
+        That is Samples -> [N, D] float64 on the CPU, of which the public samples' are made once.
+        """
+        own = self.settings.data.encoder == "model"
+        key = architecture if own else ""
+        if key not in self._encoders:
+            if self.public is None:
+                raise InvalidInputError(f"{self.settings.method} needs public samples; data.public is none")
+            body = self._start_of(architecture) if own else None
+            self._encoders[key] = encoder(self.settings.data, self.public, body)
+        return self._encoders[key]
+
+    def check_encoder(self) -> None:
+        """Refuse a `data.encoder` that cannot be had, or does not fit the public samples."""
+        if self.settings.data.encoder != "model":
+            self.encoded("")
+
+    def _start_of(self, name: str) -> Callable[[Tensor], Tensor]:
+        """Return the features of an architecture's initial model, whatever the resident one learns."""
+        if lacks := self.probe(name).lacks:
+            raise InvalidInputError(f"data.encoder=model needs models with features: {lacks}")
+        start = copy.deepcopy(self.module(name))
+        start.load_state_dict(self.initial(name), strict=False)
+        return feature_model(start.eval().requires_grad_(False)).features
 
     @cached_property
     def public_checksum(self) -> str:

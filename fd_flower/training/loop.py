@@ -14,6 +14,7 @@ from fd_flower.config import ClientConfig
 from fd_flower.core.budget import each
 from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
+from fd_flower.training.prediction import prepare
 
 Objective = Callable[..., Tensor]
 """``(model, x, y)`` or ``(model, x, y, teacher)`` -> scalar loss."""
@@ -122,6 +123,7 @@ def train(
         The mean loss over all steps; 0.0 where there was none.
     """
     model.train()
+    prepare(model, samples)
     optimizer = optimizer or optimizer_of(model, plan)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
     total = torch.zeros((), device=samples.x.device)

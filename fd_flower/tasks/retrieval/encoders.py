@@ -92,11 +92,11 @@ class Sentences:
 
     def key(self) -> list[object]:
         """Return a checksum of the folder's files, and the pooling."""
-        return ["sentences", _checksum(self.folder), self.pool]
+        return ["sentences", checksum(self.folder), self.pool]
 
     @cached_property
     def _model(self) -> "SentenceTransformer":
-        return _load(self.folder)
+        return load(self.folder)
 
     @property
     def _static(self) -> bool:
@@ -123,7 +123,7 @@ class Sentences:
 
     def network(self) -> Module:
         """Return the model's modules, on the CPU, apart from any other copy of them."""
-        model = _load(self.folder) if self._static else _fresh(self.folder)
+        model = load(self.folder) if self._static else pretrained(self.folder)
         if self._static:
             if self.pool != "model":
                 raise InvalidInputError(
@@ -200,7 +200,8 @@ def _folder(name: str) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _checksum(folder: str) -> str:
+def checksum(folder: str) -> str:
+    """Return the SHA-256 of a folder's files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
@@ -210,7 +211,8 @@ def _checksum(folder: str) -> str:
     return digest.hexdigest()
 
 
-def _fresh(folder: str) -> Any:
+def pretrained(folder: str) -> Any:
+    """Return a new model of sentence-transformers on the CPU."""
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils.logging import disable_progress_bar
@@ -220,13 +222,19 @@ def _fresh(folder: str) -> Any:
         ) from None
     disable_progress_bar()
     try:
-        return SentenceTransformer(folder, device="cpu", local_files_only=True)
+        return SentenceTransformer(
+            folder,
+            device="cpu",
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
     except Exception as error:  # its loaders raise whatever they raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidInputError(f"{folder} cannot be loaded by sentence-transformers: {reason}") from None
 
 
-_load = lru_cache(maxsize=2)(_fresh)
+load = lru_cache(maxsize=2)(pretrained)
 
 
 def embedded(encoder: Encoder, texts: Sequence[str], role: str, precision: str = "fp32") -> Tensor:

@@ -1,0 +1,76 @@
+"""A split of a source: images or texts, whichever it holds."""
+
+from fd_flower.config import DataConfig
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.data import images, texts
+from fd_flower.data.images import Images
+from fd_flower.data.source import locate
+
+OF_IMAGES = ("size", "image", "transform")
+OF_TEXTS = ("text", "clean", "length")
+"""Options of ``data`` that are about one of the two."""
+
+
+def read(
+    source: str,
+    data: DataConfig,
+    split: str = "train",
+    *,
+    size: str | None = None,
+    column: str | None = None,
+    own: bool = True,
+) -> Images:
+    """Return a split of a source, decoded.
+
+    Parameters
+    ----------
+    source : str
+        `digits`, the absolute path of a folder or of a table, or a Hugging Face name.
+    data : DataConfig
+        Its ``image``, ``text`` and ``label`` name columns, its ``class_names`` classes, its ``size`` brings images to a
+        size, its ``clean`` says what texts are stripped of.
+    split : str
+        `train` or `test`.
+    size : str | None
+        In place of ``data.size``.
+    column : str | None
+        The column to return as ``groups``.
+    own : bool
+        The columns and classes that ``data`` names must be there. False for a set in addition to the private one
+        (public, test): there columns are used if present and otherwise found by type, and classes are the set's own.
+
+    Returns
+    -------
+    Images
+        Images of bytes, or the texts' digests [N, 2].
+
+    Raises
+    ------
+    InvalidInputError
+        When the source, the split or a column is missing, when an image cannot be read, when images differ in size,
+        when a label is no class's, when a row has no value in ``column``, for options of the other kind of samples.
+    """
+    found = locate(source)
+    if split not in found.splits():
+        raise InvalidInputError(
+            f"{source} has no {split} rows: expected {split}-*.parquet, or class folders in {split}/, or that split on "
+            f"the hub; it has {' and '.join(found.splits())}"
+        )
+    reads_text = texts.is_text(found.features(split)) or (own and data.text is not None)
+    if own:
+        check_options(data, source, reads_text=reads_text)
+    if reads_text:
+        read_images = texts.read(source, data, split, column, own=own)
+    else:
+        read_images = images.read(source, data, split, size=size, column=column, own=own)
+    return read_images.named(data.class_names, f"{source} ({split})") if own and data.class_names else read_images
+
+
+def check_options(data: DataConfig, source: str, *, reads_text: bool) -> None:
+    """Refuse options that are about the other kind of samples."""
+    kind, other, idle = ("texts", "images", OF_IMAGES) if reads_text else ("images", "texts", OF_TEXTS)
+    for name in idle:
+        if (value := getattr(data, name)) is not None:
+            raise InvalidInputError(
+                f"data.{name} is {value!r}, which is about {other}, and {source} holds {kind}: leave it out"
+            )

@@ -1,0 +1,186 @@
+"""Texts and their labels, read from a source: samples are the texts' digests, whatever the models' tokenizers."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from functools import lru_cache, partial
+from logging import WARNING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fd_flower.config import DataConfig
+from fd_flower.core import library
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
+from fd_flower.core.library import Texts
+from fd_flower.core.rows import LABEL_COLUMNS
+from fd_flower.data.cache import stored
+from fd_flower.data.images import Images, classes_of, groups_of
+from fd_flower.data.source import Hub, Source, check_column, label_column, locate
+from fd_flower.data.tables import TEXT_COLUMNS
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+LAYOUT = 1  # of the cached files: raise it when they, or the cleaning of texts, change
+
+
+def holds(source: str) -> bool:
+    """Whether a source's samples are texts: it has a column of texts and none of images."""
+    try:
+        found = locate(source)
+        features = found.described() if isinstance(found, Hub) else found.features(found.splits()[0])
+    except InvalidInputError:  # raised with its reason where the source is read
+        return False
+    return features is not None and is_text(features)
+
+
+def is_text(features: "Features") -> bool:
+    """Whether columns of these types are samples of text."""
+    from datasets import Image
+
+    return not any(isinstance(kind, Image) for kind in features.values()) and bool(_candidates(features))
+
+
+def _candidates(features: "Features") -> list[str]:
+    """Return the columns that could hold texts: those usually called so, else all of strings but labels."""
+    strings = [name for name, kind in features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    if usual := [name for name in TEXT_COLUMNS if name in strings]:
+        return usual[:1]
+    return [name for name in strings if name.lower() not in LABEL_COLUMNS]
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is read of a source's rows."""
+
+    text: str | None
+    label: str | None
+    column: str | None
+    clean: str | None
+    own: bool
+
+    def columns(self, source: str, features: "Features") -> tuple[str, str | None]:
+        """Return the names of the text and the label column."""
+        text, label = (name if self.own or name in features else None for name in (self.text, self.label))
+        if self.column is not None:
+            check_column(source, features, "data.column", self.column)
+        return text_column(source, features, text, label), _label_column(source, features, label)
+
+
+def text_column(source: str, features: "Features", named: str | None, label: str | None = None) -> str:
+    """Return the column of texts: the named one, one that is usually called so, else the only one of strings.
+
+    Raises
+    ------
+    InvalidInputError
+        Where there is none, or more than one.
+    """
+    if named is not None:
+        return check_column(source, features, "data.text", named)
+    found = [name for name in _candidates(features) if name != label]
+    if len(found) == 1:
+        return found[0]
+    several = f"several columns of strings ({', '.join(found)})" if found else f"no text ({', '.join(features)})"
+    raise InvalidInputError(f"{source} has {several}: name the column of texts, data.text=<column>")
+
+
+def _label_column(source: str, features: "Features", named: str | None) -> str | None:
+    found = label_column(source, features, named)
+    if found is not None:
+        return found
+    return next((name for name in features if name.lower() in LABEL_COLUMNS), None)
+
+
+def read(source: str, data: DataConfig, split: str, column: str | None, *, own: bool) -> Images:
+    """Return a split's texts as digests [N, 2], which are then known in this process; see ``reading.read``."""
+    found = locate(source)
+    wanted = _Wanted(data.text, data.label, column, data.clean, own)
+    key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
+    folder = stored("texts", key, partial(_decode, source, found, split, wanted))
+    return _load(folder, f"{source} ({split})")
+
+
+@lru_cache
+def _load(folder: Path, who: str) -> Images:
+    """Map what ``_decode`` wrote, and make its texts known."""
+    columns = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
+    about = json.loads((folder / "about.json").read_text())
+    digests = library.keep(Texts(columns["digests"], columns["data"], columns["ends"]))
+    if about["empty"]:
+        log(WARNING, "%s: %s of %s texts are empty", who, about["empty"], len(digests))
+    return Images(
+        x=digests,
+        y=torch.from_numpy(columns["labels"]) if "labels" in columns else None,
+        class_names=tuple(about["names"]),
+        groups=columns.get("groups"),
+        declared=about["declared"],
+    )
+
+
+def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Path) -> None:
+    """Write ``digests.npy``, ``data.npy``, ``ends.npy``, ``labels.npy``, ``groups.npy`` and ``about.json``."""
+    features = found.features(split)
+    if not found.count(split):
+        raise InvalidInputError(f"{source} has no {split} rows: the files are empty")
+    text, label = wanted.columns(source, features)
+    names = [name for name in dict.fromkeys((text, label, wanted.column)) if name is not None]
+    values: dict[str, list[Any]] = {name: [] for name in names}
+    for table in found.tables(split, names):
+        for name in names:
+            values[name] += table[name].to_pylist()
+    if wrong := next((value for value in values[text] if not isinstance(value, str | None)), None):
+        raise InvalidInputError(f"{source} has {type(wrong).__name__} in '{text}'; expected texts")
+    texts = Texts.of(cleaned(wanted.clean, [value or "" for value in values[text]]))
+    np.save(folder / "digests.npy", texts.digests)
+    np.save(folder / "data.npy", texts.data)
+    np.save(folder / "ends.npy", texts.ends)
+    classes: tuple[str, ...] = ()
+    declared = False
+    if label is not None:
+        numbers, classes, declared = classes_of(source, split, label, features, values[label])
+        np.save(folder / "labels.npy", np.array(numbers, dtype=np.int64))
+    if wanted.column is not None:
+        np.save(folder / "groups.npy", np.array(groups_of(source, wanted.column, values[wanted.column])))
+    empty = int((np.diff(texts.ends, prepend=0) == 0).sum())
+    (folder / "about.json").write_text(json.dumps({"names": classes, "declared": declared, "empty": empty}))
+
+
+# --- cleaning
+
+
+def cleaned(rule: str | None, texts: Sequence[str]) -> list[str]:
+    """Return texts without what ``data.clean`` takes away, with every run of white space as one space."""
+    if rule is None:
+        return [text.strip() for text in texts]
+    return [" ".join(RULES[rule](text).split()) for text in texts]
+
+
+QUOTED = re.compile(
+    r"^\s*([|>]|[\w.]{1,12}>)|(writes|wrote|says|said) *(in [^:]*)?[:.]?\s*$|^In article", re.IGNORECASE
+)
+
+
+def newsgroups(text: str) -> str:
+    """Return a message of a newsgroup without its header, its quotes and its signature.
+
+    The header ends at the first empty line. Lines are quotes if they start with ``>`` or ``|``, or introduce one. A
+    signature is what follows the last line of hyphens or, if it is shorter than half of the message, its last
+    paragraph.
+    """
+    body = text.partition("\n\n")[2]
+    lines = [line for line in body.rstrip().split("\n") if not QUOTED.search(line)]
+    for number in range(len(lines) - 1, -1, -1):
+        if not lines[number].strip("- \t"):
+            signature = sum(map(len, lines[number:]))
+            if number > 0 and 2 * signature < sum(map(len, lines)):
+                lines = lines[:number]
+            break
+    return "\n".join(lines)
+
+
+RULES = {"newsgroups": newsgroups}

@@ -1,0 +1,1 @@
+"""Texts with classes: samples are texts, and each model reads them by its own tokenizer."""

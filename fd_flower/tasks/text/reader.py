@@ -1,0 +1,103 @@
+"""Tokens of texts: one reader a tokenizer and length, which reads each text once, when it is first needed."""
+
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from logging import INFO
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fd_flower.core import library
+from fd_flower.core.flower import log
+from fd_flower.core.library import Texts
+
+BUCKETS = 2**14
+"""Numbers of the words of built-in models."""
+
+Tokenize = Callable[[Sequence[str]], list[list[int]]]
+"""Texts to each one's tokens, in full length."""
+
+
+def hashed_words(texts: Sequence[str]) -> list[list[int]]:
+    """Return each word's bucket, by its checksum: a tokenizer without a file."""
+    words = (re.findall(r"\w+", text.lower()) for text in texts)
+    return [[zlib.crc32(word.encode()) % BUCKETS for word in own] for own in words]
+
+
+class Reader:
+    """Texts as tokens.
+
+    Parameters
+    ----------
+    called : str
+        What the tokenizer belongs to, for a line about texts that are cut.
+    tokenize : Tokenize
+        Texts to tokens. A text that is empty has none.
+    cut : Callable[[list[int], int], list[int]]
+        A text's tokens and a length to at most so many of them; tokens at the end that a model needs stay.
+    length : int
+        L, the maximum number of tokens.
+    """
+
+    def __init__(
+        self, called: str, tokenize: Tokenize, cut: Callable[[list[int], int], list[int]], length: int
+    ) -> None:
+        self.called = called
+        self.length = length
+        self._tokenize = tokenize
+        self._cut = cut
+        self._read: dict[str, tuple[Tensor, np.ndarray]] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Reader":
+        return self  # copies of a model read the same tokens
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Return the tokens of texts [B, 2] as int32 [B, longest], on their device; -1 where a text has ended."""
+        found = torch.full((len(x), self.length), -1, dtype=torch.int32)
+        for texts, places, rows in library.find(x):
+            found[torch.from_numpy(places)] = self._rows(texts, rows)[torch.from_numpy(rows)]
+        longest = max(int((found >= 0).sum(1).max()), 1) if len(x) else 1
+        return found[:, :longest].to(x.device)
+
+    def lengths(self, x: Tensor) -> Tensor:
+        """Return the number of tokens of each text, int64 [B] on the CPU."""
+        found = torch.zeros(len(x), dtype=torch.int64)
+        for texts, places, rows in library.find(x):
+            found[torch.from_numpy(places)] = (self._rows(texts, rows)[torch.from_numpy(rows)] >= 0).sum(1)
+        return found
+
+    def _rows(self, texts: Texts, rows: np.ndarray) -> Tensor:
+        """Return the table of a set's tokens [T, L], in which these rows are filled."""
+        if texts.digest not in self._read:
+            table = torch.full((len(texts), self.length), -1, dtype=torch.int32)
+            self._read[texts.digest] = table, np.zeros(len(texts), dtype=bool)
+        table, done = self._read[texts.digest]
+        missing = np.unique(rows[~done[rows]])
+        if len(missing):
+            found = self._tokenize([texts[int(row)] for row in missing])
+            for row, tokens in zip(missing, found, strict=True):
+                kept = self._cut(tokens, self.length)
+                table[row, : len(kept)] = torch.tensor(kept, dtype=torch.int32)
+            done[missing] = True
+            self._report(sum(len(tokens) > self.length for tokens in found), len(missing))
+        return table
+
+    def _report(self, longer: int, count: int) -> None:
+        if longer:
+            log(
+                INFO,
+                "%s: %s of %s texts (%.0f %%) have more than %s tokens and are cut (data.length)",
+                self.called,
+                longer,
+                count,
+                100 * longer / count,
+                self.length,
+            )
+
+
+def first(tokens: list[int], length: int) -> list[int]:
+    """Return the first tokens."""
+    return tokens[:length]
