@@ -17,6 +17,9 @@ from fd_flower.core.library import Texts
 BUCKETS = 2**14
 """Numbers of the words of built-in models."""
 
+LOOKED_AT = 500
+"""Texts of a set by which the share of those that are cut is estimated."""
+
 Tokenize = Callable[[Sequence[str]], list[list[int]]]
 """Texts to each one's tokens, in full length."""
 
@@ -74,27 +77,25 @@ class Reader:
         if texts.digest not in self._read:
             table = torch.full((len(texts), self.length), -1, dtype=torch.int32)
             self._read[texts.digest] = table, np.zeros(len(texts), dtype=bool)
+            self._report(texts)
         table, done = self._read[texts.digest]
         missing = np.unique(rows[~done[rows]])
         if len(missing):
-            found = self._tokenize([texts[int(row)] for row in missing])
-            for row, tokens in zip(missing, found, strict=True):
+            for row, tokens in zip(missing, self._tokenize([texts[int(row)] for row in missing]), strict=True):
                 kept = self._cut(tokens, self.length)
                 table[row, : len(kept)] = torch.tensor(kept, dtype=torch.int32)
             done[missing] = True
-            self._report(sum(len(tokens) > self.length for tokens in found), len(missing))
         return table
 
-    def _report(self, longer: int, count: int) -> None:
-        if longer:
+    def _report(self, texts: Texts) -> None:
+        """Say how many of a set's texts are cut, by some of them."""
+        some = np.unique(np.linspace(0, len(texts) - 1, LOOKED_AT).astype(int))
+        found = self._tokenize([texts[int(row)] for row in some])
+        longer = sum(len(tokens) > self.length for tokens in found)
+        if 100 * longer >= len(some):
+            share = f"{100 * longer / len(some):.0f} %"
             log(
-                INFO,
-                "%s: %s of %s texts (%.0f %%) have more than %s tokens and are cut (data.length)",
-                self.called,
-                longer,
-                count,
-                100 * longer / count,
-                self.length,
+                INFO, "%s reads the first %s tokens (data.length): %s of texts are cut", self.called, self.length, share
             )
 
 
