@@ -23,8 +23,6 @@ from fd_flower.tasks.text.vectors import Vectors
 
 WIDTH = 64
 """Features of a built-in model whose name does not say."""
-HEADED = ("head", "projection")
-"""Submodules that learn wherever the head does."""
 
 
 @final
@@ -51,7 +49,6 @@ class TextModel(FeatureModel):
         super().__init__()
         self.body = body
         self.projection, self.head = _top(encoder.width, head, classes, features)
-        self.heads = HEADED
         self.identity = encoder.identity
         self.reader = encoder.reader
 
@@ -101,7 +98,6 @@ class FrozenTextModel(FeatureModel):
     ) -> None:
         super().__init__()
         self.projection, self.head = _top(encoder.width, head, classes, features)
-        self.heads = HEADED
         self.identity = encoder.key
         self.vectors = Vectors(encoder.name, encoder.key, encoder.reader, network, encoder.width)
 

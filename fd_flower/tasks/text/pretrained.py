@@ -165,8 +165,8 @@ class Folder:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the folder's files, in hexadecimal."""
-        return checksum(str(self.path))
+        """SHA-256 of the files that say what the encoder does, in hexadecimal."""
+        return checksum(str(self.path), tuple(WEIGHTS))
 
     @cached_property
     def config(self) -> dict[str, Any]:
