@@ -40,15 +40,15 @@ def export(source: Path, client: str | None, to: Path, console: Console) -> None
     console.print(str(target), markup=False, highlight=False, soft_wrap=True)
 
 
-def classify(source: Path, client: str | None, images: Sequence[Path], top: int, console: Console) -> None:
-    """Print the likeliest classes of images.
+def classify(source: Path, client: str | None, inputs: Sequence[str], top: int, console: Console) -> None:
+    """Print the likeliest classes of images or texts.
 
     Parameters
     ----------
     source, client
         As of ``export.load``.
-    images : Sequence[Path]
-        Their files.
+    inputs : Sequence[str]
+        Their files; of a model of texts what is no file is a text.
     top : int
         Classes of each, at most.
     console : Console
@@ -58,13 +58,21 @@ def classify(source: Path, client: str | None, images: Sequence[Path], top: int,
     if not isinstance(model, KeptModel):
         raise InvalidInputError("this model is a retriever: `fd-flower ask` searches with it")
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.add_column("image", overflow="fold")
+    shown.add_column("text" if model.takes_texts else "image", overflow="fold")
     shown.add_column("class", overflow="fold")
     shown.add_column("probability", justify="right", no_wrap=True)
-    for path, guesses in zip(images, model.classify(list(images), top), strict=True):
+    given = [_file_or_text(one) if model.takes_texts else Path(one) for one in inputs]
+    for path, guesses in zip(inputs, model.classify(given, top), strict=True):
         for place, guess in enumerate(guesses):
-            shown.add_row(Text("" if place else str(path)), Text(guess.name), f"{guess.probability:.3f}")
+            shown.add_row(Text("" if place else path), Text(guess.name), f"{guess.probability:.3f}")
     console.print(shown)
+
+
+def _file_or_text(given: str) -> str | Path:
+    try:
+        return Path(given) if Path(given).is_file() else given
+    except OSError:  # a text that is too long for a file's name
+        return given
 
 
 def _loaded(source: Path, client: str | None) -> Any:

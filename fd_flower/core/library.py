@@ -44,7 +44,7 @@ class Texts:
         digests = b"".join(hashlib.sha256(one).digest()[: 8 * WORDS] for one in encoded)
         ends = np.cumsum([len(one) for one in encoded], dtype=np.int64)
         data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        return cls(np.frombuffer(digests, dtype="<i8").reshape(-1, WORDS), data, ends)
+        return cls(np.frombuffer(digests, dtype="<i8").reshape(-1, WORDS).copy(), data, ends)
 
     def __len__(self) -> int:
         return len(self.ends)

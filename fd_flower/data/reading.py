@@ -56,7 +56,8 @@ def read(
             f"{source} has no {split} rows: expected {split}-*.parquet, or class folders in {split}/, or that split on "
             f"the hub; it has {' and '.join(found.splits())}"
         )
-    reads_text = texts.is_text(found.features(split)) or (own and data.text is not None)
+    features = found.features(split)
+    reads_text = texts.is_text(features) or (own and data.text in features)
     if own:
         check_options(data, source, reads_text=reads_text)
     if reads_text:

@@ -14,6 +14,7 @@ from fd_flower.tasks.described import load_task
 from fd_flower.tasks.kept import learning
 from fd_flower.tasks.network import network
 from fd_flower.tasks.probe import materialize
+from fd_flower.tasks.text.models import build
 
 
 def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network: Module | None = None) -> Module:
@@ -24,8 +25,9 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
     InvalidInputError
         Where its network cannot be built, or is another than the weights are of.
     """
-    model = network or _built(about)
-    given = about.get("input", {})
+    texts = about.get("texts")
+    model = network or (_built(about) if texts is None else _of_texts(about, texts))
+    given = about.get("input", {}) if texts is None else {}
 
     def sample() -> Tensor:
         dtype = getattr(torch, given.get("type", "float32"))
@@ -33,7 +35,11 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
 
     if given:
         materialize(about["architecture"], model, sample)
-    thaw(learning(model, about, sample if given else None))
+    frozen = texts is not None and about["trainable"] == "head"  # the encoder is its files', and was not kept
+    if frozen:
+        tensors = {**model.state_dict(), **tensors}
+    else:
+        thaw(learning(model, about, sample if given else None))
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:
@@ -42,6 +48,25 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
             f"{' '.join(str(error).split())[:300]}): give the one that the run had"
         ) from None
     return model.eval()
+
+
+def _of_texts(about: Mapping[str, Any], texts: Mapping[str, Any]) -> Module:
+    """Return a model that reads texts; it keeps nothing of those that it is given."""
+    classes = about["classes"] or about["outputs"]
+    model = build(
+        about["architecture"],
+        classes,
+        about["features"],
+        seed=texts["seed"],
+        length=texts["length"],
+        frozen=False,
+    )
+    if model.encoder != texts["encoder"]:
+        raise InvalidInputError(
+            f"the files of {about['architecture']} have changed since the run, so its weights do not belong to them: "
+            "restore them"
+        )
+    return model
 
 
 def _built(about: Mapping[str, Any]) -> Module:

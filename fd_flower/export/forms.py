@@ -117,6 +117,10 @@ def _draft(to: Path) -> Iterator[Path]:
 
 def _example(model: KeptModel) -> tuple[Tensor]:
     """Return two inputs as the network takes them: with one, exporters take the number for a constant."""
+    if model.takes_texts:
+        raise InvalidInputError(
+            "a model of texts reads them by its tokenizer, outside of any program: take .safetensors or a folder"
+        )
     if not model.shape:
         raise InvalidInputError("the run does not say what inputs the model takes, so that it cannot be traced")
     of = torch.zeros(2, *model.shape, dtype=torch.uint8 if model.takes_images else _type(model))

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import put
 from fd_flower.core.pixels import MODES, pixels
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import reason
+from fd_flower.data.texts import cleaned
 from fd_flower.tasks import kept
 from fd_flower.training.prediction import predict
 
 Inputs = Image.Image | Tensor | str | Path | Sequence[Image.Image | str | Path]
-"""One image or several, as files, as PIL has them, or as a tensor of samples as the run had them."""
+"""One image or several, as files, as PIL has them, or as a tensor of samples as the run had them; or texts."""
 
 
 class Guess(NamedTuple):
@@ -48,6 +50,8 @@ class KeptModel(nn.Module):
         Of one input; of an image (channels, height, width).
     takes_images : bool
         Whether inputs are images of bytes, which ``preprocess`` prepares.
+    takes_texts : bool
+        Whether inputs are texts, or files of text by their ``Path``.
     """
 
     def __init__(self, module: Module, about: dict[str, Any]) -> None:
@@ -57,6 +61,7 @@ class KeptModel(nn.Module):
         self.classes = tuple(about.get("classes") or ())
         self.shape = tuple(about.get("input", {}).get("shape", ()))
         self.takes_images = about.get("input", {}).get("type") == "uint8" and len(self.shape) == 3
+        self.takes_texts = "texts" in about
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -111,6 +116,8 @@ class KeptModel(nn.Module):
         if isinstance(inputs, Tensor):
             return Samples(self._rows(inputs))
         several = [inputs] if isinstance(inputs, Image.Image | str | Path) else list(inputs)
+        if self.takes_texts:
+            return Samples(put(cleaned(self.about["texts"]["clean"], [_text(one) for one in several])))
         if not self.takes_images:
             raise InvalidInputError(
                 f"the model takes tensors {['B', *self.shape]} as its task makes them, no images: prepare them as the "
@@ -130,6 +137,18 @@ class KeptModel(nn.Module):
                 "model(x) takes what is prepared already, in [-1, 1]"
             )
         return rows
+
+
+def _text(one: Image.Image | str | Path) -> str:
+    """Return a text, read where it is a file."""
+    if isinstance(one, Image.Image):
+        raise InvalidInputError("the model takes texts, no images")
+    if isinstance(one, str):
+        return one
+    try:
+        return one.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InvalidInputError(f"{one} cannot be read: {reason(error)}") from None
 
 
 def opened(image: Image.Image | str | Path) -> Image.Image:

@@ -515,9 +515,9 @@ def share(module: Module) -> None:
         found[id(tensor)] = _BODIES.setdefault((_digest(tensor), key, tensor.device), tensor)
     for owner in module.modules():
         for table in (owner._parameters, owner._buffers):
-            for slot, tensor in table.items():
-                if id(tensor) in found:
-                    table[slot] = found[id(tensor)]  # type: ignore[assignment]
+            for slot, own in table.items():
+                if id(own) in found:
+                    table[slot] = found[id(own)]  # type: ignore[assignment]
 
 
 def copied(module: Module) -> Module:

@@ -24,6 +24,7 @@ from fd_flower.server.requirements import (
     check_exits,
     check_own_loops,
     check_plain,
+    check_inputs,
     check_public,
     check_task,
     check_test,
@@ -90,6 +91,8 @@ class Guard:
             single_replies=requires.single_replies,
             plain=plain,
         )
+        if requires.numbers:
+            check_inputs(name, world.sample)
         check_transform(name, world.task, trains_on_own=method.trains_on_own)
         if settings.server.anneal_every:
             check_annealing(name, point)

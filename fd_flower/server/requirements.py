@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch.nn import Module
 
 from fd_flower.config import registry
@@ -34,6 +35,8 @@ class Requirements:
         The server must see each client's reply, so sums that hide them are out.
     counts : bool
         How many samples of each class a client has, which an app with a loop of its own does not say.
+    numbers : bool
+        Inputs of numbers, such as images, of which the method makes some of its own: no texts.
     tasks : tuple[str, ...]
         The kinds of task that it can learn: ``classification``, ``retrieval``.
     without_labels : str
@@ -47,6 +50,7 @@ class Requirements:
     features: bool = False
     single_replies: bool = False
     counts: bool = False
+    numbers: bool = False
     tasks: tuple[str, ...] = ("classification",)
     without_labels: str = ""
 
@@ -173,6 +177,15 @@ def check_test(test: Samples | None, clients: Sequence[Client]) -> None:
                 f"the test set (data.test) has inputs of shape {list(shape)}, client {client.id} of "
                 f"{list(client.shape)}; expected one shape: bring images to one size with data.size"
             )
+
+
+def check_inputs(method: str, sample: Samples | None) -> None:
+    """Refuse texts and other whole numbers for a method that makes inputs of its own."""
+    if sample is not None and not (sample.x.is_floating_point() or sample.x.dtype == torch.uint8):
+        raise InvalidInputError(
+            f"{method} makes inputs of its own, such as images, which texts and other whole numbers (here "
+            f"{str(sample.x.dtype).removeprefix('torch.')}) do not allow: take another method"
+        )
 
 
 def check_annealing(method: str, point: str) -> None:

@@ -11,6 +11,7 @@ from torch.nn import Module
 from fd_flower.core import kept
 from fd_flower.core.client import natural
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import is_text
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import folder_name, load
 from fd_flower.models.trainable import choose, whole
@@ -65,6 +66,10 @@ def about_model(
             "shape": list(samples.x.shape[1:]),
             "type": str(samples.x.dtype).removeprefix("torch."),
         }
+    if samples is not None and is_text(samples.x):
+        data = settings.data
+        texts = {"seed": settings.run.seed, "length": data.length, "clean": data.clean}
+        found["texts"] = {**texts, "encoder": str(getattr(world.module(architecture), "encoder", ""))}
     return {
         **found,
         "classes": list(world.class_names),

@@ -33,14 +33,15 @@ def export(
 
 def classify(
     run: Source,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...")],
+    inputs: Annotated[list[str], typer.Argument(metavar="IMAGE_OR_TEXT...")],
     client: Client = None,
-    top: Annotated[int, typer.Option(min=1, help="Maximum number of classes to show per image.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="Maximum number of classes to show per input.")] = 3,
 ) -> None:
-    """Classify images with a model that a run kept, or with an exported one.
+    """Classify images or texts with a model that a run kept, or with an exported one.
 
     fd-flower classify runs/fedmd digit.png --client 3
+    fd-flower classify runs/reviews "Arrived late, and broken." --client 3
     """
     from fd_flower.cli import take
 
-    take.classify(run, client, images, top, console())
+    take.classify(run, client, inputs, top, console())

@@ -50,6 +50,7 @@ class TextModel(FeatureModel):
         self.body = body
         self.projection, self.head = _top(encoder.width, head, classes, features)
         self.identity = encoder.identity
+        self.encoder = encoder.key
         self.reader = encoder.reader
 
     def layers(self) -> nn.ModuleList:
@@ -98,7 +99,7 @@ class FrozenTextModel(FeatureModel):
     ) -> None:
         super().__init__()
         self.projection, self.head = _top(encoder.width, head, classes, features)
-        self.identity = encoder.key
+        self.identity = self.encoder = encoder.key
         self.vectors = Vectors(encoder.name, encoder.key, encoder.reader, network, encoder.width)
 
     def prepare(self, x: Tensor) -> None:

@@ -1,0 +1,200 @@
+"""Texts as samples: reading them, their digests, and what is refused."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import ClassLabel, Features, Value
+
+from fd_flower import config, data
+from fd_flower.core import library
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import Texts
+from fd_flower.data.texts import cleaned, holds
+
+ROWS = [("the cat sat", "pets"), ("stocks fell", "money"), ("a dog barked", "pets"), ("banks rose", "money")] * 15
+
+
+def table(path: Path, rows=ROWS, header=("text", "label"), delimiter=",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        written = csv.writer(file, delimiter=delimiter)
+        written.writerows([header, *rows])
+    return path
+
+
+def parquet(folder: Path, columns: dict, features: Features, split: str = "train") -> Path:
+    found = pa.table(columns).replace_schema_metadata({})
+    found = found.cast(features.arrow_schema)
+    folder.mkdir(exist_ok=True)
+    pq.write_table(found, folder / f"{split}.parquet")
+    return folder
+
+
+def options(**own) -> config.DataConfig:
+    return config.DataConfig(**{"encoder": "model", "test_limit": None, **own})
+
+
+# --- digests
+
+
+def test_a_digest_is_the_start_of_the_texts_sha_256():
+    (row,) = Texts.of(["grüße"]).digests.tolist()
+    assert b"".join(word.to_bytes(8, "little", signed=True) for word in row) == (
+        hashlib.sha256("grüße".encode()).digest()[:16]
+    )
+
+
+def test_texts_come_back_from_their_digests_in_any_order_and_from_several_sets():
+    first, second = library.put(["one", "", "zwei äöü"]), library.put(["three", "one"])
+    x = torch.cat([second, first])[[3, 0, 4, 1, 2]]
+    assert library.texts_of(x) == ["", "three", "zwei äöü", "one", "one"]
+
+
+def test_digests_of_texts_that_this_process_has_not_read_are_refused():
+    library.put(["known"])
+    with pytest.raises(InvalidInputError, match="1 of 2 texts are not known in this process"):
+        library.texts_of(torch.cat([library.put(["known"]), torch.tensor([[1, 2]])]))
+
+
+def test_numbers_are_not_taken_for_texts():
+    library.put(["some"])
+    assert library.is_text(library.put(["other"]))
+    assert not library.is_text(torch.tensor([[1, 2]]))
+    assert not library.is_text(torch.zeros(3, 2))
+
+
+def test_a_digest_that_shares_its_first_half_is_another_text():
+    texts = Texts.of(["a"])
+    other = texts.digests.copy()
+    other[0, 1] += 1
+    assert texts.rows_of(other).tolist() == [-1]
+
+
+# --- reading
+
+
+def test_a_csv_file_is_a_source_with_its_classes_in_the_order_of_their_names(tmp_path):
+    images = data.read(str(table(tmp_path / "reviews.csv")), options())
+    assert library.texts_of(images.x[:2]) == ["the cat sat", "stocks fell"]
+    assert images.class_names == ("money", "pets")
+    assert images.labels[:2].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("train.csv", ","), ("train.tsv", "\t")])
+def test_a_folder_has_a_table_a_split(tmp_path, name, delimiter):
+    table(tmp_path / name, delimiter=delimiter)
+    table(tmp_path / name.replace("train", "test"), ROWS[:2], delimiter=delimiter)
+    assert len(data.read(str(tmp_path), options()).x) == 60
+    assert len(data.read(str(tmp_path), options(), "test").x) == 2
+
+
+def test_lines_of_json_are_a_table(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps({"content": text, "label": label}) + "\n" for text, label in ROWS))
+    assert library.texts_of(data.read(str(tmp_path), options()).x[:1]) == ["the cat sat"]
+
+
+def test_line_breaks_commas_and_empty_texts_in_quotes_are_read(tmp_path):
+    path = table(tmp_path / "t.csv", [("two\nlines, and a comma", 0), ("", 1)])
+    assert library.texts_of(data.read(str(path), options()).x) == ["two\nlines, and a comma", ""]
+
+
+def test_parquet_with_class_names_keeps_their_order(tmp_path):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["z", "a"])})
+    images = data.read(str(parquet(tmp_path / "p", {"text": ["x", "y"], "label": [1, 0]}, features)), options())
+    assert images.class_names == ("z", "a")
+    assert images.labels.tolist() == [1, 0]
+
+
+def test_a_table_of_numbers_or_paths_is_no_source_of_texts(tmp_path):
+    numbers = table(tmp_path / "numbers.csv", [(1, 2.5)], ("a", "label"))
+    paths = table(tmp_path / "paths.csv", [("a b.png", "cat")], ("text", "label"))
+    assert not holds(str(numbers))
+    assert not holds(str(paths))
+
+
+def test_two_columns_of_strings_without_a_usual_name_are_refused_until_one_is_named(tmp_path):
+    features = Features({"title": Value("string"), "body": Value("string"), "label": ClassLabel(names=["a", "b"])})
+    folder = parquet(tmp_path / "p", {"title": ["t"], "body": ["b"], "label": [0]}, features)
+    with pytest.raises(InvalidInputError, match=r"several columns of strings \(title, body\): name the column of texts"):
+        data.read(str(folder), options())
+    assert library.texts_of(data.read(str(folder), options(text="body")).x) == ["b"]
+
+
+def test_a_missing_text_column_is_named_with_the_nearest(tmp_path):
+    path = table(tmp_path / "t.csv")
+    with pytest.raises(InvalidInputError, match="data.text is 'texts', but .* has no such column.*text"):
+        data.read(str(path), options(text="texts"))
+
+
+@pytest.mark.parametrize(("option", "value"), [("size", "8x8x1"), ("image", "img"), ("transform", "RandomRotation")])
+def test_options_of_images_are_refused_for_texts(tmp_path, option, value):
+    with pytest.raises(InvalidInputError, match=f"data.{option} is '{value}', which is about images"):
+        data.read(str(table(tmp_path / "t.csv")), options(**{option: value}))
+
+
+@pytest.mark.parametrize(("option", "value"), [("text", "text"), ("clean", "newsgroups"), ("length", 16)])
+def test_options_of_texts_are_refused_for_images(option, value):
+    with pytest.raises(InvalidInputError, match=f"data.{option} is {value!r}, which is about texts"):
+        data.read("digits", config.DataConfig(**{option: value}))
+
+
+# --- cleaning
+
+
+def test_a_message_loses_header_quotes_and_signature():
+    message = (
+        "From: a@b.c\nSubject: stars\n\nIn article <1@x> b@c.d writes:\n> quoted line\n>> older\n"
+        "The first real line,\nand a second one.\n\n--\nMy Name\nMy phone\n"
+    )
+    assert cleaned("newsgroups", [message]) == ["The first real line, and a second one."]
+
+
+def test_a_long_last_paragraph_is_no_signature():
+    message = "Subject: x\n\nShort.\n\nA long last paragraph that says all of what the message is about."
+    assert cleaned("newsgroups", [message]) == [
+        "Short. A long last paragraph that says all of what the message is about."
+    ]
+
+
+def test_without_a_rule_texts_keep_their_lines():
+    assert cleaned(None, [" a\n b "]) == ["a\n b"]
+
+
+# --- a federation of texts
+
+
+def federation(tmp_path, **own) -> data.Federation:
+    return data.federation(options(source=str(table(tmp_path / "t.csv")), clients=3, min_rows=1, **own), 0)
+
+
+def test_texts_are_dealt_out_as_images_are(tmp_path):
+    whole = federation(tmp_path, public_size=9)
+    held = np.concatenate([*whole.rows, whole.known.samples.index.numpy(), whole.test.index.numpy()])
+    assert sorted(held.tolist()) == list(range(60))
+    assert whole.shape == (2,)
+
+
+def test_public_texts_of_another_set_are_unlabeled_where_classes_differ(tmp_path):
+    other = table(tmp_path / "other.csv", [("far away", "here"), ("so near", "there")] * 9)
+    whole = federation(tmp_path, public=str(other))
+    assert whole.public_labeled is None
+    assert sorted(set(library.texts_of(whole.public.x))) == ["far away", "so near"]
+
+
+def test_noise_and_images_are_no_public_texts(tmp_path):
+    with pytest.raises(InvalidInputError, match="data.public is 'noise', which is images"):
+        federation(tmp_path, public="noise")
+    with pytest.raises(InvalidInputError, match="data.public=digits holds images, and the private samples are texts"):
+        federation(tmp_path, public="digits")
+
+
+def test_clusters_of_texts_are_refused_in_one_line(tmp_path):
+    with pytest.raises(InvalidInputError, match="data.encoder=model is each client's own, and clusters need one"):
+        federation(tmp_path, partition="embedding")
