@@ -12,11 +12,13 @@ from helpers import bert, tiny
 from torch import nn
 
 import fd_flower
-from fd_flower import models
+from fd_flower import engine, methods, models
 from fd_flower.config import settings
 from fd_flower.core import library
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.samples import Samples
+from fd_flower.results import RunFolder
+from fd_flower.server import Strategy
 from fd_flower.tasks.retrieval import encoders
 from fd_flower.tasks.text import vectors as vectors_module
 from fd_flower.tasks.text.built_in import Bag, Transformer
@@ -364,3 +366,45 @@ def test_a_real_encoder_tells_topics_apart(tmp_path):
     features = made(str(folder), frozen=True).features(x)
     similarity = features @ features.T
     assert similarity[0, 1] > similarity[0, 2] + 0.2
+
+
+# --- devices
+
+
+def on_devices(folder: Path, rows: list, method: str, words: str) -> RunFolder:
+    nodes = []
+    for number in range(2):
+        own = folder / str(number)
+        own.mkdir(parents=True)
+        table(own / "train.csv", rows[number::2])
+        nodes.append({"client-id": str(number), "data-path": str(own), "state-dir": str(own / "state")})
+    chosen = settings(method, f"{words} run.out={folder / 'run'}")
+    grid = engine.InProcessGrid(methods.client_app(method), run_config={"task": ""}, node_configs=nodes)
+    Strategy.for_method(chosen).start(grid)
+    return RunFolder.open(folder / "run")
+
+
+@pytest.mark.parametrize("method", ["fedavg", "dsfl", "edgefd", "feddf"])
+def test_devices_have_texts_of_their_own(method, tmp_path, encoder):
+    rows = [("the cat sat", "pets"), ("a dog barked", "pets"), ("stocks fell", "money"), ("fell stocks", "money")] * 12
+    public = table(tmp_path / "public.csv", [("the dog sat", "a"), ("stocks", "b")] * 20)
+    own = "server.distill_steps=2" if method == "feddf" else ""
+    model = "bag:16" if method == "feddf" else encoder
+    words = f"server.rounds=2 client.steps=40 client.lr=0.1 data.length=8 model.name={model} data.public={public} {own}"
+    run = on_devices(tmp_path / "devices", rows, method, words)
+    assert run.summary["accuracy"]["personal"]["final"] > 0.6
+
+
+def test_devices_with_other_files_of_an_encoder_are_refused_for_weights(tmp_path):
+    rows = [("the cat sat", "pets"), ("stocks fell", "money")] * 24
+    words = "server.rounds=1 client.steps=1 model.name=bag:16 client.trainable=head"
+    nodes = []
+    for number in range(2):
+        own = tmp_path / str(number)
+        own.mkdir()
+        table(own / "train.csv", rows)
+        nodes.append({"client-id": str(number), "data-path": str(own), "state-dir": str(own / "state")})
+    nodes[1]["model"] = "bag:32"
+    grid = engine.InProcessGrid(methods.client_app("fedavg"), run_config={"task": ""}, node_configs=nodes)
+    with pytest.raises((InvalidInputError, RunError), match="one architecture"):
+        Strategy.for_method(settings("fedavg", f"{words} run.out={tmp_path / 'run'}")).start(grid)

@@ -5,6 +5,7 @@ from typing import Any
 
 from fd_flower.config import registry
 from fd_flower.core.trees import laid, within
+from fd_flower.models import is_text
 
 
 def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
@@ -25,8 +26,15 @@ def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     listed = isinstance(source, list)
     sources = source if isinstance(source, list) else [source]
     kind = registry.kind_of([name for name in sources if isinstance(name, str)])
+    if kind is None and source is None and _reads_texts(within(tree, "model").get("name")):
+        kind = registry.kind_config("text")  # of devices, or of a task of the user's own
     found: Mapping[str, Any] = {"model": {"name": ""}} if task else {}
     if kind is not None:
-        found = kind.usual(tree) if callable(kind.usual) else kind.usual
+        found = laid(found, kind.usual(tree) if callable(kind.usual) else kind.usual)
     partition = "domain" if listed else "column" if data.get("column") else None
     return laid(found, {"data": {"partition": partition}} if partition else {})
+
+
+def _reads_texts(name: Any) -> bool:
+    names = name if isinstance(name, list) else [name]
+    return bool(name) and all(isinstance(one, str) and is_text(one) for one in names)

@@ -152,13 +152,18 @@ def kinds() -> tuple[str, ...]:
 def kind_configs(name: str) -> dict[str, type]:
     """Return the dataclasses of the sections of those kinds of task that a method can learn, by the kind's name."""
     able = strategy(name).requires.tasks
-    return {kind: import_module(f"fd_flower.tasks.{kind}.config").Config for kind in kinds() if kind in able}
+    return {kind: kind_config(kind) for kind in kinds() if kind in able}
+
+
+def kind_config(name: str) -> Any:
+    """Return the options' dataclass of a kind of task."""
+    return import_module(f"fd_flower.tasks.{name}.config").Config
 
 
 def kind_of(sources: Sequence[str]) -> Any | None:
     """Return the options' dataclass of the kind of task that these sources are of; None: images with classes."""
     for kind in kinds() if sources else ():
-        found = import_module(f"fd_flower.tasks.{kind}.config").Config
+        found = kind_config(kind)
         if any(map(found.holds, sources)):
             return found
     return None

@@ -44,7 +44,10 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
 
         return task.described(settings, folder, client)
     reading = all(map(data.texts.holds, sources))
-    if folder is None or config.public == "held-out":
+    if alone and not reading and all(map(models.is_text, models.architectures(chosen.name))):
+        return Task(_unknown)  # `data.source` is of other samples than the devices'
+    public: Samples | None = None
+    if folder is None or (config.public == "held-out" and reading == _hold_texts(config.source)):
         whole = data.federation(config, seed)
         public = whole.public_labeled or whole.public
     if folder is None:
@@ -67,6 +70,14 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         _ = imported(name, "model.name") if alone else model(name)  # raises before round one if it cannot be made
     return Task(model, own, None if public is None else lambda: public, test, tuple(names))
+
+
+def _hold_texts(source: str | list[str]) -> bool:
+    return all(map(data.texts.holds, [source] if isinstance(source, str) else source))
+
+
+def _unknown(name: str) -> Module:
+    raise InvalidInputError(f"the devices' classes are not known, so there is no model '{name}' yet")
 
 
 def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Task:
