@@ -129,6 +129,7 @@ class Guard:
             index=method.round_index if method.predicts else None,
             features=first.features or None,
             weights={w.model: w.values for w in Weights.all(method.knowledge)},
+            adapters=method.known_adapters(),
             public=len(method.world.public or ()) if public else None,
             largest=method.config.max_entry,
             passes=self._passes,

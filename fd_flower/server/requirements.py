@@ -10,6 +10,7 @@ from fd_flower.core.classes import order
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
+from fd_flower.models.adapters import ranked
 from fd_flower.models.exits import channels
 from fd_flower.tasks.task import Task
 
@@ -30,6 +31,8 @@ class Requirements:
         Models with ``features`` and a linear ``head``.
     features : bool
         One feature size for all clients, and models with ``features`` and a linear ``head``.
+    ranks : bool
+        With ``same_model``: adapters of several ranks go together.
     single_replies : bool
         The server must see each client's reply, so sums that hide them are out.
     counts : bool
@@ -45,6 +48,7 @@ class Requirements:
     same_model: bool = False
     headed: bool = False
     features: bool = False
+    ranks: bool = False
     single_replies: bool = False
     counts: bool = False
     tasks: tuple[str, ...] = ("classification",)
@@ -101,7 +105,14 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
         hint = "; a class folder may be empty, and data.class_names lists the classes of numbers without names"
         order(client.labels, labeled[0].labels, f"client {client.id}", f"client {labeled[0].id}", hint=hint)
     names = sorted({c.model for c in clients})
-    if requires.same_model and len(names) > 1:
+    bodies = {ranked(name)[0] for name in names}
+    if requires.same_model and len(names) > len(bodies) == 1 and not requires.ranks:
+        ranks = ", ".join(str(rank) for rank in sorted(rank or 0 for _, rank in map(ranked, names)))
+        raise InvalidInputError(
+            f"{method} averages adapters of one rank; got ranks {ranks}: give client.rank one number, or take "
+            "server.adapters=product or server.adapters=stack (fedavg, fedprox)"
+        )
+    if requires.same_model and len(bodies) > 1:
         raise InvalidInputError(f"{method} needs one architecture for all clients; got {', '.join(names)}")
     plain = next((c for c in clients if not c.features), None)
     if plain and (requires.headed or requires.features):

@@ -1,0 +1,68 @@
+"""A model's weights as an adapter: what a client makes of the server's, and what it sends of its own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from flwr.app import RecordDict
+from torch import Tensor
+
+from fd_flower.client.turn import Turn
+from fd_flower.models.adapters import DOWN, UP, A, B, adapted, scaling_of, without_adapters
+from fd_flower.wire import Adapter, Payload, Weights
+from fd_flower.wire.adapters import hashed
+
+
+def received(turn: Turn[Any], content: RecordDict) -> Weights:
+    """Return the weights that a message holds, or that its adapter makes of those every client starts from.
+
+    Parameters
+    ----------
+    turn : Turn
+        The client's.
+    content : RecordDict
+        The message's.
+
+    Raises
+    ------
+    InvalidInputError
+        For an adapter of another frozen body than the client's, and where there are neither.
+    """
+    adapter = Adapter.find(content)
+    if adapter is None:
+        return Weights.need(content)
+    architecture = adapter.model or turn.architecture
+    adapter.need_base(turn.world.base(architecture))
+    values = turn.world.initial(architecture)
+    # What a server stacks is added to the frozen body; the client's own factors begin again.
+    stacks = any(key.endswith(UP) for key in values)
+    b, a = (UP, DOWN) if stacks else (B, A)
+    factors = {f"{name}{b}": t for name, t in adapter.b.items()} | {f"{name}{a}": t for name, t in adapter.a.items()}
+    return Weights({**values, **adapter.others, **factors}, adapter.model)
+
+
+def to_send(turn: Turn[Any], content: RecordDict, values: Mapping[str, Tensor]) -> Payload:
+    """Return a trained model's weights as the server sent its own: as an adapter or plain, under the same name.
+
+    Parameters
+    ----------
+    turn : Turn
+        The client's.
+    content : RecordDict
+        The message's that is answered.
+    values : Mapping[str, Tensor]
+        The model's state dict, or a part of it.
+    """
+    asked = Adapter.find(content)
+    if asked is None:
+        return Weights(values, Weights.need(content).model)
+    names, own = adapted(values), asked.model or turn.architecture
+    return Adapter(
+        {name: values[name + B] for name in names},
+        {name: values[name + A] for name in names},
+        torch.tensor(len(values[names[0] + A])),
+        torch.tensor(scaling_of(turn.world.module(own)), dtype=torch.float64),
+        hashed(turn.world.base(own)),
+        without_adapters(values),
+        asked.model,
+    )
