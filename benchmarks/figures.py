@@ -48,7 +48,7 @@ OWN = {
         "data.partition": "iid",
         "data.per_client": "30",
         "model.name": "hashed:8",
-        "retrieval.trainable": "all",
+        "client.trainable": "all",
         "privacy.sum": "none",
     },
     "fedlgd": {

@@ -20,7 +20,7 @@ from fd_flower.generate.augment import CHANGES
 from fd_flower.generate.distribution import class_statistics, matched, noise
 from fd_flower.models import FeatureModel, feature_model
 from fd_flower.objectives.alignment import discrepancy, supervised_contrast
-from fd_flower.objectives.proximal import proximal
+from fd_flower.objectives.proximal import learning, proximal
 from fd_flower.wire import Payload, PixelStatistics, SyntheticSet, Weights
 
 app = App()
@@ -94,7 +94,7 @@ def train(message: Message, context: Context) -> Message:
     images, distance = virtual(turn, model, refresh=matching and turn.round > 1)
     theirs = received_images(message, turn)
     teacher = None if matching else theirs  # in a matching round the weights move by cross-entropy alone
-    begun = [parameter.detach().clone() for parameter in model.parameters()] if turn.config.mu else []
+    begun = [parameter.detach().clone() for parameter in learning(model)] if turn.config.mu else []
 
     def learn(model: FeatureModel, x: Tensor, y: Tensor) -> Tensor:
         loss = objective(model, x, y, teacher, turn.config)

@@ -9,7 +9,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, evaluate_shared, private_training, received, reply, to_send
 from fd_flower.config import ClientConfig, option
-from fd_flower.objectives.proximal import proximal
+from fd_flower.objectives.proximal import learning, proximal
 from fd_flower.training import supervised
 from fd_flower.wire.envelope import records
 
@@ -27,7 +27,7 @@ class Config(ClientConfig):
 def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor], config: Config) -> Tensor:
     """Cross-entropy, plus ``mu / 2`` times the squared distance of all parameters to the server's (equation 2).
 
-    ``teacher`` has the server's parameters in the order of ``model.parameters()``. With ``mu`` 0 the second term is not
+    ``teacher`` has what the server has of ``learning(model)``, in this order. With ``mu`` 0 the second term is not
     taken at all, so that not even a sign of zero differs from FedAvg.
     """
     loss = supervised(model, x, y)
@@ -43,7 +43,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     mu = records(message.content, ConfigRecord).get("config", ConfigRecord()).get("proximal-mu")
     config = replace(turn.config, mu=float(mu)) if isinstance(mu, int | float) else turn.config
     model = turn.shared(received(turn, message.content))
-    start = [parameter.detach().clone() for parameter in model.parameters()]
+    start = [parameter.detach().clone() for parameter in learning(model)]
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, start, config)

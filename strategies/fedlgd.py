@@ -102,7 +102,8 @@ class FedLGD(Strategy[Config]):
         config, here = self.config, self.world.device
         net = self.world.load(model, before.values)
         lr = self.settings.client.lr_at(round, config.rounds)
-        given = [((before.values[key] - after.values[key]) / lr).to(here) for key, _ in net.named_parameters()]
+        learned = [key for key, parameter in net.named_parameters() if parameter.requires_grad]
+        given = [((before.values[key] - after.values[key]) / lr).to(here) for key in learned]
         x, first, last = gradient.matched(
             images.x.to(here),
             images.labels.to(here),

@@ -1,6 +1,5 @@
 """KD study (Alballa, Canini 2024, arXiv 2402.14922): trained models are distilled into FedAvg's initial model."""
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -13,6 +12,7 @@ from fd_flower.config import ClientConfig, ServerConfig, Settings, one_of, optio
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
+from fd_flower.models.trainable import copied
 from fd_flower.objectives.metrics import accuracy_by_class, measure
 from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.server.diagnostics import Figure
@@ -161,7 +161,7 @@ class KDStudy(Strategy[Config]):
             )
             rng = self.rng("distil", round)
             if technique == "dml":
-                peers = [copy.deepcopy(world.load(name, w.values)) for w in teachers]
+                peers = [copied(world.load(name, w.values)) for w in teachers]
                 student = world.load(name, start.values)
                 mutual(student, peers, public, lesson, rng)
             else:

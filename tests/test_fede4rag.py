@@ -106,7 +106,7 @@ def mean(folder):
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_without_distillation_persisting_is_local(tmp_path, trainable):
-    words = f"{TINY} retrieval.trainable={trainable}"
+    words = f"{TINY} client.trainable={trainable}"
     ours = tiny.run("fede4rag", f"{words} client.kd_weight=0", out=tmp_path / "fede4rag")
     alone = tiny.run("local", words, out=tmp_path / "local")
     tiny.assert_same_bits(kept(tmp_path / "fede4rag"), kept(tmp_path / "local"))
@@ -123,7 +123,7 @@ def test_one_client_that_is_overwritten_without_distillation_is_fedavg(tmp_path)
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
 def test_overwritten_without_distillation_it_is_fedavg_for_many_clients_too(tmp_path, trainable):
-    words = f"{TINY} retrieval.trainable={trainable}"
+    words = f"{TINY} client.trainable={trainable}"
     tiny.run("fede4rag", f"{words} client.kd_weight=0 client.personal_init=overwrite", out=tmp_path / "fede4rag")
     tiny.run("fedavg", words, out=tmp_path / "fedavg")
     tiny.assert_same_bits(mean(tmp_path / "fede4rag"), mean(tmp_path / "fedavg"))
@@ -146,7 +146,7 @@ def test_only_the_head_travels():
 def test_training_lifts_the_hashed_encoder_well_above_its_random_start(tmp_path):
     from fd_flower.results import RunFolder
 
-    words = "retrieval.trainable=all client.lr=0.01 client.epochs=3 data.clients=3 server.rounds=5 run.device=cpu"
+    words = "client.trainable=all client.lr=0.01 client.epochs=3 data.clients=3 server.rounds=5 run.device=cpu"
     tiny.run("fede4rag", words, out=tmp_path / "run")
     found = RunFolder.open(tmp_path / "run").summary["retrieval"]
     start = found["references"]["zero-shot"]["own"]["ndcg@10"]
@@ -160,7 +160,7 @@ def test_training_lifts_the_hashed_encoder_well_above_its_random_start(tmp_path)
         ("client.personal_init=keep", "client.personal_init is 'keep'"),
         ("retrieval.tau=0", "retrieval.tau is 0.0; expected a number above 0"),
         ("server.mean=median", "server.mean is 'median'"),
-        ("retrieval.trainable=tail", "retrieval.trainable is 'tail'"),
+        ("client.trainable=tail", "client.trainable is 'tail'"),
         ("data.source=digits data.partition=iid model.name=mlp", "fede4rag cannot learn classification"),
     ],
 )

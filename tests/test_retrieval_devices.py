@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def test_devices_with_their_own_documents_end_like_a_simulation(tmp_path: Path):
     library_inputs = {str(number): animals(tmp_path / "data" / str(number), 20, 100 * number) for number in range(3)}
     words = (
-        "data.partition=domain data.min_rows=5 model.name=hashed:8 retrieval.trainable=all client.epochs=1 "
+        "data.partition=domain data.min_rows=5 model.name=hashed:8 client.trainable=all client.epochs=1 "
         f"client.batch=32 client.lr=0.01 client.optimizer=adam server.rounds=2 server.timeout=150 run.device=cpu "
         f"data.clients=3 retrieval.unseen={animals(tmp_path / 'unseen', shift=300)} data.public=none"
     )

@@ -15,10 +15,11 @@ from fd_flower import export
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import cache
+from fd_flower.models.trainable import choose
 from fd_flower.server import Strategy
 from fd_flower.tasks.retrieval import ask, encoders
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, apply, embedded, encoder, padded
-from fd_flower.tasks.retrieval.models import Bag, ResidualMap, Retriever, contrastive, learning, pooled
+from fd_flower.tasks.retrieval.models import Bag, ResidualMap, Retriever, contrastive, pooled
 
 TEXTS = ("the cat sat", "a dog barked at the cat", "", "cat")
 
@@ -143,8 +144,7 @@ def test_padding_changes_nothing_but_under_mean_all(transformer):
 @pytest.mark.parametrize(("trainable", "part"), [("lora", "lora_"), ("last_layer", ".layer.1."), ("all", "embeddings")])
 def test_what_learns_is_what_travels(transformer, trainable, part):
     torch.manual_seed(1)
-    network = encoder(transformer, "model", 0).network()
-    model = Retriever(learning(network, trainable, "bert"), 0.05)
+    model = choose(Retriever(encoder(transformer, "model", 0).network(), 0.05), trainable, "bert")
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert state.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert any(part in name for name in state)
@@ -161,25 +161,30 @@ def test_what_learns_is_what_travels(transformer, trainable, part):
     assert not torch.equal(model(tokens), before)
 
 
-def test_lora_begins_as_no_change(transformer):
+@pytest.mark.parametrize("trainable", ["lora", "adapter"])
+def test_what_is_added_begins_as_no_change(transformer, trainable):
     taken = encoder(transformer, "model", 0)
     tokens = taken.tokens(TEXTS[:2], PASSAGE)
-    plain, adapted = (net.eval()(tokens) for net in (taken.network(), learning(taken.network(), "lora", "bert")))
-    torch.testing.assert_close(plain, adapted)
+    plain, adapted = Retriever(taken.network(), 0.05), Retriever(taken.network(), 0.05)
+    choose(adapted, trainable, "bert", rank=2)
+    torch.testing.assert_close(plain.eval()(tokens), adapted.eval()(tokens))
 
 
-@pytest.mark.parametrize("trainable", ["lora", "last_layer"])
-def test_static_embeddings_have_no_layers(trainable):
+@pytest.mark.parametrize(
+    ("trainable", "lacks"), [("lora", "linear layers in blocks"), ("last_layer", "blocks"), ("bias", "biases")]
+)
+def test_static_embeddings_have_no_such_part(trainable, lacks):
     with pytest.raises(
-        InvalidInputError, match=f"retrieval.trainable is '{trainable}'; 'hashed' has no layers: take head or all"
+        InvalidInputError, match=f"client.trainable is '{trainable}'; 'hashed' has no {lacks}: take head or all"
     ):
-        learning(encoder("hashed", "model", 0).network(), trainable, "hashed")
+        choose(Retriever(encoder("hashed", "model", 0).network(), 0.05), trainable, "hashed")
 
 
-@pytest.mark.parametrize("trainable", ["lora", "last_layer"])
+@pytest.mark.parametrize("trainable", ["adapter", "lora", "last_layer"])
 def test_layers_that_an_encoder_lacks_are_refused_before_a_client_is_asked(trainable):
-    words = f"data.source=companies data.clients=2 model.name=hashed retrieval.trainable={trainable}"
-    with pytest.raises(InvalidInputError, match=f"retrieval.trainable is '{trainable}'; 'hashed' has no layers"):
+    words = f"data.source=companies data.clients=2 model.name=hashed client.trainable={trainable}"
+    reason = f"client.trainable is '{trainable}'; 'hashed' has no .*blocks: take head or all"
+    with pytest.raises(InvalidInputError, match=reason):
         Strategy.for_method(settings("fede4rag", words))
 
 
@@ -188,7 +193,7 @@ def test_whole_runs_with_a_transformer(transformer, trainable, tmp_path):
     """Without distillation it is local training whatever learns, and with it nothing but what learns is sent."""
     words = (
         f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "
-        f"retrieval.trainable={trainable} server.rounds=2 client.epochs=1 client.lr=0.01 client.optimizer=adam "
+        f"client.trainable={trainable} server.rounds=2 client.epochs=1 client.lr=0.01 client.optimizer=adam "
         "client.batch=8 run.device=cpu run.keep=last privacy.sum=none"
     )
     for method, also in (("fede4rag", "client.kd_weight=0"), ("local", "")):
@@ -217,7 +222,7 @@ def test_a_kept_transformer_is_a_folder_of_sentence_transformers(transformer, tr
 
     words = (
         f"data.source=companies data.partition=iid data.clients=2 data.per_client=10 model.name={transformer} "
-        f"retrieval.trainable={trainable} server.rounds=1 client.epochs=2 client.lr=0.01 client.optimizer=adam "
+        f"client.trainable={trainable} server.rounds=1 client.epochs=2 client.lr=0.01 client.optimizer=adam "
         "client.batch=8 run.device=cpu retrieval.pool=cls"
     )
     tiny.run("local", words, out=tmp_path / "run")
@@ -237,7 +242,7 @@ def test_a_kept_transformer_is_a_folder_of_sentence_transformers(transformer, tr
 
 def test_a_retriever_without_such_a_layout_says_what_to_take(transformer, tmp_path):
     words = "data.source=companies data.partition=iid data.clients=2 data.per_client=10 server.rounds=1 client.steps=1 "
-    pooled = f"model.name={transformer} retrieval.trainable=last_layer retrieval.pool=mean_all"
+    pooled = f"model.name={transformer} client.trainable=last_layer retrieval.pool=mean_all"
     for name, changes, to, reason in (
         ("a", "model.name=hashed:8", "out", "'hashed:8' is no model of sentence-transformers"),
         ("a", "", "model.onnx", "a retriever takes texts, which .onnx does not"),
@@ -306,12 +311,10 @@ def test_encoders_that_there_are_not(name, pool, reason):
 
 
 def test_a_missing_library_is_one_line_that_says_what_to_install(transformer, monkeypatch):
-    network = encoder(transformer, "model", 0).network()
+    model = Retriever(encoder(transformer, "model", 0).network(), 0.05)
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(
-        InvalidInputError, match=r"retrieval.trainable=lora needs peft: pip install 'fd-flower\[retrieval\]'"
-    ):
-        learning(network, "lora", "bert")
+    with pytest.raises(InvalidInputError, match=r"client.trainable=lora needs peft: pip install peft"):
+        choose(model, "lora", "bert")
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(InvalidInputError, match=r"needs sentence-transformers: pip install 'fd-flower\[retrieval\]'"):
         encoders._fresh(transformer)

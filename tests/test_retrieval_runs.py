@@ -30,7 +30,7 @@ from fd_flower.tasks.world import World
 
 TINY = (
     "data.source=companies data.partition=column data.column=company data.clients=3 model.name=hashed:8 "
-    "retrieval.trainable=all client.batch=32 client.lr=0.01 client.optimizer=adam client.epochs=1 server.rounds=2 "
+    "client.trainable=all client.batch=32 client.lr=0.01 client.optimizer=adam client.epochs=1 server.rounds=2 "
     "run.device=cpu "
 )
 
@@ -229,7 +229,7 @@ def test_the_command_says_what_is_wrong_in_one_line(capsys):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("folds=2", "2"), ("unseen=companies", "'companies'"), ("trainable=all", "'all'"), ("tau=1", "1.0")],
+    [("folds=2", "2"), ("unseen=companies", "'companies'"), ("pool=cls", "'cls'"), ("tau=1", "1.0")],
 )
 def test_options_of_retrievers_are_refused_for_images(option, value):
     key = option.partition("=")[0]
@@ -247,8 +247,14 @@ def test_options_of_retrievers_travel_and_are_written(runs):
     chosen = settings("local", "retrieval.tau=0.5 retrieval.folds=4")
     assert Settings.read(chosen.text) == chosen
     assert chosen.tree()["retrieval"] | {"tau": 0.5, "folds": 4} == chosen.tree()["retrieval"]
-    assert Config.of(runs["fedavg"].settings).trainable == "all"
-    assert runs["fedavg"].config["retrieval"]["trainable"] == "all"
+    assert Config.of(runs["fedavg"].settings).tau == 0.05
+    assert runs["fedavg"].config["client"]["trainable"] == "all"
+
+
+def test_a_retriever_learns_by_its_head_unless_somebody_says_otherwise():
+    assert settings("fedavg", "data.source=companies").client.trainable == "head"
+    assert settings("fedavg", "data.source=companies client.trainable=all").client.trainable == "all"
+    assert settings("fedavg").client.trainable == "all"
 
 
 def test_the_summary_has_the_options_that_are_about_a_collection(runs):
@@ -321,7 +327,7 @@ def test_a_run_that_kept_its_clients_can_be_asked(tmp_path, capsys):
 
 def test_the_retriever_that_is_asked_is_the_clients_own(tmp_path):
     """Its scores are the cosines of the model that the client remembers."""
-    tiny.run("fede4rag", f"{TINY} retrieval.trainable=head", out=tmp_path / "run")
+    tiny.run("fede4rag", f"{TINY} client.trainable=head", out=tmp_path / "run")
     folder = animals(tmp_path / "animals")
     (best,) = ask(tmp_path / "run", "sleeps", "2", folder, 1)
     kept = tiny.models(tmp_path / "run")["2", "2-0"]["model/body.weight"]

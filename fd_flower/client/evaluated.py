@@ -11,7 +11,7 @@ from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import Memory
 from fd_flower.objectives.metrics import BY_RULE
-from fd_flower.tasks.kept import about_model
+from fd_flower.tasks.kept import about_model, kept_of
 from fd_flower.tasks.kind import Figures, Inference, Predictor
 from fd_flower.wire.envelope import whole
 
@@ -95,7 +95,9 @@ class Evaluations:
         evaluated = {"evaluated": self.keeps, "figures": dict(figures)}
         folder, when = self._memory.folder, (turn.round, turn.closing)
         try:
-            kept.offer(folder, when, module.state_dict(), {**about, **evaluated}, lasting=self._memory.lasting)
+            kept.offer(
+                folder, when, kept_of(module, about["task"]), {**about, **evaluated}, lasting=self._memory.lasting
+            )
         except (OSError, SafetensorError) as error:
             raise self._memory.unwritable(folder, error) from None
 

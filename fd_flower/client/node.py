@@ -157,6 +157,7 @@ class Node:
                 "labels": [] if here.hosted else list(here.class_names),  # hosted clients have one partition's
                 "task": self.task,
                 "network": type(here.module(name)).__qualname__,
+                "base": here.base(name),
                 "sizes": [len(part) for part in parts],
                 # A device's would let others try guesses at it.
                 "checksum": checksum(*parts) if here.hosted and parts else "",

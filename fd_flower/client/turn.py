@@ -1,6 +1,5 @@
 """A client's turn: what it has while it learns, and the Context that carries it."""
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -20,6 +19,7 @@ from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory, Position
+from fd_flower.models.trainable import copied as copy_of
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Figures, Inference, Predictor, predicted
@@ -232,7 +232,7 @@ class Turn(Generic[C]):
             What was received.
         """
         key = f"{architecture} + peer"
-        self.world.module(key, lambda: self.world.task.model(architecture))
+        self.world.module(key, like=architecture)
         return self.world.load(key, self.world.initial(architecture) if weights is None else weights.values)
 
     def _claim(self, free: bool) -> None:
@@ -351,7 +351,7 @@ class Turn(Generic[C]):
         if not self._evaluations.asked(ANNEALED):
             return
         count, to = self.config.anneal_rounds, self.config.anneal_to
-        copied = copy.deepcopy(self.model)
+        copied = copy_of(self.model)
         seed = seed_of(self.world.settings.run.seed, "anneal", self.client, self.round)
         with uncounted(), seeded(seed, self.world.device):
             for number in range(1, count + 1):

@@ -55,6 +55,8 @@ class Client:
         Its samples for training, validation and test; () where it does not say.
     checksum : str
         Checksum of a hosted client's samples; "" for a device, which sends none.
+    base : str
+        Checksum of what is frozen in its model (`client.trainable`); "" where all of it learns.
     """
 
     id: str
@@ -72,6 +74,7 @@ class Client:
     network: str = ""
     sizes: tuple[int, ...] = ()
     checksum: str = ""
+    base: str = ""
 
     @property
     def node_id(self) -> int:
@@ -171,6 +174,7 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         network=_text("network", answer.get("network", "")),
         sizes=sizes,
         checksum=_text("checksum", answer.get("checksum", "")),
+        base=_line("base", answer.get("base", "")),
         features=numbers["features"],
         classes=numbers["classes"],
         examples=numbers["examples"],

@@ -9,7 +9,9 @@ from torch.nn import Module
 
 from fd_flower.config import ModelConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.trainable import thaw
 from fd_flower.tasks.described import load_task
+from fd_flower.tasks.kept import learning
 from fd_flower.tasks.network import network
 from fd_flower.tasks.probe import materialize
 
@@ -23,9 +25,15 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
         Where its network cannot be built, or is another than the weights are of.
     """
     model = network or _built(about)
-    shape = about.get("input", {}).get("shape")
-    if shape is not None:
-        materialize(about["architecture"], model, lambda: torch.zeros(1, *shape))
+    given = about.get("input", {})
+
+    def sample() -> Tensor:
+        dtype = getattr(torch, given.get("type", "float32"))
+        return torch.zeros(1, *given.get("shape", ()), dtype=torch.float32 if dtype == torch.uint8 else dtype)
+
+    if given:
+        materialize(about["architecture"], model, sample)
+    thaw(learning(model, about, sample if given else None))
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:

@@ -34,6 +34,11 @@ def write_layout(model: KeptRetriever, to: Path) -> None:
             "retrieval.pool=mean_all averages over padding, too, which sentence-transformers has no layer for: take "
             ".safetensors, which fd_flower.load reads"
         )
+    if model.about["trainable"] in ("adapter", "prompt"):
+        raise InvalidInputError(
+            f"client.trainable={model.about['trainable']} adds what sentence-transformers has no place for: take "
+            ".safetensors, which fd_flower.load reads"
+        )
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.models import Dense, Normalize, Pooling
 

@@ -44,7 +44,7 @@ DISTANCES: dict[str, Distance] = {"rows": rows, "mse": mse, "cos": cos}
 
 
 def gradients(model: Module, x: Tensor, labels: Tensor, *, graph: bool = False) -> list[Tensor]:
-    """Return the cross-entropy's gradient for each of the model's parameters, in their order.
+    """Return the cross-entropy's gradient for each of the model's parameters that learn, in their order.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ def gradients(model: Module, x: Tensor, labels: Tensor, *, graph: bool = False) 
         Whether to differentiate further, with respect to ``x``.
     """
     loss = F.cross_entropy(model(x), labels)
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return list(torch.autograd.grad(loss, parameters, create_graph=graph, materialize_grads=True))
 
 

@@ -4,10 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
+
+
+def learning(model: Module) -> list[Parameter]:
+    """Return the parameters of a model that learn, in their order."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def proximal(model: Module, begun: Sequence[Tensor], mu: float) -> Tensor:
-    """Return ``mu / 2`` times the squared distance of all parameters to ``begun``, in their order; a scalar."""
-    distance: Any = sum((own - server).square().sum() for own, server in zip(model.parameters(), begun, strict=True))
+    """Return ``mu / 2`` times the squared distance of all that learns to ``begun`` (as ``learning``); a scalar."""
+    distance: Any = sum((own - server).square().sum() for own, server in zip(learning(model), begun, strict=True))
     return mu / 2 * distance

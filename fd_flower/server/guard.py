@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from logging import WARNING
 from typing import Any
 
@@ -18,6 +19,7 @@ from fd_flower.server.method import Method
 from fd_flower.server.record import Record
 from fd_flower.server.requirements import (
     check_annealing,
+    check_bases,
     check_clients,
     check_exits,
     check_own_loops,
@@ -29,7 +31,7 @@ from fd_flower.server.requirements import (
 )
 from fd_flower.tasks.built import ModelError
 from fd_flower.tasks.metric import try_out
-from fd_flower.wire import Bounds, Payload, Weights
+from fd_flower.wire import Bounds, Payload, Update, Weights
 from fd_flower.wire.replies import Reply, read
 
 
@@ -68,6 +70,8 @@ class Guard:
             check_plain(name, weights_alone=point == "aggregated")
         else:
             check_clients(name, requires, clients, zoo=method.describes_models)
+            if requires.same_model or self._sends_weights:
+                check_bases(clients, self._bases(clients))
             check_test(world.test, clients)
             check_own_loops(
                 name,
@@ -101,6 +105,21 @@ class Guard:
             try_out(world.metrics, world.test.labels.cpu(), clients[0].classes)
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
+
+    @property
+    def _sends_weights(self) -> bool:
+        """Whether models travel, of which the server must have the same frozen part as the clients."""
+        method = self._method
+        kinds = (*method.reply_kinds, *method.summable, *method.expected_kinds(1))
+        return any(issubclass(kind, Weights | Update) for kind in kinds)
+
+    def _bases(self, clients: Sequence[Client]) -> dict[str, str]:
+        """Return the checksums of what is frozen in the server's own models of these clients' architectures."""
+        found = {}
+        for name in {client.model for client in clients}:
+            with suppress(InvalidInputError):  # it cannot build that one: the clients are compared with each other
+                found[name] = self._method.world.base(name)
+        return found
 
     def _check_figures(self, client: Client, metrics: MetricRecord) -> None:
         """Refuse figures that no model has."""

@@ -155,7 +155,7 @@ class Handshake:
 
         The others are noted in ``misfits`` with the reason.
         """
-        traits = [(c.classes, c.labels, c.features, c.model, c.public, c.shape) for c in clients]
+        traits = [(c.classes, c.labels, c.features, c.model, c.public, c.shape, c.base) for c in clients]
         common = [Counter(column) for column in zip(*traits, strict=True)]
         alike = {
             c.id: sum(count[trait] for count, trait in zip(common, own, strict=True))

@@ -35,7 +35,7 @@ from fd_flower.server.keeper import Keeper
 from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.server.stopping import stalled
 from fd_flower.tasks.facts import data_facts, model_facts, unused
-from fd_flower.tasks.kept import SERVER, about_model
+from fd_flower.tasks.kept import SERVER, about_model, completed
 from fd_flower.tasks.kind import Figures
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
@@ -341,7 +341,8 @@ class Record:
             if samples is None and like.shape and not about["named"]:
                 about["input"] = {"shape": list(like.shape), "type": "uint8"}
             with self._writing():
-                self._keeper.offer(when, name if len(students) > 1 else "", student.values, about)
+                values = completed(world, name, student.values)
+                self._keeper.offer(when, name if len(students) > 1 else "", values, about)
 
     def write(self, own: MetricRecord | None, checkpoint: Checkpoint | None) -> list[dict[str, Any]]:
         """Write the round's lines and return them, then its checkpoint: a crash between plays the round again.

@@ -1,6 +1,6 @@
 """Checks before round one that a method can work with the settings; each error says what would work."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch.nn import Module
@@ -126,6 +126,27 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
         found = ", ".join(f"{m} {f}" for m, f in sorted(sizes.items()))
         cure = "set model.features" if zoo else "let features(x) of all return one size"
         raise InvalidInputError(f"{method} needs one feature size for all models; got {found}: {cure}")
+
+
+def check_bases(clients: Sequence[Client], own: Mapping[str, str]) -> None:
+    """Refuse clients whose models do not have the frozen part that the others' have, since it is not sent.
+
+    Parameters
+    ----------
+    clients : Sequence[Client]
+        The clients; without a model on the server, the first of an architecture says what the others must have.
+    own : Mapping[str, str]
+        Architecture -> the checksum of what is frozen in the server's own model, where it has one.
+    """
+    for client in clients:
+        first = next(c for c in clients if c.model == client.model)
+        who, base = ("the server's", own[client.model]) if client.model in own else (f"client {first.id}'s", first.base)
+        if client.base != base:
+            raise InvalidInputError(
+                f"client {client.id}'s '{client.model}' has another frozen part than {who} (checksum "
+                f"{client.base[:12] or 'none'}, not {base[:12] or 'none'}), and under client.trainable it is not sent: "
+                "give all nodes the same model folder, in one version, and the same versions of packages"
+            )
 
 
 def check_own_loops(

@@ -35,6 +35,8 @@ class Standing:
         The run's own key.
     data : dict[str, str]
         Checksums of the data that evaluate, and of what hosted clients hold.
+    bases : dict[str, str]
+        Architecture -> checksum of what is frozen in the clients' models.
     lines : int
         Lines of ``rounds.jsonl``, without those of a closing message.
     checksum : str
@@ -48,6 +50,7 @@ class Standing:
     settings: str
     run_key: str
     data: dict[str, str]
+    bases: dict[str, str] = field(default_factory=dict)
     lines: int = 0
     checksum: str = ""
     code: list[dict[str, Any]] = field(default_factory=list)
@@ -59,7 +62,8 @@ class Standing:
         held = {c.id: f"{c.model} {c.public} {c.checksum}" for c in clients} if hosted else {}
         digest = joined(held)[:12]
         data = {"that evaluate": world.kind.copy(world), "of the clients": digest}
-        return cls(settings.text, run_key, data, code=[{"after": 0, **code(settings.method)}])
+        bases = {c.model: c.base for c in clients if c.base}
+        return cls(settings.text, run_key, data, bases, code=[{"after": 0, **code(settings.method)}])
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -103,6 +107,13 @@ class Standing:
                 raise InvalidInputError(
                     f"{place} cannot be resumed: the data {what} changed (checksum {now.data[what] or 'none'}, was "
                     f"{digest or 'none'}): put them back, or start another run"
+                )
+        for model in sorted(self.bases.keys() & now.bases.keys()):
+            if self.bases[model] != now.bases[model]:
+                was, found = self.bases[model][:12], now.bases[model][:12]
+                raise InvalidInputError(
+                    f"{place} cannot be resumed: the frozen part of '{model}' changed (checksum {found}, was {was}): "
+                    "put the model's files and the versions of packages back, or start another run"
                 )
         if len(lines) != self.lines:
             raise InvalidInputError(

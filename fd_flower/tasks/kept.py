@@ -1,17 +1,19 @@
 """Models that runs kept: what is known about each, and where it lies."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.nn import Module
 
 from fd_flower.core import kept
 from fd_flower.core.client import natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import folder_name, load
+from fd_flower.models.trainable import choose, whole
 
 if TYPE_CHECKING:
     from fd_flower.tasks.world import World
@@ -50,10 +52,14 @@ def about_model(
         "network": network,
         "named": world.named or settings.task,
         "precision": settings.run.precision,
+        "trainable": settings.client.trainable,
+        "rank": settings.client.rank,
+        "lora_alpha": settings.client.lora_alpha,
     }
     if world.kind.name == "retrieval":
         config = settings.kinds.get("retrieval")
-        return {**found, "seed": settings.run.seed, "retrieval": {} if config is None else asdict(config)}
+        own = {"seed": settings.run.seed, "retrieval": {} if config is None else asdict(config)}
+        return {**found, **own, "base": world.base(architecture)}
     if samples is not None:
         found["input"] = {
             "shape": list(samples.x.shape[1:]),
@@ -146,6 +152,30 @@ def _of_device(state: Path, client: str | None) -> Path:
 
 
 # --- what it holds
+
+
+def kept_of(module: Module, task: str) -> dict[str, Tensor]:
+    """Return what is kept of a model: all of it, but of a retriever what learned, since its encoder has its files."""
+    return module.state_dict() if task == "retrieval" else whole(module)
+
+
+def completed(world: "World", architecture: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return what is kept of the server's model whose part that learns has these values, as ``kept_of`` does."""
+    if world.settings.client.trainable == "all" or world.kind.name == "retrieval":
+        return dict(values)
+    return {**whole(world.module(architecture)), **values}
+
+
+def learning(module: Module, about: Mapping[str, Any], sample: Callable[[], Tensor] | None = None) -> Module:
+    """Give a new network what ``client.trainable`` added to it in the run, and let the same part of it learn."""
+    return choose(
+        module,
+        about["trainable"],
+        about["architecture"],
+        rank=about["rank"],
+        alpha=about["lora_alpha"],
+        sample=sample,
+    )
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from fd_flower.core.rows import declared
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
+from fd_flower.models.trainable import ADDED, base, choose, share
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task
@@ -76,6 +77,7 @@ class World:
         self._initial: dict[str, dict[str, Tensor]] = {}
         self._slots: dict[str, list[tuple[str, Module, str, bool]]] = {}
         self._data: dict[str, Data] = {}
+        self._bases: dict[str, str] = {}
         self._probed: dict[str, Probe] = {}
         self._test_parts: dict[int, Samples] = {}
 
@@ -256,20 +258,54 @@ class World:
 
     # --- models
 
-    def module(self, name: str, build: Callable[[], Module] | None = None) -> Module:
-        """Return the one resident module of an architecture, or of a name that ``build`` makes a module for."""
+    def module(self, name: str, build: Callable[[], Module] | None = None, *, like: str = "") -> Module:
+        """Return the one resident module of an architecture, or of another name.
+
+        Parameters
+        ----------
+        name : str
+            An architecture, or what a further module is called.
+        build : Callable[[], Module] | None
+            Makes a further module; what it draws is seeded by its name.
+        like : str
+            The architecture of which a further module is a second model.
+        """
         if name not in self._modules:
-            with seeded(seed_of(self.settings.run.seed, "model", name), self.device):
-                module = (build() if build else self.task.model(name)).to(self.device)
-                if build is None:
-                    materialize(name, module, self._any_input)
+            architecture = like or name
+            with seeded(seed_of(self.settings.run.seed, "model", architecture), self.device):
+                module = build().to(self.device) if build else self._model(architecture)
             self._modules[name] = module
             self._initial[name] = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
             self._slots[name] = list(_slots(module))
         return self._modules[name]
 
+    def _model(self, architecture: str) -> Module:
+        """Return a new model of which that part learns which ``client.trainable`` names."""
+        client = self.settings.client
+        module = self.task.model(architecture).to(self.device)
+        materialize(architecture, module, self._any_input)
+        # What is added is drawn on the CPU, so that it is the same on every device.
+        chosen = choose(
+            module.cpu() if client.trainable in ADDED else module,
+            client.trainable,
+            architecture,
+            rank=client.rank,
+            alpha=client.lora_alpha,
+            sample=lambda: self._any_input().cpu(),
+        )
+        share(chosen.to(self.device))
+        return chosen
+
+    def base(self, name: str) -> str:
+        """Return the checksum of what is frozen in a model of this architecture; "" where all of it learns."""
+        if self.settings.client.trainable == "all":
+            return ""
+        if name not in self._bases:
+            self._bases[name] = base(self.module(name))
+        return self._bases[name]
+
     def initial(self, name: str) -> dict[str, Tensor]:
-        """Return the state dict that every client of an architecture, and the server, starts from."""
+        """Return the state dict that every client of an architecture, and the server, starts from: of what learns."""
         self.module(name)
         return self._initial[name]
 
@@ -291,9 +327,10 @@ class World:
                 )
             own = self._initial[name][key]
             if (shape := tensors[key].shape) != own.shape:
+                sizes = "client.rank" if self.settings.client.trainable in ADDED else "classes and inputs"
                 raise InvalidInputError(
                     f"the weights have '{key}' of shape {list(shape)}; {called(name, module)} has it of "
-                    f"{list(own.shape)}: server and clients need one model, of the same classes and inputs"
+                    f"{list(own.shape)}: server and clients need one model, of the same {sizes}"
                 )
             tensor = like(tensors[key], own).to(self.device)
             if copy and tensor is tensors[key]:

@@ -18,6 +18,7 @@ from fd_flower.core.budget import each
 from fd_flower.core.samples import Samples
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.ensemble.means import softened_mean
+from fd_flower.models.trainable import is_frozen
 from fd_flower.training.loop import Plan, batches, draws_of, length, optimizer_of, plan_of, supervised, train
 from fd_flower.training.prediction import PREDICTION_BATCH, forward, predict
 
@@ -241,8 +242,13 @@ def _together(models: Sequence[Module], samples: Samples, lesson: Lesson, rng: t
 
 
 def has_statistics(model: Module) -> bool:
-    """Return whether a model has batch normalization with running statistics."""
-    return any(isinstance(part, _BatchNorm) and part.track_running_stats for part in model.modules())
+    """Return whether a model has batch normalization with running statistics that can change."""
+    return bool(_with_statistics(model))
+
+
+def _with_statistics(model: Module) -> list[_BatchNorm]:
+    layers = (part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats)
+    return [part for part in layers if not is_frozen(part)]
 
 
 def recalibrate(model: Module, samples: Samples, precision: str = "fp32") -> None:
@@ -254,7 +260,7 @@ def recalibrate(model: Module, samples: Samples, precision: str = "fp32") -> Non
         samples = samples[torch.arange(len(samples) - 1)]
     if not len(samples):
         return
-    parts = [part for part in model.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    parts = _with_statistics(model)
     before, momenta = model.training, [part.momentum for part in parts]
     model.eval()
     for part in parts:

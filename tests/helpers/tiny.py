@@ -51,7 +51,7 @@ BRIEF_TOO = {
     "mhd": "client.warmup=2",
     # Its recipe keeps the clients, and hides what they say.
     "fede4rag": "data.source=companies data.partition=iid data.per_client=30 model.name=hashed:8 "
-    "retrieval.trainable=all run.keep=none privacy.sum=none",
+    "client.trainable=all run.keep=none privacy.sum=none",
     # The toy task's inputs are no images.
     "fedlgd": "client.distill_warmup=2 client.distill_refresh=1 client.distill_model=mlp client.images=2 "
     "server.images=2 server.match_every=2 server.match_steps=2",

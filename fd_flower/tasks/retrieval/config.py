@@ -16,15 +16,17 @@ class Config(Options):
     section = "retrieval"
     holds: ClassVar[Callable[[str], bool]] = staticmethod(holds)
     """Whether a source is of this kind."""
-    usual: ClassVar[Mapping[str, Mapping[str, Any]]] = {"data": {"partition": "iid"}, "model": {"name": "hashed"}}
+    usual: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "data": {"partition": "iid"},
+        "model": {"name": "hashed"},
+        "client": {"trainable": "head"},
+    }
     """Defaults of other sections where it is."""
 
     folds: int = option(3, least=2)
     """Questions without training judgments: in this many parts, of which `run.seed` says which one tests."""
     unseen: str | None = None
     """A collection that no client holds, to measure retrievers on."""
-    trainable: str = one_of("head", "lora", "last_layer", "all", default="head")
-    """What of a retriever learns: `head` (a residual linear map), `lora`, `last_layer` or `all`."""
     pool: str = one_of("model", "mean", "cls", "mean_all", default="model")
     """How a retriever pools tokens: `model` (as it says), `mean`, `cls`, or `mean_all` (padding, too)."""
     tau: float = option(0.05, above=0)

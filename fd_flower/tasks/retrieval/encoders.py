@@ -66,6 +66,11 @@ class Hashed:
         words = (re.findall(r"\w+", text.lower()) for text in texts)
         return padded([[zlib.crc32(word.encode()) % BUCKETS for word in own] for own in words])
 
+    @property
+    def identity(self) -> str:
+        """Checksum of its vectors."""
+        return hashlib.sha256(self.network().get_parameter("vectors").detach().numpy().tobytes()).hexdigest()
+
     def network(self) -> Module:
         """Return a bag of random vectors."""
         return Bag(torch.randn(BUCKETS, self.size, generator=torch_rng(self.seed, HASHED, self.size)))
@@ -93,6 +98,11 @@ class Sentences:
     def key(self) -> list[object]:
         """Return a checksum of the folder's files, and the pooling."""
         return ["sentences", _checksum(self.folder), self.pool]
+
+    @property
+    def identity(self) -> str:
+        """Checksum of the files that say what it does, and the pooling."""
+        return f"{_checksum(self.folder, tuple(WEIGHTS))} {self.pool}"
 
     @cached_property
     def _model(self) -> "SentenceTransformer":
@@ -200,9 +210,9 @@ def _folder(name: str) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _checksum(folder: str) -> str:
+def _checksum(folder: str, patterns: tuple[str, ...] = ("**/*",)) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+    for path in sorted({path for pattern in patterns for path in Path(folder).glob(pattern) if path.is_file()}):
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
             while block := file.read(1 << 20):

@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.trainable import base
 from fd_flower.tasks import kept
+from fd_flower.tasks.kept import learning
 from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
-from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning
+from fd_flower.tasks.retrieval.models import ResidualMap, Retriever
 from fd_flower.training import one_thread
 
 ROLES = (QUESTION, PASSAGE)
@@ -31,7 +33,7 @@ class KeptRetriever(nn.Module):
     Attributes
     ----------
     retriever : Retriever
-        What turns tokens, or under ``retrieval.trainable=head`` the encoder's vectors, into vectors of length 1.
+        What turns tokens, or under ``client.trainable=head`` the encoder's vectors, into vectors of length 1.
     encoder : Encoder
         What splits texts into tokens.
     """
@@ -41,22 +43,15 @@ class KeptRetriever(nn.Module):
         self.about = about
         self.config = Config(**about["retrieval"])
         self.encoder: Encoder = encoder(about["architecture"], self.config.pool, about["seed"])
-        network = self.encoder.network()
-        if self.config.trainable == "head":
-            body: nn.Module = ResidualMap(len(tensors["body.weight"]))
-        else:
-            body = learning(network, self.config.trainable, about["architecture"])
-        self.retriever = Retriever(body, self.config.tau)
+        self.frozen = about["trainable"] == "head"
+        """Whether the encoder has not learned, so that the retriever takes its vectors."""
+        body = ResidualMap(len(tensors["body.weight"])) if self.frozen else self.encoder.network()
+        self.retriever = Retriever(body, self.config.tau, self.encoder.identity)
+        learning(self.retriever, about)
         missing, unexpected = self.retriever.load_state_dict(tensors, strict=False)  # what did not learn was not kept
-        learned = {name for name, parameter in self.retriever.named_parameters() if parameter.requires_grad}
-        if unexpected or learned & set(missing):
+        if missing or unexpected or (about["base"] and base(self.retriever) != about["base"]):
             raise InvalidInputError(f"the encoder '{about['architecture']}' is another than the run's: put it back")
         self.eval()
-
-    @property
-    def frozen(self) -> bool:
-        """Whether the encoder has not learned, so that the retriever takes its vectors."""
-        return self.config.trainable == "head"
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return vectors of length 1 [B, D] of tokens [B, L], -1 where a text has ended."""

@@ -1,20 +1,15 @@
-"""Retrievers: what turns questions and passages into vectors of one length, and which part of it learns."""
+"""Retrievers: what turns questions and passages into vectors of one length."""
 
-from collections.abc import Mapping
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fd_flower.core.errors import InvalidInputError
-
-LORA_RANK, LORA_ALPHA = 8, 16
-
 
 @final
 class Retriever(nn.Module):
-    """A body whose outputs are brought to length 1; its state dict holds what learns, and nothing else travels.
+    """A body whose outputs are brought to length 1.
 
     Parameters
     ----------
@@ -22,17 +17,26 @@ class Retriever(nn.Module):
         Inputs [B, ...] to vectors [B, D].
     tau : float
         Temperature of similarities in the loss.
+    identity : str
+        Checksum of what else has to be the same wherever what learned of it is used: the encoder.
     """
 
-    def __init__(self, body: nn.Module, tau: float) -> None:
+    head = None
+    """Its vectors are what it gives: there is no layer on them."""
+
+    def __init__(self, body: nn.Module, tau: float, identity: str = "") -> None:
         super().__init__()
         self.body = body
         self.tau = tau
-        self.register_state_dict_post_hook(_keep_what_learns)
+        self.identity = identity
 
     def forward(self, x: Tensor) -> Tensor:
         """Return vectors of length 1 [B, D]; of zeros for a text without any token."""
         return F.normalize(self.body(x).float(), dim=-1)
+
+    def layers(self) -> nn.ModuleList | None:
+        """Return the body's layers; None for one without."""
+        return self.body.layers() if isinstance(self.body, Tower) else None
 
     def similarities(self, x: Tensor) -> Tensor:
         """Return the cosines [B, B] of questions (rows) and passages of pairs [B, 2, ...]."""
@@ -53,12 +57,6 @@ def contrastive(similarities: Tensor, y: Tensor, tau: float) -> Tensor:
     same = (question[:, None] == question) | (passage[:, None] == passage)
     same.fill_diagonal_(False)
     return F.cross_entropy((similarities / tau).masked_fill(same, -torch.inf), torch.arange(len(y), device=y.device))
-
-
-def _keep_what_learns(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Mapping[str, Any]) -> None:
-    learning = {f"{prefix}{name}" for name, parameter in module.named_parameters() if parameter.requires_grad}
-    for name in [name for name in state if name.startswith(prefix) and name not in learning]:
-        del state[name]
 
 
 @final
@@ -115,6 +113,11 @@ class Tower(nn.Module):
         self.padding = padding
         self.pool = pool
 
+    def layers(self) -> nn.ModuleList:
+        """Return the transformer's layers: its longest list of modules, whatever its authors call it."""
+        lists = [part for part in self.stages[0].modules() if isinstance(part, nn.ModuleList)]
+        return max(lists, key=len)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Return [B, D] of tokens [B, L], -1 where a text has ended."""
         there = tokens >= 0
@@ -142,37 +145,3 @@ def pooled(states: Tensor, there: Tensor, pool: str) -> Tensor:
         return states.mean(1)
     weight = there[..., None].to(states.dtype)
     return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
-
-
-def no_layers(trainable: str, name: str) -> InvalidInputError:
-    """Return the error of an encoder without layers, of which one or its adapters shall learn."""
-    return InvalidInputError(f"retrieval.trainable is '{trainable}'; '{name}' has no layers: take head or all")
-
-
-def learning(network: nn.Module, trainable: str, name: str) -> nn.Module:
-    """Return a network of which that part learns which ``retrieval.trainable`` names: `lora`, `last_layer` or `all`.
-
-    Raises
-    ------
-    InvalidInputError
-        For static embeddings, which have no layers, under ``lora`` and ``last_layer``; where peft is missing.
-    """
-    if trainable == "all":
-        return network.requires_grad_(True)
-    if isinstance(network, Bag):
-        raise no_layers(trainable, name)
-    network.requires_grad_(False)
-    # A transformer's layers are its longest list of modules, whatever its authors call them.
-    lists = {key: module for key, module in network.named_modules() if isinstance(module, nn.ModuleList)}
-    where, layers = max(
-        ((key, each) for key, each in lists.items() if key != "stages"), key=lambda found: len(found[1])
-    )
-    if trainable == "last_layer":
-        layers[-1].requires_grad_(True)
-        return network
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise InvalidInputError("retrieval.trainable=lora needs peft: pip install 'fd-flower[retrieval]'") from None
-    targets = [f"{where}.{key}" for key, module in layers.named_modules() if isinstance(module, nn.Linear)]
-    return inject_adapter_in_model(LoraConfig(r=LORA_RANK, lora_alpha=LORA_ALPHA, target_modules=targets), network)

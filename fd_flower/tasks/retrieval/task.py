@@ -14,13 +14,14 @@ from torch.nn import Module
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
+from fd_flower.models.trainable import LAYERED, lacking
 from fd_flower.tasks.kind import Figures, Inference, View
 from fd_flower.tasks.retrieval.beir import Collection
 from fd_flower.tasks.retrieval.bm25 import scores_of
 from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
 from fd_flower.tasks.retrieval.library import Holding, Library, library, options, pairs
-from fd_flower.tasks.retrieval.models import ResidualMap, Retriever, learning, no_layers
+from fd_flower.tasks.retrieval.models import ResidualMap, Retriever
 from fd_flower.tasks.retrieval.search import HEADLINE, Search
 from fd_flower.tasks.task import Task
 
@@ -66,7 +67,7 @@ class EncodedLibrary:
     Raises
     ------
     InvalidInputError
-        Where ``model.name`` is no encoder, or several, or one without the layers that ``retrieval.trainable`` names.
+        Where ``model.name`` is no encoder, or several, or one without the layers that ``client.trainable`` names.
     """
 
     def __init__(self, settings: Settings, held: Library) -> None:
@@ -79,13 +80,14 @@ class EncodedLibrary:
         self.name = str(names.pop())
         self.config = Config.of(settings)
         self.encoder = encoder(self.name, self.config.pool, settings.run.seed)
-        if self.config.trainable in ("lora", "last_layer") and not self.encoder.layered:
-            raise no_layers(self.config.trainable, self.name)
+        self.trainable = settings.client.trainable
+        if self.trainable in LAYERED and not self.encoder.layered:
+            raise lacking(self.trainable, self.name, ("head", "all"))
 
     @property
     def frozen(self) -> bool:
         """Whether the encoder does not learn, so that its vectors are what a retriever takes."""
-        return self.config.trainable == "head"
+        return self.trainable == "head"
 
     def retriever(self, name: str) -> Retriever:
         """Return a new retriever with its first weights."""
@@ -95,8 +97,8 @@ class EncodedLibrary:
             )
         if self.frozen:
             size = self.inputs(self.held.collections[0]).passages.shape[1]
-            return Retriever(ResidualMap(size), self.config.tau)
-        return Retriever(learning(self.encoder.network(), self.config.trainable, self.name), self.config.tau)
+            return Retriever(ResidualMap(size), self.config.tau, self.encoder.identity)
+        return Retriever(self.encoder.network(), self.config.tau, self.encoder.identity)
 
     def inputs(self, collection: Collection) -> Inputs:
         """Return what a retriever takes of a collection."""
