@@ -54,10 +54,9 @@ def _layers(model: nn.Module) -> list[Any]:
     return [each for each in model.modules() if isinstance(getattr(each, "lora_A", None), nn.ModuleDict)]
 
 
-def freeze_a(model: nn.Module) -> None:
-    """Let no LoRA factor A of a model learn."""
-    for layer in _layers(model):
-        layer.lora_A["default"].requires_grad_(False)
+def frozen_factors(model: nn.Module) -> set[int]:
+    """Return the ids of the parameters A of a model's LoRA factors, which do not learn under ``freeze_a``."""
+    return {id(layer.lora_A["default"].weight) for layer in _layers(model)}
 
 
 def add_stacks(model: nn.Module) -> list[str]:
@@ -94,6 +93,13 @@ class Stacked(nn.Module):
         """Return whether a buffer of this name can have this shape in place of its own: of another rank."""
         side = 1 if slot == "down" else 0
         return len(shape) == 2 and shape[side] == own[side]
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *more: Any) -> None:
+        for slot in ("down", "up"):
+            own, came = self.get_buffer(slot), state_dict.get(prefix + slot)
+            if came is not None and self.takes(slot, came.shape, own.shape):
+                self._buffers[slot] = own.new_empty(came.shape)
+        super()._load_from_state_dict(state_dict, prefix, *more)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the change [..., out] for inputs [..., in]."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.adapters import add_stacks, frozen_factors
 
 CHOICES = ("head", "bias", "adapter", "prompt", "lora", "last_layer", "all")
 """What can learn; every choice but ``all`` has the head in it."""
@@ -68,6 +69,7 @@ def choose(
     *,
     rank: int = 8,
     alpha: float = 16.0,
+    adapters: str = "mean",
     sample: Callable[[], Tensor] | None = None,
 ) -> Module:
     """Let one part of a new model learn, and make it the model's state dict; the same model is returned.
@@ -92,6 +94,9 @@ def choose(
         Rank of ``lora``, width of an ``adapter``, length of a ``prompt``.
     alpha : float
         What ``lora`` adds is multiplied by ``alpha / rank``.
+    adapters : str
+        How a server averages it (``server.adapters``): under ``freeze_a`` factor B alone learns, under ``stack`` each
+        layer has a frozen change in addition, which travels.
     sample : Callable[[], Tensor] | None
         Returns inputs [1, ...] on which the widths of an image model's blocks are found, for ``adapter``.
 
@@ -104,13 +109,17 @@ def choose(
         chosen = list(module.parameters())
     else:
         chosen = _chosen(module, choice, name, rank, alpha, sample)
+        if adapters == "freeze_a":
+            of_a = frozen_factors(module)
+            chosen = [parameter for parameter in chosen if id(parameter) not in of_a]
         learned = {id(parameter) for parameter in chosen}
         for parameter in module.parameters():
             parameter.requires_grad_(id(parameter) in learned)
         _keep_frozen_in_evaluation(module, learned)
         _widen(module, learned)
+    stacked = add_stacks(module) if adapters == "stack" else []
     own = module.state_dict().keys()
-    keys = frozenset(own & _traveling(module, choice, {id(parameter) for parameter in chosen}))
+    keys = frozenset(own & _traveling(module, choice, {id(parameter) for parameter in chosen}).union(stacked))
     if len(keys) < len(own):
         vars(module)[KEYS] = keys
         module.register_state_dict_post_hook(_keep_what_travels)

@@ -134,7 +134,9 @@ class Averaging(Strategy[C]):
         """Return weights of which what somebody's own LoRA factors do (``initial_arrays``) is in the frozen change."""
         scaling = self._scaling(weights)
         own = {name: _of_state(weights.values, name, scaling) for name in names if weights.values[name + B].any()}
-        return self._grown(weights, {name: stack([factors], [1]) for name, factors in own.items()})
+        stacks = {key: tensor for key, tensor in self._first(weights).items() if key.endswith((UP, DOWN))}
+        begun = replace(weights, values={**stacks, **weights.values})
+        return self._grown(begun, {name: stack([factors], [1]) for name, factors in own.items()})
 
     # --- what both use
 

@@ -107,9 +107,8 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
     names = sorted({c.model for c in clients})
     bodies = {ranked(name)[0] for name in names}
     if requires.same_model and len(names) > len(bodies) == 1 and not requires.ranks:
-        ranks = ", ".join(str(rank) for rank in sorted(rank or 0 for _, rank in map(ranked, names)))
         raise InvalidInputError(
-            f"{method} averages adapters of one rank; got ranks {ranks}: give client.rank one number, or take "
+            f"{method} averages adapters of one rank; got {', '.join(names)}: give client.rank one number, or take "
             "server.adapters=product or server.adapters=stack (fedavg, fedprox)"
         )
     if requires.same_model and len(bodies) > 1:
