@@ -32,10 +32,12 @@ class FedAvg(Averaging[Config]):
         share = _share(settings)
         if share == "all":
             return with_adapters(cls.requires, settings)
-        if (rule := cls.options(settings).adapters) in SINGLE:
+        config = cls.options(settings)
+        if config.adapters in SINGLE or config.ranks:
+            asked = f"server.ranks={config.ranks}" if config.ranks else f"server.adapters={config.adapters}"
             raise InvalidInputError(
-                f"server.adapters={rule} needs all that learns, and client.share={share} keeps a part of it with the "
-                "clients: take client.share=all, or server.adapters=mean"
+                f"{asked} needs all that learns, and client.share={share} keeps a part of it with the clients: take "
+                f"client.share=all, or leave {asked.partition('=')[0]} out"
             )
         return Requirements(same_model=share != "head", headed=share == "body", features=share == "head")
 

@@ -364,3 +364,59 @@ def test_users_own_factors_are_in_the_stack_from_the_start():
     expected = 8 * own_factors[0] @ own_factors[1]
     torch.testing.assert_close(first[name + UP] @ first[name + DOWN], expected, rtol=1e-4, atol=1e-4)
     assert stack([Factors(*own_factors, 8.0)], [1]).norm == pytest.approx(float(expected.norm()), rel=1e-5)
+
+
+# --- a rank a round
+
+
+def test_a_round_of_a_drawn_rank_moves_the_first_directions_alone():
+    """Rank 4, of which a round of rank 1 sends, trains and averages the first direction; the others stay to the bit."""
+    short = "client.rank=4 server.rounds=1 server.ranks=[1]"
+    fresh = dict(play(f"{short} client.steps=0", grid=InProcessGrid)[0].world.initial("net"))
+    strategy, sent, lines = play(short)
+    replies = [Weights.need(content).values for content in sent.values()]
+    values = Weights.need(strategy.knowledge).values
+    for name in adapted(values):
+        assert {len(reply[name + A]) for reply in replies} == {1}
+        assert torch.equal(values[name + A][1:], fresh[name + A][1:])
+        assert torch.equal(values[name + B][:, 1:], fresh[name + B][:, 1:])
+        mean = sum(reply[name + A].double() for reply in replies) / 3
+        torch.testing.assert_close(values[name + A][:1], mean.float())
+        # What a direction does is scaling * b a: 16 / 1 in the round, 16 / 4 in the server's model.
+        torch.testing.assert_close(4 * values[name + B][:, :1], 16 * sum(reply[name + B] for reply in replies) / 3)
+    assert tiny.rounds(lines)[0]["diagnostics"]["rank"] == 1
+
+
+def test_all_clients_have_the_drawn_rank_and_rounds_have_several():
+    lines = play("client.rank=4 server.ranks=[1,2,4] server.rounds=9 client.steps=1", grid=InProcessGrid)[2]
+    assert {line["diagnostics"]["rank"] for line in tiny.rounds(lines)} == {1.0, 2.0, 4.0}
+    assert len({line["bytes"]["up"]["arrays"] for line in tiny.rounds(lines)}) == 3
+
+
+def test_drawing_the_one_full_rank_changes_nothing():
+    one, other = (
+        Weights.need(play(changes, grid=InProcessGrid)[0].knowledge).values for changes in ("", "server.ranks=[2]")
+    )
+    tiny.assert_same_bits({0: one}, {0: other})
+
+
+@pytest.mark.parametrize(("method", "changes"), [("fedavg", "privacy.sum=masks"), ("fedprox", ""), ("fml", "")])
+def test_drawn_ranks_go_with_sums_and_with_other_methods(method, changes):
+    lines = play(f"client.rank=4 server.ranks=[1,2] {changes}", method, InProcessGrid)[2]
+    assert [line["replied"] for line in tiny.rounds(lines)] == [["0", "1", "2"]] * 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ("server.ranks=[2,3]", r"server.ranks=\[2, 3\] has a rank above client.rank=2"),
+        ("server.ranks=[1] client.trainable=head", "is about LoRA factors, and the model has none"),
+        ("server.ranks=[1] client.share=body", r"server.ranks=\[1\] needs all that learns, and client.share=body"),
+        ("server.ranks=[1] server.adapters=product", "ranks are drawn under server.adapters=mean alone"),
+        ("server.ranks=[0]", "server.ranks is"),
+        ("server.ranks=[]", "server.ranks is"),
+    ],
+)
+def test_ranks_that_cannot_be_drawn_are_refused(changes, words):
+    with pytest.raises(InvalidInputError, match=words):
+        play(changes)

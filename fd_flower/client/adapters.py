@@ -1,6 +1,7 @@
 """A model's weights as an adapter: what a client makes of the server's, and what it sends of its own."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from fd_flower.client.turn import Turn
-from fd_flower.models.adapters import DOWN, UP, A, B, adapted, scaling_of, without_adapters
+from fd_flower.models.adapters import DOWN, UP, A, B, adapted, ranked, scaling_of, without_adapters
 from fd_flower.wire import Adapter, Payload, Weights
 from fd_flower.wire.adapters import hashed
 
@@ -30,7 +31,7 @@ def received(turn: Turn[Any], content: RecordDict) -> Weights:
     """
     adapter = Adapter.find(content)
     if adapter is None:
-        return Weights.need(content)
+        return _of_drawn_rank(turn, Weights.need(content))
     architecture = adapter.model or turn.architecture
     adapter.need_base(turn.world.base(architecture))
     values = turn.world.initial(architecture)
@@ -39,6 +40,21 @@ def received(turn: Turn[Any], content: RecordDict) -> Weights:
     b, a = (UP, DOWN) if stacks else (B, A)
     factors = {f"{name}{b}": t for name, t in adapter.b.items()} | {f"{name}{a}": t for name, t in adapter.a.items()}
     return Weights({**values, **adapter.others, **factors}, adapter.model)
+
+
+def _of_drawn_rank(turn: Turn[Any], weights: Weights) -> Weights:
+    """Return weights under the name of an architecture of their rank, where the server draws one a round.
+
+    The turn's own architecture is that one then, since its weights are the server's.
+    """
+    names = adapted(weights.values) if getattr(turn.server, "ranks", None) else []
+    if not names:
+        return weights
+    name, rank = ranked(weights.model or turn.architecture)[0], len(weights.values[names[0] + A])
+    if not weights.model:
+        turn.architecture = turn.world.with_own_rank(name, 0, rank)
+        return weights
+    return replace(weights, model=turn.world.with_own_rank(name, 0, rank))
 
 
 def to_send(turn: Turn[Any], content: RecordDict, values: Mapping[str, Tensor]) -> Payload:

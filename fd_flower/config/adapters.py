@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from fd_flower.config.server import ServerConfig
-from fd_flower.core.schema import one_of
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.schema import counts, one_of
 from fd_flower.models.adapters import RULES
 
 
@@ -14,3 +15,15 @@ class AveragingConfig(ServerConfig):
     adapters: str = one_of(*RULES, default="mean")
     """Average of LoRA factors (`client.trainable=lora`): `mean` of the factors, of their `product` (truncated to each
     client's rank), `stack` (the exact mean of products), or `freeze_a` (B alone learns and travels)."""
+    ranks: list[int] | None = counts(None)
+    """Ranks of which each round draws one for all clients, under `mean`: only the first so many directions of LoRA are
+    sent and learn. None: all of `client.rank`."""
+
+    def __post_init__(self) -> None:
+        """Check that ranks are drawn where factors have an order that a mean keeps."""
+        super().__post_init__()
+        if self.ranks and self.adapters != "mean":
+            raise InvalidInputError(
+                f"server.ranks is {self.ranks} under server.adapters={self.adapters}; ranks are drawn under "
+                "server.adapters=mean alone: leave one of both out"
+            )

@@ -1,9 +1,9 @@
 """Means of LoRA's factors: how the low-rank changes of clients become one.
 
 A client's change of a frozen matrix W is ``scaling * B A``. What a server wants is the weighted mean of these products,
-and that of K clients has a rank of up to the sum of theirs. The rules differ in what they give up for a smaller one:
+and that of K clients has a rank of up to the sum of their ranks. The rules differ in what they lose for a smaller one:
 
-* ``mean``: B's and A's own means, which are one client's rank and not the mean of the products;
+* ``mean``: the means of B and of A, which are one client's rank and not the mean of the products;
 * ``product``: the nearest change of each client's rank to the mean of the products (truncated singular values);
 * ``stack``: the mean of the products itself, by factors that lie next to each other (FLoRA, Wang et al. 2024,
   arXiv 2409.05976);

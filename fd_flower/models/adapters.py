@@ -1,4 +1,4 @@
-"""LoRA's factors in a model's state dict, and a low-rank change beside them that is frozen.
+"""LoRA's factors in a model's state dict, and a low-rank change next to them that is frozen.
 
 What peft injects are pairs of linear layers without biases, whose weights are ``<module>.lora_A.default.weight``
 [r, in] and ``<module>.lora_B.default.weight`` [out, r].
@@ -45,6 +45,28 @@ def without_adapters(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: tensor for key, tensor in values.items() if not key.endswith((A, B, UP, DOWN))}
 
 
+def leading(values: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """Return a state dict with the first ``rank`` directions of its LoRA factors, which do what they did before.
+
+    A model of this rank has another scaling, alpha / ``rank``; B makes up for it.
+    """
+    found = dict(values)
+    for name in adapted(values):
+        a, b = values[name + A], values[name + B]
+        found |= {name + A: a[:rank].clone(), name + B: b[:, :rank] * (rank / len(a))}
+    return found
+
+
+def with_leading(values: Mapping[str, Tensor], first: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict with what ``leading`` made of it, or what has become of that, in its place."""
+    found = {**values, **without_adapters(first)}
+    for name in adapted(values):
+        a, b, rank = values[name + A].clone(), values[name + B].clone(), len(first[name + A])
+        a[:rank], b[:, :rank] = first[name + A], first[name + B] * (len(a) / rank)
+        found |= {name + A: a, name + B: b}
+    return found
+
+
 def scaling_of(model: nn.Module) -> float:
     """Return the adapters' scaling, alpha / r; it is one for all of a model."""
     return float(next(iter(_layers(model))).scaling["default"])
@@ -60,7 +82,7 @@ def frozen_factors(model: nn.Module) -> set[int]:
 
 
 def add_stacks(model: nn.Module) -> list[str]:
-    """Give every layer with LoRA factors a frozen change of rank 0 beside them; return their keys in the state dict."""
+    """Give every layer with LoRA factors a frozen change of rank 0, too; return its keys in the state dict."""
     names = {id(each): name for name, each in model.named_modules()}
     layers = _layers(model)
     for layer in layers:

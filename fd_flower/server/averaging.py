@@ -1,8 +1,8 @@
 """What methods share that average weights: LoRA's factors by the rule of ``server.adapters``, all else by a mean.
 
 Under ``mean`` and ``freeze_a`` replies are plain weights, of which a sum will do. Under ``product`` and ``stack``
-clients send an ``Adapter`` each, and what the server knows is still the weights of a model an architecture and rank:
-it is what is evaluated, kept and written into checkpoints.
+clients send an ``Adapter`` each, and the server's state still consists of the weights of one model for each rank, which
+are evaluated, kept and written into checkpoints.
 """
 
 import math
@@ -19,7 +19,18 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.adapters import Factors, Spectrum, mean, product, relative_error, spectrum, stack
 from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.models.adapters import DOWN, SINGLE, UP, A, B, adapted, scaling_of, without_adapters
+from fd_flower.models.adapters import (
+    DOWN,
+    SINGLE,
+    UP,
+    A,
+    B,
+    adapted,
+    leading,
+    scaling_of,
+    with_leading,
+    without_adapters,
+)
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.strategy import Strategy
 from fd_flower.wire import Adapter, Knowledge, Payload, Weights
@@ -32,10 +43,16 @@ ERROR = "adapter_error"
 """Diagnostic: relative error of the averaged low-rank changes to the exact mean of the clients', over all modules."""
 
 
+RANK = "rank"
+"""Diagnostic: the rank that a round drew."""
+
+
 class Averaging(Strategy[C]):
     """A method whose knowledge is the mean of the clients' weights."""
 
     summable = (Weights,)
+    drawn: int | None = None
+    """The rank of this round, where ``server.ranks`` has some."""
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
@@ -63,15 +80,28 @@ class Averaging(Strategy[C]):
 
     def checked(self, first: list[Weights]) -> list[Weights]:
         """Return these weights before round one; refuse a rule about LoRA factors where they have none."""
-        rule = self.config.adapters
-        if rule != "mean" and not any(key.endswith(B) for weights in first for key in weights.values):
+        rule, ranks = self.config.adapters, self.config.ranks or []
+        asked = f"server.ranks={ranks}" if ranks else f"server.adapters={rule}"
+        if (rule != "mean" or ranks) and not any(key.endswith(B) for weights in first for key in weights.values):
             raise InvalidInputError(
-                f"server.adapters={rule} is about LoRA factors, and the model has none: give client.trainable=lora, or "
-                "leave server.adapters out"
+                f"{asked} is about LoRA factors, and the model has none: give client.trainable=lora, or leave "
+                f"{asked.partition('=')[0]} out"
             )
+        if ranks and max(ranks) > (most := self.world.rank(self._architecture(first[0]))):
+            raise InvalidInputError(f"{asked} has a rank above client.rank={most}: raise that, or leave it out")
         if rule == "stack":
             return [replace(w, values=self._restarted(w, adapted(w.values))) for w in first]
         return first
+
+    def sample(self, round: int) -> Sequence[Client]:
+        """Draw whom a round asks, and of which rank they learn, where ``server.ranks`` has some."""
+        if ranks := self.config.ranks:
+            self.drawn = ranks[int(torch.randint(len(ranks), (), generator=self.rng("ranks", round)))]
+        return super().sample(round)
+
+    def known_weights(self) -> Sequence[Weights]:
+        """Return the weights of each architecture as clients send them: in this round's rank."""
+        return [self._led(w) for w in super().known_weights()]
 
     def known_adapters(self) -> Mapping[str, Adapter]:
         """Return an adapter of each architecture, as clients send it."""
@@ -82,15 +112,17 @@ class Averaging(Strategy[C]):
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return what one client receives: its model's weights, or the adapter that it needs of them."""
         found = super().knowledge_for(client, knowledge)
-        return [self._sent(p) if isinstance(p, Weights) else p for p in found] if self.single else found
+        if self.single:
+            return [self._sent(p) if isinstance(p, Weights) else p for p in found]
+        return [self._led(p) if isinstance(p, Weights) else p for p in found]
 
     def averaged(self, replies: Sequence[Reply], knowledge: Knowledge) -> list[Payload]:
         """Return the mean of the replies' weights, each by its number of examples, adapters by their rule."""
         examples = [reply.examples for reply in replies]
         if not self.single:
-            means = list(mean_weights(replies).values())
+            means = mean_weights(replies)
             self._log_error_of_means(replies, examples)
-            return [*means]
+            return [*(self._filled_up(means, knowledge) if self.drawn else means.values())]
         sent = [Adapter.need(reply.content) for reply in replies]
         clients = {name: [_factors(each, name) for each in sent] for name in sent[0].a}
         others = mean_of_parameters([each.others for each in sent], examples)
@@ -104,6 +136,23 @@ class Averaging(Strategy[C]):
             return [*new]
         stacks = {name: stack(each, examples) for name, each in clients.items()}
         return [replace(w, values={**self._grown(w, stacks), **others}) for w in known]
+
+    # --- a rank a round
+
+    def _led(self, weights: Weights) -> Weights:
+        """Return weights in this round's rank: one object for all clients, whose record is made once."""
+        if self.drawn is None:
+            return weights
+        if weights not in _LED or _LED[weights][0] != self.drawn:
+            _LED[weights] = self.drawn, replace(weights, values=leading(weights.values, self.drawn))
+        return _LED[weights][1]
+
+    def _filled_up(self, means: Mapping[str, Weights], knowledge: Knowledge) -> list[Weights]:
+        """Return the last weights with means of this round's rank in their place."""
+        self.log_diagnostics({RANK: float(self.drawn or 0)})
+        self.drawn = None  # what is sent after the last round is all
+        known = Weights.all(knowledge)
+        return [replace(w, values=with_leading(w.values, means[w.model].values)) for w in known if w.model in means]
 
     # --- product
 
@@ -144,7 +193,7 @@ class Averaging(Strategy[C]):
         return weights.model or self.clients[0].model
 
     def _first(self, weights: Weights) -> Mapping[str, Tensor]:
-        """Return the seeded start, which clients know without being told."""
+        """Return the seeded start, which clients have themselves."""
         return self.world.initial(self._architecture(weights))
 
     def _scaling(self, weights: Weights) -> float:
@@ -194,6 +243,7 @@ class Averaging(Strategy[C]):
             self.log_diagnostics({ERROR: math.sqrt(above / below)})
 
 
+_LED: "WeakKeyDictionary[Weights, tuple[int, Weights]]" = WeakKeyDictionary()
 _SENT: "WeakKeyDictionary[Weights, Adapter]" = WeakKeyDictionary()
 
 

@@ -147,7 +147,7 @@ class Guard:
             classes=first.classes or None,
             index=method.round_index if method.predicts else None,
             features=first.features or None,
-            weights={w.model: w.values for w in Weights.all(method.knowledge)},
+            weights={w.model: w.values for w in method.known_weights()},
             adapters=method.known_adapters(),
             public=len(method.world.public or ()) if public else None,
             largest=method.config.max_entry,

@@ -181,8 +181,12 @@ class Method(ABC, Generic[C]):
         """Return the kinds without which a reply is of no use: by default those of ``reply_kinds`` and ``summable``."""
         return (*self.reply_kinds, *self.summable)
 
+    def known_weights(self) -> Sequence[Weights]:
+        """Return the weights of each architecture as clients send them, for checks of replies."""
+        return Weights.all(self.knowledge)
+
     def known_adapters(self) -> Mapping[str, Adapter]:
-        """Return an adapter of each architecture as clients send it, against which theirs are checked: {} for none."""
+        """Return an adapter of each architecture as clients send it, for checks of replies; {} for none."""
         return {}
 
     # --- a round
