@@ -51,7 +51,7 @@ class FedAvg(Averaging[Config]):
         share = _share(self.settings)
         if share == "all":
             return self.first_adapted(clients)
-        first = self.first_weights(clients[0].model)
+        first = self.checked([self.first_weights(clients[0].model)])[0]
         keys = shared_keys(self.world.module(clients[0].model), share)
         if len(keys) == len(first.values):
             raise InvalidInputError(

@@ -54,9 +54,22 @@ class Net(nn.Module):
         return self.head(self.features(x))
 
 
+class Headless(Net):
+    """The same with a last layer that does not learn: adapters are all that travels."""
+
+    head: None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last, self.head = self.head, None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.features(x))
+
+
 def task() -> Task:
     """Return the toy task with a model of blocks."""
-    return Task(lambda _: Net(), own, test=samples("test", 30))
+    return Task(lambda name: Headless() if name == "headless" else Net(), own, test=samples("test", 30))
 
 
 def play(changes: str = "", method: str = "fedavg", grid: type[InProcessGrid] = Noted):
@@ -191,6 +204,15 @@ def test_what_is_frozen_stays_to_the_bit(rule):
     assert len(frozen) >= 6
     for key, value in frozen.items():
         assert torch.equal(value, fresh[key])
+
+
+@pytest.mark.parametrize("rule", ["mean", "freeze_a", "product", "stack"])
+def test_a_model_without_a_head_sends_its_adapters_alone(rule):
+    strategy, sent, lines = play(f"server.adapters={rule} model.name=headless")
+    assert tiny.rounds(lines)[-1]["replied"] == ["0", "1", "2"]
+    assert all("lora" in key or "stacked" in key for key in Weights.need(strategy.knowledge).values)
+    for content in sent.values():
+        assert not (found.others if (found := Adapter.find(content)) else ())
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "fml"])

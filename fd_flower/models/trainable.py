@@ -119,7 +119,7 @@ def choose(
         _widen(module, learned)
     stacked = add_stacks(module) if adapters == "stack" else []
     own = module.state_dict().keys()
-    keys = frozenset(own & _traveling(module, choice, {id(parameter) for parameter in chosen}).union(stacked))
+    keys = frozenset(own & _traveling(module, choice, {id(parameter) for parameter in chosen})).union(stacked)
     if len(keys) < len(own):
         vars(module)[KEYS] = keys
         module.register_state_dict_post_hook(_keep_what_travels)

@@ -158,7 +158,8 @@ class Averaging(Strategy[C]):
 
     def _truncated(self, weights: Weights, spectra: Mapping[str, Spectrum]) -> dict[str, Tensor]:
         """Return an architecture's factors: as much of these changes as its rank holds."""
-        first, scaling, found = self._first(weights), self._scaling(weights), {}
+        first, scaling = self._first(weights), self._scaling(weights)
+        found: dict[str, Tensor] = {}
         for name, change in spectra.items():
             made = change.truncated(_of_state(first, name, scaling))
             found |= {name + A: made.a, name + B: made.b}
