@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from fd_flower.config import AveragingConfig, Settings
+from fd_flower.config import AveragingConfig, Settings, averaging
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
@@ -32,7 +32,7 @@ class FedAvg(Averaging[Config]):
         share = _share(settings)
         if share == "all":
             return with_adapters(cls.requires, settings)
-        config = cls.options(settings)
+        config = averaging(settings.server)
         if config.adapters in SINGLE or config.ranks:
             asked = f"server.ranks={config.ranks}" if config.ranks else f"server.adapters={config.adapters}"
             raise InvalidInputError(

@@ -9,6 +9,7 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from fd_flower.client.turn import Turn
+from fd_flower.config import averaging
 from fd_flower.models.adapters import DOWN, UP, A, B, adapted, ranked, scaling_of, without_adapters
 from fd_flower.wire import Adapter, Payload, Weights
 from fd_flower.wire.adapters import hashed
@@ -47,7 +48,7 @@ def _of_drawn_rank(turn: Turn[Any], weights: Weights) -> Weights:
 
     The turn's own architecture is that one then, since its weights are the server's.
     """
-    names = adapted(weights.values) if getattr(turn.server, "ranks", None) else []
+    names = adapted(weights.values) if averaging(turn.server).ranks else []
     if not names:
         return weights
     name, rank = ranked(weights.model or turn.architecture)[0], len(weights.values[names[0] + A])

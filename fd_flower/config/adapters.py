@@ -27,3 +27,8 @@ class AveragingConfig(ServerConfig):
                 f"server.ranks is {self.ranks} under server.adapters={self.adapters}; ranks are drawn under "
                 "server.adapters=mean alone: leave one of both out"
             )
+
+
+def averaging(config: ServerConfig) -> AveragingConfig:
+    """Return a server's options of averaging: the defaults, where its method has none or its user gave none."""
+    return config if isinstance(config, AveragingConfig) else AveragingConfig()

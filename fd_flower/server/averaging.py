@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from fd_flower.config import AveragingConfig, Settings
+from fd_flower.config import AveragingConfig, Settings, averaging
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.adapters import Factors, Spectrum, mean, product, relative_error, spectrum, stack
@@ -60,9 +60,13 @@ class Averaging(Strategy[C]):
         return with_adapters(cls.requires, settings)
 
     @property
+    def _options(self) -> AveragingConfig:
+        return averaging(self.config)
+
+    @property
     def single(self) -> bool:
         """Whether the rule for adapters needs each client's factors."""
-        return self.config.adapters in SINGLE
+        return self._options.adapters in SINGLE
 
     def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
         """Return adapters where the rule needs them, else what a reply has in any case."""
@@ -80,7 +84,7 @@ class Averaging(Strategy[C]):
 
     def checked(self, first: list[Weights]) -> list[Weights]:
         """Return these weights before round one; refuse a rule about LoRA factors where they have none."""
-        rule, ranks = self.config.adapters, self.config.ranks or []
+        rule, ranks = self._options.adapters, self._options.ranks or []
         asked = f"server.ranks={ranks}" if ranks else f"server.adapters={rule}"
         if (rule != "mean" or ranks) and not any(key.endswith(B) for weights in first for key in weights.values):
             raise InvalidInputError(
@@ -95,7 +99,7 @@ class Averaging(Strategy[C]):
 
     def sample(self, round: int) -> Sequence[Client]:
         """Draw whom a round asks, and of which rank they learn, where ``server.ranks`` has some."""
-        if ranks := self.config.ranks:
+        if ranks := self._options.ranks:
             self.drawn = ranks[int(torch.randint(len(ranks), (), generator=self.rng("ranks", round)))]
         return super().sample(round)
 
@@ -127,7 +131,7 @@ class Averaging(Strategy[C]):
         clients = {name: [_factors(each, name) for each in sent] for name in sent[0].a}
         others = mean_of_parameters([each.others for each in sent], examples)
         known = Weights.all(knowledge)
-        if self.config.adapters == "product":
+        if self._options.adapters == "product":
             spectra = {name: product(each, examples) for name, each in clients.items()}
             new = [replace(w, values={**w.values, **others, **self._truncated(w, spectra)}) for w in known]
             wide = max(new, key=lambda w: max(len(w.values[name + A]) for name in clients))
@@ -203,7 +207,7 @@ class Averaging(Strategy[C]):
     def _sent(self, weights: Weights) -> Adapter:
         """Return the one adapter that all clients of an architecture receive: its record is made once."""
         if weights not in _SENT:
-            _SENT[weights] = self._adapter(weights, *((DOWN, UP) if self.config.adapters == "stack" else (A, B)))
+            _SENT[weights] = self._adapter(weights, *((DOWN, UP) if self._options.adapters == "stack" else (A, B)))
         return _SENT[weights]
 
     def _adapter(self, weights: Weights, first: str, second: str) -> Adapter:
@@ -264,8 +268,7 @@ def with_adapters(requires: Requirements, settings: Settings) -> Requirements:
     InvalidInputError
         For a rule that needs single replies next to a sum that hides them.
     """
-    config = settings.server
-    rule = config.adapters if isinstance(config, AveragingConfig) else "mean"
+    rule = averaging(settings.server).adapters
     if rule not in SINGLE:
         return requires
     if settings.privacy.sum != "none":

@@ -11,7 +11,7 @@ from torch.nn import Module
 from torch.utils.data import Dataset
 
 from fd_flower import models
-from fd_flower.config import AveragingConfig, Settings
+from fd_flower.config import Settings, averaging
 from fd_flower.core.classes import difference, listed
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
@@ -307,8 +307,7 @@ class World:
     @property
     def adapters(self) -> str:
         """How the server averages adapters (`server.adapters`); most methods have one way."""
-        config = self.settings.server
-        return config.adapters if isinstance(config, AveragingConfig) else "mean"
+        return averaging(self.settings.server).adapters
 
     def base(self, name: str) -> str:
         """Return the checksum of what is frozen in a model of this architecture; "" where all of it learns."""
