@@ -1,5 +1,6 @@
 """client.trainable: one part of a model learns, is sent and is stored; the rest is the same on both sides."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -499,10 +499,9 @@ def share(module: Module) -> None:
     for key, tensor in _frozen(module):
         found[id(tensor)] = _BODIES.setdefault((_digest(tensor), key, tensor.device), tensor)
     for owner in module.modules():
-        for table in (owner._parameters, owner._buffers):
-            for slot, tensor in table.items():
-                if id(tensor) in found:
-                    table[slot] = found[id(tensor)]  # type: ignore[assignment]
+        tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+        for table in tables:
+            table.update({slot: found[id(tensor)] for slot, tensor in table.items() if id(tensor) in found})
 
 
 def copied(module: Module) -> Module:
