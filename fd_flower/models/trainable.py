@@ -74,8 +74,8 @@ def choose(
 
     From then on ``state_dict`` has the parameters chosen and the buffers of the modules that hold one, and
     ``load_state_dict`` asks for no more. All else is frozen: it gets no gradient, and its modules stay in evaluation
-    mode under ``model.train()``, too. ``all`` changes nothing, but that a parameter of two names is in the state dict
-    under its first name alone.
+    mode under ``model.train()``, too. What learns is float32. ``all`` changes nothing, but that a parameter of two
+    names is in the state dict under its first name alone, and that bfloat16 becomes float32.
 
     A model may have ``head``, its last layer, which is None where it has none by nature (a retriever); ``layers()``,
     its blocks; and ``add_prompt(count)``, which registers ``prompt`` [count, D] and puts it before the embedded tokens.
@@ -102,6 +102,8 @@ def choose(
     """
     if choice == "all":
         chosen = list(module.parameters())
+        if any(parameter.dtype == torch.bfloat16 for parameter in chosen):  # NumPy, in which weights travel, has none
+            _widen(module, {id(parameter) for parameter in chosen})
     else:
         chosen = _chosen(module, choice, name, rank, alpha, sample)
         learned = {id(parameter) for parameter in chosen}
@@ -380,6 +382,8 @@ def _widen(module: Module, learned: AbstractSet[int]) -> None:
     half = next((p.dtype for p in module.parameters() if p.dtype in HALF), None)
     if half is None:
         return
+    if learned >= {id(parameter) for parameter in module.parameters()}:
+        module.float()
     for owner in module.modules():
         parameters = [p for p in owner._parameters.values() if p is not None]
         learning = [p for p in parameters if id(p) in learned]
