@@ -51,12 +51,21 @@ class FedAvg(Averaging[Config]):
         share = _share(self.settings)
         if share == "all":
             return self.first_adapted(clients)
-        first = self.checked([self.first_weights(clients[0].model)])[0]
-        keys = shared_keys(self.world.module(clients[0].model), share)
-        if len(keys) == len(first.values):
+        name, learns = clients[0].model, self.settings.client.trainable
+        first = self.checked([self.first_weights(name)])[0]
+        keys = shared_keys(self.world.module(name), share)
+        if share == "no_norm" and len(keys) == len(first.values):
+            what, cure = f"'{name}' has none", "a model with some (resnet8)"
+            if learns != "all":
+                what, cure = f"none of '{name}' learns under client.trainable={learns}", "client.trainable=all"
             raise InvalidInputError(
-                f"client.share={share} keeps normalization layers with the clients, and '{clients[0].model}' has none: "
-                "take a model with some (resnet8), or client.share=all"
+                f"client.share={share} keeps normalization layers with the clients, and {what}: take {cure}, or "
+                "client.share=all"
+            )
+        if not keys:
+            raise InvalidInputError(
+                f"client.share={share} keeps the head with the clients, and under client.trainable={learns} nothing "
+                "else learns: take client.share=all, or let more learn"
             )
         return [Weights({key: value for key, value in first.values.items() if key in keys})]
 

@@ -20,7 +20,7 @@ class ClientConfig(Options):
     section = "client"
 
     trainable: str = one_of(*CHOICES, default="all")
-    """The part of a model that learns, is sent and stored: `head`, `bias`, `adapter`, ..., `all`; see your-model.md."""
+    """What learns and is sent: `head`, `bias`, `adapter`, `prompt`, `lora`, `last_layer` (with the head) or `all`."""
     rank: Any = counts(8)
     """Rank of `lora`, bottleneck width of an `adapter`, tokens of a `prompt` (`client.trainable`); a list is cycled
     over the clients."""

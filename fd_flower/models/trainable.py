@@ -35,7 +35,7 @@ KEYS = "_fd_flower_keys"
 
 @final
 class Adapter(Module):
-    """A bottleneck beside a block's output, zero at the start (Houlsby et al. 2019, arXiv 1902.00751, figure 2).
+    """A bottleneck added to the output of a block, zero at the start (Houlsby et al. 2019, arXiv 1902.00751, figure 2).
 
     Parameters
     ----------
@@ -76,8 +76,8 @@ def choose(
 
     From then on ``state_dict`` has the parameters chosen and the buffers of the modules that hold one, and
     ``load_state_dict`` asks for no more. All else is frozen: it gets no gradient, and its modules stay in evaluation
-    mode whatever the model is told. ``all`` changes nothing, but that a parameter of two names is in the state dict
-    under its first name alone.
+    mode under ``model.train()``, too. What learns is float32. ``all`` changes nothing, but that a parameter of two
+    names is in the state dict under its first name alone, and that bfloat16 becomes float32.
 
     A model may have ``head``, its last layer, which is None where it has none by nature (a retriever); ``layers()``,
     its blocks; and ``add_prompt(count)``, which registers ``prompt`` [count, D] and puts it before the embedded tokens.
@@ -107,6 +107,8 @@ def choose(
     """
     if choice == "all":
         chosen = list(module.parameters())
+        if any(parameter.dtype == torch.bfloat16 for parameter in chosen):  # NumPy, in which weights travel, has none
+            _widen(module, {id(parameter) for parameter in chosen})
     else:
         chosen = _chosen(module, choice, name, rank, alpha, sample)
         if adapters == "freeze_a":
@@ -266,7 +268,7 @@ def _linear(layers: Mapping[str, Module]) -> Iterator[str]:
 
 
 def _add_lora(module: Module, name: str, rank: int, alpha: float, sample: Callable[[], Tensor] | None) -> None:
-    """Put a low-rank map beside every linear layer of the blocks (Hu et al. 2021, arXiv 2106.09685)."""
+    """Add a low-rank map to every linear layer of the blocks (Hu et al. 2021, arXiv 2106.09685)."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -284,7 +286,7 @@ def _add_lora(module: Module, name: str, rank: int, alpha: float, sample: Callab
     inject_adapter_in_model(config, module)
     for layer in layers.values():
         # In evaluation torch's encoder layer computes with its linear layers' weights and calls none of them, unless a
-        # module in it has a hook: LoRA would be left out, without a word, where a model is measured.
+        # module in it has a hook: LoRA would be silently left out where a model is measured.
         if isinstance(layer, nn.TransformerEncoderLayer):
             layer.register_forward_pre_hook(_nothing)
 
@@ -389,18 +391,19 @@ def _widen(module: Module, learned: AbstractSet[int]) -> None:
     half = next((p.dtype for p in module.parameters() if p.dtype in HALF), None)
     if half is None:
         return
+    if learned >= {id(parameter) for parameter in module.parameters()}:
+        module.float()
     for owner in module.modules():
-        if any(id(p) in learned for p in owner._parameters.values()):
-            for tensor in chain(owner._parameters.values(), owner._buffers.values()):
-                if tensor is not None and tensor.dtype in HALF and (id(tensor) in learned or not _is_parameter(tensor)):
-                    tensor.data = tensor.data.float()
+        parameters = [p for p in owner._parameters.values() if p is not None]
+        learning = [p for p in parameters if id(p) in learned]
+        # A normalization takes a weight and a bias of one type; both are small.
+        small = parameters if all(p.dim() < 2 for p in parameters) else learning
+        for tensor in chain(small, (b for b in owner._buffers.values() if b is not None)) if learning else ():
+            if tensor.dtype in HALF:
+                tensor.data = tensor.data.float()
     for name in ("forward", "features"):
         if hasattr(type(module), name):
             vars(module)[name] = MethodType(_Mixed(name, half), module)
-
-
-def _is_parameter(tensor: Tensor) -> bool:
-    return isinstance(tensor, nn.Parameter)
 
 
 @final
@@ -509,10 +512,9 @@ def share(module: Module) -> None:
     for key, tensor in _frozen(module):
         found[id(tensor)] = _BODIES.setdefault((_digest(tensor), key, tensor.device), tensor)
     for owner in module.modules():
-        for table in (owner._parameters, owner._buffers):
-            for slot, tensor in table.items():
-                if id(tensor) in found:
-                    table[slot] = found[id(tensor)]  # type: ignore[assignment]
+        tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+        for table in tables:
+            table.update({slot: found[id(tensor)] for slot, tensor in table.items() if id(tensor) in found})
 
 
 def copied(module: Module) -> Module:

@@ -67,7 +67,7 @@ class Guard:
         name, requires = settings.method, method.requirements(settings)
         check_task(name, requires, world.kind.name)
         if plain:
-            check_plain(name, weights_alone=point == "aggregated")
+            check_plain(name, weights_alone=point == "aggregated", trainable=settings.client.trainable)
         else:
             check_clients(name, requires, clients, zoo=method.describes_models)
             if requires.same_model or self._sends_weights:

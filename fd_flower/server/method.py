@@ -233,6 +233,12 @@ class Method(ABC, Generic[C]):
         if self._task.model is _no_model:
             return Weights(self._initial, name)
         own = self.world.initial(model)
+        frozen, learns = sorted(self._initial.keys() - own.keys()), self.settings.client.trainable
+        if frozen and learns != "all":
+            raise InvalidInputError(
+                f"initial_arrays has '{frozen[0]}', which does not learn under client.trainable={learns}, so that no "
+                "client would get it: leave it out, or put it where the task's model is made"
+            )
         return Weights({k: like(t, own[k]) if k in own else t for k, t in self._initial.items()}, name)
 
     def first_of_each(self, clients: Sequence[Client]) -> list[Weights]:
