@@ -7,13 +7,12 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, fit, received, reply, to_send
 from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.parts import SHARES, adopt, learning, shared_keys
 from fd_flower.training import supervised
 from fd_flower.training import train as train_model
-from fd_flower.wire import Weights
 
 app = App()
 
@@ -45,7 +44,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: Client
 def receive(message: Message, context: Context) -> Turn[Config]:
     """Take the server's model, or its part into the client's own."""
     turn: Turn[Config] = Turn.of(message, context)
-    weights, share = Weights.need(message.content), turn.config.share
+    weights, share = received(turn, message.content), turn.config.share
     if share == "all":
         turn.shared(weights)
     else:
@@ -56,8 +55,8 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the trained model's weights, or the part that is averaged."""
     values, keys = turn.model.state_dict(), shared_keys(turn.model, turn.config.share)
-    sent = Weights({key: value for key, value in values.items() if key in keys})
-    return reply(message, turn, sent, examples=examples, **metrics)
+    sent = {key: value for key, value in values.items() if key in keys}
+    return reply(message, turn, to_send(turn, message.content, sent), examples=examples, **metrics)
 
 
 @app.train()

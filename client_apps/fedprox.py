@@ -7,11 +7,10 @@ from flwr.app import ConfigRecord, Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_shared, private_training, reply
+from fd_flower.client import App, Turn, evaluate_shared, private_training, received, reply, to_send
 from fd_flower.config import ClientConfig, option
 from fd_flower.objectives.proximal import learning, proximal
 from fd_flower.training import supervised
-from fd_flower.wire import Weights
 from fd_flower.wire.envelope import records
 
 app = App()
@@ -43,7 +42,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     turn: Turn[Config] = Turn.of(message, context)
     mu = records(message.content, ConfigRecord).get("config", ConfigRecord()).get("proximal-mu")
     config = replace(turn.config, mu=float(mu)) if isinstance(mu, int | float) else turn.config
-    model = turn.shared(Weights.need(message.content))
+    model = turn.shared(received(turn, message.content))
     start = [parameter.detach().clone() for parameter in learning(model)]
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
@@ -55,7 +54,8 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
     """Send the trained model's weights."""
-    return reply(message, turn, Weights(turn.model.state_dict()), examples=examples, **metrics)
+    sent = to_send(turn, message.content, turn.model.state_dict())
+    return reply(message, turn, sent, examples=examples, **metrics)
 
 
 train = private_training(receive, send)

@@ -8,10 +8,9 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from fd_flower.client import App, Turn, private_training, reply
+from fd_flower.client import App, Turn, private_training, received, reply, to_send
 from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.training import Together
-from fd_flower.wire import Weights
 
 app = App()
 
@@ -63,8 +62,8 @@ def taught(student: Tensor, peer: Tensor, y: Tensor, share: float, config: Confi
 def receive(message: Message, context: Context) -> Turn[Config]:
     """Take the personal model and the meme as one pair, with a loss in which they teach each other."""
     turn: Turn[Config] = Turn.of(message, context)
-    received = Weights.need(message.content)
-    turn.model = Pair(turn.personal, turn.peer(received.model, received))
+    weights = received(turn, message.content)
+    turn.model = Pair(turn.personal, turn.peer(weights.model, weights))
 
     def learn(model: Pair, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, None, turn.config)
@@ -75,7 +74,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the meme."""
-    meme = Weights(cast("Pair", turn.model).meme.state_dict(), Weights.need(message.content).model)
+    meme = to_send(turn, message.content, cast("Pair", turn.model).meme.state_dict())
     return reply(message, turn, meme, examples=examples, **metrics)
 
 

@@ -1,31 +1,44 @@
 """FedAvg (McMahan et al. 2017, arXiv 1602.05629): the server averages the weights of the clients' models."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, final
 
-from fd_flower.config import Settings
+from fd_flower.config import AveragingConfig, Settings, averaging
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.adapters import SINGLE
 from fd_flower.models.parts import shared_keys
-from fd_flower.server import Requirements, Status, Strategy
+from fd_flower.server import Averaging, Reply, Requirements, Status, with_adapters
 from fd_flower.wire import Knowledge, Payload, Weights
-from fd_flower.wire.replies import Reply, mean_weights
+
+
+@dataclass(frozen=True)
+class Config(AveragingConfig):
+    """FedAvg's options."""
 
 
 @final
-class FedAvg(Strategy):
+class FedAvg(Averaging[Config]):
     """The mean of the clients' weights, by their examples (algorithm 1 of the paper), or of a part of them."""
 
     status = Status("paper")
     requires = Requirements(same_model=True, tasks=("classification", "retrieval"))
-    evaluated, summable = "aggregated", (Weights,)
+    evaluated = "aggregated"
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
         """Return ``requires``; heads alone can be averaged over architectures."""
         share = _share(settings)
         if share == "all":
-            return cls.requires
+            return with_adapters(cls.requires, settings)
+        config = averaging(settings.server)
+        if config.adapters in SINGLE or config.ranks:
+            asked = f"server.ranks={config.ranks}" if config.ranks else f"server.adapters={config.adapters}"
+            raise InvalidInputError(
+                f"{asked} needs all that learns, and client.share={share} keeps a part of it with the clients: take "
+                f"client.share=all, or leave {asked.partition('=')[0]} out"
+            )
         return Requirements(same_model=share != "head", headed=share == "body", features=share == "head")
 
     @classmethod
@@ -35,10 +48,11 @@ class FedAvg(Strategy):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights, or the part of them, that every client of the architecture starts from."""
-        first, share = self.first_weights(clients[0].model), _share(self.settings)
+        share = _share(self.settings)
         if share == "all":
-            return [first]
+            return self.first_adapted(clients)
         name, learns = clients[0].model, self.settings.client.trainable
+        first = self.checked([self.first_weights(name)])[0]
         keys = shared_keys(self.world.module(name), share)
         if share == "no_norm" and len(keys) == len(first.values):
             what, cure = f"'{name}' has none", "a model with some (resnet8)"
@@ -56,8 +70,8 @@ class FedAvg(Strategy):
         return [Weights({key: value for key, value in first.values.items() if key in keys})]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Average the weights, each client's by its number of examples."""
-        return list(mean_weights(replies).values())
+        """Average the weights, each client's by its number of examples; adapters by `server.adapters`."""
+        return self.averaged(replies, knowledge)
 
 
 def _share(settings: Settings) -> str:

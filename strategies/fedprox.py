@@ -1,26 +1,32 @@
 """FedProx (Li et al. 2020, arXiv 1812.06127): FedAvg with a proximal term toward the server's weights."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import final
 
+from fd_flower.config import AveragingConfig
 from fd_flower.core.client import Client
-from fd_flower.server import Requirements, Status, Strategy
-from fd_flower.wire import Knowledge, Payload, Weights
-from fd_flower.wire.replies import Reply, mean_weights
+from fd_flower.server import Averaging, Reply, Requirements, Status
+from fd_flower.wire import Knowledge, Payload
+
+
+@dataclass(frozen=True)
+class Config(AveragingConfig):
+    """FedProx's options at the server."""
 
 
 @final
-class FedProx(Strategy):
+class FedProx(Averaging[Config]):
     """The mean of the clients' weights, by their examples; what is FedProx's own happens at the clients."""
 
     status = Status("paper")
     requires = Requirements(same_model=True, tasks=("classification", "retrieval"))
-    evaluated, summable = "aggregated", (Weights,)
+    evaluated = "aggregated"
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of the architecture starts from."""
-        return [self.first_weights(clients[0].model)]
+        return self.first_adapted(clients)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Average the weights, each client's by its number of examples."""
-        return list(mean_weights(replies).values())
+        """Average the weights, each client's by its number of examples; adapters by `server.adapters`."""
+        return self.averaged(replies, knowledge)

@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from fd_flower.config import ServerConfig
+from fd_flower.config import AveragingConfig
 from fd_flower.core.client import Client
-from fd_flower.server import Status, Strategy
-from fd_flower.wire import Knowledge, Payload, Weights
-from fd_flower.wire.replies import Reply, mean_weights
+from fd_flower.server import Averaging, Reply, Status
+from fd_flower.wire import Knowledge, Payload
 
 
 @dataclass(frozen=True)
-class Config(ServerConfig):
+class Config(AveragingConfig):
     """FML's options."""
 
     peer: str | None = None
@@ -20,17 +19,16 @@ class Config(ServerConfig):
 
 
 @final
-class FML(Strategy[Config]):
+class FML(Averaging[Config]):
     """The mean of the clients' memes, by their examples; personal models stay where they are."""
 
     status = Status("reconstruction")
-    summable = (Weights,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that the meme's architecture starts from."""
         peer = clients[0].model if self.config.peer is None else self.config.peer
-        return [self.first_weights(peer, peer)]
+        return self.checked([self.first_weights(peer, peer)])
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Average the memes, each client's by its number of examples."""
-        return list(mean_weights(replies).values())
+        """Average the memes, each client's by its number of examples; adapters by `server.adapters`."""
+        return self.averaged(replies, knowledge)

@@ -1,5 +1,6 @@
 """client.trainable: one part of a model learns, is sent and is stored; the rest is the same on both sides."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from helpers import tiny
 from helpers.grids import devices, hosts
+from helpers.plain_app import app as plain
 from helpers.tasks import Small, task
 from helpers.tiny import TINY, rounds, start, start_toy, tiny_settings, toy_settings
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from fd_flower.cli.estimate import estimated
 from fd_flower.config import settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.engine import InProcessGrid
 from fd_flower.export import KeptModel
 from fd_flower.models.trainable import CHOICES, KEYS, Adapter, available, base, blocks, choose, copied, share, whole
 from fd_flower.results import RunFolder
@@ -376,6 +379,19 @@ def test_what_learns_of_a_half_precise_body_is_float32(choice: str):
     assert model.eval()(TOKENS).dtype == copied(model)(TOKENS).dtype == torch.float32
 
 
+def test_a_model_that_learns_as_a_whole_in_bfloat16_is_sent_as_float32():
+    lines = tiny.run("fedavg", f"{TINY} client.lr=0.5", task=half)
+    assert rounds(lines)[-1]["failed"] == {}
+    here = World(settings("fedavg", "model.name=small data.clients=3"), half())
+    assert {tensor.dtype for tensor in here.initial("small").values()} == {torch.float32}
+    assert here.module("small")(torch.zeros(2, 8)).dtype == torch.float32
+
+
+def half() -> Task:
+    """Return the toy task with a model in bfloat16."""
+    return replace(task(), model=lambda name: Small().bfloat16())
+
+
 def test_a_part_is_loaded_alone_and_nothing_changes_what_is_frozen():
     model = built("lenet", "head")
     model.load_state_dict({key: tensor + 1 for key, tensor in tensors(model).items()})
@@ -648,6 +664,12 @@ def test_initial_arrays_of_what_is_frozen_are_refused():
     reason = r"initial_arrays has 'body\.0\.bias', which does not learn under client\.trainable=head"
     with pytest.raises(InvalidInputError, match=reason):
         start_toy("fedavg", "client.trainable=head", hosts("fedavg"), initial_arrays=given)
+
+
+def test_an_app_that_knows_nothing_of_parts_is_refused():
+    reason = "which trains and sends whole models: leave client.trainable=head out, or use fd_flower.client_apps.fedavg"
+    with pytest.raises(InvalidInputError, match=reason):
+        start(toy_settings("fedavg", "client.trainable=head"), InProcessGrid(plain, 3))
 
 
 # --- what is kept

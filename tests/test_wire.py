@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import (
+    Adapter,
     Bounds,
     Candidates,
     Chain,
@@ -57,7 +58,24 @@ INDEX = torch.tensor([1, 4])
 BYTES = torch.arange(64, dtype=torch.uint8).view(2, 32)
 WEIGHTS = {"body.weight": torch.ones(2, 3), "norm.running": torch.zeros(3), "norm.seen": torch.tensor(7)}
 
+
+def adapter(model: str = "", **changes: object) -> Adapter:
+    """Return factors of rank 2 for one module, and a head, with changes."""
+    usual = {
+        "b": {"body.0": torch.ones(3, 2)},
+        "a": {"body.0": torch.ones(2, 5)},
+        "rank": torch.tensor(2),
+        "scaling": torch.tensor(2.0).double(),
+        "base": BYTES[0],
+        "others": {"head.weight": torch.ones(3, 4)},
+    }
+    return Adapter(model=model, **{**usual, **changes})  # type: ignore[arg-type]
+
+
 SAID: dict[str, Payload] = {
+    "an adapter": adapter(),
+    "an adapter of one of several": adapter("bert rank=4"),
+    "an adapter without a head": adapter(others={}),
     "weights": Weights(WEIGHTS),
     "weights of one of several": Weights(WEIGHTS, "resnet8:0.5"),
     "class logits": ClassLogits(
@@ -170,7 +188,13 @@ def test_bytes_that_are_no_array_are_refused(data: bytes):
 
 # --- checked before use
 
-BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS}, public=5)
+BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS}, adapters={"": adapter()}, public=5)
+OF_ANOTHER_FORM = (
+    "weights of one of several",
+    "an update of one of several",
+    "an adapter of one of several",
+    "an adapter without a head",
+)
 
 
 def knowledge_of(**changes: Tensor) -> SampleKnowledge:
@@ -185,9 +209,7 @@ def update(**changes: Tensor) -> Update:
     return Update(weights(**changes).values)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in SAID if n not in ("weights of one of several", "an update of one of several")]
-)
+@pytest.mark.parametrize("name", [n for n in SAID if n not in OF_ANOTHER_FORM])
 def test_what_is_well_formed_passes(name: str):
     SAID[name].check(BOUNDS)
 
@@ -272,6 +294,24 @@ def test_what_is_well_formed_passes(name: str):
         (update(norm_running=torch.full((3,), torch.nan)), "'values/norm.running' that are not finite"),
         (Holders({"7": torch.tensor(0.5)}), "'7' of torch.float32; expected torch.int64"),
         (Holders({"7": torch.tensor([1])}), r"'7' of shape \[1\]; expected \[\]"),
+        (adapter("other"), "adapter.other is of no architecture here; known: ''"),
+        (adapter(base=BYTES[1]), r"adapter is for another frozen body than the one here \(SHA-256 20212223"),
+        (adapter(base=BYTES[0, :31]), r"'base' of shape \[31\]; expected \[32\]"),
+        (adapter(base=BYTES[0].int()), "'base' of torch.int32; expected torch.uint8"),
+        (adapter(b={"body.0": torch.full((3, 2), torch.nan)}), "'b/body.0' that are not finite"),
+        (adapter(b={"body.0": torch.ones(3, 2).int()}), "'b/body.0' of torch.int32; expected"),
+        (adapter(b={"body.0": torch.ones(3, 2).double()}), "'b/body.0' of torch.float64; expected torch.float32"),
+        (adapter(b={"body.1": torch.ones(3, 2)}), "one factor alone of body.0, body.1; expected a and b"),
+        (adapter(a={}, b={}), "adapter has no factors"),
+        (adapter(b={"body.0": torch.ones(3, 1)}), r"of shapes \[3, 1\] and \[2, 5\]; expected \[out, r\] and"),
+        (adapter(rank=torch.tensor(1)), r"expected \[out, r\] and \[r, in\], r at most 1"),
+        (adapter(rank=torch.tensor(4)), "has the rank 4; expected 2, as the server has it"),
+        (adapter(rank=torch.tensor(2.0)), "'rank' of torch.float32; expected torch.int64"),
+        (adapter(scaling=torch.tensor(4.0).double()), "has the scaling 4; expected 2"),
+        (adapter(scaling=torch.tensor(0.0).double()), "has the scaling 0; expected one above 0"),
+        (adapter(scaling=torch.ones(1).double()), r"'scaling' of shape \[1\]; expected \[\]"),
+        (adapter(b={"body.0": torch.ones(4, 2)}), r"'b/body.0' of shape \[4, 2\]; expected \[3, 2\]"),
+        (adapter(others={}), "other keys than the server's adapter: others/head.weight"),
     ],
     ids=lambda value: value.name if isinstance(value, Payload) else None,
 )

@@ -121,9 +121,13 @@ def exchanged(stem: str) -> str:
 
 
 def kinds(stem: str) -> list[str]:
-    """Return the kinds of payload that a method's client sends or receives, sorted: those that its file imports."""
-    module = import_module(methods.client_app_name(stem).partition(":")[0])
-    return sorted({found.kind for found in vars(module).values() if _is_kind(found)})
+    """Return the kinds of payload that a method's client sends or receives, sorted.
+
+    These are the kinds that its file imports, and those that its server expects.
+    """
+    module, strategy = import_module(methods.client_app_name(stem).partition(":")[0]), methods.strategy(stem)
+    expected = (*strategy.summable, *strategy.reply_kinds)
+    return sorted({found.kind for found in (*vars(module).values(), *expected) if _is_kind(found)})
 
 
 def _is_kind(found: Any) -> bool:

@@ -2,9 +2,9 @@
 
 from flwr.app import Context, Message
 
+from fd_flower.client.adapters import received
 from fd_flower.client.steps import reply
 from fd_flower.client.turn import Turn
-from fd_flower.wire import Weights
 
 
 def evaluate_personal(message: Message, context: Context) -> Message:
@@ -17,5 +17,5 @@ def evaluate_personal(message: Message, context: Context) -> Message:
 def evaluate_shared(message: Message, context: Context) -> Message:
     """Evaluate the model whose weights the client receives; for ``app.evaluate()``."""
     turn = Turn.of(message, context)
-    turn.evaluate("received", turn.shared(Weights.need(message.content)))
+    turn.evaluate("received", turn.shared(received(turn, message.content)))
     return reply(message, turn)

@@ -20,6 +20,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.storage import Memory, Position
 from fd_flower.core.versions import package_sources, sources, versions
+from fd_flower.models.adapters import ranked
 from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.tasks.world import World, device, world
@@ -29,7 +30,7 @@ from fd_flower.wire.envelope import one_line, remembered
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there; a task of its own needs no data."""
 
-KEYS = (*DEVICE_KEYS, "model", "device", "secret-key", "peer-keys")
+KEYS = (*DEVICE_KEYS, "model", "rank", "device", "secret-key", "peer-keys")
 """What a device's node-config may say to us; other keys are its user's."""
 
 
@@ -126,9 +127,11 @@ class Node:
         return world(*where, public_labels=labels, class_names=names)
 
     def architecture(self, client: str) -> str:
-        """Return a client's architecture: its node's own, or the one that its number gives."""
-        named = self.context.node_config.get("model")
-        return str(named) if named else self.world.architecture(int(client) if self.client is None else 0)
+        """Return a client's architecture: its node's own, or the one that its number gives, with its adapters' rank."""
+        named, rank = (self.context.node_config.get(key) for key in ("model", "rank"))
+        number, here = int(client) if self.client is None else 0, self.world
+        name = here.with_own_rank(str(named), number) if named else here.architecture(number)
+        return name if rank is None else here.with_own_rank(ranked(name)[0], number, _rank(rank))
 
     def memory(self, client: str) -> Memory:
         """Return a client's memory; a device may lose its power, so what it writes has to reach the disk."""
@@ -190,6 +193,13 @@ class Node:
             del kept[name]
         for name, record in context.state.items():
             kept[prefix + name] = record
+
+
+def _rank(value: object) -> int:
+    """Return the rank of adapters that a node's config names."""
+    if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,5}", str(value)):
+        raise InvalidInputError(f"the node's config has rank={reprlib.repr(value)}; expected a whole number above 0")
+    return int(str(value))
 
 
 def read_settings(text: str) -> Settings:

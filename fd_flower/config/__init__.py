@@ -1,5 +1,6 @@
 """A run's options, section by section, and how they are merged."""
 
+from fd_flower.config.adapters import AveragingConfig, averaging
 from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
@@ -18,6 +19,7 @@ __all__ = [
     "CHANGEABLE",
     "EVALUATION_POINTS",
     "SECTIONS",
+    "AveragingConfig",
     "ClientConfig",
     "DataConfig",
     "LabeledConfig",
@@ -26,6 +28,7 @@ __all__ = [
     "RunConfig",
     "ServerConfig",
     "Settings",
+    "averaging",
     "one_of",
     "option",
     "read_recipe",

@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from fd_flower import objectives
-from fd_flower.core.schema import Options, one_of, option
+from fd_flower.core.schema import Options, counts, one_of, option
 from fd_flower.models.trainable import CHOICES
 from fd_flower.objectives import schedules
 
@@ -20,9 +20,10 @@ class ClientConfig(Options):
     section = "client"
 
     trainable: str = one_of(*CHOICES, default="all")
-    """The part of a model that learns, is sent and stored: `head`, `bias`, `adapter`, ..., `all`; see your-model.md."""
-    rank: int = option(8, least=1)
-    """Rank of `lora`, bottleneck width of an `adapter`, tokens of a `prompt` (`client.trainable`)."""
+    """What learns and is sent: `head`, `bias`, `adapter`, `prompt`, `lora`, `last_layer` (with the head) or `all`."""
+    rank: Any = counts(8)
+    """Rank of `lora`, bottleneck width of an `adapter`, tokens of a `prompt` (`client.trainable`); a list is cycled
+    over the clients."""
     lora_alpha: float = option(16.0, above=0)
     """`lora` is scaled by this number divided by `client.rank`."""
     epochs: int = option(1, least=0)

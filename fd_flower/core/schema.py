@@ -52,6 +52,11 @@ def names(default: Any) -> Any:
     return _field(default, _Names())
 
 
+def counts(default: Any) -> Any:
+    """Return a field of one whole number above 0, or a list of them that is not empty."""
+    return _field(default, _Counts())
+
+
 def one_of(*known: Any, default: Any) -> Any:
     """Return a field whose values, or those in its lists, are of these."""
     return _field(default, _Choice(known))
@@ -187,6 +192,14 @@ class _Names:
     def __call__(self, value: Any) -> str:
         parts = value if isinstance(value, list | tuple) else [value]
         return "" if parts and all(isinstance(part, str) for part in parts) else "; expected a name or a list of names"
+
+
+@dataclass(frozen=True)
+class _Counts:
+    def __call__(self, value: Any) -> str:
+        parts = value if isinstance(value, list | tuple) else [value]
+        whole = all(isinstance(part, int) and not isinstance(part, bool) and part > 0 for part in parts)
+        return "" if parts and whole else "; expected a whole number above 0, or a list of them"
 
 
 def _field(default: Any, rule: _Rule) -> Any:

@@ -11,7 +11,7 @@ from fd_flower.config import ModelConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.trainable import thaw
 from fd_flower.tasks.described import load_task
-from fd_flower.tasks.kept import learning
+from fd_flower.tasks.kept import body_of, learning
 from fd_flower.tasks.network import network
 from fd_flower.tasks.probe import materialize
 from fd_flower.tasks.text.models import build
@@ -34,7 +34,7 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
         return torch.zeros(1, *given.get("shape", ()), dtype=torch.float32 if dtype == torch.uint8 else dtype)
 
     if given:
-        materialize(about["architecture"], model, sample)
+        materialize(body_of(about), model, sample)
     frozen = texts is not None and about["trainable"] == "head"  # the encoder is its files', and was not kept
     if frozen:
         tensors = {**model.state_dict(), **tensors}
@@ -72,7 +72,7 @@ def _of_texts(about: Mapping[str, Any], texts: Mapping[str, Any]) -> Module:
 def _built(about: Mapping[str, Any]) -> Module:
     task = load_task(about["named"]) if about["named"] else None
     if task is not None and task.rows is None:
-        return task.model(about["architecture"])
+        return task.model(body_of(about))
     own = None if task is None or task.rows is None else task.rows.model
     if "input" not in about or not (own or about["architecture"]):
         raise InvalidInputError(
@@ -81,4 +81,4 @@ def _built(about: Mapping[str, Any]) -> Module:
         )
     shape, dtype = tuple(about["input"]["shape"]), getattr(torch, about["input"]["type"])
     chosen = ModelConfig(**{name: about[name] for name in ("weights", "head", "features", "projection")})
-    return network(own, about["architecture"], shape, about["outputs"], dtype, chosen, 0, filled=False)
+    return network(own, body_of(about), shape, about["outputs"], dtype, chosen, 0, filled=False)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.adapters import add_stacks, frozen_factors
 
 CHOICES = ("head", "bias", "adapter", "prompt", "lora", "last_layer", "all")
 """What can learn; every choice but ``all`` has the head in it."""
@@ -76,14 +77,15 @@ def choose(
     *,
     rank: int = 8,
     alpha: float = 16.0,
+    adapters: str = "mean",
     sample: Callable[[], Tensor] | None = None,
 ) -> Module:
     """Let one part of a new model learn, and make it the model's state dict; the same model is returned.
 
     From then on ``state_dict`` has the parameters chosen and the buffers of the modules that hold one, and
     ``load_state_dict`` asks for no more. All else is frozen: it gets no gradient, and its modules stay in evaluation
-    mode under ``model.train()``, too. ``all`` changes nothing, but that a parameter of two names is in the state dict
-    under its first name alone.
+    mode under ``model.train()``, too. What learns is float32. ``all`` changes nothing, but that a parameter of two
+    names is in the state dict under its first name alone, and that bfloat16 becomes float32.
 
     A model may have ``head``, its last layer, which is None where it has none by nature (a retriever); ``layers()``,
     its blocks; and ``add_prompt(count)``, which registers ``prompt`` [count, D] and puts it before the embedded tokens.
@@ -100,6 +102,9 @@ def choose(
         Rank of ``lora``, width of an ``adapter``, length of a ``prompt``.
     alpha : float
         What ``lora`` adds is multiplied by ``alpha / rank``.
+    adapters : str
+        How a server averages it (``server.adapters``): under ``freeze_a`` factor B alone learns, under ``stack`` each
+        layer has a frozen change in addition, which travels.
     sample : Callable[[], Tensor] | None
         Returns inputs [1, ...] on which the widths of an image model's blocks are found, for ``adapter``.
 
@@ -110,15 +115,21 @@ def choose(
     """
     if choice == "all":
         chosen = list(module.parameters())
+        if any(parameter.dtype == torch.bfloat16 for parameter in chosen):  # NumPy, in which weights travel, has none
+            _widen(module, {id(parameter) for parameter in chosen})
     else:
         chosen = _chosen(module, choice, name, rank, alpha, sample)
+        if adapters == "freeze_a":
+            of_a = frozen_factors(module)
+            chosen = [parameter for parameter in chosen if id(parameter) not in of_a]
         learned = {id(parameter) for parameter in chosen}
         for parameter in module.parameters():
             parameter.requires_grad_(id(parameter) in learned)
         _keep_frozen_in_evaluation(module, learned)
         _widen(module, learned)
+    stacked = add_stacks(module) if adapters == "stack" else []
     own = module.state_dict().keys()
-    keys = frozenset(own & _traveling(module, choice, {id(parameter) for parameter in chosen}))
+    keys = frozenset(own & _traveling(module, choice, {id(parameter) for parameter in chosen})).union(stacked)
     if len(keys) < len(own):
         vars(module)[KEYS] = keys
         module.register_state_dict_post_hook(_keep_what_travels)
@@ -395,6 +406,8 @@ def _widen(module: Module, learned: AbstractSet[int]) -> None:
     half = next((p.dtype for p in module.parameters() if p.dtype in HALF), None)
     if half is None:
         return
+    if learned >= {id(parameter) for parameter in module.parameters()}:
+        module.float()
     for owner in module.modules():
         parameters = [p for p in owner._parameters.values() if p is not None]
         learning = [p for p in parameters if id(p) in learned]
@@ -514,10 +527,9 @@ def share(module: Module) -> None:
     for key, tensor in _frozen(module):
         found[id(tensor)] = _BODIES.setdefault((_digest(tensor), key, tensor.device), tensor)
     for owner in module.modules():
-        for table in (owner._parameters, owner._buffers):
-            for slot, own in table.items():
-                if id(own) in found:
-                    table[slot] = found[id(own)]  # type: ignore[assignment]
+        tables: tuple[dict[str, Any], ...] = (owner._parameters, owner._buffers)
+        for table in tables:
+            table.update({slot: found[id(tensor)] for slot, tensor in table.items() if id(tensor) in found})
 
 
 def copied(module: Module) -> Module:

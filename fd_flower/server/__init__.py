@@ -1,5 +1,6 @@
 """The server's half: the strategy that methods fill in, and what runs it."""
 
+from fd_flower.server.averaging import Averaging, with_adapters
 from fd_flower.server.ensembling import EnsembleConfig
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.requirements import Requirements
@@ -9,4 +10,16 @@ from fd_flower.server.strategy import Strategy
 from fd_flower.server.voting import Voting
 from fd_flower.wire.replies import Reply, mean_weights
 
-__all__ = ["EnsembleConfig", "HostGrid", "Reply", "Requirements", "Run", "Status", "Strategy", "Voting", "mean_weights"]
+__all__ = [
+    "Averaging",
+    "EnsembleConfig",
+    "HostGrid",
+    "Reply",
+    "Requirements",
+    "Run",
+    "Status",
+    "Strategy",
+    "Voting",
+    "mean_weights",
+    "with_adapters",
+]

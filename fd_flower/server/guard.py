@@ -22,9 +22,9 @@ from fd_flower.server.requirements import (
     check_bases,
     check_clients,
     check_exits,
+    check_inputs,
     check_own_loops,
     check_plain,
-    check_inputs,
     check_public,
     check_task,
     check_test,
@@ -68,7 +68,7 @@ class Guard:
         name, requires = settings.method, method.requirements(settings)
         check_task(name, requires, world.kind.name)
         if plain:
-            check_plain(name, weights_alone=point == "aggregated")
+            check_plain(name, weights_alone=point == "aggregated", trainable=settings.client.trainable)
         else:
             check_clients(name, requires, clients, zoo=method.describes_models)
             if requires.same_model or self._sends_weights:
@@ -150,7 +150,8 @@ class Guard:
             classes=first.classes or None,
             index=method.round_index if method.predicts else None,
             features=first.features or None,
-            weights={w.model: w.values for w in Weights.all(method.knowledge)},
+            weights={w.model: w.values for w in method.known_weights()},
+            adapters=method.known_adapters(),
             public=len(method.world.public or ()) if public else None,
             largest=method.config.max_entry,
             passes=self._passes,

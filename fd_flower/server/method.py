@@ -22,7 +22,7 @@ from fd_flower.tasks.described import described, for_devices, load_task
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import with_transform
 from fd_flower.tasks.world import World, like
-from fd_flower.wire import Knowledge, Payload, Private, Weights
+from fd_flower.wire import Adapter, Knowledge, Payload, Private, Weights
 from fd_flower.wire.replies import Reply
 
 C = TypeVar("C", bound=ServerConfig)
@@ -180,6 +180,14 @@ class Method(ABC, Generic[C]):
     def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
         """Return the kinds without which a reply is of no use: by default those of ``reply_kinds`` and ``summable``."""
         return (*self.reply_kinds, *self.summable)
+
+    def known_weights(self) -> Sequence[Weights]:
+        """Return the weights of each architecture as clients send them, for checks of replies."""
+        return Weights.all(self.knowledge)
+
+    def known_adapters(self) -> Mapping[str, Adapter]:
+        """Return an adapter of each architecture as clients send it, for checks of replies; {} for none."""
+        return {}
 
     # --- a round
 

@@ -11,6 +11,7 @@ from fd_flower.core.classes import order
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
+from fd_flower.models.adapters import ranked
 from fd_flower.models.exits import channels
 from fd_flower.tasks.task import Task
 
@@ -31,6 +32,8 @@ class Requirements:
         Models with ``features`` and a linear ``head``.
     features : bool
         One feature size for all clients, and models with ``features`` and a linear ``head``.
+    ranks : bool
+        With ``same_model``: adapters of several ranks go together.
     single_replies : bool
         The server must see each client's reply, so sums that hide them are out.
     counts : bool
@@ -48,6 +51,7 @@ class Requirements:
     same_model: bool = False
     headed: bool = False
     features: bool = False
+    ranks: bool = False
     single_replies: bool = False
     counts: bool = False
     numbers: bool = False
@@ -55,8 +59,16 @@ class Requirements:
     without_labels: str = ""
 
 
-def check_plain(method: str, *, weights_alone: bool) -> None:
-    """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights."""
+def check_plain(method: str, *, weights_alone: bool, trainable: str) -> None:
+    """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights, or for a part of them.
+
+    ``trainable`` is ``client.trainable``.
+    """
+    if trainable != "all":
+        raise InvalidInputError(
+            f"the nodes run an app without FD-Flower's turn, which trains and sends whole models: leave "
+            f"client.trainable={trainable} out, or use {registry.client_app_name(method)}"
+        )
     if not weights_alone:
         raise InvalidInputError(
             f"the nodes run an app without FD-Flower's turn, and {method} exchanges more than weights: "
@@ -105,7 +117,13 @@ def check_clients(method: str, requires: Requirements, clients: Sequence[Client]
         hint = "; a class folder may be empty, and data.class_names lists the classes of numbers without names"
         order(client.labels, labeled[0].labels, f"client {client.id}", f"client {labeled[0].id}", hint=hint)
     names = sorted({c.model for c in clients})
-    if requires.same_model and len(names) > 1:
+    bodies = {ranked(name)[0] for name in names}
+    if requires.same_model and len(names) > len(bodies) == 1 and not requires.ranks:
+        raise InvalidInputError(
+            f"{method} averages adapters of one rank; got {', '.join(names)}: give client.rank one number, or take "
+            "server.adapters=product or server.adapters=stack (fedavg, fedprox)"
+        )
+    if requires.same_model and len(bodies) > 1:
         raise InvalidInputError(f"{method} needs one architecture for all clients; got {', '.join(names)}")
     plain = next((c for c in clients if not c.features), None)
     if plain and (requires.headed or requires.features):

@@ -14,6 +14,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.library import is_text
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import folder_name, load
+from fd_flower.models.adapters import ranked
 from fd_flower.models.trainable import choose, whole
 
 if TYPE_CHECKING:
@@ -54,7 +55,8 @@ def about_model(
         "named": world.named or settings.task,
         "precision": settings.run.precision,
         "trainable": settings.client.trainable,
-        "rank": settings.client.rank,
+        "rank": world.rank(architecture),
+        "adapters": world.adapters,
         "lora_alpha": settings.client.lora_alpha,
     }
     if world.kind.name == "retrieval":
@@ -171,14 +173,20 @@ def completed(world: "World", architecture: str, values: Mapping[str, Tensor]) -
     return {**whole(world.module(architecture)), **values}
 
 
+def body_of(about: Mapping[str, Any]) -> str:
+    """Return the architecture of a model that was kept, without the rank that a run with several ranks gives it."""
+    return ranked(about["architecture"])[0]
+
+
 def learning(module: Module, about: Mapping[str, Any], sample: Callable[[], Tensor] | None = None) -> Module:
     """Give a new network what ``client.trainable`` added to it in the run, and let the same part of it learn."""
     return choose(
         module,
         about["trainable"],
-        about["architecture"],
+        body_of(about),
         rank=about["rank"],
         alpha=about["lora_alpha"],
+        adapters=about["adapters"],
         sample=sample,
     )
 

@@ -11,7 +11,7 @@ from torch.nn import Module
 from torch.utils.data import Dataset
 
 from fd_flower import models
-from fd_flower.config import Settings
+from fd_flower.config import Settings, averaging
 from fd_flower.core.classes import difference, listed
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded, torch_rng
@@ -20,6 +20,7 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
 from fd_flower.models import feature_model
+from fd_flower.models.adapters import Stacked, ranked, with_rank
 from fd_flower.models.trainable import ADDED, base, choose, copied, share
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.dealt import dealt
@@ -294,7 +295,8 @@ class World:
         """
         if name not in self._modules:
             architecture = like or name
-            with seeded(seed_of(self.settings.run.seed, "model", architecture), self.device):
+            # Of one body with adapters of several ranks there is one draw.
+            with seeded(seed_of(self.settings.run.seed, "model", ranked(architecture)[0]), self.device):
                 module = build().to(self.device) if build else self._model(architecture)
             self._modules[name] = module
             self._initial[name] = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}
@@ -303,20 +305,31 @@ class World:
 
     def _model(self, architecture: str) -> Module:
         """Return a new model of which that part learns which ``client.trainable`` names."""
-        client = self.settings.client
-        module = self.task.model(architecture).to(self.device)
-        materialize(architecture, module, self._any_input)
+        client, name = self.settings.client, ranked(architecture)[0]
+        module = self.task.model(name).to(self.device)
+        materialize(name, module, self._any_input)
         # What is added is drawn on the CPU, so that it is the same on every device.
         chosen = choose(
             module.cpu() if client.trainable in ADDED else module,
             client.trainable,
-            architecture,
-            rank=client.rank,
+            name,
+            rank=self.rank(architecture),
             alpha=client.lora_alpha,
+            adapters=self.adapters,
             sample=lambda: self._any_input().cpu(),
         )
         share(chosen.to(self.device))
         return chosen
+
+    def rank(self, architecture: str) -> int:
+        """Return the rank of the adapters of an architecture: that in its name, else the largest of `client.rank`."""
+        found, own = ranked(architecture)[1], self.settings.client.rank
+        return found or (max(own) if isinstance(own, list) else own)
+
+    @property
+    def adapters(self) -> str:
+        """How the server averages adapters (`server.adapters`); most methods have one way."""
+        return averaging(self.settings.server).adapters
 
     def base(self, name: str) -> str:
         """Return the checksum of what is frozen in a model of this architecture; "" where all of it learns."""
@@ -348,7 +361,8 @@ class World:
                     f"the weights lack '{key}' of {called(name, module)}: server and clients need one model"
                 )
             own = self._initial[name][key]
-            if (shape := tensors[key].shape) != own.shape:
+            takes = owner.takes if isinstance(owner, Stacked) else None
+            if (shape := tensors[key].shape) != own.shape and not (takes and takes(slot, shape, own.shape)):
                 sizes = "client.rank" if self.settings.client.trainable in ADDED else "classes and inputs"
                 raise InvalidInputError(
                     f"the weights have '{key}' of shape {list(shape)}; {called(name, module)} has it of "
@@ -412,6 +426,26 @@ class World:
 
     def architecture(self, number: int) -> str:
         """Return the architecture of the client with this number, where its node names none."""
+        return self.with_own_rank(self._architecture(number), number)
+
+    def with_own_rank(self, name: str, number: int, rank: int | None = None) -> str:
+        """Return an architecture's name with the rank of what is added to it, unless that is the run's one rank.
+
+        Parameters
+        ----------
+        name : str
+            The architecture.
+        number : int
+            The client's, which says its rank where `client.rank` is a list.
+        rank : int | None
+            The rank that its node names, if any.
+        """
+        ranks = self.settings.client.rank
+        if self.settings.client.trainable not in ADDED or (rank is None and isinstance(ranks, int)) or rank == ranks:
+            return name
+        return with_rank(name, rank or ranks[number % len(ranks)])
+
+    def _architecture(self, number: int) -> str:
         name, rows = self.settings.model.name, self.task.rows
         if rows is not None and rows.model is None:
             return models.assign(name, number)

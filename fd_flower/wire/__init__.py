@@ -4,6 +4,7 @@ Predictions are log-probabilities at temperature 1, in both directions. ``Weight
 ``arrays`` record with plain state-dict keys, so that they work with anybody's app.
 """
 
+from fd_flower.wire.adapters import Adapter
 from fd_flower.wire.candidates import Candidates, Chain, Scores
 from fd_flower.wire.features import Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
@@ -24,6 +25,7 @@ from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKe
 from fd_flower.wire.weights import Holders, Update, Weights
 
 __all__ = [
+    "Adapter",
     "Bounds",
     "Candidates",
     "Chain",

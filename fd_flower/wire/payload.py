@@ -30,6 +30,8 @@ class Bounds:
         Feature size F.
     weights : Mapping[str, Mapping[str, Tensor]]
         Architecture -> its state dict, as the server knows it.
+    adapters : Mapping[str, Payload]
+        Architecture -> an ``Adapter`` of its, as a client would send it.
     public : int | None
         Number of public samples.
     largest : float | None
@@ -44,6 +46,7 @@ class Bounds:
     index: Tensor | None = None
     features: int | None = None
     weights: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    adapters: "Mapping[str, Payload]" = field(default_factory=dict)
     public: int | None = None
     largest: float | None = None
     passes: Callable[[int], int] | None = None

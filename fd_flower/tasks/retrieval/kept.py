@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.trainable import base
 from fd_flower.tasks import kept
-from fd_flower.tasks.kept import learning
+from fd_flower.tasks.kept import body_of, learning
 from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
 from fd_flower.tasks.retrieval.models import ResidualMap, Retriever
@@ -42,7 +42,7 @@ class KeptRetriever(nn.Module):
         super().__init__()
         self.about = about
         self.config = Config(**about["retrieval"])
-        self.encoder: Encoder = encoder(about["architecture"], self.config.pool, about["seed"])
+        self.encoder: Encoder = encoder(body_of(about), self.config.pool, about["seed"])
         self.frozen = about["trainable"] == "head"
         """Whether the encoder has not learned, so that the retriever takes its vectors."""
         body = ResidualMap(len(tensors["body.weight"])) if self.frozen else self.encoder.network()
