@@ -50,7 +50,8 @@ class FedLGD(Strategy[Config]):
     """The mean of the clients' models, and images that move a model as the clients together moved it."""
 
     status = Status("official code")
-    requires, evaluated, reply_kinds = Requirements(same_model=True, headed=True, numbers=True), "aggregated", (Weights,)
+    requires = Requirements(same_model=True, headed=True, numbers=True)
+    evaluated, reply_kinds = "aggregated", (Weights,)
     trains_on_own = False
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

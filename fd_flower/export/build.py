@@ -54,7 +54,7 @@ def _of_texts(about: Mapping[str, Any], texts: Mapping[str, Any]) -> Module:
     """Return a model that reads texts; it keeps nothing of those that it is given."""
     classes = about["classes"] or about["outputs"]
     model = build(
-        about["architecture"],
+        body_of(about),
         classes,
         about["features"],
         seed=texts["seed"],
