@@ -144,19 +144,29 @@ def test_options_of_texts_are_refused_for_images(option, value):
 # --- cleaning
 
 
+MESSAGES = (
+    "From: a@b.c\nSubject: stars\n\nIn article <1@x> b@c.d writes:\n> quoted line\n>> older\nThe first real line,\n"
+    "and a second one.\n\n--\nMy Name\nMy phone\n",
+    "Subject: one paragraph\n\nAll in one.",
+    "Subject: hyphens\n\nText\n  ----  \nName",
+    "no header at all",
+    "Subject: a signature of nothing\n\n\n\nText\n\n",
+    "Subject: x\n\n| quoted too\nA. Person said: nothing\nMine\n\nlast paragraph",
+)
+
+
 def test_a_message_loses_header_quotes_and_signature():
-    message = (
-        "From: a@b.c\nSubject: stars\n\nIn article <1@x> b@c.d writes:\n> quoted line\n>> older\n"
-        "The first real line,\nand a second one.\n\n--\nMy Name\nMy phone\n"
-    )
-    assert cleaned("newsgroups", [message]) == ["The first real line, and a second one."]
+    assert cleaned("newsgroups", MESSAGES[:1]) == ["The first real line, and a second one."]
 
 
-def test_a_long_last_paragraph_is_no_signature():
-    message = "Subject: x\n\nShort.\n\nA long last paragraph that says all of what the message is about."
-    assert cleaned("newsgroups", [message]) == [
-        "Short. A long last paragraph that says all of what the message is about."
+def test_messages_are_stripped_as_by_scikit_learn():
+    from sklearn.datasets import _twenty_newsgroups as sklearn
+
+    stripped = [
+        sklearn.strip_newsgroup_quoting(sklearn.strip_newsgroup_footer(sklearn.strip_newsgroup_header(message)))
+        for message in MESSAGES
     ]
+    assert cleaned("newsgroups", MESSAGES) == [" ".join(message.split()) for message in stripped]
 
 
 def test_without_a_rule_texts_keep_their_lines():
