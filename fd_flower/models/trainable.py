@@ -296,7 +296,8 @@ def _add_adapters(module: Module, name: str, rank: int, sample: Callable[[], Ten
         adapter = _adapter(layer, rank, shapes.get(key))
         called = type(layer).forward is nn.Sequential.forward
         if isinstance(layer, CONTAINERS) and not called:  # it may call whatever is in it, in its own way
-            module.set_submodule(key, nn.Sequential(layer, adapter))
+            above, _, slot = key.rpartition(".")
+            setattr(module.get_submodule(above), slot, nn.Sequential(layer, adapter))
             continue
         layer.add_module("adapter", adapter)
         if not called:
@@ -445,7 +446,9 @@ def _fill_up(
             continue
         if (named := first[id(tensor)]) in keys:  # another name of what travels
             state.setdefault(prefix + key, state.get(prefix + named, tensor.detach()))
-        elif not torch.equal(state.setdefault(prefix + key, tensor.detach()).to(tensor), tensor):
+        elif prefix + key not in state:
+            state[prefix + key] = tensor.detach()
+        elif not torch.equal(state[prefix + key].to(tensor), tensor):
             problems[-1].append(f"'{key}' is frozen, and was given other values")
 
 
