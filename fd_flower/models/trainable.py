@@ -133,10 +133,10 @@ def blocks(module: Module) -> dict[str, Module]:
     """Return a model's blocks by their names in it, in the order of their registration; {} where it has none.
 
     These are its ``layers()``, or its longest ``ModuleList``. In a model without one they are the outermost modules
-    with modules in them, as they are met when ``Sequential`` and the like are opened and a module that stands alone is
-    entered: a ResNet's residual blocks, a vision transformer's layers. A ``Sequential`` of nothing but layers is one of
-    these only where all are: in a plain convolutional network, not at both ends of another. One block alone is none: it
-    would be the whole model.
+    that have modules in them, when ``Sequential`` and the like are opened and a module that stands alone is entered: a
+    ResNet's residual blocks, a vision transformer's layers. A ``Sequential`` of nothing but layers is one of these only
+    where all are: in a plain convolutional network, not at both ends of another. One block alone is none: it would be
+    the whole model.
     """
     names = {id(part): key for key, part in module.named_modules()}
     listed = _listed(module)
