@@ -150,10 +150,10 @@ def blocks(module: Module) -> dict[str, Module]:
     """Return a model's blocks by their names in it, in the order of their registration; {} where it has none.
 
     These are its ``layers()``, or its longest ``ModuleList``. In a model without one they are the outermost modules
-    with modules in them, as they are met when ``Sequential`` and the like are opened and a module that stands alone is
-    entered: a ResNet's residual blocks, a vision transformer's layers. A ``Sequential`` of nothing but layers is one of
-    these only where all are: in a plain convolutional network, not at both ends of another. One block alone is none: it
-    would be the whole model.
+    that have modules in them, when ``Sequential`` and the like are opened and a module that stands alone is entered: a
+    ResNet's residual blocks, a vision transformer's layers. A ``Sequential`` of nothing but layers is one of these only
+    where all are: in a plain convolutional network, not at both ends of another. One block alone is none: it would be
+    the whole model.
     """
     names = {id(part): key for key, part in module.named_modules()}
     listed = _listed(module)
@@ -320,7 +320,8 @@ def _add_adapters(module: Module, name: str, rank: int, sample: Callable[[], Ten
         adapter = _adapter(layer, rank, shapes.get(key))
         called = type(layer).forward is nn.Sequential.forward
         if isinstance(layer, CONTAINERS) and not called:  # it may call whatever is in it, in its own way
-            module.set_submodule(key, nn.Sequential(layer, adapter))
+            above, _, slot = key.rpartition(".")
+            setattr(module.get_submodule(above), slot, nn.Sequential(layer, adapter))
             continue
         layer.add_module("adapter", adapter)
         if not called:
@@ -469,7 +470,9 @@ def _fill_up(
             continue
         if (named := first[id(tensor)]) in keys:  # another name of what travels
             state.setdefault(prefix + key, state.get(prefix + named, tensor.detach()))
-        elif not torch.equal(state.setdefault(prefix + key, tensor.detach()).to(tensor), tensor):
+        elif prefix + key not in state:
+            state[prefix + key] = tensor.detach()
+        elif not torch.equal(state[prefix + key].to(tensor), tensor):
             problems[-1].append(f"'{key}' is frozen, and was given other values")
 
 

@@ -29,6 +29,7 @@ from fd_flower.server.requirements import (
     check_task,
     check_test,
     check_transform,
+    check_whole,
 )
 from fd_flower.tasks.built import ModelError
 from fd_flower.tasks.metric import try_out
@@ -68,7 +69,8 @@ class Guard:
         name, requires = settings.method, method.requirements(settings)
         check_task(name, requires, world.kind.name)
         if plain:
-            check_plain(name, weights_alone=point == "aggregated", trainable=settings.client.trainable)
+            check_plain(name, weights_alone=point == "aggregated")
+            check_whole(name, settings.client.trainable)
         else:
             check_clients(name, requires, clients, zoo=method.describes_models)
             if requires.same_model or self._sends_weights:

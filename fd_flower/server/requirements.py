@@ -59,16 +59,17 @@ class Requirements:
     without_labels: str = ""
 
 
-def check_plain(method: str, *, weights_alone: bool, trainable: str) -> None:
-    """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights, or for a part of them.
-
-    ``trainable`` is ``client.trainable``.
-    """
+def check_whole(method: str, trainable: str) -> None:
+    """Refuse apps that know nothing of FD-Flower where a part of the model learns (``client.trainable``)."""
     if trainable != "all":
         raise InvalidInputError(
             f"the nodes run an app without FD-Flower's turn, which trains and sends whole models: leave "
             f"client.trainable={trainable} out, or use {registry.client_app_name(method)}"
         )
+
+
+def check_plain(method: str, *, weights_alone: bool) -> None:
+    """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights."""
     if not weights_alone:
         raise InvalidInputError(
             f"the nodes run an app without FD-Flower's turn, and {method} exchanges more than weights: "
