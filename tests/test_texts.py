@@ -1,4 +1,4 @@
-"""Texts as samples: reading them, their digests, and what is refused."""
+"""Texts as samples: reading them, their hashes, and what is refused."""
 
 import hashlib
 import json
@@ -33,24 +33,24 @@ def options(**own) -> config.DataConfig:
     return config.DataConfig(**{"encoder": "model", "test_limit": None, **own})
 
 
-# --- digests
+# --- hashes
 
 
-def test_a_digest_is_the_start_of_the_texts_sha_256():
-    (row,) = Texts.of(["grüße"]).digests.tolist()
+def test_a_hash_is_the_start_of_the_texts_sha_256():
+    (row,) = Texts.of(["grüße"]).hashes.tolist()
     assert (
         b"".join(word.to_bytes(8, "little", signed=True) for word in row)
         == (hashlib.sha256("grüße".encode()).digest()[:16])
     )
 
 
-def test_texts_come_back_from_their_digests_in_any_order_and_from_several_sets():
+def test_texts_come_back_from_their_hashes_in_any_order_and_from_several_sets():
     first, second = library.put(["one", "", "zwei äöü"]), library.put(["three", "one"])
     x = torch.cat([second, first])[[3, 0, 4, 1, 2]]
     assert library.texts_of(x) == ["", "three", "zwei äöü", "one", "one"]
 
 
-def test_digests_of_texts_that_this_process_has_not_read_are_refused():
+def test_hashes_of_texts_that_this_process_has_not_read_are_refused():
     library.put(["known"])
     with pytest.raises(InvalidInputError, match=r"1 of 2 texts are not known in this process"):
         library.texts_of(torch.cat([library.put(["known"]), torch.tensor([[1, 2]])]))
@@ -63,9 +63,9 @@ def test_numbers_are_not_taken_for_texts():
     assert not library.is_text(torch.zeros(3, 2))
 
 
-def test_a_digest_that_shares_its_first_half_is_another_text():
+def test_a_hash_that_shares_its_first_half_is_another_text():
     texts = Texts.of(["a"])
-    other = texts.digests.copy()
+    other = texts.hashes.copy()
     other[0, 1] += 1
     assert texts.rows_of(other).tolist() == [-1]
 

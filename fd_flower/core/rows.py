@@ -165,7 +165,7 @@ def _ask(columns: dict[Any, Any], why: str) -> str:
 
 
 def stacked(values: Sequence[Any]) -> Tensor:
-    """Return inputs as one tensor [N, ...]: float64 as float32, images of PIL as bytes, texts as digests [N, 2]."""
+    """Return inputs as one tensor [N, ...]: float64 as float32, images of PIL as bytes, texts as hashes [N, 2]."""
     if values and all(isinstance(value, str) for value in values):
         return put(values)
     inputs: list[Tensor] = []

@@ -70,7 +70,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     seed : int
         The run's seed.
     shape : tuple[int, ...]
-        (channels, height, width) that images are brought to; of texts their digests'.
+        (channels, height, width) that images are brought to; of texts their hashes'.
     class_names : tuple[str, ...]
         The private classes: the samples are labeled if their classes have the same names, in any order.
 

@@ -42,7 +42,7 @@ def read(
     Returns
     -------
     Images
-        Images of bytes, or the texts' digests [N, 2].
+        Images of bytes, or the texts' hashes [N, 2].
 
     Raises
     ------

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 ENDINGS = (".csv", ".tsv", ".jsonl")
 TEXT_COLUMNS = ("text", "sentence", "content")
 """What a column of texts is usually called."""
-LOOKED_AT = 50  # values by which a column of texts is told from one of names
+LOOKED_AT = 50  # values by which a column of texts is distinguished from one of names
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Texts and their labels, read from a source: samples are the texts' digests, whatever the models' tokenizers."""
+"""Texts and their labels, read from a source: samples are the texts' hashes, whatever the models' tokenizers."""
 
 import json
 import re
@@ -97,7 +97,7 @@ def _label_column(source: str, features: "Features", named: str | None) -> str |
 
 
 def read(source: str, data: DataConfig, split: str, column: str | None, *, own: bool) -> Images:
-    """Return a split's texts as digests [N, 2], which are then known in this process; see ``reading.read``."""
+    """Return a split's texts as hashes [N, 2], which are then known in this process; see ``reading.read``."""
     found = locate(source)
     wanted = _Wanted(data.text, data.label, column, data.clean, own)
     key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
@@ -110,11 +110,11 @@ def _load(folder: Path, who: str) -> Images:
     """Map what ``_decode`` wrote, and make its texts known."""
     columns = {file.stem: np.load(file, mmap_mode="c") for file in folder.glob("*.npy")}
     about = json.loads((folder / "about.json").read_text())
-    digests = library.keep(Texts(columns["digests"], columns["data"], columns["ends"]))
+    hashes = library.keep(Texts(columns["hashes"], columns["data"], columns["ends"]))
     if about["empty"]:
-        log(WARNING, "%s: %s of %s texts are empty", who, about["empty"], len(digests))
+        log(WARNING, "%s: %s of %s texts are empty", who, about["empty"], len(hashes))
     return Images(
-        x=digests,
+        x=hashes,
         y=torch.from_numpy(columns["labels"]) if "labels" in columns else None,
         class_names=tuple(about["names"]),
         groups=columns.get("groups"),
@@ -123,7 +123,7 @@ def _load(folder: Path, who: str) -> Images:
 
 
 def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Path) -> None:
-    """Write ``digests.npy``, ``data.npy``, ``ends.npy``, ``labels.npy``, ``groups.npy`` and ``about.json``."""
+    """Write ``hashes.npy``, ``data.npy``, ``ends.npy``, ``labels.npy``, ``groups.npy`` and ``about.json``."""
     features = found.features(split)
     if not found.count(split):
         raise InvalidInputError(f"{source} has no {split} rows: the files are empty")
@@ -136,7 +136,7 @@ def _decode(source: str, found: Source, split: str, wanted: _Wanted, folder: Pat
     if wrong := next((value for value in values[text] if not isinstance(value, str | None)), None):
         raise InvalidInputError(f"{source} has {type(wrong).__name__} in '{text}'; expected texts")
     texts = Texts.of(cleaned(wanted.clean, [value or "" for value in values[text]]))
-    np.save(folder / "digests.npy", texts.digests)
+    np.save(folder / "hashes.npy", texts.hashes)
     np.save(folder / "data.npy", texts.data)
     np.save(folder / "ends.npy", texts.ends)
     classes: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ def cleaned(rule: str | None, texts: Sequence[str]) -> list[str]:
     return [" ".join(RULES[rule](text).split()) for text in texts]
 
 
-QUOTED = re.compile(r"writes in|writes:|wrote:|says:|said:|^In article|^Quoted from|^\||^>")
+QUOTED = re.compile(r"writes in|wr(?:ites|ote):|sa(?:ys|id):|^In article|^Quoted from|^\||^>")
 
 
 def newsgroups(text: str) -> str:

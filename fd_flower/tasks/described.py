@@ -106,7 +106,7 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
             return own(name)
         return network(None, name, shape, classes, torch.float32, chosen, seed, texts=texts)
 
-    # Digests are the inputs of texts alone: images have three dimensions.
+    # Only inputs of texts have one dimension.
     texts = OfTexts.of(settings, names or classes) if len(shape) == 1 and settings.data.encoder == "model" else None
     own, task = task.model, replace(task, model=partial(built, model))
     if not answers or config.public == "held-out":  # of data.source, on the devices too

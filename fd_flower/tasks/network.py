@@ -13,7 +13,7 @@ from fd_flower.core.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class OfTexts:
-    """What models that read texts are made for, beside ``model.*``.
+    """What models that read texts are made for, in addition to ``model.*``.
 
     Attributes
     ----------

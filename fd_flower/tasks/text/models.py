@@ -69,7 +69,7 @@ class TextModel(FeatureModel):
         return self.reader.lengths(x) if x.dtype == torch.int64 else (x >= 0).sum(1).cpu()
 
     def features(self, x: Tensor) -> Tensor:
-        """Return [B, F] of texts: their digests [B, 2], or tokens [B, L] int32, -1 where a text has ended."""
+        """Return [B, F] of texts: their hashes [B, 2], or tokens [B, L] int32, -1 where a text has ended."""
         return self.projection(self.body(self.reader.tokens(x) if x.dtype == torch.int64 else x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class FrozenTextModel(FeatureModel):
         self.vectors(x)
 
     def features(self, x: Tensor) -> Tensor:
-        """Return [B, F] of texts: their digests [B, 2], or their vectors [B, D]."""
+        """Return [B, F] of texts: their hashes [B, 2], or their vectors [B, D]."""
         return self.projection(self.vectors(x) if x.dtype == torch.int64 else x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -137,9 +137,9 @@ class Encoder:
     reader : Reader
         Texts to tokens.
     identity : str
-        All that is the same wherever this encoder is, beside its tensors: tokenizer, length, pooling.
+        All that is the same wherever this encoder is, apart from its tensors: tokenizer, length, pooling.
     key : str
-        All that vectors are a function of, beside the texts.
+        All that vectors are a function of, apart from the texts.
     headed : bool
         Whether it comes with a head of the task's classes.
     """
@@ -240,7 +240,7 @@ def _of_folder(name: str, classes: Sequence[str], length: int, seed: int) -> Enc
         with torch.random.fork_rng(devices=[]):
             return folder.classifier(classes) if headed else (folder.network(), None)
 
-    key = f"{folder.digest}, {reader.length}, {'classifier' if headed else 'vectors'}"
+    key = f"{folder.hash}, {reader.length}, {'classifier' if headed else 'vectors'}"
     return Encoder(name, network, folder.width, reader, key, key, headed)
 
 

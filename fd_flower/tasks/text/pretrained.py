@@ -164,7 +164,7 @@ class Folder:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     @cached_property
-    def digest(self) -> str:
+    def hash(self) -> str:
         """SHA-256 of the files that say what the encoder does, in hexadecimal."""
         return checksum(str(self.path), tuple(WEIGHTS))
 

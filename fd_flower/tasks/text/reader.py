@@ -74,11 +74,11 @@ class Reader:
 
     def _rows(self, texts: Texts, rows: np.ndarray) -> Tensor:
         """Return the table of a set's tokens [T, L], in which these rows are filled."""
-        if texts.digest not in self._read:
+        if texts.hash not in self._read:
             table = torch.full((len(texts), self.length), -1, dtype=torch.int32)
-            self._read[texts.digest] = table, np.zeros(len(texts), dtype=bool)
+            self._read[texts.hash] = table, np.zeros(len(texts), dtype=bool)
             self._report(texts)
-        table, done = self._read[texts.digest]
+        table, done = self._read[texts.hash]
         missing = np.unique(rows[~done[rows]])
         if len(missing):
             for row, tokens in zip(missing, self._tokenize([texts[int(row)] for row in missing]), strict=True):

@@ -36,7 +36,7 @@ class Vectors:
     called : str
         The model's name, for lines about the progress.
     identity : str
-        All that vectors are a function of, beside the texts.
+        All that vectors are a function of, apart from the texts.
     reader : Reader
         Texts to tokens.
     network : Callable[[], nn.Module]
@@ -68,12 +68,12 @@ class Vectors:
 
     def _filled(self, texts: Texts, rows: np.ndarray) -> np.ndarray:
         """Return the table of a set's vectors [T, D], in which these rows are filled."""
-        if texts.digest not in self._tables:
-            key = [LAYOUT, self.identity, texts.digest]
+        if texts.hash not in self._tables:
+            key = [LAYOUT, self.identity, texts.hash]
             folder = stored("vectors", key, partial(_empty, len(texts), self.width))
             table, done = (open_memmap(folder / name, mode="r+") for name in ("vectors.npy", "done.npy"))
-            self._tables[texts.digest] = table, done, folder
-        table, done, folder = self._tables[texts.digest]
+            self._tables[texts.hash] = table, done, folder
+        table, done, folder = self._tables[texts.hash]
         if not done[rows].all():
             with _locked(folder):  # another process may be at the same texts: what it encodes is not encoded again
                 missing = np.unique(rows[~done[rows]])
@@ -89,7 +89,7 @@ class Vectors:
         """Yield rows [M] and their vectors [M, D]."""
         if self._network is None:
             self._network = self._make().eval().requires_grad_(False)
-        tokens = self._reader.tokens(torch.from_numpy(texts.digests[rows]))
+        tokens = self._reader.tokens(torch.from_numpy(texts.hashes[rows]))
         steps = (((tokens >= 0).sum(1) + STEP - 1) // STEP).clamp(min=1)
         order = steps.argsort(stable=True)
         begun = last = time.monotonic()
