@@ -13,7 +13,7 @@ from helpers.tables import table
 from torch import nn
 
 import fd_flower
-from fd_flower import engine, methods, models
+from fd_flower import engine, export, methods, models
 from fd_flower.config import settings
 from fd_flower.core import library
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -331,6 +331,17 @@ def test_a_kept_model_classifies_texts_as_in_the_run(source, encoder, tmp_path):
     path = tmp_path / "one.txt"
     path.write_text("the cat sat")
     assert model.predict(path) == ["pets"]
+
+
+def test_the_license_of_an_encoder_is_in_summary_and_card(source, tmp_path):
+    folder = bert.sentences(tmp_path)
+    (folder / "README.md").write_text("---\nlanguage: en\nlicense: apache-2.0\n---\n# Encoder\n")
+    tiny.run("fedavg", f"{SHORT} data.source={source} model.name={folder} run.keep=last", out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["licenses"] == {str(folder): "apache-2.0"}
+    export.write(fd_flower.load(tmp_path / "run", "server"), tmp_path / "model", tmp_path / "run")
+    text = (tmp_path / "model" / "README.md").read_text()
+    assert "| its license | apache-2.0 |" in text
+    assert "pipeline_tag: text-classification" in text
 
 
 def test_a_kept_model_is_not_used_with_other_files(source, encoder, tmp_path):

@@ -85,7 +85,10 @@ def card(model: KeptModel | KeptRetriever, name: str, run: Path | None) -> str:
         ("sentence-similarity", "sentence-transformers") if retriever else ("image-classification", "fd-flower")
     )
     head = ["---", f"library_name: {library}", "tags:", "- federated-learning", "- knowledge-distillation"]
-    if retriever or model.takes_images:
+    texts = about.get("texts")
+    if texts is not None:
+        task = "text-classification"
+    if retriever or texts is not None or model.takes_images:
         head += [f"pipeline_tag: {task}"]
     who = "The server's" if about["client"] == kept.SERVER else f"Client {about['client']}'s own"
     lines = [
@@ -100,6 +103,7 @@ def card(model: KeptModel | KeptRetriever, name: str, run: Path | None) -> str:
         "| --- | --- |",
         f"| method | {about['method']}{_status(run)} |",
         f"| network | {about['architecture'] or about['network']} |",
+        *([f"| its license | {texts['license']} |"] if texts and texts["license"] else []),
         *([] if retriever else [f"| classes | {_listed(kept.names(about, about.get('outputs', 0)))} |"]),
         f"| data | {_data(run)} |",
         f"| evaluation point | `{about['evaluated']}`: {POINTS[about['evaluated']]} |",
@@ -132,6 +136,8 @@ def _use_classifier(model: KeptModel, name: str) -> list[str]:
     lines = ["```python", "import fd_flower", "", f'model = fd_flower.load("{name}")']
     if images:
         lines += ['model.classify("image.png")  # or an image of PIL, or a batch of bytes [B, channels, height, width]']
+    if model.takes_texts:
+        lines += ['model.classify("A text.")  # or a list of texts, or the path of a file of text']
     lines += ["logits = model(x)  # as model.preprocess returns inputs", "```", ""]
     if images:
         channels, height, width = model.shape

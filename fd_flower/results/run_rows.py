@@ -17,6 +17,7 @@ APART = {
     "versions",
     "data",
     "model",
+    "licenses",
     "engine",
     "state",
     "held_out_unused",

@@ -34,6 +34,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
     head = {"method": facts["method"], "status": facts.get("status", "unstated")}
     head |= {key: facts[key] for key in ("seed", "rounds", "clients", "engine", "model", "data")}
     head |= {"held_out_unused": idle} if (idle := facts.get("held_out_unused")) else {}
+    head |= {"licenses": found} if (found := facts.get("licenses")) else {}
     if why := facts.get("stopped"):
         head["stopped"] = f"after round {facts['rounds']} of {facts['planned']}: {why}"
         head |= {"interrupted": True} if why == INTERRUPTED else {}

@@ -34,7 +34,7 @@ from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.keeper import Keeper
 from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.server.stopping import stalled
-from fd_flower.tasks.facts import data_facts, model_facts, unused
+from fd_flower.tasks.facts import data_facts, licenses, model_facts, unused
 from fd_flower.tasks.kept import SERVER, about_model, completed
 from fd_flower.tasks.kind import Figures
 from fd_flower.tasks.task import Task
@@ -432,6 +432,7 @@ class Record:
             "clients": len(clients),
             "engine": ENGINES.get(host.engine, "local"),
             "model": model_facts(world, clients, plain=host.plain),
+            "licenses": {} if host.plain else licenses(world, clients),
             "data": data_facts(world, clients, plain=host.plain),
             "versions": versions() | ({"changed": changed} if (changed := changes(self._standing.code)) else {}),
             "task": world.kind.name,

@@ -1,12 +1,14 @@
 """What the data and models of a run are, in the words of its summary: never what they are not."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields
 from typing import Any
 
 from fd_flower.config import DataConfig
 from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import partition
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.task import Task
@@ -122,6 +124,16 @@ def model_facts(world: World, clients: Sequence[Client], *, plain: bool = False)
         return world.settings.model.name
     networks = dict.fromkeys((client.model, client.network) for client in clients)
     return [f"{network} ('{name}')" if len(networks) > 1 else network for name, network in networks]
+
+
+def licenses(world: World, clients: Sequence[Client]) -> dict[str, str]:
+    """Return the license of each model that is loaded from files and states one, or that it does not."""
+    found = {}
+    for name in dict.fromkeys(client.model for client in clients):
+        with suppress(InvalidInputError):  # a device's own, which the server cannot build
+            if license := str(getattr(world.module(name), "license", "")):
+                found[name] = license
+    return found
 
 
 def _of_rules() -> set[str]:

@@ -71,7 +71,9 @@ def about_model(
     if samples is not None and is_text(samples.x):
         data = settings.data
         texts = {"seed": settings.run.seed, "length": data.length, "clean": data.clean}
-        found["texts"] = {**texts, "encoder": str(getattr(world.module(architecture), "encoder", ""))}
+        module = world.module(architecture)
+        of_files = {key: str(getattr(module, key, "")) for key in ("encoder", "license")}
+        found["texts"] = {**texts, **of_files}
     return {
         **found,
         "classes": list(world.class_names),

@@ -51,6 +51,7 @@ class TextModel(FeatureModel):
         self.projection, self.head = _top(encoder.width, head, classes, features)
         self.identity = encoder.identity
         self.encoder = encoder.key
+        self.license = encoder.license
         self.reader = encoder.reader
 
     def layers(self) -> nn.ModuleList:
@@ -100,6 +101,7 @@ class FrozenTextModel(FeatureModel):
         super().__init__()
         self.projection, self.head = _top(encoder.width, head, classes, features)
         self.identity = self.encoder = encoder.key
+        self.license = encoder.license
         self.vectors = Vectors(encoder.name, encoder.key, encoder.reader, network, encoder.width)
 
     def prepare(self, x: Tensor) -> None:
@@ -142,6 +144,8 @@ class Encoder:
         All that vectors are a function of, apart from the texts.
     headed : bool
         Whether it comes with a head of the task's classes.
+    license : str
+        Its files' license; "" without files.
     """
 
     name: str
@@ -151,6 +155,7 @@ class Encoder:
     identity: str
     key: str
     headed: bool = False
+    license: str = ""
 
 
 def build(
@@ -241,7 +246,7 @@ def _of_folder(name: str, classes: Sequence[str], length: int, seed: int) -> Enc
             return folder.classifier(classes) if headed else (folder.network(), None)
 
     key = f"{folder.hash}, {reader.length}, {'classifier' if headed else 'vectors'}"
-    return Encoder(name, network, folder.width, reader, key, key, headed)
+    return Encoder(name, network, folder.width, reader, key, key, headed, folder.license)
 
 
 @lru_cache(maxsize=8)

@@ -6,6 +6,7 @@ without.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -277,6 +278,17 @@ class Folder:
         except Exception as error:  # its loaders raise whatever they raise
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InvalidInputError(f"model.name={self.name} cannot be loaded by transformers: {reason}") from None
+
+    @property
+    def license(self) -> str:
+        """The license that the folder's card names, else the file with its text; "not stated" without either."""
+        card = self.path / "README.md"
+        text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+        head = text.split("---")[1] if text.startswith("---") else ""
+        if stated := re.search(r"^license: *(\S+)", head, re.MULTILINE):
+            return stated[1]
+        files = sorted(path.name for path in self.path.glob("LICENSE*"))
+        return f"see {files[0]}" if files else "not stated"
 
     def names(self) -> tuple[str, ...]:
         """Return the classes of the folder's own classifier; () where it has none."""
