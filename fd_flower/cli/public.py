@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import is_text
 from fd_flower.data.layouts import entries
 from fd_flower.data.reading import read
 
@@ -36,7 +37,8 @@ def checked(folder: Path, expected: str | None = None) -> Iterator[str]:
         )
     images = read(str(folder), DataConfig(), size=LOOKED_AT, own=False)
     labels = f"{len(images.class_names)} classes" if images.y is not None else "no labels"
-    yield f"{folder}: {len(images.x)} images, {labels}; {files} files, {size / 1e6:.1f} MB, SHA-256 {found}"
+    kind = "texts" if is_text(images.x) else "images"
+    yield f"{folder}: {len(images.x)} {kind}, {labels}; {files} files, {size / 1e6:.1f} MB, SHA-256 {found}"
     if expected is not None:
         yield "the same as on the server"
         return

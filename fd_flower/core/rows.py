@@ -160,6 +160,11 @@ def _columns(columns: dict[Any, Any], *, named: bool) -> tuple[Column, Column | 
 
 def _ask(columns: dict[Any, Any], why: str) -> str:
     names = listed([str(key) for key in columns])
+    if "input_ids" in columns:
+        return (
+            f"the data set's rows have the columns {names}, and models of texts have tokenizers of their own: give the "
+            'texts, Samples.of(rows, x="text", y="label"), or for your own model token ids of one length, x="input_ids"'
+        )
     example = 'x="embedding", y="label"' if any(isinstance(key, str) for key in columns) else "x=0, y=1"
     return f"the data set's rows have the columns {names}, and {why}: name them, Samples.of(rows, {example})"
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import Module
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.library import put
 from fd_flower.core.pixels import MODES, pixels
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import reason
@@ -117,7 +116,8 @@ class KeptModel(nn.Module):
             return Samples(self._rows(inputs))
         several = [inputs] if isinstance(inputs, Image.Image | str | Path) else list(inputs)
         if self.takes_texts:
-            return Samples(put(cleaned(self.about["texts"]["clean"], [_text(one) for one in several])))
+            texts = cleaned(self.about["texts"]["clean"], [_text(one) for one in several])
+            return Samples(self.module.reader.of(texts))  # type: ignore[union-attr, operator]
         if not self.takes_images:
             raise InvalidInputError(
                 f"the model takes tensors {['B', *self.shape]} as its task makes them, no images: prepare them as the "

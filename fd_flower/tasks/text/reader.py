@@ -65,6 +65,14 @@ class Reader:
         longest = max(int((found >= 0).sum(1).max()), 1) if len(x) else 1
         return found[:, :longest].to(x.device)
 
+    def of(self, texts: Sequence[str]) -> Tensor:
+        """Return the tokens of texts as int32 [N, longest], -1 where a text has ended; nothing of them is kept."""
+        kept = [self._cut(tokens, self.length) for tokens in self._tokenize(texts)]
+        found = torch.full((len(kept), max(map(len, kept), default=0) or 1), -1, dtype=torch.int32)
+        for row, tokens in zip(found, kept, strict=True):
+            row[: len(tokens)] = torch.tensor(tokens, dtype=torch.int32)
+        return found
+
     def lengths(self, x: Tensor) -> Tensor:
         """Return the number of tokens of each text, int64 [B] on the CPU."""
         found = torch.zeros(len(x), dtype=torch.int64)
