@@ -8,7 +8,7 @@ from torch.nn import Module
 
 from fd_flower.core.budget import each
 from fd_flower.core.samples import Samples
-from fd_flower.training.loop import Plan, batches, length, supervised
+from fd_flower.training.loop import Objective, Plan, batches, length, supervised
 from fd_flower.training.prediction import prepare
 
 
@@ -44,13 +44,14 @@ def information(
     plan = replace(plan, epochs=1, steps=None)
     count = min(length(len(samples), plan), len(samples) if most is None else most)
     plan = replace(plan, steps=count)
+    objective: Objective = supervised
     training, done = model.training, 0
     model.eval()
     prepare(model, samples)
     for rows in each(batches(len(samples), plan, rng), count):
         x, y = samples.batch(rows.to(samples.x.device))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-            loss = supervised(model, x, y)
+            loss = objective(model, x, y)
         gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)
         for key, gradient in zip(learned, gradients, strict=True):
             if gradient is not None:
