@@ -7,8 +7,8 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, fit, received, reply, to_send
-from fd_flower.config import ClientConfig, one_of, option
+from fd_flower.client import App, Turn, fit, informed, received, reply, to_send
+from fd_flower.config import AveragingClientConfig, ClientConfig, one_of, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.parts import SHARES, adopt, learning, shared_keys
 from fd_flower.training import supervised
@@ -18,7 +18,7 @@ app = App()
 
 
 @dataclass(frozen=True)
-class Config(ClientConfig):
+class Config(AveragingClientConfig):
     """FedAvg's options."""
 
     share: str = one_of(*SHARES, default="all")
@@ -55,8 +55,8 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the trained model's weights, or the part that is averaged."""
     values, keys = turn.model.state_dict(), shared_keys(turn.model, turn.config.share)
-    sent = {key: value for key, value in values.items() if key in keys}
-    return reply(message, turn, to_send(turn, message.content, sent), examples=examples, **metrics)
+    sent = to_send(turn, message.content, {key: value for key, value in values.items() if key in keys})
+    return reply(message, turn, *informed(turn, sent), examples=examples, **metrics)
 
 
 @app.train()

@@ -7,8 +7,8 @@ from flwr.app import ConfigRecord, Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_shared, private_training, received, reply, to_send
-from fd_flower.config import ClientConfig, option
+from fd_flower.client import App, Turn, evaluate_shared, informed, private_training, received, reply, to_send
+from fd_flower.config import AveragingClientConfig, option
 from fd_flower.objectives.proximal import learning, proximal
 from fd_flower.training import supervised
 from fd_flower.wire.envelope import records
@@ -17,7 +17,7 @@ app = App()
 
 
 @dataclass(frozen=True)
-class Config(ClientConfig):
+class Config(AveragingClientConfig):
     """FedProx's options."""
 
     mu: float = option(1.0, least=0)
@@ -55,7 +55,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
     """Send the trained model's weights."""
     sent = to_send(turn, message.content, turn.model.state_dict())
-    return reply(message, turn, sent, examples=examples, **metrics)
+    return reply(message, turn, *informed(turn, sent), examples=examples, **metrics)
 
 
 train = private_training(receive, send)

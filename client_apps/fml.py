@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn import functional as F
 
-from fd_flower.client import App, Turn, private_training, received, reply, to_send
-from fd_flower.config import ClientConfig, one_of, option
+from fd_flower.client import App, Turn, informed, private_training, received, reply, to_send
+from fd_flower.config import AveragingClientConfig, one_of, option
 from fd_flower.training import Together
 
 app = App()
 
 
 @dataclass(frozen=True)
-class Config(ClientConfig):
+class Config(AveragingClientConfig):
     """FML's options; ``kd_weight`` multiplies 1 - alpha and 1 - beta, the shares of what is distilled."""
 
     alpha: float = option(0.5, least=0, most=1)
@@ -74,8 +74,9 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the meme."""
-    meme = to_send(turn, message.content, cast("Pair", turn.model).meme.state_dict())
-    return reply(message, turn, meme, examples=examples, **metrics)
+    meme = cast("Pair", turn.model).meme
+    sent = to_send(turn, message.content, meme.state_dict())
+    return reply(message, turn, *informed(turn, sent, meme), examples=examples, **metrics)
 
 
 @app.evaluate()

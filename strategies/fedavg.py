@@ -39,7 +39,8 @@ class FedAvg(Averaging[Config]):
                 f"{asked} needs all that learns, and client.share={share} keeps a part of it with the clients: take "
                 f"client.share=all, or leave {asked.partition('=')[0]} out"
             )
-        return Requirements(same_model=share != "head", headed=share == "body", features=share == "head")
+        requires = Requirements(same_model=share != "head", headed=share == "body", features=share == "head")
+        return with_adapters(requires, settings)
 
     @classmethod
     def evaluation_point(cls, settings: Settings) -> str:

@@ -69,7 +69,7 @@ class FedGen(Strategy[Config]):
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload | Private]:
         """Start from the weights, or the head, that clients start from, and from a generator that is not sent yet."""
         some, config = clients[0], self.config
-        check_plain(self.settings.method, weights_alone=some.classes > 0)
+        check_plain(self.settings.method, self.requires, weights_alone=some.classes > 0)
         first = self.first_of_each(clients)
         if config.share == "head":
             first = [Weights(head_of(first[0].values))]

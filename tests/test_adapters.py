@@ -194,7 +194,7 @@ def test_a_stack_tells_what_its_factors_do_as_one_matrix_would():
         torch.testing.assert_close(plain(x), found, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("rule", ["mean", "freeze_a", "product", "stack"])
+@pytest.mark.parametrize("rule", ["mean", "freeze_a", "product", "stack", "fisher"])
 def test_what_is_frozen_stays_to_the_bit(rule):
     strategy = play(f"server.adapters={rule}", grid=InProcessGrid)[0]
     module = strategy.world.load("net", Weights.need(strategy.knowledge).values)
@@ -206,7 +206,7 @@ def test_what_is_frozen_stays_to_the_bit(rule):
         assert torch.equal(value, fresh[key])
 
 
-@pytest.mark.parametrize("rule", ["mean", "freeze_a", "product", "stack"])
+@pytest.mark.parametrize("rule", ["mean", "freeze_a", "product", "stack", "fisher"])
 def test_a_model_without_a_head_sends_its_adapters_alone(rule):
     strategy, sent, lines = play(f"server.adapters={rule} model.name=headless")
     assert tiny.rounds(lines)[-1]["replied"] == ["0", "1", "2"]
@@ -296,6 +296,9 @@ def test_a_name_says_its_rank():
     ("changes", "words"),
     [
         ("client.rank=[2,4]", r"one rank; got net rank=2, net rank=4: .*server.adapters=product or server.adapters=st"),
+        ("client.rank=[2,4] server.adapters=fisher", "one rank; got net rank=2, net rank=4"),
+        ("server.adapters=fisher privacy.sum=masks", "privacy.sum=masks hides each client's Fisher information"),
+        ("server.adapters=fisher server.ranks=[1]", "ranks are drawn under server.adapters=mean alone"),
         ("client.rank=[2,4] server.adapters=freeze_a", "one rank; got net rank=2, net rank=4"),
         ("server.adapters=product privacy.sum=masks", "privacy.sum=masks hides each client's factors"),
         ("server.adapters=stack privacy.sum=bfv", "privacy.sum=bfv hides each client's factors"),

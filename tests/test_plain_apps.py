@@ -77,6 +77,11 @@ def test_a_method_that_exchanges_more_refuses_and_says_what_to_use():
         FD(task=task()).start(nodes(), initial_arrays=arrays())
 
 
+def test_a_rule_by_fisher_information_refuses_apps_that_send_none():
+    with pytest.raises(InvalidInputError, match=r"which sends no Fisher information: take server\.adapters=mean"):
+        FedAvg(methods.config("fedavg", "server", adapters="fisher"), task()).start(nodes(), initial_arrays=arrays())
+
+
 def test_a_server_without_a_model_says_what_it_needs():
     with pytest.raises(InvalidInputError, match=r"needs a model on the server: give task=Task\(model=...\)"):
         FedAvg().start(nodes(), num_rounds=1, train_config=CONFIG)

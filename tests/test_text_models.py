@@ -344,6 +344,15 @@ def test_the_license_of_an_encoder_is_in_summary_and_card(source, tmp_path):
     assert "pipeline_tag: text-classification" in text
 
 
+def test_a_kept_model_has_lora_where_the_run_had_it(source, encoder, tmp_path):
+    pytest.importorskip("peft")
+    words = f"data.source={source} model.name={encoder} client.trainable=lora client.lora_layers=attention"
+    tiny.run("fedavg", f"{SHORT} {words} run.keep=last", out=tmp_path / "run")
+    keys = fd_flower.load(tmp_path / "run", "server").module.state_dict()
+    maps = {key.partition(".lora_A")[0].rpartition(".")[2] for key in keys if ".lora_A" in key}
+    assert maps == {"query", "value"}
+
+
 def test_a_kept_model_is_not_used_with_other_files(source, encoder, tmp_path):
     import shutil
 

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from helpers import tiny
+from helpers import bert, tiny
 from helpers.grids import devices, hosts
 from helpers.plain_app import app as plain
 from helpers.tasks import Small, task
@@ -24,6 +25,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.export import KeptModel
+from fd_flower.models.adapters import adapted
 from fd_flower.models.trainable import CHOICES, KEYS, Adapter, available, base, blocks, choose, copied, share, whole
 from fd_flower.results import RunFolder
 from fd_flower.server import handshake
@@ -202,6 +204,25 @@ def test_lora_is_scaled_by_alpha_over_rank():
         nn.init.ones_(part["default"].weight)
     x = torch.eye(8)
     torch.testing.assert_close(layer(x) - layer.base_layer(x), torch.full((8, 8), 3.0))
+
+
+@pytest.mark.parametrize(("maps", "each"), [("attention", 2), ("all", 6)])
+def test_a_bert_gets_a_map_for_each_linear_layer_or_for_queries_and_values_alone(tmp_path: Path, maps: str, each: int):
+    folder = bert.plain(tmp_path)
+    model: Any = import_module("transformers").BertModel.from_pretrained(folder, add_pooling_layer=False)
+    model.head = nn.Linear(8, 2)
+    names = adapted(choose(model, "lora", "bert", maps=maps).state_dict())
+    assert len(names) == 2 * each  # two blocks
+    assert maps == "all" or {name.rpartition(".")[2] for name in names} == {"query", "value"}
+
+
+def test_a_model_without_projections_of_the_usual_names_says_what_to_take():
+    with pytest.raises(InvalidInputError) as caught:
+        choose(Listed(), "lora", "listed", maps="attention")
+    assert str(caught.value) == (
+        "client.lora_layers is 'attention'; 'listed' has no linear layers in blocks that are called query, value, "
+        "q_proj, v_proj, q_lin, v_lin, q or v: take client.lora_layers=all"
+    )
 
 
 class Encoder(nn.Module):

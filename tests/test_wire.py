@@ -21,6 +21,7 @@ from fd_flower.wire import (
     Generator,
     Head,
     Holders,
+    Information,
     Knowledge,
     LabelCounts,
     OptimizerState,
@@ -96,6 +97,8 @@ SAID: dict[str, Payload] = {
     "a head": Head(torch.rand(3, 4), torch.rand(3)),
     "a head without a bias": Head(torch.rand(3, 4)),
     "an update": Update(WEIGHTS),
+    "information": Information({"body.weight": torch.ones(2, 3)}),
+    "information of one of several": Information({"body.weight": torch.ones(2, 3)}, "resnet8:0.5"),
     "an update of one of several": Update(WEIGHTS, "resnet8:0.5"),
     "candidates": Candidates.of_models([WEIGHTS, WEIGHTS]),
     "scores of candidates": Scores(torch.tensor([5, 0]), torch.tensor(7)),
@@ -192,6 +195,7 @@ BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS}, adapt
 OF_ANOTHER_FORM = (
     "weights of one of several",
     "an update of one of several",
+    "information of one of several",
     "an adapter of one of several",
     "an adapter without a head",
 )
@@ -292,6 +296,18 @@ def test_what_is_well_formed_passes(name: str):
         (update(norm_running=torch.ones(1, 5)), r"'norm.running' of shape \[1, 5\]; expected an update of \[3\]"),
         (update(body_weight=torch.ones(2, 3).double()), "'body.weight' of torch.float64; expected torch.float32"),
         (update(norm_running=torch.full((3,), torch.nan)), "'values/norm.running' that are not finite"),
+        (
+            Information({"body.weight": -torch.ones(2, 3)}),
+            "information has -1 in 'body.weight'; expected squares of",
+        ),
+        (
+            Information({"body.weight": torch.full((2, 3), torch.nan)}),
+            "values in 'values/body.weight' that are not f",
+        ),
+        (Information({"body.weight": torch.ones(3)}), r"'body.weight' of shape \[3\]; expected \[2, 3\]"),
+        (Information({"body.weight": torch.ones(2, 3).double()}), "'body.weight' of torch.float64; expected torch.fl"),
+        (Information({"body.wait": torch.ones(2, 3)}), "keys that the server's model has not: body.wait"),
+        (Information({}, "other"), "information.other is of no architecture here"),
         (Holders({"7": torch.tensor(0.5)}), "'7' of torch.float32; expected torch.int64"),
         (Holders({"7": torch.tensor([1])}), r"'7' of shape \[1\]; expected \[\]"),
         (adapter("other"), "adapter.other is of no architecture here; known: ''"),

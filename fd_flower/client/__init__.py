@@ -1,6 +1,6 @@
 """The client's half: the app, and a client's turn."""
 
-from fd_flower.client.adapters import received, to_send
+from fd_flower.client.adapters import informed, received, to_send
 from fd_flower.client.app import App
 from fd_flower.client.distillation import distilled, public_distillation
 from fd_flower.client.evaluation import evaluate_personal, evaluate_shared
@@ -16,6 +16,7 @@ __all__ = [
     "evaluate_personal",
     "evaluate_shared",
     "fit",
+    "informed",
     "learn_public_labels",
     "private_training",
     "public_distillation",

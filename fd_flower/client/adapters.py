@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from flwr.app import RecordDict
 from torch import Tensor
+from torch.nn import Module
 
 from fd_flower.client.turn import Turn
-from fd_flower.config import averaging
-from fd_flower.models.adapters import DOWN, UP, A, B, adapted, ranked, scaling_of, without_adapters
-from fd_flower.wire import Adapter, Payload, Weights
+from fd_flower.config import AveragingClientConfig, averaging
+from fd_flower.models.adapters import DOWN, INFORMED, UP, A, B, adapted, ranked, scaling_of, without_adapters
+from fd_flower.training import information
+from fd_flower.wire import Adapter, Information, Payload, Weights
 from fd_flower.wire.adapters import hashed
 
 
@@ -83,3 +85,23 @@ def to_send(turn: Turn[Any], content: RecordDict, values: Mapping[str, Tensor]) 
         without_adapters(values),
         asked.model,
     )
+
+
+def informed(turn: Turn[Any], sent: Payload, model: Module | None = None) -> list[Payload]:
+    """Return what goes with weights, and they themselves: their Fisher information where the server merges by it.
+
+    Parameters
+    ----------
+    turn : Turn
+        The client's, after it has learned; its training samples are gone through once more.
+    sent : Payload
+        What ``to_send`` made of the model.
+    model : Module | None
+        The model; None: the turn's.
+    """
+    if averaging(turn.server).adapters != INFORMED or not isinstance(sent, Weights):
+        return [sent]
+    config = turn.config
+    most = config.fisher_batches if isinstance(config, AveragingClientConfig) else None
+    found = information(model or turn.model, turn.data.train, plan=turn.plan, rng=turn.rng("fisher"), most=most)
+    return [sent, Information({key: tensor for key, tensor in found.items() if key in sent.values}, sent.model)]

@@ -1,10 +1,11 @@
-"""Options of servers that average weights, and with them LoRA's factors."""
+"""Options of methods that average weights, and with them LoRA's factors."""
 
 from dataclasses import dataclass
 
+from fd_flower.config.client import ClientConfig
 from fd_flower.config.server import ServerConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.schema import counts, one_of
+from fd_flower.core.schema import counts, one_of, option
 from fd_flower.models.adapters import RULES
 
 
@@ -14,7 +15,8 @@ class AveragingConfig(ServerConfig):
 
     adapters: str = one_of(*RULES, default="mean")
     """Average of LoRA factors (`client.trainable=lora`): `mean` of the factors, of their `product` (truncated to each
-    client's rank), `stack` (the exact mean of products), or `freeze_a` (B alone learns and travels)."""
+    client's rank), `stack` (the exact mean of products), or `freeze_a` (B alone learns and travels). `fisher` averages
+    whatever learns, each number by its Fisher information."""
     ranks: list[int] | None = counts(None)
     """Ranks of which each round draws one for all clients, under `mean`: only the first so many directions of LoRA are
     sent and learn. None: all of `client.rank`."""
@@ -27,6 +29,14 @@ class AveragingConfig(ServerConfig):
                 f"server.ranks is {self.ranks} under server.adapters={self.adapters}; ranks are drawn under "
                 "server.adapters=mean alone: leave one of both out"
             )
+
+
+@dataclass(frozen=True)
+class AveragingClientConfig(ClientConfig):
+    """A client of a server that averages weights (section ``client``)."""
+
+    fisher_batches: int | None = option(None, least=1)
+    """Mini-batches for the Fisher information (`server.adapters=fisher`). None: one pass over the training samples."""
 
 
 def averaging(config: ServerConfig) -> AveragingConfig:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fd_flower import objectives
 from fd_flower.core.schema import Options, counts, one_of, option
-from fd_flower.models.trainable import CHOICES
+from fd_flower.models.trainable import CHOICES, MAPS
 from fd_flower.objectives import schedules
 
 
@@ -26,6 +26,8 @@ class ClientConfig(Options):
     over the clients."""
     lora_alpha: float = option(16.0, above=0)
     """`lora` is scaled by this number divided by `client.rank`."""
+    lora_layers: str = one_of(*MAPS, default="all")
+    """Linear layers of the blocks that get `lora`: `all`, or the query and value projections of `attention`."""
     epochs: int = option(1, least=0)
     """Local epochs: passes over the private data per round."""
     steps: int | None = option(None, least=0)

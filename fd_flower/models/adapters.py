@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-RULES = ("mean", "product", "stack", "freeze_a")
+RULES = ("mean", "product", "stack", "freeze_a", "fisher")
 """How a server can average adapters (``server.adapters``)."""
 
 SINGLE = ("product", "stack")
 """Rules that need each client's factors, and take several ranks."""
+
+INFORMED = "fisher"
+"""The rule by which each number counts by its Fisher information; the model needs no adapters."""
 
 A, B = ".lora_A.default.weight", ".lora_B.default.weight"
 UP, DOWN = ".stacked.up", ".stacked.down"

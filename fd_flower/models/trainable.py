@@ -25,6 +25,12 @@ ADDED = ("adapter", "prompt", "lora")
 LAYERED = ("adapter", "lora", "last_layer")
 """Choices of models that have blocks."""
 
+MAPS = ("all", "attention")
+"""Linear layers of the blocks that get low-rank maps under ``lora``: all, or queries and values alone."""
+
+PROJECTIONS = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v")
+"""What transformers call the layers that make queries and values."""
+
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 HALF = (torch.bfloat16, torch.float16)
@@ -77,6 +83,7 @@ def choose(
     *,
     rank: int = 8,
     alpha: float = 16.0,
+    maps: str = "all",
     adapters: str = "mean",
     sample: Callable[[], Tensor] | None = None,
 ) -> Module:
@@ -102,6 +109,8 @@ def choose(
         Rank of ``lora``, width of an ``adapter``, length of a ``prompt``.
     alpha : float
         What ``lora`` adds is multiplied by ``alpha / rank``.
+    maps : str
+        One of ``MAPS``: which linear layers ``lora`` adds to.
     adapters : str
         How a server averages it (``server.adapters``): under ``freeze_a`` factor B alone learns, under ``stack`` each
         layer has a frozen change in addition, which travels.
@@ -118,7 +127,7 @@ def choose(
         if any(parameter.dtype == torch.bfloat16 for parameter in chosen):  # NumPy, in which weights travel, has none
             _widen(module, {id(parameter) for parameter in chosen})
     else:
-        chosen = _chosen(module, choice, name, rank, alpha, sample)
+        chosen = _chosen(module, choice, name, rank, alpha, maps, sample)
         if adapters == "freeze_a":
             of_a = frozen_factors(module)
             chosen = [parameter for parameter in chosen if id(parameter) not in of_a]
@@ -228,7 +237,13 @@ def lacking(choice: str, name: str, there: Sequence[str]) -> InvalidInputError:
 
 
 def _chosen(
-    module: Module, choice: str, name: str, rank: int, alpha: float, sample: Callable[[], Tensor] | None
+    module: Module,
+    choice: str,
+    name: str,
+    rank: int,
+    alpha: float,
+    maps: str,
+    sample: Callable[[], Tensor] | None,
 ) -> list[nn.Parameter]:
     """Return the parameters of a choice, after the model was given those that it adds."""
     there = available(module)
@@ -246,7 +261,7 @@ def _chosen(
     if choice == "adapter":
         _add_adapters(module, name, rank, sample)
     elif choice == "lora":
-        _add_lora(module, name, rank, alpha, sample)
+        _add_lora(module, name, rank, alpha, maps, sample)
     else:
         prompted: Any = module
         prompted.add_prompt(rank)
@@ -282,8 +297,10 @@ def _linear(layers: Mapping[str, Module]) -> Iterator[str]:
                 yield f"{block}.{key}" if key else block
 
 
-def _add_lora(module: Module, name: str, rank: int, alpha: float, sample: Callable[[], Tensor] | None) -> None:
-    """Add a low-rank map to every linear layer of the blocks (Hu et al. 2021, arXiv 2106.09685)."""
+def _add_lora(
+    module: Module, name: str, rank: int, alpha: float, maps: str, sample: Callable[[], Tensor] | None
+) -> None:
+    """Add a low-rank map to linear layers of the blocks (Hu et al. 2021, arXiv 2106.09685): to all, or as ``maps``."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
@@ -296,6 +313,13 @@ def _add_lora(module: Module, name: str, rank: int, alpha: float, sample: Callab
         targets = [key for key in targets if key in called]
         if not targets:
             raise lacking("lora", name, [choice for choice in available(module) if choice != "lora"])
+    if maps == "attention":
+        targets = [key for key in targets if key.rpartition(".")[2] in PROJECTIONS]
+        if not targets:
+            raise InvalidInputError(
+                f"client.lora_layers is 'attention'; '{name or type(module).__name__}' has no linear layers in blocks "
+                f"that are called {', '.join(PROJECTIONS[:-1])} or {PROJECTIONS[-1]}: take client.lora_layers=all"
+            )
     # peft takes an alpha that is no whole number, too.
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)  # type: ignore[arg-type]
     inject_adapter_in_model(config, module)

@@ -2,7 +2,8 @@
 
 Under ``mean`` and ``freeze_a`` replies are plain weights, of which a sum will do. Under ``product`` and ``stack``
 clients send an ``Adapter`` each, and the server's state still consists of the weights of one model for each rank, which
-are evaluated, kept and written into checkpoints.
+are evaluated, kept and written into checkpoints. Under ``fisher`` they send ``Information`` with their weights, of
+whatever learns.
 """
 
 import math
@@ -17,10 +18,11 @@ from torch import Tensor
 from fd_flower.config import AveragingConfig, Settings, averaging
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.ensemble.adapters import Factors, Spectrum, mean, product, relative_error, spectrum, stack
+from fd_flower.ensemble.adapters import Factors, Spectrum, fisher, mean, product, relative_error, spectrum, stack
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.models.adapters import (
     DOWN,
+    INFORMED,
     SINGLE,
     UP,
     A,
@@ -33,7 +35,7 @@ from fd_flower.models.adapters import (
 )
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.strategy import Strategy
-from fd_flower.wire import Adapter, Knowledge, Payload, Weights
+from fd_flower.wire import Adapter, Information, Knowledge, Payload, Weights
 from fd_flower.wire.adapters import hashed
 from fd_flower.wire.replies import Reply, mean_weights
 
@@ -69,8 +71,11 @@ class Averaging(Strategy[C]):
         return self._options.adapters in SINGLE
 
     def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
-        """Return adapters where the rule needs them, else what a reply has in any case."""
-        return (Adapter,) if self.single else super().expected_kinds(round)
+        """Return adapters or Fisher information where the rule needs them, and what a reply has in any case."""
+        if self.single:
+            return (Adapter,)
+        usual = super().expected_kinds(round)
+        return (*usual, Information) if self._options.adapters == INFORMED else usual
 
     def first_adapted(self, clients: Sequence[Client]) -> list[Weights]:
         """Return the weights before round one: of each rank, where the rule for adapters takes several.
@@ -86,7 +91,8 @@ class Averaging(Strategy[C]):
         """Return these weights before round one; refuse a rule about LoRA factors where they have none."""
         rule, ranks = self._options.adapters, self._options.ranks or []
         asked = f"server.ranks={ranks}" if ranks else f"server.adapters={rule}"
-        if (rule != "mean" or ranks) and not any(key.endswith(B) for weights in first for key in weights.values):
+        about_factors = rule not in ("mean", INFORMED) or bool(ranks)
+        if about_factors and not any(key.endswith(B) for weights in first for key in weights.values):
             raise InvalidInputError(
                 f"{asked} is about LoRA factors, and the model has none: give client.trainable=lora, or leave "
                 f"{asked.partition('=')[0]} out"
@@ -125,6 +131,8 @@ class Averaging(Strategy[C]):
         examples = [reply.examples for reply in replies]
         if not self.single:
             means = mean_weights(replies)
+            if self._options.adapters == INFORMED:
+                return [_merged(weights, replies) for weights in means.values()]
             self._log_error_of_means(replies, examples)
             return [*(self._filled_up(means, knowledge) if self.drawn else means.values())]
         sent = [Adapter.need(reply.content) for reply in replies]
@@ -252,6 +260,17 @@ _LED: "WeakKeyDictionary[Weights, tuple[int, Weights]]" = WeakKeyDictionary()
 _SENT: "WeakKeyDictionary[Weights, Adapter]" = WeakKeyDictionary()
 
 
+def _merged(means: Weights, replies: Sequence[Reply]) -> Weights:
+    """Return an architecture's means, with each number that clients have Fisher information of as that weighs it."""
+    found, group = dict(means.values), [r for r in replies if Weights.need(r.content).model == means.model]
+    sent, known = [Weights.need(r.content).values for r in group], [Information.need(r.content).values for r in group]
+    for key in dict.fromkeys(key for each in known for key in each):
+        values = [each[key] for each in sent]
+        own = [each.get(key, torch.zeros_like(values[0])) for each in known]
+        found[key] = fisher(values, own, [r.examples for r in group])
+    return replace(means, values=found)
+
+
 def _factors(adapter: Adapter, name: str) -> Factors:
     return Factors(adapter.b[name], adapter.a[name], float(adapter.scaling))
 
@@ -269,11 +288,14 @@ def with_adapters(requires: Requirements, settings: Settings) -> Requirements:
         For a rule that needs single replies next to a sum that hides them.
     """
     rule = averaging(settings.server).adapters
-    if rule not in SINGLE:
+    if rule not in (*SINGLE, INFORMED):
         return requires
+    what = "Fisher information" if rule == INFORMED else "factors"
     if settings.privacy.sum != "none":
         raise InvalidInputError(
-            f"privacy.sum={settings.privacy.sum} hides each client's factors, which server.adapters={rule} needs: take "
+            f"privacy.sum={settings.privacy.sum} hides each client's {what}, which server.adapters={rule} needs: take "
             "server.adapters=mean or freeze_a, or privacy.sum=none"
         )
+    if rule == INFORMED:
+        return replace(requires, single_replies=True, own_samples=True)
     return replace(requires, single_replies=True, ranks=True)

@@ -69,7 +69,7 @@ class Guard:
         name, requires = settings.method, method.requirements(settings)
         check_task(name, requires, world.kind.name)
         if plain:
-            check_plain(name, weights_alone=point == "aggregated")
+            check_plain(name, requires, weights_alone=point == "aggregated")
             check_whole(name, settings.client.trainable)
         else:
             check_clients(name, requires, clients, zoo=method.describes_models)

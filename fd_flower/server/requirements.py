@@ -36,6 +36,8 @@ class Requirements:
         With ``same_model``: adapters of several ranks go together.
     single_replies : bool
         The server must see each client's reply, so sums that hide them are out.
+    own_samples : bool
+        What clients send is found on their own samples, which an app with a loop of its own keeps to itself.
     counts : bool
         How many samples of each class a client has, which an app with a loop of its own does not say.
     numbers : bool
@@ -53,6 +55,7 @@ class Requirements:
     features: bool = False
     ranks: bool = False
     single_replies: bool = False
+    own_samples: bool = False
     counts: bool = False
     numbers: bool = False
     tasks: tuple[str, ...] = ("classification",)
@@ -68,8 +71,13 @@ def check_whole(method: str, trainable: str) -> None:
         )
 
 
-def check_plain(method: str, *, weights_alone: bool) -> None:
+def check_plain(method: str, requires: Requirements, *, weights_alone: bool) -> None:
     """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights."""
+    if requires.own_samples:
+        raise InvalidInputError(
+            f"the nodes run an app without FD-Flower's turn, which sends no Fisher information: take "
+            f"server.adapters=mean, or use {registry.client_app_name(method)}"
+        )
     if not weights_alone:
         raise InvalidInputError(
             f"the nodes run an app without FD-Flower's turn, and {method} exchanges more than weights: "
@@ -175,6 +183,10 @@ def check_own_loops(
     if requires.counts:
         raise InvalidInputError(
             f"{who}, and {method} weighs clients by what they have of each class: give Task(data=...)"
+        )
+    if requires.own_samples:
+        raise InvalidInputError(
+            f"{who}, and Fisher information is found on them: give Task(data=...), or take server.adapters=mean"
         )
     if anneals:
         raise InvalidInputError(f"{who}, so the server cannot train copies of its model: take server.anneal_every=0")

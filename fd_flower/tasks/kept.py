@@ -58,6 +58,7 @@ def about_model(
         "rank": world.rank(architecture),
         "adapters": world.adapters,
         "lora_alpha": settings.client.lora_alpha,
+        "lora_layers": settings.client.lora_layers,
     }
     if world.kind.name == "retrieval":
         config = settings.kinds.get("retrieval")
@@ -188,6 +189,7 @@ def learning(module: Module, about: Mapping[str, Any], sample: Callable[[], Tens
         body_of(about),
         rank=about["rank"],
         alpha=about["lora_alpha"],
+        maps=about["lora_layers"],
         adapters=about["adapters"],
         sample=sample,
     )

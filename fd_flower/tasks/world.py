@@ -315,6 +315,7 @@ class World:
             name,
             rank=self.rank(architecture),
             alpha=client.lora_alpha,
+            maps=client.lora_layers,
             adapters=self.adapters,
             sample=lambda: self._any_input().cpu(),
         )

@@ -1,5 +1,6 @@
 """The one local training loop, and prediction over many samples."""
 
+from fd_flower.training.information import information
 from fd_flower.training.loop import (
     Plan,
     Together,
@@ -25,6 +26,7 @@ __all__ = [
     "counted",
     "counted_as",
     "forward",
+    "information",
     "length",
     "one_thread",
     "optimizer_of",

@@ -22,7 +22,7 @@ from fd_flower.wire.predictions import (
 from fd_flower.wire.samples import PixelStatistics, SampleKnowledge, SyntheticSet
 from fd_flower.wire.summable import Summable
 from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
-from fd_flower.wire.weights import Holders, Update, Weights
+from fd_flower.wire.weights import Holders, Information, Update, Weights
 
 __all__ = [
     "Adapter",
@@ -34,6 +34,7 @@ __all__ = [
     "Generator",
     "Head",
     "Holders",
+    "Information",
     "Knowledge",
     "LabelCounts",
     "Masked",

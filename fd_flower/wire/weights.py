@@ -1,4 +1,4 @@
-"""Kinds of knowledge about how a model has changed, and which clients hold its previous version."""
+"""Kinds of knowledge about a model: its weights, how they have changed, and how sure a client is of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -119,20 +119,64 @@ class Weights(Summable):
         return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
 
 
-def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callable[[str, Tensor, Tensor], None]) -> None:
-    """Refuse values by other keys or of other types than those of the server's model of this architecture.
+@dataclass(frozen=True, eq=False)
+class Information(Payload):
+    """How much a client's samples say about each number that it learned: the diagonal of the Fisher information.
 
-    ``check_shape`` takes a key, the value and the server's own tensor, and refuses a shape.
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        By the plain keys of the parameters among the ``Weights`` next to it, in their shapes: float32, 0 or more. A
+        key that is missing says nothing, as 0 does.
+    model : str
+        The architecture; it is in the record's name, ``information.<model>``.
     """
+
+    kind: ClassVar[str] = "information"
+    named_by: ClassVar[str] = "model"
+    values: Mapping[str, Tensor]
+    model: str = ""
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse what is not finite or negative, and keys and shapes that the server's model does not have."""
+        super().check(bounds)
+        for key, tensor in self.values.items():
+            self._floats(key, tensor)
+            if bool((tensor < 0).any()):
+                raise InvalidInputError(
+                    f"{self.name} has {float(tensor.min()):g} in '{key}'; expected squares of gradients, 0 or more"
+                )
+        known = _known(self, bounds)
+        if known is None:
+            return
+        if odd := sorted(self.values.keys() - known.keys()):
+            raise InvalidInputError(f"{self.name} has keys that the server's model has not: {', '.join(odd[:3])}, ...")
+        for key, tensor in self.values.items():
+            self._shape(key, tensor, *known[key].shape)
+
+
+def _known(payload: Update | Weights | Information, bounds: Bounds) -> Mapping[str, Tensor] | None:
+    """Return the server's model of a payload's architecture, None where it has none; refuse a client's of another."""
     known = bounds.weights.get(payload.model)
     if known is None:
         if bounds.weights:
             raise InvalidInputError(
                 f"{payload.name} is of no architecture here; known: {', '.join(map(repr, bounds.weights))}"
             )
-        return
+        return None
     if bounds.client is not None and len(bounds.weights) > 1 and payload.model != bounds.client.model:
         raise InvalidInputError(f"{payload.name} is of another architecture than the client's, '{bounds.client.model}'")
+    return known
+
+
+def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callable[[str, Tensor, Tensor], None]) -> None:
+    """Refuse values by other keys or of other types than those of the server's model of this architecture.
+
+    ``check_shape`` takes a key, the value and the server's own tensor, and refuses a shape.
+    """
+    known = _known(payload, bounds)
+    if known is None:
+        return
     if payload.values.keys() != known.keys():
         odd = sorted(payload.values.keys() ^ known.keys())
         raise InvalidInputError(f"{payload.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
