@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -162,9 +163,10 @@ def test_missing_and_empty_folders_are_refused(tmp_path):
         read(str(tmp_path), DataConfig())
 
 
-def test_a_folder_without_images_is_refused(shared_data):
-    with pytest.raises(InvalidInputError, match=r"has no image column \(columns: text, label\)"):
-        labeled(str(shared_data("ag_news")), DataConfig())
+def test_a_folder_without_images_and_texts_is_refused(tmp_path):
+    pq.write_table(pa.table({"age": [1, 2], "label": [0, 1]}), tmp_path / "test.parquet")
+    with pytest.raises(InvalidInputError, match=r"has no image column \(columns: age, label\)"):
+        labeled(str(tmp_path), DataConfig())
 
 
 def test_a_missing_split_is_refused(tmp_path, write_parquet):
@@ -181,7 +183,6 @@ def test_a_misspelled_column_is_refused(tmp_path, write_parquet):
 
 
 def test_a_image_column_can_be_plain_bytes(tmp_path):
-    import pyarrow as pa
 
     file = io.BytesIO()
     Image.fromarray(GREY[0]).save(file, "PNG")
@@ -193,7 +194,6 @@ def test_a_image_column_can_be_plain_bytes(tmp_path):
 
 
 def test_broken_rows_are_refused(tmp_path, write_parquet):
-    import pyarrow as pa
 
     pq.write_table(pa.table({"png": [b"no image"], "label": [0]}), tmp_path / "train.parquet")
     with pytest.raises(InvalidInputError, match="has an image that cannot be read"):

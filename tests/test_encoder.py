@@ -241,8 +241,9 @@ def test_an_unlabeled_source_is_refused(tmp_path, fresh_cache):
 def test_a_world_encodes_with_its_settings(body):
     chosen = settings("fedmd", f"data.encoder={body}")
     world = World(chosen, described(chosen))
-    seen = world.encoded(world.public)
+    encoded = world.encoded("mlp")
+    seen = encoded(world.public)
     assert seen.shape == (len(world.public), 64)
     torch.testing.assert_close(seen.mean(0), torch.zeros(64, dtype=torch.float64))
-    assert world.encoded(world.public) is seen
-    assert world.encoded(world.data("0").train).shape == (len(world.data("0").train), 64)
+    assert world.encoded("cnn")(world.public) is seen
+    assert encoded(world.data("0").train).shape == (len(world.data("0").train), 64)

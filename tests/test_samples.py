@@ -134,7 +134,7 @@ def test_double_precision_becomes_single():
     [
         ([X, torch.zeros(3)], r"row 1 of the data set has an input of shape \[3\], row 0 of \[2\]"),
         ([object()], "row 0 of the data set has an input of type object; expected a tensor"),
-        (["a text"], "row 0 of the data set has an input of type str"),
+        (["a text", X], "row 0 of the data set has an input of type str"),
     ],
 )
 def test_inputs_that_make_no_tensor_are_refused_by_row(inputs, words):

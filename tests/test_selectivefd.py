@@ -174,7 +174,9 @@ def test_votes_do_not_depend_on_the_features_scale(scale, monkeypatch):
     words = tiny.STILL + "data.clients=3 server.rounds=1"
     tiny.run("selectivefd", words, task=corners)
     plain = dict(cast)
-    monkeypatch.setattr("fd_flower.client.Turn.encoded", lambda turn, samples: scale * turn.world.encoded(samples))
+    monkeypatch.setattr(
+        "fd_flower.client.Turn.encoded", lambda turn, samples: scale * turn.world.encoded(turn.architecture)(samples)
+    )
     tiny.run("selectivefd", words, task=corners)
     assert plain.keys() == {"client 0", "client 1", "client 2"}
     assert any(bool(votes.any()) for votes in plain.values())
