@@ -26,8 +26,8 @@ def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     listed = isinstance(source, list)
     sources = source if isinstance(source, list) else [source]
     kind = registry.kind_of([name for name in sources if isinstance(name, str)])
-    if kind is None and source is None and _reads_texts(within(tree, "model").get("name")):
-        kind = registry.kind_config("text")  # of devices, or of a task of the user's own
+    if kind is None and (data.get("text") or _reads_texts(within(tree, "model").get("name"))):
+        kind = registry.kind_config("text")  # of devices, on the hub, or of a task of the user's own
     found: Mapping[str, Any] = {"model": {"name": ""}} if task else {}
     if kind is not None:
         found = laid(found, kind.usual(tree) if callable(kind.usual) else kind.usual)

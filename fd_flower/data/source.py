@@ -159,15 +159,6 @@ class Hub(ArrowSet):
         """Return each split's rows."""
         return dict(_download(self.name))
 
-    def described(self) -> "Features | None":
-        """Return the columns' types as the hub describes them, without downloading a row; None: it does not."""
-        import datasets
-
-        try:
-            return datasets.load_dataset_builder(self.name).info.features
-        except Exception:  # raised with its reason where the rows are downloaded
-            return None
-
 
 @lru_cache
 def _download(name: str) -> "DatasetDict":

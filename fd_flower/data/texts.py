@@ -33,10 +33,17 @@ def holds(source: str) -> bool:
     """Whether a source's samples are texts: it has a column of texts and none of images."""
     try:
         found = locate(source)
-        features = found.described() if isinstance(found, Hub) else found.features(found.splits()[0])
+        return is_text(found.features(found.splits()[0]))
     except InvalidInputError:  # raised with its reason where the source is read
         return False
-    return features is not None and is_text(features)
+
+
+def is_local(source: str) -> bool:
+    """Whether a source can be looked at without a network."""
+    try:
+        return not isinstance(locate(source), Hub)
+    except InvalidInputError:
+        return True
 
 
 def is_text(features: "Features") -> bool:

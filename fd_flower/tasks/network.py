@@ -34,7 +34,10 @@ class OfTexts:
         """Return a run's, with options that texts have no use for refused."""
         data, chosen = settings.data, settings.model
         if data.encoder != "model":
-            raise InvalidInputError(f"data.encoder is '{data.encoder}', which sees images: for texts take model")
+            raise InvalidInputError(
+                f"data.encoder is '{data.encoder}', which sees images: for texts take model, or say "
+                "data.text=<column>, which sets what is usual for texts"
+            )
         for key, value, usual in (("model.weights", chosen.weights, None), ("data.transform", data.transform, None)):
             if value != usual:
                 raise InvalidInputError(f"{key} is {value!r}, which is about images: leave it out for texts")

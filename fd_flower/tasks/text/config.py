@@ -17,8 +17,8 @@ class Config:
 
     @staticmethod
     def holds(source: str) -> bool:
-        """Whether a source's samples are texts."""
-        return texts.holds(source)
+        """Whether a source's samples are texts; options do not ask a network for it."""
+        return texts.is_local(source) and texts.holds(source)
 
     @staticmethod
     def usual(tree: Mapping[str, Any]) -> dict[str, Any]:
