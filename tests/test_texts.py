@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -204,3 +206,12 @@ def test_noise_and_images_are_no_public_texts(tmp_path):
 def test_clusters_of_texts_are_refused_in_one_line(tmp_path):
     with pytest.raises(InvalidInputError, match=r"data.encoder=model is each client's own, and clusters need one"):
         federation(tmp_path, partition="embedding")
+
+
+def test_options_of_images_and_digits_import_no_library_of_data_sets(tmp_path):
+    code = (
+        "import sys; from fd_flower.config import settings; "
+        f"settings('fd', 'data.source=digits'); settings('fd', 'data.source={table(tmp_path / 't.csv', ROWS)}'); "
+        "assert 'datasets' not in sys.modules and 'torchvision' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -117,6 +117,11 @@ class Folder:
                     )
         return Features(found)
 
+    def schema(self, split: str) -> "pa.Schema":
+        """Return the columns as they are stored, of the first file."""
+        with _parquet(self.files(split)[0]) as file:
+            return file.schema_arrow
+
     def count(self, split: str) -> int:
         """Return the number of rows."""
         count = 0

@@ -47,6 +47,10 @@ class Tables:
 
         return Features.from_arrow_schema(_read(_files(self.path)[split]).schema)
 
+    def schema(self, split: str) -> "pa.Schema":
+        """Return the columns as they are stored."""
+        return _read(_files(self.path)[split]).schema
+
     def count(self, split: str) -> int:
         """Return the number of rows."""
         return _read(_files(self.path)[split]).num_rows

@@ -19,11 +19,13 @@ from fd_flower.core.flower import log
 from fd_flower.core.library import Texts
 from fd_flower.core.rows import LABEL_COLUMNS
 from fd_flower.data.cache import stored
+from fd_flower.data.folders import ClassFolders
 from fd_flower.data.images import Images, classes_of, groups_of
-from fd_flower.data.source import Hub, Source, check_column, label_column, locate
-from fd_flower.data.tables import TEXT_COLUMNS
+from fd_flower.data.source import Digits, Folder, Hub, Source, check_column, label_column, locate
+from fd_flower.data.tables import TEXT_COLUMNS, Tables
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Features
 
 LAYOUT = 2  # of the cached files: raise it when they, or the cleaning of texts, change
@@ -33,9 +35,21 @@ def holds(source: str) -> bool:
     """Whether a source's samples are texts: it has a column of texts and none of images."""
     try:
         found = locate(source)
+        if isinstance(found, Digits | ClassFolders):
+            return False
+        if isinstance(found, Folder | Tables):  # `datasets`, which knows more types, takes a second to import
+            return _in_schema(found.schema(found.splits()[0]))
         return is_text(found.features(found.splits()[0]))
     except InvalidInputError:  # raised with its reason where the source is read
         return False
+
+
+def _in_schema(schema: "pa.Schema") -> bool:
+    """As ``is_text``, for columns as they are stored: images are structures."""
+    import pyarrow as pa
+
+    strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    return not any(pa.types.is_struct(field.type) for field in schema) and bool(_of_strings(strings))
 
 
 def is_local(source: str) -> bool:
@@ -56,6 +70,10 @@ def is_text(features: "Features") -> bool:
 def _candidates(features: "Features") -> list[str]:
     """Return the columns that could hold texts: those usually called so, else all of strings but labels."""
     strings = [name for name, kind in features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    return _of_strings(strings)
+
+
+def _of_strings(strings: Sequence[str]) -> list[str]:
     if usual := [name for name in TEXT_COLUMNS if name in strings]:
         return usual[:1]
     return [name for name in strings if name.lower() not in LABEL_COLUMNS]
