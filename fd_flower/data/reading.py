@@ -56,8 +56,7 @@ def read(
             f"{source} has no {split} rows: expected {split}-*.parquet, or class folders in {split}/, or that split on "
             f"the hub; it has {' and '.join(found.splits())}"
         )
-    features = found.features(split)
-    reads_text = texts.is_text(features) or (own and data.text in features)
+    reads_text = texts.holds(source)
     if own:
         check_options(data, source, reads_text=reads_text)
     if reads_text:

@@ -118,7 +118,7 @@ class Folder:
         return Features(found)
 
     def schema(self, split: str) -> "pa.Schema":
-        """Return the columns as they are stored, of the first file."""
+        """Return the columns in their stored form, of the first file."""
         with _parquet(self.files(split)[0]) as file:
             return file.schema_arrow
 

@@ -48,7 +48,7 @@ class Tables:
         return Features.from_arrow_schema(_read(_files(self.path)[split]).schema)
 
     def schema(self, split: str) -> "pa.Schema":
-        """Return the columns as they are stored."""
+        """Return the columns in their stored form."""
         return _read(_files(self.path)[split]).schema
 
     def count(self, split: str) -> int:

@@ -45,7 +45,7 @@ def holds(source: str) -> bool:
 
 
 def _in_schema(schema: "pa.Schema") -> bool:
-    """As ``is_text``, for columns as they are stored: images are structures."""
+    """As ``is_text``, for columns in their stored form: images are structures."""
     import pyarrow as pa
 
     strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
