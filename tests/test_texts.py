@@ -101,6 +101,13 @@ def test_line_breaks_commas_and_empty_texts_in_quotes_are_read(tmp_path):
     assert library.texts_of(data.read(str(path), options()).x) == ["two\nlines, and a comma", ""]
 
 
+def test_a_table_that_was_written_again_is_read_again(tmp_path):
+    path = table(tmp_path / "t.csv", [("old text", 0), ("x y", 1)])
+    assert library.texts_of(data.read(str(path), options()).x[:1]) == ["old text"]
+    table(path, [("another text", 0), ("x y", 1)])
+    assert library.texts_of(data.read(str(path), options()).x[:1]) == ["another text"]
+
+
 def test_parquet_with_class_names_keeps_their_order(tmp_path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["z", "a"])})
     images = data.read(str(parquet(tmp_path / "p", {"text": ["x", "y"], "label": [1, 0]}, features)), options())

@@ -69,8 +69,13 @@ def _files(path: Path) -> dict[str, Path]:
     return {split: named[split] for split in ("train", "validation", "test") if split in named}
 
 
-@lru_cache(maxsize=4)
 def _read(path: Path) -> "pa.Table":
+    return _read_once(path, path.stat().st_mtime_ns, path.stat().st_size)
+
+
+@lru_cache(maxsize=4)
+def _read_once(path: Path, changed: int, size: int) -> "pa.Table":
+    """Read a table; time of change and size tell a file that was written again."""
     import pyarrow as pa
     from pyarrow import csv, json
 
