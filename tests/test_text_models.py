@@ -21,8 +21,9 @@ from fd_flower.core.samples import Samples
 from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
 from fd_flower.tasks.retrieval import encoders
+from fd_flower.tasks.retrieval.models import Bag
 from fd_flower.tasks.text import vectors as vectors_module
-from fd_flower.tasks.text.built_in import Bag, Transformer
+from fd_flower.tasks.text.built_in import Transformer
 from fd_flower.tasks.text.models import build
 from fd_flower.tasks.text.pretrained import Folder, pooled
 from fd_flower.tasks.text.reader import Reader, first, hashed_words

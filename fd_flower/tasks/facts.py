@@ -10,6 +10,7 @@ from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import partition
+from fd_flower.models import is_text
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
@@ -129,7 +130,7 @@ def model_facts(world: World, clients: Sequence[Client], *, plain: bool = False)
 def licenses(world: World, clients: Sequence[Client]) -> dict[str, str]:
     """Return the license of each model that is loaded from files and states one, or that it does not."""
     found = {}
-    for name in dict.fromkeys(client.model for client in clients):
+    for name in dict.fromkeys(client.model for client in clients if is_text(client.model)):
         with suppress(InvalidInputError):  # a device's own, which the server cannot build
             if license := str(getattr(world.module(name), "license", "")):
                 found[name] = license

@@ -1,4 +1,4 @@
-"""Networks for texts without any file: a bag of hashed words, and a transformer of two layers."""
+"""A network for texts without any file: a transformer of two layers."""
 
 from typing import final
 
@@ -6,31 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fd_flower.tasks.retrieval.models import pooled
 from fd_flower.tasks.text.reader import BUCKETS
 
 HEADS, LAYERS, DROPOUT = 4, 2, 0.1
-
-
-@final
-class Bag(nn.Module):
-    """The mean of words' vectors; zeros for a text without any.
-
-    Parameters
-    ----------
-    vectors : Tensor
-        One a token [V, D].
-    """
-
-    def __init__(self, vectors: Tensor) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(vectors)
-        self.width = vectors.shape[1]
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return [B, D] of tokens [B, L], -1 where a text has ended."""
-        there = tokens >= 0
-        lengths = there.sum(1)
-        return F.embedding_bag(tokens[there].long(), self.vectors, lengths.cumsum(0) - lengths, mode="mean")
 
 
 @final
@@ -94,7 +73,7 @@ class Transformer(nn.Module):
         attended = attendable(seen)[:, None, None, :]
         for block in self.blocks:
             states = block(states, attended)
-        return mean_of(self.last(states)[:, seen.shape[1] - there.shape[1] :], there)
+        return pooled(self.last(states)[:, seen.shape[1] - there.shape[1] :], there, "mean")
 
 
 def prompted(prompt: Tensor | None, states: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,9 +90,3 @@ def attendable(there: Tensor) -> Tensor:
     first = torch.zeros_like(there)
     first[:, 0] = True
     return there | (first & ~there.any(1, keepdim=True))
-
-
-def mean_of(states: Tensor, there: Tensor) -> Tensor:
-    """Return the mean [B, D] of a text's own states [B, L, D], zeros for an empty one."""
-    weight = there[..., None].to(states.dtype)
-    return (states * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -15,7 +15,8 @@ from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
 from fd_flower.models import FeatureModel
-from fd_flower.tasks.text.built_in import HEADS, Bag, Transformer
+from fd_flower.tasks.retrieval.models import Bag
+from fd_flower.tasks.text.built_in import HEADS, Transformer
 from fd_flower.tasks.text.config import LENGTH
 from fd_flower.tasks.text.pretrained import Folder, folder_of
 from fd_flower.tasks.text.reader import BUCKETS, Reader, first, hashed_words

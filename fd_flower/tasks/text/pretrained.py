@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.tasks.retrieval import models
 from fd_flower.tasks.retrieval.encoders import WEIGHTS, checksum
-from fd_flower.tasks.text.built_in import Bag, attendable, mean_of, prompted
+from fd_flower.tasks.retrieval.models import Bag
+from fd_flower.tasks.text.built_in import attendable, prompted
 from fd_flower.tasks.text.reader import Reader, first
 
 EXTRA = "pip install 'fd-flower[text]'"
@@ -80,7 +82,7 @@ class Pooled(nn.Module):
 def pooled(states: Tensor, there: Tensor, pooling: str) -> Tensor:
     """Return a vector a text [B, D] of states [B, L, D], of which ``there`` [B, L] are its own; zeros for none."""
     if pooling == "mean":
-        return mean_of(states, there)
+        return models.pooled(states, there, pooling)
     some = there.any(1, keepdim=True)
     if pooling == "cls":
         return states[:, 0] * some
