@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Features
 
-LAYOUT = 2  # of the cached files: raise it when they, or the cleaning of texts, change
+LAYOUT = 3  # of the cached files: raise it when they, or the cleaning of texts, change
 
 
 def holds(source: str) -> bool:
