@@ -221,7 +221,7 @@ def test_a_model_without_projections_of_the_usual_names_says_what_to_take():
         choose(Listed(), "lora", "listed", maps="attention")
     assert str(caught.value) == (
         "client.lora_layers is 'attention'; 'listed' has no linear layers in blocks that are called query, value, "
-        "q_proj, v_proj, q_lin, v_lin, q or v: take client.lora_layers=all"
+        "q_proj, v_proj, q_lin, v_lin, q, v or c_attn: take client.lora_layers=all"
     )
 
 

@@ -28,8 +28,11 @@ LAYERED = ("adapter", "lora", "last_layer")
 MAPS = ("all", "attention")
 """Linear layers of the blocks that get low-rank maps under ``lora``: all, or queries and values alone."""
 
-PROJECTIONS = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v")
-"""What transformers call the layers that make queries and values."""
+PROJECTIONS = ("query", "value", "q_proj", "v_proj", "q_lin", "v_lin", "q", "v", "c_attn")
+"""What transformers call the layers that make queries and values; GPT-2's makes its keys, too."""
+
+TRANSPOSED = ("transformers.pytorch_utils", "Conv1D")
+"""Module and class of the linear layers of GPT-2 and its like, whose weight is [in, out]."""
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -287,13 +290,17 @@ def _biases(module: Module) -> list[nn.Parameter]:
     return [p for key, p in found if key.endswith("bias") and id(p) not in above]
 
 
+def _is_transposed(part: Module) -> bool:
+    return (type(part).__module__, type(part).__name__) == TRANSPOSED
+
+
 def _linear(layers: Mapping[str, Module]) -> Iterator[str]:
     """Yield the names of the linear layers in blocks; those in ``MultiheadAttention`` are used without being called."""
     for block, layer in layers.items():
         attention = [part for part in layer.modules() if isinstance(part, nn.MultiheadAttention)]
         inner = {id(part) for own in attention for part in own.modules()}
         for key, part in layer.named_modules():
-            if isinstance(part, nn.Linear) and id(part) not in inner:
+            if (isinstance(part, nn.Linear) or _is_transposed(part)) and id(part) not in inner:
                 yield f"{block}.{key}" if key else block
 
 
@@ -320,9 +327,11 @@ def _add_lora(
                 f"client.lora_layers is 'attention'; '{name or type(module).__name__}' has no linear layers in blocks "
                 f"that are called {', '.join(PROJECTIONS[:-1])} or {PROJECTIONS[-1]}: take client.lora_layers=all"
             )
-    # peft takes an alpha that is no whole number, too.
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets)  # type: ignore[arg-type]
-    inject_adapter_in_model(config, module)
+    transposed = [key for key in targets if _is_transposed(module.get_submodule(key))]
+    for some in (transposed, [key for key in targets if key not in transposed]):
+        if some:  # peft takes an alpha that is no whole number, too
+            config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=some, fan_in_fan_out=some is transposed)  # type: ignore[arg-type]
+            inject_adapter_in_model(config, module)
     for layer in layers.values():
         # In evaluation torch's encoder layer computes with its linear layers' weights and calls none of them, unless a
         # module in it has a hook: LoRA would be silently left out where a model is measured.

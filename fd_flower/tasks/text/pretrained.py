@@ -28,6 +28,8 @@ EXTRA = "pip install 'fd-flower[text]'"
 STAGES = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")
 """sentence-transformers' modules that encoders may have."""
 POOLINGS = ("mean", "cls", "max", "lasttoken")
+WIDTHS, LENGTHS = ("hidden_size", "dim", "n_embd", "d_model"), ("max_position_embeddings", "n_positions")
+"""What configurations call the size of states and the most tokens: BERT's and most others', DistilBERT's, GPT-2's."""
 
 
 @final
@@ -195,7 +197,7 @@ class Folder:
         if self.static:
             return None
         said = (self._json("sentence_bert_config.json") or {}).get("max_seq_length")
-        found = said or self.config.get("max_position_embeddings")
+        found = said or next((self.config[key] for key in LENGTHS if self.config.get(key)), None)
         return int(found) if found else None
 
     @cached_property
@@ -243,7 +245,12 @@ class Folder:
         """D of the vectors."""
         if self.static:
             return int(self._vectors.shape[1])
-        return int(self.config.get("hidden_size") or self.config["dim"])
+        found = next((self.config[key] for key in WIDTHS if self.config.get(key)), None)
+        if found is None:
+            raise InvalidInputError(
+                f"model.name={self.name} has a config.json without a width; expected one of {', '.join(WIDTHS)}"
+            )
+        return int(found)
 
     @property
     def _vectors(self) -> Tensor:
