@@ -15,6 +15,7 @@ from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
 from fd_flower.models import FeatureModel
+from fd_flower.models.layers import longest_list
 from fd_flower.tasks.retrieval.models import Bag
 from fd_flower.tasks.text.built_in import HEADS, Transformer
 from fd_flower.tasks.text.config import LENGTH
@@ -57,8 +58,7 @@ class TextModel(FeatureModel):
 
     def layers(self) -> nn.ModuleList:
         """Return the encoder's blocks; none for a bag of words."""
-        layers = getattr(self.body, "layers", None)
-        return nn.ModuleList() if layers is None else layers()
+        return longest_list(self.body)
 
     @property
     def add_prompt(self) -> Callable[[int], None]:
