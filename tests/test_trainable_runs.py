@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from helpers import tiny
 from helpers.grids import devices, hosts
-from helpers.parts import SHAPE, Tied, built, world_of
+from helpers.parts import SENDING, SHAPE, Tied, assert_sent, built, entered, world_of
 from helpers.plain_app import app as plain
 from helpers.tasks import Small, task
 from helpers.tiny import TINY, rounds, start, start_toy, tiny_settings, toy_settings
@@ -24,7 +24,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.export import KeptModel
-from fd_flower.models.frozen import KEYS, base, whole
+from fd_flower.models.frozen import base, whole
 from fd_flower.models.trainable import choose
 from fd_flower.results import RunFolder
 from fd_flower.server import handshake
@@ -33,7 +33,6 @@ from fd_flower.server.resume import Standing
 from fd_flower.tasks.described import described
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
-from fd_flower.wire import Update, Weights
 from fd_flower.wire.envelope import HANDSHAKE, HEADER
 from fd_flower.wire.traffic import numbers_counted
 
@@ -109,52 +108,29 @@ def test_a_run_is_not_resumed_with_another_frozen_part():
 # --- every method that sends weights
 
 
-def sends_weights(method: str) -> bool:
-    cls: Any = methods.strategy(method)
-    return method == "kdstudy" or bool({Weights, Update} & {*cls.reply_kinds, *cls.summable})
-
-
-SENDING = [name for name in methods.names() if sends_weights(name) and tiny.classifies(name)]
+IMAGES = [name for name in SENDING if tiny.classifies(name)]
 
 
 @pytest.fixture
 def worlds(monkeypatch: pytest.MonkeyPatch) -> list[World]:
     """Return the list that every world of the test's runs enters."""
-    made: list[World] = []
-    before = World.__init__
-
-    def enter(self: World, *words: Any, **more: Any) -> None:
-        before(self, *words, **more)
-        made.append(self)
-
-    monkeypatch.setattr(World, "__init__", enter)
-    return made
+    return entered(monkeypatch)
 
 
 def test_there_are_methods_that_send_weights():
-    assert {"fedavg", "fedprox", "feddf", "fedgen", "fedkd", "fedlgd", "fml", "kdstudy"} <= set(SENDING)
+    assert {"fedavg", "fedprox", "feddf", "fedgen", "fedkd", "fedlgd", "fml", "kdstudy"} <= set(IMAGES)
 
 
-@pytest.mark.parametrize("choice", ["head", "bias", "adapter", "lora", "last_layer"])
-@pytest.mark.parametrize("method", SENDING)
+@pytest.mark.parametrize(
+    "choice", ["head", "bias", "adapter", "lora", "last_layer", pytest.param("all", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("method", IMAGES)
 def test_what_learns_is_what_is_sent_and_nothing_else_changes(method: str, choice: str, worlds: list[World]):
     mentee = " server.mentee=lenet" if method == "fedkd" else ""
     chosen = tiny_settings(method, f"model.name=lenet client.trainable={choice} client.rank=2{mentee}")
     with numbers_counted():
         lines = tiny.play(chosen)
-    expected = sum(tensor.numel() for tensor in built("lenet", choice, 2).state_dict().values())
-    first, last = rounds(lines)[0], rounds(lines)[-1]
-    assert last["replied"] == ["0", "1", "2"]
-    assert last["failed"] == {}
-    assert first["numbers"]["down"]["arrays"] == 3 * expected
-    if method == "fedkd":  # an update has at most the numbers of the weights
-        assert 0 < last["numbers"]["up"]["update.values"] <= 3 * expected
-    else:
-        assert last["numbers"]["up"]["arrays"] == 3 * expected
-    frozen = base(built("lenet", choice, 2))
-    resident = [module for here in worlds for name, module in here._modules.items() if name.startswith("lenet")]
-    assert len(resident) >= 1
-    assert all(base(module) == frozen for module in resident if KEYS in vars(module))
+    assert_sent(chosen, lines, worlds)
 
 
 @pytest.mark.parametrize("choice", ["bias", "last_layer"])

@@ -184,8 +184,12 @@ class Folder:
         if self.static:
             return None
         said = (self._json("sentence_bert_config.json") or {}).get("max_seq_length")
-        found = said or next((self.config[key] for key in LENGTHS if self.config.get(key)), None)
-        return int(found) if found else None
+        return int(said) if said else self.positions
+
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that the network takes, with those that fill a text up; None: any number."""
+        return next((int(self.config[key]) for key in LENGTHS if self.config.get(key) and not self.static), None)
 
     @cached_property
     def _tokenizer(self) -> Any:
