@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fd_flower.core import library
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import A, B, adapted
-from fd_flower.models.trainable import available, choose
+from fd_flower.models.choices import available
+from fd_flower.models.trainable import choose
 from fd_flower.tasks.text.models import build
 from fd_flower.tasks.text.pretrained import Folder
 
@@ -81,9 +82,7 @@ def test_a_gpts_own_length_and_width_are_read(gpt: str, tmp_path: Path):
     folder = Folder("gpt", gpt)
     assert (folder.longest, folder.width) == (16, 8)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(
-        InvalidInputError, match=r"model.name=odd has a config.json without a width; expected"
-    ):
+    with pytest.raises(InvalidInputError, match=r"model.name=odd has a config.json without a width; expected"):
         Folder("odd", str(tmp_path)).width  # noqa: B018
 
 

@@ -12,7 +12,7 @@ from fd_flower import objectives
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import Options, counts, one_of, option
 from fd_flower.models.adapters import affordable
-from fd_flower.models.trainable import CHOICES, MAPS
+from fd_flower.models.choices import CHOICES, MAPS
 from fd_flower.objectives import schedules
 
 

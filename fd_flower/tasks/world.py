@@ -21,7 +21,9 @@ from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
 from fd_flower.models import feature_model
 from fd_flower.models.adapters import Stacked, ranked, with_rank
-from fd_flower.models.trainable import ADDED, base, choose, copied, share
+from fd_flower.models.choices import ADDED
+from fd_flower.models.frozen import base, copied, share
+from fd_flower.models.trainable import choose
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task

@@ -56,10 +56,6 @@ class Pooled(nn.Module):
         self.padding = padding
         self.prompt: nn.Parameter | None = None
 
-    def layers(self) -> nn.ModuleList:
-        """Return the transformer's blocks."""
-        return _blocks(self.transformer)
-
     def add_prompt(self, count: int) -> None:
         """Put so many vectors that learn before every text."""
         words: Any = self.transformer
@@ -118,21 +114,12 @@ class Classifying(nn.Module):
         self.network = network
         self.padding = padding
 
-    def layers(self) -> nn.ModuleList:
-        """Return the transformer's blocks."""
-        return _blocks(self.network)
-
     def forward(self, tokens: Tensor) -> Tensor:
         """Return [B, D] of tokens [B, L], -1 where a text has ended; zeros for an empty text."""
         there = tokens >= 0
         ids = tokens.long().masked_fill(~there, self.padding)
         made = self.network(input_ids=ids, attention_mask=attendable(there).long()).logits
         return made * there.any(1, keepdim=True)
-
-
-def _blocks(network: nn.Module) -> nn.ModuleList:
-    """Return a transformer's blocks: its longest list of modules, whatever its authors call it."""
-    return max((m for m in network.modules() if isinstance(m, nn.ModuleList)), key=len)
 
 
 class Folder:
@@ -197,8 +184,12 @@ class Folder:
         if self.static:
             return None
         said = (self._json("sentence_bert_config.json") or {}).get("max_seq_length")
-        found = said or next((self.config[key] for key in LENGTHS if self.config.get(key)), None)
-        return int(found) if found else None
+        return int(said) if said else self.positions
+
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that the network takes, with those that fill a text up; None: any number."""
+        return next((int(self.config[key]) for key in LENGTHS if self.config.get(key) and not self.static), None)
 
     @cached_property
     def _tokenizer(self) -> Any:
