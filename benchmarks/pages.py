@@ -29,6 +29,7 @@ TITLES = {
     "fd": "Communication-Efficient On-Device Machine Learning: Federated Distillation and Augmentation under Non-IID "
     "Private Data",
     "fedavg": "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+    "fedavg-bias": "Exploring Parameter-Efficient Fine-Tuning to Enable Foundation Models in Federated Learning",
     "fedavg-lora": "Towards Building the Federated GPT: Federated Instruction Tuning",
     "fedbn": "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization",
     "fedd2s": "FedD2S: Personalized Data-Free Federated Knowledge Distillation",
@@ -71,6 +72,7 @@ SOURCES = {
     "dsfl": "data.source=CIFAR10 data.public=CIFAR100",
     "fd": "data.source=MNIST data.clients=10 data.per_client=2000 server.rounds=16",
     "fedavg": "data.source=MNIST",
+    "fedavg-bias": "data.source=CIFAR100 data.size=224x224x3 model.name=vit_b_16 model.weights=DEFAULT",
     "fedavg-lora": "model.name=vit",
     "feddf": "data.source=CIFAR10 data.public=CIFAR100",
     "fede4rag": "privacy.sum=none",
@@ -86,6 +88,8 @@ SOURCES = {
 
 CAVEATS = {
     "dsfl": "The federation is that of code in which DS-FL's second author runs it as a baseline, not the paper's.",
+    "fedavg-bias": "Values and federation are those of a first version of the authors' code. Its ViT has weights of "
+    "ImageNet-21k; torchvision's `DEFAULT` are of ImageNet-1k.",
     "fedavg-lora": "The paper tunes a language model to instructions; only its aggregation is here.",
     "fedd2s": "The federation is our own choice.",
     "fede4rag": "This is the federation of the authors' code. The recipe without these options trains a small head.",

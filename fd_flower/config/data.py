@@ -37,7 +37,7 @@ class DataConfig(Options):
     split: list[float] = option([0.7, 0.1, 0.2], least=0)
     """Shares of a client's rows for training, validation and test, stratified by class."""
     test_limit: int | None = option(None, least=1)
-    """Number of test samples (class-balanced) used in all but the first and the last evaluation. None: all."""
+    """Number of test samples (class-balanced) used in all evaluations but the last. None: all."""
     size: str | None = None
     """Resize images to height x width x channels (1 or 3), such as `28x28x1`."""
     image: str | None = None

@@ -20,6 +20,7 @@ from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol, simulated_key
 from fd_flower.results.summary import INTERRUPTED
 from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.cost import log_cost
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.progress import Progress
@@ -115,13 +116,14 @@ class Driver:
             self.strategy.config,
             self.strategy.clients,
             self.points,
-            served=self.strategy.hosted and evaluate_fn is None and self._judges,
+            served=self.strategy.hosted and evaluate_fn is None and self.judges,
             personal=self._own_point,
             plain=self.host.plain,
         )
         try:
             done = self._begin(initial_arrays)
             self.progress.start(self.record, self.host.clients)
+            log_cost(self, done)
             return self._play(done, train_config, evaluate_config, evaluate_fn, should_stop)
         except KeyboardInterrupt:
             if self.record.round:
@@ -275,7 +277,7 @@ class Driver:
         students = Weights.all(self.strategy.knowledge)
         if not students or not self.due(number):
             return None
-        if not self._judges:
+        if not self.judges:
             return None
         return self.record.judge(self.strategy.world, students, self.limit(number), self._names)
 
@@ -287,11 +289,16 @@ class Driver:
     # --- what is due
 
     @property
-    def _judges(self) -> bool:
+    def judges(self) -> bool:
         """Whether the server's model is evaluated here."""
         return self.point == "aggregated" and "aggregated" in (
             self.strategy.config.evaluation_points or ("aggregated",)
         )
+
+    @property
+    def evaluates_all(self) -> bool:
+        """Whether clients' models are evaluated on all clients' samples, too, and on the test set."""
+        return self.point != "aggregated" or self.strategy.evaluates_clients
 
     @property
     def _own_point(self) -> str:
@@ -369,7 +376,7 @@ class Driver:
                 "exchange": place,
                 "closing": closing,
                 "evaluate": ",".join(points),
-                "global": self.point != "aggregated" or strategy.evaluates_clients,
+                "global": self.evaluates_all,
                 "test-limit": self.limit(number),
                 **({"keep": self._own_point} if self.due(number) and self.record.keeps(hosted=strategy.hosted) else {}),
             }

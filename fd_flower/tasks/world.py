@@ -21,7 +21,9 @@ from fd_flower.data.encoder import encoder
 from fd_flower.data.public import checksum
 from fd_flower.models import feature_model
 from fd_flower.models.adapters import Stacked, ranked, with_rank
-from fd_flower.models.trainable import ADDED, base, choose, copied, share
+from fd_flower.models.choices import ADDED
+from fd_flower.models.frozen import base, copied, share
+from fd_flower.models.trainable import choose
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task
@@ -434,7 +436,9 @@ class World:
         """Return the architecture of the client with this number, where its node names none."""
         return self.with_own_rank(self._architecture(number), number)
 
-    def with_own_rank(self, name: str, number: int, rank: int | None = None) -> str:
+    def with_own_rank(
+        self, name: str, number: int, rank: int | None = None, declared: Mapping[str, float] | None = None
+    ) -> str:
         """Return an architecture's name with the rank of what is added to it, unless that is the run's one rank.
 
         Parameters
@@ -445,11 +449,14 @@ class World:
             The client's, which says its rank where `client.rank` is a list.
         rank : int | None
             The rank that its node names, if any.
+        declared : Mapping[str, float] | None
+            What a device declares (``memory-mb``, ``speed``); None: a simulated client.
         """
-        ranks = self.settings.client.rank
-        if self.settings.client.trainable not in ADDED or (rank is None and isinstance(ranks, int)) or rank == ranks:
+        client = self.settings.client
+        if client.trainable not in ADDED:
             return name
-        return with_rank(name, rank or ranks[number % len(ranks)])
+        own = rank or client.rank_of(number, declared)
+        return name if own == client.rank else with_rank(name, own)
 
     def _architecture(self, number: int) -> str:
         name, rows = self.settings.model.name, self.task.rows
