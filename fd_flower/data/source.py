@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fd_flower.core.errors import InvalidInputError, nearest
+from fd_flower.core.hub import unavailable
 from fd_flower.data.arrow import ArrowSet, Saved
 from fd_flower.data.folders import ClassFolders, in_class_folders
 from fd_flower.data.layouts import SPLITS, advice, parquet
@@ -171,12 +172,9 @@ def _download(name: str) -> "DatasetDict":
 
     try:
         return datasets.load_dataset(name)
-    except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(
-            f"the data set '{name}' is no folder here and cannot be had from the Hugging Face hub ({reason}): check "
-            "name and network, or give 'digits' or the absolute path of a folder of Parquet files or class folders"
-        ) from None
+    except Exception as error:
+        instead = "'digits' or the absolute path of a folder of Parquet files or class folders"
+        raise unavailable(f"the data set '{name}' is no folder here and", error, instead) from None
 
 
 def locate(source: str) -> Source:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Features
 
+FILE = {"bytes", "path"}
+"""The parts of a stored image."""
+
 LAYOUT = 3  # of the cached files: raise it when they, or the cleaning of texts, change
 
 
@@ -39,17 +42,18 @@ def holds(source: str) -> bool:
             return False
         if isinstance(found, Folder | Tables):  # `datasets`, which knows more types, takes a second to import
             return _in_schema(found.schema(found.splits()[0]))
-        return is_text(found.features(found.splits()[0]))
+        return _in_schema(found.features(found.splits()[0]).arrow_schema)
     except InvalidInputError:  # raised with its reason where the source is read
         return False
 
 
 def _in_schema(schema: "pa.Schema") -> bool:
-    """As ``is_text``, for columns in their stored form: images are structures."""
+    """Whether columns in their stored form are samples of text: none is of images, which are bytes and their path."""
     import pyarrow as pa
 
+    structures = [{part.name for part in field.type} for field in schema if pa.types.is_struct(field.type)]
     strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    return not any(pa.types.is_struct(field.type) for field in schema) and bool(_of_strings(strings))
+    return FILE not in structures and bool(_of_strings(strings))
 
 
 def is_local(source: str) -> bool:
@@ -58,13 +62,6 @@ def is_local(source: str) -> bool:
         return not isinstance(locate(source), Hub)
     except InvalidInputError:
         return True
-
-
-def is_text(features: "Features") -> bool:
-    """Whether columns of these types are samples of text."""
-    from datasets import Image
-
-    return not any(isinstance(kind, Image) for kind in features.values()) and bool(_candidates(features))
 
 
 def _candidates(features: "Features") -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.flower import log
+from fd_flower.core.hub import unavailable
 from fd_flower.tasks.retrieval import companies
 
 Judgments = dict[int, dict[int, int]]
@@ -233,10 +234,7 @@ def _of_hub(name: str) -> tuple[list[Row], list[Row], dict[str, list[Row]]]:
     try:
         corpus, queries = (datasets.load_dataset(name, which)[which].to_list() for which in ("corpus", "queries"))
         qrels = {split: rows.to_list() for split, rows in datasets.load_dataset(home, part).items()}
-    except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(
-            f"the collection '{name}' cannot be had from the Hugging Face hub ({reason}): check name and network, "
-            "or give the absolute path of a folder of Parquet files"
-        ) from None
+    except Exception as error:
+        instead = "the absolute path of a folder of Parquet files"
+        raise unavailable(f"the collection '{name}'", error, instead) from None
     return corpus, queries, qrels
