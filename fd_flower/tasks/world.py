@@ -124,7 +124,10 @@ class World:
         Those of the settings, else of the task, else of its first set that has names: the test set, a client's. Public
         samples may have other classes.
         """
-        named = self._class_names or tuple(self.settings.data.class_names or ()) or self.task.classes
+        listed = tuple(self.settings.data.class_names or ())
+        if self.settings.data.adds_classes:  # which has those of the private samples alone
+            listed = self.task.classes or listed
+        named = self._class_names or listed or self.task.classes
         return named or next(filter(None, map(declared, self._first_sets())), ())
 
     def _first_sets(self) -> "Iterator[Dataset[Any] | Samples]":
@@ -162,6 +165,8 @@ class World:
 
     def _are_others(self, samples: Samples) -> bool:
         """Whether samples have other classes than the run's, or unknown ones."""
+        if samples.classes and self.settings.data.adds_classes:
+            return not set(samples.classes) <= set(self.class_names)
         if samples.classes:
             return not self.class_names or bool(difference(samples.classes, self.class_names))
         if samples.y is None or not self._own_names:
