@@ -237,7 +237,7 @@ class Driver:
     ) -> Sequence[Mapping[str, Any]]:
         """Let clients evaluate where it is due, evaluate the server's model, and write the round down in lines."""
         messages = self.strategy.configure_evaluate(number, result.arrays, config, self.host)
-        replies = self.host.exchange(messages, timeout=self.timeout, patient=self.record.closing)
+        replies = self.host.exchange(messages, timeout=self.timeout, patient=self.record.lines.closing)
         _keep(result.evaluate_metrics_clientapp, number, self.strategy.aggregate_evaluate(number, replies))
         with one_thread():
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
@@ -259,8 +259,8 @@ class Driver:
         if "received" in self.points:
             self._evaluate(number, result, config, (lambda *_: None) if judged else None)
         elif not judged:
-            self.record.close(number, [], self.host)
-            self.record.end([], MetricRecord(), {})
+            self.record.lines.close(number, [], self.host)
+            self.record.lines.end([], MetricRecord(), {})
             self._judge(number)
             self._offer(number)
             self.progress.written(self.record.write(None, None))
@@ -279,7 +279,7 @@ class Driver:
             return None
         if not self.judges:
             return None
-        return self.record.judge(self.strategy.world, students, self.limit(number), self._names)
+        return self.record.lines.judge(self.strategy.world, students, self.limit(number), self._names)
 
     @property
     def _names(self) -> dict[str, str]:
