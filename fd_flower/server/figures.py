@@ -47,8 +47,8 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
     Raises
     ------
     InvalidInputError
-        For shares outside of 0 to 1, bits per byte below 0, own metrics that are not finite, counts that are not one a class (or a pair
-        of classes), not whole, or of more samples than there are, and steps that are no count.
+        For shares outside of 0 to 1, bits per byte below 0, own metrics that are not finite, counts that are not one a
+        class (or a pair of classes), not whole, or of more samples than there are, and steps that are no count.
     """
     own = {f"{part}{name}" for part in PARTS for name in own}
     for key, value in metrics.items():

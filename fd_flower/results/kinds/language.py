@@ -125,7 +125,9 @@ class Language(Kind):
             drawn = {
                 label: curve(found[who][name], from_first=True) for name, label in names.items() if name in found[who]
             }
-            panels.append(panel(f"{title}: bits per byte" + (f" ({evaluated[who]})" if drawn else ""), drawn, self.axis))
+            panels.append(
+                panel(f"{title}: bits per byte" + (f" ({evaluated[who]})" if drawn else ""), drawn, self.axis)
+            )
         return [*panels, panel("Loss", {"training": training_loss(lines)}, "nats a token")]
 
     def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
@@ -230,8 +232,8 @@ def _meaning(summary: Mapping[str, Any]) -> list[str]:
         f"After the last round; fewer are better. {'; '.join(whose).capitalize()}. "
         + "; ".join(f"{scope}: {SCOPES[scope]}" for scope in scopes).capitalize()
         + ".",
-        "Each text alone, behind a start token that is not scored; every other token is, and the bits are divided by the "
-        "bytes of UTF-8 that these spell. Perplexity is of a token: figures of other tokenizers are not comparable.",
+        "Each text alone, behind a start token that is not scored; every other token is, and the bits are divided by "
+        "the bytes of UTF-8 that these spell. Perplexity is of a token: do not compare it across tokenizers.",
         "Selected: at the round with the fewest bits per byte on validation texts. Best on test chooses by the test "
         "itself.",
     ]

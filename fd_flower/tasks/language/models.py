@@ -144,13 +144,13 @@ class LanguageModel(nn.Module):
         seen = mask.clone()
         seen[:, 0] = True
         kind = ids.device.type
-        mixes = self._mixes if self._half else torch.is_autocast_enabled(kind)
+        mixes = self.mixes if self._half else torch.is_autocast_enabled(kind)
         with torch.autocast(kind, torch.bfloat16, enabled=mixes):
             logits: Tensor = self.body(ids, seen)
         return logits
 
     @property
-    def _mixes(self) -> bool:
+    def mixes(self) -> bool:
         """Whether a bfloat16 body has layers of float32 in it; adapters bring inputs to their own type themselves."""
         return any(
             parameter.dtype == torch.float32 and ".lora_" not in name and ".adapter." not in name
@@ -175,9 +175,7 @@ class LanguageModel(nn.Module):
         """Return the negative log-likelihood of each token behind the first [B * (L - 1)]; 0 where it is not scored."""
         logits = self._logits(ids[:, :-1], mask[:, :-1])  # what follows the last token is not asked for
         labels = ids.masked_fill(~mask, IGNORED)[:, 1:]
-        return F.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none"
-        )
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean negative log-likelihood, in nats a token, over all tokens of texts [B, 2].

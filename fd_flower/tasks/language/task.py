@@ -12,6 +12,7 @@ from torch.nn import Module
 from fd_flower import data as reading
 from fd_flower.config import DataConfig, Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import texts_of
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data import partition
@@ -140,10 +141,11 @@ class Language:
             Where there is no token, and for texts to be measured on that the tokenizer's tokens do not spell.
         """
         module = _language(world.module(model))
-        for part in ("validation", "test"):
-            spelled(module, self._own(world, client, part), f"client {client}, {part}")
+        parts = {f"client {client}, {part}": self._own(world, client, part) for part in ("validation", "test")}
         if world.test is not None:
-            spelled(module, self._unseen(world, 0), "the test set")
+            parts["the test set"] = self._unseen(world, 0)
+        for who, x in parts.items():
+            spelled(module, texts_of(x), module.reader(x), who)
         tokens = self.examples(world, client, model)
         if not tokens:
             raise InvalidInputError(f"client {client} has no text with a token to learn from: all are empty")
@@ -205,7 +207,9 @@ class Language:
 
     def judged(self, world: View, model: Module, limit: int) -> Figures:
         """Measure one model as every client's: means over clients, and the test set."""
-        found: Figures = {**self._for_clients(world, dict.fromkeys(self._clients(world), model), ("test", "validation"))}
+        found: Figures = {
+            **self._for_clients(world, dict.fromkeys(self._clients(world), model), ("test", "validation"))
+        }
         if world.test is not None:
             found |= _named("unseen", self._score(model, self._unseen(world, limit)))
         return found
