@@ -36,7 +36,7 @@ BITS = {
     "own/bits_per_byte": "bits per byte on own test texts",
     "others/bits_per_byte": "bits per byte on the others' test texts",
     "unseen/bits_per_byte": "bits per byte on the test set",
-    "validation/bits_per_byte": "bits per byte on validation texts",
+    "validation": "bits per byte on validation texts",
 }
 
 

@@ -115,6 +115,7 @@ class Language:
     """
 
     name = NAME
+    higher_is_better = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -182,13 +183,14 @@ class Language:
         Returns
         -------
         Figures
-            ``own/bits_per_byte`` and ``own/perplexity`` on its own test texts, ``validation/`` on its own validation
-            texts, ``others/`` on the other clients' test texts together, ``unseen/`` on the test set. What has no text
-            is missing.
+            ``own/bits_per_byte`` and ``own/perplexity`` on its own test texts, ``others/`` on the other clients' test
+            texts together, ``unseen/`` on the test set; ``validation`` bits per byte on its own validation texts. What
+            has no text is missing.
         """
         everybodys = shared or model
         found = _named("own", self._score(model, self._own(world, client, "test")))
-        found |= _named("validation", self._score(model, self._own(world, client, "validation")))
+        if (bits := self._score(model, self._own(world, client, "validation")).bits_per_byte) is not None:
+            found["validation"] = bits
         if limit is None:
             return found
         if others := [self._own(world, other, "test") for other in self._clients(world) if other != client]:
@@ -245,8 +247,8 @@ class Language:
                 mine = whose == clients.index(client)
                 if part == "test":
                     found |= {**_named("own", scores[mine]), **_named("others", scores[~mine])}
-                else:
-                    found |= _named(part, scores[mine])
+                elif (bits := scores[mine].bits_per_byte) is not None:
+                    found["validation"] = bits
         return _mean(list(figures.values()))
 
     # --- on which texts
