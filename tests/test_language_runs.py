@@ -1,6 +1,7 @@
 """Runs of language models: whose texts they are measured on, what travels, and the models that are kept."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_what_cannot_be_is_refused_in_a_line(words: str, wanted: str, notes: Pat
 
 
 def test_other_methods_say_which_can(notes: Path):
-    with pytest.raises(InvalidInputError, match="fedmd cannot learn language.*fedavg, fedprox, local"):
+    with pytest.raises(InvalidInputError, match=r"fedmd cannot learn language.*fedavg, fedprox, local"):
         tiny.run("fedmd", f"{SHORT} data.source={notes} model.name=gpt:8 data.min_rows=3 data.public=held-out")
 
 
@@ -214,11 +215,12 @@ def test_the_simulation_gives_the_figures_of_one_process(notes: Path, tmp_path: 
 def test_texts_stay_on_supernodes(notes: Path, tmp_path: Path):
     from helpers.deployment import lab
 
+    shutil.copytree(notes / "eve", tmp_path / "unseen" / "test" / "eve")
     with lab(tmp_path / "lab", ("ann", "bob")) as made:
         for who in ("ann", "bob"):
             made.device(who, notes / who)
         words = (
-            f"data.task=language server.nodes=2 model.name=gpt:8 data.public=none data.test={notes / 'eve'} "
+            f"data.task=language server.nodes=2 model.name=gpt:8 data.public=none data.test={tmp_path / 'unseen'} "
             "data.length=16 server.rounds=2 client.steps=3 client.lr=0.02 client.optimizer=adamw run.device=cpu"
         )
         assert main(["run", "fedavg", "--on", str(made.keys), "--set", words, "--out", str(tmp_path / "run")]) == 0

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, final
 
 import numpy as np
@@ -179,10 +179,8 @@ class LanguageModel(nn.Module):
         logits = self._logits(ids[:, :-1], mask[:, :-1])  # what follows the last token is not asked for
         labels = ids.masked_fill(~mask, IGNORED)[:, 1:].flatten()
         rows = max(1, LOGITS // logits.shape[2])
-        parts = zip(logits.flatten(0, 1).split(rows), labels.split(rows), strict=True)
-        return torch.cat(
-            [checkpoint(_cross_entropy, *part, use_reentrant=False, preserve_rng_state=False) for part in parts]
-        )
+        loss = partial(checkpoint, _cross_entropy, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat(list(map(loss, logits.flatten(0, 1).split(rows), labels.split(rows))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean negative log-likelihood, in nats a token, over all tokens of texts [B, 2].
