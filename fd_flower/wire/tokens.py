@@ -1,0 +1,273 @@
+"""Kinds of knowledge about public texts: what a language model says of their tokens."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.wire.adapters import DIGEST, hashed
+from fd_flower.wire.payload import Bounds
+from fd_flower.wire.predictions import _Public
+
+ROUNDED = 1e-2
+"""How far from 1 the probabilities of a token may add up: of many halves, each is rounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Texts(_Public):
+    """What is said of the tokens of public texts, text after text: [T] or [T, k] in ``counts`` rows each.
+
+    Attributes
+    ----------
+    index : Tensor
+        [M] int64, rising: which public texts.
+    counts : Tensor
+        [M] int32: how many scored tokens each of them has, 1 or more; their sum is T.
+    tokenizer : Tensor
+        [32] uint8: SHA-256 of the tokenizer whose tokens these are.
+    """
+
+    counts: Tensor
+    tokenizer: Tensor
+
+    @property
+    def digest(self) -> str:
+        """The tokenizer's SHA-256 in hexadecimal digits."""
+        return bytes(self.tokenizer.tolist()).hex()
+
+    @property
+    def parts(self) -> list[slice]:
+        """The rows of each text [M], in the order of ``index``."""
+        ends = self.counts.long().cumsum(0).tolist()
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
+
+    def need_tokenizer(self, digest: str) -> None:
+        """Refuse tokens of another tokenizer than the one with this SHA-256, in hexadecimal digits.
+
+        Raises
+        ------
+        InvalidInputError
+            With the beginning of both hashes.
+        """
+        if self.digest != digest:
+            raise InvalidInputError(
+                f"{self.name} has tokens of another tokenizer than the one here (SHA-256 {self.digest[:12]}... and "
+                f"{digest[:12]}...): clients compare tokens of one tokenizer alone; take client.objective=alm for several"
+            )
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse unknown texts, texts without tokens, and what is no tokenizer's hash."""
+        super().check(bounds)
+        self._shape("counts", self.counts, len(self.index))
+        self._integers("counts", self.counts, dtype=torch.int32)
+        if bool((self.counts < 1).any()):
+            raise InvalidInputError(f"{self.name} has texts without tokens; expected those that have some alone")
+        self._shape("tokenizer", self.tokenizer, DIGEST)
+        self._dtype("tokenizer", self.tokenizer, torch.uint8)
+
+    @property
+    def _tokens(self) -> int:
+        return int(self.counts.long().sum())
+
+    def _likelihoods(self, key: str, values: Tensor, *sizes: int | None) -> None:
+        """Refuse what are no log-probabilities of this shape."""
+        self._floats(key, values, torch.float16, torch.float32)
+        self._shape(key, values, *sizes)
+        if bool((values > ROUNDED).any()):
+            raise InvalidInputError(f"{self.name} has log-probabilities above 0 in '{key}'")
+
+
+@dataclass(frozen=True, eq=False)
+class ChunkLikelihoods(_Texts):
+    """How likely each token of public texts is to a model, and at which byte it ends.
+
+    Tokens of other tokenizers end at other bytes. The chunks between bytes at which both sides have an end are likely
+    to both, and can be compared.
+
+    Attributes
+    ----------
+    index, counts, tokenizer
+        As of all kinds about public texts.
+    begins : Tensor
+        [M] int32: the byte at which the first scored token of a text begins.
+    ends : Tensor
+        [T] int16 or int32: the byte behind each token, from the token's own bytes, never falling in a text.
+    values : Tensor
+        [T] float16 or float32: log-likelihood of each token, given those before it.
+    source : str
+        Whose, where there are several; it is in the record's name.
+    """
+
+    kind: ClassVar[str] = "chunk-likelihoods"
+    named_by: ClassVar[str] = "source"
+    begins: Tensor
+    ends: Tensor
+    values: Tensor
+    source: str = ""
+
+    @classmethod
+    def of_texts(
+        cls,
+        index: Tensor,
+        texts: Sequence[tuple[int, Tensor, Tensor]],
+        tokenizer: str,
+        source: str = "",
+        dtype: torch.dtype = torch.float16,
+    ) -> Self:
+        """Return what is said of texts, without those that have no scored byte.
+
+        Parameters
+        ----------
+        index : Tensor
+            [M] int64, rising: which public texts.
+        texts : Sequence[tuple[int, Tensor, Tensor]]
+            Of each text the byte at which it begins, its tokens' ends [t] and their log-likelihoods [t].
+        tokenizer : str
+            SHA-256 in hexadecimal digits.
+        source : str
+            Whose, where there are several.
+        dtype : torch.dtype
+            Of the likelihoods on the wire.
+        """
+        kept = [place for place, (begin, ends, _) in enumerate(texts) if len(ends) and int(ends[-1]) > begin]
+        begins, ends, values = zip(*(texts[place] for place in kept), strict=True) if kept else ((), (), ())
+        joined = torch.cat([torch.as_tensor(one).int() for one in ends]) if kept else torch.empty(0, dtype=torch.int32)
+        if not len(joined) or int(joined.max()) <= torch.iinfo(torch.int16).max:
+            joined = joined.short()
+        likelihoods = torch.cat([one.detach().float().cpu() for one in values]) if kept else torch.empty(0)
+        return cls(
+            index[torch.tensor(kept, dtype=torch.int64)],
+            torch.tensor([len(one) for one in ends], dtype=torch.int32),
+            hashed(tokenizer),
+            torch.tensor(begins, dtype=torch.int32),
+            joined,
+            likelihoods.clamp(min=torch.finfo(torch.float16).min).to(dtype),
+            source,
+        )
+
+    def texts(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+        """Yield of each text its number, its first byte, its tokens' ends [t] int64 and their log-likelihoods [t]."""
+        for number, begin, rows in zip(self.index.tolist(), self.begins.tolist(), self.parts, strict=True):
+            yield number, begin, self.ends[rows].long(), self.values[rows].float()
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse ends that fall, texts that cover no byte, likelihoods above one and what is not finite."""
+        super().check(bounds)
+        self._shape("begins", self.begins, len(self.index))
+        self._integers("begins", self.begins, dtype=torch.int32)
+        self._shape("ends", self.ends, self._tokens)
+        self._dtype("ends", self.ends, torch.int16, torch.int32)
+        self._likelihoods("values", self.values, self._tokens)
+        behind = self.counts.long().cumsum(0)
+        firsts = behind - self.counts.long()
+        steps = self.ends.long().diff(prepend=self.ends.new_zeros(1).long())
+        steps[firsts] = self.ends.long()[firsts] - self.begins.long()
+        if bool((steps < 0).any()):
+            raise InvalidInputError(f"{self.name} has byte ends that fall; expected each token to end behind the last")
+        if bool((self.ends.long()[behind - 1] <= self.begins.long()).any()):
+            raise InvalidInputError(f"{self.name} has texts whose tokens cover no byte")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLogits(_Texts):
+    """The likeliest next tokens at every scored position of public texts, and the probability of all others together.
+
+    Attributes
+    ----------
+    index, counts, tokenizer
+        As of all kinds about public texts; ``counts`` are positions.
+    ids : Tensor
+        [T, k] uint16, or int32 for more than 65,536 tokens: the likeliest tokens, each once.
+    values : Tensor
+        [T, k] float16 or float32: their log-probabilities at temperature 1.
+    rest : Tensor
+        [T] float16 or float32: the probability of all other tokens, 0 or more.
+    vocabulary : Tensor
+        [] int64: V, the number of tokens that they are out of.
+    """
+
+    kind: ClassVar[str] = "token-logits"
+    ids: Tensor
+    values: Tensor
+    rest: Tensor
+    vocabulary: Tensor
+
+    @classmethod
+    def top(
+        cls,
+        index: Tensor,
+        texts: Sequence[tuple[Tensor, Tensor, Tensor]],
+        vocabulary: int,
+        tokenizer: str,
+        dtype: torch.dtype = torch.float16,
+    ) -> Self:
+        """Return what is said of texts, without those that have no position.
+
+        Parameters
+        ----------
+        index : Tensor
+            [M] int64, rising: which public texts.
+        texts : Sequence[tuple[Tensor, Tensor, Tensor]]
+            Of each text ``likeliest`` of its positions: ids [t, k], log-probabilities [t, k] and the rest [t].
+        vocabulary : int
+            V.
+        tokenizer : str
+            SHA-256 in hexadecimal digits.
+        dtype : torch.dtype
+            Of the probabilities on the wire.
+        """
+        kept = [place for place, (ids, _, _) in enumerate(texts) if len(ids)]
+        k = texts[0][0].shape[1] if texts else 0
+        blank = (torch.empty(0, k), torch.empty(0, k), torch.empty(0))
+        ids, values, rest = (torch.cat(one) for one in zip(blank, *(texts[place] for place in kept), strict=True))
+        return cls(
+            index[torch.tensor(kept, dtype=torch.int64)],
+            torch.tensor([len(texts[place][0]) for place in kept], dtype=torch.int32),
+            hashed(tokenizer),
+            ids.to(torch.uint16 if vocabulary <= 2**16 else torch.int32),
+            values.clamp(min=torch.finfo(torch.float16).min).to(dtype),
+            rest.to(dtype),
+            torch.tensor(vocabulary),
+        )
+
+    def texts(self) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+        """Yield of each text its number, ids [t, k] int64, log-probabilities [t, k] and the rest [t]."""
+        for number, rows in zip(self.index.tolist(), self.parts, strict=True):
+            yield number, self.ids[rows].long(), self.values[rows].float(), self.rest[rows].float()
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse tokens outside the vocabulary or twice, a rest below 0 and probabilities that do not add up to 1."""
+        super().check(bounds)
+        self._shape("vocabulary", self.vocabulary)
+        self._integers("vocabulary", self.vocabulary)
+        self._shape("ids", self.ids, self._tokens, None)
+        k = self.ids.shape[1]
+        self._dtype("ids", self.ids, torch.uint16, torch.int32)
+        ids = self.ids.long()
+        self._integers("ids", ids, int(self.vocabulary))
+        if bool((ids.sort(1).values.diff(dim=1) == 0).any()):
+            raise InvalidInputError(f"{self.name} has a token twice at a position; expected each once")
+        self._likelihoods("values", self.values, self._tokens, k)
+        self._floats("rest", self.rest, torch.float16, torch.float32)
+        self._shape("rest", self.rest, self._tokens)
+        if bool((self.rest < 0).any()):
+            raise InvalidInputError(f"{self.name} has a rest below 0; expected the probability of all other tokens")
+        total = self.values.double().exp().sum(1) + self.rest.double()
+        if bool(((total - 1).abs() > ROUNDED).any()):
+            raise InvalidInputError(f"{self.name} has probabilities that do not add up to 1 with the rest")
+
+
+def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the k likeliest tokens of logits [..., V]: ids and log-probabilities [..., k], and the rest's mass [...].
+
+    With k = V or more all tokens are among them and the rest is exactly 0; it is never below 0.
+    """
+    logprobs = logits.float().log_softmax(-1)
+    if k >= logits.shape[-1]:
+        values, ids = logprobs.sort(dim=-1, descending=True, stable=True)
+        return ids, values, torch.zeros_like(values[..., 0])
+    values, ids = logprobs.topk(k, dim=-1)
+    return ids, values, (1 - values.exp().sum(-1)).clamp(min=0)
