@@ -120,24 +120,20 @@ class ALM(TokenObjective):
         return p * (log_p - log_q) + (1 - p) * (log1mexp(log_p) - log1mexp(log_q))
 
 
-def common_ends(first: Tensor, second: Tensor, begins: tuple[int, int]) -> Tensor:
-    """Return the bytes of one text at which chunks of both sides begin or end, int64 [K], rising; none or 2 or more.
+def common_ends(first: Tensor, second: Tensor) -> Tensor:
+    """Return the bytes of one text at which tokens of both sides end, int64 [K], rising: the ends of its chunks.
 
     Parameters
     ----------
     first, second : Tensor
-        Byte ends of each side's tokens [t], never falling.
-    begins : tuple[int, int]
-        The byte at which each side's first token begins.
+        Byte ends of each side's tokens [t], never falling; both sides begin at byte 0.
     """
-    sides = [torch.cat([ends.new_tensor([begin]), ends]) for ends, begin in zip((first, second), begins, strict=True)]
-    own, other = (side.unique() for side in sides)
-    found = own[torch.isin(own, other)]
-    return found if len(found) > 1 else found[:0]
+    own = first[first > 0].unique()
+    return own[torch.isin(own, second)]
 
 
 def chunk_sums(values: Tensor, ends: Tensor, cuts: Tensor) -> Tensor:
-    """Return the log-likelihood of each chunk between two cuts, [K - 1]: the sum over the tokens that end in it.
+    """Return the log-likelihood of each chunk [K]: the sum over the tokens that end in it.
 
     Parameters
     ----------
@@ -146,8 +142,8 @@ def chunk_sums(values: Tensor, ends: Tensor, cuts: Tensor) -> Tensor:
     ends : Tensor
         Byte ends of these tokens [t], never falling.
     cuts : Tensor
-        Bytes at which chunks begin and end [K], rising, of ``common_ends``.
+        Bytes at which chunks end [K], rising, of ``common_ends``; what ends behind the last is in none.
     """
-    chunk = torch.searchsorted(cuts, ends) - 1  # a token of no byte belongs to what ends where it stands
-    inside = (chunk >= 0) & (chunk < len(cuts) - 1)
-    return values.new_zeros(max(len(cuts) - 1, 0)).index_add(0, chunk[inside], values[inside])
+    chunk = torch.searchsorted(cuts, ends)  # a token of no byte belongs to the chunk that ends where it stands
+    inside = chunk < len(cuts)
+    return values.new_zeros(len(cuts)).index_add(0, chunk[inside], values[inside])

@@ -22,6 +22,7 @@ from fd_flower.wire.predictions import (
 from fd_flower.wire.samples import PixelStatistics, SampleKnowledge, SyntheticSet
 from fd_flower.wire.summable import Summable
 from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
+from fd_flower.wire.tokens import ChunkLikelihoods, TokenLogits, likeliest, mean_of_likelihoods
 from fd_flower.wire.weights import Holders, Information, Update, Weights
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Bounds",
     "Candidates",
     "Chain",
+    "ChunkLikelihoods",
     "ClassLogits",
     "Encrypted",
     "Generator",
@@ -58,9 +60,12 @@ __all__ = [
     "SumUnmask",
     "Summable",
     "SyntheticSet",
+    "TokenLogits",
     "Update",
     "Weights",
     "kind_of",
+    "likeliest",
+    "mean_of_likelihoods",
     "pack",
     "stack",
     "unpack",

@@ -1,5 +1,6 @@
 """Kinds of knowledge about public texts: what a language model says of their tokens."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -91,29 +92,31 @@ class ChunkLikelihoods(_Texts):
     ----------
     index, counts, tokenizer
         As of all kinds about public texts.
-    begins : Tensor
-        [M] int32: the byte at which the first scored token of a text begins.
     ends : Tensor
         [T] int16 or int32: the byte behind each token, from the token's own bytes, never falling in a text.
     values : Tensor
         [T] float16 or float32: log-likelihood of each token, given those before it.
+    voters : Tensor | None
+        [M] int32: of how many clients a text's likelihoods are the mean; None: of one.
     source : str
         Whose, where there are several; it is in the record's name.
     """
 
     kind: ClassVar[str] = "chunk-likelihoods"
     named_by: ClassVar[str] = "source"
-    begins: Tensor
     ends: Tensor
     values: Tensor
+    voters: Tensor | None = None
     source: str = ""
 
     @classmethod
     def of_texts(
         cls,
         index: Tensor,
-        texts: Sequence[tuple[int, Tensor, Tensor]],
+        texts: Sequence[tuple[Tensor, Tensor]],
         tokenizer: str,
+        *,
+        voters: Sequence[int] | None = None,
         source: str = "",
         dtype: torch.dtype = torch.float16,
     ) -> Self:
@@ -123,51 +126,52 @@ class ChunkLikelihoods(_Texts):
         ----------
         index : Tensor
             [M] int64, rising: which public texts.
-        texts : Sequence[tuple[int, Tensor, Tensor]]
-            Of each text the byte at which it begins, its tokens' ends [t] and their log-likelihoods [t].
+        texts : Sequence[tuple[Tensor, Tensor]]
+            Of each text its tokens' ends [t] and their log-likelihoods [t].
         tokenizer : str
             SHA-256 in hexadecimal digits.
+        voters : Sequence[int] | None
+            Of how many clients each is the mean; None: of one.
         source : str
             Whose, where there are several.
         dtype : torch.dtype
             Of the likelihoods on the wire.
         """
-        kept = [place for place, (begin, ends, _) in enumerate(texts) if len(ends) and int(ends[-1]) > begin]
-        begins, ends, values = zip(*(texts[place] for place in kept), strict=True) if kept else ((), (), ())
-        joined = torch.cat([torch.as_tensor(one).int() for one in ends]) if kept else torch.empty(0, dtype=torch.int32)
-        if not len(joined) or int(joined.max()) <= torch.iinfo(torch.int16).max:
-            joined = joined.short()
-        likelihoods = torch.cat([one.detach().float().cpu() for one in values]) if kept else torch.empty(0)
+        kept = [place for place, (ends, _) in enumerate(texts) if len(ends) and int(ends[-1])]
+        empty = (torch.empty(0, dtype=torch.int32), torch.empty(0))
+        ends, values = (torch.cat(one) for one in zip(empty, *(texts[place] for place in kept), strict=True))
+        short = not len(ends) or int(ends.max()) <= torch.iinfo(torch.int16).max
         return cls(
             index[torch.tensor(kept, dtype=torch.int64)],
-            torch.tensor([len(one) for one in ends], dtype=torch.int32),
+            torch.tensor([len(texts[place][0]) for place in kept], dtype=torch.int32),
             hashed(tokenizer),
-            torch.tensor(begins, dtype=torch.int32),
-            joined,
-            likelihoods.clamp(min=torch.finfo(torch.float16).min).to(dtype),
+            ends.to(torch.int16 if short else torch.int32),
+            values.clamp(min=torch.finfo(torch.float16).min, max=0).to(dtype),
+            None if voters is None else torch.tensor([voters[place] for place in kept], dtype=torch.int32),
             source,
         )
 
-    def texts(self) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-        """Yield of each text its number, its first byte, its tokens' ends [t] int64 and their log-likelihoods [t]."""
-        for number, begin, rows in zip(self.index.tolist(), self.begins.tolist(), self.parts, strict=True):
-            yield number, begin, self.ends[rows].long(), self.values[rows].float()
+    def texts(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield of each text its number, its tokens' ends [t] int64 and their log-likelihoods [t] float32."""
+        for number, rows in zip(self.index.tolist(), self.parts, strict=True):
+            yield number, self.ends[rows].long(), self.values[rows].float()
 
     def check(self, bounds: Bounds) -> None:
         """Refuse ends that fall, texts that cover no byte, likelihoods above one and what is not finite."""
         super().check(bounds)
-        self._shape("begins", self.begins, len(self.index))
-        self._integers("begins", self.begins, dtype=torch.int32)
         self._shape("ends", self.ends, self._tokens)
         self._dtype("ends", self.ends, torch.int16, torch.int32)
         self._likelihoods("values", self.values, self._tokens)
-        behind = self.counts.long().cumsum(0)
+        if self.voters is not None:
+            self._shape("voters", self.voters, len(self.index))
+            self._integers("voters", self.voters, dtype=torch.int32)
+        behind, ends = self.counts.long().cumsum(0), self.ends.long()
         firsts = behind - self.counts.long()
-        steps = self.ends.long().diff(prepend=self.ends.new_zeros(1).long())
-        steps[firsts] = self.ends.long()[firsts] - self.begins.long()
-        if bool((steps < 0).any()):
+        before = ends.roll(1)
+        before[firsts] = 0
+        if bool((ends < before).any()):
             raise InvalidInputError(f"{self.name} has byte ends that fall; expected each token to end behind the last")
-        if bool((self.ends.long()[behind - 1] <= self.begins.long()).any()):
+        if bool((ends[behind - 1] == 0).any()):
             raise InvalidInputError(f"{self.name} has texts whose tokens cover no byte")
 
 
@@ -221,7 +225,7 @@ class TokenLogits(_Texts):
         """
         kept = [place for place, (ids, _, _) in enumerate(texts) if len(ids)]
         k = texts[0][0].shape[1] if texts else 0
-        blank = (torch.empty(0, k), torch.empty(0, k), torch.empty(0))
+        blank = (torch.empty(0, k, dtype=torch.int64), torch.empty(0, k), torch.empty(0))
         ids, values, rest = (torch.cat(one) for one in zip(blank, *(texts[place] for place in kept), strict=True))
         return cls(
             index[torch.tensor(kept, dtype=torch.int64)],
@@ -271,3 +275,33 @@ def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         return ids, values, torch.zeros_like(values[..., 0])
     values, ids = logprobs.topk(k, dim=-1)
     return ids, values, (1 - values.exp().sum(-1)).clamp(min=0)
+
+
+def mean_of_likelihoods(replies: Sequence[ChunkLikelihoods], source: str = "") -> ChunkLikelihoods:
+    """Return the mean probability of each token, of several models with one tokenizer.
+
+    Given the same text before it, that is the ensemble's probability of the token. A model that ends a text's tokens
+    elsewhere than most do is left out of this text.
+
+    Parameters
+    ----------
+    replies : Sequence[ChunkLikelihoods]
+        What each says, of one tokenizer; a text may be missing in some of them.
+    source : str
+        The name of their mean.
+    """
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for reply in replies:
+        for number, ends, values in reply.texts():
+            found.setdefault(number, []).append((ends, values))
+    texts, voters = [], []
+    for number in sorted(found):
+        alike: dict[tuple[int, ...], list[Tensor]] = {}
+        for ends, values in found[number]:
+            alike.setdefault(tuple(ends.tolist()), []).append(values)
+        usual = max(alike, key=lambda one: len(alike[one]))
+        group = torch.stack(alike[usual])
+        texts.append((torch.tensor(usual), group.logsumexp(0) - math.log(len(group))))
+        voters.append(len(group))
+    index = torch.tensor(sorted(found), dtype=torch.int64)
+    return ChunkLikelihoods.of_texts(index, texts, replies[0].digest, voters=voters, source=source)

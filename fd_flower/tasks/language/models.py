@@ -1,5 +1,6 @@
 """Language models: a causal network, its tokenizer and the token that it starts from."""
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from fd_flower.tasks.text.built_in import HEADS
 
 WIDTH = 64
 """Features of the built-in model, where its name does not say."""
+_BYTES = hashlib.sha256(b"bytes").hexdigest()
 IGNORED = -100
 """What ``cross_entropy`` leaves out."""
 
@@ -256,5 +258,5 @@ def _built_in(name: str, seed: int, length: int, start: str) -> LanguageModel:
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
         body = Gpt(int(size or WIDTH), length + 1)
     tokenizer = Bytes()
-    vocabulary = Vocabulary(tokenizer, tokenizer.encode, tokenizer.table, START, "bytes")
+    vocabulary = Vocabulary(tokenizer, tokenizer.encode, tokenizer.table, START, _BYTES)
     return LanguageModel(body, vocabulary, length, f"{name}, {length}, seed {seed}, torch {torch.__version__}")

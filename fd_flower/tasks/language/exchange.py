@@ -1,0 +1,204 @@
+"""What language models tell each other about public texts: how it is made, aligned and compared.
+
+A teacher's likelihoods are laid onto a student's own tokens once, so that a mini-batch of texts takes its rows of one
+tensor: ``[N, S, L]`` for S tables of likelihoods, ``[N, L, 2 k + 1]`` for next tokens. Column 0 of L is the start token,
+which is never scored.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fd_flower.core import library
+from fd_flower.core.samples import Samples
+from fd_flower.objectives import ALM, TokenKL, TokenObjective
+from fd_flower.objectives.tokens import chunk_sums, common_ends
+from fd_flower.tasks.language.bytes import ends_in
+from fd_flower.tasks.language.models import LanguageModel
+from fd_flower.wire import ChunkLikelihoods, TokenLogits, likeliest
+
+NUMBERS = 2**25
+"""Logits that are in memory at once where nothing learns: 128 MiB of float32."""
+
+T = TypeVar("T")
+
+
+# --- what a model says
+
+
+def texts_of(samples: Samples) -> Tensor:
+    """Return the hashes of texts [N, 2]."""
+    return samples.x if samples.index is None else samples.x[samples.index]
+
+
+def byte_ends(model: LanguageModel, x: Tensor) -> list[Tensor]:
+    """Return where each scored token of texts [N, 2] ends, int64 [t]; none for a text that the tokens do not spell."""
+    table, found = model.token_bytes, []
+    for text, tokens in zip(library.texts_of(x), model.reader(x), strict=True):
+        ends = ends_in(text, tokens, table)
+        found.append(torch.from_numpy(ends[: model.length]).long() if ends is not None else torch.empty(0).long())
+    return found
+
+
+def chunk_likelihoods(model: LanguageModel, x: Tensor, index: Tensor, *, source: str = "") -> ChunkLikelihoods:
+    """Return how likely texts [N, 2] are to a model, token by token; texts without a scored byte are left out.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        Who says it; its mode is as before.
+    x : Tensor
+        The texts.
+    index : Tensor
+        [N] int64, rising: which public texts these are.
+    source : str
+        Whose it is, where there are several.
+    """
+    values = _of_each(model, x, _token_likelihoods)
+    return ChunkLikelihoods.of_texts(
+        index, list(zip(byte_ends(model, x), values, strict=True)), model.tokenizer_hash, source=source
+    )
+
+
+def token_logits(model: LanguageModel, x: Tensor, index: Tensor, k: int) -> TokenLogits:
+    """Return a model's k likeliest tokens at every scored position of texts [N, 2], and the rest; as above."""
+
+    def top(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return likeliest(logits, k)
+
+    return TokenLogits.top(index, _of_each(model, x, top), len(model.token_bytes), model.tokenizer_hash)
+
+
+def _token_likelihoods(logits: Tensor, ids: Tensor) -> Tensor:
+    return -F.cross_entropy(logits, ids, reduction="none")
+
+
+@torch.no_grad()
+def _of_each(model: LanguageModel, x: Tensor, make: Callable[[Tensor, Tensor], T]) -> list[T]:
+    """Return what ``make`` makes of each text's logits [t, V] and tokens [t], on the CPU, in evaluation mode."""
+    before = model.training
+    model.eval()
+    found: list[T | None] = [None] * len(x)
+    for rows in _batches(model, x):
+        ids, mask = model.tokens(x[rows])
+        logits = model.logits(ids, mask)
+        for place, row in enumerate(rows.tolist()):
+            scored = mask[place, 1:]
+            found[row] = make(logits[place, :-1][scored].cpu(), ids[place, 1:][scored].cpu())
+    model.train(before)
+    return [one for one in found if one is not None]
+
+
+def _batches(model: LanguageModel, x: Tensor) -> Iterator[Tensor]:
+    """Yield rows [n] of texts of like length, so many that their logits are at most ``NUMBERS``."""
+    lengths = model.lengths(x)
+    order = lengths.argsort(descending=True, stable=True)
+    start = 0
+    while start < len(order):
+        count = max(1, NUMBERS // (int(lengths[order[start]]) * len(model.token_bytes)))
+        yield order[start : start + count]
+        start += count
+
+
+# --- what a student makes of it
+
+
+def aligned(model: LanguageModel, x: Tensor, index: Tensor, tables: Sequence[ChunkLikelihoods]) -> Tensor:
+    """Lay tables of likelihoods onto a model's own tokens of texts [N, 2]: float32 [N, S, L].
+
+    At the last of its tokens in a chunk stands the teacher's log-likelihood of the chunk; NaN stands at the others, and
+    in all columns of a text that a table does not have. Column 0 has the number of clients that the table is the mean of.
+    """
+    ends = byte_ends(model, x)
+    teacher = torch.full((len(x), len(tables), 1 + max(map(len, ends), default=0)), torch.nan)
+    teacher[:, :, 0] = 0
+    places = {number: place for place, number in enumerate(index.tolist())}
+    for number, table in enumerate(tables):
+        voters = torch.ones(len(table.index)) if table.voters is None else table.voters.float()
+        for (text, other, values), weight in zip(table.texts(), voters, strict=True):
+            own = ends[place := places[text]]
+            cuts = common_ends(own, other)
+            last = torch.searchsorted(own, cuts, right=True)  # behind the last token that ends there: column 0 is first
+            teacher[place, number, last] = chunk_sums(values, other, cuts)
+            teacher[place, number, 0] = weight
+    return teacher
+
+
+def next_tokens(model: LanguageModel, x: Tensor, index: Tensor, received: TokenLogits) -> Tensor:
+    """Lay a teacher's likeliest tokens onto a model's own positions of texts [N, 2]: float32 [N, L, 2 k + 1].
+
+    In column t are what may stand there in place of token t: k ids, their k log-probabilities and the rest; NaN where
+    nothing is said.
+
+    Raises
+    ------
+    InvalidInputError
+        For tokens of another tokenizer.
+    """
+    received.need_tokenizer(model.tokenizer_hash)
+    k = received.ids.shape[1]
+    teacher = torch.full((len(x), int(model.lengths(x).max()), 2 * k + 1), torch.nan)
+    places = {number: place for place, number in enumerate(index.tolist())}
+    for number, *said in received.texts():
+        rows = torch.cat([one.float().view(len(one), -1) for one in said], dim=1)[: teacher.shape[1] - 1]
+        teacher[places[number], 1 : len(rows) + 1] = rows
+    return teacher
+
+
+def compared(
+    model: LanguageModel, x: Tensor, teacher: Tensor, loss: TokenObjective
+) -> tuple[Tensor, Tensor]:
+    """Return two losses on texts [B, 2], scalars: of the next token, and the distance to the teacher's rows.
+
+    Parameters
+    ----------
+    model : LanguageModel
+        The student.
+    x : Tensor
+        A mini-batch of texts.
+    teacher : Tensor
+        Their rows of ``aligned`` or of ``next_tokens``.
+    loss : TokenObjective
+        ``ALM`` for the former, ``TokenKL`` for the latter. The distance is 0 where the teacher says nothing.
+    """
+    ids, mask = model.tokens(x)
+    logits, labels, scored = model.logits(ids, mask)[:, :-1], ids[:, 1:], mask[:, 1:]
+    likelihoods = -F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+    likelihoods = likelihoods.masked_fill(~scored, 0.0)
+    plain = -likelihoods.sum() / scored.sum().clamp(min=1)
+    if isinstance(loss, TokenKL):
+        distance = _token_kl(logits, teacher[:, 1 : ids.shape[1]], scored, loss)
+    elif isinstance(loss, ALM):
+        distance = _alm(likelihoods, teacher[:, :, : ids.shape[1]], loss)
+    else:
+        raise TypeError(f"{type(loss).__name__} is neither token_kl nor alm")
+    return plain, distance
+
+
+def _token_kl(logits: Tensor, teacher: Tensor, scored: Tensor, loss: TokenKL) -> Tensor:
+    said = scored[:, : teacher.shape[1]] & ~teacher[:, :, -1].isnan()
+    if not bool(said.any()):
+        return logits.sum() * 0.0
+    k = teacher.shape[2] // 2
+    ids, logprobs, rest = teacher[said].split([k, k, 1], dim=1)
+    return loss(logits[:, : teacher.shape[1]][said], ids.long(), logprobs, rest.squeeze(1))
+
+
+def _alm(likelihoods: Tensor, teacher: Tensor, loss: ALM) -> Tensor:
+    """Return the loss over all chunks of all tables [B, S, L], each chunk counting as often as its table's clients."""
+    voters, values = teacher[:, :, 0], teacher[:, :, 1:]
+    there = ~values.isnan()
+    if not bool(there.any()):
+        return likelihoods.sum() * 0.0
+    counts = there.sum(2)
+    # Each token's chunk: as many have ended before it; a text's chunks follow those of the texts and tables before.
+    chunk = there.cumsum(2) - there.long()
+    inside = chunk < counts.unsqueeze(2)
+    first = (counts.flatten().cumsum(0) - counts.flatten()).view_as(counts)
+    tokens = likelihoods[:, : values.shape[2]].unsqueeze(1).expand_as(values)[inside]
+    student = tokens.new_zeros(int(counts.sum())).index_add(0, (first.unsqueeze(2) + chunk)[inside], tokens)
+    weight = voters.unsqueeze(2).expand_as(values)[there]
+    return loss(student, values[there], weight)
