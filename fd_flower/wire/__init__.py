@@ -22,7 +22,7 @@ from fd_flower.wire.predictions import (
 from fd_flower.wire.samples import PixelStatistics, SampleKnowledge, SyntheticSet
 from fd_flower.wire.summable import Summable
 from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
-from fd_flower.wire.tokens import ChunkLikelihoods, TokenLogits, likeliest, mean_of_likelihoods
+from fd_flower.wire.tokens import ChunkLikelihoods, TokenLogits, chosen, likeliest, mean_of_likelihoods
 from fd_flower.wire.weights import Holders, Information, Update, Weights
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "TokenLogits",
     "Update",
     "Weights",
+    "chosen",
     "kind_of",
     "likeliest",
     "mean_of_likelihoods",

@@ -1,9 +1,9 @@
 """Kinds of knowledge about public texts: what a language model says of their tokens."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,8 @@ class _Texts(_Public):
         [32] uint8: SHA-256 of the tokenizer whose tokens these are.
     """
 
+    rows: ClassVar[tuple[str, ...]]
+    """The fields with a row a token."""
     counts: Tensor
     tokenizer: Tensor
 
@@ -81,6 +83,9 @@ class _Texts(_Public):
             raise InvalidInputError(f"{self.name} has log-probabilities above 0 in '{key}'")
 
 
+T = TypeVar("T", bound=_Texts)
+
+
 @dataclass(frozen=True, eq=False)
 class ChunkLikelihoods(_Texts):
     """How likely each token of public texts is to a model, and at which byte it ends.
@@ -104,6 +109,7 @@ class ChunkLikelihoods(_Texts):
 
     kind: ClassVar[str] = "chunk-likelihoods"
     named_by: ClassVar[str] = "source"
+    rows: ClassVar[tuple[str, ...]] = ("ends", "values")
     ends: Tensor
     values: Tensor
     voters: Tensor | None = None
@@ -194,6 +200,7 @@ class TokenLogits(_Texts):
     """
 
     kind: ClassVar[str] = "token-logits"
+    rows: ClassVar[tuple[str, ...]] = ("ids", "values", "rest")
     ids: Tensor
     values: Tensor
     rest: Tensor
@@ -275,6 +282,31 @@ def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         return ids, values, torch.zeros_like(values[..., 0])
     values, ids = logprobs.topk(k, dim=-1)
     return ids, values, (1 - values.exp().sum(-1)).clamp(min=0)
+
+
+def chosen(said: Sequence[T], teachers: Mapping[int, int]) -> T:
+    """Return what one of several models of one tokenizer says of each text.
+
+    Parameters
+    ----------
+    said : Sequence[ChunkLikelihoods] | Sequence[TokenLogits]
+        What each says.
+    teachers : Mapping[int, int]
+        Text -> the place in ``said`` of whose is taken; other texts are left out.
+    """
+    found = {}
+    for place, one in enumerate(said):
+        parts = zip(one.index.tolist(), one.parts, strict=True)
+        found |= {number: (one, rows) for number, rows in parts if teachers.get(number) == place}
+    numbers = sorted(found)
+    joined = {}
+    for key in said[0].rows:
+        first = getattr(said[0], key)
+        pieces = [getattr(one, key)[rows] for one, rows in (found[number] for number in numbers)]
+        whole = torch.cat([piece if piece.is_floating_point() else piece.int() for piece in pieces] or [first[:0]])
+        joined[key] = whole.to(torch.int32 if any(piece.dtype == torch.int32 for piece in pieces) else first.dtype)
+    counts = torch.tensor([found[number][1].stop - found[number][1].start for number in numbers], dtype=torch.int32)
+    return replace(said[0], index=torch.tensor(numbers, dtype=torch.int64), counts=counts, **joined)
 
 
 def mean_of_likelihoods(replies: Sequence[ChunkLikelihoods], source: str = "") -> ChunkLikelihoods:

@@ -6,13 +6,16 @@ which is never scored.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torch.nn import functional as F
 
 from fd_flower.core import library
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.objectives import ALM, TokenKL, TokenObjective
 from fd_flower.objectives.tokens import chunk_sums, common_ends
@@ -43,7 +46,19 @@ def byte_ends(model: LanguageModel, x: Tensor) -> list[Tensor]:
     return found
 
 
-def chunk_likelihoods(model: LanguageModel, x: Tensor, index: Tensor, *, source: str = "") -> ChunkLikelihoods:
+def language_model(module: Module) -> LanguageModel:
+    """Return a model as what it is; InvalidInputError for one that is no language model."""
+    if not isinstance(module, LanguageModel):
+        raise InvalidInputError(
+            f"the model is {type(module).__name__}; expected fd_flower.tasks.language.models.LanguageModel, whose tokens "
+            "tell their bytes"
+        )
+    return module
+
+
+def chunk_likelihoods(
+    model: LanguageModel, x: Tensor, index: Tensor, *, source: str = "", precision: str = "fp32"
+) -> ChunkLikelihoods:
     """Return how likely texts [N, 2] are to a model, token by token; texts without a scored byte are left out.
 
     Parameters
@@ -56,20 +71,24 @@ def chunk_likelihoods(model: LanguageModel, x: Tensor, index: Tensor, *, source:
         [N] int64, rising: which public texts these are.
     source : str
         Whose it is, where there are several.
+    precision : str
+        ``run.precision``.
     """
-    values = _of_each(model, x, _token_likelihoods)
+    values = _of_each(model, x, _token_likelihoods, precision)
     return ChunkLikelihoods.of_texts(
         index, list(zip(byte_ends(model, x), values, strict=True)), model.tokenizer_hash, source=source
     )
 
 
-def token_logits(model: LanguageModel, x: Tensor, index: Tensor, k: int) -> TokenLogits:
+def token_logits(
+    model: LanguageModel, x: Tensor, index: Tensor, k: int, *, precision: str = "fp32"
+) -> TokenLogits:
     """Return a model's k likeliest tokens at every scored position of texts [N, 2], and the rest; as above."""
 
     def top(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return likeliest(logits, k)
 
-    return TokenLogits.top(index, _of_each(model, x, top), len(model.token_bytes), model.tokenizer_hash)
+    return TokenLogits.top(index, _of_each(model, x, top, precision), len(model.token_bytes), model.tokenizer_hash)
 
 
 def _token_likelihoods(logits: Tensor, ids: Tensor) -> Tensor:
@@ -77,14 +96,15 @@ def _token_likelihoods(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _of_each(model: LanguageModel, x: Tensor, make: Callable[[Tensor, Tensor], T]) -> list[T]:
+def _of_each(model: LanguageModel, x: Tensor, make: Callable[[Tensor, Tensor], T], precision: str) -> list[T]:
     """Return what ``make`` makes of each text's logits [t, V] and tokens [t], on the CPU, in evaluation mode."""
     before = model.training
     model.eval()
     found: list[T | None] = [None] * len(x)
     for rows in _batches(model, x):
         ids, mask = model.tokens(x[rows])
-        logits = model.logits(ids, mask)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model.logits(ids, mask)
         for place, row in enumerate(rows.tolist()):
             scored = mask[place, 1:]
             found[row] = make(logits[place, :-1][scored].cpu(), ids[place, 1:][scored].cpu())
@@ -101,6 +121,37 @@ def _batches(model: LanguageModel, x: Tensor) -> Iterator[Tensor]:
         count = max(1, NUMBERS // (int(lengths[order[start]]) * len(model.token_bytes)))
         yield order[start : start + count]
         start += count
+
+
+# --- who says it best
+
+
+def best_of(said: Sequence[ChunkLikelihoods]) -> dict[int, int]:
+    """Return of every text that is spoken of the place in ``said`` of the model that it is likeliest to, per byte.
+
+    Compared are the bytes up to the last at which a token of all these models ends, since windows of other tokenizers
+    are of other lengths; the first of equals is best.
+    """
+    found: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
+    for place, one in enumerate(said):
+        for number, ends, values in one.texts():
+            found.setdefault(number, []).append((place, ends, values))
+    return {number: min(rivals, key=partial(_nats, _shared(rivals)))[0] for number, rivals in sorted(found.items())}
+
+
+def _shared(rivals: Sequence[tuple[int, Tensor, Tensor]]) -> int:
+    """Return the last byte at which all end a token; 0 where there is none."""
+    cuts = rivals[0][1]
+    for _, ends, _ in rivals[1:]:
+        cuts = common_ends(cuts, ends)
+    return int(cuts[-1]) if len(cuts) else 0
+
+
+def _nats(shared: int, rival: tuple[int, Tensor, Tensor]) -> float:
+    """Return a model's loss per byte, over its own bytes where none are shared."""
+    _, ends, values = rival
+    last = shared or int(ends[-1])
+    return -float(values[ends <= last].double().sum()) / last
 
 
 # --- what a student makes of it
