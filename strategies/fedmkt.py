@@ -1,8 +1,8 @@
 """FedMKT (Fan et al. 2024, arXiv 2406.02224): each public text is taught by the language model that models it best.
 
 Best is by nats per byte, over the bytes that all models have read: per token, models of other tokenizers cannot be
-compared. With ``client.objective=token_kl``, which is for one tokenizer, the teacher's likeliest next tokens travel; with
-``alm``, likelihoods of chunks.
+compared. With ``client.objective=token_kl``, which is for one tokenizer, the teacher's likeliest next tokens travel;
+with ``alm``, likelihoods of chunks.
 """
 
 from collections import Counter
@@ -47,8 +47,8 @@ class FedMKT(PublicTexts[Config]):
         groups = by_tokenizer(said)
         if self._by_tokens and len(groups) > 1:
             raise InvalidInputError(
-                f"the models have {len(groups)} tokenizers ({', '.join(groups)}), and client.objective=token_kl compares "
-                "tokens of one: take client.objective=alm"
+                f"the models have {len(groups)} tokenizers ({', '.join(groups)}), and client.objective=token_kl "
+                "compares tokens of one: take client.objective=alm"
             )
         best = best_of(said)
         self._log_choice(best, replies)

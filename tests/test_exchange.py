@@ -77,7 +77,9 @@ def test_the_loss_is_that_of_chunks_found_by_hand():
 def test_a_table_counts_by_the_clients_that_it_is_the_mean_of():
     student, x, index = bigram(0), texts("abc"), torch.tensor([0])
     one, three = (chunk_likelihoods(bigram(seed), x, index) for seed in (1, 2))
-    many = ChunkLikelihoods(three.index, three.counts, three.tokenizer, three.ends, three.values, torch.tensor([3]).int())
+    many = ChunkLikelihoods(
+        three.index, three.counts, three.tokenizer, three.ends, three.values, torch.tensor([3]).int()
+    )
     losses = [compared(student, x, aligned(student, x, index, [table]), ALM())[1] for table in (one, many)]
     both = compared(student, x, aligned(student, x, index, [one, many]), ALM())[1]
     torch.testing.assert_close(both, (losses[0] + 3 * losses[1]) / 4)

@@ -83,7 +83,7 @@ def test_with_one_tokenizer_chunks_are_tokens():
 
 
 def test_chunks_end_where_both_tokenizers_end_inside_characters_too():
-    """By hand: 'na' + U+65E5 (3 bytes) + '!' is 6 bytes; one side has the character's bytes, the other its first two."""
+    """By hand: 'na', U+65E5 of 3 bytes and '!'; one side has each byte of the character, the other its first two."""
     one, other = torch.tensor([2, 3, 4, 5, 6]), torch.tensor([1, 2, 4, 6])
     cuts = common_ends(one, other)
     assert cuts.tolist() == [2, 4, 6]

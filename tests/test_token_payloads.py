@@ -52,7 +52,9 @@ def test_token_logits_come_back_with_all_of_the_probability():
     said = list(received.texts())
     assert [number for number, *_ in said] == [3, 8]
     assert said[0][1].shape == (3, 2)
-    torch.testing.assert_close(received.values.float().exp().sum(1) + received.rest.float(), torch.ones(4), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        received.values.float().exp().sum(1) + received.rest.float(), torch.ones(4), atol=1e-2, rtol=0
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 7, 9])
@@ -108,7 +110,7 @@ def test_what_no_model_says_is_refused_in_one_line(payload, said: str):
 
 def test_tokens_of_another_tokenizer_are_refused():
     logits().need_tokenizer(ONE)
-    with pytest.raises(InvalidInputError, match=r"another tokenizer.*abababababab.*cdcdcdcdcdcd.*client\.objective=alm"):
+    with pytest.raises(InvalidInputError, match=r"another tokenizer.*abababab.*cdcdcdcd.*client\.objective=alm"):
         logits().need_tokenizer(OTHER)
 
 

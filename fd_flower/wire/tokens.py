@@ -58,7 +58,7 @@ class _Texts(_Public):
         if self.digest != digest:
             raise InvalidInputError(
                 f"{self.name} has tokens of another tokenizer than the one here (SHA-256 {self.digest[:12]}... and "
-                f"{digest[:12]}...): clients compare tokens of one tokenizer alone; take client.objective=alm for several"
+                f"{digest[:12]}...): tokens are compared within one tokenizer; take client.objective=alm for several"
             )
 
     def check(self, bounds: Bounds) -> None:

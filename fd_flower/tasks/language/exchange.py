@@ -1,8 +1,8 @@
 """What language models tell each other about public texts: how it is made, aligned and compared.
 
 A teacher's likelihoods are laid onto a student's own tokens once, so that a mini-batch of texts takes its rows of one
-tensor: ``[N, S, L]`` for S tables of likelihoods, ``[N, L, 2 k + 1]`` for next tokens. Column 0 of L is the start token,
-which is never scored.
+tensor: ``[N, S, L]`` for S tables of likelihoods, ``[N, L, 2 k + 1]`` for next tokens. Column 0 of L is that of the
+start token, which is never scored.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +50,8 @@ def language_model(module: Module) -> LanguageModel:
     """Return a model as what it is; InvalidInputError for one that is no language model."""
     if not isinstance(module, LanguageModel):
         raise InvalidInputError(
-            f"the model is {type(module).__name__}; expected fd_flower.tasks.language.models.LanguageModel, whose tokens "
-            "tell their bytes"
+            f"the model is {type(module).__name__}; expected fd_flower.tasks.language.models.LanguageModel, whose "
+            "tokens tell their bytes"
         )
     return module
 
@@ -80,9 +80,7 @@ def chunk_likelihoods(
     )
 
 
-def token_logits(
-    model: LanguageModel, x: Tensor, index: Tensor, k: int, *, precision: str = "fp32"
-) -> TokenLogits:
+def token_logits(model: LanguageModel, x: Tensor, index: Tensor, k: int, *, precision: str = "fp32") -> TokenLogits:
     """Return a model's k likeliest tokens at every scored position of texts [N, 2], and the rest; as above."""
 
     def top(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -161,7 +159,7 @@ def aligned(model: LanguageModel, x: Tensor, index: Tensor, tables: Sequence[Chu
     """Lay tables of likelihoods onto a model's own tokens of texts [N, 2]: float32 [N, S, L].
 
     At the last of its tokens in a chunk stands the teacher's log-likelihood of the chunk; NaN stands at the others, and
-    in all columns of a text that a table does not have. Column 0 has the number of clients that the table is the mean of.
+    in all columns of a text that a table does not have. Column 0 has the number of clients whose mean the table is.
     """
     ends = byte_ends(model, x)
     teacher = torch.full((len(x), len(tables), 1 + max(map(len, ends), default=0)), torch.nan)
@@ -199,9 +197,7 @@ def next_tokens(model: LanguageModel, x: Tensor, index: Tensor, received: TokenL
     return teacher
 
 
-def compared(
-    model: LanguageModel, x: Tensor, teacher: Tensor, loss: TokenObjective
-) -> tuple[Tensor, Tensor]:
+def compared(model: LanguageModel, x: Tensor, teacher: Tensor, loss: TokenObjective) -> tuple[Tensor, Tensor]:
     """Return two losses on texts [B, 2], scalars: of the next token, and the distance to the teacher's rows.
 
     Parameters

@@ -142,7 +142,9 @@ class LanguageModel(nn.Module):
         """Return logits [B, L, V], float32: of the token that follows each one, of rows that ``tokens`` returns."""
         seen = mask.clone()
         seen[:, 0] = True
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self._half or torch.is_autocast_enabled(ids.device.type)):
+        with torch.autocast(
+            ids.device.type, torch.bfloat16, enabled=self._half or torch.is_autocast_enabled(ids.device.type)
+        ):
             return self.body(ids, seen).float()
 
     def log_likelihoods(self, x: Tensor) -> tuple[Tensor, Tensor]:
