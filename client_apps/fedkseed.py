@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from flwr.app import Context, Message
@@ -29,7 +30,7 @@ class Config(ClientConfig):
     """Most that a step goes along its direction, so that a rate that is too large ends in a bad model, not in none."""
 
 
-def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
+def objective(model: Module, x: Tensor, y: Any, teacher: None, config: ClientConfig) -> Tensor:
     """Cross-entropy on own labels [B], or the model's own loss; nothing is differentiated."""
     return supervised(model, x, y)
 

@@ -294,7 +294,7 @@ def chosen(said: Sequence[T], teachers: Mapping[int, int]) -> T:
     teachers : Mapping[int, int]
         Text -> the place in ``said`` of whose is taken; other texts are left out.
     """
-    found = {}
+    found: dict[int, tuple[T, slice]] = {}
     for place, one in enumerate(said):
         parts = zip(one.index.tolist(), one.parts, strict=True)
         found |= {number: (one, rows) for number, rows in parts if teachers.get(number) == place}

@@ -5,7 +5,7 @@ Character offsets of a tokenizer cannot tell: where one character is split over 
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,12 +46,12 @@ def token_bytes(tokenizer: "PreTrainedTokenizerFast") -> list[bytes]:
     return table
 
 
-def byte_ends(ids: Sequence[int], table: Sequence[bytes]) -> NDArray[np.int32]:
+def byte_ends(ids: Iterable[int], table: Sequence[bytes]) -> NDArray[np.int32]:
     """Return where in the text's bytes each of these tokens ends, [T] int32, never falling.
 
     Parameters
     ----------
-    ids : Sequence[int]
+    ids : Iterable[int]
         T token ids, in the order of the text.
     table : Sequence[bytes]
         What each token stands for, as ``token_bytes`` returns it.
@@ -59,11 +59,12 @@ def byte_ends(ids: Sequence[int], table: Sequence[bytes]) -> NDArray[np.int32]:
     return np.cumsum([len(table[number]) for number in ids], dtype=np.int32)
 
 
-def ends_in(text: str, ids: Sequence[int], table: Sequence[bytes]) -> NDArray[np.int32] | None:
+def ends_in(text: str, ids: Iterable[int], table: Sequence[bytes]) -> NDArray[np.int32] | None:
     """Return where in this text's bytes each token ends, [T] int32; None where the tokens do not spell the text.
 
     A space that the tokenizer puts before the text belongs to no byte of it.
     """
+    ids = list(ids)
     encoded, spelled = text.encode(), b"".join(table[number] for number in ids)
     before = len(spelled) - len(encoded)
     if before not in (0, 1) or spelled != b" " * before + encoded:
