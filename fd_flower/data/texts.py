@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache, partial
 from logging import WARNING
 from pathlib import Path
@@ -88,13 +88,15 @@ class _Wanted:
     column: str | None
     clean: str | None
     own: bool
+    task: str | None
 
     def columns(self, source: str, features: "Features") -> tuple[str, str | None]:
-        """Return the names of the text and the label column."""
+        """Return the names of the text and the label column; language models have no use for labels."""
         text, label = (name if self.own or name in features else None for name in (self.text, self.label))
         if self.column is not None:
             check_column(source, features, "data.column", self.column)
-        return text_column(source, features, text, label), _label_column(source, features, label)
+        text = text_column(source, features, text, label)
+        return text, None if self.task == "language" else _label_column(source, features, label)
 
 
 def text_column(source: str, features: "Features", named: str | None, label: str | None = None) -> str:
@@ -122,12 +124,16 @@ def _label_column(source: str, features: "Features", named: str | None) -> str |
 
 
 def read(source: str, data: DataConfig, split: str, column: str | None, *, own: bool) -> Images:
-    """Return a split's texts as hashes [N, 2], which are then known in this process; see ``reading.read``."""
+    """Return a split's texts as hashes [N, 2], which are then known in this process; see ``reading.read``.
+
+    Of texts for language models all labels are 0: what deals rows out and cuts them goes by no class.
+    """
     found = locate(source)
-    wanted = _Wanted(data.text, data.label, column, data.clean, own)
+    wanted = _Wanted(data.text, data.label, column, data.clean, own, data.task)
     key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
     folder = stored("texts", key, partial(_decode, source, found, split, wanted))
-    return _load(folder, f"{source} ({split})")
+    read = _load(folder, f"{source} ({split})")
+    return read if data.task is None else replace(read, y=torch.zeros(len(read.x), dtype=torch.int64))
 
 
 @lru_cache

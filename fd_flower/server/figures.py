@@ -23,6 +23,9 @@ SHARES = {
 CALIBRATION = {"ece", "global_ece"}
 """Shares that are NaN where an honest client's predictions are: then they are left out, as other metrics are."""
 
+POSITIVE = ("bits_per_byte", "perplexity")
+"""Figures of language models, after the texts that they are of."""
+
 TOLERANCE = 1e-6
 """How far beyond 1 rounding may take a share."""
 
@@ -44,7 +47,7 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
     Raises
     ------
     InvalidInputError
-        For shares outside of 0 to 1, own metrics that are not finite, counts that are not one a class (or a pair
+        For shares outside of 0 to 1, bits per byte below 0, own metrics that are not finite, counts that are not one a class (or a pair
         of classes), not whole, or of more samples than there are, and steps that are no count.
     """
     own = {f"{part}{name}" for part in PARTS for name in own}
@@ -60,6 +63,8 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
             lacking = name in CALIBRATION and isinstance(value, float) and math.isnan(value)
             if not lacking and not (isinstance(value, int | float) and 0 <= value <= 1 + TOLERANCE):
                 raise wrong("a number from 0 to 1")
+        elif "/" in rest and name in POSITIVE and not (isinstance(value, int | float) and value >= 0):
+            raise wrong("a number that is not negative")
         elif name in own and not (isinstance(value, int | float) and abs(value) <= LARGEST):
             raise wrong("a finite number")
         elif (count := name.removeprefix("global_")) in ("confusion", "right", "support"):

@@ -38,7 +38,11 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
     searching = any(map(beir.holds, sources))
-    _check_kind(settings, "retrieval" if searching else "classification")
+    _check_kind(settings, "language" if config.task else "retrieval" if searching else "classification")
+    if config.task:
+        from fd_flower.tasks.language import task as of_language  # classifiers do without it
+
+        return of_language.described(settings, folder, client, alone=alone)
     if searching:
         from fd_flower.tasks.retrieval import task  # classifiers do without it
 
@@ -90,6 +94,8 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
     """
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     names = tuple(config.class_names or ())
+    if config.task:
+        return task
     task = replace(task, test=_named_test(settings), classes=names)
     if task.kind is not None:
         return task

@@ -96,6 +96,9 @@ class View(Protocol):
     def module(self, name: str) -> Module:
         """Return the resident module of an architecture."""
 
+    def architecture(self, number: int) -> str:
+        """Return the architecture of the client with this number."""
+
     def initial(self, name: str) -> dict[str, Tensor]:
         """Return the state dict that an architecture starts from."""
 
@@ -109,13 +112,16 @@ class Kind(Protocol):
     Attributes
     ----------
     name : str
-        ``classification`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
+        ``classification``, ``language`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
     """
 
     name: str
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""
+
+    def examples(self, world: View, client: str, model: str) -> int:
+        """Return how much a client learns from, by which its reply is weighed: samples, or tokens of texts."""
 
     def figures(
         self,

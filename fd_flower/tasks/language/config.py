@@ -12,7 +12,7 @@ from fd_flower.core.trees import within
 
 LENGTH = 128
 """Tokens of a window, where ``data.length`` does not say."""
-TEST_LIMIT = 100
+TEXTS = 200
 AUTO = "auto"
 
 
@@ -27,6 +27,9 @@ class Config(Options):
     `auto`: what the tokenizer puts before a text, else `<|endoftext|>`, else the tokenizer's own start token."""
     stride: int | None = option(None, least=1)
     """Tokens by which a window moves on in texts longer than `data.length`, in evaluation. None: half of it."""
+    texts: int | None = option(TEXTS, least=1)
+    """Maximum number of texts in an evaluation of a client's own, of the others' and of unseen texts, drawn by
+    `run.seed`. None: all of them."""
 
     @staticmethod
     def holds(source: str) -> bool:
@@ -42,7 +45,7 @@ class Config(Options):
         trainable = within(tree, "client").get("trainable") or ("all" if built_in else "lora")
         return {
             "model": {"name": models.LANGUAGE[0]},
-            "data": {"partition": "iid", "encoder": "model", "test_limit": TEST_LIMIT},
+            "data": {"partition": "iid"},
             "client": {"trainable": trainable, "lora_layers": "all" if built_in else "attention"},
             "run": {"precision": "fp32" if built_in or trainable == "all" else "bf16"},
         }

@@ -25,6 +25,7 @@ from fd_flower.tasks.text.built_in import HEADS
 WIDTH = 64
 """Features of the built-in model, where its name does not say."""
 _BYTES = hashlib.sha256(b"bytes").hexdigest()
+"""What the tokens of the built-in model are a function of."""
 IGNORED = -100
 """What ``cross_entropy`` leaves out."""
 
@@ -130,7 +131,7 @@ class LanguageModel(nn.Module):
 
     def rows(self, texts: Sequence[NDArray[np.int32]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """Return tokens of several texts behind the start token; see ``tokens``."""
-        longest = max((len(tokens) for tokens in texts), default=0)
+        longest = max((len(tokens) for tokens in texts), default=0) or 1
         ids = torch.full((len(texts), longest + 1), self.vocabulary.start, dtype=torch.int64)
         mask = torch.zeros(len(texts), longest + 1, dtype=torch.bool)
         for row, tokens in enumerate(texts):
@@ -140,12 +141,24 @@ class LanguageModel(nn.Module):
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return logits [B, L, V], float32: of the token that follows each one, of rows that ``tokens`` returns."""
+        return self._logits(ids, mask).float()
+
+    def _logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         seen = mask.clone()
         seen[:, 0] = True
-        with torch.autocast(
-            ids.device.type, torch.bfloat16, enabled=self._half or torch.is_autocast_enabled(ids.device.type)
-        ):
-            return self.body(ids, seen).float()
+        kind = ids.device.type
+        mixes = self._mixes if self._half else torch.is_autocast_enabled(kind)
+        with torch.autocast(kind, torch.bfloat16, enabled=mixes):
+            logits: Tensor = self.body(ids, seen)
+        return logits
+
+    @property
+    def _mixes(self) -> bool:
+        """Whether a bfloat16 body has layers of float32 in it; adapters bring inputs to their own type themselves."""
+        return any(
+            parameter.dtype == torch.float32 and ".lora_" not in name and ".adapter." not in name
+            for name, parameter in self.body.named_parameters()
+        )
 
     def log_likelihoods(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log-likelihood of every token of texts [B, 2] given all before it: [B, L] float32, and the mask.
@@ -158,9 +171,14 @@ class LanguageModel(nn.Module):
     def likelihoods(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the log-likelihood of every token that is scored [B, L], 0 elsewhere; rows as ``tokens`` has them."""
         values = torch.zeros(ids.shape, device=ids.device)
-        if ids.shape[1] > 1:
-            values[:, 1:] = -_losses(self.logits(ids, mask), ids, mask).view(len(ids), -1)
+        values[:, 1:] = -self._losses(ids, mask).view(len(ids), -1)
         return values
+
+    def _losses(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the negative log-likelihood of each token behind the first [B * (L - 1)]; 0 where it is not scored."""
+        logits = self._logits(ids[:, :-1], mask[:, :-1])  # what follows the last token is not asked for
+        labels = ids.masked_fill(~mask, IGNORED)[:, 1:]
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean negative log-likelihood, in nats a token, over all tokens of texts [B, 2].
@@ -172,7 +190,7 @@ class LanguageModel(nn.Module):
 
     def mean_loss(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the mean negative log-likelihood of all tokens that are scored; 0 where there is none."""
-        return _losses(self.logits(ids, mask), ids, mask).sum() / mask.sum().clamp(min=1)
+        return self._losses(ids, mask).sum() / mask.sum().clamp(min=1)
 
     def supervised_loss(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Return ``forward``: what own texts [B, 2] teach."""
@@ -186,12 +204,6 @@ class LanguageModel(nn.Module):
             begin = int(torch.randint(spare + 1, ())) if spare else 0
             parts.append(tokens[begin : begin + self.length])
         return self.rows(parts, x.device)
-
-
-def _losses(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    """Return the negative log-likelihood of each token behind the first [B * (L - 1)]; 0 where it is not scored."""
-    labels = ids.masked_fill(~mask, IGNORED)[:, 1:]
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
 
 
 # --- by name
