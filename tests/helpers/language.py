@@ -1,13 +1,22 @@
 """Language models of a few numbers, whose tokenizers differ."""
 
+import csv
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fd_flower import config
 from fd_flower.core import library
+from fd_flower.core.samples import Data, Samples
 from fd_flower.tasks.language.models import LanguageModel, Vocabulary
+from fd_flower.tasks.language.task import Language
+from fd_flower.tasks.task import Task
+
+NOTES = Path(__file__).with_name("notes.csv")
+"""A table of short notes, some in several alphabets, from three notebooks."""
 
 TEXTS = ("the cat sat on the mat", "na\u00efve \u65e5\u672c", "then they saw the other one", "")
 """Texts of which the last is empty."""
@@ -54,3 +63,26 @@ def bigram(seed: int = 0, merges: Sequence[bytes] = (), *, length: int = 64) -> 
 def texts(*said: str) -> Tensor:
     """Return the hashes of texts [N, 2]."""
     return library.put(said or TEXTS)
+
+
+# --- a task of these models
+
+NAMES = {"plain": (), "merged": (b"the", b" a ", b"ed ", b"e ")}
+"""Models of the task below: tokens beside bytes."""
+EXAMPLES = 20
+
+
+def task() -> Task:
+    """Return a task of notes: three clients have a notebook each, public texts are a few of all."""
+    notes = list(csv.reader(NOTES.read_text(encoding="utf-8").splitlines()))[1:]
+
+    def some(rows: Sequence[Sequence[str]]) -> Samples:
+        return Samples(library.put([text for text, _ in rows]), None)
+
+    def own(client: str) -> Data:
+        rows = [row for row in notes if row[1] == ("kitchen", "garden", "workshop")[int(client) % 3]]
+        return Data(some(rows[:EXAMPLES]), some(rows[EXAMPLES : EXAMPLES + 2]), some(rows[EXAMPLES + 2 : EXAMPLES + 5]))
+
+    settings = config.settings("local", "data.task=language")
+    kind = Language(settings)
+    return Task(lambda name: bigram(3, NAMES[name], length=128), own, public=lambda: some(notes[80:100]), kind=kind)

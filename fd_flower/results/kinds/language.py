@@ -125,7 +125,9 @@ class Language(Kind):
             drawn = {
                 label: curve(found[who][name], from_first=True) for name, label in names.items() if name in found[who]
             }
-            panels.append(panel(f"{title}: bits per byte" + (f" ({evaluated[who]})" if drawn else ""), drawn, self.axis))
+            panels.append(
+                panel(f"{title}: bits per byte" + (f" ({evaluated[who]})" if drawn else ""), drawn, self.axis)
+            )
         return [*panels, panel("Loss", {"training": training_loss(lines)}, "nats a token")]
 
     def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
