@@ -50,7 +50,7 @@ def train(message: Message, context: Context) -> Message:
     turn = receive(message, context)
     directions, values, loss = steps(turn)
     turn.evaluate("trained")
-    return reply(message, turn, SeedScalars(directions, values), loss=loss)
+    return reply(message, turn, SeedScalars(values, directions), loss=loss)
 
 
 @app.evaluate()

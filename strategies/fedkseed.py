@@ -54,8 +54,7 @@ class FedKSeed(Strategy[Config]):
 
     def _with_model(self, total: Tensor, name: str) -> list[Payload | Private]:
         """Return what clients receive, and the model that it makes, which is evaluated and never sent."""
-        directions = torch.arange(len(total), dtype=torch.int32)
-        scalars = SeedScalars(directions, total.float())
+        scalars = SeedScalars(total.float())
         module = self.world.load(name, self.first_weights(name).values)
         replay(learning(module), self.settings.run.seed, scalars.directions, scalars.values)
         values = {key: tensor.detach().cpu().clone() for key, tensor in module.state_dict().items()}

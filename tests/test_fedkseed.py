@@ -115,12 +115,12 @@ def test_clients_have_the_servers_model_bit_for_bit(monkeypatch: pytest.MonkeyPa
 def test_each_clients_steps_count_by_its_examples():
     strategy = Strategy.for_method(toy_settings("fedkseed", "server.candidates=4"))
     sent = [
-        SeedScalars(torch.tensor(d, dtype=torch.int32), torch.tensor(v))
+        SeedScalars(torch.tensor(v), torch.tensor(d, dtype=torch.int32))
         for d, v in (([1, 1], [1.0, 2.0]), ([3], [4.0]))
     ]
     replies = [reply_of("0", sent[0], examples=30), reply_of("1", sent[1], examples=10)]
     strategy.clients = tuple(reply.client for reply in replies)
-    known = Knowledge([SeedScalars(torch.arange(4, dtype=torch.int32), torch.tensor([1.0, 0.0, 0.0, 0.0]))])
+    known = Knowledge([SeedScalars(torch.tensor([1.0, 0.0, 0.0, 0.0]))])
     new = strategy.aggregate(replies, known, 1)
     assert SeedScalars.need(Knowledge(new)).values.tolist() == [1.0, 2.25, 0.0, 1.0]
 
@@ -141,12 +141,12 @@ def test_a_message_has_two_numbers_a_step_whatever_the_model():
 @pytest.mark.parametrize(
     ("directions", "values", "said"),
     [
-        ([1, -1], [0.1, 0.1], "'directions' outside 0 to 3"),
-        ([1, 2], [0.1], r"'values' of shape \[1\]; expected \[2\]"),
+        ([1, -1], [0.1, 0.1], "'numbers' outside 0 to 3"),
+        ([1, 2], [0.1], r"'numbers' of shape \[2\]; expected \[1\]"),
         ([1], [float("nan")], "not finite"),
-        ([4], [0.1], "'directions' outside 0 to 3"),
+        ([4], [0.1], "'numbers' outside 0 to 3"),
     ],
 )
 def test_steps_that_nobody_can_take_are_refused(directions: list[int], values: list[float], said: str):
     with pytest.raises(InvalidInputError, match=said):
-        SeedScalars(torch.tensor(directions, dtype=torch.int32), torch.tensor(values)).check(Bounds(directions=4))
+        SeedScalars(torch.tensor(values), torch.tensor(directions, dtype=torch.int32)).check(Bounds(directions=4))

@@ -15,23 +15,29 @@ class SeedScalars(Payload):
 
     Attributes
     ----------
-    directions : Tensor
-        [n] int32: their numbers, 0 or more, in the order of the steps; one may come again.
     values : Tensor
         [n] float32: the learning rate times the slope of the loss; a step goes this far back.
+    numbers : Tensor | None
+        [n] int32: the directions' numbers, 0 or more, in the order of the steps; one may come again. None: all
+        directions, in their order.
     """
 
     kind: ClassVar[str] = "seed-scalars"
-    directions: Tensor
     values: Tensor
+    numbers: Tensor | None = None
+
+    @property
+    def directions(self) -> Tensor:
+        """The directions' numbers [n], int32."""
+        return torch.arange(len(self.values), dtype=torch.int32) if self.numbers is None else self.numbers
 
     def check(self, bounds: Bounds) -> None:
         """Refuse what is not finite, directions that nobody knows, and another number of scalars than of directions."""
         super().check(bounds)
-        self._shape("directions", self.directions, None)
-        self._integers("directions", self.directions, bounds.directions, torch.int32)
-        self._shape("values", self.values, len(self.directions))
+        self._shape("values", self.values, None)
         self._floats("values", self.values)
+        self._shape("numbers", self.directions, len(self.values))
+        self._integers("numbers", self.directions, bounds.directions, torch.int32)
 
     def total(self, candidates: int) -> Tensor:
         """Return the sum of all steps along each of so many directions, float64 [candidates]."""
