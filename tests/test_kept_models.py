@@ -18,6 +18,7 @@ import fd_flower
 from fd_flower import export
 from fd_flower.cli.app import main
 from fd_flower.config import settings
+from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.kept import read_about
 from fd_flower.core.storage import load
@@ -255,13 +256,20 @@ def test_a_device_keeps_its_model_and_exports_it(tmp_path, method, capsys):
         fd_flower.load(tmp_path / "here", "server")
 
 
-@pytest.mark.parametrize(("rule", "round"), [("best", 1), ("last", 2)])
-def test_a_device_keeps_the_model_of_its_own_best_validation_figure(tmp_path, rule, round, monkeypatch):
-    from fd_flower.core import kept
-
-    for number, figure in ((1, 0.5), (2, 0.5)):  # of equal ones the first
+@pytest.mark.parametrize(
+    ("rule", "higher", "figures", "round"),
+    [
+        ("best", True, (0.5, 0.5), 1),  # of equal ones the first
+        ("best", False, (0.5, 0.5), 1),
+        ("best", True, (1.52, 1.43, 1.47), 1),
+        ("best", False, (1.52, 1.43, 1.47), 2),
+        ("last", True, (0.5, 0.5), 2),
+    ],
+)
+def test_a_device_keeps_the_model_of_its_own_best_validation_figure(tmp_path, rule, higher, figures, round):
+    for number, figure in enumerate(figures, start=1):
         kept.offer(tmp_path, (number, False), {"w": torch.ones(1)}, {"figures": {"validation": figure}})
-        kept.take_alone(tmp_path, rule)
+        kept.take_alone(tmp_path, rule, higher=higher)
     assert read_about(tmp_path / "model.safetensors")["round"] == round
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fd_flower import Metric, config, methods
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
-from fd_flower.results import compare, report
+from fd_flower.results import compare, kinds, report
 from fd_flower.results.folder import RunFolder
 from fd_flower.results.judge import Judge
 from fd_flower.results.sweep import trial
@@ -43,17 +43,18 @@ def wrong(logprobs: Tensor, labels: Tensor) -> int:
 
 
 def measured() -> Task:
-    return replace(toy(), metrics={"sure": sure, "wrong": Metric(wrong, higher_is_better=False)})
+    return replace(toy(), metrics={"sure": Metric(sure, True), "wrong": Metric(wrong, higher_is_better=False)})
 
 
 def failing() -> Task:
-    return replace(toy(), metrics={"hasty": lambda logprobs, labels: 1 / 0})
+    return replace(toy(), metrics={"hasty": Metric(lambda logprobs, labels: 1 / 0, higher_is_better=True)})
 
 
 def picky() -> Task:
     """Return a metric that is defined on client 1's test samples alone, and on no others."""
     mine = toy().data("1").test.labels.tolist()  # type: ignore[misc]
-    return replace(toy(), metrics={"picky": lambda logprobs, labels: 1.0 if labels.tolist() == mine else None})
+    picky = Metric(lambda logprobs, labels: 1.0 if labels.tolist() == mine else None, higher_is_better=True)
+    return replace(toy(), metrics={"picky": picky})
 
 
 def hasty() -> Task:
@@ -66,7 +67,7 @@ def hasty() -> Task:
         tried.extend(labels.tolist() if labels.tolist() == mine else [])
         return 1.0
 
-    return replace(toy(), metrics={"hasty": fails})
+    return replace(toy(), metrics={"hasty": Metric(fails, higher_is_better=True)})
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,9 @@ def test_a_sweep_chooses_by_them(folders: dict[str, RunFolder]):
 
 def test_what_a_sweep_cannot_choose_by_is_refused():
     with pytest.raises(InvalidInputError, match=r"--select is 'f2'; expected global, personal, or a metric .*f1"):
-        Judge.of("f2", {"f1": True})
+        Judge.of("f2", {"f1": True}, kinds.of("classification"))
+    with pytest.raises(InvalidInputError, match=r"--select is 'auc'; expected global or personal, both by nDCG@10"):
+        Judge.of("auc", {}, kinds.of("retrieval"))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +171,7 @@ def test_what_a_sweep_cannot_choose_by_is_refused():
 )
 def test_a_name_that_is_ours_or_none_is_refused_with_the_task(name: str, words: str):
     with pytest.raises(InvalidInputError, match=words):
-        replace(toy(), metrics={name: sure})
+        replace(toy(), metrics={name: Metric(sure, higher_is_better=True)})
 
 
 def test_what_cannot_be_called_is_refused():
@@ -176,6 +179,12 @@ def test_what_cannot_be_called_is_refused():
         replace(toy(), metrics={"f1": "f1"})  # type: ignore[dict-item]
     with pytest.raises(InvalidInputError, match="the task's metrics are list; expected functions by name"):
         replace(toy(), metrics=[sure])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("metric", [sure, Metric(sure, None)])  # type: ignore[arg-type]
+def test_a_metric_that_does_not_say_which_values_are_better_is_refused(metric: Any):
+    with pytest.raises(InvalidInputError, match="'f1' does not say which values are better; expected Metric"):
+        replace(toy(), metrics={"f1": metric})
 
 
 def test_a_metric_that_fails_ends_the_run_before_round_one():
@@ -246,7 +255,7 @@ def test_heads_have_accuracies_alone():
 
 @pytest.mark.parametrize("value", ["0.5", torch.zeros(2), [1.0], 1j])
 def test_what_is_no_number_is_one_line(value: object):
-    metrics = checked({"odd": lambda logprobs, labels: value})  # type: ignore[dict-item, return-value]
+    metrics = checked({"odd": Metric(lambda logprobs, labels: value, True)})  # type: ignore[arg-type, return-value]
     with pytest.raises(InvalidInputError, match=r"the task's metric 'odd' returns .* on here; expected a number"):
         values(metrics, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), "here")
 
@@ -255,7 +264,7 @@ def test_what_is_no_number_is_one_line(value: object):
     ("value", "kept"), [(None, {}), (float("nan"), {}), (torch.tensor([[2.0]]), {"m": 2.0}), (1, {"m": 1.0})]
 )
 def test_what_is_not_defined_is_missing_and_one_number_is_a_number(value: object, kept: dict[str, float]):
-    metrics = checked({"m": lambda logprobs, labels: value})  # type: ignore[dict-item, return-value]
+    metrics = checked({"m": Metric(lambda logprobs, labels: value, True)})  # type: ignore[arg-type, return-value]
     assert values(metrics, torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), "here") == kept
 
 
@@ -278,4 +287,4 @@ def test_a_task_of_another_kind_has_its_own_metrics():
         name = "searching"
 
     with pytest.raises(InvalidInputError, match="has metrics \\(sure\\) and a kind of its own, searching"):
-        replace(toy(), kind=Searching(), metrics={"sure": sure})  # type: ignore[arg-type]
+        replace(toy(), kind=Searching(), metrics={"sure": Metric(sure, True)})  # type: ignore[arg-type]

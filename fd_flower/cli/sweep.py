@@ -20,11 +20,12 @@ from fd_flower.config import settings
 from fd_flower.config.registry import strategy
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng
-from fd_flower.results import sweep, sweep_files, sweep_tables
+from fd_flower.results import kinds, sweep, sweep_files, sweep_tables
 from fd_flower.results.judge import Judge
 from fd_flower.results.metrics import SCOPES
 from fd_flower.results.progress import clock
 from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
+from fd_flower.tasks.described import kind_of, load_task
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
 PLAIN = re.compile(r"[\w.+=,-]{1,80}")  # a folder's name, unchanged
@@ -82,10 +83,25 @@ class Search:
                 points.append(Point(point, values, ended))
         axes = {axis.key: axis.values if isinstance(axis, Choices) else None for axis in self.axes}
         status = str(strategy(self.method).status)
-        columns = sweep.columns(self._summaries, Judge.of(self.select, self.own))
+        columns = sweep.columns(self._summaries, Judge.of(self.select, self.own, kinds.of(self.kind)))
         return Sweep(
-            self.method, self.select, axes, points, self.origin, self.task, status, self.own, columns, self.baseline
+            self.method,
+            self.select,
+            axes,
+            points,
+            self.origin,
+            self.task,
+            status,
+            self.own,
+            columns,
+            self.baseline,
+            self.kind,
         )
+
+    @property
+    def kind(self) -> str:
+        """The kind of the task, once a run has ended."""
+        return next((str(summary["task"]) for summary in self._summaries), "classification")
 
     def _trial(self, name: str, seed: int) -> Trial | None:
         if name in self.plan.failures:
@@ -154,8 +170,7 @@ def ordered(
         points, origin = grid.whole_grid(axes), "the whole grid"
     else:
         points, origin = grid.drawn(axes, random, numpy_rng(first, "sweep")), f"drawn at random, run.seed {first}"
-    own_metrics = _own_metrics(select, task)
-    _ = Judge.of(select, own_metrics)
+    own_metrics, kind = _own(select, task)
     seeded = range(first, first + seeds)
     search = Search(method, select, axes, {}, seeded, Plan(path, {}), origin, task, own_metrics, baseline)
     known: dict[str, str] = {}
@@ -168,20 +183,23 @@ def ordered(
             search.plan.orders[folder.name] = Order(method, ("run.keep=none", *words, *own, *put), folder, task, engine)
         _check(search.plan.orders[f"{name}-seed{first}"], name, known)
         search.points[name] = point
+    if select not in SCOPES:
+        asked = next(iter(search.plan.orders.values())).settings
+        _ = Judge.of(select, own_metrics, kinds.of(kind or kind_of(asked)))
     if baseline and baseline not in search.points:
         names = shorten("; ".join(search.points), 200, placeholder=" ...")
         raise InvalidInputError(f"--baseline {baseline} is none of the points: {names}")
     return search
 
 
-def _own_metrics(select: str, task: str) -> dict[str, bool]:
-    """Return the metrics of the user's own task, where it has to be looked into; whether higher is better."""
+def _own(select: str, task: str) -> tuple[dict[str, bool], str]:
+    """Return the metrics of the user's own task, whether higher is better, and its kind; neither where no one asks."""
     if not task or select in SCOPES:
-        return {}
-    from fd_flower.tasks.described import load_task
-
+        return {}, ""
     paths.look_here([task])
-    return {name: metric.higher_is_better for name, metric in load_task(task).own_metrics.items()}
+    made = load_task(task)
+    metrics = {name: metric.higher_is_better for name, metric in made.own_metrics.items()}
+    return metrics, "classification" if made.kind is None else made.kind.name
 
 
 def _check(order: Order, name: str, known: dict[str, str]) -> None:

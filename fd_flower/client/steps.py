@@ -86,7 +86,8 @@ def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None
         What the method sends.
     examples : int | None
         How many samples the app trained on; None: the task's training samples (of texts for language models their
-        tokens), in federated evaluation those that were evaluated on. A metric ``num-examples`` says it, too, as in Flower.
+        tokens), in federated evaluation those that were evaluated on. A metric ``num-examples`` says it, too, as in
+        Flower.
     **metrics : float
         Further metrics, by name.
 

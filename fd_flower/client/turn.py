@@ -378,7 +378,7 @@ class Turn(Generic[C]):
         """
         position = self._write() if self._asked else None
         if self._evaluations.keeps and not self.world.hosted:
-            kept.take_alone(self._memory.folder, self.world.settings.run.keep)
+            kept.take_alone(self._memory.folder, self.world.settings.run.keep, higher=self.world.kind.higher_is_better)
         return position
 
     def _write(self) -> Position | None:

@@ -48,8 +48,11 @@ def take(folder: Path, when: When | None, into: Path, *, lasting: bool = False) 
         path.unlink(missing_ok=True)
 
 
-def take_alone(folder: Path, rule: str) -> None:
-    """Keep a device's newest model; under ``best`` only where it is better than the one kept, on validation data."""
+def take_alone(folder: Path, rule: str, *, higher: bool) -> None:
+    """Keep a device's newest model; under ``best`` only where it is better than the one kept, on validation data.
+
+    ``higher`` says whether the higher validation figure is the better one.
+    """
     found = offered(folder)
     if not found:
         return
@@ -58,8 +61,8 @@ def take_alone(folder: Path, rule: str) -> None:
         kept, new = read_about(folder / MODEL), read_about(found[max(found)])
         before, now = (about["figures"].get("validation") for about in (kept, new))
         # A model of this round or a later one is of a round that is repeated.
-        if before is not None and now is not None and now <= before and when(kept) < max(found):
-            newest = None
+        if before is not None and now is not None and when(kept) < max(found):
+            newest = newest if (now > before if higher else now < before) else None
     take(folder, newest, folder / MODEL, lasting=True)
 
 

@@ -19,6 +19,7 @@ from fd_flower.core.flower import log
 from fd_flower.core.library import Texts
 from fd_flower.core.rows import LABEL_COLUMNS
 from fd_flower.data.cache import stored
+from fd_flower.data.documents import Documents
 from fd_flower.data.folders import ClassFolders
 from fd_flower.data.images import Images, classes_of, groups_of
 from fd_flower.data.source import Digits, Folder, Hub, Source, check_column, label_column, locate
@@ -37,7 +38,7 @@ def holds(source: str) -> bool:
         found = locate(source)
         if isinstance(found, Digits | ClassFolders):
             return False
-        if isinstance(found, Folder | Tables):  # `datasets`, which knows more types, takes a second to import
+        if isinstance(found, Documents | Folder | Tables):  # `datasets`, which knows more, takes a second to import
             return _in_schema(found.schema(found.splits()[0]))
         return is_text(found.features(found.splits()[0]))
     except InvalidInputError:  # raised with its reason where the source is read

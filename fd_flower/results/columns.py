@@ -9,6 +9,14 @@ from fd_flower.results.page import NOTHING, megabytes
 
 Summaries = Sequence[Mapping[str, Any]]
 
+LOWER = " (lower is better)"
+"""What follows the name of such a figure."""
+
+
+def end(*, higher: bool) -> str:
+    """Return the better end of a column's figures in words."""
+    return "higher" if higher else "lower"
+
 
 def compact(value: float) -> str:
     """Return ``47``, or ``46.9`` where it is not whole."""
@@ -24,7 +32,8 @@ class Column:
     name : str
         What CSV files call it.
     header : str
-        What readers see; columns that begin with the same word stand under it together in LaTeX.
+        What readers see, in a table with ``title``'s remark; columns that begin with the same word stand under it
+        together in LaTeX.
     path : Sequence[str]
         Where the figure is in ``summary.json``.
     scale, digits : float, int
@@ -45,6 +54,11 @@ class Column:
     better: str = "higher"
     spread: bool = True
     written: Callable[[float], str | None] | None = None
+
+    @property
+    def title(self) -> str:
+        """The header, which says so where the lower figure is the better one."""
+        return f"{self.header}{LOWER}" if self.better == "lower" else self.header
 
     def text(self, mean: float | None, spread: float | None = None) -> str:
         """Return ``63.2``, ``63.2 ± 1.1`` with a spread, a dash for None."""

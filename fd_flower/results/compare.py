@@ -86,7 +86,7 @@ def _table(groups: Sequence[Group], kept: Sequence[Column]) -> Table:
             rows.append(dict(found))
             facts.append([name, NOTHING, NOTHING])
     cells = tables.figures(rows, kept)
-    head = ["method", "status", "evaluated", *(column.header for column in kept)]
+    head = ["method", "status", "evaluated", *(column.title for column in kept)]
     return Table(head, [[*map(Cell, fact), *line] for fact, line in zip(facts, cells, strict=True)], frozenset(TEXTS))
 
 

@@ -31,12 +31,12 @@ class Drawn:
         rounds, traffic = [], []
         for scope, title in kind.scopes.items():
             bands = _bands(groups, scope, per_megabyte=False)
-            figure = plots.of_bands(title, bands, "round", names, kind.axis, kind.scale)
+            figure = plots.of_bands(title, bands, "round", names, kind.ylabel, kind.scale)
             alt = pictures.ends(title, "round", [(band.name, _end(kind, band)) for band in bands])
             rounds.append(Picture(f"{PER_ROUND}-{scope}", alt, figure))
             bands = _bands(groups, scope, per_megabyte=True)
             across = "MB exchanged, up and down, all clients"
-            figure = plots.of_bands(title, bands, across, names, kind.axis, kind.scale, log=True)
+            figure = plots.of_bands(title, bands, across, names, kind.ylabel, kind.scale, log=True)
             ends = [(band.name, f"{_end(kind, band)} after {band.x[-1]:.3g} MB") for band in bands]
             alt = pictures.ends(title, "megabytes exchanged", ends)
             traffic.append(Picture(f"{PER_MEGABYTE}-{scope}", alt, figure))
@@ -77,8 +77,8 @@ def _metrics(groups: Sequence[Group]) -> list[Picture]:
         if bands:
             unit = " %" if one.scale == 100 else ""
             ends = [(band.name, one.text(band.mean[-1]) + unit) for band in bands]
-            figure = plots.of_bands(one.header, bands, "round", names, axis(name), one.scale)
-            drawn.append(Picture(f"{METRICS}-{scope}-{name}", pictures.ends(one.header, "round", ends), figure))
+            figure = plots.of_bands(one.title, bands, "round", names, axis(name), one.scale)
+            drawn.append(Picture(f"{METRICS}-{scope}-{name}", pictures.ends(one.title, "round", ends), figure))
     return drawn
 
 

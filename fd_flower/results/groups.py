@@ -62,7 +62,10 @@ class Group:
         found = []
         for folder, summary in zip(self.folders, self.summaries, strict=True):
             lines, evaluated = folder.lines(), self.kind.evaluated(summary)
-            scored = {name: Scored.of(lines, evaluated, name).test for name in summary.get("metrics") or {}}
+            scored = {
+                name: Scored.of(lines, evaluated, name, higher=of["higher_is_better"]).test
+                for name, of in (summary.get("metrics") or {}).items()
+            }
             found.append(
                 {
                     name: {scope: curve(tracks, from_first=True) for scope, tracks in of.items()}

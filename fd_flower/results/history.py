@@ -93,22 +93,32 @@ def last(track: Track) -> float:
     return track[max(track)]
 
 
-def best_point(score: Track, points: Collection[When]) -> When | None:
-    """Return the point of the best score: of equal scores the earliest counts.
+def best_of(figures: Iterable[float], *, higher: bool) -> float:
+    """Return the best of figures, of which there is one at least: the highest, or else the lowest."""
+    return max(figures) if higher else min(figures)
+
+
+def better(one: float, other: float, *, higher: bool) -> float:
+    """Return by how much one figure is better than another, below 0 where it is worse."""
+    return one - other if higher else other - one
+
+
+def best_point(score: Track, points: Collection[When], *, higher: bool) -> When | None:
+    """Return the point of the best score, the highest or else the lowest: of equal scores the earliest counts.
 
     A point is judged by the newest score up to then. None where no point has a score.
     """
     newest = best = chosen = None
     for when in sorted({*score, *points}):
         newest = score.get(when, newest)
-        if when in points and newest is not None and (best is None or newest > best):
+        if when in points and newest is not None and (best is None or better(newest, best, higher=higher) > 0):
             best, chosen = newest, when
     return chosen
 
 
-def at_best(score: Track, figures: Track) -> float | None:
+def at_best(score: Track, figures: Track, *, higher: bool) -> float | None:
     """Return the figure at ``best_point``; None where no point with a figure has a score."""
-    chosen = best_point(score, figures)
+    chosen = best_point(score, figures, higher=higher)
     return None if chosen is None else figures[chosen]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
 from fd_flower.results import class_plots, classes, pictures
+from fd_flower.results.columns import LOWER
 from fd_flower.results.history import curve, last
 from fd_flower.results.metrics import HEADERS, SCOPES, Scored, axis
 from fd_flower.results.page import NOTHING, Markup, Share, element, folded, image, joined, percent, rounded, table
@@ -49,7 +50,7 @@ def _at_the_end(metrics: Mapping[str, Any]) -> list[Markup]:
             found = of[scope]
             figures = [_shown(name, found.get(key)) for key in ("final", "selected", "best", "std", "worst10")]
             remark = found.get("reason") or (f"undefined for {found['undefined']}" if found["undefined"] else "")
-            better = "" if of["higher_is_better"] else " (lower is better)"
+            better = "" if of["higher_is_better"] else LOWER
             rows.append((f"{axis(name)}{better}", scope, *figures, remark))
     head = ["metric", "of", "final", "selected", "best on test", "std over clients", "worst 10 %", ""]
     own = [name for name in metrics if name not in BY_CLASS]
@@ -76,7 +77,8 @@ def _panel(name: str, scored: Scored) -> Panel:
             break  # the one that rounds are selected by
     spread = scored.test["personal"]
     scale = 100 if name in BY_CLASS else 1
-    return Panel(HEADERS.get(name, name), drawn, axis(name), scale, spread)
+    better = "" if scored.higher else LOWER
+    return Panel(f"{HEADERS.get(name, name)}{better}", drawn, axis(name), scale, spread)
 
 
 def _by_client(scored: Mapping[str, Scored]) -> Markup:

@@ -7,8 +7,8 @@ from typing import Any
 
 from fd_flower.core.client import share
 from fd_flower.objectives.metrics import BY_CLASS
-from fd_flower.results.columns import Column
-from fd_flower.results.history import SERVER, Track, at_best, curve, last
+from fd_flower.results.columns import Column, end
+from fd_flower.results.history import SERVER, Track, at_best, best_of, curve, last
 
 Tracks = Mapping[str, Track]
 Lines = Iterable[Mapping[str, Any]]
@@ -51,7 +51,7 @@ class Scored:
         evaluated: Mapping[str, str | None],
         metric: str,
         *,
-        higher: bool = True,
+        higher: bool,
     ) -> "Scored":
         """Read the lines of ``rounds.jsonl``; ``evaluated`` says when each scope is measured."""
         tracks: dict[str, dict[str, dict[str, Track]]] = {
@@ -75,11 +75,6 @@ class Scored:
             for scope, of_all in tracks["evaluated"].items()
         }
         return cls(tracks["test"], tracks["validation"], higher, lacking)
-
-    def signed(self, tracks: Tracks) -> dict[str, Track]:
-        """Return tracks of which the higher figure is the better one; the same way back."""
-        sign = 1 if self.higher else -1
-        return {who: {when: sign * value for when, value in track.items()} for who, track in tracks.items()}
 
 
 def _measured(
@@ -106,28 +101,32 @@ def axis(name: str) -> str:
     return f"{HEADERS[name]}, %" if name in BY_CLASS else name
 
 
-def of_mean(tracks: Tracks, validation: Track) -> dict[str, float | None]:
+def of_mean(tracks: Tracks, validation: Track, *, higher: bool) -> dict[str, float | None]:
     """Return final, selected and best of the mean over clients (or of the server's model)."""
     test = curve(tracks)
     if not test:
         return {"final": None, "selected": None, "best": None}
-    return {"final": last(test), "selected": at_best(validation, test), "best": max(test.values())}
+    return {
+        "final": last(test),
+        "selected": at_best(validation, test, higher=higher),
+        "best": best_of(test.values(), higher=higher),
+    }
 
 
-def of_clients(tests: Tracks, validations: Tracks) -> dict[str, float | None]:
+def of_clients(tests: Tracks, validations: Tracks, *, higher: bool) -> dict[str, float | None]:
     """Return the figures of clients on their own data, where each one selects for itself."""
     if not tests:
         return {"final": None, "selected": None, "best": None, "std": None, "worst10": None}
-    finals = sorted(last(track) for track in tests.values())
+    finals = sorted((last(track) for track in tests.values()), reverse=not higher)
     selected = None
     if validations:
         # A client too small for a validation part has nothing to choose by and stays at its last figure.
-        chosen = {client: at_best(validations.get(client, {}), track) for client, track in tests.items()}
+        chosen = {client: at_best(validations.get(client, {}), track, higher=higher) for client, track in tests.items()}
         selected = fmean(last(tests[client]) if figure is None else figure for client, figure in chosen.items())
     return {
         "final": fmean(finals),
         "selected": selected,
-        "best": max(curve(tests).values()),
+        "best": best_of(curve(tests).values(), higher=higher),
         "std": pstdev(finals),
         "worst10": fmean(finals[: share(len(finals), 0.1)]),
     }
@@ -163,17 +162,15 @@ def _all(own: Mapping[str, bool]) -> dict[str, bool]:
 
 def _summary(scored: Scored, name: str) -> dict[str, Any]:
     found: dict[str, Any] = {"higher_is_better": scored.higher}
-    pooled = curve(scored.signed(scored.validation["global"])) or curve(scored.signed(scored.validation["personal"]))
+    pooled = curve(scored.validation["global"]) or curve(scored.validation["personal"])
     for scope in SCOPES:
         lacking = scored.lacking[scope]
-        tracks = scored.signed({who: track for who, track in scored.test[scope].items() if who not in lacking})
+        tracks = {who: track for who, track in scored.test[scope].items() if who not in lacking}
         if scope == "global":
-            figures = of_mean(tracks, pooled)
+            figures = of_mean(tracks, pooled, higher=scored.higher)
         else:
-            figures = of_clients(tracks, scored.signed(scored.validation[scope]))
-        sign = 1 if scored.higher else -1
-        turned = {key: value if key == "std" or value is None else sign * value for key, value in figures.items()}
-        found[scope] = {**turned, "undefined": len(lacking)}
+            figures = of_clients(tracks, scored.validation[scope], higher=scored.higher)
+        found[scope] = {**figures, "undefined": len(lacking)}
         if not tracks:
             found[scope]["reason"] = _reason(name) if lacking else "not evaluated on any test samples"
     return found
@@ -193,11 +190,11 @@ def figures(runs: Sequence[Mapping[str, Any]]) -> list[Column]:
     return [
         Column(
             f"{scope}_{name}",
-            f"{scope} {HEADERS.get(name, name)}{'' if higher else ' (lower is better)'}",
+            f"{scope} {HEADERS.get(name, name)}",
             ("metrics", name, scope, "final"),
             100 if name in BY_CLASS else 1,
             1 if name in BY_CLASS else 3,
-            "higher" if higher else "lower",
+            end(higher=higher),
         )
         for name, higher in known.items()
         for scope in SCOPES

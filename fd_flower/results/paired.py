@@ -126,7 +126,7 @@ class Paired:
         for name, found in self.found.items():
             seeds = sorted({len(difference.pairs) for difference in found.values()})
             rows.append([Cell(name), Cell(", ".join(map(str, seeds))), *(_cell(found, c) for c in self.columns)])
-        return Table([first, "seeds", *(column.header for column in self.columns)], rows)
+        return Table([first, "seeds", *(column.title for column in self.columns)], rows)
 
     def notes(self, same: str) -> list[str]:
         """Return what the figures are and what is missing; ``same`` is what a seed gives to all."""

@@ -33,7 +33,7 @@ def summarize(lines: Lines, evaluated: Evaluated) -> dict[str, dict[str, float |
     found = {}
     for rule, names in RULES.items():
         tests, validations = (_tracks(lines, evaluated["personal"], names, part) for part in ("", "validation_"))
-        found[rule] = {**of_clients(tests, validations), "evaluated": evaluated["personal"]}
+        found[rule] = {**of_clients(tests, validations, higher=True), "evaluated": evaluated["personal"]}
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fd_flower.results import kinds
 from fd_flower.results.columns import Column
 from fd_flower.results.folder import RunFolder
-from fd_flower.results.judge import ACCURACY, VALIDATION, WHERE, Judge
+from fd_flower.results.judge import VALIDATION, WHERE, Judge
 from fd_flower.results.paired import Paired
 
 NOT_FINITE = "not finite"  # the words of the wire and of a client's turn for what they refuse
@@ -100,13 +100,12 @@ def _data(point: Point) -> dict[str, str]:
 
 def columns(summaries: Sequence[Mapping[str, Any]], judge: Judge) -> list[Column]:
     """Return the columns of a sweep of these runs; seconds are in none, since they differ from time to time."""
-    kind = kinds.of(summaries[0]["task"] if summaries else "classification")
-    every = [*kind.columns(summaries), *judge.columns, *kind.metrics(summaries)]
+    every = [*judge.kind.columns(summaries), *judge.columns, *judge.kind.metrics(summaries)]
     named = {column.name: column for column in reversed(every) if column.name != "seconds"}
     return [judge.column, *reversed(named.values())]
 
 
-COLUMNS = tuple(columns((), Judge()))
+COLUMNS = tuple(columns((), Judge.of("global", {}, kinds.of("classification"))))
 
 
 @dataclass(frozen=True)
@@ -133,6 +132,8 @@ class Sweep:
         The figures of its points, what they are judged by first.
     baseline : str
         The point that others are compared with seed by seed; empty: the best.
+    kind : str
+        The kind of the task.
     """
 
     method: str
@@ -145,11 +146,12 @@ class Sweep:
     own: Mapping[str, bool] = field(default_factory=dict)
     columns: Sequence[Column] = COLUMNS
     baseline: str = ""
+    kind: str = "classification"
 
     @cached_property
     def judge(self) -> Judge:
         """What chooses."""
-        return Judge.of(self.select, self.own)
+        return Judge.of(self.select, self.own, kinds.of(self.kind))
 
     @cached_property
     def pairs(self) -> Paired:
@@ -170,7 +172,7 @@ class Sweep:
     def scores(self) -> list[tuple[float, Point]]:
         """The points that can be chosen with what they are judged by, best first; of equal ones the first tried."""
         known = [(point.score, point) for point in self.points if point.score is not None]
-        return sorted(known, key=lambda scored: -self.judge.key(scored[0]))
+        return sorted(known, key=lambda scored: scored[0], reverse=self.judge.higher)
 
     @property
     def ranked(self) -> list[Point]:
@@ -190,10 +192,9 @@ class Sweep:
         """
         if self.best is None or self.best.score is None or point.score is None:
             return None, None
-        pairs = zip(self.best.validations, point.validations, strict=True)
-        sign = 1 if self.judge.higher else -1
-        gaps = [sign * (ahead - other) for ahead, other in pairs]
-        return sign * (self.best.score - point.score), stdev(gaps) if len(gaps) > 1 else None
+        ahead = self.judge.ahead
+        gaps = [ahead(best, other) for best, other in zip(self.best.validations, point.validations, strict=True)]
+        return ahead(self.best.score, point.score), stdev(gaps) if len(gaps) > 1 else None
 
     @property
     def failed(self) -> list[Point]:
@@ -222,24 +223,22 @@ def short(keys: Iterable[str]) -> dict[str, str]:
 
 
 def trial(folder: RunFolder, select: str) -> Trial:
-    """Return how a finished run stands; ``select`` is one of `JUDGES`.
+    """Return how a finished run stands; ``select`` is what ``Judge.of`` takes.
 
-    A run is judged at its best validation round, at which `selected` test accuracies are taken, too. By ``personal``
+    A run is judged at its best validation round, at which `selected` test figures are taken, too. By ``personal``
     each client has a best round of its own.
     """
     summary, lines = folder.summary, folder.lines()
-    accuracy = summary.get("accuracy")
-    if accuracy is None:  # a task that retrieves has other figures
-        return Trial(summary["seed"], {}, "it measured no accuracy, which a sweep selects by")
-    judge = Judge.of(select, {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()})
-    evaluated = {scope: accuracy[scope]["evaluated"] for scope in ("global", "personal")}
-    figures: dict[str, float | None] = {VALIDATION: judge.figure(lines, evaluated)}
+    kind = kinds.of(summary["task"])
+    own = {name: of["higher_is_better"] for name, of in (summary.get("metrics") or {}).items()}
+    judge = Judge.of(select, own, kind)
+    figures: dict[str, float | None] = {VALIDATION: judge.figure(lines, kind.evaluated(summary))}
     figures |= {column.name: column.of(summary) for column in columns([summary], judge)[1:]}
     reason = _diverged(lines)
     if not reason and figures[VALIDATION] is None:
-        what = "" if judge.metric == ACCURACY else f", so there is no {judge.name}"
+        what = f", so there is no {judge.name}" if judge.metric else ""
         reason = f"it measured nothing on {WHERE[judge.scope]}{what}"
-    return Trial(summary["seed"], figures, reason, kinds.of(summary["task"]).point(summary))
+    return Trial(summary["seed"], figures, reason, kind.point(summary))
 
 
 def broken_off(seed: int, why: str) -> Trial:

@@ -109,7 +109,7 @@ def _sections(sweep: Sweep, command: str, drawn: Sequence[Picture], best: str | 
         for point in sweep.points
         for trial in point.trials
     ]
-    every = [*sweep.axes, "seed", *(column.header for column in columns), "evaluated", "reason"]
+    every = [*sweep.axes, "seed", *(column.title for column in columns), "evaluated", "reason"]
     table = Table.of(every, runs, [*range(len(sweep.axes)), len(every) - 2, len(every) - 1])
     found = [] if sweep.best is None else [element("h2", "The best point"), _best(sweep.best, columns)]
     kept = [] if best is None else [page.folded(f"{BEST}: all options of the best point", element("pre", best))]
@@ -134,5 +134,5 @@ def _sections(sweep: Sweep, command: str, drawn: Sequence[Picture], best: str | 
 
 
 def _best(point: Point, columns: Sequence[Column]) -> Markup:
-    figures = [(c.header, c.text(*point.figure(c.name)) + " %" * (c.scale == 100)) for c in columns]
+    figures = [(c.title, c.text(*point.figure(c.name)) + " %" * (c.scale == 100)) for c in columns]
     return page.terms([*point.values.items(), *figures, ("evaluated", point.evaluated)])

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from fd_flower.config.registry import short_name
 from fd_flower.results import plots
 from fd_flower.results import sweep as sweeps
+from fd_flower.results.columns import end
 from fd_flower.results.panels import TEST, VALIDATION
 from fd_flower.results.pictures import Picture
 from fd_flower.results.sweep import Point, Sweep, short
@@ -90,7 +91,7 @@ class Shades:
         scores = [judge.scale * score for score, _ in sweep.scores] or [0.0]
         low, high = min(scores), max(scores)
         apart = 0.1 if judge.scale == 100 else 1e-3
-        return cls(low, max(high, low + apart), "higher" if judge.higher else "lower", judge.unit)
+        return cls(low, max(high, low + apart), end(higher=judge.higher), judge.unit)
 
     @property
     def colors(self) -> str:

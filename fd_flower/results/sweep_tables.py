@@ -9,7 +9,7 @@ from textwrap import shorten
 from rich.text import Text
 
 from fd_flower.config.registry import short_name
-from fd_flower.results import latex, tables
+from fd_flower.results import kinds, latex, tables
 from fd_flower.results.columns import Column
 from fd_flower.results.judge import VALIDATION
 from fd_flower.results.page import NOTHING, words
@@ -77,7 +77,7 @@ def table(sweep: Sweep) -> Table:
         name = NOTHING if rank is None else str(rank)
         evaluated = Cell(point.evaluated or NOTHING)
         rows.append([Cell(name), *map(Cell, point.values.values()), judged, behind, *tested, evaluated])
-    head = ["rank", *sweep.axes, judge.header, BEHIND, *(column.header for column in figures[1:]), "evaluated"]
+    head = ["rank", *sweep.axes, judge.title, BEHIND, *(column.title for column in figures[1:]), "evaluated"]
     return Table(head, rows, frozenset({*range(len(sweep.axes) + 1), len(head) - 1}))
 
 
@@ -106,7 +106,7 @@ def for_a_paper(sweep: Sweep, command: str) -> str:
     spread = ", mean ± sample standard deviation over seeds" if len(sweep.seeds) > 1 else ""
     caption = (
         f"{name} at {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(sweep.seeds)}: "
-        f"accuracy in %{spread}. Evaluated: {_evaluated(sweep)}. "
+        f"{_figures(sweep)}{spread}. Evaluated: {_evaluated(sweep)}. "
         f"Validation, {sweep.judge.meaning}, is used for selection: bold the best, underlined the second."
     )
     more = len(sweep.ranked) - PRINTED
@@ -114,6 +114,12 @@ def for_a_paper(sweep: Sweep, command: str) -> str:
     left_out += [f"{count(len(sweep.failed), 'point')} failed: {POINTS}"] if sweep.failed else []
     printed = Table(whole.head[:-1], [row[:-1] for row in whole.rows[: len(sweep.ranked)][:PRINTED]], whole.texts)
     return latex.table(printed, caption, f"tab:sweep-{name}", [*origin(sweep, command), *left_out])
+
+
+def _figures(sweep: Sweep) -> str:
+    """Return what a table's test figures are."""
+    kind = kinds.of(sweep.kind)
+    return f"{kind.figure}{' in %' * (kind.scale == 100)}"
 
 
 def origin(sweep: Sweep, command: str) -> list[str]:
@@ -142,8 +148,8 @@ def notes(sweep: Sweep) -> list[str]:
         f"Method: {short_name(sweep.method)}, status: {sweep.status}.",
         f"Validation: {sweep.judge.meaning}, at the best round of each run{whose}{spread}; "
         "it alone chooses, of equal points the one that was tried first.",
-        "Global: the global test set; personal: each client's own test part. Final: after the last round; selected: "
-        "at the best validation round. Test data are not used for selection.",
+        f"{'. '.join(kinds.of(sweep.kind).scopes.values())}. Final: after the last round; selected: at the best "
+        "validation round. Test data are not used for selection.",
         f"Tried: {count(len(sweep.points), 'point')} ({sweep.origin}), seeds {words(seeds)}; {counting} of "
         f"{len(runs)} runs count. The best of many validation figures is too good to be true: what to expect "
         "is in the test columns.",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from fd_flower.results.history import SERVER, last
+from fd_flower.results.history import SERVER, better, last
 from fd_flower.results.kinds import Kind
 from fd_flower.results.kinds.base import Evaluated
 
@@ -16,7 +16,7 @@ class Validation:
 
     Of a method with a server's model it is this model's figure on all clients' validation samples together; on devices,
     whose samples no process holds together, and of personal models it is that of each client's own model on its
-    own validation samples, the mean over clients at their newest figures. It is accuracy, or a retriever's nDCG@10.
+    own validation samples, the mean over clients at their newest figures. What it is, and which way, the kind says.
 
     It is a function of the lines of ``rounds.jsonl`` alone, so that it is the same in every engine and on resume. The
     same tracks choose the server's model that is kept as the best and its ``selected`` figures, and of personal models
@@ -57,11 +57,12 @@ class Validation:
     def best(self, min_delta: float = 0.0) -> int | None:
         """Return the best round, None: there is none. Of equal ones it is the first.
 
-        A round is better than the best before it where its figure is more than ``min_delta`` above.
+        A round is better than the best before it where its figure is more than ``min_delta`` above, or below where the
+        lower figure is the better one.
         """
-        best = None
+        best, higher = None, self.kind.higher_is_better
         for number, figure in self.points.items():
-            if best is None or figure - self.points[best] > min_delta:
+            if best is None or better(figure, self.points[best], higher=higher) > min_delta:
                 best = number
         return best
 

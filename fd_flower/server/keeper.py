@@ -37,13 +37,16 @@ class Keeper:
         ``run.keep``, ``last`` or ``best``.
     personal : str
         Where clients' own models are evaluated.
+    higher : bool
+        Whether the higher validation figure is the better one.
     """
 
-    def __init__(self, run: Path, memory: Path, rule: str, personal: str) -> None:
+    def __init__(self, run: Path, memory: Path, rule: str, personal: str, *, higher: bool) -> None:
         self.folder = run / FOLDER
         self.memory = memory
         self.rule = rule
         self.personal = personal
+        self.higher = higher
         self._points: dict[str, set[When]] = {}
         self._own: dict[str, Track] = {}
         self._servers: set[When] = set()
@@ -111,13 +114,13 @@ class Keeper:
     def _of_client(self, client: str) -> When:
         """Return when a client's chosen model was evaluated; one without validation samples keeps its last."""
         points = self._points[client]
-        chosen = best_point(self._own[client], points) if self.rule == "best" else None
+        chosen = best_point(self._own[client], points, higher=self.higher) if self.rule == "best" else None
         return chosen or max(points)
 
     def _of_server(self) -> When | None:
         if self.rule == "best":
             score = self._pooled or curve({who: track for who, track in self._own.items() if track})
-            if chosen := best_point(score, self._servers):
+            if chosen := best_point(score, self._servers, higher=self.higher):
                 return chosen
         return max(self._servers, default=None)
 

@@ -143,7 +143,7 @@ class Record:
                 left_out = unused(brought) if task or plain else ()
                 self.folder = RunFolder.create(out, replace(self.settings, task=task), self.run_key, left_out)
                 self._standing = replace(begun, settings=self.folder.settings.text)  # as a resume reads it
-                self._keeper = self._new_keeper(personal)
+                self._keeper = self._new_keeper(personal, higher=validation.kind.higher_is_better)
             return None
         self.folder.lock()
         found = Checkpoint.read(self.folder.path, self.settings.method)
@@ -175,16 +175,16 @@ class Record:
             if done < self.settings.server.rounds or not self.folder.finished:
                 self.folder.cut(done, ended=done >= self.settings.server.rounds)
             self.folder.update(self.settings)
-            self._keeper = self._new_keeper(personal)
+            self._keeper = self._new_keeper(personal, higher=validation.kind.higher_is_better)
             if self._keeper is not None:
                 self._keeper.resume(self.folder.lines())
         return found
 
-    def _new_keeper(self, personal: str) -> Keeper | None:
+    def _new_keeper(self, personal: str, *, higher: bool) -> Keeper | None:
         rule = self.settings.run.keep
         if self.folder is None or rule == "none":
             return None
-        return Keeper(self.folder.path, Path(self.state) / self.run_key, rule, personal)
+        return Keeper(self.folder.path, Path(self.state) / self.run_key, rule, personal, higher=higher)
 
     def keeps(self, *, hosted: bool) -> bool:
         """Whether clients' models are kept: of hosted ones in the run's folder, of devices on each."""

@@ -20,7 +20,8 @@ def stalled(config: ServerConfig, validation: Validation) -> str:
     best = validation.best(config.min_delta)
     assert best is not None
     figure = f"{validation.points[best]:.4g} of round {best}"
-    margin = f"more than {config.min_delta:g} above" if config.min_delta else "better than"
+    beyond = "above" if validation.kind.higher_is_better else "below"
+    margin = f"more than {config.min_delta:g} {beyond}" if config.min_delta else "better than"
     rounds = "evaluated round" + "s" * (config.patience > 1)
     return (
         f"no {validation.kind.figure} on {validation.samples} {margin} the {figure} in {config.patience} {rounds} "

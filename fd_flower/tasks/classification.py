@@ -27,6 +27,7 @@ class Classification:
     """Telling classes apart: accuracy, negative log-likelihood, calibration, and figures by class."""
 
     name = "classification"
+    higher_is_better = True
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake.

@@ -29,6 +29,18 @@ def _check_kind(settings: Settings, kind: str) -> None:
                 raise InvalidInputError(f"{name}.{key} is {value!r}; it is about {name}, leave it out for {kind}")
 
 
+def _sources(settings: Settings, folder: str | None) -> Sequence[str]:
+    source = folder or settings.data.source
+    return [source] if isinstance(source, str) else source
+
+
+def kind_of(settings: Settings, folder: str | None = None) -> str:
+    """Return the kind of task that ``data.task`` names, or that the data are of; ``folder`` is a device's own."""
+    if settings.data.task:
+        return settings.data.task
+    return "retrieval" if any(map(beir.holds, _sources(settings, folder))) else "classification"
+
+
 def described(settings: Settings, folder: str | None = None, client: str = "", *, alone: bool = False) -> Task:
     """Return the task that ``data.*`` and ``model.*`` describe: the simulation's, or a device's with its own folder.
 
@@ -36,14 +48,14 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
     checked by the clients, since devices may have other samples and classes than ``data.source``.
     """
     config, chosen, seed = settings.data, settings.model, settings.run.seed
-    sources = [folder] if folder else [config.source] if isinstance(config.source, str) else config.source
-    searching = any(map(beir.holds, sources))
-    _check_kind(settings, "language" if config.task else "retrieval" if searching else "classification")
-    if config.task:
+    sources = _sources(settings, folder)
+    kind = kind_of(settings, folder)
+    _check_kind(settings, kind)
+    if kind == "language":
         from fd_flower.tasks.language import task as of_language  # classifiers do without it
 
         return of_language.described(settings, folder, client, alone=alone)
-    if searching:
+    if kind == "retrieval":
         from fd_flower.tasks.retrieval import task  # classifiers do without it
 
         return task.described(settings, folder, client)

@@ -113,9 +113,12 @@ class Kind(Protocol):
     ----------
     name : str
         ``classification``, ``language`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
+    higher_is_better : bool
+        Which way the figure ``validation`` goes; the kind's tables (``fd_flower.results.kinds``) say the same.
     """
 
     name: str
+    higher_is_better: bool
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""

@@ -42,16 +42,17 @@ class Metric:
     """
 
     function: Function
-    higher_is_better: bool = True
+    higher_is_better: bool
 
 
-def checked(metrics: Mapping[str, Function | Metric]) -> dict[str, Metric]:
-    """Return metrics by name; a bare function's higher values are better.
+def checked(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Return metrics by name.
 
     Raises
     ------
     InvalidInputError
-        For a name that we have a figure of, or that no column can have, and for what cannot be called.
+        For a name that we have a figure of, or that no column can have, for a function that does not say which values
+        are better, and for what cannot be called.
     """
     if not isinstance(metrics, Mapping):
         raise InvalidInputError(f"the task's metrics are {type(metrics).__name__}; expected functions by name, a dict")
@@ -66,13 +67,18 @@ def checked(metrics: Mapping[str, Function | Metric]) -> dict[str, Metric]:
             raise InvalidInputError(
                 f"the task has a metric called '{name}', as figures of FD-Flower are; give it another name (my_{name})"
             )
-        metric = given if isinstance(given, Metric) else Metric(given)
-        if not callable(metric.function):
+        function = given.function if isinstance(given, Metric) else given
+        if not callable(function):
             raise InvalidInputError(
-                f"the task's metric '{name}' is {type(metric.function).__name__}; expected a function of "
-                "log-probabilities [N, C] and labels [N]"
+                f"the task's metric '{name}' is {type(function).__name__}; expected a function of log-probabilities "
+                "[N, C] and labels [N]"
             )
-        found[name] = metric
+        if not isinstance(given, Metric) or not isinstance(given.higher_is_better, bool):
+            raise InvalidInputError(
+                f"the task's metric '{name}' does not say which values are better; expected "
+                "Metric(function, higher_is_better=True), or False"
+            )
+        found[name] = given
     return found
 
 

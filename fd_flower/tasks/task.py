@@ -15,7 +15,7 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.core.transform import Transform
 from fd_flower.data import Own
 from fd_flower.data.layouts import split_of
-from fd_flower.tasks.metric import Function, Metric, checked
+from fd_flower.tasks.metric import Metric, checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +64,9 @@ class Task:
         What a client's samples go through one by one, as ``Samples.x`` has them, each time that they are trained on
         (``torchvision.transforms.v2``, or anything that draws from the global generators of PyTorch, numpy or Python,
         which are seeded by client, round and mini-batch). Type and shape stay.
-    metrics : Mapping[str, Callable[[Tensor, Tensor], float | None] | Metric]
-        Your own additional metrics, by name: functions of log-probabilities [N, C] and labels [N], of which the
-        higher value is better unless it is a ``Metric`` that says otherwise. They belong to classification.
+    metrics : Mapping[str, Metric]
+        Your own additional metrics, by name: functions of log-probabilities [N, C] and labels [N], each with the
+        direction of better values (``Metric``). They belong to classification.
     rows : Undealt | None
         Rows that ``data.*`` deals out, instead of ``data``, ``public`` and ``test``; ``from_dataset`` has them.
     """
@@ -78,7 +78,7 @@ class Task:
     classes: tuple[str, ...] = ()
     kind: "Kind | None" = None
     transform: Transform | None = None
-    metrics: Mapping[str, Function | Metric] = field(default_factory=dict, hash=False)
+    metrics: Mapping[str, Metric] = field(default_factory=dict, hash=False)
     rows: Undealt | None = None
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Task:
         model: Callable[..., Module] | None = None,
         classes: Sequence[str] = (),
         transform: Transform | None = None,
-        metrics: Mapping[str, Function | Metric] | None = None,
+        metrics: Mapping[str, Metric] | None = None,
     ) -> "Task":
         """Return a task whose rows ``data.partition`` and related options deal out to clients, as they do a source's.
 
@@ -130,7 +130,7 @@ class Task:
             The classes' names in the order of their numbers; (): as the rows name them, or the values of the labels.
         transform : Callable[[Tensor], Tensor] | None
             As ``Task.transform``.
-        metrics : Mapping[str, Callable[[Tensor, Tensor], float | None] | Metric] | None
+        metrics : Mapping[str, Metric] | None
             As ``Task.metrics``.
 
         Raises

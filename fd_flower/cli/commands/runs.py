@@ -148,8 +148,9 @@ def sweep(
         str,
         typer.Option(
             metavar="global|personal|METRIC",
-            help="Choose by accuracy on all clients' validation data together (global) or on each client's own; or by "
-            "another metric: balanced_accuracy, macro_f1, auc, one of your task's; personal:METRIC for clients' own.",
+            help="Choose by accuracy (retrievers: nDCG@10) on all clients' validation data together (global) or on "
+            "each client's own; or by another metric: balanced_accuracy, macro_f1, auc, one of your task's; "
+            "personal:METRIC for clients' own. The metric says whether its higher or lower values are better.",
         ),
     ] = "global",
     set: Set = None,

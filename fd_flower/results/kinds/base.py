@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from fd_flower.results.columns import COSTS, Column, Summaries
+from fd_flower.results.columns import COSTS, LOWER, Column, Summaries
 from fd_flower.results.history import Track
 from fd_flower.results.page import Markup
 from fd_flower.results.panels import Panel
@@ -27,6 +27,14 @@ class Kind(ABC):
         What is drawn over rounds, within a sentence and at the head of a section.
     axis, scale : str, float
         Its unit on an axis, and what figures are multiplied by there.
+    higher_is_better : bool
+        Which way the figure goes that is drawn and that rounds and settings are chosen by: rounds, models that are
+        kept, points of a sweep, early stopping.
+    selected : Mapping[str, str]
+        The column of this figure at the best validation round, by scope.
+    choices : Mapping[str, bool]
+        Metrics that ``sweep --select`` takes in addition to the figure, for which it is `global` or `personal`, and
+        whether the higher value is the better one.
     measured : str
         The beginning of a sentence that ends with an evaluation point.
     scopes : Mapping[str, str]
@@ -43,6 +51,9 @@ class Kind(ABC):
     heading: ClassVar[str]
     axis: ClassVar[str]
     scale: ClassVar[float]
+    higher_is_better: ClassVar[bool]
+    selected: ClassVar[Mapping[str, str]]
+    choices: ClassVar[Mapping[str, bool]] = {}
     measured: ClassVar[str]
     scopes: ClassVar[Mapping[str, str]]
     explained: ClassVar[str]
@@ -51,6 +62,11 @@ class Kind(ABC):
     def evaluated(self, summary: Mapping[str, Any]) -> Evaluated:
         """Return when ``global`` and ``personal`` figures of a run were measured."""
         return {scope: summary[self.key][scope]["evaluated"] for scope in ("global", "personal")}
+
+    @property
+    def ylabel(self) -> str:
+        """The axis of its figure, which says so where the lower one is the better one."""
+        return self.axis if self.higher_is_better else f"{self.axis}{LOWER}"
 
     def point(self, summary: Mapping[str, Any]) -> str:
         """Return the evaluation point of a run in a cell: one for both scopes, or ``global / personal``."""

@@ -39,6 +39,9 @@ class Classification(Kind):
     figure = "accuracy"
     axis = "accuracy, %"
     scale = 100
+    higher_is_better = True
+    selected: ClassVar = {scope: f"{scope}_selected" for scope in ("global", "personal")}
+    choices: ClassVar = dict.fromkeys(("accuracy", *BY_CLASS), True)
     measured = "Global accuracy is measured"
     scopes: ClassVar = {"global": "Global accuracy: global test set", "personal": "Personal accuracy: own test parts"}
     explained = (
@@ -55,11 +58,15 @@ class Classification(Kind):
         pooled_validation = curve(shared.get("validation", {}))
         # On devices no process holds all clients' validation parts: the clients' own figures are the next best judge.
         validation = pooled_validation or curve(own.get("validation", {}))
+
+        def mean(name: str) -> dict[str, float | None]:
+            return of_mean(shared.get(name, {}), validation, higher=self.higher_is_better)
+
         accuracy = {
-            "global": {**of_mean(shared.get("accuracy", {}), validation), "evaluated": evaluated["global"]},
-            "pooled": {**of_mean(shared.get("pooled", {}), validation), "evaluated": evaluated["global"]},
+            "global": {**mean("accuracy"), "evaluated": evaluated["global"]},
+            "pooled": {**mean("pooled"), "evaluated": evaluated["global"]},
             "personal": {
-                **of_clients(own.get("accuracy", {}), own.get("validation", {})),
+                **of_clients(own.get("accuracy", {}), own.get("validation", {}), higher=self.higher_is_better),
                 "evaluated": evaluated["personal"],
             },
         }
@@ -89,7 +96,7 @@ class Classification(Kind):
                 found.append(f"{scope} {final:.1%}" + ("" if selected is None else f" (selected {selected:.1%})"))
         for column in self.metrics([summary]):
             if column.path[1] not in BY_CLASS and (value := column.of(summary)) is not None:
-                found.append(f"{column.header} {column.text(value)}")
+                found.append(f"{column.title} {column.text(value)}")
         return found
 
     def headline(self, summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Markup]:
@@ -181,13 +188,17 @@ class Classification(Kind):
             track = tracks.get(key, {}).get(client)
             return None if track is None else last(track)
 
+        def selected(client: str) -> float | None:
+            score, figures = (own.get(key, {}).get(client, {}) for key in ("validation", "accuracy"))
+            return at_best(score, figures, higher=self.higher_is_better)
+
         rows = [
             (
                 client,
                 examples.get(client),
                 f"{replied[client]} of {asked[client]}",
                 Share(final(own, "accuracy", client)),
-                percent(at_best(own.get("validation", {}).get(client, {}), own.get("accuracy", {}).get(client, {}))),
+                percent(selected(client)),
                 percent(final(own, "validation", client)),
                 percent(final(shared, "accuracy", client)),
                 rounded(final(own, "nll", client)),

@@ -1,8 +1,8 @@
 """How language models' figures look: bits per byte, of which fewer are better, and perplexity beside it.
 
 Figures are called ``<scope>/<metric>`` in the lines of a run: ``own/bits_per_byte`` of a client's own test texts,
-``others/`` of the other clients' together, ``unseen/`` of the test set, ``validation/`` of a client's own validation
-texts, by which rounds are selected.
+``others/`` of the other clients' together, ``unseen/`` of the test set. ``validation`` is the bits per byte of a
+client's own validation texts, by which rounds are selected.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
 from fd_flower.results.columns import Column, Summaries
-from fd_flower.results.history import SERVER, Track, Tracks, at_best, curve, last, training_loss
+from fd_flower.results.history import SERVER, Track, Tracks, at_best, best_of, curve, last, training_loss
 from fd_flower.results.kinds.base import Evaluated, Kind, Lines
 from fd_flower.results.page import Markup, element, rounded
 from fd_flower.results.page import table as markup
 from fd_flower.results.panels import Panel, panel
 
 HEADLINE, PERPLEXITY = "bits_per_byte", "perplexity"
-VALIDATION = f"validation/{HEADLINE}"
+VALIDATION = "validation"
 METRICS = {HEADLINE: "bits per byte", PERPLEXITY: "perplexity"}
 SCOPES = {
     "own": "a client's own test texts",
@@ -52,6 +52,8 @@ class Language(Kind):
     figure = axis = "bits per byte"
     heading = "Bits per byte"
     scale = 1
+    higher_is_better = False
+    selected: ClassVar = {who: f"{who}_own_selected" for who in WHO}
     measured = "Global figures are measured"
     scopes: ClassVar = {
         "global": "The server's model: clients' own texts",
@@ -189,7 +191,7 @@ def _tracks(lines: Lines, evaluated: Evaluated) -> dict[str, Tracks]:
         else:
             scope, who, figures = "global", SERVER, line.get("global") or {}
         for name, value in figures.items():
-            if isinstance(value, int | float) and "/" in name:
+            if isinstance(value, int | float) and (name == VALIDATION or "/" in name):
                 track = found[scope].setdefault(name, {}).setdefault(who, {})
                 track[line["round"], bool(line.get("closing"))] = value
     return found
@@ -209,7 +211,7 @@ def _of(found: Tracks) -> dict[str, Any]:
             scopes[scope][metric] = {
                 "final": last(points) if points else None,
                 "selected": _selected(found.get(VALIDATION, {}), of_clients),
-                "best": min(points.values()) if points else None,
+                "best": best_of(points.values(), higher=False) if points else None,
             }
     return scopes
 
@@ -218,8 +220,7 @@ def _selected(validations: Mapping[str, Track], figures: Mapping[str, Track]) ->
     """Return the figure at the validation round with the fewest bits per byte: each client's own, mean over clients."""
     if not curve(validations):
         return None
-    fewest = {who: {when: -bits for when, bits in track.items()} for who, track in validations.items()}
-    chosen = [at_best(fewest.get(who, {}), track) for who, track in figures.items()]
+    chosen = [at_best(validations.get(who, {}), track, higher=False) for who, track in figures.items()]
     return fmean(last(track) if one is None else one for one, track in zip(chosen, figures.values(), strict=True))
 
 
@@ -232,8 +233,8 @@ def _meaning(summary: Mapping[str, Any]) -> list[str]:
         f"After the last round; fewer are better. {'; '.join(whose).capitalize()}. "
         + "; ".join(f"{scope}: {SCOPES[scope]}" for scope in scopes).capitalize()
         + ".",
-        "Each text alone, behind a start token that is not scored; every other token is, and the bits are divided by the "
-        "bytes of UTF-8 that these spell. Perplexity is of a token: figures of other tokenizers are not comparable.",
+        "Each text alone, behind a start token that is not scored; every other token is, and the bits are divided by "
+        "the bytes of UTF-8 that these spell. Perplexity is of a token: do not compare it across tokenizers.",
         "Selected: at the round with the fewest bits per byte on validation texts. Best on test chooses by the test "
         "itself.",
     ]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
 from fd_flower.results.columns import Column, Summaries
-from fd_flower.results.history import SERVER, Track, Tracks, at_best, curve, last, training_loss
+from fd_flower.results.history import SERVER, Track, Tracks, at_best, best_of, curve, last, training_loss
 from fd_flower.results.kinds.base import Evaluated, Kind, Lines
 from fd_flower.results.page import Markup, element, rounded
 from fd_flower.results.page import table as markup
@@ -56,6 +56,8 @@ class Retrieval(Kind):
     title = "Retrieval"
     figure = heading = axis = "nDCG@10"
     scale = 1
+    higher_is_better = True  # as all of its metrics
+    selected: ClassVar = {who: f"{who}_own_selected" for who in WHO}
     measured = "Global figures are measured"
     scopes: ClassVar = {
         "global": "The server's retriever: own questions",
@@ -220,7 +222,7 @@ def _of(found: Tracks) -> dict[str, Any]:
             scopes[scope][metric] = {
                 "final": last(points) if points else None,
                 "selected": _selected(found.get("validation", {}), of_clients, validation),
-                "best": max(points.values()) if points else None,
+                "best": best_of(points.values(), higher=True) if points else None,
             }
         scopes[scope]["se"] = fmean(last(track) for track in found[f"{scope}/se"].values())
     return scopes
@@ -230,7 +232,7 @@ def _selected(validations: Mapping[str, Track], figures: Mapping[str, Track], to
     """Return the figure at the best validation round: each client's own, and the server's by the mean over clients."""
     if not together:
         return None
-    chosen = [at_best(validations.get(who, {}), track) for who, track in figures.items()]
+    chosen = [at_best(validations.get(who, {}), track, higher=True) for who, track in figures.items()]
     return fmean(last(track) if one is None else one for one, track in zip(chosen, figures.values(), strict=True))
 
 

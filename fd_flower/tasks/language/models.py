@@ -147,13 +147,13 @@ class LanguageModel(nn.Module):
         seen = mask.clone()
         seen[:, 0] = True
         kind = ids.device.type
-        mixes = self._mixes if self._half else torch.is_autocast_enabled(kind)
+        mixes = self.mixes if self._half else torch.is_autocast_enabled(kind)
         with torch.autocast(kind, torch.bfloat16, enabled=mixes):
             logits: Tensor = self.body(ids, seen)
         return logits
 
     @property
-    def _mixes(self) -> bool:
+    def mixes(self) -> bool:
         """Whether a bfloat16 body has layers of float32 in it; adapters bring inputs to their own type themselves."""
         return any(
             parameter.dtype == torch.float32 and ".lora_" not in name and ".adapter." not in name

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
@@ -89,8 +90,20 @@ def score(model: LanguageModel, x: Tensor, *, stride: int | None = None, precisi
     InvalidInputError
         For texts that the tokenizer's tokens do not spell, by their number.
     """
-    sizes = spelled(model, x)
-    tokens = model.reader(x)
+    return scored(model, texts_of(x), model.reader(x), stride=stride, precision=precision, device=x.device)
+
+
+def scored(
+    model: LanguageModel,
+    texts: Sequence[str],
+    tokens: Sequence[NDArray[np.int32]],
+    *,
+    stride: int | None = None,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+) -> Scores:
+    """Return what a model makes of texts [N] that were read to these tokens; see ``score``."""
+    sizes = spelled(model, texts, tokens)
     step = min(stride or max(model.length // 2, 1), model.length)
     parts = [
         (row, begin, end, first)
@@ -101,8 +114,8 @@ def score(model: LanguageModel, x: Tensor, *, stride: int | None = None, precisi
     before = model.training
     model.eval()
     for batch in _batches(parts, len(model.token_bytes)):
-        ids, mask = model.rows([tokens[row][begin:end] for row, begin, end, _ in batch], x.device)
-        with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        ids, mask = model.rows([tokens[row][begin:end] for row, begin, end, _ in batch], device)
+        with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"):
             values = model.likelihoods(ids, mask).cpu().double().numpy()
         for (row, begin, end, first), own in zip(batch, values, strict=True):
             nats[row] -= own[1 + first - begin : 1 + end - begin].sum()
@@ -111,8 +124,10 @@ def score(model: LanguageModel, x: Tensor, *, stride: int | None = None, precisi
     return Scores(torch.from_numpy(nats), counts, torch.tensor(sizes, dtype=torch.int64))
 
 
-def spelled(model: LanguageModel, x: Tensor, who: str = "the texts") -> list[int]:
-    """Return how many bytes the tokens of each text [N, 2] spell: all of the text's.
+def spelled(
+    model: LanguageModel, texts: Sequence[str], tokens: Sequence[NDArray[np.int32]], who: str = "the texts"
+) -> list[int]:
+    """Return how many bytes the tokens of each text spell: all of the text's.
 
     Raises
     ------
@@ -120,8 +135,8 @@ def spelled(model: LanguageModel, x: Tensor, who: str = "the texts") -> list[int
         For texts that the tokenizer's tokens do not spell, by their number; ``who`` is whose texts they are.
     """
     sizes, odd = [], []
-    for number, (text, tokens) in enumerate(zip(texts_of(x), model.reader(x), strict=True)):
-        ends = ends_in(text, tokens.tolist(), model.token_bytes)
+    for number, (text, own) in enumerate(zip(texts, tokens, strict=True)):
+        ends = ends_in(text, own.tolist(), model.token_bytes)
         if ends is None:
             odd.append(number)
         sizes.append(int(ends[-1]) if ends is not None and len(ends) else 0)

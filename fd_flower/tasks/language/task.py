@@ -12,6 +12,7 @@ from torch.nn import Module
 from fd_flower import data as reading
 from fd_flower.config import DataConfig, Settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import texts_of
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.data import partition
@@ -114,6 +115,7 @@ class Language:
     """
 
     name = NAME
+    higher_is_better = False
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -140,10 +142,11 @@ class Language:
             Where there is no token, and for texts to be measured on that the tokenizer's tokens do not spell.
         """
         module = _language(world.module(model))
-        for part in ("validation", "test"):
-            spelled(module, self._own(world, client, part), f"client {client}, {part}")
+        parts = {f"client {client}, {part}": self._own(world, client, part) for part in ("validation", "test")}
         if world.test is not None:
-            spelled(module, self._unseen(world, 0), "the test set")
+            parts["the test set"] = self._unseen(world, 0)
+        for who, x in parts.items():
+            spelled(module, texts_of(x), module.reader(x), who)
         tokens = self.examples(world, client, model)
         if not tokens:
             raise InvalidInputError(f"client {client} has no text with a token to learn from: all are empty")
@@ -180,13 +183,14 @@ class Language:
         Returns
         -------
         Figures
-            ``own/bits_per_byte`` and ``own/perplexity`` on its own test texts, ``validation/`` on its own validation
-            texts, ``others/`` on the other clients' test texts together, ``unseen/`` on the test set. What has no text
-            is missing.
+            ``own/bits_per_byte`` and ``own/perplexity`` on its own test texts, ``others/`` on the other clients' test
+            texts together, ``unseen/`` on the test set; ``validation`` bits per byte on its own validation texts. What
+            has no text is missing.
         """
         everybodys = shared or model
         found = _named("own", self._score(model, self._own(world, client, "test")))
-        found |= _named("validation", self._score(model, self._own(world, client, "validation")))
+        if (bits := self._score(model, self._own(world, client, "validation")).bits_per_byte) is not None:
+            found["validation"] = bits
         if limit is None:
             return found
         if others := [self._own(world, other, "test") for other in self._clients(world) if other != client]:
@@ -243,8 +247,8 @@ class Language:
                 mine = whose == clients.index(client)
                 if part == "test":
                     found |= {**_named("own", scores[mine]), **_named("others", scores[~mine])}
-                else:
-                    found |= _named(part, scores[mine])
+                elif (bits := scores[mine].bits_per_byte) is not None:
+                    found["validation"] = bits
         return _mean(list(figures.values()))
 
     # --- on which texts
