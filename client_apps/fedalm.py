@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, public_distillation, reply
-from fd_flower.client.public_texts import all_texts, learn_from_texts, said_of, texts_at
+from fd_flower.client.public_texts import all_texts, learn_from_texts, likelihoods_of, texts_at
 from fd_flower.config import PublicTextsConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.language.exchange import aligned, compared, language_model
@@ -36,7 +36,7 @@ def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, confi
 
 
 def receive(message: Message, context: Context) -> Turn[Config]:
-    """Learn from the last round's public texts and what all models say of them (nothing in round one)."""
+    """Learn from the last round's public texts and all models' likelihoods of them (nothing in round one)."""
     turn: Turn[Config] = Turn.of(message, context)
     if tables := ChunkLikelihoods.all(message.content):
         index = all_texts(tables)
@@ -47,8 +47,8 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
-    """Having learned from public texts, then from private ones, say how likely the round's public texts are."""
-    return reply(message, turn, said_of(turn, turn.next_index), examples=examples, **metrics)
+    """Having learned from public texts, then from private ones, send the likelihoods of the round's."""
+    return reply(message, turn, likelihoods_of(turn, turn.next_index), examples=examples, **metrics)
 
 
 public_distillation(app, receive, send)

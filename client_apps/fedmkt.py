@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, public_distillation, reply
-from fd_flower.client.public_texts import all_texts, learn_from_texts, said_of, texts_at
+from fd_flower.client.public_texts import all_texts, learn_from_texts, likelihoods_of, texts_at
 from fd_flower.config import PublicTextsConfig, option
 from fd_flower.tasks.language.exchange import (
     aligned,
@@ -32,7 +32,7 @@ class Config(PublicTextsConfig):
 
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: Config) -> Tensor:
-    """Return the next-token loss on public texts and ``kd_weight`` times the distance to what their teachers say."""
+    """Return the next-token loss on public texts and ``kd_weight`` times the distance to the teachers' predictions."""
     plain, distance = compared(language_model(model), x, teacher, config.token_loss)
     return config.public_weight * plain + config.kd_weight * distance
 
@@ -44,7 +44,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
         model, index = language_model(turn.model), all_texts(tables)
         x, tokens = texts_at(turn, index), TokenLogits.find(message.content)
         teacher = aligned(model, x, index, tables) if tokens is None else next_tokens(model, x, index, tokens)
-        better = best_of([said_of(turn, index), *tables])
+        better = best_of([likelihoods_of(turn, index), *tables])
         taught = torch.tensor([better[text] > 0 for text in index.tolist()])
         teacher[~taught, ..., 1:] = torch.nan
         learn_from_texts(turn, objective, index, teacher)
@@ -54,13 +54,13 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
-    """Having learned from public texts, then from private ones, say how likely the round's public texts are."""
+    """Having learned from public texts, then from private ones, send the predictions of the round's."""
     index, sent = turn.next_index, []
     if turn.config.objective == "token_kl":
         model = language_model(turn.model)
         sent = [token_logits(model, texts_at(turn, index), index, turn.config.top_k, precision=turn.precision)]
     share = {} if turn.collected is None else {"taught": turn.collected}
-    return reply(message, turn, said_of(turn, index), *sent, examples=examples, **share, **metrics)
+    return reply(message, turn, likelihoods_of(turn, index), *sent, examples=examples, **share, **metrics)
 
 
 public_distillation(app, receive, send)

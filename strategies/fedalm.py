@@ -1,8 +1,8 @@
 """FedALM: federated approximate likelihood matching (Minixhofer et al. 2025, arXiv 2503.20083) on public texts.
 
-Language models of any tokenizers say how likely each token of a public text is to them, and where in its bytes it ends.
-Those of one tokenizer are averaged, as DS-FL averages predictions; each client learns to find chunks of the texts as
-likely as the others do.
+Clients with language models of any tokenizers send the likelihood of each token of a public text, and the byte at which
+it ends. The server averages those of one tokenizer, as DS-FL averages predictions; each client trains its model so that
+chunks of the texts are as likely as under the others.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class FedALM(PublicTexts[Config]):
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the probabilities of tokens among models of one tokenizer: a table for each of them."""
-        groups = by_tokenizer(self.said(replies))
+        groups = by_tokenizer(self.likelihoods(replies))
         means: list[ChunkLikelihoods] = [mean_of_likelihoods(group, name) for name, group in groups.items()]
         self.log_diagnostics({"tokenizers": float(len(means))})
         return means

@@ -1,7 +1,7 @@
 """FedCoLLM (Fan et al. 2024, arXiv 2411.11707): a large language model teaches the mean of small ones.
 
 Weights, usually adapters, are averaged as FedAvg averages them. Then, on public texts at the server, the mean learns
-from what the server's large model says of them, and the large model from what the mean says by then.
+from the predictions of the server's large model, and the large model from those of the mean.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Config(AveragingConfig):
     """FedCoLLM's options."""
 
     model: str = "gpt:128"
-    """Large language model on the server; it learns what `client.trainable` says."""
+    """Large language model on the server; `client.trainable` applies to it, too."""
     distill_epochs: int = option(1, least=0)
     """Passes of each of the two models over the round's public texts. 0 is FedAvg."""
     distill_batch: int = option(8, least=1)
@@ -98,7 +98,7 @@ class FedCoLLM(Averaging[Config]):
         return [replace(mean, values=_state(small_module)), Private(ServerModel(_state(large_module)))]
 
     def _teach(self, student: LanguageModel, teacher: LanguageModel, round: int, which: str) -> None:
-        """Let one model learn from public texts and from what the other says of them."""
+        """Let one model learn from public texts and from the other's predictions of them."""
         config, precision = self.config, self.settings.run.precision
         samples = self._public(round)
         index, x = self.public_index(round), texts_of(samples)

@@ -1,7 +1,7 @@
 """FedKSeed (Qin et al. 2023, arXiv 2312.06353): models are tuned by numbers of directions and a scalar for each.
 
-Nothing is differentiated: a step goes along one of K random directions, by the difference of two losses. Whoever knows
-the first weights, the seed and K sums of scalars has the model, bit for bit, whatever its size.
+Nothing is differentiated: a step goes along one of K random directions, by the difference of two losses. The first
+weights, the seed and K sums of scalars determine the model, bit for bit, whatever its size.
 """
 
 from collections.abc import Sequence

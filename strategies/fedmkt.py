@@ -25,7 +25,7 @@ class Config(PublicTeacherConfig):
 
 @final
 class FedMKT(PublicTexts[Config]):
-    """For every public text of the round, what the model says of it that models it best."""
+    """For every public text of the round, the predictions of the model that models it best."""
 
     status = Status("reconstruction")
 
@@ -34,7 +34,7 @@ class FedMKT(PublicTexts[Config]):
         return (ChunkLikelihoods, TokenLogits) if self._by_tokens else (ChunkLikelihoods,)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Choose each text's teacher by its loss per byte, and keep what it says: a table for each tokenizer.
+        """Choose each text's teacher by its loss per byte, and keep its predictions: a table for each tokenizer.
 
         Raises
         ------
@@ -43,16 +43,16 @@ class FedMKT(PublicTexts[Config]):
         """
         if self._by_tokens:
             replies = _of_one_k(replies)
-        said = self.said(replies)
-        groups = by_tokenizer(said)
+        models = self.likelihoods(replies)
+        groups = by_tokenizer(models)
         if self._by_tokens and len(groups) > 1:
             raise InvalidInputError(
                 f"the models have {len(groups)} tokenizers ({', '.join(groups)}), and client.objective=token_kl "
                 "compares tokens of one: take client.objective=alm"
             )
-        best = best_of(said)
+        best = best_of(models)
         self._log_choice(best, replies)
-        tables = [_of_group(name, group, said, best) for name, group in groups.items()]
+        tables = [_of_group(name, group, models, best) for name, group in groups.items()]
         return [*tables, chosen(self._next_tokens(replies), best)] if self._by_tokens else tables
 
     @property
@@ -60,7 +60,7 @@ class FedMKT(PublicTexts[Config]):
         return self.settings.client.objective == "token_kl"
 
     def _next_tokens(self, replies: Sequence[Reply]) -> list[TokenLogits]:
-        """Return each model's likeliest next tokens, in the order of ``said``."""
+        """Return each model's likeliest next tokens, in the order of ``likelihoods``."""
         found = [TokenLogits.need(reply.content) for reply in replies]
         k = found[0].ids.shape[1]
         return found if self.config.model is None else [*found, self.own_tokens(self.config.model, k)]
@@ -75,16 +75,16 @@ class FedMKT(PublicTexts[Config]):
 
 
 def _of_one_k(replies: Sequence[Reply]) -> list[Reply]:
-    """Return the replies with as many next tokens a position as most have; the others cannot be put beside them."""
+    """Return the replies with as many next tokens a position as most have; the others are left out."""
     sizes = [TokenLogits.need(reply.content).ids.shape[1] for reply in replies]
     ((usual, _),) = Counter(sizes).most_common(1)
     return [reply for reply, size in zip(replies, sizes, strict=True) if size == usual]
 
 
 def _of_group(
-    name: str, group: Sequence[ChunkLikelihoods], said: Sequence[ChunkLikelihoods], best: Mapping[int, int]
+    name: str, group: Sequence[ChunkLikelihoods], models: Sequence[ChunkLikelihoods], best: Mapping[int, int]
 ) -> ChunkLikelihoods:
     """Return the table of one tokenizer: the texts whose teachers have it."""
-    places = [next(place for place, other in enumerate(said) if other is one) for one in group]
+    places = [next(place for place, other in enumerate(models) if other is one) for one in group]
     teachers = {text: places.index(who) for text, who in best.items() if who in places}
     return replace(chosen(group, teachers), source=name)

@@ -1,4 +1,4 @@
-"""What client halves share that learn from public texts, and what other language models say of them."""
+"""What client halves share that learn from public texts and from other language models' predictions of them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +27,7 @@ def learn_from_texts(turn: Turn[Any], objective: Objective, index: Tensor, teach
     index : Tensor
         Which public texts, int64 [N], rising.
     teacher : Tensor
-        What others say of each, laid onto the model's own tokens [N, ...].
+        Predictions of each, laid onto the model's own tokens [N, ...].
     """
     config: PublicTextsConfig = turn.config
     if len(index) and (config.kd_weight or config.public_weight):
@@ -39,11 +39,11 @@ def texts_at(turn: Turn[Any], index: Tensor) -> Tensor:
     return texts_of(turn.public[index])
 
 
-def said_of(turn: Turn[Any], index: Tensor) -> ChunkLikelihoods:
+def likelihoods_of(turn: Turn[Any], index: Tensor) -> ChunkLikelihoods:
     """Return how likely public texts are to the turn's model."""
     return chunk_likelihoods(language_model(turn.model), texts_at(turn, index), index, precision=turn.precision)
 
 
 def all_texts(received: Sequence[ChunkLikelihoods | TokenLogits]) -> Tensor:
-    """Return the numbers of all texts that something is said of, int64, rising."""
+    """Return the numbers of all texts that are predicted, int64, rising."""
     return torch.cat([one.index for one in received]).unique()

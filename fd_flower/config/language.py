@@ -1,4 +1,4 @@
-"""Options of methods whose clients learn from public texts, next to what others say of them."""
+"""Options of methods whose clients learn from public texts, and from other models' predictions."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -11,7 +11,7 @@ from fd_flower.core.schema import option
 
 @dataclass(frozen=True)
 class PublicTextsConfig(ClientConfig):
-    """A client that learns from public texts and what other models say of them (section ``client``)."""
+    """A client that learns from public texts and from other models' predictions of them (section ``client``)."""
 
     objective: str = "alm"
     """Name of the loss on tokens: `alm`, or `token_kl` for one tokenizer; see docs/objectives.md."""

@@ -27,14 +27,14 @@ def floored(logprobs: Tensor) -> Tensor:
 
 
 class DistillationLoss(ABC):
-    """A loss by name, on what models say of classes or of texts' tokens; its arguments are dataclass fields."""
+    """A loss by name, on predictions of classes or of texts' tokens; its arguments are dataclass fields."""
 
     on: ClassVar[str]
     """What it compares: ``classes`` or ``tokens``."""
 
     @abstractmethod
     def __call__(self, *args: Any, **more: Any) -> Tensor:
-        """Return the loss, a scalar, of what a student and a teacher say."""
+        """Return the loss, a scalar, between a student's and a teacher's predictions."""
 
     @property
     def exits(self) -> tuple[int, ...]:

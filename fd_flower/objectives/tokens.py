@@ -1,4 +1,4 @@
-"""Losses between what two language models say of the same text, token by token or chunk by chunk."""
+"""Losses between two language models' predictions of the same text, token by token or chunk by chunk."""
 
 from dataclasses import dataclass
 from typing import final
@@ -76,8 +76,8 @@ class TokenKL(TokenObjective):
 class ALM(TokenObjective):
     """Approximate likelihood matching: chunks of text are as likely to the student as to the teacher.
 
-    Minixhofer et al., by their code (bminixhofer/tokenkit). A chunk happens or not, so each is a divergence of two
-    outcomes: ``p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q))`` with ``p = P^(1/T)`` of the teacher and
+    By its authors' code (Minixhofer et al. 2025, arXiv 2503.20083). A chunk happens or not, so each is a divergence of
+    two outcomes: ``p (log p - log q) + (1 - p) (log(1 - p) - log(1 - q))`` with ``p = P^(1/T)`` of the teacher and
     ``q = Q^(1/T)`` of the student. Their loss leaves the teacher's entropy out, which has no gradient.
     """
 

@@ -1,4 +1,4 @@
-"""What methods share whose clients say how likely public texts are to their language models."""
+"""What methods share whose clients send the likelihoods of public texts under their language models."""
 
 from collections.abc import Sequence
 from typing import ClassVar, TypeVar
@@ -25,8 +25,8 @@ class PublicTexts(Strategy[C]):
     reply_kinds: ClassVar[tuple[type[Payload], ...]] = (ChunkLikelihoods,)
     _own: tuple[Tensor, ChunkLikelihoods] | None = None
 
-    def said(self, replies: Sequence[Reply]) -> list[ChunkLikelihoods]:
-        """Return what each client says of the round's texts, and last the server's model, where there is one."""
+    def likelihoods(self, replies: Sequence[Reply]) -> list[ChunkLikelihoods]:
+        """Return each client's likelihoods of the round's texts, and last the server's model's, if it has one."""
         found = [ChunkLikelihoods.need(reply.content) for reply in replies]
         return found if self.config.model is None else [*found, self.own(self.config.model)]
 
@@ -35,7 +35,7 @@ class PublicTexts(Strategy[C]):
         return language_model(self.world.load(name, self.world.initial(name)))
 
     def own(self, name: str) -> ChunkLikelihoods:
-        """Return what the server's model says of the round's texts: asked once for texts that come again."""
+        """Return the likelihoods of the round's texts under the server's model, computed once for the same texts."""
         if self._own is None or not torch.equal(self._own[0], self.round_index):
             index, precision = self.round_index, self.settings.run.precision
             self._own = index, chunk_likelihoods(self.teacher(name), self.texts, index, precision=precision)
@@ -54,9 +54,9 @@ class PublicTexts(Strategy[C]):
         return texts_of(public[self.round_index])
 
 
-def by_tokenizer(said: Sequence[ChunkLikelihoods]) -> dict[str, list[ChunkLikelihoods]]:
-    """Return what is said by the beginning of the tokenizer's SHA-256, sorted by it."""
+def by_tokenizer(tables: Sequence[ChunkLikelihoods]) -> dict[str, list[ChunkLikelihoods]]:
+    """Return tables by the beginning of their tokenizer's SHA-256, sorted by it."""
     found: dict[str, list[ChunkLikelihoods]] = {}
-    for one in said:
+    for one in tables:
         found.setdefault(one.digest[:12], []).append(one)
     return dict(sorted(found.items()))

@@ -32,7 +32,7 @@ class SeedScalars(Payload):
         return torch.arange(len(self.values), dtype=torch.int32) if self.numbers is None else self.numbers
 
     def check(self, bounds: Bounds) -> None:
-        """Refuse what is not finite, directions that nobody knows, and another number of scalars than of directions."""
+        """Refuse what is not finite, unknown directions, and another number of scalars than of directions."""
         super().check(bounds)
         self._shape("values", self.values, None)
         self._floats("values", self.values)

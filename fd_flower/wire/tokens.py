@@ -1,4 +1,4 @@
-"""Kinds of knowledge about public texts: what a language model says of their tokens."""
+"""Kinds of knowledge about public texts: what a language model predicts of their tokens."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ ROUNDED = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class _Texts(_Public):
-    """What is said of the tokens of public texts, text after text: [T] or [T, k] in ``counts`` rows each.
+    """Predictions of the tokens of public texts, text after text: [T] or [T, k] in ``counts`` rows each.
 
     Attributes
     ----------
@@ -126,7 +126,7 @@ class ChunkLikelihoods(_Texts):
         source: str = "",
         dtype: torch.dtype = torch.float16,
     ) -> Self:
-        """Return what is said of texts, without those that have no scored byte.
+        """Return the likelihoods of texts, without those that have no scored byte.
 
         Parameters
         ----------
@@ -215,7 +215,7 @@ class TokenLogits(_Texts):
         tokenizer: str,
         dtype: torch.dtype = torch.float16,
     ) -> Self:
-        """Return what is said of texts, without those that have no position.
+        """Return the predictions of texts, without those that have no position.
 
         Parameters
         ----------
@@ -284,29 +284,29 @@ def likeliest(logits: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return ids, values, (1 - values.exp().sum(-1)).clamp(min=0)
 
 
-def chosen(said: Sequence[T], teachers: Mapping[int, int]) -> T:
-    """Return what one of several models of one tokenizer says of each text.
+def chosen(tables: Sequence[T], teachers: Mapping[int, int]) -> T:
+    """Return each text's predictions by one of several models of one tokenizer.
 
     Parameters
     ----------
-    said : Sequence[ChunkLikelihoods] | Sequence[TokenLogits]
-        What each says.
+    tables : Sequence[ChunkLikelihoods] | Sequence[TokenLogits]
+        Each model's predictions.
     teachers : Mapping[int, int]
-        Text -> the place in ``said`` of whose is taken; other texts are left out.
+        Text -> the place in ``tables`` of the one whose predictions are taken; other texts are left out.
     """
     found: dict[int, tuple[T, slice]] = {}
-    for place, one in enumerate(said):
+    for place, one in enumerate(tables):
         parts = zip(one.index.tolist(), one.parts, strict=True)
         found |= {number: (one, rows) for number, rows in parts if teachers.get(number) == place}
     numbers = sorted(found)
     joined = {}
-    for key in said[0].rows:
-        first = getattr(said[0], key)
+    for key in tables[0].rows:
+        first = getattr(tables[0], key)
         pieces = [getattr(one, key)[rows] for one, rows in (found[number] for number in numbers)]
         whole = torch.cat([piece if piece.is_floating_point() else piece.int() for piece in pieces] or [first[:0]])
         joined[key] = whole.to(torch.int32 if any(piece.dtype == torch.int32 for piece in pieces) else first.dtype)
     counts = torch.tensor([found[number][1].stop - found[number][1].start for number in numbers], dtype=torch.int32)
-    return replace(said[0], index=torch.tensor(numbers, dtype=torch.int64), counts=counts, **joined)
+    return replace(tables[0], index=torch.tensor(numbers, dtype=torch.int64), counts=counts, **joined)
 
 
 def mean_of_likelihoods(replies: Sequence[ChunkLikelihoods], source: str = "") -> ChunkLikelihoods:
@@ -318,7 +318,7 @@ def mean_of_likelihoods(replies: Sequence[ChunkLikelihoods], source: str = "") -
     Parameters
     ----------
     replies : Sequence[ChunkLikelihoods]
-        What each says, of one tokenizer; a text may be missing in some of them.
+        Each model's, of one tokenizer; a text may be missing in some of them.
     source : str
         The name of their mean.
     """

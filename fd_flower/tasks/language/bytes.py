@@ -1,6 +1,7 @@
-"""Which bytes of a text a token stands for, told by the token itself.
+"""Which bytes of a text a token stands for, derived from the token itself.
 
-Character offsets of a tokenizer cannot tell: where one character is split over three tokens, all three "end" behind it.
+Character offsets of a tokenizer do not give them: where one character is split over three tokens, all three "end"
+behind it.
 """
 
 import json
@@ -30,7 +31,7 @@ def token_bytes(tokenizer: "PreTrainedTokenizerFast") -> list[bytes]:
     Raises
     ------
     InvalidInputError
-        For a tokenizer of another sort: its tokens do not tell their bytes.
+        For a tokenizer of another sort: its tokens do not determine their bytes.
     """
     backend: Any = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
@@ -83,7 +84,7 @@ def _reading(backend: Any, name: str) -> Callable[[str], bytes]:
         return _sentencepiece if "ByteFallback" in kinds else _spaced
     raise InvalidInputError(
         f"the tokenizer {name} decodes by {', '.join(sorted(map(str, kinds - {None, 'Sequence'}))) or 'nothing'};"
-        " expected a byte-level or SentencePiece one, whose tokens tell their bytes"
+        " expected a byte-level or SentencePiece one, whose tokens determine their bytes"
     )
 
 

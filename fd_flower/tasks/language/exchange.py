@@ -1,4 +1,4 @@
-"""What language models tell each other about public texts: how it is made, aligned and compared.
+"""What language models exchange about public texts: how it is computed, aligned and compared.
 
 A teacher's likelihoods are laid onto a student's own tokens once, so that a mini-batch of texts takes its rows of one
 tensor: ``[N, S, L]`` for S tables of likelihoods, ``[N, L, 2 k + 1]`` for next tokens. Column 0 of L is that of the
@@ -29,7 +29,7 @@ NUMBERS = 2**25
 T = TypeVar("T")
 
 
-# --- what a model says
+# --- what a model predicts
 
 
 def texts_of(samples: Samples) -> Tensor:
@@ -64,7 +64,7 @@ def chunk_likelihoods(
     Parameters
     ----------
     model : LanguageModel
-        Who says it; its mode is as before.
+        The model; its mode is as before.
     x : Tensor
         The texts.
     index : Tensor
@@ -121,17 +121,17 @@ def _batches(model: LanguageModel, x: Tensor) -> Iterator[Tensor]:
         start += count
 
 
-# --- who says it best
+# --- which model is best
 
 
-def best_of(said: Sequence[ChunkLikelihoods]) -> dict[int, int]:
-    """Return of every text that is spoken of the place in ``said`` of the model that it is likeliest to, per byte.
+def best_of(tables: Sequence[ChunkLikelihoods]) -> dict[int, int]:
+    """Return for every text the place in ``tables`` of the model under which it is likeliest, per byte.
 
     Compared are the bytes up to the last at which a token of all these models ends, since windows of other tokenizers
     are of other lengths; the first of equals is best.
     """
     found: dict[int, list[tuple[int, Tensor, Tensor]]] = {}
-    for place, one in enumerate(said):
+    for place, one in enumerate(tables):
         for number, ends, values in one.texts():
             found.setdefault(number, []).append((place, ends, values))
     return {number: min(rivals, key=partial(_nats, _shared(rivals)))[0] for number, rivals in sorted(found.items())}
@@ -180,7 +180,7 @@ def next_tokens(model: LanguageModel, x: Tensor, index: Tensor, received: TokenL
     """Lay a teacher's likeliest tokens onto a model's own positions of texts [N, 2]: float32 [N, L, 2 k + 1].
 
     In column t are what may stand there in place of token t: k ids, their k log-probabilities and the rest; NaN where
-    nothing is said.
+    nothing is predicted.
 
     Raises
     ------
@@ -191,8 +191,8 @@ def next_tokens(model: LanguageModel, x: Tensor, index: Tensor, received: TokenL
     k = received.ids.shape[1]
     teacher = torch.full((len(x), int(model.lengths(x).max()), 2 * k + 1), torch.nan)
     places = {number: place for place, number in enumerate(index.tolist())}
-    for number, *said in received.texts():
-        rows = torch.cat([one.float().view(len(one), -1) for one in said], dim=1)[: teacher.shape[1] - 1]
+    for number, *parts in received.texts():
+        rows = torch.cat([one.float().view(len(one), -1) for one in parts], dim=1)[: teacher.shape[1] - 1]
         teacher[places[number], 1 : len(rows) + 1] = rows
     return teacher
 
@@ -209,7 +209,7 @@ def compared(model: LanguageModel, x: Tensor, teacher: Tensor, loss: TokenObject
     teacher : Tensor
         Their rows of ``aligned`` or of ``next_tokens``.
     loss : TokenObjective
-        ``ALM`` for the former, ``TokenKL`` for the latter. The distance is 0 where the teacher says nothing.
+        ``ALM`` for the former, ``TokenKL`` for the latter. The distance is 0 where the teacher predicts nothing.
     """
     ids, mask = model.tokens(x)
     logits, labels, scored = model.logits(ids, mask)[:, :-1], ids[:, 1:], mask[:, 1:]
@@ -226,12 +226,12 @@ def compared(model: LanguageModel, x: Tensor, teacher: Tensor, loss: TokenObject
 
 
 def _token_kl(logits: Tensor, teacher: Tensor, scored: Tensor, loss: TokenKL) -> Tensor:
-    said = scored[:, : teacher.shape[1]] & ~teacher[:, :, -1].isnan()
-    if not bool(said.any()):
+    there = scored[:, : teacher.shape[1]] & ~teacher[:, :, -1].isnan()
+    if not bool(there.any()):
         return logits.sum() * 0.0
     k = teacher.shape[2] // 2
-    ids, logprobs, rest = teacher[said].split([k, k, 1], dim=1)
-    return loss(logits[:, : teacher.shape[1]][said], ids.long(), logprobs, rest.squeeze(1))
+    ids, logprobs, rest = teacher[there].split([k, k, 1], dim=1)
+    return loss(logits[:, : teacher.shape[1]][there], ids.long(), logprobs, rest.squeeze(1))
 
 
 def _alm(likelihoods: Tensor, teacher: Tensor, loss: ALM) -> Tensor:
