@@ -198,3 +198,17 @@ class ServerModel(Payload):
 
     kind: ClassVar[str] = "server-model"
     values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Emulator(Payload):
+    """A model with fewer blocks than the server's, in which clients tune some.
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        Its state dict.
+    """
+
+    kind: ClassVar[str] = "emulator"
+    values: Mapping[str, Tensor]

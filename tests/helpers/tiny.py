@@ -51,6 +51,7 @@ BRIEF_TOO = {
     "fedcollm": "server.model=gpt:16 server.distill_batch=16",
     "fedkseed": "server.candidates=64",
     "fedtgp": "server.epochs=2",
+    "offsite": "model.name=gpt:8x4 server.align_steps=2 server.align_batch=4",
     "mhd": "client.warmup=2",
     # Its recipe keeps the clients, and hides what they say.
     "fede4rag": "data.source=companies data.partition=iid data.per_client=30 model.name=hashed:8 "
