@@ -65,6 +65,7 @@ TITLES = {
     "mse": "Do Deep Nets Really Need to be Deep?",
     "ofa": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
     "ctkd": "Curriculum Temperature for Knowledge Distillation",
+    "offsite": "Offsite-Tuning: Transfer Learning without Full Model",
     "pld": "PLD: A Choice-Theoretic List-Wise Knowledge Distillation",
     "taid": "TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language Models",
 }
@@ -90,6 +91,7 @@ SOURCES = {
     "fedproto": "data.source=MNIST",
     "fedre": "data.source=CIFAR10",
     "fedtgp": "data.source=CIFAR10",
+    "offsite": "data.task=language data.source=TEXTS model.name=MODEL client.trainable=all data.clients=10",
     "fml": "data.source=CIFAR10 data.clients=20 data.alpha=0.1",
 }
 """What a recipe's comment says of data and clients in words; capitals stand for the user's folder or name of a set."""
@@ -107,6 +109,7 @@ CAVEATS = {
     "fedmd": "`EMNIST_LETTERS` has the letters of six classes.",
     "fml": "The federation is that of HtFLlib, a third-party library.",
     "fedprox": "The number of devices is recalled from memory, not read in the paper.",
+    "offsite": "The federation is our own choice.",
     "mhd": "The federation is recalled from memory, not read in the paper.",
 }
 """Where a recipe's federation comes from, if neither from the paper nor from its authors' code."""
@@ -117,6 +120,7 @@ GROWS = {
     "chain": "",
     "chunk-likelihoods": "tokens of public texts",
     "class-logits": "classes",
+    "emulator": "model",
     "feature-generator": "",
     "head": "classes",
     "label-counts": "classes",

@@ -22,4 +22,5 @@ from fd_flower.strategies.kdstudy import KDStudy as KDStudy
 from fd_flower.strategies.knfu import KnFu as KnFu
 from fd_flower.strategies.local import Local as Local
 from fd_flower.strategies.mhd import MHD as MHD
+from fd_flower.strategies.offsite import Offsite as Offsite
 from fd_flower.strategies.selectivefd import SelectiveFD as SelectiveFD
