@@ -35,7 +35,7 @@ def objective(model: Module, x: Tensor, y: Any, teacher: None, config: ClientCon
     return supervised(model, x, y)
 
 
-def receive(message: Message, context: Context) -> Turn[Config]:
+def rebuilt(message: Message, context: Context) -> Turn[Config]:
     """Make the server's model of the first weights and all steps so far."""
     turn: Turn[Config] = Turn.of(message, context)
     received = SeedScalars.need(message.content)
@@ -47,7 +47,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Take steps along drawn directions on private data, and send them."""
-    turn = receive(message, context)
+    turn = rebuilt(message, context)
     directions, values, loss = steps(turn)
     turn.evaluate("trained")
     return reply(message, turn, SeedScalars(values, directions), loss=loss)
@@ -56,7 +56,7 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the server's model."""
-    turn = receive(message, context)
+    turn = rebuilt(message, context)
     turn.evaluate("received")
     return reply(message, turn)
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, final
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
@@ -26,6 +27,8 @@ WIDTH = 64
 """Features of the built-in model, where its name does not say."""
 _BYTES = hashlib.sha256(b"bytes").hexdigest()
 """What the tokens of the built-in model are a function of."""
+LOGITS = 2**22
+"""Logits that are float32 at one time in a loss: those of all positions in half precision are memory enough."""
 IGNORED = -100
 """What ``cross_entropy`` leaves out."""
 
@@ -177,8 +180,10 @@ class LanguageModel(nn.Module):
     def _losses(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the negative log-likelihood of each token behind the first [B * (L - 1)]; 0 where it is not scored."""
         logits = self._logits(ids[:, :-1], mask[:, :-1])  # what follows the last token is not asked for
-        labels = ids.masked_fill(~mask, IGNORED)[:, 1:]
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="none")
+        labels = ids.masked_fill(~mask, IGNORED)[:, 1:].flatten()
+        rows = max(1, LOGITS // logits.shape[2])
+        loss = partial(checkpoint, _cross_entropy, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat(list(map(loss, logits.flatten(0, 1).split(rows), labels.split(rows))))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean negative log-likelihood, in nats a token, over all tokens of texts [B, 2].
@@ -204,6 +209,10 @@ class LanguageModel(nn.Module):
             begin = int(torch.randint(spare + 1, ())) if spare else 0
             parts.append(tokens[begin : begin + self.length])
         return self.rows(parts, x.device)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
 
 
 # --- by name

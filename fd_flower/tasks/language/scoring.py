@@ -14,8 +14,8 @@ from fd_flower.core.library import texts_of
 from fd_flower.tasks.language.bytes import ends_in
 from fd_flower.tasks.language.models import LanguageModel
 
-LOGITS = 2**25
-"""Numbers of a batch's logits, at most: 128 MiB."""
+LOGITS = 2**24
+"""Numbers of a batch's logits, at most."""
 POSITIONS = 4096
 """Positions of a batch, at most."""
 SHOWN = 3

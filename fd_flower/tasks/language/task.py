@@ -188,7 +188,7 @@ class Language:
             has no text is missing.
         """
         everybodys = shared or model
-        found = _named("own", self._score(model, self._own(world, client, "test")))
+        found: Figures = {**_named("own", self._score(model, self._own(world, client, "test")))}
         if (bits := self._score(model, self._own(world, client, "validation")).bits_per_byte) is not None:
             found["validation"] = bits
         if limit is None:
