@@ -74,40 +74,37 @@ def chunk_likelihoods(
     precision : str
         ``run.precision``.
     """
-    values = _of_each(model, x, _token_likelihoods, precision)
-    return ChunkLikelihoods.of_texts(
-        index, list(zip(byte_ends(model, x), values, strict=True)), model.tokenizer_hash, source=source
-    )
+
+    def rows(ids: Tensor, mask: Tensor) -> list[Tensor]:
+        values = model.likelihoods(ids, mask)
+        return [own[scored].cpu() for own, scored in zip(values, mask, strict=True)]
+
+    texts = list(zip(byte_ends(model, x), _of_each(model, x, rows, precision), strict=True))
+    return ChunkLikelihoods.of_texts(index, texts, model.tokenizer_hash, source=source)
 
 
 def token_logits(model: LanguageModel, x: Tensor, index: Tensor, k: int, *, precision: str = "fp32") -> TokenLogits:
     """Return a model's k likeliest tokens at every scored position of texts [N, 2], and the rest; as above."""
 
-    def top(logits: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return likeliest(logits, k)
+    def rows(ids: Tensor, mask: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        logits = model.logits(ids, mask)[:, :-1]
+        return [likeliest(own[scored].cpu(), k) for own, scored in zip(logits, mask[:, 1:], strict=True)]
 
-    return TokenLogits.top(index, _of_each(model, x, top, precision), len(model.token_bytes), model.tokenizer_hash)
-
-
-def _token_likelihoods(logits: Tensor, ids: Tensor) -> Tensor:
-    return -F.cross_entropy(logits, ids, reduction="none")
+    texts = _of_each(model, x, rows, precision)
+    return TokenLogits.top(index, texts, len(model.token_bytes), model.tokenizer_hash)
 
 
 @torch.no_grad()
-def _of_each(model: LanguageModel, x: Tensor, make: Callable[[Tensor, Tensor], T], precision: str) -> list[T]:
-    """Return what ``make`` makes of each text's logits [t, V] and tokens [t], on the CPU, in evaluation mode."""
+def _of_each(model: LanguageModel, x: Tensor, rows: Callable[[Tensor, Tensor], list[T]], precision: str) -> list[T]:
+    """Return what ``rows`` makes of the tokens and the mask [B, L] of each text, in evaluation mode."""
     before = model.training
     model.eval()
-    found: list[T | None] = [None] * len(x)
-    for rows in _batches(model, x):
-        ids, mask = model.tokens(x[rows])
+    found: dict[int, T] = {}
+    for places in _batches(model, x):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model.logits(ids, mask)
-        for place, row in enumerate(rows.tolist()):
-            scored = mask[place, 1:]
-            found[row] = make(logits[place, :-1][scored].cpu(), ids[place, 1:][scored].cpu())
+            found |= zip(places.tolist(), rows(*model.tokens(x[places])), strict=True)
     model.train(before)
-    return [one for one in found if one is not None]
+    return [found[place] for place in range(len(x))]
 
 
 def _batches(model: LanguageModel, x: Tensor) -> Iterator[Tensor]:
@@ -212,17 +209,19 @@ def compared(model: LanguageModel, x: Tensor, teacher: Tensor, loss: TokenObject
         ``ALM`` for the former, ``TokenKL`` for the latter. The distance is 0 where the teacher predicts nothing.
     """
     ids, mask = model.tokens(x)
-    logits, labels, scored = model.logits(ids, mask)[:, :-1], ids[:, 1:], mask[:, 1:]
-    likelihoods = -F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
-    likelihoods = likelihoods.masked_fill(~scored, 0.0)
-    plain = -likelihoods.sum() / scored.sum().clamp(min=1)
+    scored = mask[:, 1:]
     if isinstance(loss, TokenKL):
+        logits = model.logits(ids, mask)[:, :-1]
+        nats = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(scored.shape)
+        plain = nats.masked_fill(~scored, 0.0).sum()
         distance = _token_kl(logits, teacher[:, 1 : ids.shape[1]], scored, loss)
     elif isinstance(loss, ALM):
+        likelihoods = model.likelihoods(ids, mask)[:, 1:]
+        plain = -likelihoods.sum()
         distance = _alm(likelihoods, teacher[:, :, : ids.shape[1]], loss)
     else:
         raise TypeError(f"{type(loss).__name__} is neither token_kl nor alm")
-    return plain, distance
+    return plain / scored.sum().clamp(min=1), distance
 
 
 def _token_kl(logits: Tensor, teacher: Tensor, scored: Tensor, loss: TokenKL) -> Tensor:
