@@ -158,6 +158,7 @@ class Guard:
             public=len(method.world.public or ()) if public else None,
             largest=method.config.max_entry,
             passes=self._passes,
+            directions=method.known_directions(),
         )
 
     def _passes(self, samples: int) -> int:

@@ -92,7 +92,8 @@ def check_task(method: str, requires: Requirements, kind: str) -> None:
         what = {"retrieval": "data.source holds questions and documents", "language": "data.task=language"}.get(
             kind, "data.source holds classes"
         )
-        raise InvalidInputError(f"{method} cannot learn {kind} ({what}); these can: {able}")
+        own = "; it learns data.task=language" if "language" in requires.tasks else ""
+        raise InvalidInputError(f"{method} cannot learn {kind} ({what}); these can: {able}{own}")
 
 
 def check_clients(method: str, requires: Requirements, clients: Sequence[Client], *, zoo: bool = True) -> None:

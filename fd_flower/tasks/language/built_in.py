@@ -42,13 +42,15 @@ class Gpt(nn.Module):
         D, a multiple of 4.
     length : int
         Longest window, the start token included.
+    depth : int
+        Blocks.
     """
 
-    def __init__(self, width: int, length: int) -> None:
+    def __init__(self, width: int, length: int, depth: int = LAYERS) -> None:
         super().__init__()
         self.words = nn.Embedding(VOCABULARY, width)
         self.positions = nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(LAYERS))
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
         self.last = nn.LayerNorm(width)
         nn.init.normal_(self.words.weight, std=0.1)
         nn.init.normal_(self.positions.weight, std=0.02)

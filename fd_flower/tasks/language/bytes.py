@@ -1,11 +1,12 @@
-"""Which bytes of a text a token stands for, told by the token itself.
+"""Which bytes of a text a token stands for, derived from the token itself.
 
-Character offsets of a tokenizer cannot tell: where one character is split over three tokens, all three "end" behind it.
+Character offsets of a tokenizer do not give them: where one character is split over three tokens, all three "end"
+behind it.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def token_bytes(tokenizer: "PreTrainedTokenizerFast") -> list[bytes]:
     Raises
     ------
     InvalidInputError
-        For a tokenizer of another sort: its tokens do not tell their bytes.
+        For a tokenizer of another sort: its tokens do not determine their bytes.
     """
     backend: Any = tokenizer.backend_tokenizer
     added = backend.get_added_tokens_decoder()
@@ -46,12 +47,12 @@ def token_bytes(tokenizer: "PreTrainedTokenizerFast") -> list[bytes]:
     return table
 
 
-def byte_ends(ids: Sequence[int], table: Sequence[bytes]) -> NDArray[np.int32]:
+def byte_ends(ids: Iterable[int], table: Sequence[bytes]) -> NDArray[np.int32]:
     """Return where in the text's bytes each of these tokens ends, [T] int32, never falling.
 
     Parameters
     ----------
-    ids : Sequence[int]
+    ids : Iterable[int]
         T token ids, in the order of the text.
     table : Sequence[bytes]
         What each token stands for, as ``token_bytes`` returns it.
@@ -59,11 +60,12 @@ def byte_ends(ids: Sequence[int], table: Sequence[bytes]) -> NDArray[np.int32]:
     return np.cumsum([len(table[number]) for number in ids], dtype=np.int32)
 
 
-def ends_in(text: str, ids: Sequence[int], table: Sequence[bytes]) -> NDArray[np.int32] | None:
+def ends_in(text: str, ids: Iterable[int], table: Sequence[bytes]) -> NDArray[np.int32] | None:
     """Return where in this text's bytes each token ends, [T] int32; None where the tokens do not spell the text.
 
     A space that the tokenizer puts before the text belongs to no byte of it.
     """
+    ids = list(ids)
     encoded, spelled = text.encode(), b"".join(table[number] for number in ids)
     before = len(spelled) - len(encoded)
     if before not in (0, 1) or spelled != b" " * before + encoded:
@@ -82,7 +84,7 @@ def _reading(backend: Any, name: str) -> Callable[[str], bytes]:
         return _sentencepiece if "ByteFallback" in kinds else _spaced
     raise InvalidInputError(
         f"the tokenizer {name} decodes by {', '.join(sorted(map(str, kinds - {None, 'Sequence'}))) or 'nothing'};"
-        " expected a byte-level or SentencePiece one, whose tokens tell their bytes"
+        " expected a byte-level or SentencePiece one, whose tokens determine their bytes"
     )
 
 

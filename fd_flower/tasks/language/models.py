@@ -1,5 +1,6 @@
 """Language models: a causal network, its tokenizer and the token that it starts from."""
 
+import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from fd_flower.tasks.language.built_in import SPECIAL, START, Bytes, Gpt
 from fd_flower.tasks.language.config import AUTO, LENGTH
 from fd_flower.tasks.language.pretrained import Pretrained, pretrained
 from fd_flower.tasks.language.reader import Encode, Reader
-from fd_flower.tasks.text.built_in import HEADS
+from fd_flower.tasks.text.built_in import HEADS, LAYERS
 
 WIDTH = 64
 """Features of the built-in model, where its name does not say."""
+_BYTES = hashlib.sha256(b"bytes").hexdigest()
+"""What the tokens of the built-in model are a function of."""
 LOGITS = 2**22
 """Logits that are float32 at one time in a loss: those of all positions in half precision are memory enough."""
 IGNORED = -100
@@ -223,8 +226,8 @@ def build(
     Parameters
     ----------
     name : str
-        ``gpt``, with a width or without (``gpt:32``), the absolute path of a folder of transformers or of a GGUF file,
-        or ``owner/name`` on the hub, with ``@revision`` or without.
+        ``gpt``, with a width or without (``gpt:32``), or with a number of blocks (``gpt:32x6``), the absolute path of a
+        folder of transformers or of a GGUF file, or ``owner/name`` on the hub, with ``@revision`` or without.
     seed : int
         ``run.seed``.
     length : int | None
@@ -270,13 +273,18 @@ def _vocabulary(name: str, start: int, size: int) -> Vocabulary:
 
 def _built_in(name: str, seed: int, length: int, start: str) -> LanguageModel:
     stem, colon, size = name.partition(":")
-    if colon and (not re.fullmatch(r"[1-9]\d{0,3}", size) or int(size) % HEADS):
-        raise InvalidInputError(f"model.name is '{name}'; expected a width that {HEADS} divides, like {stem}:32")
+    found = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d?))?", size)
+    if colon and (found is None or int(found[1]) % HEADS):
+        raise InvalidInputError(
+            f"model.name is '{name}'; expected a width that {HEADS} divides, like {stem}:32, or with a number of "
+            f"blocks, {stem}:32x6"
+        )
+    width, depth = (int(found[1]), int(found[2] or LAYERS)) if found else (WIDTH, LAYERS)
     if start not in (AUTO, SPECIAL):
         raise InvalidInputError(f"language.start is '{start}'; '{name}' has one start token, {SPECIAL}: leave it out")
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
-        body = Gpt(int(size or WIDTH), length + 1)
+        body = Gpt(width, length + 1, depth)
     tokenizer = Bytes()
-    vocabulary = Vocabulary(tokenizer, tokenizer.encode, tokenizer.table, START, "bytes")
+    vocabulary = Vocabulary(tokenizer, tokenizer.encode, tokenizer.table, START, _BYTES)
     return LanguageModel(body, vocabulary, length, f"{name}, {length}, seed {seed}, torch {torch.__version__}")
