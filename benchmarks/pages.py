@@ -28,17 +28,22 @@ TITLES = {
     "edgefd": "Federated Distillation on Edge Devices: Efficient Client-Side Filtering for Non-IID Data",
     "fd": "Communication-Efficient On-Device Machine Learning: Federated Distillation and Augmentation under Non-IID "
     "Private Data",
+    "fedalm": "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching",
     "fedavg": "Communication-Efficient Learning of Deep Networks from Decentralized Data",
     "fedavg-bias": "Exploring Parameter-Efficient Fine-Tuning to Enable Foundation Models in Federated Learning",
     "fedavg-lora": "Towards Building the Federated GPT: Federated Instruction Tuning",
     "fedbn": "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization",
+    "fedcollm": "FedCoLLM: A Parameter-Efficient Federated Co-tuning Framework for Large and Small Language Models",
     "fedd2s": "FedD2S: Personalized Data-Free Federated Knowledge Distillation",
     "feddf": "Ensemble Distillation for Robust Model Fusion in Federated Learning",
     "fede4rag": "Privacy-Preserving Federated Embedding Learning for Localized Retrieval-Augmented Generation",
     "fedgen": "Data-Free Knowledge Distillation for Heterogeneous Federated Learning",
     "fedkd": "Communication-Efficient Federated Learning via Knowledge Distillation",
+    "fedkseed": "Federated Full-Parameter Tuning of Billion-Sized Language Models with Communication Cost under 18 "
+    "Kilobytes",
     "fedlgd": "Federated Learning on Virtual Heterogeneous Data with Local-Global Dataset Distillation",
     "fedmd": "FedMD: Heterogenous Federated Learning via Model Distillation",
+    "fedmkt": "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Language Models",
     "fedper": "Federated Learning with Personalization Layers",
     "fedproto": "FedProto: Federated Prototype Learning across Heterogeneous Clients",
     "fedprox": "Federated Optimization in Heterogeneous Networks",
@@ -52,6 +57,7 @@ TITLES = {
     "lg-fedavg": "Think Locally, Act Globally: Federated Learning with Local and Global Representations",
     "mhd": "Decentralized Learning with Multi-Headed Distillation",
     "selectivefd": "Selective Knowledge Sharing for Privacy-Preserving Federated Distillation without a Good Teacher",
+    "alm": "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching",
     "akl": "Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language Models",
     "bdkd": "BD-KD: Balancing the Divergences for Online Knowledge Distillation",
     "dist": "Knowledge Distillation from A Stronger Teacher",
@@ -60,6 +66,7 @@ TITLES = {
     "mse": "Do Deep Nets Really Need to be Deep?",
     "ofa": "One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
     "ctkd": "Curriculum Temperature for Knowledge Distillation",
+    "offsite": "Offsite-Tuning: Transfer Learning without Full Model",
     "pld": "PLD: A Choice-Theoretic List-Wise Knowledge Distillation",
     "taid": "TAID: Temporally Adaptive Interpolated Distillation for Efficient Knowledge Transfer in Language Models",
 }
@@ -71,17 +78,22 @@ FEDERATION = "data.clients=10 data.alpha=0.1 server.rounds=20"
 SOURCES = {
     "dsfl": "data.source=CIFAR10 data.public=CIFAR100",
     "fd": "data.source=MNIST data.clients=10 data.per_client=2000 server.rounds=16",
+    "fedalm": "data.task=language data.source=TEXTS model.name=[MODEL,OTHER] data.clients=10",
     "fedavg": "data.source=MNIST",
     "fedavg-bias": "data.source=CIFAR100 data.size=224x224x3 model.name=vit_b_16 model.weights=DEFAULT",
     "fedavg-lora": "model.name=vit",
+    "fedcollm": "data.task=language data.source=TEXTS model.name=MODEL server.model=LARGE data.clients=10",
     "feddf": "data.source=CIFAR10 data.public=CIFAR100",
     "fede4rag": "privacy.sum=none",
     "fedgen": "data.source=MNIST",
     "fedkd": "data.source=CIFAR10 data.clients=20 data.alpha=0.1",
+    "fedkseed": "data.task=language data.source=TEXTS model.name=MODEL data.clients=200 server.fraction=0.05",
     "fedmd": "data.source=EMNIST_LETTERS data.public=MNIST",
+    "fedmkt": "data.task=language data.source=TEXTS model.name=[MODEL,OTHER] data.clients=10",
     "fedproto": "data.source=MNIST",
     "fedre": "data.source=CIFAR10",
     "fedtgp": "data.source=CIFAR10",
+    "offsite": "data.task=language data.source=TEXTS model.name=MODEL client.trainable=all data.clients=10",
     "fml": "data.source=CIFAR10 data.clients=20 data.alpha=0.1",
 }
 """What a recipe's comment says of data and clients in words; capitals stand for the user's folder or name of a set."""
@@ -91,12 +103,17 @@ CAVEATS = {
     "fedavg-bias": "Values and federation are those of a first version of the authors' code. Its ViT has weights of "
     "ImageNet-21k; torchvision's `DEFAULT` are of ImageNet-1k.",
     "fedavg-lora": "The paper tunes a language model to instructions; only its aggregation is here.",
+    "fedalm": "The paper distills one teacher; the federation is our own choice.",
+    "fedcollm": "The federation is our own choice.",
     "fedd2s": "The federation is our own choice.",
     "fede4rag": "This is the federation of the authors' code. The recipe without these options trains a small head.",
     "fedkd": "The paper is about text; these are the images of HtFLlib, a third-party library.",
+    "fedkseed": "The paper tunes models of one and three billion parameters.",
+    "fedmkt": "The federation is our own choice; tokens of other vocabularies are not aligned.",
     "fedmd": "`EMNIST_LETTERS` has the letters of six classes.",
     "fml": "The federation is that of HtFLlib, a third-party library.",
     "fedprox": "The number of devices is recalled from memory, not read in the paper.",
+    "offsite": "The federation is our own choice.",
     "mhd": "The federation is recalled from memory, not read in the paper.",
 }
 """Where a recipe's federation comes from, if neither from the paper nor from its authors' code."""
@@ -105,7 +122,9 @@ GROWS = {
     "arrays": "model",
     "candidates": "model",
     "chain": "",
+    "chunk-likelihoods": "tokens of public texts",
     "class-logits": "classes",
+    "emulator": "model",
     "feature-generator": "",
     "head": "classes",
     "label-counts": "classes",
@@ -118,7 +137,9 @@ GROWS = {
     "representation": "classes",
     "sample-knowledge": "own samples",
     "scores": "",
+    "seed-scalars": "steps",
     "synthetic-set": "synthetic images",
+    "token-logits": "tokens of public texts",
     "update": "model (compressed)",
 }
 """What the size of a payload grows with; "": it is small beside the others of its method."""
@@ -169,7 +190,7 @@ def mark(yes: bool) -> str:
 def table() -> str:
     """Return the decision table in Markdown."""
     names = ("method", "status", "public samples", "client models", "result", "client state", "secure sum", "retrieval",
-             "messages grow with")  # fmt: skip
+             "language models", "messages grow with")  # fmt: skip
     rows = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for stem in methods.names():
         strategy = methods.strategy(stem)
@@ -182,6 +203,7 @@ def table() -> str:
             mark(remembers(stem)),
             mark(sums(strategy)),
             mark("retrieval" in strategy.requires.tasks),
+            mark("language" in strategy.requires.tasks),
             grows(stem),
         )
         rows.append(f"| {' | '.join(cells)} |")
@@ -245,8 +267,8 @@ def choose_svg() -> str:
         branch(depth, top, answer)
         below()
 
-    def retrieval(strategy: type[Strategy]) -> bool:
-        return "retrieval" in strategy.requires.tasks
+    def learns(kind: str) -> Callable[[type[Strategy]], bool]:
+        return lambda strategy: kind in strategy.requires.tasks
 
     def classifies(result: str, public: bool) -> Callable[[type[Strategy]], bool]:
         return lambda strategy: (
@@ -263,7 +285,8 @@ def choose_svg() -> str:
 
     question(0, "What do the clients learn?")
     first = y
-    step(0, first, "to retrieve documents", lambda: answers(1, retrieval))
+    step(0, first, "to retrieve documents", lambda: answers(1, learns("retrieval")))
+    step(0, first, "to continue texts", lambda: answers(1, learns("language")))
     step(0, first, "to classify", lambda: question(1, "Which models do you want?"))
     second = y
     step(1, second, "one global model", lambda: by_public(2, "global"))
@@ -352,8 +375,10 @@ def _arxiv(stem: str) -> bool:
 def losses() -> str:
     """Return the table of losses that come from papers."""
     rows = ["| paper | loss | option |", "| --- | --- | --- |"]
-    for name in sorted((name for name in objectives.names() if name in TITLES), key=lambda name: TITLES[name].lower()):
-        kind = type(objectives.named(name))
+    every = {name: objectives.named(name) for name in objectives.names()}
+    every |= {name: objectives.token_named(name) for name in objectives.names("tokens")}
+    for name in sorted((name for name in every if name in TITLES), key=lambda name: TITLES[name].lower()):
+        kind = type(every[name])
         module = import_module(kind.__module__)
         text = f"{kind.__doc__} {module.__doc__}"
         authors, arxiv = _cited(text)

@@ -1,14 +1,18 @@
 from fd_flower.strategies.dsfl import DSFL as DSFL
 from fd_flower.strategies.edgefd import EdgeFD as EdgeFD
 from fd_flower.strategies.fd import FD as FD
+from fd_flower.strategies.fedalm import FedALM as FedALM
 from fd_flower.strategies.fedavg import FedAvg as FedAvg
+from fd_flower.strategies.fedcollm import FedCoLLM as FedCoLLM
 from fd_flower.strategies.fedd2s import FedD2S as FedD2S
 from fd_flower.strategies.feddf import FedDF as FedDF
 from fd_flower.strategies.fede4rag import FedE4RAG as FedE4RAG
 from fd_flower.strategies.fedgen import FedGen as FedGen
 from fd_flower.strategies.fedkd import FedKD as FedKD
+from fd_flower.strategies.fedkseed import FedKSeed as FedKSeed
 from fd_flower.strategies.fedlgd import FedLGD as FedLGD
 from fd_flower.strategies.fedmd import FedMD as FedMD
+from fd_flower.strategies.fedmkt import FedMKT as FedMKT
 from fd_flower.strategies.fedproto import FedProto as FedProto
 from fd_flower.strategies.fedprox import FedProx as FedProx
 from fd_flower.strategies.fedre import FedRE as FedRE
@@ -18,4 +22,5 @@ from fd_flower.strategies.kdstudy import KDStudy as KDStudy
 from fd_flower.strategies.knfu import KnFu as KnFu
 from fd_flower.strategies.local import Local as Local
 from fd_flower.strategies.mhd import MHD as MHD
+from fd_flower.strategies.offsite import Offsite as Offsite
 from fd_flower.strategies.selectivefd import SelectiveFD as SelectiveFD

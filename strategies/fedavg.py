@@ -23,7 +23,7 @@ class FedAvg(Averaging[Config]):
     """The mean of the clients' weights, by their examples (algorithm 1 of the paper), or of a part of them."""
 
     status = Status("paper")
-    requires = Requirements(same_model=True, tasks=("classification", "retrieval"))
+    requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"))
     evaluated = "aggregated"
 
     @classmethod

@@ -93,7 +93,7 @@ def test_devices_that_declare_the_same_end_as_simulated_clients_do(tmp_path):
 
 def test_a_device_may_declare_one_of_two_and_a_rank_of_its_own_goes_before_all(tmp_path):
     words = "client.speed=1 client.memory_mb=4096"
-    strategy = play(words, {"memory-mb": 2048}, {"speed": 2.0}, {"speed": 2.0, "rank": 2}, folder=tmp_path)
+    strategy = play(words, {"memory-mb": 2048}, {"speed": 2.0}, {"speed": "2", "rank": 2}, folder=tmp_path)
     assert ranks(strategy) == ["net rank=4", "net rank=8", "net rank=2"]
 
 

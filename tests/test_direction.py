@@ -26,6 +26,7 @@ from fd_flower.results.validation import Validation
 from fd_flower.server.keeper import Keeper
 from fd_flower.server.stopping import stalled
 from fd_flower.tasks.classification import CLASSIFICATION
+from fd_flower.tasks.language.task import Language
 from fd_flower.tasks.retrieval.task import Retrieval
 
 BITS = {(1, False): 1.52, (2, False): 1.43, (3, False): 1.47}
@@ -160,7 +161,7 @@ def test_a_run_keeps_the_models_of_its_best_rounds(higher: bool, kept_round: int
 def test_every_kind_says_so_and_its_task_says_the_same():
     shown = found(kinds.__name__, lambda value: isinstance(value, type) and issubclass(value, Kind))
     said = {name: kind.higher_is_better for name, kind in shown.items() if name != "kind"}
-    assert said == {kind.name: kind.higher_is_better for kind in (CLASSIFICATION, Retrieval)}
+    assert said == {kind.name: kind.higher_is_better for kind in (CLASSIFICATION, Language, Retrieval)}
 
 
 # --- sweeps and comparisons

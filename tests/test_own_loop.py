@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import FedAvg as FlowersFedAvg
 from helpers import plain_app, tasks
 from helpers.deployment import lab, until
 from helpers.simulation import outcome, simulation
-from helpers.tiny import figures, tiny_settings
+from helpers.tiny import classifies, figures, tiny_settings
 from torch import Tensor
 
 from fd_flower import methods
@@ -38,8 +38,12 @@ PAGE = ROOT / "docs" / "using-in-your-flower-project.md"
 CONFIG = {"num-server-rounds": 2, "fraction-evaluate": 0.5, "local-epochs": 1, "learning-rate": 0.1, "batch-size": 32}
 NOISE = re.compile("ERROR|Traceback")
 WITHOUT_DATA = "test_own_loop:task_without_data"
-CALLS = tuple(name for name in methods.names() if "receive" in vars(import_module(f"fd_flower.client_apps.{name}")))
-"""Methods whose client half is there as calls."""
+CALLS = tuple(
+    name
+    for name in methods.names()
+    if classifies(name) and "receive" in vars(import_module(f"fd_flower.client_apps.{name}"))
+)
+"""Methods of classifiers whose client half is there as calls."""
 
 
 def changed(name: str) -> dict[str, list[str]]:

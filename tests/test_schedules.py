@@ -6,7 +6,18 @@ import pytest
 from flwr.app import ConfigRecord
 from helpers import tasks
 from helpers.grids import Noted, hosts
-from helpers.tiny import assert_same_bits, figures, memories, models, of_clients, rounds, start, start_toy, toy_settings
+from helpers.tiny import (
+    assert_same_bits,
+    classifies,
+    figures,
+    memories,
+    models,
+    of_clients,
+    rounds,
+    start,
+    start_toy,
+    toy_settings,
+)
 
 from fd_flower import methods
 from fd_flower.config import ClientConfig, settings
@@ -19,7 +30,7 @@ from fd_flower.results.evaluation_points import series
 from fd_flower.training import Plan, loop, predict
 from fd_flower.wire.envelope import unfold
 
-PERSONAL = [name for name in methods.names() if methods.strategy(name).evaluated != "aggregated"]
+PERSONAL = [name for name in methods.names() if methods.strategy(name).evaluated != "aggregated" and classifies(name)]
 
 
 # --- by hand

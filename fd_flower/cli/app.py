@@ -42,6 +42,7 @@ for each in (
     runs.ask,
     take.export,
     take.classify,
+    take.generate,
     runs.report,
 ):
     app.command()(each)

@@ -109,10 +109,16 @@ def idea(stem: str) -> str:
     return (sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip().partition("\n")[0]
 
 
+KINDS = {"language": "language models", "retrieval": "questions and documents"}
+"""What a method needs that learns these kinds of task alone."""
+
+
 def needed(requires: Requirements) -> str:
     """Return what a method cannot work without, in words."""
     parts = [NEEDS[f.name] for f in fields(requires) if f.name in NEEDS and getattr(requires, f.name)]
-    return ", ".join(parts if "classification" in requires.tasks else [*parts, "questions and documents"]) or "nothing"
+    if "classification" not in requires.tasks:
+        parts += [KINDS[kind] for kind in requires.tasks]
+    return ", ".join(parts) or "nothing"
 
 
 def exchanged(stem: str) -> str:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
+import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,10 @@ from fd_flower.core.kept import read_about
 from fd_flower.export import KeptModel, forms
 from fd_flower.export.card import figures, whose
 from fd_flower.tasks import kept
+from fd_flower.tasks.language.generate import printable
+from fd_flower.tasks.language.kept import KeptLanguageModel
+
+RETRIEVER = "a retriever: `fd-flower ask` searches with it"
 
 
 def export(source: Path, client: str | None, to: Path, console: Console) -> None:
@@ -56,7 +61,8 @@ def classify(source: Path, client: str | None, inputs: Sequence[str], top: int, 
     """
     model = _loaded(paths.absolute(source, Path.cwd()), client)
     if not isinstance(model, KeptModel):
-        raise InvalidInputError("this model is a retriever: `fd-flower ask` searches with it")
+        use = "a language model: `fd-flower generate` continues a text" if _writes(model) else RETRIEVER
+        raise InvalidInputError(f"this model is {use}")
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("text" if model.takes_texts else "image", overflow="fold")
     shown.add_column("class", overflow="fold")
@@ -66,6 +72,45 @@ def classify(source: Path, client: str | None, inputs: Sequence[str], top: int, 
         for place, guess in enumerate(guesses):
             shown.add_row(Text("" if place else path), Text(guess.name), f"{guess.probability:.3f}")
     console.print(shown)
+
+
+def generate(
+    source: Path,
+    client: str | None,
+    prompt: str,
+    console: Console,
+    *,
+    max_tokens: int,
+    temperature: float,
+    seed: int,
+    chat: bool,
+) -> None:
+    """Print how a language model continues a prompt, without characters that could steer a terminal.
+
+    Parameters
+    ----------
+    source, client
+        As of ``export.load``.
+    prompt : str
+        What it continues.
+    console : Console
+        Where it is printed.
+    max_tokens, temperature, seed, chat
+        As of ``KeptLanguageModel.generate``.
+    """
+    model = _loaded(paths.absolute(source, Path.cwd()), client)
+    if not _writes(model):
+        raise InvalidInputError(
+            f"this model is no language model but one for {model.about['task']}: generate needs a run with "
+            "data.task=language"
+        )
+    text = model.generate(prompt, max_tokens=max_tokens, temperature=temperature, seed=seed, chat=chat)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    typer.echo(f"{whose(model.about)}; it may repeat private text that it has learned from", err=True)
+
+
+def _writes(model: Any) -> TypeGuard[KeptLanguageModel]:
+    return isinstance(model, KeptLanguageModel)
 
 
 def _file_or_text(given: str) -> str | Path:

@@ -209,9 +209,13 @@ def _rank(value: object) -> int:
 
 def _number(key: str, value: object) -> float:
     """Return a number that a node's config declares."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    try:
+        found = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
         raise InvalidInputError(f"the node's config has {key}={reprlib.repr(value)}; expected a number above 0")
-    return float(value)
+    return found
 
 
 def read_settings(text: str) -> Settings:

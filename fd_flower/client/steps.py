@@ -85,8 +85,9 @@ def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None
     *payloads : Payload
         What the method sends.
     examples : int | None
-        How many samples the app trained on; None: the task's training samples, in federated evaluation those that were
-        evaluated on. A metric ``num-examples`` says it, too, as in Flower.
+        How many samples the app trained on; None: the task's training samples (of texts for language models their
+        tokens), in federated evaluation those that were evaluated on. A metric ``num-examples`` says it, too, as in
+        Flower.
     **metrics : float
         Further metrics, by name.
 
@@ -103,7 +104,8 @@ def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None
                 f"the task has no data, so the number of samples of client {turn.client} is unknown: pass it with "
                 "reply(..., examples=n)"
             )
-        examples = len(turn.data.test if turn.federated else turn.data.train)
+        here = turn.world
+        examples = len(turn.data.test) if turn.federated else here.kind.examples(here, turn.client, turn.architecture)
     counted = {} if examples is None else {"num-examples": examples}
     content["metrics"] = MetricRecord({**counted, **{k: float(v) for k, v in metrics.items()}, **turn.evaluations})
     return Message(content, reply_to=message)

@@ -5,6 +5,7 @@ from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
 from fd_flower.config.labeled import LabeledConfig
+from fd_flower.config.language import PublicTeacherConfig, PublicTextsConfig
 from fd_flower.config.merge import CHANGEABLE, Settings, read_resumed, settings
 from fd_flower.config.model import ModelConfig
 from fd_flower.config.privacy import PrivacyConfig
@@ -26,6 +27,8 @@ __all__ = [
     "LabeledConfig",
     "ModelConfig",
     "PrivacyConfig",
+    "PublicTeacherConfig",
+    "PublicTextsConfig",
     "RunConfig",
     "ServerConfig",
     "Settings",

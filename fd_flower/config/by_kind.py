@@ -12,7 +12,7 @@ def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     """Return the defaults of ``data`` and ``model`` that follow from what is chosen.
 
     A list of sources is partitioned by source, rows with ``data.column`` by it, questions and documents as their
-    kind says; a user's own task has its own model.
+    kind says; a user's own task has its own model. ``data.task`` names a kind that no source tells.
 
     Parameters
     ----------
@@ -25,7 +25,10 @@ def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     source = None if task else data.get("source")
     listed = isinstance(source, list)
     sources = source if isinstance(source, list) else [source]
+    named = data.get("task")
     kind = registry.kind_of([name for name in sources if isinstance(name, str)])
+    if named in registry.kinds():
+        kind = registry.kind_config(named)
     if kind is None and (data.get("text") or _reads_texts(within(tree, "model").get("name"))):
         kind = registry.kind_config("text")  # of devices, on the hub, or of a task of the user's own
     found: Mapping[str, Any] = {"model": {"name": ""}} if task else {}

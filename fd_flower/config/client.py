@@ -4,7 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from torch import Tensor
 
@@ -84,7 +84,7 @@ class ClientConfig(Options):
     def __post_init__(self) -> None:
         """Check the values, and that the loss takes its arguments."""
         super().__post_init__()
-        objectives.named(self.objective, **self.objective_args)
+        self._named()
         if self.full and not isinstance(self.rank, list):
             raise InvalidInputError(
                 f"client.{next(iter(self.full)).replace('-', '_')} picks each client's rank, and client.rank is "
@@ -127,11 +127,15 @@ class ClientConfig(Options):
         return affordable(ranks, [declared[key] for key in known], [full[key] for key in known])
 
     @cached_property
-    def loss(self) -> objectives.Objective:
+    def loss(self) -> objectives.DistillationLoss:
         """The loss that `client.objective` names."""
+        return self._named()
+
+    def _named(self) -> objectives.DistillationLoss:
+        """Return the loss; refuse one that does not compare what the method's clients do."""
         return objectives.named(self.objective, **self.objective_args)
 
-    def bound(self, loss: objectives.Objective) -> Self:
+    def bound(self, loss: objectives.DistillationLoss) -> Self:
         """Return these options with this loss in place of the one that they name; `dataclasses.replace` undoes it."""
         same = copy.copy(self)
         same.__dict__["loss"] = loss
@@ -145,7 +149,7 @@ class ClientConfig(Options):
         weight: Tensor | None = None,
     ) -> Tensor:
         """Return what ``loss`` makes of student and teacher [B, C], labels and weight [B]: a scalar."""
-        return self.loss(student_logits, teacher_logprobs, labels, weight)
+        return cast("objectives.Objective", self.loss)(student_logits, teacher_logprobs, labels, weight)
 
     def lr_at(self, round: int, rounds: int | None) -> float:
         """Return the learning rate of a round, counted from 1, of so many; None: of an unknown number.

@@ -40,6 +40,8 @@ class DataConfig(Options):
     """Number of test samples (class-balanced) used in all evaluations but the last. None: all."""
     size: str | None = None
     """Resize images to height x width x channels (1 or 3), such as `28x28x1`."""
+    task: str | None = one_of("language", default=None)
+    """What is learned from texts: `language` (a language model, each token from those before it). None: classes."""
     image: str | None = None
     """Name of the image column. None: found by its type."""
     text: str | None = None
@@ -47,7 +49,8 @@ class DataConfig(Options):
     clean: str | None = one_of("newsgroups", default=None)
     """Cleaning of texts: `newsgroups` strips headers, quotes and signatures and folds white space."""
     length: int | None = option(None, least=1)
-    """Maximum number of tokens per text, at most the model's own; longer texts are cut. None: 128."""
+    """Maximum number of tokens per text, at most the model's own; longer texts are cut. With `data.task=language`: of
+    a window, see docs/language.md. None: 128."""
     label: str | None = None
     """Name of the label column. None: found by its type."""
     class_names: list[str] | None = None

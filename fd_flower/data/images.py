@@ -59,7 +59,11 @@ class Images:
     def labels(self) -> Tensor:
         """The labels [N]; raises InvalidInputError without any."""
         if self.y is None:
-            raise InvalidInputError("the images are unlabeled: expected a column of type ClassLabel, or data.label")
+            hint = "; data.task=language learns from texts without labels" if len(self.shape) == 1 else ""
+            what = "texts" if hint else "images"
+            raise InvalidInputError(
+                f"the {what} are unlabeled: expected a column of type ClassLabel, or data.label{hint}"
+            )
         return self.y
 
     def called(self, class_names: Sequence[str], who: str, other: str, *, lacking: bool = False) -> "Images":

@@ -1,4 +1,4 @@
-"""Where rows come from: the embedded digits, a folder (Parquet, saved by `datasets`, class folders), the hub."""
+"""Where rows come from: the embedded digits, a folder (Parquet, of `datasets`, classes, files of text), the hub."""
 
 import io
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.hub import unavailable
 from fd_flower.data.arrow import ArrowSet, Saved
+from fd_flower.data.documents import Documents
 from fd_flower.data.folders import ClassFolders, in_class_folders
 from fd_flower.data.layouts import SPLITS, advice, parquet
 from fd_flower.data.tables import Tables
@@ -206,6 +207,8 @@ def locate(source: str) -> Source:
             return Saved(path)
         if parquet(path):
             return Folder(path)
+        if Documents.is_in(path):
+            return Documents(path)
         if in_class_folders(path):
             return ClassFolders(path)
         raise InvalidInputError(advice(path))

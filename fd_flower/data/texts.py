@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache, partial
 from logging import WARNING
 from pathlib import Path
@@ -19,6 +19,7 @@ from fd_flower.core.flower import log
 from fd_flower.core.library import Texts
 from fd_flower.core.rows import LABEL_COLUMNS
 from fd_flower.data.cache import stored
+from fd_flower.data.documents import Documents
 from fd_flower.data.folders import ClassFolders
 from fd_flower.data.images import Images, classes_of, groups_of
 from fd_flower.data.source import Digits, Folder, Hub, Source, check_column, label_column, locate
@@ -40,7 +41,7 @@ def holds(source: str) -> bool:
         found = locate(source)
         if isinstance(found, Digits | ClassFolders):
             return False
-        if isinstance(found, Folder | Tables):  # `datasets`, which knows more types, takes a second to import
+        if isinstance(found, Documents | Folder | Tables):  # `datasets`, which knows more, takes a second to import
             return _in_schema(found.schema(found.splits()[0]))
         return _in_schema(found.features(found.splits()[0]).arrow_schema)
     except InvalidInputError:  # raised with its reason where the source is read
@@ -85,13 +86,15 @@ class _Wanted:
     column: str | None
     clean: str | None
     own: bool
+    task: str | None
 
     def columns(self, source: str, features: "Features") -> tuple[str, str | None]:
-        """Return the names of the text and the label column."""
+        """Return the names of the text and the label column; language models have no use for labels."""
         text, label = (name if self.own or name in features else None for name in (self.text, self.label))
         if self.column is not None:
             check_column(source, features, "data.column", self.column)
-        return text_column(source, features, text, label), _label_column(source, features, label)
+        text = text_column(source, features, text, label)
+        return text, None if self.task == "language" else _label_column(source, features, label)
 
 
 def text_column(source: str, features: "Features", named: str | None, label: str | None = None) -> str:
@@ -119,12 +122,16 @@ def _label_column(source: str, features: "Features", named: str | None) -> str |
 
 
 def read(source: str, data: DataConfig, split: str, column: str | None, *, own: bool) -> Images:
-    """Return a split's texts as hashes [N, 2], which are then known in this process; see ``reading.read``."""
+    """Return a split's texts as hashes [N, 2], which are then known in this process; see ``reading.read``.
+
+    Of texts for language models all labels are 0: what deals rows out and cuts them goes by no class.
+    """
     found = locate(source)
-    wanted = _Wanted(data.text, data.label, column, data.clean, own)
+    wanted = _Wanted(data.text, data.label, column, data.clean, own, data.task)
     key = [LAYOUT, split, found.fingerprint(split), *astuple(wanted)]
     folder = stored("texts", key, partial(_decode, source, found, split, wanted))
-    return _load(folder, f"{source} ({split})")
+    read = _load(folder, f"{source} ({split})")
+    return read if data.task is None else replace(read, y=torch.zeros(len(read.x), dtype=torch.int64))
 
 
 @lru_cache

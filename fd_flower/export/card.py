@@ -10,6 +10,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.export.model import KeptModel
 from fd_flower.results import RunFolder
 from fd_flower.tasks import kept
+from fd_flower.tasks.language.kept import KeptLanguageModel
 from fd_flower.tasks.retrieval.kept import KeptRetriever
 
 POINTS = {
@@ -30,6 +31,12 @@ SCOPES = {
     "others/ndcg@10": "nDCG@10 on the other clients' questions",
     "unseen/ndcg@10": "nDCG@10 on a collection that no client holds",
     "validation": "nDCG@10 on validation questions",
+}
+BITS = {
+    "own/bits_per_byte": "bits per byte on own test texts",
+    "others/bits_per_byte": "bits per byte on the others' test texts",
+    "unseen/bits_per_byte": "bits per byte on the test set",
+    "validation": "bits per byte on validation texts",
 }
 
 
@@ -66,7 +73,8 @@ def config(model: KeptModel) -> dict[str, Any]:
 def figures(about: Mapping[str, Any]) -> dict[str, float]:
     """Return a model's figures where it was evaluated, by what they are."""
     served = about["client"] == kept.SERVER
-    names = SCOPES if about["task"] == "retrieval" else {key: words[served] for key, words in FIGURES.items()}
+    of_task = {"retrieval": SCOPES, "language": BITS}.get(about["task"])
+    names = of_task or {key: words[served] for key, words in FIGURES.items()}
     return {words: about["figures"][key] for key, words in names.items() if words and key in about["figures"]}
 
 
@@ -77,18 +85,21 @@ def whose(about: Mapping[str, Any]) -> str:
     return f"{who}, round {about['round']}{closing}, {about['evaluated']}"
 
 
-def card(model: KeptModel | KeptRetriever, name: str, run: Path | None) -> str:
+def card(model: KeptModel | KeptRetriever | KeptLanguageModel, name: str, run: Path | None) -> str:
     """Return ``README.md``: method, data, figures and evaluation point, and how the model is used."""
     about = model.about
-    retriever = isinstance(model, KeptRetriever)
-    task, library = (
-        ("sentence-similarity", "sentence-transformers") if retriever else ("image-classification", "fd-flower")
-    )
+    classifier = isinstance(model, KeptModel)
+    task, library = ("image-classification", "fd-flower")
+    if isinstance(model, KeptRetriever):
+        task, library = ("sentence-similarity", "sentence-transformers")
+    elif isinstance(model, KeptLanguageModel):
+        task, library = ("text-generation", "peft" if model.adapts else "transformers")
     head = ["---", f"library_name: {library}", "tags:", "- federated-learning", "- knowledge-distillation"]
     texts = about.get("texts")
+    license = about.get("license", "") if texts is None else texts["license"]
     if texts is not None:
         task = "text-classification"
-    if retriever or texts is not None or model.takes_images:
+    if not isinstance(model, KeptModel) or texts is not None or model.takes_images:
         head += [f"pipeline_tag: {task}"]
     who = "The server's" if about["client"] == kept.SERVER else f"Client {about['client']}'s own"
     lines = [
@@ -103,8 +114,9 @@ def card(model: KeptModel | KeptRetriever, name: str, run: Path | None) -> str:
         "| --- | --- |",
         f"| method | {about['method']}{_status(run)} |",
         f"| network | {about['architecture'] or about['network']} |",
-        *([f"| its license | {texts['license']} |"] if texts and texts["license"] else []),
-        *([] if retriever else [f"| classes | {_listed(kept.names(about, about.get('outputs', 0)))} |"]),
+        *([f"| its license | {license} |"] if license else []),
+        *(_base(about) if isinstance(model, KeptLanguageModel) else []),
+        *([] if not classifier else [f"| classes | {_listed(kept.names(about, about.get('outputs', 0)))} |"]),
         f"| data | {_data(run)} |",
         f"| evaluation point | `{about['evaluated']}`: {POINTS[about['evaluated']]} |",
         f"| round | {about['round']}{' (closing message)' if about['closing'] else ''} |",
@@ -114,9 +126,38 @@ def card(model: KeptModel | KeptRetriever, name: str, run: Path | None) -> str:
         "",
         "## Use",
         "",
-        *(_use_retriever(name) if isinstance(model, KeptRetriever) else _use_classifier(model, name)),
+        *_use(model, name),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _base(about: Mapping[str, Any]) -> list[str]:
+    return [f"| SHA-256 of its files | `{about['files']}` |", f"| precision of its body | {about['precision']} |"]
+
+
+def _use(model: KeptModel | KeptRetriever | KeptLanguageModel, name: str) -> list[str]:
+    if isinstance(model, KeptRetriever):
+        return _use_retriever(name)
+    return _use_language(model, name) if isinstance(model, KeptLanguageModel) else _use_classifier(model, name)
+
+
+def _use_language(model: KeptLanguageModel, name: str) -> list[str]:
+    loaded = [f'model = AutoModelForCausalLM.from_pretrained("{name}")']
+    packages = ["from transformers import AutoModelForCausalLM"]
+    if model.adapts:
+        packages = ["from peft import PeftModel", *packages]
+        loaded = ['base = AutoModelForCausalLM.from_pretrained("...")  # of these files', ""]
+        loaded[1] = f'model = PeftModel.from_pretrained(base, "{name}")'
+    start = model.tokenizer.convert_ids_to_tokens(model.model.vocabulary.start)
+    return [
+        "```python",
+        *packages,
+        "",
+        *loaded,
+        "```",
+        "",
+        f"Every text was read behind the token `{start}`. The model may repeat private text that it has learned from.",
+    ]
 
 
 def _use_retriever(name: str) -> list[str]:

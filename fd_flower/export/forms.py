@@ -20,7 +20,10 @@ from fd_flower.export.build import classifier
 from fd_flower.export.card import card, config
 from fd_flower.export.model import KeptModel
 from fd_flower.tasks import kept
+from fd_flower.tasks.language.kept import KeptLanguageModel
 from fd_flower.tasks.retrieval.kept import KeptRetriever
+
+Kept = KeptModel | KeptRetriever | KeptLanguageModel
 
 FORMS = (".safetensors", ".pt2", ".onnx")
 INPUT, OUTPUT = "x", "logits"
@@ -28,7 +31,7 @@ OPSET = 18
 EXTRA = "pip install 'fd-flower[export]'"
 
 
-def load(source: str | Path, client: str | None = None, *, network: Module | None = None) -> KeptModel | KeptRetriever:
+def load(source: str | Path, client: str | None = None, *, network: Module | None = None) -> Kept:
     """Return a model that a run kept, on the CPU, in evaluation mode.
 
     Parameters
@@ -43,9 +46,10 @@ def load(source: str | Path, client: str | None = None, *, network: Module | Non
 
     Returns
     -------
-    KeptModel | KeptRetriever
+    KeptModel | KeptRetriever | KeptLanguageModel
         ``model(x)`` gives logits [B, C], ``model.classify(image)`` the class's name; of a retriever ``encode(texts)``
-        gives vectors.
+        gives vectors; of a language model ``generate(prompt)`` continues a text, ``merged()`` is a model of
+        ``transformers``.
 
     Raises
     ------
@@ -59,15 +63,17 @@ def load(source: str | Path, client: str | None = None, *, network: Module | Non
     about, tensors = kept.read(path)
     if about["task"] == "retrieval":
         return KeptRetriever(about, tensors)
+    if about["task"] == "language":
+        return KeptLanguageModel(about, tensors)
     return KeptModel(classifier(about, tensors, network), about)
 
 
-def write(model: KeptModel | KeptRetriever, to: Path, run: Path | None = None) -> None:
+def write(model: Kept, to: Path, run: Path | None = None) -> None:
     """Write a model in the form that a path names: ``.safetensors``, ``.pt2``, ``.onnx``; without a suffix a folder.
 
     Parameters
     ----------
-    model : KeptModel | KeptRetriever
+    model : KeptModel | KeptRetriever | KeptLanguageModel
         What ``load`` returned.
     to : Path
         Where; a file that is there is replaced, a folder must be new or empty.
@@ -90,6 +96,11 @@ def write(model: KeptModel | KeptRetriever, to: Path, run: Path | None = None) -
             f"a retriever takes texts, which {to.suffix} does not: give a folder (sentence-transformers' layout) or "
             ".safetensors"
         )
+    elif isinstance(model, KeptLanguageModel) and to.suffix != ".safetensors":
+        raise InvalidInputError(
+            f"a language model takes texts, which {to.suffix} does not: give a folder (an adapter of peft, or the "
+            "model of transformers) or .safetensors"
+        )
     elif to.suffix == ".safetensors":
         to.parent.mkdir(parents=True, exist_ok=True)
         save(to, _weights(model), {ABOUT: json.dumps(model.about, sort_keys=True)})
@@ -100,7 +111,9 @@ def write(model: KeptModel | KeptRetriever, to: Path, run: Path | None = None) -
             {".pt2": _write_pt2, ".onnx": _write_onnx}[to.suffix](model, draft)
 
 
-def _weights(model: KeptModel | KeptRetriever) -> dict[str, Tensor]:
+def _weights(model: Kept) -> dict[str, Tensor]:
+    if isinstance(model, KeptLanguageModel):
+        return model.model.state_dict()
     return (model.retriever if isinstance(model, KeptRetriever) else model.module).state_dict()
 
 
@@ -176,7 +189,7 @@ def _write_onnx(model: KeptModel, to: Path) -> None:
     onnx.save(found, to)
 
 
-def _write_folder(model: KeptModel | KeptRetriever, to: Path, run: Path | None) -> None:
+def _write_folder(model: Kept, to: Path, run: Path | None) -> None:
     if to.is_dir() and any(to.iterdir()):
         raise InvalidInputError(f"{to} holds something already: name another folder")
     draft = to.with_name(f".{to.name}.{os.getpid()}")
@@ -185,6 +198,8 @@ def _write_folder(model: KeptModel | KeptRetriever, to: Path, run: Path | None) 
             from fd_flower.export.sentences import write_layout
 
             write_layout(model, draft)
+        elif isinstance(model, KeptLanguageModel):
+            _write_language(model, draft)
         else:
             save(draft / "model.safetensors", _weights(model), {ABOUT: json.dumps(model.about, sort_keys=True)})
             (draft / "config.json").write_text(json.dumps(config(model), indent=2) + "\n", encoding="utf-8")
@@ -194,6 +209,15 @@ def _write_folder(model: KeptModel | KeptRetriever, to: Path, run: Path | None) 
         draft.replace(to)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _write_language(model: KeptLanguageModel, to: Path) -> None:
+    """Write the adapter alone where there is one, else the whole model with its tokenizer."""
+    if model.adapts:
+        model.save_adapter(to)
+        return
+    model.merged().save_pretrained(to)
+    model.tokenizer.save_pretrained(to)
 
 
 # --- exported ones, loaded

@@ -28,7 +28,8 @@ All of torchvision's classifiers go by their names (``published``): ``resnet50``
 
 ``package.module:Net`` is your own model (``models.outside``).
 
-``bag`` and ``transformer`` read texts, as do models in folders and on the hub (``fd_flower.tasks.text.models``).
+``bag`` and ``transformer`` read texts, as do models in folders and on the hub (``fd_flower.tasks.text.models``);
+``gpt`` is a language model (``fd_flower.tasks.language.models``).
 """
 
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet
 
 __all__ = [
     "GROUPS",
+    "LANGUAGE",
     "TEXTS",
     "Classifier",
     "FeatureModel",
@@ -87,6 +89,8 @@ BODIES: dict[str, Body] = {
 }
 TEXTS = ("bag", "transformer")
 """Built-in architectures that read texts, with a width or without: ``bag:128``."""
+LANGUAGE = ("gpt",)
+"""Built-in language models, with a width or without: ``gpt:32``."""
 ALIASES = {"shufflenet_v2_x1_0": "shufflenet_v2"}
 GROUPS = {
     "small4": ("mlp", "cnn", "lenet", "resnet8"),
@@ -130,7 +134,7 @@ def is_outside(name: str) -> bool:
 
 def is_text(name: str) -> bool:
     """Whether an architecture reads texts: a built-in one, a folder by its absolute path, ``owner/name`` on the hub."""
-    return name.partition(":")[0] in TEXTS or "/" in name
+    return name.partition(":")[0] in (*TEXTS, *LANGUAGE) or "/" in name
 
 
 def architectures(name: str | Sequence[str]) -> tuple[str, ...]:
@@ -251,7 +255,7 @@ def _parse(name: str) -> tuple[str, float]:
             raise InvalidInputError(f"{stem} has no width multiplier, so not '{name}': say '{stem}'")
         return stem, 1.0
     if stem not in BODIES:
-        known: tuple[str, ...] = (*BODIES, *ALIASES, *GROUPS, *TEXTS)
+        known: tuple[str, ...] = (*BODIES, *ALIASES, *GROUPS, *TEXTS, *LANGUAGE)
         if close := get_close_matches(stem, published.published(), n=1, cutoff=0.5):
             known += tuple(close)
         raise InvalidInputError(

@@ -151,5 +151,6 @@ def _frozen(module: Module) -> Iterator[tuple[str, Tensor]]:
 
 def _digest(tensor: Tensor) -> str:
     own = tensor.detach().cpu().contiguous()
-    header = f"{own.dtype} {list(own.shape)} ".encode()
-    return hashlib.sha256(header + own.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{own.dtype} {list(own.shape)} ".encode())
+    digest.update(own.flatten().view(torch.uint8).numpy().data)  # without a copy: embeddings are large
+    return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,26 @@ def floored(logprobs: Tensor) -> Tensor:
     return torch.where(ruled_out, least, apart)
 
 
-class Objective(ABC):
+class DistillationLoss(ABC):
+    """A loss by name, on predictions of classes or of texts' tokens; its arguments are dataclass fields."""
+
+    on: ClassVar[str]
+    """What it compares: ``classes`` or ``tokens``."""
+
+    @abstractmethod
+    def __call__(self, *args: Any, **more: Any) -> Tensor:
+        """Return the loss, a scalar, between a student's and a teacher's predictions."""
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """Stages of the student, counted from 1, whose exits learn by this loss next to its last layer."""
+        return ()
+
+
+class Objective(DistillationLoss):
     """A loss between a student's logits and a teacher's log-probabilities; its arguments are dataclass fields."""
+
+    on = "classes"
 
     @abstractmethod
     def __call__(
@@ -56,11 +75,6 @@ class Objective(ABC):
         InvalidInputError
             If the shapes do not fit together.
         """
-
-    @property
-    def exits(self) -> tuple[int, ...]:
-        """Stages of the student, counted from 1, whose exits learn by this loss next to its last layer."""
-        return ()
 
 
 class Samplewise(Objective):

@@ -23,11 +23,16 @@ SHARES = {
 CALIBRATION = {"ece", "global_ece"}
 """Shares that are NaN where an honest client's predictions are: then they are left out, as other metrics are."""
 
+POSITIVE = ("bits_per_byte", "perplexity")
+"""Figures of language models, after the texts that they are of."""
+
 TOLERANCE = 1e-6
 """How far beyond 1 rounding may take a share."""
 
 
-def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], test: int | None) -> None:
+def check_figures(
+    client: Client, metrics: MetricRecord, own: Collection[str], test: int | None, *, shares: bool = True
+) -> None:
     """Refuse figures of a client's evaluations that no model has: one of them costs the reply.
 
     Parameters
@@ -40,12 +45,14 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
         The names of the task's own metrics.
     test : int | None
         Samples of the global test set, where the server knows it.
+    shares : bool
+        Whether the task's validation figure is a share: bits per byte are not.
 
     Raises
     ------
     InvalidInputError
-        For shares outside of 0 to 1, own metrics that are not finite, counts that are not one a class (or a pair
-        of classes), not whole, or of more samples than there are, and steps that are no count.
+        For shares outside of 0 to 1, bits per byte below 0, own metrics that are not finite, counts that are not one a
+        class (or a pair of classes), not whole, or of more samples than there are, and steps that are no count.
     """
     own = {f"{part}{name}" for part in PARTS for name in own}
     for key, value in metrics.items():
@@ -56,7 +63,10 @@ def check_figures(client: Client, metrics: MetricRecord, own: Collection[str], t
             continue
         name = rest.rpartition("/")[2]  # heads have figures of their own: main/accuracy
         wrong = partial(_wrong, key, value)
-        if name in SHARES | CALIBRATION:
+        if not shares and (name in POSITIVE or rest == "validation"):
+            if not (isinstance(value, int | float) and value >= 0):
+                raise wrong("a number that is not negative")
+        elif name in SHARES | CALIBRATION:
             lacking = name in CALIBRATION and isinstance(value, float) and math.isnan(value)
             if not lacking and not (isinstance(value, int | float) and 0 <= value <= 1 + TOLERANCE):
                 raise wrong("a number from 0 to 1")

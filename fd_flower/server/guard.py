@@ -129,7 +129,8 @@ class Guard:
     def _check_figures(self, client: Client, metrics: MetricRecord) -> None:
         """Refuse figures that no model has."""
         world = self._method.world
-        check_figures(client, metrics, world.metrics, None if world.test is None else len(world.test))
+        test = None if world.test is None else len(world.test)
+        check_figures(client, metrics, world.metrics, test, shares=world.kind.higher_is_better)
 
     def _check_models(self, clients: Sequence[Client]) -> None:
         """Refuse an architecture that no option names, and that the method's server would have to build and cannot."""
@@ -157,6 +158,7 @@ class Guard:
             public=len(method.world.public or ()) if public else None,
             largest=method.config.max_entry,
             passes=self._passes,
+            directions=method.known_directions(),
         )
 
     def _passes(self, samples: int) -> int:

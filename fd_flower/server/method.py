@@ -190,6 +190,10 @@ class Method(ABC, Generic[C]):
         """Return an adapter of each architecture as clients send it, for checks of replies; {} for none."""
         return {}
 
+    def known_directions(self) -> int | None:
+        """Return how many directions clients' steps can take, for checks of replies; None: no step is sent as one."""
+        return None
+
     # --- a round
 
     def sample(self, round: int) -> Sequence[Client]:

@@ -43,7 +43,7 @@ class Requirements:
     numbers : bool
         Inputs of numbers, such as images, of which the method makes some of its own: no texts.
     tasks : tuple[str, ...]
-        The kinds of task that it can learn: ``classification``, ``retrieval``.
+        The kinds of task that it can learn: ``classification``, ``language``, ``retrieval``.
     without_labels : str
         The option under which it needs no ``labels``, where there is one: ``client.label_epochs=0``.
     """
@@ -89,8 +89,11 @@ def check_task(method: str, requires: Requirements, kind: str) -> None:
     """Refuse a task of a kind that the method cannot learn."""
     if kind not in requires.tasks:
         able = ", ".join(name for name in registry.names() if kind in registry.strategy(name).requires.tasks)
-        what = "data.source holds questions and documents" if kind == "retrieval" else "data.source holds classes"
-        raise InvalidInputError(f"{method} cannot learn {kind} ({what}); these can: {able}")
+        what = {"retrieval": "data.source holds questions and documents", "language": "data.task=language"}.get(
+            kind, "data.source holds classes"
+        )
+        own = "; it learns data.task=language" if "language" in requires.tasks else ""
+        raise InvalidInputError(f"{method} cannot learn {kind} ({what}); these can: {able}{own}")
 
 
 def check_clients(method: str, requires: Requirements, clients: Sequence[Client], *, zoo: bool = True) -> None:

@@ -62,6 +62,10 @@ class Classification:
             "shape": list(own.train.x.shape[1:]),
         }
 
+    def examples(self, world: View, client: str, model: str) -> int:
+        """Return the number of a client's training samples."""
+        return len(world.data(client).train)
+
     def figures(
         self,
         world: View,

@@ -35,7 +35,9 @@ def _sources(settings: Settings, folder: str | None) -> Sequence[str]:
 
 
 def kind_of(settings: Settings, folder: str | None = None) -> str:
-    """Return the kind of task that the data are of; ``folder`` is a device's own."""
+    """Return the kind of task that ``data.task`` names, or that the data are of; ``folder`` is a device's own."""
+    if settings.data.task:
+        return settings.data.task
     return "retrieval" if any(map(beir.holds, _sources(settings, folder))) else "classification"
 
 
@@ -49,6 +51,10 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
     sources = _sources(settings, folder)
     kind = kind_of(settings, folder)
     _check_kind(settings, kind)
+    if kind == "language":
+        from fd_flower.tasks.language import task as of_language  # classifiers do without it
+
+        return of_language.described(settings, folder, client, alone=alone)
     if kind == "retrieval":
         from fd_flower.tasks.retrieval import task  # classifiers do without it
 
@@ -100,6 +106,8 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
     """
     config, chosen, seed = settings.data, settings.model, settings.run.seed
     names = tuple(config.class_names or ())
+    if config.task:
+        return task
     task = replace(task, test=_named_test(settings), classes=names)
     if task.kind is not None:
         return task

@@ -21,6 +21,8 @@ from fd_flower.models.trainable import choose
 if TYPE_CHECKING:
     from fd_flower.tasks.world import World
 
+OF_FILES = ("retrieval", "language")
+"""Tasks whose models have a body that is kept elsewhere, unless it learns."""
 SERVER = "server"
 FOLDER = "models"
 """Of a run's folder: what it kept."""
@@ -65,6 +67,8 @@ def about_model(
         config = settings.kinds.get("retrieval")
         own = {"seed": settings.run.seed, "retrieval": {} if config is None else asdict(config)}
         return {**found, **own, "base": world.base(architecture)}
+    if world.kind.name == "language":
+        return {**found, **_of_language(world, architecture), "base": world.base(architecture)}
     if samples is not None:
         found["input"] = {
             "shape": list(samples.x.shape[1:]),
@@ -84,6 +88,20 @@ def about_model(
         "projection": settings.model.projection,
         "head": settings.model.head,
         "weights": settings.model.weights,
+    }
+
+
+def _of_language(world: "World", architecture: str) -> dict[str, Any]:
+    """Return what a language model is built of, and what its weights belong to."""
+    settings, module = world.settings, world.module(architecture)
+    config = settings.kinds.get("language")
+    return {
+        "seed": settings.run.seed,
+        "length": settings.data.length,
+        "clean": settings.data.clean,
+        "language": {} if config is None else asdict(config),
+        "models": settings.model.name,
+        **{key: str(getattr(module, key, "")) for key in ("files", "license", "tokenizer_hash")},
     }
 
 
@@ -166,13 +184,16 @@ def _of_device(state: Path, client: str | None) -> Path:
 
 
 def kept_of(module: Module, task: str) -> dict[str, Tensor]:
-    """Return what is kept of a model: all of it, but of a retriever what learned, since its encoder has its files."""
-    return module.state_dict() if task == "retrieval" else whole(module)
+    """Return what is kept of a model: all of it, but of retrievers and language models what learned.
+
+    The rest of these has its files.
+    """
+    return module.state_dict() if task in OF_FILES else whole(module)
 
 
 def completed(world: "World", architecture: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return what is kept of the server's model whose part that learns has these values, as ``kept_of`` does."""
-    if world.settings.client.trainable == "all" or world.kind.name == "retrieval":
+    if world.settings.client.trainable == "all" or world.kind.name in OF_FILES:
         return dict(values)
     return {**whole(world.module(architecture)), **values}
 

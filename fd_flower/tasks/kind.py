@@ -96,6 +96,9 @@ class View(Protocol):
     def module(self, name: str) -> Module:
         """Return the resident module of an architecture."""
 
+    def architecture(self, number: int) -> str:
+        """Return the architecture of the client with this number."""
+
     def initial(self, name: str) -> dict[str, Tensor]:
         """Return the state dict that an architecture starts from."""
 
@@ -109,7 +112,7 @@ class Kind(Protocol):
     Attributes
     ----------
     name : str
-        ``classification`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
+        ``classification``, ``language`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
     higher_is_better : bool
         Which way the figure ``validation`` goes; the kind's tables (``fd_flower.results.kinds``) say the same.
     """
@@ -119,6 +122,9 @@ class Kind(Protocol):
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""
+
+    def examples(self, world: View, client: str, model: str) -> int:
+        """Return how much a client learns from, by which its reply is weighed: samples, or tokens of texts."""
 
     def figures(
         self,

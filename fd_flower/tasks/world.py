@@ -176,11 +176,11 @@ class World(Architectures):
         return None if self.task.test is None else self._resident(self.task.test, "the test set")
 
     def test_part(self, limit: int) -> Samples | None:
-        """Return a class-balanced, seeded part of the test set with at most ``limit`` images; 0: all of it."""
+        """Return a class-balanced, seeded part of the test set with at most ``limit`` samples; 0: all of it."""
         if self.test is None or not 0 < limit < len(self.test):
             return self.test
         if limit not in self._test_parts:
-            labels = self.test.labels.cpu()
+            labels = torch.zeros(len(self.test)) if self.test.y is None else self.test.labels.cpu()
             order = torch.randperm(len(labels), generator=torch_rng(self.settings.run.seed, "test part"))
             by_class = [order[labels[order] == c] for c in labels.unique()]
             turn = [(place, i) for rows in by_class for place, i in enumerate(rows.tolist())]

@@ -20,16 +20,20 @@ from fd_flower.wire.predictions import (
     stack,
 )
 from fd_flower.wire.samples import PixelStatistics, SampleKnowledge, SyntheticSet
+from fd_flower.wire.scalars import SeedScalars
 from fd_flower.wire.summable import Summable
 from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
-from fd_flower.wire.weights import Holders, Information, Update, Weights
+from fd_flower.wire.tokens import ChunkLikelihoods, TokenLogits, chosen, likeliest, mean_of_likelihoods
+from fd_flower.wire.weights import Emulator, Holders, Information, ServerModel, Update, Weights
 
 __all__ = [
     "Adapter",
     "Bounds",
     "Candidates",
     "Chain",
+    "ChunkLikelihoods",
     "ClassLogits",
+    "Emulator",
     "Encrypted",
     "Generator",
     "Head",
@@ -52,15 +56,21 @@ __all__ = [
     "Representation",
     "SampleKnowledge",
     "Scores",
+    "SeedScalars",
+    "ServerModel",
     "SumCommitments",
     "SumKeys",
     "SumShares",
     "SumUnmask",
     "Summable",
     "SyntheticSet",
+    "TokenLogits",
     "Update",
     "Weights",
+    "chosen",
     "kind_of",
+    "likeliest",
+    "mean_of_likelihoods",
     "pack",
     "stack",
     "unpack",

@@ -38,6 +38,8 @@ class Bounds:
         Size that no entry passes (``server.max_entry``).
     passes : Callable[[int], int] | None
         How often at most a client of so many samples sees each of them in a round.
+    directions : int | None
+        How many directions steps can take.
     client : Client | None
         Whose payload it is, as it answered the handshake; None: the server's, or a plain ClientApp's.
     """
@@ -50,6 +52,7 @@ class Bounds:
     public: int | None = None
     largest: float | None = None
     passes: Callable[[int], int] | None = None
+    directions: int | None = None
     client: Client | None = None
 
     def of(self, client: Client) -> "Bounds":

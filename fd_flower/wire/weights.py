@@ -184,3 +184,31 @@ def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callabl
         check_shape(key, tensor, known[key])
         if tensor.dtype is not known[key].dtype:
             raise InvalidInputError(f"{payload.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+
+
+@dataclass(frozen=True, eq=False)
+class ServerModel(Payload):
+    """The weights of a model that the server has for itself, next to what it averages; it never travels.
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        Its state dict.
+    """
+
+    kind: ClassVar[str] = "server-model"
+    values: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Emulator(Payload):
+    """A model with fewer blocks than the server's, in which clients tune some.
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        Its state dict.
+    """
+
+    kind: ClassVar[str] = "emulator"
+    values: Mapping[str, Tensor]

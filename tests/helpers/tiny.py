@@ -16,6 +16,7 @@ from fd_flower.server import Strategy
 from fd_flower.tasks.task import Task
 
 from .grids import hosts
+from .language import NOTES
 from .tasks import TASK
 
 torch.set_num_threads(1)  # as in every turn: on models this small, waiting for a second thread costs most of the time
@@ -47,7 +48,10 @@ BRIEF_TOO = {
     "kdstudy": "client.convergence=2 client.public_steps=2",
     "feddf": "server.distill_steps=2",
     "fedgen": "server.generator_steps=2",
+    "fedcollm": "server.model=gpt:16 server.distill_batch=16",
+    "fedkseed": "server.candidates=64",
     "fedtgp": "server.epochs=2",
+    "offsite": "model.name=gpt:8x4 server.align_steps=2 server.align_batch=4",
     "mhd": "client.warmup=2",
     # Its recipe keeps the clients, and hides what they say.
     "fede4rag": "data.source=companies data.partition=iid data.per_client=30 model.name=hashed:8 "
@@ -58,6 +62,11 @@ BRIEF_TOO = {
 }
 """What a method needs beside BRIEF to be as short as the others."""
 
+LANGUAGE = (
+    f"data.task=language data.source={NOTES} data.length=24 data.per_client=20 model.name=gpt:8 language.texts=4 "
+)
+"""What makes a brief run one of language models: a few notes, and a network of a few numbers."""
+
 Line = dict[str, Any]
 
 
@@ -66,7 +75,8 @@ Line = dict[str, Any]
 
 def brief(method: str) -> str:
     """Return what ``set`` says for a run that takes a tenth of a second."""
-    return BRIEF + BRIEF_TOO.get(method, "")
+    able = methods.strategy(method).requires.tasks
+    return BRIEF + (LANGUAGE if able == ("language",) else "") + BRIEF_TOO.get(method, "")
 
 
 def tiny_settings(method: str, changes: str = "", *, task: str = "") -> config.Settings:

@@ -45,3 +45,23 @@ def classify(
     from fd_flower.cli import take
 
     take.classify(run, client, inputs, top, console())
+
+
+def generate(
+    run: Source,
+    prompt: Annotated[str, typer.Argument(metavar="TEXT", help="What the model continues.")],
+    client: Client = None,
+    max_tokens: Annotated[int, typer.Option(min=1, metavar="N", help="Maximum number of tokens.")] = 100,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="0: always the likeliest token. Above: drawn, the more evenly the higher.")
+    ] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    chat: Annotated[bool, typer.Option("--chat", help="Use the chat template of the model's tokenizer.")] = False,
+) -> None:
+    """Continue TEXT with a language model that a run kept. It may repeat private text that it has learned from.
+
+    fd-flower generate runs/notes "Dear Ann," --client 0 --max-tokens 40
+    """
+    from fd_flower.cli import take
+
+    take.generate(run, client, prompt, console(), max_tokens=max_tokens, temperature=temperature, seed=seed, chat=chat)

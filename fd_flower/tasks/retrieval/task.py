@@ -173,6 +173,10 @@ class Retrieval:
         features = world.module(model)(pair[:, 1]).shape[1]
         return {"features": int(features), "classes": 0, "counts": [], "examples": len(train)}
 
+    def examples(self, world: View, client: str, model: str) -> int:
+        """Return the number of a client's training pairs."""
+        return len(world.data(client).train)
+
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return what of ``data`` and of ``retrieval`` says who holds and asks what."""
         return options(settings)

@@ -199,6 +199,10 @@ def build(
             f"model.name is '{name}'; texts need a model that reads them: {' or '.join(models.TEXTS)}, the absolute "
             "path of a folder of sentence-transformers or transformers, or owner/name on the hub"
         )
+    if name.partition(":")[0] in models.LANGUAGE or name.endswith(".gguf"):
+        raise InvalidInputError(
+            f"model.name={name} is a language model, which learns no classes: say data.task=language"
+        )
     names, count = ((), classes) if isinstance(classes, int) else (tuple(classes), len(classes))
     encoder = (_built_in if name.partition(":")[0] in models.TEXTS else _of_folder)(name, names, length or LENGTH, seed)
     if frozen and not encoder.headed:

@@ -1,0 +1,66 @@
+"""FedMKT (Fan et al. 2024, arXiv 2406.02224): each public text is taught by the language model that models it best."""
+
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Context, Message
+from torch import Tensor
+from torch.nn import Module
+
+from fd_flower.client import App, Turn, public_distillation, reply
+from fd_flower.client.public_texts import all_texts, learn_from_texts, likelihoods_of, texts_at
+from fd_flower.config import PublicTextsConfig, option
+from fd_flower.tasks.language.exchange import (
+    aligned,
+    best_of,
+    compared,
+    language_model,
+    next_tokens,
+    token_logits,
+)
+from fd_flower.wire import ChunkLikelihoods, TokenLogits
+
+app = App()
+
+
+@dataclass(frozen=True)
+class Config(PublicTextsConfig):
+    """FedMKT's options."""
+
+    top_k: int = option(32, least=1)
+    """Next tokens that are sent of each position (`client.objective=token_kl`); all others count as one."""
+
+
+def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: Config) -> Tensor:
+    """Return the next-token loss on public texts and ``kd_weight`` times the distance to the teachers' predictions."""
+    plain, distance = compared(language_model(model), x, teacher, config.token_loss)
+    return config.public_weight * plain + config.kd_weight * distance
+
+
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Learn from the last round's public texts, each from its teacher where that models it better than this client."""
+    turn: Turn[Config] = Turn.of(message, context)
+    if tables := ChunkLikelihoods.all(message.content):
+        model, index = language_model(turn.model), all_texts(tables)
+        x, tokens = texts_at(turn, index), TokenLogits.find(message.content)
+        teacher = aligned(model, x, index, tables) if tokens is None else next_tokens(model, x, index, tokens)
+        better = best_of([likelihoods_of(turn, index), *tables])
+        taught = torch.tensor([better[text] > 0 for text in index.tolist()])
+        teacher[~taught, ..., 1:] = torch.nan
+        learn_from_texts(turn, objective, index, teacher)
+        turn.collected = float(taught.double().mean())
+    turn.evaluate("received")
+    return turn
+
+
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Having learned from public texts, then from private ones, send the predictions of the round's."""
+    index, sent = turn.next_index, []
+    if turn.config.objective == "token_kl":
+        model = language_model(turn.model)
+        sent = [token_logits(model, texts_at(turn, index), index, turn.config.top_k, precision=turn.precision)]
+    share = {} if turn.collected is None else {"taught": turn.collected}
+    return reply(message, turn, likelihoods_of(turn, index), *sent, examples=examples, **share, **metrics)
+
+
+public_distillation(app, receive, send)

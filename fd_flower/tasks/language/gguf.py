@@ -1,0 +1,67 @@
+"""GGUF files, converted once a machine to a folder that transformers loads in a fraction of the time."""
+
+import hashlib
+from functools import partial
+from logging import INFO
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
+from fd_flower.data.cache import stored
+
+LAYOUT = 1  # of the converted folders: raise it when they change
+EXTRA = "pip install 'fd-flower[language]'"
+
+
+def converted(path: Path) -> Path:
+    """Return the folder of a GGUF file's model and tokenizer, in the cache by the file's SHA-256.
+
+    Weights are dequantized, and kept as bfloat16: they had four to eight bits.
+
+    Raises
+    ------
+    InvalidInputError
+        Where there is no such file, a package is missing, or transformers cannot read it.
+    """
+    if not path.is_absolute():
+        raise InvalidInputError(f"model.name is '{path}', a relative path: give the absolute path of a .gguf file")
+    if not path.is_file():
+        raise InvalidInputError(f"model.name={path}: there is no such file")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return stored("gguf", [LAYOUT, digest], partial(_convert, path))
+
+
+def _convert(path: Path, folder: Path) -> None:
+    try:
+        import gguf
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise InvalidInputError(f"model.name={path} needs {error.name}: {EXTRA}") from None
+    log(INFO, "%s is converted, once on this machine", path)
+    disable_progress_bar()
+    where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
+    try:
+        AutoTokenizer.from_pretrained(path.parent, **where).save_pretrained(folder)
+        with torch.random.fork_rng(devices=[]):
+            model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
+    except Exception as error:  # its loaders raise whatever they raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidInputError(f"model.name={path} cannot be read by transformers: {reason}") from None
+    # As long as a model says that it is quantized, it refuses to be saved; its weights are not any more.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(folder)
+    _state_license(gguf.GGUFReader(path), folder)
+
+
+def _state_license(reader: Any, folder: Path) -> None:
+    """Write the license that the file states into the folder's card, where it states one."""
+    field = reader.fields.get("general.license")
+    if field is not None:
+        (folder / "README.md").write_text(f"---\nlicense: {field.contents()}\n---\n", encoding="utf-8")

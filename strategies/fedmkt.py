@@ -1,0 +1,90 @@
+"""FedMKT (Fan et al. 2024, arXiv 2406.02224): each public text is taught by the language model that models it best.
+
+Best is by nats per byte, over the bytes that all models have read: per token, models of other tokenizers cannot be
+compared. With ``client.objective=token_kl``, which is for one tokenizer, the teacher's likeliest next tokens travel;
+with ``alm``, likelihoods of chunks.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+from fd_flower.config import PublicTeacherConfig
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.server import Reply, Status
+from fd_flower.server.public_texts import PublicTexts, by_tokenizer
+from fd_flower.tasks.language.exchange import best_of
+from fd_flower.wire import ChunkLikelihoods, Knowledge, Payload, TokenLogits, chosen
+
+
+@dataclass(frozen=True)
+class Config(PublicTeacherConfig):
+    """FedMKT's options."""
+
+
+@final
+class FedMKT(PublicTexts[Config]):
+    """For every public text of the round, the predictions of the model that models it best."""
+
+    status = Status("reconstruction")
+
+    def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
+        """Return likelihoods, by which teachers are chosen, and next tokens where these are what they teach."""
+        return (ChunkLikelihoods, TokenLogits) if self._by_tokens else (ChunkLikelihoods,)
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Choose each text's teacher by its loss per byte, and keep its predictions: a table for each tokenizer.
+
+        Raises
+        ------
+        InvalidInputError
+            For models of several tokenizers under ``token_kl``.
+        """
+        if self._by_tokens:
+            replies = _of_one_k(replies)
+        models = self.likelihoods(replies)
+        groups = by_tokenizer(models)
+        if self._by_tokens and len(groups) > 1:
+            raise InvalidInputError(
+                f"the models have {len(groups)} tokenizers ({', '.join(groups)}), and client.objective=token_kl "
+                "compares tokens of one: take client.objective=alm"
+            )
+        best = best_of(models)
+        self._log_choice(best, replies)
+        tables = [_of_group(name, group, models, best) for name, group in groups.items()]
+        return [*tables, chosen(self._next_tokens(replies), best)] if self._by_tokens else tables
+
+    @property
+    def _by_tokens(self) -> bool:
+        return self.settings.client.objective == "token_kl"
+
+    def _next_tokens(self, replies: Sequence[Reply]) -> list[TokenLogits]:
+        """Return each model's likeliest next tokens, in the order of ``likelihoods``."""
+        found = [TokenLogits.need(reply.content) for reply in replies]
+        k = found[0].ids.shape[1]
+        return found if self.config.model is None else [*found, self.own_tokens(self.config.model, k)]
+
+    def _log_choice(self, best: Mapping[int, int], replies: Sequence[Reply]) -> None:
+        """Log of how many texts each model is the teacher."""
+        texts = Counter(best.values())
+        for place, reply in enumerate(replies):
+            self.log_diagnostics({"teaches": float(texts[place])}, reply.client.id)
+        if self.config.model is not None:
+            self.log_diagnostics({"server_teaches": float(texts[len(replies)])})
+
+
+def _of_one_k(replies: Sequence[Reply]) -> list[Reply]:
+    """Return the replies with as many next tokens a position as most have; the others are left out."""
+    sizes = [TokenLogits.need(reply.content).ids.shape[1] for reply in replies]
+    ((usual, _),) = Counter(sizes).most_common(1)
+    return [reply for reply, size in zip(replies, sizes, strict=True) if size == usual]
+
+
+def _of_group(
+    name: str, group: Sequence[ChunkLikelihoods], models: Sequence[ChunkLikelihoods], best: Mapping[int, int]
+) -> ChunkLikelihoods:
+    """Return the table of one tokenizer: the texts whose teachers have it."""
+    places = [next(place for place, other in enumerate(models) if other is one) for one in group]
+    teachers = {text: places.index(who) for text, who in best.items() if who in places}
+    return replace(chosen(group, teachers), source=name)
