@@ -91,6 +91,16 @@ def test_examples_are_the_tokens_of_training_texts(notes: Path):
     assert tiny.of_clients(lines)[1, "2"]["examples"] == sum(len(text.encode()) for text in texts)
 
 
+def test_the_partition_is_shown_in_texts_and_bytes(notes: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "local", "--set", f"{SHORT} data.source={notes} model.name=gpt:8"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip().startswith(("0", "1", "2"))]
+    assert sum(sum(map(int, row[1:4])) for row in rows) == 34  # of 42, a fifth of which is the test set
+    task = described(config.settings("local", f"{SHORT} data.source={notes} model.name=gpt:8"))
+    assert task.data is not None
+    train = task.data("2").train
+    assert int(rows[2][4]) == sum(len(text.encode()) for text in texts_of(train.x[train.index]))
+
+
 def test_own_others_and_unseen_texts_are_those_of_the_parts(notes: Path, tmp_path: Path):
     words = f"{SHORT} data.source={notes} model.name=gpt:8"
     lines = tiny.run("local", words, out=tmp_path / "run")

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from fd_flower.cli import paths
 from fd_flower.cli.run import words_of
-from fd_flower.config import settings
+from fd_flower.config import Settings, settings
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import texts_of
 from fd_flower.data import Holdings, federation, holdings, plot_holdings
 from fd_flower.data.heterogeneity import divergences, entropy, mutual_information
 from fd_flower.tasks import dealt
-from fd_flower.tasks.described import load_task
+from fd_flower.tasks.described import described, load_task
 from fd_flower.tasks.retrieval import beir
 from fd_flower.tasks.retrieval.library import Library, library, pairs
 
@@ -62,6 +63,13 @@ def show(
             )
         console.print(collections(library(chosen)))
         return
+    if not task and chosen.data.task == "language":
+        if out is not None or clusters:
+            raise InvalidInputError(
+                "texts of language models have no classes to draw or cluster: leave out --out and --clusters"
+            )
+        console.print(corpora(chosen))
+        return
     clusters = clusters or chosen.data.partition == "embedding"
     whole = dealt.federation(load_task(task), chosen) if task else federation(chosen.data, chosen.run.seed)
     held = holdings(whole, clusters=clusters)
@@ -96,6 +104,21 @@ def collections(held: Library) -> Table:
         learned = pairs(whole, held.answers[own.collection], own.train.tolist())
         counts = (len(whole.documents), *map(len, (own.train, own.validation, own.test, learned)))
         shown.add_row(client, Text(Path(whole.name).name), *map(str, counts))
+    return shown
+
+
+def corpora(chosen: Settings) -> Table:
+    """Return clients in rows: how many texts each part has, and the bytes of UTF-8 of those to train on."""
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("client", *(f"{part} texts" for part in PARTS), "train bytes"):
+        shown.add_column(name, justify="left" if name == "client" else "right")
+    found = described(chosen)
+    assert found.data is not None
+    for client in map(str, range(chosen.data.clients)):
+        own = found.data(client)
+        texts = texts_of(own.train.x if own.train.index is None else own.train.x[own.train.index])
+        counts = (*map(len, (own.train, own.validation, own.test)), sum(len(text.encode()) for text in texts))
+        shown.add_row(client, *map(str, counts))
     return shown
 
 

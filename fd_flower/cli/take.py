@@ -61,7 +61,7 @@ def classify(source: Path, client: str | None, inputs: Sequence[str], top: int, 
     """
     model = _loaded(paths.absolute(source, Path.cwd()), client)
     if not isinstance(model, KeptModel):
-        use = "a language model: `fd-flower generate` goes on with a text" if _writes(model) else RETRIEVER
+        use = "a language model: `fd-flower generate` continues a text" if _writes(model) else RETRIEVER
         raise InvalidInputError(f"this model is {use}")
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("text" if model.takes_texts else "image", overflow="fold")

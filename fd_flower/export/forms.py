@@ -48,7 +48,7 @@ def load(source: str | Path, client: str | None = None, *, network: Module | Non
     -------
     KeptModel | KeptRetriever | KeptLanguageModel
         ``model(x)`` gives logits [B, C], ``model.classify(image)`` the class's name; of a retriever ``encode(texts)``
-        gives vectors; of a language model ``generate(prompt)`` goes on with a text, ``merged()`` is a model of
+        gives vectors; of a language model ``generate(prompt)`` continues a text, ``merged()`` is a model of
         ``transformers``.
 
     Raises

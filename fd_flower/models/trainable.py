@@ -572,5 +572,5 @@ def _frozen(module: Module) -> Iterator[tuple[str, Tensor]]:
 def _digest(tensor: Tensor) -> str:
     own = tensor.detach().cpu().contiguous()
     digest = hashlib.sha256(f"{own.dtype} {list(own.shape)} ".encode())
-    digest.update(memoryview(own.flatten().view(torch.uint8).numpy()))  # without a copy: embeddings are large
+    digest.update(own.flatten().view(torch.uint8).numpy().data)  # without a copy: embeddings are large
     return digest.hexdigest()

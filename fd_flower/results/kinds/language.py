@@ -1,4 +1,4 @@
-"""How language models' figures look: bits per byte, of which fewer are better, and perplexity beside it.
+"""How language models' figures look: bits per byte, of which fewer are better, and perplexity.
 
 Figures are called ``<scope>/<metric>`` in the lines of a run: ``own/bits_per_byte`` of a client's own test texts,
 ``others/`` of the other clients' together, ``unseen/`` of the test set. ``validation`` is the bits per byte of a

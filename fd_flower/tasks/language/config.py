@@ -38,7 +38,7 @@ class Config(Options):
 
     @staticmethod
     def usual(tree: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the defaults of other sections: of models that are loaded, adapters learn beside a bfloat16 body."""
+        """Return the defaults of other sections: of loaded models, adapters on a bfloat16 body learn."""
         name = within(tree, "model").get("name") or models.LANGUAGE[0]
         listed = name if isinstance(name, list) else [name]
         built_in = all(str(one).partition(":")[0] in models.LANGUAGE for one in listed)

@@ -1,4 +1,4 @@
-"""Texts that a language model goes on with: seeded, the likeliest token by default."""
+"""How a language model continues a text: seeded, by the likeliest token unless a temperature is given."""
 
 import unicodedata
 from typing import Any

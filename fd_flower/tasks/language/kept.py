@@ -206,7 +206,7 @@ def _start(about: dict[str, Any], name: str) -> str:
 
 
 def _merge(network: nn.Module, name: str, layer: Any) -> None:
-    """Put a layer in the place of the one that adapts it, with the change added to its weight."""
+    """Replace a layer that adapts another one by that one, with the change added to its weight."""
     own = layer.get_base_layer()
     change = layer.scaling["default"] * (layer.lora_B["default"].weight @ layer.lora_A["default"].weight)
     if hasattr(layer, "stacked"):

@@ -188,7 +188,7 @@ class LanguageModel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the mean negative log-likelihood, in nats a token, over all tokens of texts [B, 2].
 
-        A text that is longer than the window is cut: while the model trains to a part of it that is drawn anew each
+        A text that is longer than the window is cut: while the model trains to a part of it that is drawn each
         time, else to its beginning.
         """
         return self.mean_loss(*(self._drawn(x) if self.training else self.tokens(x)))

@@ -106,7 +106,7 @@ def _bare(own: Data) -> Data:
 
 @final
 class Language:
-    """How language models are measured: in bits per byte on a client's own texts, on everybody's, on unseen ones.
+    """How language models are measured: in bits per byte on a client's own texts, the others', and unseen ones.
 
     Parameters
     ----------
