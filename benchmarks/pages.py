@@ -30,6 +30,7 @@ TITLES = {
     "Private Data",
     "fedalm": "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching",
     "fedavg": "Communication-Efficient Learning of Deep Networks from Decentralized Data",
+    "fedavg-bias": "Exploring Parameter-Efficient Fine-Tuning to Enable Foundation Models in Federated Learning",
     "fedavg-lora": "Towards Building the Federated GPT: Federated Instruction Tuning",
     "fedbn": "FedBN: Federated Learning on Non-IID Features via Local Batch Normalization",
     "fedcollm": "FedCoLLM: A Parameter-Efficient Federated Co-tuning Framework for Large and Small Language Models",
@@ -79,6 +80,7 @@ SOURCES = {
     "fd": "data.source=MNIST data.clients=10 data.per_client=2000 server.rounds=16",
     "fedalm": "data.task=language data.source=TEXTS model.name=[MODEL,OTHER] data.clients=10",
     "fedavg": "data.source=MNIST",
+    "fedavg-bias": "data.source=CIFAR100 data.size=224x224x3 model.name=vit_b_16 model.weights=DEFAULT",
     "fedavg-lora": "model.name=vit",
     "fedcollm": "data.task=language data.source=TEXTS model.name=MODEL server.model=LARGE data.clients=10",
     "feddf": "data.source=CIFAR10 data.public=CIFAR100",
@@ -98,6 +100,8 @@ SOURCES = {
 
 CAVEATS = {
     "dsfl": "The federation is that of code in which DS-FL's second author runs it as a baseline, not the paper's.",
+    "fedavg-bias": "Values and federation are those of a first version of the authors' code. Its ViT has weights of "
+    "ImageNet-21k; torchvision's `DEFAULT` are of ImageNet-1k.",
     "fedavg-lora": "The paper tunes a language model to instructions; only its aggregation is here.",
     "fedalm": "The paper distills one teacher; the federation is our own choice.",
     "fedcollm": "The federation is our own choice.",

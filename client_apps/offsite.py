@@ -6,7 +6,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, private_training, reply
 from fd_flower.config import ClientConfig
-from fd_flower.models.trainable import copied
+from fd_flower.models.frozen import copied
 from fd_flower.tasks.language.emulator import end_keys, kept_blocks, tune_ends, without_blocks
 from fd_flower.tasks.language.exchange import language_model
 from fd_flower.training import supervised

@@ -30,7 +30,8 @@ METADATA = {
 def execute(path: Path, folder: Path) -> NotebookNode:
     """Return a notebook with the outputs of its cells, run in a folder."""
     notebook = nbformat.read(path, as_version=4)
-    for name, value in {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0"}.items():
+    quiet = "ignore:IProgress not found"  # a progress bar of Hugging Face's, where ipywidgets is missing
+    for name, value in {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "PYTHONWARNINGS": quiet}.items():
         os.environ.setdefault(name, value)
     resources = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=3600, kernel_name="python3", resources=resources, record_timing=False).execute()

@@ -12,7 +12,7 @@ from fd_flower.config import ClientConfig, ServerConfig, Settings, one_of, optio
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
-from fd_flower.models.trainable import copied
+from fd_flower.models.frozen import copied
 from fd_flower.objectives.metrics import accuracy_by_class, measure
 from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.server.diagnostics import Figure

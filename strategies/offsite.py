@@ -15,7 +15,7 @@ from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded
-from fd_flower.models.trainable import copied
+from fd_flower.models.frozen import copied
 from fd_flower.objectives import TokenKL
 from fd_flower.server import Reply, Requirements, Status, Strategy, mean_weights
 from fd_flower.tasks.language.emulator import end_keys, from_model, kept_blocks, plugged, tune_ends, without_blocks

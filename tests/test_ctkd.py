@@ -10,6 +10,7 @@ from helpers.grids import hosts
 from helpers.tiny import start, toy_settings
 
 from fd_flower import objectives
+from fd_flower.cli import main
 from fd_flower.client import turn
 from fd_flower.objectives import CTKD, KL
 from fd_flower.training.scheduled import Scheduled
@@ -150,3 +151,16 @@ def test_each_client_learns_a_temperature_of_its_own(tmp_path: Path):
     assert len(last) == 3
     first = float(objectives.named("ctkd").at(None, 0.0)[1].detach())
     assert first not in last
+
+
+@pytest.mark.slow
+def test_in_flowers_simulation_the_temperatures_are_those_of_one_process(tmp_path: Path):
+    """Two nodes host three clients: their models, and theta with its velocity, are the same bit for bit."""
+    loss = "client.objective=ctkd client.objective_args.lr=1.0 client.objective_args.ramp=0"
+    words = f"{tiny.TINY} {loss} run.keep=last server.rounds=3"
+    tiny.run("fedmd", words, out=tmp_path / "process")
+    asked = ["--engine", "flower", "--set", f"{words} server.nodes=2", "--out", str(tmp_path / "flower"), "--quiet"]
+    assert main(["run", "fedmd", *asked]) == 0
+    process, flower = (tiny.memories(tmp_path / name) for name in ("process", "flower"))
+    assert turn.LOSS in process["0", "3-0"]
+    tiny.assert_same_bits(flower, process)

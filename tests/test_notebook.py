@@ -14,7 +14,14 @@ from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
-NAMES = ("a-retriever", "from-zero", "heterogeneous-models", "write-a-method", "your-own-model-and-data")
+NAMES = (
+    "a-retriever",
+    "classify-texts",
+    "from-zero",
+    "heterogeneous-models",
+    "write-a-method",
+    "your-own-model-and-data",
+)
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="looks at the checkout")
 

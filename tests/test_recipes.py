@@ -19,6 +19,7 @@ FEDERATIONS = {
     # stem: clients, of them asked in a round, rounds, the smallest and the largest client of IMAGES (None: not said)
     "dsfl": (100, 100, 2000, 500, 500),
     "fedavg": (100, 10, None, None, None),
+    "fedavg-bias": (64, 8, 50, None, None),
     "fedavg-lora": (10, 1, 50, None, None),
     "fedd2s": (20, 20, 100, None, None),
     "feddf": (20, 8, 100, 2500, 2500),
@@ -36,7 +37,7 @@ FEDERATIONS = {
 }
 PUBLIC = {"dsfl": (10000, 1000), "feddf": (50000, None), "fedmd": (60000, 5000), "selectivefd": (6000, 512)}
 """Public samples, and those of a round."""
-METHODS = {"fedavg-lora": "fedavg", "fedrep": "fedavg"}
+METHODS = {"fedavg-bias": "fedavg", "fedavg-lora": "fedavg", "fedrep": "fedavg"}
 """Whose recipe it is, where it is not the method's of its name."""
 
 

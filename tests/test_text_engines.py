@@ -10,6 +10,8 @@ from helpers.tables import table
 from fd_flower.cli import main
 from fd_flower.config import settings
 from fd_flower.results import RunFolder
+from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.wire import Weights
 
 pytestmark = pytest.mark.slow
 
@@ -17,9 +19,19 @@ ROWS = [("the cat sat", "pets"), ("a dog barked", "pets"), ("stocks fell", "mone
 SHORT = "data.length=8 server.rounds=2 client.steps=5 client.lr=0.1 run.device=cpu"
 
 
-@pytest.mark.parametrize(
-    "words", ["fedavg model.name=transformer:16 client.trainable=lora", "dsfl model.name=[bag:16,transformer:16]"]
-)
+FAMILIES = [
+    "fedavg model.name=transformer:16 client.trainable=lora",  # weights
+    "fedavg model.name=transformer:16 client.trainable=lora server.adapters=product client.rank=[2,4] "
+    "client.speed=[1,0.5,0.7]",  # adapters
+    "dsfl model.name=[bag:16,transformer:16]",  # public logits
+    "fd model.name=[bag:16,transformer:16]",  # class logits
+    "fedproto model.name=[bag:16,transformer:16]",  # prototypes
+    "fedgen model.name=transformer:16 client.trainable=last_layer server.generator_steps=2",  # a generator
+    "fml model.name=transformer:16 client.trainable=adapter",  # two models that learn from each other
+]
+
+
+@pytest.mark.parametrize("words", FAMILIES, ids=lambda words: words.partition(" ")[0])
 def test_the_simulation_gives_the_figures_of_one_process(words: str, tmp_path: Path):
     method, _, own = words.partition(" ")
     if "lora" in own:
@@ -32,6 +44,22 @@ def test_the_simulation_gives_the_figures_of_one_process(words: str, tmp_path: P
     )
     process, flower = (RunFolder.open(tmp_path / name) for name in ("process", "flower"))
     assert tiny.figures(flower.lines()) == tiny.figures(process.lines())
+
+
+def test_supernodes_get_ranks_by_what_they_declare(tmp_path: Path):
+    pytest.importorskip("peft")
+    with lab(tmp_path / "lab", ("a", "b")) as made:
+        for number, (client, speed) in enumerate((("a", "1.0"), ("b", "0.5"))):
+            (tmp_path / client).mkdir()
+            table(tmp_path / client / "train.csv", ROWS[number::2])
+            made.device(client, tmp_path / client, speed=speed)
+        words = (
+            f"server.nodes=2 model.name=transformer:16 client.trainable=lora client.rank=[2,4] client.speed=1 "
+            f"server.adapters=product {SHORT}"
+        )
+        assert main(["run", "fedavg", "--on", str(made.keys), "--set", words, "--out", str(tmp_path / "run")]) == 0
+    known = Weights.all(Checkpoint.read(tmp_path / "run", "fedavg").knowledge)
+    assert {weights.model for weights in known} == {"transformer:16 rank=4", "transformer:16 rank=2"}
 
 
 def test_texts_stay_on_supernodes(tmp_path: Path):

@@ -238,6 +238,15 @@ def test_a_texts_last_bits_do_not_depend_on_what_is_encoded_with_it(encoder, mon
     assert torch.equal(torch.cat([one_by_one.features(x[[row]]) for row in range(len(texts))]), together)
 
 
+@pytest.mark.parametrize("name", ["transformer:16", "bert"])
+def test_a_frozen_encoder_takes_texts_of_any_length_that_it_has_places_for(name, tmp_path):
+    """Texts are padded to a multiple of 16 tokens where the encoder has as many places."""
+    name = str(bert.plain(tmp_path, max_position_embeddings=9)) if name == "bert" else name
+    frozen, whole = made(name, frozen=True, length=9).eval(), made(name, length=9).eval()
+    x = library.put(["the cat sat at a dog the cat sat at a dog", "cat"])
+    torch.testing.assert_close(frozen.features(x), whole.features(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_other_weights_and_another_length_have_other_vectors(encoder):
     keys = [made(encoder, frozen=True, length=n).encoder for n in (4, 8)]
     keys += [build("bag:16", 2, None, seed=seed, length=8, frozen=True).encoder for seed in (0, 1)]

@@ -19,6 +19,7 @@ from fd_flower.config import Settings, settings
 from fd_flower.core.budget import short
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.page import NOTHING, megabytes
+from fd_flower.results.progress import duration
 from fd_flower.wire.traffic import numbers_counted
 
 COMPRESSED = (
@@ -192,10 +193,3 @@ def of_numbers(found: Estimate) -> Table:
         most = f"at most {found.most[name]:,}" if name in found.most else None
         shown.add_row(name, *(NOTHING if count is None else most or f"{count:,}" for count in counts))
     return shown
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as a reader wants them: ``4.2 s``, ``12 min``, ``79 h``."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.0f} h"

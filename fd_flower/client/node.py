@@ -1,6 +1,7 @@
 """The node that a message reached: a host of simulated clients, or one device with a configuration of its own."""
 
 import copy
+import math
 import os
 import re
 import reprlib
@@ -30,7 +31,10 @@ from fd_flower.wire.envelope import one_line, remembered
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there; a task of its own needs no data."""
 
-KEYS = (*DEVICE_KEYS, "model", "rank", "device", "secret-key", "peer-keys")
+DECLARED = ("memory-mb", "speed")
+"""Numbers by which a device gets the rank of its adapters (`client.memory_mb`, `client.speed`)."""
+
+KEYS = (*DEVICE_KEYS, "model", "rank", *DECLARED, "device", "secret-key", "peer-keys")
 """What a device's node-config may say to us; other keys are its user's."""
 
 
@@ -72,6 +76,7 @@ class Node:
         if named and lacking:
             raise InvalidInputError(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
         self.client = str(config["client-id"]) if named else None
+        self.declared = {key: _number(key, config[key]) for key in DECLARED if key in config} if named else None
         self.folder = str(config["data-path"]) if "data-path" in config else None
         if self.client == "":
             raise InvalidInputError("the node's client-id is empty; give it a name of its own")
@@ -130,8 +135,8 @@ class Node:
         """Return a client's architecture: its node's own, or the one that its number gives, with its adapters' rank."""
         named, rank = (self.context.node_config.get(key) for key in ("model", "rank"))
         number, here = int(client) if self.client is None else 0, self.world
-        name = here.with_own_rank(str(named), number) if named else here.architecture(number)
-        return name if rank is None else here.with_own_rank(ranked(name)[0], number, _rank(rank))
+        name = str(named) if named else ranked(here.architecture(number))[0]
+        return here.with_own_rank(name, number, None if rank is None else _rank(rank), self.declared)
 
     def memory(self, client: str) -> Memory:
         """Return a client's memory; a device may lose its power, so what it writes has to reach the disk."""
@@ -200,6 +205,17 @@ def _rank(value: object) -> int:
     if isinstance(value, bool) or not re.fullmatch("[1-9][0-9]{0,5}", str(value)):
         raise InvalidInputError(f"the node's config has rank={reprlib.repr(value)}; expected a whole number above 0")
     return int(str(value))
+
+
+def _number(key: str, value: object) -> float:
+    """Return a number that a node's config declares."""
+    try:
+        found = math.nan if isinstance(value, bool) else float(str(value))
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise InvalidInputError(f"the node's config has {key}={reprlib.repr(value)}; expected a number above 0")
+    return found
 
 
 def read_settings(text: str) -> Settings:

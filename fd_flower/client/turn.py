@@ -19,7 +19,7 @@ from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.core.storage import Memory, Position
-from fd_flower.models.trainable import copied as copy_of
+from fd_flower.models.frozen import copied as copy_of
 from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Figures, Inference, Predictor, predicted

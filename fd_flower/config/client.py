@@ -1,6 +1,7 @@
 """Options of a client's learning (section ``client``)."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self, cast
@@ -8,8 +9,10 @@ from typing import Any, Self, cast
 from torch import Tensor
 
 from fd_flower import objectives
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import Options, counts, one_of, option
-from fd_flower.models.trainable import CHOICES, MAPS
+from fd_flower.models.adapters import affordable
+from fd_flower.models.choices import CHOICES, MAPS
 from fd_flower.objectives import schedules
 
 
@@ -24,6 +27,11 @@ class ClientConfig(Options):
     rank: Any = counts(8)
     """Rank of `lora`, bottleneck width of an `adapter`, tokens of a `prompt` (`client.trainable`); a list is cycled
     over the clients."""
+    memory_mb: Any | None = option(None, above=0)
+    """Memory in MB at which a client gets the largest rank of the list `client.rank`; others get the largest that is at
+    most their share of it. A list is what simulated clients have in turn, devices declare `memory-mb`."""
+    speed: Any | None = option(None, above=0)
+    """The same for speed, in any unit; devices declare `speed`. With both options the smaller share counts."""
     lora_alpha: float = option(16.0, above=0)
     """`lora` is scaled by this number divided by `client.rank`."""
     lora_layers: str = one_of(*MAPS, default="all")
@@ -77,6 +85,46 @@ class ClientConfig(Options):
         """Check the values, and that the loss takes its arguments."""
         super().__post_init__()
         self._named()
+        if self.full and not isinstance(self.rank, list):
+            raise InvalidInputError(
+                f"client.{next(iter(self.full)).replace('-', '_')} picks each client's rank, and client.rank is "
+                f"{self.rank}: give a list of ranks, e.g. client.rank=[2,4,8]"
+            )
+
+    @property
+    def full(self) -> dict[str, float]:
+        """What a node can declare to get a rank, and as much of it as gets the largest one."""
+        given = {"memory-mb": self.memory_mb, "speed": self.speed}
+        return {key: float(max(_listed(value))) for key, value in given.items() if value is not None}
+
+    def rank_of(self, number: int, declared: Mapping[str, float] | None = None) -> int:
+        """Return the rank of a client: by what its node declares where options say so, else by its number.
+
+        Parameters
+        ----------
+        number : int
+            The client's.
+        declared : Mapping[str, float] | None
+            What a device declares; None: a simulated client, which declares what the options say.
+
+        Raises
+        ------
+        InvalidInputError
+            Where a device declares nothing by which its rank is picked.
+        """
+        ranks, full = _listed(self.rank), self.full
+        if not full:
+            return int(ranks[number % len(ranks)])
+        if declared is None:
+            given = {"memory-mb": _listed(self.memory_mb), "speed": _listed(self.speed)}
+            declared = {key: given[key][number % len(given[key])] for key in full}
+        known = [key for key in full if key in declared]
+        if not known:
+            raise InvalidInputError(
+                f"the node's config declares no {' and no '.join(full)}, by which its rank is picked from client.rank="
+                f"{ranks}: add {' or '.join(full)} to it, or its rank"
+            )
+        return affordable(ranks, [declared[key] for key in known], [full[key] for key in known])
 
     @cached_property
     def loss(self) -> objectives.DistillationLoss:
@@ -122,3 +170,8 @@ class ClientConfig(Options):
         else:
             share = schedules.constant(round, rounds)
         return self.lr * share
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return a list of values that may be one."""
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -37,7 +37,7 @@ class DataConfig(Options):
     split: list[float] = option([0.7, 0.1, 0.2], least=0)
     """Shares of a client's rows for training, validation and test, stratified by class."""
     test_limit: int | None = option(None, least=1)
-    """Number of test samples (class-balanced) used in all but the first and the last evaluation. None: all."""
+    """Number of test samples (class-balanced) used in all evaluations but the last. None: all."""
     size: str | None = None
     """Resize images to height x width x channels (1 or 3), such as `28x28x1`."""
     task: str | None = one_of("language", default=None)
@@ -80,6 +80,9 @@ class DataConfig(Options):
     """With `data.partition=primary`: number of primary clients per class."""
     public: str = "held-out"
     """Public samples: `held-out` (part of the training rows), a Hugging Face name, a folder, `noise` or `none`."""
+    public_classes: str = one_of("private", "added", default="private")
+    """Classes of labeled public samples: `private` (the clients'), or `added` after the clients' where another dataset
+    has other ones. Models then have an output for each."""
     public_size: int = option(2000, least=1)
     """Maximum number of public samples. `held-out` takes at most a third of the training rows."""
     public_batch: int | None = option(None, least=1)
@@ -97,6 +100,11 @@ class DataConfig(Options):
     """Minimum number of rows per client."""
     test: str | None = None
     """Global test set on real devices (a name or folder). Without it, `global` figures are null."""
+
+    @property
+    def adds_classes(self) -> bool:
+        """Whether the public samples' classes are classes of the run, too."""
+        return self.public_classes == "added"
 
     def __post_init__(self) -> None:
         """Check the values, that the shares are three of one whole, and what `encoder` and `partition` need."""

@@ -18,10 +18,11 @@ class LabeledConfig(ClientConfig):
 
     label_epochs: int | None = option(None, least=0)
     """Passes over public samples with their labels in a client's first turn, before all else, in batches of
-    `client.public_batch`; None: 20 where `data.public` is another set, else 0."""
+    `client.public_batch`; None: 20 where `data.public` is another set, else 0. If its classes are others, give
+    `data.public_classes=added`."""
 
     def label_passes(self, data: DataConfig) -> int:
         """Return how many passes these are, with such data."""
         if self.label_epochs is not None:
             return self.label_epochs
-        return 0 if data.public in NOT_ANOTHER else LABEL_EPOCHS
+        return LABEL_EPOCHS if data.public not in NOT_ANOTHER or data.adds_classes else 0

@@ -6,7 +6,7 @@ from fd_flower.data.counts import Holdings, holdings, plot_holdings
 from fd_flower.data.images import Images
 from fd_flower.data.own import Own
 from fd_flower.data.public import Public, elsewhere, matched
-from fd_flower.data.reading import read
+from fd_flower.data.reading import read, with_added
 
 __all__ = [
     "Federation",
@@ -25,4 +25,5 @@ __all__ = [
     "plot_holdings",
     "read",
     "texts",
+    "with_added",
 ]

@@ -296,9 +296,9 @@ def labeled(source: str, data: DataConfig, split: str = "test", class_names: Seq
     """
     images = read(source, data, split, own=False)
     if data.class_names:
-        images = images.named(data.class_names, f"{source} ({split})")
+        images = images.named(data.class_names, f"{source} ({split})", lacking=data.adds_classes)
     if class_names:
-        images = images.called(class_names, f"{source} ({split})", "the private samples")
+        images = images.called(class_names, f"{source} ({split})", "the private samples", lacking=data.adds_classes)
     return Samples(images.x, images.labels, classes=images.class_names)
 
 

@@ -66,19 +66,26 @@ class Images:
             )
         return self.y
 
-    def called(self, class_names: Sequence[str], who: str, other: str) -> "Images":
-        """Return these images with the numbers that ``class_names`` give their classes; refuse other names."""
+    def called(self, class_names: Sequence[str], who: str, other: str, *, lacking: bool = False) -> "Images":
+        """Return these images with the numbers that ``class_names`` give their classes; refuse other names.
+
+        ``lacking``: some classes may be another set's alone.
+        """
         if self.y is None or self.class_names == tuple(class_names):
             return self
         hint = " (an empty class folder is a class)" if self.declared else "; data.class_names may list them all"
-        numbers = order(self.class_names, class_names, who, other, lacking=not self.declared, hint=hint)
+        numbers = order(self.class_names, class_names, who, other, lacking=lacking or not self.declared, hint=hint)
         return self._renumbered(numbers, class_names)
 
-    def named(self, class_names: Sequence[str], who: str) -> "Images":
+    def named(self, class_names: Sequence[str], who: str, *, lacking: bool = False) -> "Images":
         """Return these images with the classes of ``data.class_names``: names by name, numbers by number."""
         if self.y is None or not all(name.isdecimal() for name in self.class_names):
-            return self.called(class_names, who, "data.class_names")
+            return self.called(class_names, who, "data.class_names", lacking=lacking)
         return self._renumbered(numbered(self.class_names, class_names, who), class_names)
+
+    def with_classes(self, more: Sequence[str]) -> "Images":
+        """Return these images with further classes, of which they have none, after their own."""
+        return replace(self, class_names=tuple(dict.fromkeys((*self.class_names, *more))), declared=True)
 
     def _renumbered(self, numbers: Sequence[int], class_names: Sequence[str]) -> "Images":
         return replace(self, y=torch.tensor(numbers)[self.labels], class_names=tuple(class_names), declared=True)

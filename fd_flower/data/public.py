@@ -97,13 +97,17 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
         here, there = ("texts", "images") if of_texts else ("images", "texts")
         raise InvalidInputError(f"data.public={data.public} holds {there}, and the private samples are {here}")
     rows = np.sort(numpy_rng(seed, "public").permutation(len(other.x))[: data.public_size])
-    return matched(other, rows, class_names, data.public)
+    return matched(other, rows, class_names, data.public, added=data.adds_classes)
 
 
-def matched(other: Images, rows: np.ndarray, class_names: tuple[str, ...], who: str) -> Public:
-    """Return rows of another set: labeled where its classes are the private ones, in any order."""
+def matched(other: Images, rows: np.ndarray, class_names: tuple[str, ...], who: str, *, added: bool) -> Public:
+    """Return rows of another set: labeled where its classes are the run's, in any order.
+
+    ``added``: its own are among these, so that it lacks others.
+    """
     differs = difference(other.class_names, class_names)
-    if other.y is not None and (not differs or (not other.declared and set(other.class_names) < set(class_names))):
-        other = other.called(class_names, who, "data.source")
+    fewer = (added or not other.declared) and set(other.class_names) < set(class_names)
+    if other.y is not None and (not differs or fewer):
+        other = other.called(class_names, who, "data.source", lacking=added)
         return Public.of(Samples(other.x, other.y, torch.from_numpy(rows), classes=class_names))
     return Public.of(Samples(other.x, None, torch.from_numpy(rows), classes=other.class_names))

@@ -1,6 +1,7 @@
 """A split of a source: images or texts, whichever it holds."""
 
 from fd_flower.config import DataConfig
+from fd_flower.config.labeled import NOT_ANOTHER
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import images, texts
 from fd_flower.data.images import Images
@@ -60,10 +61,42 @@ def read(
     if own:
         check_options(data, source, reads_text=reads_text)
     if reads_text:
-        read_images = texts.read(source, data, split, column, own=own)
+        found_rows = texts.read(source, data, split, column, own=own)
     else:
-        read_images = images.read(source, data, split, size=size, column=column, own=own)
-    return read_images.named(data.class_names, f"{source} ({split})") if own and data.class_names else read_images
+        found_rows = images.read(source, data, split, size=size, column=column, own=own)
+    if own and data.class_names:
+        found_rows = found_rows.named(data.class_names, f"{source} ({split})", lacking=data.adds_classes)
+    return with_added(found_rows, data, None) if own and data.adds_classes else found_rows
+
+
+def with_added(own: Images, data: DataConfig, public: Images | None) -> Images:
+    """Return private rows with the public samples' classes after their own (``data.public_classes=added``).
+
+    Parameters
+    ----------
+    own : Images
+        The private rows.
+    data : DataConfig
+        ``public`` names the public set.
+    public : Images | None
+        The public set, where it is given; None: the one that ``data`` names.
+
+    Raises
+    ------
+    InvalidInputError
+        Where the public set has no classes of its own.
+    """
+    named = "the task's public set" if public is not None else f"data.public={data.public}"
+    if public is None and data.public not in NOT_ANOTHER:
+        public = read(
+            data.public, data, size="{1}x{2}x{0}".format(*own.shape) if len(own.shape) == 3 else None, own=False
+        )
+    if public is None or public.y is None or not public.class_names:
+        raise InvalidInputError(
+            f"data.public_classes is 'added', and {named} has no classes of its own: name another labeled set, or "
+            "leave it out"
+        )
+    return own.with_classes(public.class_names)
 
 
 def check_options(data: DataConfig, source: str, *, reads_text: bool) -> None:

@@ -73,8 +73,9 @@ class KeptModel(nn.Module):
         Parameters
         ----------
         inputs : Inputs
-            Images are made gray or RGB, brought to the model's size and to [-1, 1], as in the run. A tensor [B, ...] or
-            [...] is one of samples as the run had them: of images bytes (uint8), of other inputs the numbers.
+            Images are made gray or RGB, brought to the model's size and to [-1, 1], as in the run. Strings are texts
+            for a model of texts, else files of images. A tensor [B, ...] or [...] is one of samples as the run had
+            them: of images bytes (uint8), of other inputs the numbers.
 
         Raises
         ------

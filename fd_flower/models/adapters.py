@@ -5,7 +5,7 @@ What peft injects are pairs of linear layers without biases, whose weights are `
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -35,6 +35,26 @@ def ranked(name: str) -> tuple[str, int | None]:
     """Return an architecture's name and the rank that ``with_rank`` gave it; None where it has none."""
     found = RANKED.fullmatch(name)
     return (found["name"], int(found["rank"])) if found else (name, None)
+
+
+def affordable(ranks: Sequence[int], declared: Sequence[float], full: Sequence[float]) -> int:
+    """Return the rank for a node by what it declares: in proportion, and never more than the largest rank.
+
+    It is the largest of ``ranks`` that is at most the node's share of ``max(ranks)``, or the smallest where none is.
+    The share is the least of ``declared / full``. The rule is our own: FedPipe (Fang et al. 2024, arXiv 2404.06448)
+    solves a mixed-integer program for each server's ranks and batch sizes.
+
+    Parameters
+    ----------
+    ranks : Sequence[int]
+        The ranks to choose from.
+    declared : Sequence[float]
+        What the node declares, above 0: its memory, say, and its speed.
+    full : Sequence[float]
+        As much of each as gets the largest rank.
+    """
+    share = min(own / whole for own, whole in zip(declared, full, strict=True)) * (1 + 1e-9)  # 29 is .29 of 100
+    return max((rank for rank in ranks if rank <= share * max(ranks)), default=min(ranks))
 
 
 def adapted(keys: Iterable[str]) -> list[str]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
 from fd_flower.results import class_plots, classes, pictures
@@ -105,7 +107,8 @@ def _by_class(summary: Mapping[str, Any], lines: Lines, evaluated: Evaluated) ->
     for scope, of in recall.items():
         head += [f"{scope} samples", f"{scope} recall, %"]
         columns += [found[scope].support.tolist(), [Share(value) for value in of.values()]]
-    rows = list(zip(called, *columns, strict=True))
+    held = np.sum([found[scope].support for scope in recall], axis=0)  # classes of public samples have none here
+    rows = [row for row, count in zip(zip(called, *columns, strict=True), held, strict=True) if count]
     of_server = any((line.get("global") or {}).get("evaluated") for line in lines if "client" not in line)
     whose = {
         "global": "the server's model"

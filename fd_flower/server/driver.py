@@ -20,6 +20,7 @@ from fd_flower.privacy.server_protocol import Contents
 from fd_flower.privacy.sums import server_protocol, simulated_key
 from fd_flower.results.summary import INTERRUPTED
 from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.cost import log_cost
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.progress import Progress
@@ -115,13 +116,14 @@ class Driver:
             self.strategy.config,
             self.strategy.clients,
             self.points,
-            served=self.strategy.hosted and evaluate_fn is None and self._judges,
+            served=self.strategy.hosted and evaluate_fn is None and self.judges,
             personal=self._own_point,
             plain=self.host.plain,
         )
         try:
             done = self._begin(initial_arrays)
             self.progress.start(self.record, self.host.clients)
+            log_cost(self, done)
             return self._play(done, train_config, evaluate_config, evaluate_fn, should_stop)
         except KeyboardInterrupt:
             if self.record.round:
@@ -235,7 +237,7 @@ class Driver:
     ) -> Sequence[Mapping[str, Any]]:
         """Let clients evaluate where it is due, evaluate the server's model, and write the round down in lines."""
         messages = self.strategy.configure_evaluate(number, result.arrays, config, self.host)
-        replies = self.host.exchange(messages, timeout=self.timeout, patient=self.record.closing)
+        replies = self.host.exchange(messages, timeout=self.timeout, patient=self.record.lines.closing)
         _keep(result.evaluate_metrics_clientapp, number, self.strategy.aggregate_evaluate(number, replies))
         with one_thread():
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
@@ -257,8 +259,8 @@ class Driver:
         if "received" in self.points:
             self._evaluate(number, result, config, (lambda *_: None) if judged else None)
         elif not judged:
-            self.record.close(number, [], self.host)
-            self.record.end([], MetricRecord(), {})
+            self.record.lines.close(number, [], self.host)
+            self.record.lines.end([], MetricRecord(), {})
             self._judge(number)
             self._offer(number)
             self.progress.written(self.record.write(None, None))
@@ -275,9 +277,9 @@ class Driver:
         students = Weights.all(self.strategy.knowledge)
         if not students or not self.due(number):
             return None
-        if not self._judges:
+        if not self.judges:
             return None
-        return self.record.judge(self.strategy.world, students, self.limit(number), self._names)
+        return self.record.lines.judge(self.strategy.world, students, self.limit(number), self._names)
 
     @property
     def _names(self) -> dict[str, str]:
@@ -287,11 +289,16 @@ class Driver:
     # --- what is due
 
     @property
-    def _judges(self) -> bool:
+    def judges(self) -> bool:
         """Whether the server's model is evaluated here."""
         return self.point == "aggregated" and "aggregated" in (
             self.strategy.config.evaluation_points or ("aggregated",)
         )
+
+    @property
+    def evaluates_all(self) -> bool:
+        """Whether clients' models are evaluated on all clients' samples, too, and on the test set."""
+        return self.point != "aggregated" or self.strategy.evaluates_clients
 
     @property
     def _own_point(self) -> str:
@@ -369,7 +376,7 @@ class Driver:
                 "exchange": place,
                 "closing": closing,
                 "evaluate": ",".join(points),
-                "global": self.point != "aggregated" or strategy.evaluates_clients,
+                "global": self.evaluates_all,
                 "test-limit": self.limit(number),
                 **({"keep": self._own_point} if self.due(number) and self.record.keeps(hosted=strategy.hosted) else {}),
             }

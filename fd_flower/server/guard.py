@@ -181,16 +181,16 @@ class Guard:
         usable, failed = read(came, self.bounds(), kinds, plain=plain, counted=counted, check=check)
         for line in grouped(failed, "client"):
             log(WARNING, "left out of round %s: %s", round, line)
-        self._record.failed |= failed
+        self._record.lines.failed |= failed
         for reply in usable:
-            self._record.add_steps(reply)
+            self._record.lines.add_steps(reply)
             if reply.remark:
                 self._remark(reply.client.id, reply.remark, round)
         return usable
 
     def _remark(self, client: str, remark: str, round: int) -> None:
         """Write down what was changed of a reply before it was used, and log it the first time."""
-        self._record.remarks[client] = remark
+        self._record.lines.remarks[client] = remark
         if (client, remark) not in self._remarked:
             self._remarked.add((client, remark))
             log(WARNING, "round %s: client %s: %s (logged once)", round, client, remark)
@@ -198,5 +198,7 @@ class Guard:
     def need_some(self, usable: Sequence[Reply], round: int) -> None:
         """Raise RunError for a round without a reply that can be used."""
         if not usable:
-            reasons = "; ".join(grouped({**self._host.absent, **self._record.failed}, "client")) or "no client answered"
+            reasons = (
+                "; ".join(grouped({**self._host.absent, **self._record.lines.failed}, "client")) or "no client answered"
+            )
             raise RunError(f"round {round} has no usable reply: {reasons}")

@@ -71,7 +71,8 @@ class HostGrid(ClientGrid):
         }
         self._allow = allowed(settings.server.allow)
         self._nodes: set[int] = set()
-        self.class_names = tuple(settings.data.class_names or ())
+        # Where public samples add classes, the devices name all.
+        self.class_names = () if settings.data.adds_classes else tuple(settings.data.class_names or ())
         self._each_node = each_node
         super().__init__(grid, settings, Handshake(self._allow), header)
         self.plain = plain

@@ -17,11 +17,12 @@ from fd_flower.server.diagnostics import Diagnostics, Figure
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
 from fd_flower.server.status import UNSTATED, Status
+from fd_flower.tasks.architectures import like
 from fd_flower.tasks.built import built
 from fd_flower.tasks.described import described, for_devices, load_task
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import with_transform
-from fd_flower.tasks.world import World, like
+from fd_flower.tasks.world import World
 from fd_flower.wire import Adapter, Knowledge, Payload, Private, Weights
 from fd_flower.wire.replies import Reply
 

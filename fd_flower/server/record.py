@@ -3,8 +3,6 @@
 import secrets
 import shutil
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -29,20 +27,16 @@ from fd_flower.results.history import evaluated_at
 from fd_flower.results.summary import summarize
 from fd_flower.results.validation import Validation
 from fd_flower.server.checkpoint import FILE, Checkpoint
-from fd_flower.server.diagnostics import Figure
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.keeper import Keeper
+from fd_flower.server.lines import RoundLines
 from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.server.stopping import stalled
 from fd_flower.tasks.facts import data_facts, licenses, model_facts, unused
 from fd_flower.tasks.kept import SERVER, about_model, completed
-from fd_flower.tasks.kind import Figures
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
-from fd_flower.training import LOCAL, PUBLIC, counted
 from fd_flower.wire import Weights
-from fd_flower.wire.replies import STEPS, Reply
-from fd_flower.wire.traffic import Bytes
 
 ENGINES = {"InMemoryGrid": "simulation", "HttpGrid": "deployment"}
 """Flower's grids, by what runs beneath them; any other is in this process."""
@@ -61,16 +55,10 @@ class Record:
 
     def __init__(self, settings: Settings, on_line: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.settings = settings
-        self.failed: dict[str, str] = {}
-        self.remarks: dict[str, str] = {}
-        self.closing = False
+        self.lines = RoundLines()
         self._on_line = on_line
-        self._lines: list[dict[str, Any]] = []
         self.kept: list[dict[str, Any]] | None = None
         """Every line so far, where they are to be kept without a folder."""
-        self.steps: dict[str, Counter[str]] = {}
-        """The round's optimizer steps by client and kind."""
-        self.server_steps = 0
         self.past: list[Round] = []
         """The rounds that a resumed run has behind it."""
         self.round = 0
@@ -79,7 +67,6 @@ class Record:
         """What the run came to, at its end."""
         self._written = 0
         self._checksum = ""
-        self._global: dict[str, Any] | None = None
         self._keeper: Keeper | None = None
         run = settings.run
         for key, path in (("run.out", run.out), ("run.resume", run.resume)):
@@ -192,7 +179,7 @@ class Record:
 
     def standing(self, remembered: Mapping[str, Position]) -> Standing:
         """Return where the run stands with the lines that are not written yet."""
-        lines = self._written + sum(not line.get("closing") for line in self._lines)
+        lines = self._written + sum(not line.get("closing") for line in self.lines.pending)
         return replace(self._standing, lines=lines, remembered=dict(remembered))
 
     @contextmanager
@@ -216,93 +203,6 @@ class Record:
         """Leave a new run's folder as one that another run can begin in."""
         if self.folder is not None and not self.round:
             self.folder.discard()
-
-    def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
-        """Begin a round."""
-        self._number, self._asked, self._host = number, list(asked), host
-        self.closing, self.failed, self.remarks, self._global = False, {}, {}, None
-        self.steps, self.server_steps = {}, 0
-        host.bytes = Bytes()
-        self._clock = time.monotonic()
-
-    def close(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
-        """Begin the closing message."""
-        self.begin(number, asked, host)
-        self.closing = True
-
-    def add_steps(self, reply: Reply) -> None:
-        """Add the optimizer steps that a reply says, where it says any: a round may have several exchanges."""
-        for key, value in (reply.metrics or {}).items():
-            kind = key.removeprefix(f"{STEPS}/")
-            if kind in (LOCAL, PUBLIC) and kind != key and isinstance(value, int | float):
-                self.steps.setdefault(reply.client.id, Counter())[kind] += int(value)
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count the server's optimizer steps inside."""
-        with counted(SERVER) as steps:
-            yield
-        self.server_steps += steps.total()
-
-    def end(
-        self,
-        replies: Sequence[Reply],
-        metrics: MetricRecord,
-        notes: Mapping[str, Mapping[str, Figure]],
-        sum: Mapping[str, Any] | None = None,
-        lost: str = "",
-    ) -> None:
-        """Keep the lines of a round, or of the closing message, until it is measured.
-
-        Notes are by client ("": all); ``sum`` is what there is to say about a secure sum, ``lost`` why what was known
-        before the round stays.
-        """
-        traffic, mark = self._host.bytes, {"closing": True} if self.closing else {}
-        failed = {**self._host.absent, **self.failed}
-        silent = set(self._asked) - {r.client.id for r in replies} - failed.keys()
-        figures = [_figures(reply) for reply in replies]
-        self._lines.append(
-            {
-                "round": self._number,
-                **mark,
-                "seconds": time.monotonic() - self._clock,
-                "asked": self._asked,
-                "replied": [r.client.id for r in replies],
-                "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
-                **({"remarks": self.remarks} if self.remarks else {}),
-                "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
-                **({"numbers": traffic.numbers} if traffic.numbers else {}),
-                **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
-                **({"sum": dict(sum)} if sum else {}),
-                **({"lost": lost} if lost else {}),
-                **({"steps": {SERVER: self.server_steps}} if not self.closing else {}),
-                "metrics": {k: v for k, v in metrics.items() if "/" not in k and k != "num-examples"},
-                "global": None,
-                **_diagnostics(notes, ""),
-            }
-        )
-        for reply, (plain, evaluations) in zip(replies, figures, strict=True):
-            line = {"round": self._number, **mark, "client": reply.client.id, "examples": reply.examples}
-            if steps := self.steps.get(reply.client.id):
-                line["steps"] = {kind: steps[kind] for kind in (LOCAL, PUBLIC)}
-            diagnostics = _diagnostics(notes, reply.client.id)
-            self._lines.append({**line, "metrics": plain, "evaluations": evaluations, **diagnostics})
-
-    def judge(
-        self, world: World, students: Sequence[Weights], limit: int, names: Mapping[str, str]
-    ) -> MetricRecord | None:
-        """Measure the server's model, or the mean over several students, and keep the figures for the round's line."""
-        found = []
-        for student in students if world.kind.judges(world) else ():  # with nothing to measure on it needs no model
-            model = world.load(names.get(student.model, student.model), student.values)
-            found.append(world.kind.judged(world, model, limit))
-        totals = _together(found)
-        if totals:
-            test = world.test_part(limit)
-            images = {} if test is None else {"images": len(test)}
-            self._global = {"evaluated": "aggregated", **totals, **images}
-        figures = {name: value for name, value in totals.items() if isinstance(value, float)}
-        return MetricRecord({**figures}) if figures else None
 
     def offer(
         self,
@@ -328,10 +228,12 @@ class Record:
         plain : bool
             Whether their apps know nothing of FD-Flower, so that their task may differ from the server's.
         """
-        if self._keeper is None or self.folder is None or not self._lines:
+        if self._keeper is None or self.folder is None or not self.lines.pending:
             return
-        when = (self._lines[0]["round"], bool(self._lines[0].get("closing")))
-        figures = dict(self._global or {}) if len(students) == 1 else {}  # a mean over several belongs to none of them
+        when = (self.lines.pending[0]["round"], bool(self.lines.pending[0].get("closing")))
+        figures = (
+            dict(self.lines.evaluated or {}) if len(students) == 1 else {}
+        )  # a mean over several belongs to none of them
         samples = None if plain else world.sample
         for student in students:
             name = names.get(student.model, student.model)
@@ -349,27 +251,27 @@ class Record:
 
         ``own`` is what the user's ``evaluate_fn`` says of the server's model.
         """
-        if self._lines:
-            self._lines[0]["global"] = self._global
-            self._lines[0] |= {"evaluate_fn": dict(own)} if own else {}
-            self.round = self._number
+        if self.lines.pending:
+            self.lines.pending[0]["global"] = self.lines.evaluated
+            self.lines.pending[0] |= {"evaluate_fn": dict(own)} if own else {}
+            self.round = self.lines.number
         if self.folder is not None:
-            self._checksum = chained(self._checksum, self._lines)
+            self._checksum = chained(self._checksum, self.lines.pending)
             with self._writing():
-                self.folder.append(self._lines)
+                self.folder.append(self.lines.pending)
                 if checkpoint is not None:
                     standing = replace(checkpoint.standing, checksum=self._checksum)
                     replace(checkpoint, standing=standing).write(self.folder.path, self.settings.method)
                 if self._keeper is not None:
-                    self._keeper.note(self._lines)
+                    self._keeper.note(self.lines.pending)
                     self._keeper.settle()
-            self._written += sum(not line.get("closing") for line in self._lines)
+            self._written += sum(not line.get("closing") for line in self.lines.pending)
         if self.kept is not None:
-            self.kept += self._lines
-        for line in self._lines:
+            self.kept += self.lines.pending
+        for line in self.lines.pending:
             if self._on_line:
                 self._on_line(line)
-        written, self._lines = self._lines, []
+        written, self.lines.pending = self.lines.pending, []
         return written
 
     def forget(self) -> None:
@@ -462,35 +364,3 @@ class Record:
         if hosted:
             return None if keeper is None else keeper.where(servers=False)
         return f"<state-dir>/{self.run_key}/<client>/{MODEL}, on each device" if self.keeps(hosted=False) else None
-
-
-def _diagnostics(notes: Mapping[str, Mapping[str, Figure]], who: str) -> dict[str, Any]:
-    return {"diagnostics": dict(notes[who])} if who in notes else {}
-
-
-def _together(found: Sequence[Figures]) -> Figures:
-    """Return means of the numbers that all of several models have, and sums of their counts."""
-    totals: Figures = {}
-    for name in [name for name in (found[0] if found else {}) if all(name in one for one in found)]:
-        every = [one[name] for one in found]
-        counts = [value for value in every if isinstance(value, list)]
-        numbers = [value for value in every if not isinstance(value, list)]
-        totals[name] = [sum(of) for of in zip(*counts, strict=True)] if counts else sum(v / len(found) for v in numbers)
-    return totals
-
-
-def _figures(reply: Reply) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Split a reply's metrics into plain ones and those measured at a point (``trained/accuracy``)."""
-    plain: dict[str, Any] = {}
-    evaluations: dict[str, dict[str, Any]] = {}
-    for key, value in (reply.metrics or {}).items():
-        point, slash, name = key.partition("/")
-        if point == STEPS and slash:
-            continue
-        if slash and isinstance(value, int | float):
-            evaluations.setdefault(point, {})[name] = float(value)
-        elif slash and isinstance(value, list):  # counts by class
-            evaluations.setdefault(point, {})[name] = value
-        elif key != "num-examples":
-            plain[key] = value
-    return plain, evaluations

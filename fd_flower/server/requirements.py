@@ -265,7 +265,9 @@ def check_public(
         )
     if requires.labels and public.y is None:
         why = f"these have other classes than the private ones: data.public {difference}" if difference else ""
-        cure = f"; {requires.without_labels} does without" if requires.without_labels else ""
+        cures = ["data.public_classes=added gives models outputs for both"] if difference and public.classes else []
+        cures += [f"{requires.without_labels} does without"] if requires.without_labels else []
+        cure = f"; {', '.join(cures)}" if cures else ""
         raise InvalidInputError(f"{method} needs labeled public samples; {why or 'these have no labels'}{cure}")
     for client in clients:
         if client.public and client.public != checksum:

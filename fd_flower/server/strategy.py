@@ -120,14 +120,14 @@ class Strategy(Method[C], FlowerStrategy):
             self.knowledge = self.knowledge.overlaid(arrays)
         self.clients = run.host.refresh(run.guard.check)
         asked = self.sample(number)
-        run.record.begin(number, [c.id for c in asked], run.host)
+        run.record.lines.begin(number, [c.id for c in asked], run.host)
         self.diagnostics, self._broken = Diagnostics(), ("", ())
         if self.predicts:
             self.round_index = self.public_index(number)
         for place, exchange in enumerate(self.exchanges[:-1]):
             replies = run.exchange(run.messages(asked, number, place, exchange, config), number)
             run.guard.need_some(replies, number)
-            with one_thread(), run.record.counting():
+            with one_thread(), run.record.lines.counting():
                 new = Knowledge(self.between(exchange, replies, self.knowledge, number))
             if broken := self._fault(new, replies):
                 self._broken = broken, replies
@@ -154,7 +154,7 @@ class Strategy(Method[C], FlowerStrategy):
             return self._lost(number, usable, str(reason))
         run.guard.need_some(received, number)
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
-        with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.counting():
+        with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.lines.counting():
             new = Knowledge(self.aggregate(received, self.knowledge, number))
         if broken := self._fault(new, received):
             return self._unfit(number, broken, usable)
@@ -184,8 +184,8 @@ class Strategy(Method[C], FlowerStrategy):
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Write down what a round came to."""
         run, metrics = self._run, mean_metrics(usable)
-        run.record.failed |= run.sum.faults
-        run.record.end(usable, metrics, diagnostics.figures, {**run.sum.figures, **more}, lost)
+        run.record.lines.failed |= run.sum.faults
+        run.record.lines.end(usable, metrics, diagnostics.figures, {**run.sum.figures, **more}, lost)
         return self.show(), metrics
 
     def configure_evaluate(
@@ -195,16 +195,16 @@ class Strategy(Method[C], FlowerStrategy):
         run = self._run
         if server_round < run.last or "received" not in run.points or run.host.plain:
             return []
-        run.record.close(server_round, [c.id for c in self.clients], run.host)
+        run.record.lines.close(server_round, [c.id for c in self.clients], run.host)
         return run.messages(self.clients, server_round, 0, "evaluate", config, closing=True)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Record what the closing message evaluated."""
         run = self._run
-        if not run.record.closing:
+        if not run.record.lines.closing:
             return None
         usable = run.guard.read(replies, server_round)
         run.guard.need_some(usable, server_round)
         metrics = mean_metrics(usable)
-        run.record.end(usable, metrics, {})
+        run.record.lines.end(usable, metrics, {})
         return metrics

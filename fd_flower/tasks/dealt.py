@@ -61,7 +61,7 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
     else:
         # A device's rows are all its own; the server of devices has those of its test set and its public samples.
         own = partial(_all_of, base, settings, client)
-        test = _test(rows, base, settings.data.column)
+        test = _test(rows, base, settings.data)
         public = _public(rows, base, settings.data, settings.run.seed) or Public()
     known = public.labeled or public.samples
     serving = not hosted and not client
@@ -99,7 +99,7 @@ def federation(task: Task, settings: Settings) -> Federation:
             f"{list(base.shape)} of {str(base.x.dtype).removeprefix('torch.')}: give Task.from_dataset(public=...), or "
             "data.public=held-out"
         )
-    test = _test(rows, base, config.column)
+    test = _test(rows, base, config)
     own_test = rows.train.like(rows.test, config.column) if config.own_test else None
     if config.own_test and own_test is None:
         raise InvalidInputError("data.own_test is true, and the task has no test rows: Task.from_dataset(test=...)")
@@ -116,15 +116,21 @@ def _base(rows: Undealt, config: DataConfig) -> Images:
         raise InvalidInputError(
             "the task's rows have no labels: name them, Task.from_dataset(rows, y=...), or give (inputs, labels)"
         )
-    return base.named(config.class_names, "the task's data set") if config.class_names else base
+    if config.class_names:
+        base = base.named(config.class_names, "the task's data set", lacking=config.adds_classes)
+    if not config.adds_classes:
+        return base
+    own = rows.train.like(rows.public, config.column, bare=True)
+    return data.with_added(base, config, None if own is None else own.read())
 
 
-def _test(rows: Undealt, base: Images, column: str | None) -> Samples | None:
+def _test(rows: Undealt, base: Images, config: DataConfig) -> Samples | None:
     """Return the test set that is given, with the numbers of the rows' classes; None: there is none."""
-    own = rows.train.like(rows.test, column)
+    own, added = rows.train.like(rows.test, config.column), config.adds_classes
     if own is None:
         return None
-    images = _of_one_shape(own.read(), base, "test set").called(base.class_names, "the task's test set", "its rows")
+    images = _of_one_shape(own.read(), base, "test set")
+    images = images.called(base.class_names, "the task's test set", "its rows", lacking=added)
     return Samples(images.x, images.labels)
 
 
@@ -135,7 +141,7 @@ def _public(rows: Undealt, base: Images, config: DataConfig, seed: int) -> Publi
         return None
     images = _of_one_shape(own.read(), base, "public set")
     kept = np.sort(numpy_rng(seed, "public").permutation(len(images.x))[: config.public_size])
-    return data.matched(images, kept, base.class_names, "the task's public set")
+    return data.matched(images, kept, base.class_names, "the task's public set", added=config.adds_classes)
 
 
 def _of_one_shape(images: Images, base: Images, what: str) -> Images:

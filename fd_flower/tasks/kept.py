@@ -15,7 +15,8 @@ from fd_flower.core.library import is_text
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import folder_name, load
 from fd_flower.models.adapters import ranked
-from fd_flower.models.trainable import choose, whole
+from fd_flower.models.frozen import whole
+from fd_flower.models.trainable import choose
 
 if TYPE_CHECKING:
     from fd_flower.tasks.world import World

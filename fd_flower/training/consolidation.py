@@ -18,7 +18,7 @@ from fd_flower.core.budget import each
 from fd_flower.core.samples import Samples
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.ensemble.means import softened_mean
-from fd_flower.models.trainable import is_frozen
+from fd_flower.models.frozen import is_frozen
 from fd_flower.training.loop import Plan, batches, draws_of, length, optimizer_of, plan_of, supervised, train
 from fd_flower.training.prediction import PREDICTION_BATCH, forward, predict
 

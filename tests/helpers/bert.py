@@ -1,4 +1,4 @@
-"""A BERT of two layers and eight features with a vocabulary of its own, as folders that libraries save."""
+"""A BERT and a GPT-2 of two layers and eight features with a vocabulary of their own, as libraries save them."""
 
 from pathlib import Path
 
@@ -49,3 +49,20 @@ def sentences(folder: Path, pooling: str = "mean") -> Path:
     modules = [Transformer(str(plain(folder)), max_seq_length=16), Pooling(8, pooling), Normalize()]
     SentenceTransformer(modules=modules, device="cpu").save(str(folder / "sentences"))
     return folder / "sentences"
+
+
+def gpt(folder: Path) -> Path:
+    """Write and return a folder of transformers with a GPT-2, whose linear layers are ``Conv1D``."""
+    pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2Model
+
+    torch.manual_seed(0)
+    settings = {"vocab_size": len(WORDS), "n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 16}
+    none = dict.fromkeys(("bos_token_id", "eos_token_id"))
+    rates = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    GPT2Model(GPT2Config(**settings, **rates, **none)).save_pretrained(folder / "gpt")
+    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.save(str(folder / "gpt" / "tokenizer.json"))
+    return folder / "gpt"

@@ -131,9 +131,7 @@ class Classification(Kind):
         used = dict.fromkeys(accuracy[scope]["evaluated"] for scope, _ in rows)
         notes.append("Measured " + "; ".join(EVALUATION_POINTS[point] for point in used if point) + ".")
         if limit := config["data"]["test_limit"]:
-            notes.append(
-                f"Between the first and the last evaluation, the test set is {limit} of its images, class-balanced."
-            )
+            notes.append(f"In all evaluations but the last, the test set is {limit} of its samples, class-balanced.")
         return [table(head, cells, texts=(0, 6)), *(element("p", sentence, "soft") for sentence in notes)]
 
     def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import adapted
-from fd_flower.models.trainable import base
+from fd_flower.models.frozen import base
 from fd_flower.tasks.kept import body_of, learning
 from fd_flower.tasks.language.config import AUTO
 from fd_flower.tasks.language.generate import generated

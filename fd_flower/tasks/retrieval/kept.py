@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.models.trainable import base
+from fd_flower.models.frozen import base
 from fd_flower.tasks import kept
 from fd_flower.tasks.kept import body_of, learning
 from fd_flower.tasks.retrieval.config import Config

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fd_flower.models.layers import longest_list
+
 
 @final
 class Retriever(nn.Module):
@@ -114,9 +116,8 @@ class Tower(nn.Module):
         self.pool = pool
 
     def layers(self) -> nn.ModuleList:
-        """Return the transformer's layers: its longest list of modules, whatever its authors call it."""
-        lists = [part for part in self.stages[0].modules() if isinstance(part, nn.ModuleList)]
-        return max(lists, key=len)
+        """Return the transformer's layers."""
+        return longest_list(self.stages[0])
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return [B, D] of tokens [B, L], -1 where a text has ended."""

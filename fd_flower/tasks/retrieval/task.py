@@ -14,7 +14,7 @@ from torch.nn import Module
 from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data, Samples
-from fd_flower.models.trainable import LAYERED, lacking
+from fd_flower.models.choices import LAYERED, lacking
 from fd_flower.tasks.kind import Figures, Inference, View
 from fd_flower.tasks.retrieval.beir import Collection
 from fd_flower.tasks.retrieval.bm25 import scores_of

@@ -57,10 +57,6 @@ class Transformer(nn.Module):
         nn.init.normal_(self.positions.weight, std=0.02)
         self.prompt: nn.Parameter | None = None
 
-    def layers(self) -> nn.ModuleList:
-        """Return the blocks."""
-        return self.blocks
-
     def add_prompt(self, count: int) -> None:
         """Put so many vectors that learn before every text."""
         self.prompt = nn.Parameter(0.02 * torch.randn(count, self.width))

@@ -15,6 +15,7 @@ from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
 from fd_flower.models import FeatureModel
+from fd_flower.models.layers import longest_list
 from fd_flower.tasks.retrieval.models import Bag
 from fd_flower.tasks.text.built_in import HEADS, Transformer
 from fd_flower.tasks.text.config import LENGTH
@@ -57,8 +58,7 @@ class TextModel(FeatureModel):
 
     def layers(self) -> nn.ModuleList:
         """Return the encoder's blocks; none for a bag of words."""
-        layers = getattr(self.body, "layers", None)
-        return nn.ModuleList() if layers is None else layers()
+        return longest_list(self.body)
 
     @property
     def add_prompt(self) -> Callable[[int], None]:
@@ -103,7 +103,7 @@ class FrozenTextModel(FeatureModel):
         self.projection, self.head = _top(encoder.width, head, classes, features)
         self.identity = self.encoder = encoder.key
         self.license = encoder.license
-        self.vectors = Vectors(encoder.name, encoder.key, encoder.reader, network, encoder.width)
+        self.vectors = Vectors(encoder.name, encoder.key, encoder.reader, network, encoder.width, encoder.longest)
 
     def prepare(self, x: Tensor) -> None:
         """Encode texts [N, 2] that are not encoded yet, all in one go."""
@@ -143,6 +143,8 @@ class Encoder:
         All that is the same wherever this encoder is, apart from its tensors: tokenizer, length, pooling.
     key : str
         All that vectors are a function of, apart from the texts.
+    longest : int | None
+        The most tokens that the network takes; None: any number.
     headed : bool
         Whether it comes with a head of the task's classes.
     license : str
@@ -155,6 +157,7 @@ class Encoder:
     reader: Reader
     identity: str
     key: str
+    longest: int | None
     headed: bool = False
     license: str = ""
 
@@ -235,7 +238,7 @@ def _built_in(name: str, classes: Sequence[str], length: int, seed: int) -> Enco
 
     identity = f"hashed words, {BUCKETS}, {length}"
     key = f"{identity}, {name}, seed {seed}, torch {torch.__version__}"
-    return Encoder(name, network, width, Reader(name, hashed_words, first, length), identity, key)
+    return Encoder(name, network, width, Reader(name, hashed_words, first, length), identity, key, length)
 
 
 # --- from files
@@ -251,7 +254,7 @@ def _of_folder(name: str, classes: Sequence[str], length: int, seed: int) -> Enc
             return folder.classifier(classes) if headed else (folder.network(), None)
 
     key = f"{folder.hash}, {reader.length}, {'classifier' if headed else 'vectors'}"
-    return Encoder(name, network, folder.width, reader, key, key, headed, folder.license)
+    return Encoder(name, network, folder.width, reader, key, key, folder.positions, headed, folder.license)
 
 
 @lru_cache(maxsize=8)

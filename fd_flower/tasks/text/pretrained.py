@@ -28,6 +28,8 @@ EXTRA = "pip install 'fd-flower[text]'"
 STAGES = ("Transformer", "StaticEmbedding", "Pooling", "Normalize")
 """sentence-transformers' modules that encoders may have."""
 POOLINGS = ("mean", "cls", "max", "lasttoken")
+WIDTHS, LENGTHS = ("hidden_size", "dim", "n_embd", "d_model"), ("max_position_embeddings", "n_positions")
+"""What configurations call the size of states and the most tokens: BERT's and most others', DistilBERT's, GPT-2's."""
 
 
 @final
@@ -53,10 +55,6 @@ class Pooled(nn.Module):
         self.normalizes = normalizes
         self.padding = padding
         self.prompt: nn.Parameter | None = None
-
-    def layers(self) -> nn.ModuleList:
-        """Return the transformer's blocks."""
-        return _blocks(self.transformer)
 
     def add_prompt(self, count: int) -> None:
         """Put so many vectors that learn before every text."""
@@ -116,21 +114,12 @@ class Classifying(nn.Module):
         self.network = network
         self.padding = padding
 
-    def layers(self) -> nn.ModuleList:
-        """Return the transformer's blocks."""
-        return _blocks(self.network)
-
     def forward(self, tokens: Tensor) -> Tensor:
         """Return [B, D] of tokens [B, L], -1 where a text has ended; zeros for an empty text."""
         there = tokens >= 0
         ids = tokens.long().masked_fill(~there, self.padding)
         made = self.network(input_ids=ids, attention_mask=attendable(there).long()).logits
         return made * there.any(1, keepdim=True)
-
-
-def _blocks(network: nn.Module) -> nn.ModuleList:
-    """Return a transformer's blocks: its longest list of modules, whatever its authors call it."""
-    return max((m for m in network.modules() if isinstance(m, nn.ModuleList)), key=len)
 
 
 class Folder:
@@ -195,8 +184,12 @@ class Folder:
         if self.static:
             return None
         said = (self._json("sentence_bert_config.json") or {}).get("max_seq_length")
-        found = said or self.config.get("max_position_embeddings")
-        return int(found) if found else None
+        return int(said) if said else self.positions
+
+    @property
+    def positions(self) -> int | None:
+        """The most tokens that the network takes, with those that fill a text up; None: any number."""
+        return next((int(self.config[key]) for key in LENGTHS if self.config.get(key) and not self.static), None)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -243,7 +236,12 @@ class Folder:
         """D of the vectors."""
         if self.static:
             return int(self._vectors.shape[1])
-        return int(self.config.get("hidden_size") or self.config["dim"])
+        found = next((self.config[key] for key in WIDTHS if self.config.get(key)), None)
+        if found is None:
+            raise InvalidInputError(
+                f"model.name={self.name} has a config.json without a width; expected one of {', '.join(WIDTHS)}"
+            )
+        return int(found)
 
     @property
     def _vectors(self) -> Tensor:

@@ -43,14 +43,23 @@ class Vectors:
         Makes the encoder, tokens [B, L] to vectors [B, D]; it is asked for when a text is not in the cache.
     width : int
         D.
+    longest : int | None
+        The most tokens that the encoder takes, with those that fill a text up; None: any number.
     """
 
     def __init__(
-        self, called: str, identity: str, reader: Reader, network: Callable[[], nn.Module], width: int
+        self,
+        called: str,
+        identity: str,
+        reader: Reader,
+        network: Callable[[], nn.Module],
+        width: int,
+        longest: int | None = None,
     ) -> None:
         self.called = called
         self.identity = identity
         self.width = width
+        self._longest = longest
         self._reader = reader
         self._make = network
         self._network: nn.Module | None = None
@@ -96,9 +105,10 @@ class Vectors:
         done = 0
         with one_thread():
             for length in steps.unique().tolist():
+                columns = min(length * STEP, self._longest or length * STEP)
                 for batch in order[steps[order] == length].split(BATCH):
-                    padded = torch.full((BATCH, length * STEP), -1, dtype=torch.int32)
-                    own = tokens[batch][:, : length * STEP]
+                    padded = torch.full((BATCH, columns), -1, dtype=torch.int32)
+                    own = tokens[batch][:, :columns]
                     padded[: len(batch), : own.shape[1]] = own
                     yield rows[batch.numpy()], self._network(padded)[: len(batch)].float().numpy()
                     done += len(batch)
