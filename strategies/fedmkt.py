@@ -39,18 +39,18 @@ class FedMKT(PublicTexts[Config]):
         Raises
         ------
         InvalidInputError
-            For models of several tokenizers under ``token_kl``.
+            For models of several tokenizers under ``token_kl``, in round one. Later a reply of another one is left out.
         """
-        if self._by_tokens:
-            replies = _of_one_k(replies)
-        models = self.likelihoods(replies)
-        groups = by_tokenizer(models)
-        if self._by_tokens and len(groups) > 1:
+        groups = by_tokenizer(self.likelihoods(replies))
+        if self._by_tokens and len(groups) > 1 and round == 1:
             raise InvalidInputError(
                 f"the models have {len(groups)} tokenizers ({', '.join(groups)}), and client.objective=token_kl "
                 "compares tokens of one: take client.objective=alm"
             )
-        best = best_of(models)
+        if self._by_tokens:
+            replies = _comparable(replies)
+        models = self.likelihoods(replies)
+        groups, best = by_tokenizer(models), best_of(models)
         self._log_choice(best, replies)
         tables = [_of_group(name, group, models, best) for name, group in groups.items()]
         return [*tables, chosen(self._next_tokens(replies), best)] if self._by_tokens else tables
@@ -74,11 +74,15 @@ class FedMKT(PublicTexts[Config]):
             self.log_diagnostics({"server_teaches": float(texts[len(replies)])})
 
 
-def _of_one_k(replies: Sequence[Reply]) -> list[Reply]:
-    """Return the replies with as many next tokens a position as most have; the others are left out."""
-    sizes = [TokenLogits.need(reply.content).ids.shape[1] for reply in replies]
-    ((usual, _),) = Counter(sizes).most_common(1)
-    return [reply for reply, size in zip(replies, sizes, strict=True) if size == usual]
+def _comparable(replies: Sequence[Reply]) -> list[Reply]:
+    """Return the replies with the tokenizer, the vocabulary and the k of most; the others are left out."""
+    tokens = [TokenLogits.need(reply.content) for reply in replies]
+    sorts = [
+        (one.digest, ChunkLikelihoods.need(reply.content).digest, int(one.vocabulary), one.ids.shape[1])
+        for one, reply in zip(tokens, replies, strict=True)
+    ]
+    ((usual, _),) = Counter(sorts).most_common(1)
+    return [reply for reply, sort in zip(replies, sorts, strict=True) if sort == usual]
 
 
 def _of_group(

@@ -14,13 +14,14 @@ from torch.nn import Module
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.rng import seed_of, seeded
 from fd_flower.models.frozen import copied
 from fd_flower.objectives import TokenKL
 from fd_flower.server import Reply, Requirements, Status, Strategy, mean_weights
 from fd_flower.tasks.language.emulator import end_keys, from_model, kept_blocks, plugged, tune_ends, without_blocks
 from fd_flower.tasks.language.exchange import compared, language_model, next_tokens, texts_of, token_logits
 from fd_flower.tasks.language.models import LanguageModel
-from fd_flower.training import Plan, train
+from fd_flower.training import Plan, one_thread, train
 from fd_flower.wire import Emulator, Knowledge, Payload, Private, Weights
 
 
@@ -112,5 +113,6 @@ class Offsite(Strategy[Config]):
             return config.kd_weight * distance + (1 - config.kd_weight) * plain
 
         plan = Plan(config.align_batch, config.align_lr, steps=config.align_steps)
-        loss = train(emulator, learn, samples, rows.to(self.world.device), plan=plan, rng=self.rng("align"))
-        self.log_diagnostics({"align_loss": loss})
+        seed = seed_of(self.settings.run.seed, "align", "server")
+        with one_thread(), seeded(seed, self.world.device):  # what drops out is drawn by torch's generator
+            train(emulator, learn, samples, rows.to(self.world.device), plan=plan, rng=self.rng("align"))

@@ -182,7 +182,7 @@ class _Choice:
     def __call__(self, value: Any) -> str:
         parts = value if isinstance(value, list | tuple) else [value]
         wrong = [part for part in parts if part not in self.known]
-        if wrong and not isinstance(wrong[0], str):
+        if wrong and not all(isinstance(part, str) for part in (wrong[0], *self.known)):
             return f" (known: {', '.join(map(str, self.known))})"
         return nearest(wrong[0], self.known) if wrong else ""
 

@@ -15,10 +15,10 @@ from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
 
-FROM_A_SOURCE = ("source", "split", "size", "image", "label", "column", "partition", "limit", "per_client")
+FROM_A_SOURCE = ("task", "source", "split", "size", "image", "label", "column", "partition", "limit", "per_client")
 PUBLIC_FROM_A_SOURCE = ("public", "public_size", "test")
 OF_PUBLIC_SAMPLES = ("public_batch", "encoder")
-READ_FROM_A_SOURCE = ("source", "size", "image", "label", "test")
+READ_FROM_A_SOURCE = ("task", "source", "size", "image", "label", "test")
 DEALT_OUT = ("source", "column", "partition", "limit")
 PARTS = ("train_samples", "validation_samples", "test_samples")
 LETTERS = 12
