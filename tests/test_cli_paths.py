@@ -45,6 +45,8 @@ def folder(tmp_path: Path) -> Path:
         ("model.name=./mnist", "model.name={}/mnist"),
         ("model.name=mnist", "model.name=mnist"),  # an architecture, whatever lies there
         ("model.name=owner/name", "model.name=owner/name"),
+        ("model.name=m.gguf", "model.name={}/m.gguf"),
+        ("model.name=[m.gguf,gpt]", "model.name=[{}/m.gguf,gpt]"),
         ("nothing", "nothing"),
     ],
 )

@@ -71,8 +71,8 @@ def test_a_likelihood_is_that_of_the_token_after_all_before_it(model: LanguageMo
     assert torch.equal(mask, scored)
     for row in range(2):
         for place in range(1, ids.shape[1]):
-            own = wanted[row, place - 1, ids[row, place]] if mask[row, place] else 0.0
-            assert values[row, place].item() == pytest.approx(float(own), abs=1e-5)
+            own = wanted[row, place - 1, ids[row, place]].item() if mask[row, place] else 0.0
+            assert values[row, place].item() == pytest.approx(own, abs=1e-5)
 
 
 def test_nothing_that_follows_changes_a_likelihood(model: LanguageModel):

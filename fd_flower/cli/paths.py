@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SOURCES = ("data.source", "data.public", "data.test", "retrieval.unseen")
 MODEL = "model.name"
+GGUF = ".gguf"
 ENCODER = "data.encoder"
 FOLDERS = ("run.out", "run.resume")
 YAML_FILES = ("recipe", "server.graph", "server.allow")
@@ -79,8 +80,8 @@ def _absolute_word(word: str, folder: Path) -> str:
     value = _value(text)
     if isinstance(value, str) and key == ENCODER:
         return path_word(key, _encoder(value, folder))
-    if key == MODEL and not (isinstance(value, str) and "/" in value):
-        return word
+    if key == MODEL:
+        return _model_word(word, value, folder)
     if isinstance(value, str) and key in FOLDERS:
         return path_word(key, absolute(value, folder))
     if isinstance(value, str):
@@ -88,6 +89,21 @@ def _absolute_word(word: str, folder: Path) -> str:
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return f"{key}=[{','.join(_quoted(_source(name, folder)) for name in value)}]"
     return word
+
+
+def _model_word(word: str, value: Any, folder: Path) -> str:
+    """Return ``model.name=...`` with absolute paths: names with a separator, and those of GGUF files."""
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in listed) or not any("/" in n or n.endswith(GGUF) for n in listed):
+        return word
+    found = [_quoted(_model(name, folder)) for name in listed]
+    return f"{MODEL}=[{','.join(found)}]" if isinstance(value, list) else f"{MODEL}={found[0]}"
+
+
+def _model(name: str, folder: Path) -> str:
+    if name.endswith(GGUF):
+        return str(absolute(name, folder))
+    return _source(name, folder) if "/" in name else name
 
 
 def _value(text: str) -> Any:

@@ -244,10 +244,10 @@ def build(
     InvalidInputError
         Where there is no such model, or a package is missing.
     """
-    if trainable == "head":
+    if trainable in ("head", "prompt"):
         raise InvalidInputError(
-            "client.trainable is 'head'; the output layer of a language model is a part of its network: take lora, "
-            "adapter, last_layer or all"
+            f"client.trainable is '{trainable}'; language models have neither a head apart from their network nor "
+            "prompts: take lora, adapter, bias, last_layer or all"
         )
     if name.partition(":")[0] in models.LANGUAGE:
         return _built_in(name, seed, length or LENGTH, start)
