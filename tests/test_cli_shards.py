@@ -15,7 +15,7 @@ from fd_flower.cli import main
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, command_line
 from fd_flower.cli.shards import Shard
-from fd_flower.server import record
+from fd_flower.server import lines
 
 TINY = (
     "model.name=[mlp,cnn] data.clients=2 data.limit=300 data.public_size=60 server.rounds=2 client.steps=1 "
@@ -34,7 +34,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def timeless(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rounds take no time: what runs leave behind is then the same, byte for byte."""
-    monkeypatch.setattr(record, "time", SimpleNamespace(monotonic=lambda: 0.0))
+    monkeypatch.setattr(lines, "time", SimpleNamespace(monotonic=lambda: 0.0))
 
 
 def left(folder: Path) -> dict[str, bytes]:

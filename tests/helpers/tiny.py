@@ -75,7 +75,7 @@ Line = dict[str, Any]
 
 def brief(method: str) -> str:
     """Return what ``set`` says for a run that takes a tenth of a second."""
-    able = methods.strategy(method).requires.tasks
+    able = methods.strategy(method).requires.tasks if method in methods.names() else ()
     return BRIEF + (LANGUAGE if able == ("language",) else "") + BRIEF_TOO.get(method, "")
 
 
