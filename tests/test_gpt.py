@@ -92,7 +92,8 @@ def test_a_federation_of_gpts_averages_its_adapters(rule: str, gpt: str, tmp_pat
     words = f"data.source={source} data.clients=2 data.partition=iid model.name={gpt} client.trainable=lora"
     lines = tiny.run(
         "fedavg",
-        f"{words} client.rank=2 client.steps=10 client.lr=0.1 server.rounds=2 server.adapters={rule} run.device=cpu",
+        f"{words} client.rank=2 client.steps=15 client.optimizer=adam client.lr=0.05 server.rounds=2 "
+        f"server.adapters={rule} run.device=cpu",
     )
     last = tiny.rounds(lines)[-1]
     assert last["failed"] == {}
