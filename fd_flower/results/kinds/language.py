@@ -7,19 +7,18 @@ client's own validation texts, by which rounds are selected.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import fmean
 from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
 from fd_flower.results.columns import Column, Summaries
-from fd_flower.results.history import SERVER, Track, Tracks, at_best, best_of, curve, last, training_loss
+from fd_flower.results.history import Track, curve, last, training_loss
 from fd_flower.results.kinds.base import Evaluated, Kind, Lines
+from fd_flower.results.kinds.scoped import VALIDATION, by_scope, tracks_of
 from fd_flower.results.page import Markup, element, rounded
 from fd_flower.results.page import table as markup
 from fd_flower.results.panels import Panel, panel
 
 HEADLINE, PERPLEXITY = "bits_per_byte", "perplexity"
-VALIDATION = "validation"
 METRICS = {HEADLINE: "bits per byte", PERPLEXITY: "perplexity"}
 SCOPES = {
     "own": "a client's own test texts",
@@ -69,10 +68,16 @@ class Language(Kind):
     def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return bits per byte and perplexity by whose model and whose texts, and those of models before they learn."""
         evaluated = facts["evaluated"]
-        found = _tracks(lines, evaluated)
+        found = tracks_of(lines, evaluated)
         return {
             "language": {
-                **{who: {**_of(found[who]), "evaluated": evaluated[who]} for who in ("personal", "global")},
+                **{
+                    who: {
+                        **by_scope(found[who], SCOPES, METRICS, headline=HEADLINE, higher=False),
+                        "evaluated": evaluated[who],
+                    }
+                    for who in ("personal", "global")
+                },
                 "references": {
                     name: {
                         scope: {metric: figures.get(f"{scope}/{metric}") for metric in METRICS}
@@ -120,7 +125,7 @@ class Language(Kind):
 
     def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:
         """Return bits per byte of the server's model and of the clients', and loss."""
-        found = _tracks(lines, evaluated)
+        found = tracks_of(lines, evaluated)
         panels = []
         for who, title in (("global", "Server's model"), ("personal", "Clients' models, mean")):
             names = {f"{scope}/{HEADLINE}": scope for scope in SCOPES} | {VALIDATION: "own, validation"}
@@ -134,7 +139,7 @@ class Language(Kind):
 
     def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
         """Return one row a client: its newest figures."""
-        found = _tracks(lines, evaluated)["personal"]
+        found = tracks_of(lines, evaluated)["personal"]
         examples = {line["client"]: line.get("examples") for line in lines if "client" in line}
         names = {f"{scope}/{HEADLINE}": scope for scope in SCOPES}
         names |= {VALIDATION: "own, validation", f"own/{PERPLEXITY}": "own perplexity"}
@@ -153,11 +158,11 @@ class Language(Kind):
 
     def tracks(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
         """Return bits per byte on clients' own texts."""
-        return {who: found.get(f"own/{HEADLINE}", {}) for who, found in _tracks(lines, evaluated).items()}
+        return {who: found.get(f"own/{HEADLINE}", {}) for who, found in tracks_of(lines, evaluated).items()}
 
     def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
         """Return bits per byte on clients' own validation texts."""
-        return {who: found.get(VALIDATION, {}) for who, found in _tracks(lines, evaluated).items()}
+        return {who: found.get(VALIDATION, {}) for who, found in tracks_of(lines, evaluated).items()}
 
     def references(self, runs: Summaries) -> Mapping[str, Mapping[str, tuple[float | None, float | None]]]:
         """Return what models need before they learn, in the columns of the clients' models."""
@@ -179,49 +184,6 @@ class Language(Kind):
             "over clients. " + "; ".join(f"{scope}: {what}" for scope, what in SCOPES.items()).capitalize() + ".",
             "Zero-shot is every client's model before it has learned.",
         ]
-
-
-def _tracks(lines: Lines, evaluated: Evaluated) -> dict[str, Tracks]:
-    """Return every figure over time: ``global`` of the server's model, ``personal`` of each client's."""
-    found: dict[str, Tracks] = {"global": {}, "personal": {}}
-    for line in lines:
-        if "client" in line:
-            scope, who = "personal", line["client"]
-            figures = (line.get("evaluations") or {}).get(evaluated["personal"]) or {}
-        else:
-            scope, who, figures = "global", SERVER, line.get("global") or {}
-        for name, value in figures.items():
-            if isinstance(value, int | float) and (name == VALIDATION or "/" in name):
-                track = found[scope].setdefault(name, {}).setdefault(who, {})
-                track[line["round"], bool(line.get("closing"))] = value
-    return found
-
-
-def _of(found: Tracks) -> dict[str, Any]:
-    """Return each metric's final, selected and best figure, by scope; a scope that was not measured is None."""
-    scopes: dict[str, Any] = {}
-    for scope in SCOPES:
-        if f"{scope}/{HEADLINE}" not in found:
-            scopes[scope] = None
-            continue
-        scopes[scope] = {}
-        for metric in METRICS:
-            of_clients = found[f"{scope}/{metric}"]
-            points = curve(of_clients)
-            scopes[scope][metric] = {
-                "final": last(points) if points else None,
-                "selected": _selected(found.get(VALIDATION, {}), of_clients),
-                "best": best_of(points.values(), higher=False) if points else None,
-            }
-    return scopes
-
-
-def _selected(validations: Mapping[str, Track], figures: Mapping[str, Track]) -> float | None:
-    """Return the figure at the validation round with the fewest bits per byte: each client's own, mean over clients."""
-    if not curve(validations):
-        return None
-    chosen = [at_best(validations.get(who, {}), track, higher=False) for who, track in figures.items()]
-    return fmean(last(track) if one is None else one for one, track in zip(chosen, figures.values(), strict=True))
 
 
 def _meaning(summary: Mapping[str, Any]) -> list[str]:

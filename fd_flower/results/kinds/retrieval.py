@@ -12,8 +12,9 @@ from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
 from fd_flower.results.columns import Column, Summaries
-from fd_flower.results.history import SERVER, Track, Tracks, at_best, best_of, curve, last, training_loss
+from fd_flower.results.history import Track, Tracks, curve, last, training_loss
 from fd_flower.results.kinds.base import Evaluated, Kind, Lines
+from fd_flower.results.kinds.scoped import VALIDATION, by_scope, tracks_of
 from fd_flower.results.page import Markup, element, rounded
 from fd_flower.results.page import table as markup
 from fd_flower.results.panels import Panel, panel
@@ -71,7 +72,7 @@ class Retrieval(Kind):
 
     def summarize(self, lines: Lines, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return each metric by whose retriever it is of and what is searched, and those of what needs no training."""
-        found, evaluated = _tracks(lines, facts["evaluated"]), facts["evaluated"]
+        found, evaluated = tracks_of(lines, facts["evaluated"]), facts["evaluated"]
         return {
             "retrieval": {
                 **{who: {**_of(found[who]), "evaluated": evaluated[who]} for who in ("personal", "global")},
@@ -126,10 +127,10 @@ class Retrieval(Kind):
 
     def panels(self, lines: Lines, evaluated: Evaluated) -> list[Panel]:
         """Return nDCG@10 of the server's retriever and of the clients', and loss."""
-        found = _tracks(lines, evaluated)
+        found = tracks_of(lines, evaluated)
         panels = []
         for who, title in (("global", "Server's retriever"), ("personal", "Clients' retrievers, mean")):
-            names = {f"{scope}/{HEADLINE}": scope for scope in SCOPES} | {"validation": "own, validation"}
+            names = {f"{scope}/{HEADLINE}": scope for scope in SCOPES} | {VALIDATION: "own, validation"}
             drawn = {
                 label: curve(found[who][name], from_first=True) for name, label in names.items() if name in found[who]
             }
@@ -138,10 +139,10 @@ class Retrieval(Kind):
 
     def clients(self, lines: Lines, evaluated: Evaluated) -> list[Markup]:
         """Return one row a client: its newest figures."""
-        found = _tracks(lines, evaluated)["personal"]
+        found = tracks_of(lines, evaluated)["personal"]
         examples = {line["client"]: line.get("examples") for line in lines if "client" in line}
         columns = [f"{scope}/{HEADLINE}" for scope in SCOPES if f"{scope}/{HEADLINE}" in found]
-        columns += [name for name in ("own/mrr@100", "own/hit@1", "own/hit@10", "validation") if name in found]
+        columns += [name for name in ("own/mrr@100", "own/hit@1", "own/hit@10", VALIDATION) if name in found]
 
         def newest(name: str, client: str) -> str | None:
             track = found[name].get(client)
@@ -157,11 +158,11 @@ class Retrieval(Kind):
 
     def tracks(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
         """Return nDCG@10 on questions about clients' own documents."""
-        return {who: found.get(f"own/{HEADLINE}", {}) for who, found in _tracks(lines, evaluated).items()}
+        return {who: found.get(f"own/{HEADLINE}", {}) for who, found in tracks_of(lines, evaluated).items()}
 
     def validations(self, lines: Lines, evaluated: Evaluated) -> Mapping[str, Mapping[str, Track]]:
         """Return nDCG@10 on clients' own validation questions."""
-        return {who: found.get("validation", {}) for who, found in _tracks(lines, evaluated).items()}
+        return {who: found.get(VALIDATION, {}) for who, found in tracks_of(lines, evaluated).items()}
 
     def references(self, runs: Summaries) -> Mapping[str, Mapping[str, tuple[float | None, float | None]]]:
         """Return how BM25 and the untrained retriever search, in the columns of the server's retriever."""
@@ -191,49 +192,13 @@ class Retrieval(Kind):
         ]
 
 
-def _tracks(lines: Lines, evaluated: Evaluated) -> dict[str, Tracks]:
-    """Return every figure over time: ``global`` of the server's retriever, ``personal`` of each client's."""
-    found: dict[str, Tracks] = {"global": {}, "personal": {}}
-    for line in lines:
-        if "client" in line:
-            scope, who = "personal", line["client"]
-            figures = (line.get("evaluations") or {}).get(evaluated["personal"]) or {}
-        else:
-            scope, who, figures = "global", SERVER, line.get("global") or {}
-        for name, value in figures.items():
-            if isinstance(value, int | float) and (name == "validation" or "/" in name):
-                track = found[scope].setdefault(name, {}).setdefault(who, {})
-                track[line["round"], bool(line.get("closing"))] = value
-    return found
-
-
 def _of(found: Tracks) -> dict[str, Any]:
-    """Return each metric's final, selected and best figure, by scope; a scope that was not measured is None."""
-    validation = curve(found.get("validation", {}))
-    scopes: dict[str, Any] = {}
-    for scope in SCOPES:
-        if f"{scope}/{HEADLINE}" not in found:
-            scopes[scope] = None
-            continue
-        scopes[scope] = {}
-        for metric in METRICS:
-            of_clients = found[f"{scope}/{metric}"]
-            points = curve(of_clients)
-            scopes[scope][metric] = {
-                "final": last(points) if points else None,
-                "selected": _selected(found.get("validation", {}), of_clients, validation),
-                "best": best_of(points.values(), higher=True) if points else None,
-            }
-        scopes[scope]["se"] = fmean(last(track) for track in found[f"{scope}/se"].values())
+    """Return each metric's figures by scope, with the standard error of the headline at the end."""
+    scopes = by_scope(found, SCOPES, METRICS, headline=HEADLINE, higher=True)
+    for scope, metrics in scopes.items():
+        if metrics is not None:
+            metrics["se"] = fmean(last(track) for track in found[f"{scope}/se"].values())
     return scopes
-
-
-def _selected(validations: Mapping[str, Track], figures: Mapping[str, Track], together: Track) -> float | None:
-    """Return the figure at the best validation round: each client's own, and the server's by the mean over clients."""
-    if not together:
-        return None
-    chosen = [at_best(validations.get(who, {}), track, higher=True) for who, track in figures.items()]
-    return fmean(last(track) if one is None else one for one, track in zip(chosen, figures.values(), strict=True))
 
 
 def _meaning(summary: Mapping[str, Any]) -> list[str]:
