@@ -57,6 +57,11 @@ class Vocabulary:
     start: int
     hash: str
 
+    @property
+    def name(self) -> str:
+        """What is the same where next tokens can be compared: the hash, and V."""
+        return f"{self.hash}, {len(self.table)} tokens"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Vocabulary":
         return self  # copies of a model read alike
 
@@ -221,7 +226,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def build(
     name: str, *, seed: int, length: int | None, start: str = AUTO, trainable: str = "all", half: bool = False
 ) -> LanguageModel:
-    """Return a new language model, on the CPU; its weights are a function of the seed, the name and the files.
+    """Return a new language model, on the CPU; its weights are a function of the seed, and of the name or the files.
 
     Parameters
     ----------
