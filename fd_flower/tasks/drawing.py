@@ -1,6 +1,7 @@
 """What the random weights of a model are drawn by."""
 
 import hashlib
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,10 +14,11 @@ def drawn_by(name: str) -> str:
 
     The latter is for absolute paths, so that a model is the same wherever its files lie.
     """
-    path = Path(name)
-    if not path.is_absolute():
+    if not Path(name).is_absolute():
         return name
-    if not path.is_file():
-        return checksum(name, tuple(WEIGHTS))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    stem = re.sub(r":\d+$", "", name)  # fewer blocks than its files have
+    blocks = name[len(stem) :]
+    if not Path(stem).is_file():
+        return checksum(stem, tuple(WEIGHTS)) + blocks
+    with Path(stem).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() + blocks

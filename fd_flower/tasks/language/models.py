@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
+from fd_flower.tasks.language.blocks import chosen, keep_blocks, split
 from fd_flower.tasks.language.built_in import SPECIAL, START, Bytes, Gpt
 from fd_flower.tasks.language.config import AUTO, LENGTH
 from fd_flower.tasks.language.pretrained import Pretrained, pretrained
@@ -232,7 +233,8 @@ def build(
     ----------
     name : str
         ``gpt``, with a width or without (``gpt:32``), or with a number of blocks (``gpt:32x6``), the absolute path of a
-        folder of transformers or of a GGUF file, or ``owner/name`` on the hub, with ``@revision`` or without.
+        folder of transformers or of a GGUF file, or ``owner/name`` on the hub, with ``@revision`` or without; of those
+        from files ``:15`` keeps 15 blocks, evenly spaced.
     seed : int
         ``run.seed``.
     length : int | None
@@ -261,11 +263,17 @@ def build(
             f"model.name is '{name}'; data.task=language needs a causal language model: {models.LANGUAGE[0]}, the "
             "absolute path of a folder of transformers or of a .gguf file, or owner/name on the hub"
         )
-    folder = pretrained(name)
+    stem, blocks = split(name)
+    folder = pretrained(stem)
     own = folder.start(start)
     window = min(length or LENGTH, (folder.longest or np.inf) - 1)
     body = folder.body(torch.bfloat16 if half and trainable != "all" else torch.float32)
-    return LanguageModel(body, _vocabulary(name, own, body.size), int(window), folder.hash, folder.license)
+    files = folder.hash
+    if blocks is not None:
+        kept = chosen(name, len(body.layers()), blocks)
+        keep_blocks(body, kept)
+        files = f"{files}, blocks {kept}"
+    return LanguageModel(body, _vocabulary(stem, own, body.size), int(window), files, folder.license)
 
 
 @lru_cache(maxsize=8)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import final
 
 import torch
@@ -200,7 +201,7 @@ def build(
             f"model.name is '{name}'; texts need a model that reads them: {' or '.join(models.TEXTS)}, the absolute "
             "path of a folder of sentence-transformers or transformers, or owner/name on the hub"
         )
-    if name.partition(":")[0] in models.LANGUAGE or name.endswith(".gguf"):
+    if name.partition(":")[0] in models.LANGUAGE or ".gguf" in Path(name).suffix:
         raise InvalidInputError(
             f"model.name={name} is a language model, which learns no classes: say data.task=language"
         )
