@@ -24,7 +24,7 @@ from fd_flower.wire import ChunkLikelihoods, Knowledge, Payload, TokenLogits, ch
 
 AUTO = "auto"
 TELL = TokenLogits.top(torch.empty(0, dtype=torch.int64), [], 0, "0" * 64)
-"""Next tokens of no text: by these clients know before round one that theirs are asked for."""
+"""Next tokens of no text: a message that has them asks clients for next tokens."""
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,7 @@ class Method(ABC, Generic[C]):
         return None
 
     def resolved(self) -> Mapping[str, str]:
-        """Return what the run's ``auto`` options came to, by option: it stands in the summary."""
+        """Return what the run's ``auto`` options came to, by option, for the summary."""
         return {}
 
     # --- a round
