@@ -40,12 +40,13 @@ def keep_blocks(body: Any, kept: Sequence[int]) -> None:
     kept : Sequence[int]
         Numbers of blocks, rising.
     """
-    blocks = body.layers()
+    blocks: ModuleList = body.layers()
+    left = [blocks[number] for number in kept]
     modules: list[Module] = list(body.modules())
     for parent in modules:
         for name, child in list(parent.named_children()):
             if child is blocks:
-                setattr(parent, name, ModuleList(blocks[number] for number in kept))
+                setattr(parent, name, ModuleList(left))
     for place, block in enumerate(body.layers()):
         attention: Any = getattr(block, "self_attn", None)
         if hasattr(attention, "layer_idx"):
