@@ -22,8 +22,8 @@ def generated(model: LanguageModel, prompt: str, *, max_tokens: int, temperature
     """Return how a model in evaluation mode continues a prompt; see ``KeptLanguageModel.generate``."""
     if max_tokens < 1 or not (temperature == 0 or LEAST <= temperature < inf):
         raise InvalidInputError(
-            f"max_tokens is {max_tokens} and temperature {temperature:g}: expected 1 token or more, and a temperature of "
-            f"0 or from {LEAST:g} on"
+            f"max_tokens is {max_tokens} and temperature {temperature:g}: expected 1 token or more, and a "
+            f"temperature of 0 or from {LEAST:g} on"
         )
     ids = _chat(model, prompt) if chat else [model.vocabulary.start, *model.vocabulary.encode([prompt])[0]]
     given = torch.tensor([ids])
