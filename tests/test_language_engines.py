@@ -59,4 +59,5 @@ def test_people_with_folders_of_texts_learn_on_supernodes(method: str, tmp_path:
     assert not any(line.get("failed") for line in run.lines())
     language = run.summary["language"]
     assert language["personal"]["own"]["bits_per_byte"]["final"] < 9
-    assert language["personal"]["unseen"]["bits_per_byte"]["final"] < 9
+    unseen_figures = language["personal"]["unseen"] or language["global"]["unseen"]  # the server's, where it averages
+    assert unseen_figures["bits_per_byte"]["final"] < 9
