@@ -1,6 +1,7 @@
 """The ledger: entries that can be run, and verdicts worked out by hand."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 from rich.console import Console
 
 from fd_flower.claims import Entry, entry, ledger, names
+from fd_flower.claims.measure import measure_of
+from fd_flower.claims.picture import picture
 from fd_flower.claims.verdict import better, difference, matches, verdict
 from fd_flower.cli import main, reproduce
 from fd_flower.config import settings
@@ -64,12 +67,16 @@ def test_an_unknown_claim_is_refused_with_the_nearest():
         entry("fedgenn")
 
 
+SOURCE = {"where": "nowhere", "read": "ours"}
+ACCURACY, BITS = measure_of("accuracy.global.final"), measure_of("language.personal.own.bits_per_byte.final")
+
+
 def test_the_interval_is_students():
     """Differences 1, 2, 3 points: mean 2, deviation 1, t(2) at 95 % 2.919986, so 2 -+ 1.6859."""
-    found = difference([0.51, 0.62, 0.73], [0.5, 0.6, 0.7])
+    found = difference([0.51, 0.62, 0.73], [0.5, 0.6, 0.7], ACCURACY)
     assert found.mean == pytest.approx(0.02)
     assert found.interval == pytest.approx((0.02 - 0.01685855, 0.02 + 0.01685855), abs=1e-7)
-    assert better(found)
+    assert better(found, ACCURACY)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,53 @@ def test_the_interval_is_students():
     ],
 )
 def test_what_counts_as_better(pairs: list[float], shown: bool):
-    assert better(difference(pairs, [0.0] * len(pairs))) is shown
+    assert better(difference(pairs, [0.0] * len(pairs), ACCURACY), ACCURACY) is shown
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "mean", "shown"),
+    [
+        ([1.28, 1.27, 1.26], [1.30, 1.30, 1.30], 0.03, True),  # fewer bits on every seed
+        ([1.30, 1.30, 1.30], [1.28, 1.27, 1.26], -0.03, False),  # as many more
+        ([1.294, 1.293, 1.292], [1.30, 1.30, 1.30], 0.007, False),  # below 0.01 bits per byte
+        ([1.2, 1.31, 1.2], [1.3, 1.3, 1.3], 0.19 / 3, False),  # one seed of three is worse
+    ],
+)
+def test_fewer_bits_per_byte_are_better(ours: list[float], theirs: list[float], mean: float, shown: bool):
+    found = difference(ours, theirs, BITS)
+    assert found.mean == pytest.approx(mean)
+    assert better(found, BITS) is shown
+
+
+def test_bits_per_byte_are_written_as_they_are():
+    """Gains 0.02, 0.03, 0.04: mean 0.03, deviation 0.01, t(2) at 95 % 2.919986, so 0.03 -+ 0.0169."""
+    key = "language.personal.own.bits_per_byte.final"
+    rows = {"fedalm": {"method": "fedalm"}, "local": {"method": "local"}}
+    made = Entry("small", "Fewer bits.", SOURCE, figure=key, better={"fedalm": "local"}, rows=rows)
+    figures = {"fedalm": [1.28, 1.27, 1.26], "local": [1.3, 1.3, 1.3]}
+    order = reproduce._order(made, "fedalm", "local", figures, {})
+    assert (order["better"], order["verdict"]) == ("fedalm", "ordering")
+    assert ledger.sentence(made, order, 3).endswith(
+        "ordering: local less fedalm +0.030 bits per byte, 90 % interval +0.013 to +0.047, 3 seeds"
+    )
+    found = {"figures": figures, "selected": figures, "evaluated": dict.fromkeys(figures, "trained"), "published": {}}
+    assert "| fedalm | 1.270 ± 0.010 |" in ledger.table(made, found).markdown()
+    drawn = picture(made, {"variants": {"": found}, "seeds": [0, 1, 2]})
+    assert "Means in bits per byte (lower is better): fedalm 1.270, local 1.300." in drawn.alt
+    assert drawn.figure.axes[0].lines[0].get_xdata().tolist() == [1.28, 1.27, 1.26]
+
+
+@pytest.mark.parametrize("figure", ["language.personal.own.perplexity.final", "metrics.mine.global.final"])
+def test_a_figure_without_a_least_difference_is_refused(figure: str):
+    with pytest.raises(InvalidInputError, match="no least difference is stated for the figure"):
+        Entry("small", "A claim.", SOURCE, figure=figure, better={"a": "b"}, rows={"a": {}, "b": {}})
+
+
+def test_published_percentages_of_bits_per_byte_are_refused():
+    with pytest.raises(InvalidInputError, match="published figures, which are in percent"):
+        Entry(
+            "small", "A claim.", SOURCE, figure="language.global.own.bits_per_byte.final", published={"": {"a": [1, 0]}}
+        )
 
 
 def test_published_figures_are_met_within_two_points_or_two_deviations():
@@ -92,12 +145,14 @@ def test_published_figures_are_met_within_two_points_or_two_deviations():
 
 
 def test_verdicts():
+    ordering = Entry("small", "A claim.", SOURCE, better={"a": "b"}, rows={"a": {}, "b": {}})
+    paper = replace(ordering, rule="paper", published={"": {"a": [90.0, 0.1]}})
     rows = {"a": [0.90, 0.91, 0.92, 0.93, 0.94], "b": [0.85, 0.86, 0.87, 0.88, 0.88]}
-    ahead, behind = difference(rows["a"], rows["b"]), difference(rows["b"], rows["a"])
-    assert verdict(rows, ahead, {}, "ordering") == "ordering"
-    assert verdict(rows, behind, {}, "ordering") == "not shown"
-    assert verdict(rows, ahead, {"a": [92.0, 0.1], "b": [87.0, 0.1]}, "paper") == "matches paper"
-    assert verdict(rows, ahead, {"a": [92.0, 0.1], "b": [60.0, 0.1]}, "paper") == "ordering"
+    ahead, behind = difference(rows["a"], rows["b"], ACCURACY), difference(rows["b"], rows["a"], ACCURACY)
+    assert verdict(rows, ahead, {}, ordering) == "ordering"
+    assert verdict(rows, behind, {}, ordering) == "not shown"
+    assert verdict(rows, ahead, {"a": [92.0, 0.1], "b": [87.0, 0.1]}, paper) == "matches paper"
+    assert verdict(rows, ahead, {"a": [92.0, 0.1], "b": [60.0, 0.1]}, paper) == "ordering"
 
 
 def test_a_row_may_be_claimed_to_be_better_than_several():
@@ -249,8 +304,8 @@ def test_kept_results_are_of_whole_entries_as_these_are_now():
             assert [(order["better"], order["than"]) for order in found["orders"]] == chosen.orders
             for order in found["orders"]:  # the rule is that of the code as it is now
                 figures = found["figures"]
-                again = difference(figures[order["better"]], figures[order["than"]])
-                assert verdict(figures, again, found["published"], chosen.rule) == order["verdict"]
+                again = difference(figures[order["better"]], figures[order["than"]], chosen.measure)
+                assert verdict(figures, again, found["published"], chosen) == order["verdict"]
 
 
 def test_a_section_has_figures_beside_published_ones_and_a_verdict_for_each_order():
@@ -273,7 +328,7 @@ def test_a_section_has_figures_beside_published_ones_and_a_verdict_for_each_orde
         "published": {"local": [51.25, 0]},
         "orders": orders,
     }
-    assert "| local | 55.0 ± 7.1 | 55.0 ± 7.1 | trained | 51.2 |" in ledger.table(found).markdown()
+    assert "| local | 55.0 ± 7.1 | 55.0 ± 7.1 | trained | 51.2 |" in ledger.table(made, found).markdown()
     assert ledger.sentence(made, orders[0], 2) == (
         "ordering: fedmd less local +10.0 points, 90 % interval +5.0 to +15.0, 2 seeds"
     )

@@ -69,6 +69,20 @@ def test_folders_of_splits_are_no_clients(tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"caf\xe9", r"a\.txt is no UTF-8 at byte 3: save it as UTF-8"),
+        (b"\xff\xfea\x00", "no UTF-8 at byte 0"),
+        (b"a\x00b", r"a\.txt has NUL characters"),
+    ],
+)
+def test_files_that_are_no_text_are_refused(content: bytes, wanted: str, tmp_path: Path):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(InvalidInputError, match=wanted):
+        next(Documents(tmp_path).tables("train", ["text"]))
+
+
 @pytest.mark.parametrize("method", ["fedavg", "fedprox", "local"])
 @pytest.mark.parametrize("learns", ["", LORA])
 def test_methods_of_weights_teach_language_models(method: str, learns: str, notes: Path):
@@ -187,6 +201,9 @@ def test_a_model_goes_on_with_a_text_by_seed(run: Path):
     drawn = [kept.generate("the cat", max_tokens=8, temperature=2.0, seed=seed) for seed in (0, 0, 1, 2)]
     assert drawn[0] == drawn[1]
     assert len(set(drawn)) > 1
+    for temperature in (float("nan"), float("inf"), 1e-320, -1.0):
+        with pytest.raises(InvalidInputError, match=r"temperature of 0 or from 0\.001 on"):
+            kept.generate("the cat", temperature=temperature)
     with pytest.raises(InvalidInputError, match="no chat template"):
         kept.generate("the cat", chat=True)
     with pytest.raises(InvalidInputError, match="the model takes 32 in all"):

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from fd_flower.claims.measure import Measure, measure_of
 from fd_flower.core.errors import InvalidInputError, nearest
 
 HUB = {
@@ -68,7 +69,7 @@ class Entry:
     reason: str = ""
     """Why it is not testable here; what else to know."""
     figure: str = "accuracy.global.final"
-    """The figure that is compared, by its key in ``summary.json``; a share (0 to 1)."""
+    """The figure that is compared, by its key in ``summary.json``: a share (0 to 1), or bits per byte."""
     better: dict[str, Any] = field(default_factory=dict)
     """Each row that is claimed to be better -> the row, or rows, that it has to be better than; see ``orders``."""
     rows: dict[str, Any] = field(default_factory=dict)
@@ -95,6 +96,12 @@ class Entry:
                 raise InvalidInputError(f"claim {self.name} has '{value}'{nearest(value, known)}")
         if self.rule == "not testable here":
             return
+        higher = self.measure.higher
+        if self.published and not higher:
+            raise InvalidInputError(
+                f"claim {self.name} has published figures, which are in percent, for {self.figure}: "
+                "leave 'published' out"
+            )
         for row in (name for pair in self.orders for name in pair):
             if row not in self.rows:
                 raise InvalidInputError(f"claim {self.name} compares '{row}'{nearest(row, self.rows)}")
@@ -107,6 +114,11 @@ class Entry:
     def origin(self) -> Source:
         """Where it was read."""
         return _made(Source, f"claim {self.name}: source", self.source)
+
+    @property
+    def measure(self) -> Measure:
+        """How its figure is judged and written."""
+        return measure_of(self.figure)
 
     @property
     def arms(self) -> Mapping[str, Arm]:

@@ -3,12 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from fd_flower.claims.entry import Entry, entry, names
 from fd_flower.config.registry import strategy
-from fd_flower.results.page import NOTHING, percent
+from fd_flower.results.page import NOTHING
 from fd_flower.results.tables import Table
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,8 +38,8 @@ this page from the committed results.
 Each claim has one of these verdicts:
 
 * **ordering**: the method is better than the other row, compared seed by seed on the same partition, initial weights
-  and test set. The mean difference is at least one point, its 90 % t interval is above 0, and with fewer than five
-  seeds the difference is positive for every seed.
+  and test set. The mean difference is at least one point, or 0.01 bits per byte (lower is better there), its 90 % t
+  interval is above 0, and with fewer than five seeds the difference is positive for every seed.
 * **matches paper**: the ordering holds, and every figure is within 2 points, or 2 published standard deviations, of
   the published one.
 * **not shown**: neither holds.
@@ -49,8 +48,8 @@ Each claim has one of these verdicts:
 *Our reconstruction* before a verdict means that neither official code nor the full paper was available, so the figures
 say nothing about the published method.
 
-Accuracies are in %, mean ± sample standard deviation over seeds, after the last round. *Selected* is the round with the
-best validation accuracy.
+Accuracies and nDCG@10 are in %; bits per byte are not scaled. Figures are mean ± sample standard deviation over seeds,
+after the last round. *Selected* is the round with the best validation figure.
 """
 
 
@@ -132,22 +131,25 @@ def words(made: Entry, result: Result | None, orders: Sequence[tuple[str, str]] 
 
 def sentence(made: Entry, order: Mapping[str, Any], seeds: int) -> str:
     """Return a verdict and what it is made of."""
-    low, high = (100 * end for end in order["interval"])
+    measure = made.measure
+    rows = [order["better"], order["than"]]
+    larger, smaller = rows if measure.higher else reversed(rows)
+    mean, low, high = (measure.written(value, "+") for value in (order["mean"], *order["interval"]))
     return (
-        f"{_named(made, order)}: {order['better']} less {order['than']} {100 * order['mean']:+.1f} points, "
-        f"90 % interval {low:+.1f} to {high:+.1f}, {seeds} seeds"
+        f"{_named(made, order)}: {larger} less {smaller} {mean} {measure.unit}, 90 % interval {low} to {high}, "
+        f"{seeds} seeds"
     )
 
 
-def table(found: Mapping[str, Any]) -> Table:
+def table(made: Entry, found: Mapping[str, Any]) -> Table:
     """Return our figures of a variant next to the published ones."""
     head = ["row", "final", "selected", "evaluated at", "published"]
     published = found["published"]
     rows = [
         [
             row,
-            _spread(figures),
-            _spread([value for value in found["selected"][row] if value is not None]),
+            made.measure.spread(figures) or NOTHING,
+            made.measure.spread([value for value in found["selected"][row] if value is not None]) or NOTHING,
             found["evaluated"][row] or NOTHING,
             f"{published[row][0]:.1f}" if row in published else NOTHING,
         ]
@@ -196,7 +198,7 @@ def _section(made: Entry, result: Result | None) -> str:
         parts += [f"![{made.claim}](images/{made.name}.png)"]
         for variant, found in result["variants"].items():
             parts += [f"**{variant}**"] if variant else []
-            parts += [table(found).markdown()]
+            parts += [table(made, found).markdown()]
             parts += ["\n".join(f"* {sentence(made, order, len(result['seeds']))}" for order in found["orders"])]
         about = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
         copies = ", ".join(f"`{copy}`" for copy in result["data"] if copy) or "scikit-learn's digits"
@@ -216,7 +218,3 @@ def _named(made: Entry, order: Mapping[str, Any]) -> str:
 
 def _about(what: Sequence[str]) -> str:
     return f" ({', '.join(filter(None, what))})" if any(what) else ""
-
-
-def _spread(figures: Sequence[float]) -> str:
-    return (figures and percent(fmean(figures), stdev(figures) if len(figures) > 1 else None)) or NOTHING

@@ -72,7 +72,7 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
         figures = {row: [_figure(folder, chosen.figure) for folder in folders] for row, folders in runs.items()}
         published = chosen.published.get(variant, {})
         variants[variant] = {
-            "orders": [_order(row, than, figures, published, chosen.rule) for row, than in chosen.orders],
+            "orders": [_order(chosen, row, than, figures, published) for row, than in chosen.orders],
             "figures": figures,
             "selected": {
                 row: [_beside(folder, chosen.figure, "selected") for folder in of] for row, of in runs.items()
@@ -101,10 +101,14 @@ def write(chosen: Entry, plan: Plan, command: str, *, quick: bool) -> dict[str, 
 
 
 def _order(
-    row: str, than: str, figures: Mapping[str, Sequence[float]], published: Mapping[str, Sequence[float]], rule: str
+    chosen: Entry,
+    row: str,
+    than: str,
+    figures: Mapping[str, Sequence[float]],
+    published: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
-    found = difference(figures[row], figures[than])
-    word = verdict(figures, found, published, rule)
+    found = difference(figures[row], figures[than], chosen.measure)
+    word = verdict(figures, found, published, chosen)
     return {"better": row, "than": than, "verdict": word, "mean": found.mean, "interval": list(found.interval)}
 
 
@@ -123,10 +127,10 @@ def _beside(folder: RunFolder, key: str, name: str) -> Any:
 
 
 def show(chosen: Entry, result: Mapping[str, Any], console: Console) -> None:
-    """Print a verdict and a table for each variant, in percent."""
+    """Print a verdict and a table for each variant."""
     console.print(f"{chosen.claim}\n[{chosen.origin.where}; {chosen.origin.read}]", markup=False, highlight=False)
     for variant, found in result["variants"].items():
-        console.print(*filter(None, [variant]), ledger.table(found), sep="\n")
+        console.print(*filter(None, [variant]), ledger.table(chosen, found), sep="\n")
         for order in found["orders"]:
             console.print(ledger.sentence(chosen, order, len(result["seeds"])), markup=False, highlight=False)
     if chosen.reason:

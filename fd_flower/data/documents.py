@@ -96,6 +96,13 @@ def _below(folder: Path) -> Iterator[Path]:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8", errors="replace")
+        text = file.read_text(encoding="utf-8")
     except OSError as error:
         raise InvalidInputError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:  # replaced characters would be learned and measured like the others
+        raise InvalidInputError(
+            f"{file} is no UTF-8 at byte {error.start}: save it as UTF-8, or take it out of the folder"
+        ) from None
+    if "\0" in text:
+        raise InvalidInputError(f"{file} has NUL characters, as binary files and UTF-16 do: take it out of the folder")
+    return text

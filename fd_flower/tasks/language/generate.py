@@ -1,6 +1,7 @@
 """How a language model continues a text: seeded, by the likeliest token unless a temperature is given."""
 
 import unicodedata
+from math import inf
 from typing import Any
 
 import torch
@@ -13,9 +14,17 @@ from fd_flower.tasks.language.models import LanguageModel
 from fd_flower.tasks.language.pretrained import Causal
 from fd_flower.training import one_thread
 
+LEAST = 0.001
+"""Temperature above 0 by which logits are divided, at least: smaller ones overflow."""
+
 
 def generated(model: LanguageModel, prompt: str, *, max_tokens: int, temperature: float, seed: int, chat: bool) -> str:
     """Return how a model in evaluation mode continues a prompt; see ``KeptLanguageModel.generate``."""
+    if max_tokens < 1 or not (temperature == 0 or LEAST <= temperature < inf):
+        raise InvalidInputError(
+            f"max_tokens is {max_tokens} and temperature {temperature:g}: expected 1 token or more, and a "
+            f"temperature of 0 or from {LEAST:g} on"
+        )
     ids = _chat(model, prompt) if chat else [model.vocabulary.start, *model.vocabulary.encode([prompt])[0]]
     given = torch.tensor([ids])
     with torch.no_grad(), seeded(seed, torch.device("cpu")), one_thread():
