@@ -1,21 +1,30 @@
 """FedMKT (Fan et al. 2024, arXiv 2406.02224): each public text is taught by the language model that models it best.
 
 Best is by nats per byte, over the bytes that all models have read: per token, models of other tokenizers cannot be
-compared. With ``client.objective=token_kl``, which is for one tokenizer, the teacher's likeliest next tokens travel;
-with ``alm``, likelihoods of chunks.
+compared. Between models of one tokenizer the teacher's likeliest next tokens travel (``client.objective=token_kl``),
+else likelihoods of chunks (``alm``).
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from logging import INFO
 from typing import final
 
+import torch
+
 from fd_flower.config import PublicTeacherConfig
+from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.flower import log
 from fd_flower.server import Reply, Status
 from fd_flower.server.public_texts import PublicTexts, by_tokenizer
-from fd_flower.tasks.language.exchange import best_of
+from fd_flower.tasks.language.exchange import best_of, language_model
 from fd_flower.wire import ChunkLikelihoods, Knowledge, Payload, TokenLogits, chosen
+
+AUTO = "auto"
+TELL = TokenLogits.top(torch.empty(0, dtype=torch.int64), [], 0, "0" * 64)
+"""Next tokens of no text: a message that has them asks clients for next tokens."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +38,40 @@ class FedMKT(PublicTexts[Config]):
 
     status = Status("reconstruction")
 
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Choose what is compared, where ``client.objective`` does not say: next tokens if all models have the same.
+
+        Raises
+        ------
+        InvalidInputError
+            For models of several tokenizers under ``token_kl``.
+        """
+        objective, found = self.settings.client.objective, {client.vocabulary for client in clients}
+        if self.config.model is not None:
+            found.add(language_model(self.world.module(self.config.model)).vocabulary.name)
+        if objective == "token_kl" and len(found) > 1:
+            raise InvalidInputError(
+                f"the models have {len(found)} tokenizers ({', '.join(sorted(name[:12] for name in found))}), and "
+                "client.objective=token_kl compares tokens of one: take client.objective=alm, or leave it out"
+            )
+        if objective != AUTO:
+            return ()
+        if len(found) == 1:
+            log(INFO, "client.objective=auto takes token_kl: all models have one tokenizer")
+            return (TELL,)
+        log(INFO, "client.objective=auto takes alm: the models have %s tokenizers", len(found))
+        return ()
+
+    def resolved(self) -> Mapping[str, str]:
+        """Return what ``client.objective=auto`` came to."""
+        return {"client.objective": "token_kl" if self._by_tokens else "alm"} if self._is_auto else {}
+
     def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
         """Return likelihoods, by which teachers are chosen, and next tokens where these are what they teach."""
         return (ChunkLikelihoods, TokenLogits) if self._by_tokens else (ChunkLikelihoods,)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Choose each text's teacher by its loss per byte, and keep its predictions: a table for each tokenizer.
-
-        Raises
-        ------
-        InvalidInputError
-            For models of several tokenizers under ``token_kl``, in round one. Later a reply of another one is left out.
-        """
-        groups = by_tokenizer(self.likelihoods(replies))
-        if self._by_tokens and len(groups) > 1 and round == 1:
-            raise InvalidInputError(
-                f"the models have {len(groups)} tokenizers ({', '.join(groups)}), and client.objective=token_kl "
-                "compares tokens of one: take client.objective=alm"
-            )
+        """Choose each text's teacher by its loss per byte, and keep its predictions: a table for each tokenizer."""
         if self._by_tokens:
             replies = _comparable(replies)
         models = self.likelihoods(replies)
@@ -57,7 +82,12 @@ class FedMKT(PublicTexts[Config]):
 
     @property
     def _by_tokens(self) -> bool:
-        return self.settings.client.objective == "token_kl"
+        explicit = self.settings.client.objective == "token_kl"
+        return explicit or (self._is_auto and bool(TokenLogits.all(self.knowledge)))
+
+    @property
+    def _is_auto(self) -> bool:
+        return self.settings.client.objective == AUTO
 
     def _next_tokens(self, replies: Sequence[Reply]) -> list[TokenLogits]:
         """Return each model's likeliest next tokens, in the order of ``likelihoods``."""

@@ -1,18 +1,24 @@
 """FedCoLLM: small language models are averaged, and their mean and the server's large model teach each other."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fd_flower.strategies import fedcollm
 from helpers import tiny
 from helpers.grids import hosts
+from helpers.llama import llama
 from helpers.tiny import tiny_settings
 
+import fd_flower
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
+from fd_flower.tasks.described import described
+from fd_flower.tasks.world import World
 from fd_flower.wire import ServerModel, Weights
 
 NOTES = "data.clients=3 server.rounds=2 run.device=cpu client.lr=0.1 client.steps=2 data.public_batch=20"
@@ -80,3 +86,26 @@ def test_a_run_of_adapters_goes_on_where_it_was_stopped(tmp_path: Any):
     tiny.run("fedcollm", f"{words} server.rounds=1", out=tmp_path / "part")
     tiny.run("fedcollm", f"run.resume={tmp_path / 'part'} server.rounds=2")
     assert tiny.figures(RunFolder.open(tmp_path / "part").lines())[-1] == tiny.figures(whole)[-1]
+
+
+def test_a_model_teaches_itself_with_fewer_blocks(tmp_path: Path):
+    """Bodies of other blocks have other checksums; what is kept is loaded, continued and exported without them."""
+    pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    folder = llama(tmp_path / "llama", blocks=5)
+    words = (
+        f"{tiny.brief('fedcollm')} data.length=16 model.name={folder}:3 server.model={folder} client.trainable=lora "
+        "client.rank=2 run.keep=last"
+    )
+    lines = tiny.run("fedcollm", words, out=tmp_path / "run")
+    assert all({"small_loss", "large_loss"} <= line["diagnostics"].keys() for line in tiny.rounds(lines))
+    small = fd_flower.load(tmp_path / "run", client="server")
+    assert small.about["architecture"] == f"{folder}:3"
+    assert len(small.model.layers()) == 3
+    assert small.bits_per_byte(["the cat sat"]) > 0
+    small.merged().save_pretrained(tmp_path / "merged")
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    ids, mask = small.model.rows([np.array([5, 6, 7])])
+    torch.testing.assert_close(again(ids).logits, small(ids, mask), atol=1e-2, rtol=0)
+    alike = World(tiny_settings("fedcollm", words), described(tiny_settings("fedcollm", words)))
+    assert alike.base(f"{folder}:3") != alike.base(str(folder))

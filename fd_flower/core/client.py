@@ -57,6 +57,8 @@ class Client:
         Checksum of a hosted client's samples; "" for a device, which sends none.
     base : str
         Checksum of what is frozen in its model (`client.trainable`); "" where all of it learns.
+    vocabulary : str
+        The tokens of its language model: SHA-256 of its tokenizer, and how many there are; "" for other models.
     """
 
     id: str
@@ -75,6 +77,7 @@ class Client:
     sizes: tuple[int, ...] = ()
     checksum: str = ""
     base: str = ""
+    vocabulary: str = ""
 
     @property
     def node_id(self) -> int:
@@ -175,6 +178,7 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         sizes=sizes,
         checksum=_text("checksum", answer.get("checksum", "")),
         base=_line("base", answer.get("base", "")),
+        vocabulary=_line("vocabulary", answer.get("vocabulary", "")),
         features=numbers["features"],
         classes=numbers["classes"],
         examples=numbers["examples"],

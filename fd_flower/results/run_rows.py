@@ -18,6 +18,7 @@ APART = {
     "data",
     "model",
     "licenses",
+    "resolved",
     "engine",
     "state",
     "held_out_unused",

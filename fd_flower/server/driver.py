@@ -183,6 +183,7 @@ class Driver:
             world=self.strategy.world,
             stopped=stopped,
             own_loops=self.own_loops or self.host.plain,
+            resolved=strategy.resolved(),
             idle=0 if needed else held_out(strategy.world, brought=strategy.brings_samples),
         )
 

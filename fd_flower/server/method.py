@@ -194,6 +194,10 @@ class Method(ABC, Generic[C]):
         """Return how many directions clients' steps can take, for checks of replies; None: no step is sent as one."""
         return None
 
+    def resolved(self) -> Mapping[str, str]:
+        """Return what the run's ``auto`` options came to, by option, for the summary."""
+        return {}
+
     # --- a round
 
     def sample(self, round: int) -> Sequence[Client]:

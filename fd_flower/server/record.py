@@ -295,6 +295,7 @@ class Record:
         world: World,
         stopped: str = "",
         own_loops: bool = False,
+        resolved: Mapping[str, str] | None = None,
         idle: int = 0,
     ) -> None:
         """Write the summary and the report of a run of so many rounds.
@@ -315,6 +316,8 @@ class Record:
             Why no more were, where it is not the last one; ``INTERRUPTED``: it was interrupted and can be resumed.
         own_loops : bool
             Whether the clients' app trains and evaluates on its own.
+        resolved : Mapping[str, str] | None
+            What ``auto`` options came to, by option.
         idle : int
             Training rows that are held out as public samples though the method needs none.
         """
@@ -344,6 +347,7 @@ class Record:
             "evaluated": evaluated_at(evaluated),
             "state": self._state_of(evaluated, hosted=world.hosted),
             "own_loops": own_loops,
+            "resolved": dict(resolved or {}),
             "held_out_unused": idle,
         }
         if self.folder is None:

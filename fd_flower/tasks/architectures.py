@@ -18,6 +18,7 @@ from fd_flower.models.adapters import Stacked, ranked, with_rank
 from fd_flower.models.choices import ADDED
 from fd_flower.models.frozen import base, copied, share
 from fd_flower.models.trainable import choose
+from fd_flower.tasks.drawing import drawn_by
 from fd_flower.tasks.probe import Probe, called, looked_at, materialize, probe
 from fd_flower.tasks.task import Task
 
@@ -86,7 +87,8 @@ class Architectures(ABC):
         if name not in self._modules:
             architecture = like or name
             # Of one body with adapters of several ranks there is one draw.
-            with seeded(seed_of(self.settings.run.seed, "model", ranked(architecture)[0]), self.device):
+            seed = seed_of(self.settings.run.seed, "model", drawn_by(ranked(architecture)[0]))
+            with seeded(seed, self.device):
                 module = build().to(self.device) if build else self._model(architecture)
             self._modules[name] = module
             self._initial[name] = {k: v.detach().cpu().clone() for k, v in module.state_dict().items()}

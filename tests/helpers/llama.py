@@ -9,7 +9,7 @@ TEXTS = ["the cat sat on the mat", "the dog sat at the door", "naïve cafés"] *
 SEPARATOR = "<|endoftext|>"
 
 
-def llama(folder: Path, *, vocabulary: int = 280, template: str | None = None) -> Path:
+def llama(folder: Path, *, vocabulary: int = 280, blocks: int = 2, template: str | None = None) -> Path:
     """Write and return a folder; ``template``: the tokenizer's chat template."""
     pytest.importorskip("transformers")
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -28,7 +28,7 @@ def llama(folder: Path, *, vocabulary: int = 280, template: str | None = None) -
     own.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(own), hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(own), hidden_size=8, intermediate_size=16, num_hidden_layers=blocks, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=32, eos_token_id=1, pad_token_id=1, bos_token_id=0,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -1,13 +1,12 @@
 """Language models with fewer blocks: emulators of a model that stays where it is."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import ModuleList
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.tasks.language.blocks import keep_blocks
 from fd_flower.tasks.language.models import LanguageModel
 
 
@@ -40,18 +39,7 @@ def kept_blocks(count: int, ends: int, drop: float) -> list[int]:
 
 def without_blocks(model: LanguageModel, kept: Sequence[int]) -> LanguageModel:
     """Leave out all but these blocks of a model, in place, and return it."""
-    blocks = model.layers()
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if child is blocks:
-                setattr(parent, name, ModuleList(blocks[number] for number in kept))
-    for place, block in enumerate(model.layers()):
-        attention: Any = getattr(block, "self_attn", None)
-        if hasattr(attention, "layer_idx"):
-            attention.layer_idx = place
-    config: Any = getattr(getattr(model.body, "network", None), "config", None)
-    if config is not None:  # transformers goes through so many blocks
-        config.get_text_config().num_hidden_layers = len(kept)
+    keep_blocks(model.body, kept)
     return model
 
 

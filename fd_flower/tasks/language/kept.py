@@ -140,7 +140,8 @@ class KeptLanguageModel(nn.Module):
             For the built-in model, and for what ``transformers`` has no layers for.
         """
         model = self._built(half=False)
-        network = self._network(model)
+        body = self._causal(model)
+        network = body.network
         if self.about["trainable"] == "adapter":
             raise InvalidInputError(
                 "client.trainable=adapter adds layers that transformers does not have: use it as is"
@@ -149,6 +150,7 @@ class KeptLanguageModel(nn.Module):
             for name, layer in list(network.named_modules()):
                 if isinstance(getattr(layer, "lora_A", None), nn.ModuleDict):
                     _merge(network, name, layer)
+        body.keep_activations()
         return network.float().requires_grad_(True).eval()
 
     def save_adapter(self, folder: str | Path) -> None:
@@ -161,7 +163,7 @@ class KeptLanguageModel(nn.Module):
         InvalidInputError
             For a model without LoRA, or whose change has more than one part (``server.adapters=stack``).
         """
-        self._network(self.model)
+        self._causal(self.model)
         if not self.adapts:
             raise InvalidInputError(
                 f"client.trainable={self.about['trainable']} server.adapters={self.about['adapters']} leaves no single "
@@ -188,12 +190,12 @@ class KeptLanguageModel(nn.Module):
         }
         save_file(own, to / "adapter_model.safetensors")
 
-    def _network(self, model: LanguageModel) -> Any:
+    def _causal(self, model: LanguageModel) -> Causal:
         if not isinstance(model.body, Causal):
             raise InvalidInputError(
                 f"'{body_of(self.about)}' is no model of transformers: take .safetensors, which fd_flower.load reads"
             )
-        return model.body.network
+        return model.body
 
 
 def _start(about: dict[str, Any], name: str) -> str:

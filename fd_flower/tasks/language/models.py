@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
+from fd_flower.tasks.language.blocks import chosen, keep_blocks, split
 from fd_flower.tasks.language.built_in import SPECIAL, START, Bytes, Gpt
 from fd_flower.tasks.language.config import AUTO, LENGTH
 from fd_flower.tasks.language.pretrained import Pretrained, pretrained
@@ -56,6 +57,11 @@ class Vocabulary:
     table: Sequence[bytes]
     start: int
     hash: str
+
+    @property
+    def name(self) -> str:
+        """What is the same where next tokens can be compared: the hash, and V."""
+        return f"{self.hash}, {len(self.table)} tokens"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Vocabulary":
         return self  # copies of a model read alike
@@ -221,13 +227,14 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def build(
     name: str, *, seed: int, length: int | None, start: str = AUTO, trainable: str = "all", half: bool = False
 ) -> LanguageModel:
-    """Return a new language model, on the CPU; its weights are a function of the seed, the name and the files.
+    """Return a new language model, on the CPU; its weights are a function of the seed, and of the name or the files.
 
     Parameters
     ----------
     name : str
         ``gpt``, with a width or without (``gpt:32``), or with a number of blocks (``gpt:32x6``), the absolute path of a
-        folder of transformers or of a GGUF file, or ``owner/name`` on the hub, with ``@revision`` or without.
+        folder of transformers or of a GGUF file, or ``owner/name`` on the hub, with ``@revision`` or without; of those
+        from files ``:15`` keeps 15 blocks, evenly spaced.
     seed : int
         ``run.seed``.
     length : int | None
@@ -256,11 +263,17 @@ def build(
             f"model.name is '{name}'; data.task=language needs a causal language model: {models.LANGUAGE[0]}, the "
             "absolute path of a folder of transformers or of a .gguf file, or owner/name on the hub"
         )
-    folder = pretrained(name)
+    stem, blocks = split(name)
+    folder = pretrained(stem)
     own = folder.start(start)
     window = min(length or LENGTH, (folder.longest or np.inf) - 1)
     body = folder.body(torch.bfloat16 if half and trainable != "all" else torch.float32)
-    return LanguageModel(body, _vocabulary(name, own, body.size), int(window), folder.hash, folder.license)
+    files = folder.hash
+    if blocks is not None:
+        kept = chosen(name, len(body.layers()), blocks)
+        keep_blocks(body, kept)
+        files = f"{files}, blocks {kept}"
+    return LanguageModel(body, _vocabulary(stem, own, body.size), int(window), files, folder.license)
 
 
 @lru_cache(maxsize=8)

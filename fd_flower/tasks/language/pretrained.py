@@ -32,6 +32,19 @@ class Causal(nn.Module):
         super().__init__()
         self.network = network
 
+    def recompute_activations(self) -> None:
+        """Let blocks compute their activations again for the gradient: to keep them takes more than the model."""
+        if self.network.supports_gradient_checkpointing:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # it has another name in some versions
+                self.network.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def keep_activations(self) -> None:
+        """Undo ``recompute_activations``."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.network.gradient_checkpointing_disable()
+
     @property
     def size(self) -> int:
         """V, the logits of a position."""
@@ -149,7 +162,9 @@ class Pretrained:
 
     def body(self, dtype: torch.dtype) -> Causal:
         """Return a new network on the CPU, with weights of this type."""
-        return Causal(self._loaded("AutoModelForCausalLM", use_safetensors=True, dtype=dtype))
+        found = Causal(self._loaded("AutoModelForCausalLM", use_safetensors=True, dtype=dtype))
+        found.recompute_activations()
+        return found
 
     def _loaded(self, auto: str, **more: Any) -> Any:
         try:

@@ -150,7 +150,7 @@ class Language:
         tokens = self.examples(world, client, model)
         if not tokens:
             raise InvalidInputError(f"client {client} has no text with a token to learn from: all are empty")
-        return {"features": 0, "classes": 0, "counts": [], "examples": tokens}
+        return {"features": 0, "classes": 0, "counts": [], "examples": tokens, "vocabulary": module.vocabulary.name}
 
     def examples(self, world: View, client: str, model: str) -> int:
         """Return the tokens of a client's training texts."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import final
 
 import torch
@@ -16,6 +17,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
 from fd_flower.models import FeatureModel
 from fd_flower.models.layers import longest_list
+from fd_flower.tasks.drawing import drawn_by
 from fd_flower.tasks.retrieval.models import Bag
 from fd_flower.tasks.text.built_in import HEADS, Transformer
 from fd_flower.tasks.text.config import LENGTH
@@ -171,7 +173,7 @@ def build(
     length: int | None,
     frozen: bool,
 ) -> FeatureModel:
-    """Return a new model for texts, on the CPU; its weights are a function of the seed, the name and the files.
+    """Return a new model for texts, on the CPU; its weights are a function of the seed, and of the name or the files.
 
     Parameters
     ----------
@@ -199,17 +201,17 @@ def build(
             f"model.name is '{name}'; texts need a model that reads them: {' or '.join(models.TEXTS)}, the absolute "
             "path of a folder of sentence-transformers or transformers, or owner/name on the hub"
         )
-    if name.partition(":")[0] in models.LANGUAGE or name.endswith(".gguf"):
+    if name.partition(":")[0] in models.LANGUAGE or ".gguf" in Path(name).suffix:
         raise InvalidInputError(
             f"model.name={name} is a language model, which learns no classes: say data.task=language"
         )
     names, count = ((), classes) if isinstance(classes, int) else (tuple(classes), len(classes))
     encoder = (_built_in if name.partition(":")[0] in models.TEXTS else _of_folder)(name, names, length or LENGTH, seed)
     if frozen and not encoder.headed:
-        with _drawing(seed, name):
+        with _drawing(seed, drawn_by(name)):
             return FrozenTextModel(encoder, lambda: encoder.network()[0], None, count, features)
     body, head = encoder.network()
-    with _drawing(seed, name):
+    with _drawing(seed, drawn_by(name)):
         if frozen:
             return FrozenTextModel(encoder, lambda: body, head, count, features)
         return TextModel(encoder, body, head, count, features)
@@ -217,7 +219,7 @@ def build(
 
 @contextmanager
 def _drawing(seed: int, name: str) -> Iterator[None]:
-    """Draw weights by seed and name; no global generator moves."""
+    """Draw weights by the seed and what ``drawn_by`` returns; no global generator moves."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed_of(seed, "model", name))
         yield
