@@ -156,7 +156,7 @@ def guidance(turn: Turn, received: Generator | None, config: Config) -> Callable
     known = received.trained.clone()
     if config.generated_classes == "own":
         known &= torch.bincount(turn.samples().labels.cpu(), minlength=len(known)) > 0
-    trained = known.nonzero().flatten()
+    trained, real = known.nonzero().flatten(), received.trained.to(place)
 
     @torch.no_grad()
     def make(y: Tensor) -> Tensor:
@@ -166,6 +166,6 @@ def guidance(turn: Turn, received: Generator | None, config: Config) -> Callable
         if not len(trained):
             return None
         others = trained[torch.randint(len(trained), (config.generated,), generator=rng)].to(place)
-        return Generated(make(y), received.trained.to(place)[y], make(others), others)
+        return Generated(make(y), real[y], make(others), others)
 
     return guide

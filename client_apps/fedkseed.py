@@ -70,8 +70,8 @@ def steps(turn: Turn[Config]) -> tuple[Tensor, Tensor, float]:
     values: list[float] = []
     losses: list[float] = []
     drawn = turn.rng("directions")
-    for rows in batches(len(samples), plan, rng):
-        x, y = samples.batch(rows.to(samples.x.device), draws_of(rng, len(values)))
+    for rows in batches(len(samples), plan, rng, samples.x.device):
+        x, y = samples.batch(rows, draws_of(rng, len(values)))
         direction = int(torch.randint(turn.server.candidates, (), generator=drawn))
         found, loss = slope(
             partial(objective, model, x, y, None, turn.config), parameters, seed, direction, turn.config.eps

@@ -205,8 +205,7 @@ def teachers(turn: Turn[Config], received: Sequence[PublicHeads]) -> Iterator[Te
     others = {size: (values.to(place), held.to(place)) for size, (values, held) in others.items()}
     samples, draws = turn.public[index], turn.rng("select")
     endless = Plan(config.public_batch, config.lr, steps=sys.maxsize)
-    for rows in batches(len(index), endless, turn.rng("public")):
-        rows = rows.to(place)
+    for rows in batches(len(index), endless, turn.rng("public"), place):
         x, _ = samples.batch(rows)
         count(PUBLIC)
         wider = {size: (values[:, rows], held[:, rows]) for size, (values, held) in others.items()}

@@ -127,7 +127,7 @@ class FedGen(Strategy[Config]):
         drawn = counts.sum(0).cpu()
         chance = drawn.double() if config.labels == "prior" else (drawn > 0).double()
         generator.train()
-        total = 0.0
+        losses: list[Tensor] = []  # read once, at the end: reading one waits for the device
         for _ in each(range(config.generator_steps), config.generator_steps):
             y = torch.multinomial(chance, config.generator_batch, replacement=True, generator=rng).to(counts.device)
             eps = noise(config.noise, len(y), generator.noise, rng).to(counts.device)
@@ -138,8 +138,8 @@ class FedGen(Strategy[Config]):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += loss.detach().item()
-        self.log_diagnostics({"generator_loss": total / config.generator_steps})
+            losses.append(loss.detach())
+        self.log_diagnostics({"generator_loss": sum(torch.stack(losses).tolist()) / config.generator_steps})
         return optimizer
 
     @torch.no_grad()

@@ -49,7 +49,7 @@ def test_a_loop_that_is_short_by_itself_is_left_alone(ticks):
 @pytest.mark.parametrize("plan", [Plan(4, 0.1, epochs=3), Plan(4, 0.1, steps=7), Plan(1, 0.1), Plan(100, 0.1, steps=2)])
 @pytest.mark.parametrize("count", [0, 1, 4, 9, 10])
 def test_a_plan_knows_its_length(plan, count):
-    assert length(count, plan) == len(list(batches(count, plan, torch.Generator())))
+    assert length(count, plan) == len(list(batches(count, plan, torch.Generator(), torch.device("cpu"))))
 
 
 def test_rounds_that_were_not_played_are_like_the_later_ones():

@@ -220,8 +220,9 @@ def _together(models: Sequence[Module], samples: Samples, lesson: Lesson, rng: t
     optimizers = [optimizer_of(model, plan) for model in models]
     for model in models:
         model.train()
-    for step, rows in enumerate(each(batches(len(samples), plan, rng), length(len(samples), plan))):
-        x, y = samples.batch(rows.to(samples.x.device), draws_of(rng, step))
+    passes = batches(len(samples), plan, rng, samples.x.device)
+    for step, rows in enumerate(each(passes, length(len(samples), plan))):
+        x, y = samples.batch(rows, draws_of(rng, step))
         half = torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16")
         with half, torch.no_grad():
             newest = [model(x) for model in models]

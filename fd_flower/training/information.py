@@ -48,8 +48,8 @@ def information(
     training, done = model.training, 0
     model.eval()
     prepare(model, samples)
-    for rows in each(batches(len(samples), plan, rng), count):
-        x, y = samples.batch(rows.to(samples.x.device))
+    for rows in each(batches(len(samples), plan, rng, samples.x.device), count):
+        x, y = samples.batch(rows)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             loss = objective(model, x, y)
         gradients = torch.autograd.grad(loss, list(learned.values()), allow_unused=True)

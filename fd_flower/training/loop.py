@@ -128,8 +128,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
     total = torch.zeros((), device=samples.x.device)
     steps = 0
-    for rows in each(batches(len(samples), plan, rng), length(len(samples), plan)):
-        rows = rows.to(samples.x.device)
+    for rows in each(batches(len(samples), plan, rng, samples.x.device), length(len(samples), plan)):
         x, y = samples.batch(rows, draws_of(rng, steps))
         with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             loss = objective(model, x, y) if teacher is None else objective(model, x, y, teacher[rows])
@@ -148,15 +147,16 @@ def train(
     return float(total) / steps if steps else 0.0
 
 
-def batches(count: int, plan: Plan, rng: torch.Generator) -> Iterator[Tensor]:
+def batches(count: int, plan: Plan, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:
     """Yield rows [B] in shuffled passes: ``plan.epochs`` of them, or ``plan.steps`` batches where that is set.
 
-    A last batch of one sample is left out where there are others, since batch normalization cannot use it.
+    The order of a pass is drawn on the CPU and goes to the device in one piece. A last batch of one sample is left out
+    where there are others, since batch normalization cannot use it.
     """
     sizes = _sizes(count, plan)
     left = length(count, plan)
     while left > 0:
-        order = torch.randperm(count, generator=rng)
+        order = torch.randperm(count, generator=rng).to(device)
         for rows in order[: sum(sizes)].split(plan.batch)[:left]:
             yield rows
             left -= 1
