@@ -296,6 +296,7 @@ class Record:
         stopped: str = "",
         own_loops: bool = False,
         idle: int = 0,
+        judges: int = 0,
     ) -> None:
         """Write the summary and the report of a run of so many rounds.
 
@@ -317,6 +318,8 @@ class Record:
             Whether the clients' app trains and evaluates on its own.
         idle : int
             Training rows that are held out as public samples though the method needs none.
+        judges : int
+            How many clients' models are evaluated on everybody's samples; 0: none, or all.
         """
         if self.folder is None and self.kept is None:
             return
@@ -345,6 +348,7 @@ class Record:
             "state": self._state_of(evaluated, hosted=world.hosted),
             "own_loops": own_loops,
             "held_out_unused": idle,
+            "judges": judges,
         }
         if self.folder is None:
             self.summary = finite(summarize(self.kept or [], facts))
