@@ -31,10 +31,12 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_predictions_by_hand():
     """Two clients with 2 + 3 and 1 + 4 samples aside, a test set of 7 and then of 20, half of the clients a round."""
     clients = [Client("0", 0, "a", sizes=(9, 2, 3)), Client("1", 1, "b", sizes=(9, 1, 4))]
-    found = predictions(clients, [7, 20], points=1, fraction=0.5, everyone=True, judged=False)
+    found = predictions(clients, [7, 20], points=1, fraction=0.5, judging={"0", "1"}, judged=False)
     assert found == {"a": 0.5 * (10 + 7 + 10 + 20), "b": 0.5 * (10 + 7 + 10 + 20)}
-    found = predictions(clients, [7, 20], points=2, fraction=1.0, everyone=False, judged=True)
+    found = predictions(clients, [7, 20], points=2, fraction=1.0, judging=(), judged=True)
     assert found == {"a": 2 * 2 * 5 + 47, "b": 2 * 2 * 5 + 47}
+    found = predictions(clients, [7, 20], points=1, fraction=1.0, judging={"1"}, judged=False)
+    assert found == {"a": 2 * 5, "b": 2 * (10 + 5) + 7 + 20}, "a judge among others predicts on its own part apart"
 
 
 @pytest.mark.parametrize(

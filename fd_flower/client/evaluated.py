@@ -7,7 +7,7 @@ from flwr.app import ConfigRecord
 from safetensors import SafetensorError
 from torch.nn import Module
 
-from fd_flower.core import kept
+from fd_flower.core import judges, kept
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import Memory
 from fd_flower.objectives.metrics import BY_RULE
@@ -26,7 +26,8 @@ class Evaluations:
     ----------
     asked : ConfigRecord
         Of the message: the evaluation points (``evaluate``), whether and on how much of the global test set
-        (``global``, ``test-limit``), and the point at which models are offered to ``run.keep`` (``keep``).
+        (``global``, ``test-limit``) and by which clients (``judge-rank``: not all), and the point at which models are
+        offered to ``run.keep`` (``keep``).
     memory : Memory
         The client's, in whose folder offered models lie.
 
@@ -41,6 +42,7 @@ class Evaluations:
     def __init__(self, asked: ConfigRecord, memory: Memory) -> None:
         self._points = str(asked.get("evaluate", "")).split(",")
         self._limit = whole(asked, "test-limit", 0) if asked.get("global", False) else None
+        self._last = whole(asked, judges.KEY, 0) if judges.KEY in asked else None
         self._memory = memory
         self.keeps = str(asked.get("keep", ""))
         self.figures: Figures = {}
@@ -59,7 +61,7 @@ class Evaluations:
         inference: Inference,
     ) -> None:
         """Measure at a point that is asked for; parameters are those of ``Turn.evaluate``."""
-        here, client, limit = turn.world, turn.client, self._limit
+        here, client, limit = turn.world, turn.client, self._limit_of(turn)
         if not here.has_data:
             self._on_test_set(turn, point, model or turn.model)
             return
@@ -74,6 +76,12 @@ class Evaluations:
         if point == self.keeps:
             self._offer(turn, model, found)
 
+    def _limit_of(self, turn: "Turn[Any]") -> int | None:
+        """Return the test samples for this client, 0: all, None: it is no judge, and its own samples count alone."""
+        if self._last is not None and judges.rank(turn.world.settings.run.seed, turn.client) > self._last:
+            return None
+        return self._limit
+
     def enter(self, turn: "Turn[Any]", point: str, figures: Mapping[str, float]) -> None:
         """Take in what the app measured itself at a point that is asked for."""
         self.figures |= {f"{point}/{name}": float(value) for name, value in figures.items()}
@@ -82,8 +90,9 @@ class Evaluations:
 
     def _on_test_set(self, turn: "Turn[Any]", point: str, model: Predictor) -> None:
         """Measure on the task's test set alone, where it has one: a client's own samples are the app's."""
-        if isinstance(model, Module) and self._limit is not None:
-            found = turn.world.kind.judged(turn.world, model, self._limit)
+        limit = self._limit_of(turn)
+        if isinstance(model, Module) and limit is not None:
+            found = turn.world.kind.judged(turn.world, model, limit)
             names = {"accuracy": "global", "nll": "global_nll", "ece": "global_ece"}
             self.figures |= {f"{point}/{names[key]}": value for key, value in found.items() if key in names}
 

@@ -6,6 +6,7 @@ from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import Options, option
 
 EVALUATION_POINTS = ("received", "trained", "aggregated")
+PERSONAL = "personal"  # in `server.evaluate`: own parts alone
 ANNEALED = "annealed"  # the evaluation point of an annealed copy, which `server.anneal_every` asks for
 
 
@@ -28,7 +29,10 @@ class ServerConfig(Options):
     evaluate_every: int = option(1, least=0)
     """Evaluate after every n-th round, and always after the last. 0: only after the last."""
     evaluate: str | None = None
-    """Evaluation points, comma-separated: `received`, `trained`, `aggregated`. None: the method's own."""
+    """Evaluation points, comma-separated: `received`, `trained`, `aggregated`. None: the method's own. With `personal`,
+    alone or among them, clients' models are evaluated on their own samples only."""
+    judges: int | None = option(None, least=1)
+    """Clients whose models are evaluated on all clients' samples and on the test set. None: all, or 100 of more."""
     anneal_every: int = option(0, least=0)
     """After every n-th round, also evaluate an annealed copy of each client's model. 0: never."""
     nodes: int = option(1, least=1)
@@ -51,7 +55,13 @@ class ServerConfig(Options):
         super().__post_init__()
         for point in self.evaluation_points or ():
             if point not in EVALUATION_POINTS:
-                raise InvalidInputError(f"server.evaluate has '{point}'{nearest(point, EVALUATION_POINTS)}")
+                known = (*EVALUATION_POINTS, PERSONAL)
+                raise InvalidInputError(f"server.evaluate has '{point}'{nearest(point, known)}")
+        if self.personal_alone and "aggregated" in (self.evaluation_points or ()):
+            raise InvalidInputError(
+                f"server.evaluate is '{self.evaluate}': personal leaves out everybody's samples, on which the server's "
+                "model is evaluated: leave out one of the two"
+            )
         if self.patience and not self.evaluate_every:
             raise InvalidInputError(
                 f"server.patience is {self.patience}, and server.evaluate_every=0 evaluates the last round alone: "
@@ -66,4 +76,14 @@ class ServerConfig(Options):
     @property
     def evaluation_points(self) -> tuple[str, ...] | None:
         """`server.evaluate` as evaluation points; None: the method's own."""
-        return None if self.evaluate is None else tuple(m.strip() for m in self.evaluate.split(",") if m.strip())
+        named = tuple(point for point in self._evaluated if point != PERSONAL)
+        return None if self.evaluate is None or (self.personal_alone and not named) else named
+
+    @property
+    def personal_alone(self) -> bool:
+        """Whether clients' models are evaluated on their own samples, and nothing on everybody's."""
+        return PERSONAL in self._evaluated
+
+    @property
+    def _evaluated(self) -> tuple[str, ...]:
+        return tuple(m.strip() for m in (self.evaluate or "").split(",") if m.strip())

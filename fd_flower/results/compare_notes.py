@@ -42,9 +42,16 @@ def notes(groups: Sequence[Group]) -> list[str]:
         f"Seeds: {_by_value(seeds)}.",
         f"Clients: {_by_value({g.name: str(g.summaries[0]['clients']) for g in groups})}. "
         f"Rounds: {_by_value({g.name: str(g.summaries[0]['rounds']) for g in groups})}.",
+        *_judges(groups),
         *_held_out(groups),
         f"Data: {data[first.name] if len(set(data.values())) == 1 else _by_value(data)}.",
     ]
+
+
+def _judges(groups: Sequence[Group]) -> list[str]:
+    """Return a line where only some of the clients are evaluated on everybody's samples."""
+    few = {group.name: f"judges={count}" for group in groups if (count := group.summaries[0].get("judges"))}
+    return [f"Global and pooled figures are means over some of the clients: {_by_value(few)}."] if few else []
 
 
 def _held_out(groups: Sequence[Group]) -> list[str]:

@@ -27,13 +27,14 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         ``versions``, and ``evaluated``: the evaluation points of ``global`` and ``personal``; ``state``: where the
         evaluated models lie, from the run's folder, None where they are not kept; ``own_loops``: whether the clients'
         app evaluates on its own, so that its figures are ``reported``; ``held_out_unused``: training rows that clients
-        do without for public samples that the method does not need; ``resolved``: what ``auto`` options came to; of a
-        task that is not classification also ``task``, its kind, and ``references``: figures, by name, of what needs no
-        training.
+        do without for public samples that the method does not need; ``judges``: how many clients' models are evaluated
+        on everybody's samples, where these are not all; ``resolved``: what ``auto`` options came to; of a task that is
+        not classification also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
     task = facts.get("task", "classification")
     head = {"method": facts["method"], "status": facts.get("status", "unstated")}
     head |= {key: facts[key] for key in ("seed", "rounds", "clients", "engine", "model", "data")}
+    head |= {"judges": few} if (few := facts.get("judges")) else {}
     head |= {"held_out_unused": idle} if (idle := facts.get("held_out_unused")) else {}
     head |= {"resolved": found} if (found := facts.get("resolved")) else {}
     head |= {"licenses": found} if (found := facts.get("licenses")) else {}

@@ -1,6 +1,6 @@
 """What evaluating text models will cost a run, in one line before its rounds where that is more than training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from logging import WARNING
 from time import process_time
 from typing import TYPE_CHECKING
@@ -10,6 +10,7 @@ import torch
 from fd_flower.config import ClientConfig
 from fd_flower.core.client import Client, share
 from fd_flower.core.flower import log
+from fd_flower.core.judges import SAMPLES
 from fd_flower.core.samples import Samples
 from fd_flower.results.progress import duration
 from fd_flower.tasks.classification import CLASSIFICATION
@@ -45,8 +46,8 @@ def log_cost(run: "Driver", done: int) -> None:
             [0 if part is None else len(part) for part in some],
             points=len(run.points),
             fraction=fraction,
-            everyone=run.evaluates_all,
-            judged=run.judges and bool(Weights.all(strategy.knowledge)),
+            judging=run.judges.ids if run.evaluates_all else frozenset(),
+            judged=run.evaluates_server and bool(Weights.all(strategy.knowledge)),
         )
         for some in (parts, parts[-1:])
     )
@@ -60,7 +61,7 @@ def predictions(
     *,
     points: int,
     fraction: float,
-    everyone: bool,
+    judging: Collection[str],
     judged: bool,
 ) -> dict[str, float]:
     """Return how many samples models predict in a run's evaluations, by architecture.
@@ -75,17 +76,20 @@ def predictions(
         Evaluation points of the clients' models.
     fraction : float
         Share of the clients that a round asks.
-    everyone : bool
-        Whether clients' models are evaluated on all clients' samples and on the test set.
+    judging : Collection[str]
+        Clients whose models are evaluated on all clients' samples and on the test set.
     judged : bool
         Whether the server's models are, one an architecture.
     """
     own = {client.id: client.sizes[1] + client.sizes[2] for client in clients if client.sizes}
     pooled, asked = sum(own.values()), share(len(clients), fraction) / len(clients)
     whole = sum(pooled + test for test in tests)
+    few = 0 < len(judging) < len(clients)
+    everybodys = sum(min(pooled, 2 * SAMPLES) + min(test, SAMPLES) for test in tests) if few else whole
     found: dict[str, float] = {}
     for client in clients:
-        each = whole if everyone else len(tests) * own.get(client.id, 0)
+        alone = len(tests) * own.get(client.id, 0)
+        each = everybodys + alone * few if client.id in judging else alone
         found[client.model] = found.get(client.model, 0.0) + points * asked * each
     return {model: count + whole * judged for model, count in found.items()}
 

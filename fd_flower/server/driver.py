@@ -13,6 +13,7 @@ from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
 from fd_flower.config.registry import short_name
+from fd_flower.core import judges
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
@@ -23,6 +24,7 @@ from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.cost import log_cost
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.judging import Judges
 from fd_flower.server.progress import Progress
 from fd_flower.server.record import Record
 from fd_flower.server.resume import Standing
@@ -93,6 +95,7 @@ class Driver:
         self.guard = Guard(strategy, self.host, self.record)
         strategy.clients = self.host.fitting(self.guard.check)
         self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
+        self._judges = Judges(settings)
         self.point = strategy.evaluation_point(settings)
         self.own_loops = any(client.own_loop for client in strategy.clients)
         """Whether clients evaluate in their own loop, as their app does when the closing message comes."""
@@ -116,7 +119,7 @@ class Driver:
             self.strategy.config,
             self.strategy.clients,
             self.points,
-            served=self.strategy.hosted and evaluate_fn is None and self.judges,
+            served=self.strategy.hosted and evaluate_fn is None and self.evaluates_server,
             personal=self._own_point,
             plain=self.host.plain,
         )
@@ -184,6 +187,7 @@ class Driver:
             stopped=stopped,
             own_loops=self.own_loops or self.host.plain,
             resolved=strategy.resolved(),
+            judges=len(self.judges.ids) if self.evaluates_all and self.judges.last is not None else 0,
             idle=0 if needed else held_out(strategy.world, brought=strategy.brings_samples),
         )
 
@@ -209,6 +213,8 @@ class Driver:
         self.host.mark()
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)
+            for line in (line for past in self.record.past for line in past.lines if "client" in line):
+                self.judges.hear(line)
             strategy.knowledge, done = checkpoint.knowledge, checkpoint.round
         else:
             if initial_arrays:
@@ -244,6 +250,7 @@ class Driver:
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
         _keep(result.evaluate_metrics_serverapp, number, metrics)
         self._offer(number)
+        self.judges.note(self.record.lines.pending)
         standing = self.record.standing(self.host.remembered)
         kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
         lines = self.record.write(metrics if evaluate_fn else None, kept)
@@ -264,6 +271,7 @@ class Driver:
             self.record.lines.end([], MetricRecord(), {})
             self._judge(number)
             self._offer(number)
+            self.judges.note(self.record.lines.pending)
             self.progress.written(self.record.write(None, None))
 
     def _offer(self, number: int) -> None:
@@ -278,7 +286,7 @@ class Driver:
         students = Weights.all(self.strategy.knowledge)
         if not students or not self.due(number):
             return None
-        if not self.judges:
+        if not self.evaluates_server:
             return None
         return self.record.lines.judge(self.strategy.world, students, self.limit(number), self._names)
 
@@ -290,16 +298,22 @@ class Driver:
     # --- what is due
 
     @property
-    def judges(self) -> bool:
+    def judges(self) -> Judges:
+        """Whose models are evaluated on everybody's samples."""
+        return self._judges.among(self.strategy.clients)
+
+    @property
+    def evaluates_server(self) -> bool:
         """Whether the server's model is evaluated here."""
-        return self.point == "aggregated" and "aggregated" in (
-            self.strategy.config.evaluation_points or ("aggregated",)
-        )
+        config = self.strategy.config
+        asked = config.evaluation_points or ("aggregated",)
+        return self.point == "aggregated" and "aggregated" in asked and not config.personal_alone
 
     @property
     def evaluates_all(self) -> bool:
         """Whether clients' models are evaluated on all clients' samples, too, and on the test set."""
-        return self.point != "aggregated" or self.strategy.evaluates_clients
+        everybodys = self.point != "aggregated" or self.strategy.evaluates_clients
+        return everybodys and not self.strategy.config.personal_alone
 
     @property
     def _own_point(self) -> str:
@@ -350,6 +364,18 @@ class Driver:
         """Return the test images to use, 0: all of them, as after the last round."""
         return 0 if number >= self.last else self.strategy.settings.data.test_limit or 0
 
+    def client_limit(self, number: int) -> int:
+        """Return the test images that a client's model predicts on, 0: all; where judges are few, they are limited."""
+        few = self.judges.last is not None and number < self.last
+        return self.limit(number) or (judges.SAMPLES if few else 0)
+
+    def closing_clients(self) -> Sequence[Client]:
+        """Return whom the closing message asks: all, or, where judges are few, these and those of the last round."""
+        if self.judges.last is None:
+            return self.strategy.clients
+        asked = self.judges.ids.union(self.record.lines.asked)
+        return [client for client in self.strategy.clients if client.id in asked]
+
     # --- exchanges
 
     def messages(
@@ -378,7 +404,8 @@ class Driver:
                 "closing": closing,
                 "evaluate": ",".join(points),
                 "global": self.evaluates_all,
-                "test-limit": self.limit(number),
+                "test-limit": self.client_limit(number),
+                **({} if self.judges.last is None else {judges.KEY: self.judges.last}),
                 **({"keep": self._own_point} if self.due(number) and self.record.keeps(hosted=strategy.hosted) else {}),
             }
         )

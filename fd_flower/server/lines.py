@@ -53,7 +53,7 @@ class RoundLines:
 
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
-        self.number, self._asked, self._host = number, list(asked), host
+        self.number, self.asked, self._host = number, list(asked), host
         self.closing, self.failed, self.remarks, self.evaluated = False, {}, {}, None
         self.steps, self.server_steps = {}, 0
         host.bytes = Bytes()
@@ -93,14 +93,14 @@ class RoundLines:
         """
         traffic, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
-        silent = set(self._asked) - {r.client.id for r in replies} - failed.keys()
+        silent = set(self.asked) - {r.client.id for r in replies} - failed.keys()
         figures = [_figures(reply) for reply in replies]
         self.pending.append(
             {
                 "round": self.number,
                 **mark,
                 "seconds": time.monotonic() - self._clock,
-                "asked": self._asked,
+                "asked": self.asked,
                 "replied": [r.client.id for r in replies],
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
                 **({"remarks": self.remarks} if self.remarks else {}),

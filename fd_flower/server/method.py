@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+import numpy as np
 import torch
 
 from fd_flower.config import ClientConfig, ServerConfig, Settings, registry
@@ -14,6 +15,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng, torch_rng
 from fd_flower.results.callback import Callback
 from fd_flower.server.diagnostics import Diagnostics, Figure
+from fd_flower.server.judging import first_heard
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
 from fd_flower.server.status import UNSTATED, Status
@@ -201,10 +203,16 @@ class Method(ABC, Generic[C]):
     # --- a round
 
     def sample(self, round: int) -> Sequence[Client]:
-        """Draw whom a round asks, seeded, from those in natural order: by default a share of ``server.fraction``."""
+        """Draw whom a round asks, seeded, from those in natural order: by default a share of ``server.fraction``.
+
+        Where few of the clients are judges, the first rounds that are evaluated take them first.
+        """
         count = share(len(self.clients), self.config.fraction)
         rng = numpy_rng(self.settings.run.seed, "sample", "server", round)
-        return [self.clients[i] for i in sorted(rng.permutation(len(self.clients))[:count])]
+        order = rng.permutation(len(self.clients))
+        if first := first_heard(self.clients, self.settings, round, count):
+            order = [*first, *order[~np.isin(order, first)]]
+        return [self.clients[i] for i in sorted(order[:count])]
 
     def public_index(self, round: int) -> torch.Tensor:
         """Return which public samples a round is about, int64 [N], rising: by default a fresh seeded subset."""

@@ -297,6 +297,7 @@ class Record:
         own_loops: bool = False,
         resolved: Mapping[str, str] | None = None,
         idle: int = 0,
+        judges: int = 0,
     ) -> None:
         """Write the summary and the report of a run of so many rounds.
 
@@ -320,6 +321,8 @@ class Record:
             What ``auto`` options came to, by option.
         idle : int
             Training rows that are held out as public samples though the method needs none.
+        judges : int
+            How many clients' models are evaluated on everybody's samples; 0: none, or all.
         """
         if self.folder is None and self.kept is None:
             return
@@ -349,6 +352,7 @@ class Record:
             "own_loops": own_loops,
             "resolved": dict(resolved or {}),
             "held_out_unused": idle,
+            "judges": judges,
         }
         if self.folder is None:
             self.summary = finite(summarize(self.kept or [], facts))

@@ -195,8 +195,9 @@ class Strategy(Method[C], FlowerStrategy):
         run = self._run
         if server_round < run.last or "received" not in run.points or run.host.plain:
             return []
-        run.record.lines.close(server_round, [c.id for c in self.clients], run.host)
-        return run.messages(self.clients, server_round, 0, "evaluate", config, closing=True)
+        asked = run.closing_clients()
+        run.record.lines.close(server_round, [c.id for c in asked], run.host)
+        return run.messages(asked, server_round, 0, "evaluate", config, closing=True)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Record what the closing message evaluated."""

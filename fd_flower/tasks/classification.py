@@ -137,7 +137,7 @@ class Classification:
     ) -> dict[str, tuple[Tensor, Tensor]]:
         """Return predictions [N, C] and labels [N] by the name of the accuracy on them; arguments as of ``figures``."""
         own, precision = world.data(client), world.settings.run.precision
-        wholes = {} if limit is None else world.pooled
+        wholes = {} if limit is None else world.pool(limit)
         seen = {}
         parts = (("validation", "validation", "pooled_validation"), ("test", "accuracy", "pooled"))
         for part, name, pooled_name in parts:
@@ -145,7 +145,7 @@ class Classification:
             if whole is not None:
                 everybodys = predicted(shared or model, whole, precision)
                 seen[pooled_name] = (everybodys, whole.labels)
-            if whole is not None and shared is None:  # the own part is in it
+            if whole is not None and shared is None and whole is world.pooled[part]:  # the own part is in it
                 seen[name] = (everybodys[world.pooled_rows(client, part)], samples.labels)
             else:
                 seen[name] = (predicted(model, samples, precision), samples.labels)

@@ -69,6 +69,9 @@ class View(Protocol):
     def pooled(self) -> Mapping[str, Samples]:
         """All hosted clients' ``validation`` and ``test`` parts together."""
 
+    def pool(self, limit: int) -> Mapping[str, Samples]:
+        """Return what of ``pooled`` a client's model is evaluated on; a limit of 0: in the last evaluation."""
+
     def data(self, client: str) -> Data:
         """Return a client's samples."""
 

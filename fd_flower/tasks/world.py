@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
+from itertools import accumulate
 from typing import Any, final
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fd_flower.config import Settings
+from fd_flower.core import judges
 from fd_flower.core.classes import difference, listed
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
@@ -201,11 +203,38 @@ class World(Architectures):
         every = [self.data(c) for c in self.clients]
         return {part: join([getattr(d, part) for d in every]) for part in ("validation", "test")}
 
+    def pool(self, limit: int) -> dict[str, Samples]:
+        """Return what a judge predicts on of ``pooled``: all of it where all clients are judges.
+
+        Else it is a seeded part of at most ``judges.SAMPLES``, and where ``limit`` is 0, in the last evaluation, all
+        test samples.
+        """
+        config = self.settings
+        if judges.count(config.server.judges, config.data.clients) == config.data.clients:
+            return self.pooled
+        return {
+            part: whole if part == "test" and not limit else self._sampled[part] for part, whole in self.pooled.items()
+        }
+
+    @cached_property
+    def _sampled(self) -> dict[str, Samples]:
+        """The seeded part of each pooled part."""
+        found = {}
+        for part, whole in self.pooled.items():
+            order = torch.randperm(len(whole), generator=torch_rng(self.settings.run.seed, "pool", part))
+            found[part] = whole[order[: judges.SAMPLES].sort().values.to(self.device)]
+        return found
+
     def pooled_rows(self, client: str, part: str) -> slice:
         """Return where a client's own part lies in the pooled one."""
-        sizes = [len(getattr(self.data(c), part)) for c in self.clients]
-        place = self.clients.index(client)
-        return slice(sum(sizes[:place]), sum(sizes[: place + 1]))
+        place = int(client)
+        return slice(self._ends[part][place], self._ends[part][place + 1])
+
+    @cached_property
+    def _ends(self) -> dict[str, list[int]]:
+        """Where each client's part ends in the pooled one, after a 0."""
+        every = [self.data(c) for c in self.clients]
+        return {part: [0, *accumulate(len(getattr(d, part)) for d in every)] for part in ("validation", "test")}
 
     @cached_property
     def public_checksum(self) -> str:

@@ -1,0 +1,89 @@
+"""Who is evaluated on everybody's samples, when each of them first is, and whose figure is how old."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+from fd_flower.config import ServerConfig, Settings
+from fd_flower.core import judges
+from fd_flower.core.client import Client
+
+
+@final
+class Judges:
+    """A run's judges, of ``server.judges``.
+
+    Parameters
+    ----------
+    settings : Settings
+        The run.
+
+    Attributes
+    ----------
+    ids : frozenset[str]
+        Who they are.
+    last : int | None
+        The rank of the last one; None: all clients are judges.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._clients: Sequence[Client] = ()
+        self._newest: dict[str, int] = {}
+        self.ids: frozenset[str] = frozenset()
+        self.last: int | None = None
+
+    def among(self, clients: Sequence[Client]) -> "Judges":
+        """Choose them among those who take part now; who has been chosen stays, but for newcomers before them."""
+        if clients is not self._clients:
+            self._clients = clients
+            first = in_line(clients, self._settings)
+            self.ids = frozenset(client.id for client in first)
+            everybody = len(first) == len(clients)
+            self.last = None if everybody else judges.rank(self._settings.run.seed, first[-1].id)
+        return self
+
+    def note(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Say in the line of an evaluated round, or of a closing message, how many have a figure and how old it is."""
+        for line in lines:
+            if "client" not in line:
+                head = line
+            elif self.hear(line) and self.last is not None:
+                known = [self._newest[who] for who in self.ids if who in self._newest]
+                oldest = line["round"] - min(known, default=line["round"])
+                head["judges"] = {"count": len(self.ids), "evaluated": len(known), "oldest": oldest}
+
+    def hear(self, line: Mapping[str, Any]) -> bool:
+        """Take a client's line in; return whether the client was evaluated."""
+        if line.get("evaluations") and line["client"] in self.ids:
+            self._newest[line["client"]] = line["round"]
+        return bool(line.get("evaluations"))
+
+
+def in_line(clients: Sequence[Client], settings: Settings) -> list[Client]:
+    """Return the judges among these clients, by rank."""
+    by_rank = sorted(clients, key=lambda client: judges.rank(settings.run.seed, client.id))
+    return by_rank[: judges.count(settings.server.judges, len(clients))]
+
+
+def first_heard(clients: Sequence[Client], settings: Settings, number: int, asked: int) -> list[int]:
+    """Return the places of the judges whom this round's sample takes first, so that each is evaluated early.
+
+    The n-th round that is evaluated takes the n-th ``asked`` of them. Nobody is taken first where all clients are
+    judges, or all are asked.
+    """
+    config = settings.server
+    if asked == len(clients) or judges.count(config.judges, len(clients)) == len(clients):
+        return []
+    place = _evaluated_before(config, number)
+    if place is None:
+        return []
+    places = {client.id: place for place, client in enumerate(clients)}
+    return [places[client.id] for client in in_line(clients, settings)[place * asked : (place + 1) * asked]]
+
+
+def _evaluated_before(config: ServerConfig, number: int) -> int | None:
+    """Return how many rounds were evaluated before this one; None: it is not evaluated."""
+    every = config.evaluate_every
+    if number < config.rounds and not (every and number % every == 0):
+        return None
+    return (number - 1) // every if every else 0
