@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-import numpy as np
 import torch
 
 from fd_flower.config import ClientConfig, ServerConfig, Settings, registry
@@ -209,9 +208,9 @@ class Method(ABC, Generic[C]):
         """
         count = share(len(self.clients), self.config.fraction)
         rng = numpy_rng(self.settings.run.seed, "sample", "server", round)
-        order = rng.permutation(len(self.clients))
+        order: list[int] = rng.permutation(len(self.clients)).tolist()
         if first := first_heard(self.clients, self.settings, round, count):
-            order = [*first, *order[~np.isin(order, first)]]
+            order = [*first, *(place for place in order if place not in first)]
         return [self.clients[i] for i in sorted(order[:count])]
 
     def public_index(self, round: int) -> torch.Tensor:
