@@ -52,7 +52,7 @@ def measure_of(figure: str) -> Measure:
     Raises
     ------
     InvalidInputError
-        For a figure without a stated least difference, e.g. perplexity or a metric of one's own.
+        For a figure without a stated least difference, e.g. perplexity or a custom metric.
     """
     part = figure.partition(".")[0]
     if part in ("accuracy", "rules"):

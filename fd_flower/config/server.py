@@ -59,7 +59,7 @@ class ServerConfig(Options):
                 raise InvalidInputError(f"server.evaluate has '{point}'{nearest(point, known)}")
         if self.personal_alone and "aggregated" in (self.evaluation_points or ()):
             raise InvalidInputError(
-                f"server.evaluate is '{self.evaluate}': personal leaves out everybody's samples, on which the server's "
+                f"server.evaluate is '{self.evaluate}': personal leaves out the samples on which the server's "
                 "model is evaluated: leave out one of the two"
             )
         if self.patience and not self.evaluate_every:
@@ -81,7 +81,7 @@ class ServerConfig(Options):
 
     @property
     def personal_alone(self) -> bool:
-        """Whether clients' models are evaluated on their own samples, and nothing on everybody's."""
+        """Whether clients' models are evaluated on their own samples, and not on those of others."""
         return PERSONAL in self._evaluated
 
     @property

@@ -1,4 +1,4 @@
-"""Judges: the clients whose models are evaluated on everybody's samples, a seeded few where there are many clients."""
+"""Judges: the clients whose models are evaluated on all clients' samples, a seeded few where there are many clients."""
 
 from fd_flower.core.rng import seed_of
 
@@ -22,5 +22,5 @@ def count(asked: int | None, clients: int) -> int:
 
 
 def rank(seed: int, client: str) -> int:
-    """Return a client's place in line, the same in all rounds, on every machine and whoever else takes part."""
+    """Return a client's place in line, the same in all rounds, on every machine and with any other clients."""
     return seed_of(seed, "judge", client)

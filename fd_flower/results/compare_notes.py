@@ -49,7 +49,7 @@ def notes(groups: Sequence[Group]) -> list[str]:
 
 
 def _judges(groups: Sequence[Group]) -> list[str]:
-    """Return a line where only some of the clients are evaluated on everybody's samples."""
+    """Return a line where only some of the clients are evaluated on all clients' samples."""
     few = {group.name: f"judges={count}" for group in groups if (count := group.summaries[0].get("judges"))}
     return [f"Global and pooled figures are means over some of the clients: {_by_value(few)}."] if few else []
 

@@ -28,7 +28,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         evaluated models lie, from the run's folder, None where they are not kept; ``own_loops``: whether the clients'
         app evaluates on its own, so that its figures are ``reported``; ``held_out_unused``: training rows that clients
         do without for public samples that the method does not need; ``judges``: how many clients' models are evaluated
-        on everybody's samples, where these are not all; ``resolved``: what ``auto`` options came to; of a task that is
+        on all clients' samples, where these are not all; ``resolved``: what ``auto`` options came to; of a task that is
         not classification also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
     task = facts.get("task", "classification")

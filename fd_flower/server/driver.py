@@ -299,7 +299,7 @@ class Driver:
 
     @property
     def judges(self) -> Judges:
-        """Whose models are evaluated on everybody's samples."""
+        """Whose models are evaluated on all clients' samples."""
         return self._judges.among(self.strategy.clients)
 
     @property

@@ -1,4 +1,4 @@
-"""Who is evaluated on everybody's samples, when each of them first is, and whose figure is how old."""
+"""Who is evaluated on all clients' samples, when each of them first is, and whose figure is how old."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, final
@@ -33,7 +33,7 @@ class Judges:
         self.last: int | None = None
 
     def among(self, clients: Sequence[Client]) -> "Judges":
-        """Choose them among those who take part now; who has been chosen stays, but for newcomers before them."""
+        """Choose them among those who take part now; who was chosen stays, unless a new client is before them."""
         if clients is not self._clients:
             self._clients = clients
             first = in_line(clients, self._settings)
@@ -68,7 +68,7 @@ def in_line(clients: Sequence[Client], settings: Settings) -> list[Client]:
 def first_heard(clients: Sequence[Client], settings: Settings, number: int, asked: int) -> list[int]:
     """Return the places of the judges whom this round's sample takes first, so that each is evaluated early.
 
-    The n-th round that is evaluated takes the n-th ``asked`` of them. Nobody is taken first where all clients are
+    The n-th round that is evaluated takes the n-th ``asked`` of them. No one is taken first where all clients are
     judges, or all are asked.
     """
     config = settings.server

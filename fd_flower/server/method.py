@@ -210,7 +210,8 @@ class Method(ABC, Generic[C]):
         rng = numpy_rng(self.settings.run.seed, "sample", "server", round)
         order: list[int] = rng.permutation(len(self.clients)).tolist()
         if first := first_heard(self.clients, self.settings, round, count):
-            order = [*first, *(place for place in order if place not in first)]
+            taken = set(first)
+            order = [*first, *(place for place in order if place not in taken)]
         return [self.clients[i] for i in sorted(order[:count])]
 
     def public_index(self, round: int) -> torch.Tensor:

@@ -322,7 +322,7 @@ class Record:
         idle : int
             Training rows that are held out as public samples though the method needs none.
         judges : int
-            How many clients' models are evaluated on everybody's samples; 0: none, or all.
+            How many clients' models are evaluated on all clients' samples; 0: none, or all.
         """
         if self.folder is None and self.kept is None:
             return
