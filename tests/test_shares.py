@@ -11,11 +11,12 @@ import pytest
 from helpers.grids import Moody
 from helpers.tiny import figures, rounds, start, start_toy, toy_settings
 
-from fd_flower import methods
+from fd_flower import config, methods
 from fd_flower.core import nonce
 from fd_flower.core.errors import InvalidInputError, RunError, StateError
 from fd_flower.core.share import Share
 from fd_flower.results import RunFolder
+from fd_flower.server import Strategy
 from fd_flower.server.hosts import Hosts
 
 
@@ -31,8 +32,8 @@ class Machines(Moody):
         super().__init__(methods.client_app(method))
         one = self._contexts.pop(1)
         self._contexts |= {0: one}
-        for node, config in configs.items():
-            self.add(node, config)
+        for node, own in configs.items():
+            self.add(node, own)
         del self._contexts[0]
         self.starts: dict[int, str] = {}
 
@@ -50,21 +51,24 @@ def begun(folder: Path, method: str = "fd", changes: str = "") -> Any:
 
 
 def resumed(folder: Path, method: str = "fd", changes: str = "") -> Any:
-    return toy_settings(method, f"run.resume={folder} {changes}")
+    return config.settings(method, f"run.resume={folder} {changes}")
 
 
-class Cut(Exception):
+class Killed(BaseException):
     """The server dies."""
 
 
-def cut_after(number: int) -> Callable[[dict[str, Any]], None]:
-    """Return a listener with which a run is cut off when this round's lines are written."""
+def cut_off(settings: Any, grid: Machines, number: int) -> None:
+    """Begin a run whose server dies once this round's lines are written."""
 
-    def listen(line: dict[str, Any]) -> None:
+    def kill(line: dict[str, Any]) -> None:
         if line["round"] == number:
-            raise Cut
+            raise Killed
 
-    return listen
+    strategy = Strategy.for_method(settings)
+    strategy.on_line = kill
+    with pytest.raises(Killed):
+        strategy.start(grid)
 
 
 # --- a share in a node's configuration
@@ -82,7 +86,7 @@ def test_what_is_no_share_is_refused(value: object):
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
+    ("own", "words"),
     [
         ({"hosts": "3/2", "state-dir": "/d"}, "hosts is '3/2'"),
         ({"hosts": "1/1"}, "the node's config has hosts and lacks state-dir"),
@@ -92,14 +96,14 @@ def test_what_is_no_share_is_refused(value: object):
         ({"host": "1/1", "state-dir": "/d"}, "the node's config has 'host'; did you mean 'hosts'?"),
     ],
 )
-def test_a_host_that_is_set_up_wrongly_says_why(config: dict[str, Any], words: str):
+def test_a_host_that_is_set_up_wrongly_says_why(own: dict[str, Any], words: str):
     with pytest.raises(RunError, match="no client can take part") as caught:
-        start_toy("fd", "", Machines("fd", {1: config}))
+        start_toy("fd", "", Machines("fd", {1: own}))
     assert words in str(caught.value)
 
 
 def test_a_simulated_key_of_bfv_needs_a_common_disk(tmp_path: Path):
-    with pytest.raises(RunError, match="privacy.sum=bfv simulates clients with one key file"):
+    with pytest.raises(RunError, match=r"privacy\.sum=bfv simulates clients with one key file"):
         start_toy("fedavg", "privacy.sum=bfv", Machines("fedavg", {1: share(tmp_path, 1, 1)}))
 
 
@@ -108,7 +112,7 @@ def test_a_simulated_key_of_bfv_needs_a_common_disk(tmp_path: Path):
 
 @pytest.mark.parametrize("method", ["fd", "fedavg", "fedmd"])
 def test_figures_are_those_of_one_process_whatever_the_node_ids(tmp_path: Path, method: str):
-    changes = "data.clients=7 model.name=[small,wide,small]"
+    changes = "data.clients=7" + " model.name=[small,wide,small]" * (method != "fedavg")
     whole = figures(start_toy(method, changes)[2])
     for number, ids in enumerate([(1, 2, 3, 4), (40, 7, 33, 12)]):
         strategy, _, lines = start_toy(method, changes, four(tmp_path / str(number), method, ids))
@@ -127,8 +131,7 @@ def test_each_clients_memory_is_on_its_own_hosts_disk(tmp_path: Path):
 @pytest.mark.parametrize("ids", [(1, 2, 3, 4), (4, 3, 2, 1), (90, 2, 70, 1)])
 def test_a_resume_with_node_ids_in_any_order_ends_as_if_nothing_had_happened(tmp_path: Path, ids: tuple[int, ...]):
     _, _, whole = start(begun(tmp_path / "whole", changes="server.rounds=4"), four(tmp_path / "others"))
-    with pytest.raises(Cut):
-        start(begun(tmp_path / "run", changes="server.rounds=4"), four(tmp_path), cut_after(2))
+    cut_off(begun(tmp_path / "run", changes="server.rounds=4"), four(tmp_path), 2)
     start(resumed(tmp_path / "run"), four(tmp_path, ids=ids))
     assert figures(RunFolder.open(tmp_path / "run").lines()) == figures(whole)
 
@@ -190,8 +193,7 @@ def test_a_share_that_comes_while_it_is_waited_for_is_taken_in(tmp_path: Path):
 
 @pytest.mark.parametrize(("of", "words"), [(2, "are hosted in 2 shares"), (0, "are hosted without shares")])
 def test_a_resume_with_another_number_of_shares_is_refused(tmp_path: Path, of: int, words: str):
-    with pytest.raises(Cut):
-        start(begun(tmp_path / "run", changes="server.rounds=3"), four(tmp_path), cut_after(1))
+    cut_off(begun(tmp_path / "run", changes="server.rounds=3"), four(tmp_path), 1)
     configs: dict[int, dict[str, Any]] = {i: share(tmp_path, i, of) for i in range(1, of + 1)} or {
         1: {"partition-id": 0}
     }
@@ -200,13 +202,11 @@ def test_a_resume_with_another_number_of_shares_is_refused(tmp_path: Path, of: i
 
 
 def test_a_copy_of_a_run_does_not_take_the_memory_that_its_original_continued(tmp_path: Path):
-    with pytest.raises(Cut):
-        start(begun(tmp_path / "run", changes="server.rounds=4"), four(tmp_path), cut_after(1))
+    cut_off(begun(tmp_path / "run", changes="server.rounds=4 server.wait=0.2"), four(tmp_path), 1)
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    with pytest.raises(Cut):
-        start(resumed(tmp_path / "run"), four(tmp_path), cut_after(3))
+    cut_off(resumed(tmp_path / "run"), four(tmp_path), 3)
     with pytest.raises(RunError) as caught:
-        start(resumed(tmp_path / "copy", changes="server.wait=0"), four(tmp_path))
+        start(resumed(tmp_path / "copy"), four(tmp_path))
     assert f"share 2/4: {tmp_path}/disk-2 is the memory of another continuation of this run" in str(caught.value)
     assert "give hosts another state-dir" in str(caught.value)
     start(resumed(tmp_path / "run"), four(tmp_path))  # the original continues
@@ -223,8 +223,7 @@ def test_a_host_finds_out_in_a_message_that_another_continuation_took_its_disk(t
 
 
 def test_a_host_that_lost_its_disk_ends_the_run(tmp_path: Path):
-    with pytest.raises(Cut):
-        start(begun(tmp_path / "run", changes="server.rounds=3"), four(tmp_path), cut_after(1))
+    cut_off(begun(tmp_path / "run", changes="server.rounds=3"), four(tmp_path), 1)
     shutil.rmtree(tmp_path / "disk-3")
     with pytest.raises(RunError, match=r"client \d has lost its memory of round 1: .* has no .*/disk-3/"):
         start(resumed(tmp_path / "run"), four(tmp_path))
@@ -242,8 +241,10 @@ def changing(grid: Machines, acts: dict[int, Callable[[], None]], folder: Path) 
             done.add(line["round"])
             acts[line["round"]]()
 
-    strategy, _, lines = start(begun(folder / "run", changes="server.rounds=5"), grid, listen)
-    return strategy, rounds(lines)
+    strategy = Strategy.for_method(begun(folder / "run", changes="server.rounds=5 server.timeout=0.5"))
+    strategy.on_line = listen
+    strategy.start(grid)
+    return strategy, rounds(RunFolder.open(folder / "run").lines())
 
 
 def test_a_host_that_died_is_back_under_another_id_once_its_old_one_is_gone(tmp_path: Path):

@@ -106,7 +106,8 @@ class HostGrid(ClientGrid):
             state, run_key = Path(str(self._header["state"])), str(self._header["run-key"])
             self._header["nonce"] = nonce.write(state, run_key, again=bool(self.shares))
             if self.shares:
-                self._header["nonces"] = " ".join(nonce.found(state, run_key))
+                self._handshake.hosts.known = nonce.found(state, run_key)
+                self._header["nonces"] = " ".join(self._handshake.hosts.known)
 
     # --- who is there
 

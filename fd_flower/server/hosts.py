@@ -18,10 +18,12 @@ class Hosts:
     allow : Mapping[str, bytes] | None
         Name of a share -> the key that may host it; None: the first node that names a share keeps it while it is there.
     known : Collection[str]
-        The nonces of the run's earlier starts.
+        The nonces of the run's starts so far.
 
     Attributes
     ----------
+    known : Collection[str]
+        As above.
     of : int
         How many shares there are.
     named : bool
@@ -32,7 +34,7 @@ class Hosts:
 
     def __init__(self, allow: Mapping[str, bytes] | None, known: Collection[str]) -> None:
         self._allow = allow
-        self._known = known
+        self.known = known
         self._started: dict[int, str] = {}
         self._waiting: dict[int, int] = {}
         self.of = 0
@@ -111,7 +113,7 @@ class Hosts:
         if self._allow is not None and (why := refusal(share.name, node, self._allow, keys, "share")):
             return why
         held = answer.get("nonces", [])
-        if not isinstance(held, list) or nonce.foreign(map(str, held), self._known):
+        if not isinstance(held, list) or nonce.foreign(map(str, held), self.known):
             return f"share {share}: {nonce.OTHER.format(answer.get('state', 'its state-dir'))}"
         return ""
 
