@@ -9,6 +9,8 @@ from fd_flower.core.errors import InvalidInputError
 
 SHARE = re.compile("([1-9][0-9]{0,4})/([1-9][0-9]{0,4})")
 
+NAME = re.compile("share-([0-9]+)-of-([0-9]+)")
+
 
 @dataclass(frozen=True, order=True)
 class Share:
@@ -40,6 +42,12 @@ class Share:
                 f'hosts is {reprlib.repr(value)}; expected which share of how many, as in hosts="2/4"'
             )
         return cls(int(found[2]), int(found[1]))
+
+    @classmethod
+    def of_name(cls, name: str) -> "Share | None":
+        """Return the share that is called so; None for any other name."""
+        found = NAME.fullmatch(name)
+        return cls.read(f"{found[1]}/{found[2]}") if found else None
 
     @property
     def name(self) -> str:
