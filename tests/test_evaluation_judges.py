@@ -132,3 +132,15 @@ def test_personal_figures_alone(tmp_path):
     assert summary["accuracy"]["personal"]["final"] > 0
     with pytest.raises(InvalidInputError, match="leave out one of the two"):
         settings("fedavg", "server.evaluate=personal,aggregated")
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "first"),
+    [("fedavg", "", False), ("fd", "server.evaluate=personal", False), ("fd", "", True)],
+)
+def test_whom_a_round_asks_depends_on_judges_only_where_they_are_evaluated(method: str, changes: str, first: bool):
+    told = f"data.clients=8 server.fraction=0.25 server.rounds=1 {changes}"
+    usual = rounds(start_toy(method, told)[2])[0]["asked"]
+    few = rounds(start_toy(method, f"{told} server.judges=2")[2])[0]["asked"]
+    assert (few == sorted(by_rank(8)[:2])) == first
+    assert first or few == usual

@@ -102,7 +102,8 @@ def test_its_recipe_fits_its_options(method: str):
     for side, values in config.read_recipe(method).items():
         for key, value in values.items():
             assert getattr(chosen.kinds.get(side) or getattr(chosen, side), key) == value
-    assert chosen.client.objective in (*objectives.names(), *objectives.names("tokens"))
+    automatic = getattr(client_module(method), "AUTO", "")
+    assert chosen.client.objective in (*objectives.names(), *objectives.names("tokens"), automatic)
 
 
 @EVERY

@@ -85,7 +85,9 @@ def predictions(
     pooled, asked = sum(own.values()), share(len(clients), fraction) / len(clients)
     whole = sum(pooled + test for test in tests)
     few = 0 < len(judging) < len(clients)
-    everybodys = sum(min(pooled, 2 * SAMPLES) + min(test, SAMPLES) for test in tests) if few else whole
+    everybodys = whole
+    if few:  # all but the last evaluation are on parts of the samples
+        everybodys = sum(min(pooled, 2 * SAMPLES) + min(test, SAMPLES) for test in tests[:-1]) + pooled + tests[-1]
     found: dict[str, float] = {}
     for client in clients:
         alone = len(tests) * own.get(client.id, 0)

@@ -102,6 +102,7 @@ class Driver:
         if self.own_loops and self.point == "trained":
             self.point = "received"
         self.point = self._headline()
+        strategy.asks_judges_first = self.evaluates_all and bool(self.points)
         self.progress.watch(self.point)
 
     # --- the rounds

@@ -112,6 +112,8 @@ class Method(ABC, Generic[C]):
         self.clients: tuple[Client, ...] = ()
         self.hosted = True
         """Whether the clients are hosted (a simulation), so that the experimenter sees all of their data."""
+        self.asks_judges_first = False
+        """Whether the samples of the first evaluated rounds begin with the judges (``server.judges``)."""
         self.round_index = torch.empty(0, dtype=torch.int64)
         """The public samples that the round is about, int64 [N], where clients predict on them."""
         self.on_line: Callable[[dict[str, Any]], None] | None = None
@@ -204,13 +206,13 @@ class Method(ABC, Generic[C]):
     def sample(self, round: int) -> Sequence[Client]:
         """Draw whom a round asks, seeded, from those in natural order: by default a share of ``server.fraction``.
 
-        Where few of the clients are judges, the first rounds that are evaluated take them first.
+        Where judges are evaluated and few of the clients are judges, the first evaluated rounds take them first.
         """
         count = share(len(self.clients), self.config.fraction)
         rng = numpy_rng(self.settings.run.seed, "sample", "server", round)
         order: list[int] = rng.permutation(len(self.clients)).tolist()
-        if first := first_heard(self.clients, self.settings, round, count):
-            taken = set(first)
+        first = first_heard(self.clients, self.settings, round, count) if self.asks_judges_first else []
+        if taken := set(first):
             order = [*first, *(place for place in order if place not in taken)]
         return [self.clients[i] for i in sorted(order[:count])]
 
