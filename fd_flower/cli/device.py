@@ -86,7 +86,7 @@ def _host(config: dict[str, Any]) -> Iterator[Finding]:
     if "refused" in answer:
         yield Finding("host", str(answer["refused"]), f"set it right in {CONFIG}")
         return
-    yield Finding("host", f"share {answer['share']} of the clients that a run simulates")
+    yield Finding("host", f"share {answer['share']!s} of the clients that a run simulates")
     yield _state(config)
 
 

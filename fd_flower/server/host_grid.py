@@ -95,7 +95,7 @@ class HostGrid(ClientGrid):
     def mark(self) -> None:
         """Leave a nonce where hosted clients keep their memory; every message names it from now on.
 
-        Hosts with disks of their own keep it there; they are told those of the run's earlier starts, too.
+        Hosts with disks of their own keep it there, and are sent those of the run's earlier starts, too.
 
         Raises
         ------
