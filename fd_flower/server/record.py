@@ -174,7 +174,7 @@ class Record:
         return Keeper(self.folder.path, Path(self.state) / self.run_key, rule, personal, higher=higher)
 
     def keeps(self, *, hosted: bool) -> bool:
-        """Whether clients' models are kept: in the run's folder if they are ``hosted`` on its disk, else where they train."""
+        """Whether clients' models are kept: in the run's folder if ``hosted`` on its disk, else where they train."""
         return self._keeper is not None if hosted else self.settings.run.keep != "none"
 
     def standing(self, remembered: Mapping[str, Position]) -> Standing:
