@@ -264,21 +264,40 @@ def test_a_host_that_died_is_back_under_another_id_once_its_old_one_is_gone(tmp_
 def test_a_waiting_host_is_asked_again_only_once_its_share_is_free(tmp_path: Path):
     hosts = Hosts(None, ())
     answer = {node: {"share": f"{number}/2"} for node, number in ((1, 1), (2, 2), (3, 2))}
-    assert hosts.take(answer, {}, (), {}) == {3: "share 2/2 is hosted by node 2"}
+    assert hosts.take(answer, {}, ()) == {3: "share 2/2 is hosted by node 2"}
     assert hosts.unsettled({1, 2, 3}, {}) == set()
     assert hosts.unsettled({1, 3}, {}) == {3}
-    assert hosts.take({3: answer[3]}, {}, {2}, {}) == {}
+    assert hosts.take({3: answer[3]}, {}, {2}) == {}
     assert hosts.nodes == {1: 1, 2: 3}
 
 
 def test_a_host_that_was_started_again_under_its_id_is_asked_again_and_may_have_another_share(tmp_path: Path):
     hosts = Hosts(None, ())
-    hosts.take({1: {"share": "1/2"}, 2: {"share": "2/2"}}, {}, (), {1: "a", 2: "a"})
-    assert hosts.unsettled({1, 2}, {1: "a", 2: "b"}) == {2}
-    assert hosts.take({2: {"share": "2/2"}}, {}, (), {2: "b"}) == {}
-    assert hosts.unsettled({1, 2}, {1: "a", 2: "b"}) == set()
-    assert hosts.take({2: {"share": "1/2"}}, {}, (), {2: "c"}) == {2: "share 1/2 is hosted by node 1"}
+    hosts.asked({1, 2, 3}, {1: "a", 2: "a", 3: "a"})
+    hosts.take({1: {"share": "1/2"}, 2: {"share": "2/2"}}, {}, ())
+    assert hosts.unsettled({1, 2, 3}, {1: "a", 2: "b", 3: "b"}) == {2, 3}  # one that could not be read, too
+    hosts.asked({2, 3}, {2: "b", 3: "b"})
+    assert hosts.take({2: {"share": "2/2"}}, {}, ()) == {}
+    assert hosts.unsettled({1, 2, 3}, {1: "a", 2: "b", 3: "b"}) == set()
+    assert hosts.take({2: {"share": "1/2"}}, {}, ()) == {2: "share 1/2 is hosted by node 1"}
     assert [str(share) for share in hosts.missing] == ["2/2"]
+
+
+def test_a_host_whose_configuration_is_set_right_is_taken_in_under_its_id(tmp_path: Path):
+    """With keys, a SuperNode that is started again keeps its node id."""
+    grid = Machines("fd", {1: share(tmp_path, 1, 2), 2: {"hosts": "2/2"}})
+    looks, listed = iter(range(10**6)), grid.get_node_ids
+
+    def get_node_ids() -> list[int]:
+        if next(looks) == 6:
+            grid.add(2, share(tmp_path, 2, 2))
+            grid.starts[2] = "later"
+        return listed()
+
+    grid.get_node_ids = get_node_ids  # type: ignore[method-assign]
+    strategy, _, lines = start_toy("fd", "data.clients=4", grid)
+    assert figures(lines) == figures(start_toy("fd", "data.clients=4")[2])
+    assert strategy.refused == {}
 
 
 def test_a_host_without_a_share_takes_the_place_of_one_that_is_gone(tmp_path: Path):
@@ -298,11 +317,9 @@ def test_a_host_without_a_share_takes_the_place_of_one_that_is_gone(tmp_path: Pa
 def test_a_share_belongs_to_the_key_that_the_allow_list_names():
     allow = {"share-1-of-2": b"one", "share-2-of-2": b"two", "ward-7": b"seven"}
     answers = {1: {"share": "1/2"}, 2: {"share": "2/2"}, 3: {"share": "2/2"}, 4: {"share": "1/2"}}
-    refused = Hosts(allow, ()).take(answers, {1: b"one", 2: b"seven", 3: b"two", 4: b"?"}, (), {})
+    refused = Hosts(allow, ()).take(answers, {1: b"one", 2: b"seven", 3: b"two", 4: b"?"}, ())
     assert refused == {
         2: "share 'share-2-of-2' belongs to another key; this node has the key of 'ward-7'",
         4: "share 'share-1-of-2' belongs to another key; this node has no key of server.allow",
     }
-    assert "share 'share-1-of-3' is not in server.allow" in str(
-        Hosts(allow, ()).take({1: {"share": "1/3"}}, {}, (), {})
-    )
+    assert "share 'share-1-of-3' is not in server.allow" in str(Hosts(allow, ()).take({1: {"share": "1/3"}}, {}, ()))

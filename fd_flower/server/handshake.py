@@ -111,13 +111,11 @@ class Handshake:
         devices = [a for a in answers.values() if a["role"] == "device"]
         self.hosted = len(hosts) > len(devices)
 
-    def take(
-        self, answers: Answers, keys: Mapping[int, bytes], gone: Collection[int], started: Mapping[int, str]
-    ) -> None:
+    def take(self, answers: Answers, keys: Mapping[int, bytes], gone: Collection[int]) -> None:
         """Take in nodes that host; refuse and name the others. Parameters are those of ``Hosts.take``."""
         devices = [node for node, answer in answers.items() if answer["role"] == "device"]
         why = dict.fromkeys(devices, "it is one device; the others host")
-        why |= self.hosts.take({n: a for n, a in answers.items() if n not in why}, keys, gone, started)
+        why |= self.hosts.take({n: a for n, a in answers.items() if n not in why}, keys, gone)
         for node in answers.keys() - why.keys():
             self.refused.pop(f"node {node}", None)
         for node in sorted(why):

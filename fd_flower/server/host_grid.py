@@ -242,12 +242,13 @@ class HostGrid(ClientGrid):
 
     def _admit(self, answers: Answers, gone: Collection[int] = (), check: Check = anybody) -> None:
         """Take in the nodes that can take part."""
+        self._handshake.hosts.asked(answers, self._starts())
         known, answers = self.clients, self._handshake.sift(answers)
         if not known and not self.hosted:
             self._handshake.decide(answers)
         keys = {} if self._allow is None else keys_of(self._grid)
         if self.hosted:
-            self._handshake.take(answers, keys, gone, self._starts())
+            self._handshake.take(answers, keys, gone)
             return
         found = self._handshake.devices(answers, known, keys, gone, check)
         if not self.class_names:

@@ -41,12 +41,15 @@ class Hosts:
         self.named = False
         self.nodes: dict[int, int] = {}
 
+    def asked(self, nodes: Collection[int], started: Mapping[int, str]) -> None:
+        """Note when nodes that are asked were started, where the grid knows it."""
+        self._started |= {node: started.get(node, "") for node in nodes}
+
     def take(
         self,
         answers: Mapping[int, Mapping[str, Any]],
         keys: Mapping[int, bytes],
         gone: Collection[int],
-        started: Mapping[int, str],
     ) -> dict[int, str]:
         """Take in nodes that host; return node -> why it does not, for the others.
 
@@ -58,13 +61,10 @@ class Hosts:
             The nodes' public keys, where there is an allow-list.
         gone : Collection[int]
             Nodes that are not there any more: others may take their shares.
-        started : Mapping[int, str]
-            When nodes were started, where the grid knows it.
         """
         refused: dict[int, str] = {}
         shares: dict[int, Share | None] = {}
         for node, answer in answers.items():
-            self._started[node] = started.get(node, "")
             try:
                 shares[node] = Share.read(answer["share"]) if "share" in answer else None
             except InvalidInputError as error:
@@ -88,7 +88,7 @@ class Hosts:
 
     def unsettled(self, nodes: Collection[int], started: Mapping[int, str]) -> set[int]:
         """Return which of these nodes to ask again: started again since, or waiting for a share whose node is gone."""
-        anew = {node for node in nodes if started.get(node, self._started.get(node)) != self._started.get(node)}
+        anew = {node for node, start in self._started.items() if node in nodes and started.get(node, start) != start}
         return anew | {n for n, share in self._waiting.items() if n in nodes and self.nodes.get(share) not in nodes}
 
     @property
