@@ -20,11 +20,12 @@ from fd_flower.cli import run as runs
 from fd_flower.cli.flower import program
 from fd_flower.cli.superlink import free_port, groups_below
 from fd_flower.config import settings
+from fd_flower.core.share import Share
 from fd_flower.results import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SBATCH = ROOT / "deploy" / "slurm" / "hosts.sbatch"
-NAMES = ("share-1-of-2", "share-2-of-2")
+SHARES = (Share(2, 1), Share(2, 2))
 SET = (
     "data.clients=8 data.public=none data.limit=600 server.rounds=5 client.steps=2 model.name=mlp run.device=cpu "
     "run.report=false"
@@ -116,7 +117,7 @@ def test_hosts_give_the_figures_of_one_process_and_one_that_dies_comes_back(tmp_
     short = SET.replace("server.rounds=5", "server.rounds=2")
     alone = engine.run(settings("fd", short), out=tmp_path / "alone")
     assert alone is not None
-    with lab(tmp_path / "lab", NAMES) as made:
+    with lab(tmp_path / "lab", (), SHARES) as made:
         for number in (1, 2):
             host(made, number)
         words = ["--on", str(made.keys), "--set", short, "--out", str(tmp_path / "run"), "--quiet"]
@@ -127,10 +128,10 @@ def test_hosts_give_the_figures_of_one_process_and_one_that_dies_comes_back(tmp_
         assert not held[0] & held[1]
 
         made.submit("fd", f"{SET} server.allow={made.keys}/allow.yaml run.out={tmp_path}/killed")
-        until(lambda: lines(tmp_path / "killed"), "round 1")
+        until(lambda: lines(tmp_path / "killed"), "round 1", 600)
         made.kill("host-2")
         host(made, 2)
-        played = rounds(made.finish(tmp_path / "killed").lines())
+        played = rounds(made.finish(tmp_path / "killed", 1200).lines())
     assert set(played[1]["failed"]) == held[1]
     assert [line["failed"] for line in played[3:]] == [{}, {}]
 
@@ -159,7 +160,7 @@ def test_the_batch_file_runs_one_run_over_its_tasks(tmp_path: Path):
     job = subprocess.Popen(["bash", "hosts.sbatch"], cwd=tmp_path, env=environment, start_new_session=True)
     groups: set[int] = set()
     try:
-        until(lambda: groups.update(groups_below(job.pid)) or job.poll() is not None, "the job")
+        until(lambda: groups.update(groups_below(job.pid)) or job.poll() is not None, "the job", 900)
     finally:
         for group in groups | {job.pid}:
             try:
