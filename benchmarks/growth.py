@@ -12,7 +12,6 @@ by client, as if each were a device, `wire` is what crossed.
 
 import argparse
 import json
-import logging
 import os
 import resource
 import subprocess
@@ -81,7 +80,6 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one is not None:
-        logging.disable(logging.WARNING)
         clock = Clock("evaluate_every=0" not in asked.one)
         engine.run(settings(asked.method, asked.one), callbacks=[clock])
         print(json.dumps(clock.found))

@@ -11,6 +11,7 @@ from fd_flower.client import App, Turn, public_distillation, reply
 from fd_flower.client.public_texts import all_texts, learn_from_texts, likelihoods_of, texts_at
 from fd_flower.config import PublicTextsConfig, option
 from fd_flower.objectives import DistillationLoss, token_named
+from fd_flower.tasks.language.config import AUTO
 from fd_flower.tasks.language.exchange import (
     aligned,
     best_of,
@@ -22,8 +23,6 @@ from fd_flower.tasks.language.exchange import (
 from fd_flower.wire import ChunkLikelihoods, TokenLogits
 
 app = App()
-
-AUTO = "auto"
 
 
 @dataclass(frozen=True)

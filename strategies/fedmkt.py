@@ -19,10 +19,10 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.server import Reply, Status
 from fd_flower.server.public_texts import PublicTexts, by_tokenizer
+from fd_flower.tasks.language.config import AUTO
 from fd_flower.tasks.language.exchange import best_of, language_model
 from fd_flower.wire import ChunkLikelihoods, Knowledge, Payload, TokenLogits, chosen
 
-AUTO = "auto"
 TELL = TokenLogits.top(torch.empty(0, dtype=torch.int64), [], 0, "0" * 64)
 """Next tokens of no text: a message that has them asks clients for next tokens."""
 

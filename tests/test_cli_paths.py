@@ -47,6 +47,9 @@ def folder(tmp_path: Path) -> Path:
         ("model.name=owner/name", "model.name=owner/name"),
         ("model.name=m.gguf", "model.name={}/m.gguf"),
         ("model.name=[m.gguf,gpt]", "model.name=[{}/m.gguf,gpt]"),
+        ("model.name=m.gguf:15", "model.name='{}/m.gguf:15'"),
+        ("model.name=./m:15", "model.name='{}/m:15'"),
+        ("model.name=owner/name:15", "model.name='owner/name:15'"),
         ("nothing", "nothing"),
     ],
 )

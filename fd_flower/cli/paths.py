@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from fd_flower.core.dotted import is_dotted
+from fd_flower.core.fewer import split
 from fd_flower.core.trees import reads_back
 
 if TYPE_CHECKING:
@@ -94,16 +95,22 @@ def _absolute_word(word: str, folder: Path) -> str:
 def _model_word(word: str, value: Any, folder: Path) -> str:
     """Return ``model.name=...`` with absolute paths: names with a separator, and those of GGUF files."""
     listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) for name in listed) or not any("/" in n or n.endswith(GGUF) for n in listed):
+    if not all(isinstance(name, str) for name in listed) or not any("/" in n or _is_gguf(n) for n in listed):
         return word
     found = [_quoted(_model(name, folder)) for name in listed]
     return f"{MODEL}=[{','.join(found)}]" if isinstance(value, list) else f"{MODEL}={found[0]}"
 
 
 def _model(name: str, folder: Path) -> str:
-    if name.endswith(GGUF):
-        return str(absolute(name, folder))
-    return _source(name, folder) if "/" in name else name
+    stem, _ = split(name)
+    blocks = name[len(stem) :]
+    if _is_gguf(name):
+        return f"{absolute(stem, folder)}{blocks}"
+    return f"{_source(stem, folder)}{blocks}" if "/" in stem else name
+
+
+def _is_gguf(name: str) -> bool:
+    return split(name)[0].endswith(GGUF)
 
 
 def _value(text: str) -> Any:

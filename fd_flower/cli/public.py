@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fd_flower.config import DataConfig
+from fd_flower.core.checksum import of_file
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.library import is_text
 from fd_flower.data.layouts import entries
@@ -59,9 +60,7 @@ def fingerprint(folder: Path) -> tuple[str, int, int]:
         raise InvalidInputError(f"there is no folder {folder}")
     digest, files, size = hashlib.sha256(), 0, 0
     for path in _files(folder):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+        digest.update(f"{of_file(path)}  {path.relative_to(folder).as_posix()}\n".encode())
         files, size = files + 1, size + path.stat().st_size
     return digest.hexdigest(), files, size
 

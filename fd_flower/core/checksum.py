@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,6 +25,12 @@ def checksum(*parts: Samples | None) -> str:
         for tensor in () if part is None else (part.x, part.y):
             _add(sha, tensor, None if part is None else part.index)
     return sha.hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def joined(checksums: Mapping[str, str]) -> str:

@@ -85,13 +85,13 @@ def predictions(
     pooled, asked = sum(own.values()), share(len(clients), fraction) / len(clients)
     whole = sum(pooled + test for test in tests)
     few = 0 < len(judging) < len(clients)
-    everybodys = whole
-    if few:  # all but the last evaluation are on parts of the samples
-        everybodys = sum(min(pooled, 2 * SAMPLES) + min(test, SAMPLES) for test in tests[:-1]) + pooled + tests[-1]
+    # Where judges are few, all but the last evaluation are on parts of the samples.
+    parts = sum(min(pooled, 2 * SAMPLES) + min(test, SAMPLES) for test in tests[:-1]) + pooled + sum(tests[-1:])
     found: dict[str, float] = {}
     for client in clients:
         alone = len(tests) * own.get(client.id, 0)
-        each = everybodys + alone * few if client.id in judging else alone
+        shared = parts + alone if few else whole  # of a part, the own one is predicted on apart
+        each = shared if client.id in judging else alone
         found[client.model] = found.get(client.model, 0.0) + points * asked * each
     return {model: count + whole * judged for model, count in found.items()}
 

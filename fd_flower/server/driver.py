@@ -13,7 +13,6 @@ from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
 from fd_flower.config.registry import short_name
-from fd_flower.core import judges
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
@@ -366,18 +365,6 @@ class Driver:
         """Return the test images to use, 0: all of them, as after the last round."""
         return 0 if number >= self.last else self.strategy.settings.data.test_limit or 0
 
-    def client_limit(self, number: int) -> int:
-        """Return the test images that a client's model predicts on, 0: all; where judges are few, they are limited."""
-        few = self.judges.last is not None and number < self.last
-        return self.limit(number) or (judges.SAMPLES if few else 0)
-
-    def closing_clients(self) -> Sequence[Client]:
-        """Return whom the closing message asks: all, or, where judges are few, these and those of the last round."""
-        if self.judges.last is None:
-            return self.strategy.clients
-        asked = self.judges.ids.union(self.record.lines.asked)
-        return [client for client in self.strategy.clients if client.id in asked]
-
     # --- exchanges
 
     def messages(
@@ -407,8 +394,8 @@ class Driver:
                 "closing": closing,
                 "evaluate": ",".join(points),
                 "global": self.evaluates_all,
-                "test-limit": self.client_limit(number),
-                **({} if self.judges.last is None else {judges.KEY: self.judges.last}),
+                "test-limit": self.limit(number) or (self.judges.limit if number < self.last else 0),
+                **self.judges.header,
                 **({"keep": self._own_point} if self.due(number) and keeps else {}),
             }
         )

@@ -44,13 +44,33 @@ class Judges:
 
     def note(self, lines: Sequence[dict[str, Any]]) -> None:
         """Say in the line of an evaluated round, or of a closing message, how many have a figure and how old it is."""
+        evaluated: list[dict[str, Any]] = []
         for line in lines:
             if "client" not in line:
                 head = line
-            elif self.hear(line) and self.last is not None:
-                known = [self._newest[who] for who in self.ids if who in self._newest]
-                oldest = line["round"] - min(known, default=line["round"])
-                head["judges"] = {"count": len(self.ids), "evaluated": len(known), "oldest": oldest}
+            elif self.hear(line) and not any(head is one for one in evaluated):
+                evaluated.append(head)
+        known = [self._newest[who] for who in self.ids if who in self._newest]
+        for head in evaluated if self.last is not None else ():
+            oldest = head["round"] - min(known, default=head["round"])
+            head["judges"] = {"count": len(self.ids), "evaluated": len(known), "oldest": oldest}
+
+    @property
+    def header(self) -> dict[str, int]:
+        """What a message says about them: nothing where all clients are judges."""
+        return {} if self.last is None else {judges.KEY: self.last}
+
+    @property
+    def limit(self) -> int:
+        """The samples of the test set that each predicts on before the last round; 0: all."""
+        return 0 if self.last is None else judges.SAMPLES
+
+    def closing(self, asked: Sequence[str]) -> Sequence[Client]:
+        """Return whom the closing message asks: all, or, where judges are few, these and those of the last round."""
+        if self.last is None:
+            return self._clients
+        some = self.ids.union(asked)
+        return [client for client in self._clients if client.id in some]
 
     def hear(self, line: Mapping[str, Any]) -> bool:
         """Take a client's line in; return whether the client was evaluated."""

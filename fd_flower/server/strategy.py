@@ -195,7 +195,7 @@ class Strategy(Method[C], FlowerStrategy):
         run = self._run
         if server_round < run.last or "received" not in run.points or run.host.plain:
             return []
-        asked = run.closing_clients()
+        asked = run.judges.closing(run.record.lines.asked)
         run.record.lines.close(server_round, [c.id for c in asked], run.host)
         return run.messages(asked, server_round, 0, "evaluate", config, closing=True)
 

@@ -1,10 +1,10 @@
 """What the random weights of a model are drawn by."""
 
-import hashlib
-import re
 from functools import lru_cache
 from pathlib import Path
 
+from fd_flower.core.checksum import of_file
+from fd_flower.core.fewer import split
 from fd_flower.tasks.retrieval.encoders import WEIGHTS, checksum
 
 
@@ -16,9 +16,6 @@ def drawn_by(name: str) -> str:
     """
     if not Path(name).is_absolute():
         return name
-    stem = re.sub(r":\d+$", "", name)  # fewer blocks than its files have
-    blocks = name[len(stem) :]
-    if not Path(stem).is_file():
-        return checksum(stem, tuple(WEIGHTS)) + blocks
-    with Path(stem).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() + blocks
+    stem, _ = split(name)
+    files = of_file(Path(stem)) if Path(stem).is_file() else checksum(stem, tuple(WEIGHTS))
+    return files + name[len(stem) :]

@@ -1,6 +1,5 @@
 """Networks with fewer blocks than their files have."""
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,14 +7,6 @@ import torch
 from torch.nn import Module, ModuleList
 
 from fd_flower.core.errors import InvalidInputError
-
-FEWER = re.compile(r"(?P<name>.*[^:]):(?P<count>[1-9]\d{0,3})", re.DOTALL)
-
-
-def split(name: str) -> tuple[str, int | None]:
-    """Return a model's name without the number of blocks behind a colon, and this number; None: all of them."""
-    found = FEWER.fullmatch(name)
-    return (found["name"], int(found["count"])) if found else (name, None)
 
 
 def spread(of: int, count: int) -> list[int]:

@@ -1,6 +1,5 @@
 """GGUF files, converted once a machine to a folder that transformers loads in a fraction of the time."""
 
-import hashlib
 from functools import partial
 from logging import INFO
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fd_flower.core.checksum import of_file
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.data.cache import stored
@@ -30,9 +30,7 @@ def converted(path: Path) -> Path:
         raise InvalidInputError(f"model.name is '{path}', a relative path: give the absolute path of a .gguf file")
     if not path.is_file():
         raise InvalidInputError(f"model.name={path}: there is no such file")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return stored("gguf", [LAYOUT, digest], partial(_convert, path))
+    return stored("gguf", [LAYOUT, of_file(path)], partial(_convert, path))
 
 
 def _convert(path: Path, folder: Path) -> None:

@@ -16,8 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.fewer import split
 from fd_flower.core.rng import seed_of
-from fd_flower.tasks.language.blocks import chosen, keep_blocks, split
+from fd_flower.tasks.language.blocks import chosen, keep_blocks
 from fd_flower.tasks.language.built_in import SPECIAL, START, Bytes, Gpt
 from fd_flower.tasks.language.config import AUTO, LENGTH
 from fd_flower.tasks.language.pretrained import Pretrained, pretrained

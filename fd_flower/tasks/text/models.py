@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import final
 
 import torch
@@ -14,6 +13,7 @@ from torch.nn import Linear
 
 from fd_flower import models
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.fewer import split
 from fd_flower.core.rng import seed_of
 from fd_flower.models import FeatureModel
 from fd_flower.models.layers import longest_list
@@ -201,7 +201,7 @@ def build(
             f"model.name is '{name}'; texts need a model that reads them: {' or '.join(models.TEXTS)}, the absolute "
             "path of a folder of sentence-transformers or transformers, or owner/name on the hub"
         )
-    if name.partition(":")[0] in models.LANGUAGE or ".gguf" in Path(name).suffix:
+    if name.partition(":")[0] in models.LANGUAGE or split(name)[0].endswith(".gguf"):
         raise InvalidInputError(
             f"model.name={name} is a language model, which learns no classes: say data.task=language"
         )
