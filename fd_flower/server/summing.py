@@ -35,6 +35,7 @@ class OpenSum(ServerProtocol):
         self._host = host
         self._spec: SumSpec | None = None
         self._blanks: list[Summable] = []
+        self._expected: Sequence[type[Payload]] = ()
 
     def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
         """Tell hosts what to add up, where the method needs no more than a sum."""
@@ -46,7 +47,8 @@ class OpenSum(ServerProtocol):
         return {client: RecordDict({SUM: record}) for client in asked}
 
     def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
-        """Return the kinds without which a reply cannot be used: none, where a host has added it up."""
+        """Return the kinds without which a reply cannot be used: none yet, where a host may have added it up."""
+        self._expected = expected
         return () if self._spec is not None and self._host.hosted else expected
 
     def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
@@ -60,6 +62,8 @@ class OpenSum(ServerProtocol):
                 of_hosts[int(str(reply.row["host"]))].append(reply)
                 continue
             try:
+                for kind in self._expected:
+                    kind.need(reply.content)
                 total.add(unpack(reply.content), reply.examples)
                 members.append(reply)
             except InvalidInputError as error:
