@@ -77,8 +77,13 @@ class Averaging(Strategy[C]):
         usual = super().expected_kinds(round)
         return (*usual, Information) if self._options.adapters == INFORMED else usual
 
-    def takes_sum(self) -> bool:
+    @classmethod
+    def sums_replies(cls, settings: Settings) -> bool:
         """Whether replies are added up: not LoRA factors, whose means are compared with the mean of what they do."""
+        return super().sums_replies(settings) and settings.client.trainable != "lora"
+
+    def takes_sum(self) -> bool:
+        """Whether replies are added up: not those of a model that brings LoRA factors itself, either."""
         return super().takes_sum() and not any(adapted(weights.values) for weights in self.known_weights())
 
     def first_adapted(self, clients: Sequence[Client]) -> list[Weights]:

@@ -188,9 +188,14 @@ class Method(ABC, Generic[C]):
         """Return the kinds without which a reply is of no use: by default those of ``reply_kinds`` and ``summable``."""
         return (*self.reply_kinds, *self.summable)
 
+    @classmethod
+    def sums_replies(cls, settings: Settings) -> bool:
+        """Whether a run's replies are added up before ``aggregate``: as ``sums`` says, but for options that decide."""
+        return cls.sums and settings.privacy.sum == "none" and not cls.requirements(settings).single_replies
+
     def takes_sum(self) -> bool:
-        """Whether the round's replies are added up before ``aggregate``: by default as ``sums`` says."""
-        return self.sums and not self.requirements(self.settings).single_replies
+        """Whether the round's replies are added up before ``aggregate``."""
+        return self.sums_replies(self.settings)
 
     def known_weights(self) -> Sequence[Weights]:
         """Return the weights of each architecture as clients send them, for checks of replies."""
