@@ -89,12 +89,23 @@ def test_the_largest_numbers_that_are_taken_do_not_wrap():
     assert mean.values["w"].tolist() == [2.0**20, -(2.0**20)]
 
 
+def test_the_bound_follows_the_option():
+    own = Weights({"w": torch.tensor([1e9, -1e9])})
+    found = SumSpec.of([600] * 10, [own], 1e9, 1)
+    assert found is not None
+    assert found.places == 62 - (10**9 * 6000).bit_length()
+    total = ExactSum(found)
+    for _ in range(10):
+        total.add([own], 600)
+    assert total.opened([own], 6000, 10)[0].tensors()["w"].tolist() == [1e9, -1e9]
+
+
 @pytest.mark.parametrize("value", [2.0**21, -(2.0**21), float("nan"), float("inf")])
 def test_what_would_wrap_is_refused_and_leaves_the_sum_as_it_was(value: float):
     total = ExactSum(spec([5], Weights({"w": torch.zeros(2)})))
     total.add([Weights({"w": torch.ones(2)})], 5)
     before = total.values.copy()
-    with pytest.raises(InvalidInputError, match=r"beyond 2\^20 per sample"):
+    with pytest.raises(InvalidInputError, match="beyond 1048576 per sample"):
         total.add([Weights({"w": torch.tensor([0.0, value])})], 5)
     assert np.array_equal(total.values, before)
 
@@ -312,7 +323,7 @@ def test_where_a_sum_will_not_do_replies_are_single(changes: str):
 
 
 def test_devices_reply_one_by_one_and_one_that_cannot_be_in_the_sum_is_named(tmp_path: Path):
-    settings = toy_settings("fedavg", "data.clients=3 server.rounds=1 server.nodes=3 server.max_entry=1e9")
+    settings = toy_settings("fedavg", "data.clients=3 server.rounds=1 server.nodes=3")
     grid = devices("fedavg", str(tmp_path), "0", "1", "2")
 
     def spoil(client: str, round: int, content: Any) -> Any:
@@ -322,4 +333,4 @@ def test_devices_reply_one_by_one_and_one_that_cannot_be_in_the_sum_is_named(tmp
     grid.app = Spoilt(grid.app, spoil)
     line = rounds(start(settings, grid)[2])[0]
     assert (list(line["failed"]), line["replied"]) == (["1"], ["0", "2"])
-    assert "beyond 2^20 per sample" in line["failed"]["1"]
+    assert "expected at most 1e+06" in line["failed"]["1"]

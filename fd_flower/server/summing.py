@@ -11,7 +11,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy.server_protocol import Ask, Contents, ServerProtocol
 from fd_flower.server.client_grid import ClientGrid
 from fd_flower.server.method import Method
-from fd_flower.wire import Bounds, Payload, Summable, Weights, pack, unpack
+from fd_flower.wire import Bounds, Summable, Weights, pack, unpack
 from fd_flower.wire.exact import SUM, ExactSum, SumSpec
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.traffic import counting
@@ -35,35 +35,32 @@ class OpenSum(ServerProtocol):
         self._host = host
         self._spec: SumSpec | None = None
         self._blanks: list[Summable] = []
-        self._expected: Sequence[type[Payload]] = ()
 
     def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
         """Tell hosts what to add up, where the method needs no more than a sum."""
-        self.faults, self._host.sums = {}, []
-        self._spec = self._spec_of(asked, bounds)
+        self.faults, self._host.sums, self._spec = {}, [], None
+        self._blanks = self._summed(bounds)
+        known = [client.examples for client in asked]
+        if self._blanks and any(known) and not any(client.own_loop for client in asked):
+            self._spec = self._spec_of(known)
         if self._spec is None or not self._host.hosted:
             return super().open(round, asked, bounds, ask)
         record = self._spec.record
         return {client: RecordDict({SUM: record}) for client in asked}
 
-    def kinds(self, expected: Sequence[type[Payload]]) -> Sequence[type[Payload]]:
-        """Return the kinds without which a reply cannot be used: none yet, where a host may have added it up."""
-        self._expected = expected
-        return () if self._spec is not None and self._host.hosted else expected
-
     def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
         """Return the sum of all replies as one reply; each that cannot be in it is named in ``faults``."""
-        if self._spec is None:
+        # Of clients in a loop of their own, examples are known when they reply.
+        spec = self._spec or (self._spec_of([reply.examples for reply in replies]) if self._blanks else None)
+        if spec is None:
             return replies
-        total, members = ExactSum(self._spec), []
+        total, members = ExactSum(spec), []
         of_hosts: dict[int, list[Reply]] = defaultdict(list)
         for reply in replies:
             if reply.row is not None:
                 of_hosts[int(str(reply.row["host"]))].append(reply)
                 continue
             try:
-                for kind in self._expected:
-                    kind.need(reply.content)
                 total.add(unpack(reply.content), reply.examples)
                 members.append(reply)
             except InvalidInputError as error:
@@ -91,16 +88,17 @@ class OpenSum(ServerProtocol):
         total.join(found.values.numpy(), found.wholes.numpy())
         return ""
 
-    def _spec_of(self, asked: Sequence[Client], bounds: Bounds) -> SumSpec | None:
-        """Return what the round's sum is about; None where the method gets single replies."""
-        method, examples = self._method, [client.examples for client in asked]
-        if not method.takes_sum() or self._host.plain or counting() or not any(examples):
-            return None
-        if any(client.own_loop for client in asked):  # their examples are known when they reply
-            return None
+    def _summed(self, bounds: Bounds) -> list[Summable]:
+        """Return payloads of the shapes that are summed; none where the method gets single replies."""
+        method = self._method
         kinds = [kind for kind in method.summable if issubclass(kind, Summable)]
-        if Weights in kinds and len(bounds.weights) != 1:
+        lone = Weights not in kinds or len(bounds.weights) == 1  # those of several architectures do not add up
+        single = self._host.plain or counting() or not lone or not method.takes_sum()
+        return [] if single else [kind.blank(bounds) for kind in kinds]
+
+    def _spec_of(self, examples: Sequence[int]) -> SumSpec | None:
+        """Return what the sum over clients with so many examples is about; None: nothing."""
+        config = self._method.config
+        if not any(examples):
             return None
-        self._blanks = [kind.blank(bounds) for kind in kinds]
-        limit = int(method.config.max_reply_mb * 2**20)
-        return SumSpec.of(examples, self._blanks, float(method.config.max_entry), limit)
+        return SumSpec.of(examples, self._blanks, float(config.max_entry), int(config.max_reply_mb * 2**20))

@@ -1,5 +1,6 @@
 """Open sums: clients' payloads added up as whole numbers, so that the order and the number of hosts change no bit."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -17,7 +18,7 @@ SUM = "open-sum"
 """Name of the ConfigRecord that tells a host that its clients' replies are to be added up, and how."""
 
 BOUND = 2**20
-"""Largest size of a number that can be summed, per example: weights, or a class's sum over its samples."""
+"""Largest size of a number that can be summed, per example, where ``server.max_entry`` is not larger."""
 
 BITS = 62
 """Bits of a sum without its sign; one is left for what is rounded up."""
@@ -54,9 +55,9 @@ class SumSpec:
     def of(cls, examples: Sequence[int], blanks: Sequence[Summable], largest: float, limit: int) -> Self | None:
         """Return what a sum over clients with so many examples, of payloads like these, is about; None: it is too long.
 
-        With ``BOUND`` times its examples from every client, the sum still has ``BITS`` bits.
+        With the largest number that can be summed times its examples from every client, the sum has ``BITS`` bits.
         """
-        places = BITS - (BOUND * sum(max(1, n) for n in examples)).bit_length()
+        places = BITS - (_bound(largest) * sum(max(1, n) for n in examples)).bit_length()
         if places < LEAST:
             return None
         length = sum(p.summand(1.0).numel() for p in blanks)
@@ -101,8 +102,8 @@ class ExactSum:
         Raises
         ------
         InvalidInputError
-            For payloads of another length, that cannot be summed, or with a number beyond ``BOUND`` an example: it
-            would wrap. Nothing is added then.
+            For payloads of another length, that cannot be summed, or with a number so large that the sum could wrap.
+            Nothing is added then.
         """
         found = in_order(payloads)
         wholes = torch.cat([p.whole_numbers() for p in found]) if found else torch.empty(0, dtype=torch.int64)
@@ -111,11 +112,11 @@ class ExactSum:
         values = torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
         if (len(values), len(wholes)) != (self.spec.length, self.spec.wholes):
             raise InvalidInputError(f"the reply has {len(values)} numbers; the sum has {self.spec.length}")
-        most = BOUND * max(1, examples)
+        most = (bound := _bound(self.spec.largest)) * max(1, examples)
         for payload, part in zip(found, parts, strict=True):
             if part.numel() and not float(part.abs().amax()) <= most:  # NaN is not
                 raise InvalidInputError(
-                    f"{payload.name} has a number beyond 2^20 per sample, with which a sum over clients could "
+                    f"{payload.name} has a number beyond {bound} per sample, with which a sum over clients could "
                     "overflow: normalize the inputs, or lower client.lr"
                 )
         self.join(np.rint(values.numpy() * 2.0**self.spec.places).astype(np.int64), wholes.numpy())
@@ -141,3 +142,8 @@ def in_order(payloads: Sequence[Payload]) -> list[Summable]:
         if not isinstance(payload, Summable):
             raise InvalidInputError(f"{payload.name} cannot be summed")
     return sorted((p for p in payloads if isinstance(p, Summable)), key=lambda p: p.name)
+
+
+def _bound(largest: float) -> int:
+    """Return the largest size of a number that can be summed, per example: weights, or sums over samples."""
+    return max(BOUND, math.ceil(largest))

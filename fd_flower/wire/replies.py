@@ -150,7 +150,7 @@ def read(
     bounds : Bounds
         What a payload can look like, but for what the client's own answer to the handshake says.
     kinds : Sequence[type[Payload]]
-        Kinds without which a reply cannot be used.
+        Kinds without which a reply cannot be used, unless its payloads are in its host's sum.
     plain : bool
         Whether the clients know nothing of FD-Flower.
     counted : bool
@@ -196,7 +196,7 @@ def read_one(
             for metrics in records(content, MetricRecord).values():
                 check(client, metrics)
         reply = checked(client, content, bounds.of(client), plain=plain)
-        for kind in kinds:
+        for kind in kinds if reply.row is None else ():
             kind.need(reply.content)
     except InvalidInputError:
         raise
