@@ -241,7 +241,8 @@ def test_a_built_in_model_is_generated_from_and_exported(
 
 def test_a_client_of_offsite_tuning_has_its_emulator(notes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """It models the client's own texts as in the run; the whole model is the server's."""
-    words = f"{SHORT} data.source={notes} model.name=gpt:8x5 data.public=held-out data.public_size=8 data.min_rows=6 run.keep=last"
+    public = "data.public=held-out data.public_size=8 data.min_rows=6"
+    words = f"{SHORT} data.source={notes} model.name=gpt:8x5 {public} run.keep=last"
     lines = tiny.run("offsite", words, out=tmp_path / "run")
     task = described(config.settings("offsite", words))
     assert task.data is not None
