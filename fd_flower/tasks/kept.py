@@ -100,8 +100,8 @@ def about_model(
 
 def _of_language(world: "World", architecture: str, own: Any) -> dict[str, Any]:
     """Return what a language model is built of, and what its weights belong to."""
-    settings, module = world.settings, world.module(architecture)
-    whole: Any = module
+    settings = world.settings
+    module: Any = world.module(architecture)
     config = settings.kinds.get("language")
     return {
         "seed": settings.run.seed,
@@ -109,7 +109,7 @@ def _of_language(world: "World", architecture: str, own: Any) -> dict[str, Any]:
         "clean": settings.data.clean,
         "language": {} if config is None else asdict(config),
         "models": settings.model.name,
-        "lacks": 0 if own is None else len(whole.layers()) - len(own.layers()),
+        "lacks": 0 if own in (None, module) else len(module.layers()) - len(own.layers()),
         **{key: str(getattr(module, key, "")) for key in ("files", "license", "tokenizer_hash")},
     }
 
