@@ -220,7 +220,7 @@ def test_those_who_have_no_business_here_are_refused_or_left_out_and_named(
         made.submit("fedmd", f"{TINY} model.name=mlp server.nodes=4 server.allow={made.keys}/allow.yaml run.out={run}")
         found = made.finish(run)
         said = made.said()
-    assert "client id '0' belongs to another key; this node has the key of client '3'" in " ".join(said.split())
+    assert "client id '0' belongs to another key; this node has the key of '3'" in " ".join(said.split())
     first = rounds(found.lines())[0]
     assert first["replied"] == ["0", "1"]
     assert "not finite" in first["failed"]["2"]

@@ -16,10 +16,11 @@ from helpers.tasks import model
 from helpers.tiny import figures, play, rounds, start_toy, toy_settings
 
 from fd_flower import methods
-from fd_flower.core.client import natural
+from fd_flower.core.client import Client, natural
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Strategy, client_grid
+from fd_flower.server.dealing import by_load
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.tasks.world import World
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, unfold
@@ -82,12 +83,13 @@ def test_a_node_gets_one_message_an_exchange_however_many_clients_it_hosts(nodes
         assert len(message.content.array_records) == 1  # the model is in it once
 
 
-def test_clients_are_dealt_out_over_hosts_in_order():
+def test_each_client_is_asked_where_dealing_by_load_puts_it():
     grid = Noted(methods.client_app("local"), 3)
-    run(grid, "local", "data.clients=5")
+    strategy, _ = run(grid, "local", "data.clients=5")
     first = [m for m in grid.sent if m.metadata.message_type == "train"][:3]
-    dealt = {m.metadata.dst_node_id: list(unfold(m.content)) for m in first}
-    assert dealt == {1: ["0", "3"], 2: ["1", "4"], 3: ["2"]}
+    asked = {client: m.metadata.dst_node_id for m in first for client in unfold(m.content)}
+    assert asked == by_load(strategy.clients, 3, seed=0)
+    assert sorted(map(len, (unfold(m.content) for m in first))) == [1, 2, 2]
 
 
 def test_natural_order():
@@ -358,6 +360,14 @@ def test_a_host_that_comes_later_holds_nobody():
 # --- who waits for whom
 
 
+SECOND = next(
+    client for client, share in by_load([Client(str(i), i) for i in range(3)], 3, seed=0).items() if share == 2
+)
+"""Which of three clients alike the second of three nodes hosts."""
+
+OTHERS = [client for client in "012" if client != SECOND]
+
+
 def moody(slow: dict[int, int], method: str = "fd", changes: str = "", nodes: int = 3) -> list[dict[str, Any]]:
     grid = Moody(methods.client_app(method), nodes)
     grid.slow = slow
@@ -372,11 +382,11 @@ def test_a_straggler_is_left_behind_sits_out_while_it_owes_a_reply_and_its_late_
     """Without grace a round ends at its first look; node 2's reply to round one is there at the seventh."""
     lines = moody({2: 6}, changes="server.rounds=6 server.grace=0 server.min_replies=2")
     first, second = rounds(lines)[:2]
-    assert first["failed"] == {"1": "no reply in time"}
-    assert second["failed"] == {"1": "its node still owes an earlier reply"}
+    assert first["failed"] == {SECOND: "no reply in time"}
+    assert second["failed"] == {SECOND: "its node still owes an earlier reply"}
     assert second["asked"] == ["0", "1", "2"]
-    assert all(line["replied"] == ["0", "2"] for line in rounds(lines))
-    again = [line for line in rounds(lines)[2:] if line["failed"] == {"1": "no reply in time"}]
+    assert all(line["replied"] == OTHERS for line in rounds(lines))
+    again = [line for line in rounds(lines)[2:] if line["failed"] == {SECOND: "no reply in time"}]
     assert again  # it was asked again once its late reply was taken out
 
 
@@ -410,9 +420,9 @@ def test_a_node_that_was_started_anew_owes_nothing():
     strategy.on_line = hear
     strategy.start(grid)
     first, second, third = rounds(lines)
-    assert first["failed"] == {"1": "no reply in time"}
-    assert second["failed"] == {"1": "its node still owes an earlier reply"}
-    assert third["failed"] in ({}, {"1": "no reply in time"})  # it is asked again
+    assert first["failed"] == {SECOND: "no reply in time"}
+    assert second["failed"] == {SECOND: "its node still owes an earlier reply"}
+    assert third["failed"] in ({}, {SECOND: "no reply in time"})  # it is asked again
 
 
 def test_a_node_that_was_started_anew_in_a_round_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
@@ -429,7 +439,7 @@ def test_a_node_that_was_started_anew_in_a_round_is_not_waited_for(monkeypatch: 
     grid.pull_messages = pull_messages  # type: ignore[method-assign]
     begin = time.monotonic()
     first, second = rounds(run(grid)[1])
-    assert first["failed"] == {"1": "its node was restarted during the round"}
+    assert first["failed"] == {SECOND: "its node was restarted during the round"}
     assert second["replied"] == ["0", "1", "2"]
     assert time.monotonic() - begin < 30
 
@@ -441,7 +451,7 @@ def test_grace_lets_stragglers_in():
 
 def test_the_round_ends_at_the_timeout():
     lines = moody({2: 10**6}, changes="server.timeout=0.3 server.rounds=1")
-    assert rounds(lines)[0]["failed"] == {"1": "no reply in time"}
+    assert rounds(lines)[0]["failed"] == {SECOND: "no reply in time"}
 
 
 def test_a_round_without_a_reply_in_time_fails():
@@ -490,8 +500,8 @@ def test_a_node_that_answers_nonsense_costs_its_clients_replies_alone():
             return super()._reply(message)
 
     _, lines = run(Nonsense(methods.client_app("fd"), 3))
-    assert rounds(lines)[0]["replied"] == ["0", "2"]
-    assert "not one for clients" in rounds(lines)[0]["failed"]["1"]
+    assert rounds(lines)[0]["replied"] == OTHERS
+    assert "not one for clients" in rounds(lines)[0]["failed"][SECOND]
 
 
 def test_a_node_that_raises_costs_its_clients_replies_alone():
@@ -501,9 +511,12 @@ def test_a_node_that_raises_costs_its_clients_replies_alone():
                 return Message(Error(5, "Node Unavailable"), reply_to=message)
             return super()._reply(message)
 
-    _, lines = run(Raising(methods.client_app("fd"), 2), changes="data.clients=4")
-    assert rounds(lines)[0]["replied"] == ["0", "2"]
-    assert rounds(lines)[0]["failed"] == {"1": "Node Unavailable", "3": "Node Unavailable"}
+    strategy, lines = run(Raising(methods.client_app("fd"), 2), changes="data.clients=4")
+    on_first, on_second = (
+        [c for c, share in by_load(strategy.clients, 2, seed=0).items() if share == i] for i in (1, 2)
+    )
+    assert rounds(lines)[0]["replied"] == sorted(on_first)
+    assert rounds(lines)[0]["failed"] == dict.fromkeys(sorted(on_second), "Node Unavailable")
 
 
 # --- Flower's own strategies

@@ -145,7 +145,7 @@ def test_who_may_speak_for_whom():
     allow, shown = {"a": b"A", "b": b"B"}, {1: b"A", 2: b"B", 3: b"C"}
     assert refusal("a", 1, allow, shown) == ""
     assert refusal("c", 1, allow, shown) == "client id 'c' is not in server.allow"
-    assert "this node has the key of client 'b'" in refusal("a", 2, allow, shown)
+    assert "this node has the key of 'b'" in refusal("a", 2, allow, shown)
     assert "this node has no key of server.allow" in refusal("a", 3, allow, shown)
     assert "this node has no key of server.allow" in refusal("a", 4, allow, shown)
 
@@ -158,14 +158,14 @@ def test_a_node_that_claims_anothers_id_is_refused_even_where_it_comes_first(mad
     assert [c.id for c in strategy.clients] == ["0"]
     assert rounds(lines)[0]["replied"] == ["0"]
     assert strategy.refused == {
-        "node 1": "client id '0' belongs to another key; this node has the key of client 'ward-7'",
+        "node 1": "client id '0' belongs to another key; this node has the key of 'ward-7'",
         "node 3": "client id 'ward-7' belongs to another key; this node has no key of server.allow",
     }
 
 
 def test_hosts_speak_for_nobody_where_there_is_a_list(made: Path, tmp_path: Path):
     grid = Keyed({1: pem(made, "0")}, methods.client_app("fd"), run_config={"task": "helpers.tasks:task"})
-    with pytest.raises(RunError, match=r"node 1: it hosts; server\.allow names devices"):
+    with pytest.raises(RunError, match=r"node 1: it hosts no share of its own, and server\.allow names"):
         start_toy("fd", f"server.allow={made}/allow.yaml", grid)
 
 

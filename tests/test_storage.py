@@ -145,7 +145,7 @@ def test_tensors_that_share_memory_are_kept(memory: Memory):
 
 @pytest.mark.parametrize("lasting", [False, True])
 def test_a_file_in_which_one_bit_has_flipped_is_named_with_what_to_do(tmp_path: Path, lasting: bool):
-    memory = Memory(tmp_path, "key", "0", lasting=lasting)
+    memory = Memory(tmp_path, "key", "0", hosted=not lasting, lasting=lasting)
     memory.write((1, 0), {**number(1), "whole": torch.arange(3), "none": torch.zeros(0, 2)})
     path = memory.folder / "1-0.safetensors"
     whole = path.read_bytes()
@@ -200,7 +200,7 @@ def test_a_memory_that_cannot_be_written_says_why_and_leaves_nothing_half_writte
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(storage, "save_file", full)
-    memory = Memory(tmp_path, "key", "3", lasting=lasting)
+    memory = Memory(tmp_path, "key", "3", hosted=not lasting, lasting=lasting)
     with pytest.raises(kind, match=r"client 3 cannot write its memory .*1-0.safetensors .*No space left") as caught:
         memory.write((1, 0), number(1))
     assert type(caught.value) is kind

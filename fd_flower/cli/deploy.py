@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import fd_flower
+from fd_flower.core.share import Share
 
 SETTLED = "settled.json"
 """What a folder's services were made for, so that clients that are added later get the same."""
@@ -44,12 +45,13 @@ def write(folder: Path, host: str | None, port: int, venv: Path) -> None:
         words["CLIENT"] = own.name
         _fill("fd-flower-supernode.service", own / "fd-flower-supernode.service", words)
         _fill("compose.supernode.yaml", own / "compose.yaml", words)
+        share = Share.of_name(own.name)
         if not (own / "node.toml").exists():
-            _fill("node.toml", own / "node.toml", words)
+            _fill("host.toml" if share else "node.toml", own / "node.toml", {**words, "SHARE": str(share)})
 
 
 def clients(folder: Path) -> list[Path]:
-    """Return the folders of the clients that have keys."""
+    """Return the folders of the clients, and of the shares of simulated ones, that have keys."""
     return sorted(path.parent for path in folder.glob("clients/*/client.pub"))
 
 

@@ -1,4 +1,4 @@
-"""Whether a machine can be a device: its configuration, data, state, key, and the way to its server."""
+"""Whether a machine can be a device or a host: its configuration, data, state, key, and the way to its server."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from cryptography import x509
 from flwr.app import ConfigRecord, Context, RecordDict
 
 from fd_flower.cli.finding import Finding
-from fd_flower.client.node import DEVICE_KEYS, introduction
+from fd_flower.client.node import DEVICE_KEYS, HOSTS, introduction
 from fd_flower.config import settings
 from fd_flower.core.client import answered
 
@@ -34,7 +34,7 @@ EXPIRES = 14  # days before a certificate's end at which to make another
 
 
 def findings(folder: Path) -> Iterator[Finding]:
-    """Look at everything that a device needs.
+    """Look at everything that a device, or a host, needs.
 
     Parameters
     ----------
@@ -61,13 +61,14 @@ def findings(folder: Path) -> Iterator[Finding]:
 
 def _client(config: dict[str, Any]) -> Iterator[Finding]:
     """Answer the handshake as a run would receive it."""
+    if HOSTS in config:
+        yield from _host(config)
+        return
     lacking = [key for key in DEVICE_KEYS if key not in config]
     if lacking:
         yield Finding(CONFIG, f"lacks {', '.join(lacking)}", f"give {', '.join(lacking)} in {CONFIG}")
         return
-    run = settings("local", "data.public=none privacy.sum=masks")
-    shown = ConfigRecord({"settings": run.text, "state": "", "run-key": secrets.token_hex(8)})
-    answer = introduction(shown, Context(0, 0, config, RecordDict(), {}))
+    answer = _introduction(config)
     if "refused" in answer:
         yield Finding("device", str(answer["refused"]), f"set it right in {CONFIG}")
         return
@@ -76,9 +77,29 @@ def _client(config: dict[str, Any]) -> Iterator[Finding]:
     there = sum(n > 0 for n in client.counts)
     held = f"{client.examples} rows to train on, {there} of {client.classes} classes"
     yield Finding("data", f"{config['data-path']}: {held}")
+    yield _state(config)
+
+
+def _host(config: dict[str, Any]) -> Iterator[Finding]:
+    """Answer the handshake for a share of the simulated clients; their data are the run's."""
+    answer = _introduction(config)
+    if "refused" in answer:
+        yield Finding("host", str(answer["refused"]), f"set it right in {CONFIG}")
+        return
+    yield Finding("host", f"share {answer['share']!s} of the clients that a run simulates")
+    yield _state(config)
+
+
+def _introduction(config: dict[str, Any]) -> ConfigRecord:
+    run = settings("local", "data.public=none privacy.sum=masks")
+    shown = ConfigRecord({"settings": run.text, "state": "", "run-key": secrets.token_hex(8)})
+    return introduction(shown, Context(0, 0, config, RecordDict(), {}))
+
+
+def _state(config: dict[str, Any]) -> Finding:
     free = shutil.disk_usage(config["state-dir"]).free
     cure = "" if free > ROOM else "make room: every client keeps two copies of its model there"
-    yield Finding("state", f"{config['state-dir']}: {free / 2**30:.1f} GiB free", cure)
+    return Finding("state", f"{config['state-dir']}: {free / 2**30:.1f} GiB free", cure)
 
 
 def _key(path: Path) -> Finding:

@@ -148,6 +148,8 @@ def _environment(home: Path, order: Order) -> dict[str, str]:
 
 def _federation(order: Order) -> str:
     chosen = order.settings
+    if os.environ.get("RAY_ADDRESS"):
+        return machine.cluster_config(chosen.server.nodes)
     gpus = [] if chosen.run.device == "cpu" else machine.gpus()
     return machine.federation_config(chosen.data.clients, machine.cores(), gpus, chosen.server.nodes)
 

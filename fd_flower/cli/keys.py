@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.share import Share
 from fd_flower.core.storage import replace_file
 
 CURVE = ec.SECP384R1()  # Flower takes NIST curves alone
@@ -30,11 +31,12 @@ CLIENT_ID = re.compile(r"\w[\w.-]*")
 ALLOW = "allow.yaml"
 
 
-def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int) -> None:
+def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int, shares: Sequence[Share] = ()) -> None:
     """Make what is not there yet; the server's certificate is made again where ``hosts`` are named.
 
     The folder then holds ``ca.crt`` and ``ca.key``, ``server`` (certificate and key), ``clients/<id>`` (its key and
-    ``ca.crt``: all that a device gets) and ``allow.yaml``, which maps client ids to public keys.
+    ``ca.crt``: all that a device gets) and ``allow.yaml``, which maps client ids to public keys. A share of simulated
+    clients has a key as a client has, under its own name.
 
     Parameters
     ----------
@@ -46,13 +48,17 @@ def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int) 
         Client ids.
     days : int
         How long the server's certificate is good.
+    shares : Sequence[Share]
+        Shares of simulated clients that machines host.
 
     Raises
     ------
     InvalidInputError
-        For a client id that makes no folder's name, and for a new folder without hosts.
+        For a client id that makes no folder's name or is that of a share, and for a new folder without hosts.
     """
     for client in clients:
+        if share := Share.of_name(client):
+            raise InvalidInputError(f"client id {client!r} is the name of a share: give --host-share {share}")
         if not CLIENT_ID.fullmatch(client):
             raise InvalidInputError(
                 f"client id {client!r} makes no folder's name: use letters, digits, '.', '_' and '-'"
@@ -65,8 +71,8 @@ def make(folder: Path, hosts: Sequence[str], clients: Sequence[str], days: int) 
         _authority(folder)
     if hosts:
         _server(folder, hosts, days)
-    for client in clients:
-        _client(folder, client)
+    for name in (*clients, *(share.name for share in shares)):
+        _client(folder, name)
     write_allow_list(folder)
 
 

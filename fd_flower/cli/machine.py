@@ -69,3 +69,8 @@ def federation_config(clients: int, cores: int, gpus: list[Gpu], nodes: int = 1)
     words = [f"num-supernodes={max(workers, nodes)}", "client-resources-num-cpus=1", *words]
     # Flower starts as many workers as Ray counts cores, wanted or not.
     return " ".join([*words, f"init-args-num-cpus={workers}"] if workers < cores else words)
+
+
+def cluster_config(nodes: int) -> str:
+    """Return what ``flwr run --federation-config`` needs on a running Ray cluster, which knows its cores itself."""
+    return f"num-supernodes={nodes} client-resources-num-cpus=1"

@@ -19,6 +19,7 @@ from fd_flower.core.checksum import checksum
 from fd_flower.core.client import LONGEST, NAME, is_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
+from fd_flower.core.share import Share
 from fd_flower.core.storage import Memory, Position
 from fd_flower.core.versions import package_sources, sources, versions
 from fd_flower.models.adapters import ranked
@@ -34,8 +35,14 @@ DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 DECLARED = ("memory-mb", "speed")
 """Numbers by which a device gets the rank of its adapters (`client.memory_mb`, `client.speed`)."""
 
-KEYS = (*DEVICE_KEYS, "model", "rank", *DECLARED, "device", "secret-key", "peer-keys")
-"""What a device's node-config may say to us; other keys are its user's."""
+HOSTS = "hosts"
+"""With this key in its node-config a node hosts a share of the simulated clients, on a disk of its own."""
+
+DEVICES_ALONE = ("client-id", "data-path", "model", "rank", *DECLARED, "secret-key", "peer-keys")
+"""Keys that a host's node-config may not have: the run's settings describe its clients."""
+
+KEYS = (*DEVICE_KEYS, "model", "rank", *DECLARED, "device", "secret-key", "peer-keys", HOSTS)
+"""What a device's or a host's node-config may say to us; other keys are its user's."""
 
 
 TEXT = 2**20
@@ -71,18 +78,22 @@ class Node:
             if key not in KEYS and (near := get_close_matches(key, KEYS, n=1, cutoff=0.85)):
                 raise InvalidInputError(f"the node's config has '{key}'; did you mean '{near[0]}'?")
         self.settings = read_settings(str(header.get("settings", "")))
-        named = [key for key in DEVICE_KEYS if key in config]
+        self.share = Share.read(config[HOSTS]) if HOSTS in config else None
+        """The share of the simulated clients that the node's configuration names, if any."""
+        named = [key for key in DEVICE_KEYS if key in config and self.share is None]
         lacking = [key for key in DEVICE_KEYS if key not in config and not (self.task and key == "data-path")]
         if named and lacking:
             raise InvalidInputError(f"the node's config has {', '.join(named)} and lacks {', '.join(lacking)}")
         self.client = str(config["client-id"]) if named else None
         self.declared = {key: _number(key, config[key]) for key in DECLARED if key in config} if named else None
         self.folder = str(config["data-path"]) if "data-path" in config else None
+        if self.share:
+            self._check_host()
         if self.client == "":
             raise InvalidInputError("the node's client-id is empty; give it a name of its own")
         if self.client is not None and not is_name(self.client):
             raise InvalidInputError(f"the node's client-id is {reprlib.repr(self.client)}; expected {NAME}")
-        state = str(config["state-dir"]) if named else str(header["state"])
+        state = str(config["state-dir"] if named or self.share else header["state"])
         secret, peers = (str(config[key]) if key in config else None for key in ("secret-key", "peer-keys"))
         for key, path in (
             ("data-path", self.folder),
@@ -94,7 +105,7 @@ class Node:
                 raise InvalidInputError(f"{key} is the relative path '{path}' on a node; give an absolute one")
         self.state = Path(state)
         if not named and "nonce" in header:
-            nonce.need(self.state, str(header["run-key"]), str(header["nonce"]))
+            self._check_nonce(str(header["run-key"]), str(header["nonce"]))
         self.settings = self._settings(self.settings)
         self.peers = allowed(peers, "peer-keys")
         self.secret = None if secret is None else Path(secret)
@@ -102,6 +113,32 @@ class Node:
             check_promise(self.settings.privacy, secret=secret is not None, peers=peers is not None)
         elif self.settings.privacy.sum == "bfv":
             self.secret = self.state / str(header["run-key"]) / SIMULATED
+
+    def _check_host(self) -> None:
+        """Refuse a host's configuration that is also a device's, or says too little."""
+        config = self.context.node_config
+        if of_devices := [key for key in DEVICES_ALONE if key in config]:
+            raise InvalidInputError(
+                f"the node's config has {HOSTS} and {', '.join(of_devices)}: a node hosts a share of the simulated "
+                "clients or is one device, so leave out one or the other"
+            )
+        if "state-dir" not in config:
+            raise InvalidInputError(
+                f"the node's config has {HOSTS} and lacks state-dir: name a folder of this machine for its clients' "
+                "memory"
+            )
+        if self.settings.privacy.sum == "bfv":
+            raise InvalidInputError(
+                "privacy.sum=bfv simulates clients with one key file, which a host's own disk lacks: take "
+                "privacy.sum=masks, or hosts on a shared disk without hosts and state-dir in their config"
+            )
+
+    def _check_nonce(self, run_key: str, newest: str) -> None:
+        """Raise StateError where this is not the disk that has the clients' memory, or it has that of another run."""
+        if self.share:
+            nonce.adopt(self.state, run_key, newest, str(self.header.get("nonces", newest)).split())
+        else:
+            nonce.need(self.state, run_key, newest)
 
     def _settings(self, sent: Settings) -> Settings:
         """Return the run's settings, on the node's own device where it names one."""
@@ -139,13 +176,14 @@ class Node:
         return here.with_own_rank(name, number, None if rank is None else _rank(rank), self.declared)
 
     def memory(self, client: str) -> Memory:
-        """Return a client's memory; a device may lose its power, so what it writes has to reach the disk."""
+        """Return a client's memory; a machine may lose its power alone, so what it writes has to reach the disk."""
         if self.client not in (None, client):
             raise InvalidInputError(f"this is the device of client '{self.client}', not of '{client}'")
         run_key = str(self.header["run-key"])
         if self.client is not None:
-            return Memory(self.state, run_key, client, lasting=True)
-        return Memory(self.state, run_key, client, expected=self._remembered.get(client))
+            return Memory(self.state, run_key, client, hosted=False, lasting=True)
+        expected = self._remembered.get(client)
+        return Memory(self.state, run_key, client, lasting=self.share is not None, expected=expected)
 
     @cached_property
     def _remembered(self) -> dict[str, Position]:
@@ -166,6 +204,7 @@ class Node:
                 "task": self.task,
                 "network": type(here.module(name)).__qualname__,
                 "base": here.base(name),
+                "cost": here.cost(name),
                 "sizes": [len(part) for part in parts],
                 # A device's would let others try guesses at it.
                 "checksum": checksum(*parts) if here.hosted and parts else "",
@@ -269,13 +308,17 @@ def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
             check_state(node.state)
             with one_thread():
                 answer.update(node.capabilities(node.client))
+        if node.share is not None:
+            check_state(node.state)
+            held = nonce.found(node.state, str(header["run-key"]))
+            answer.update({"share": str(node.share), "state": str(node.state), "nonces": held})
     except InvalidInputError as error:
         answer["refused"] = str(error)
     return answer
 
 
 def check_state(folder: Path) -> None:
-    """Refuse a folder in which a device cannot keep its memory."""
+    """Refuse a folder in which a device, or a host, cannot keep clients' memory."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(folder, os.W_OK | os.X_OK) else "no permission"

@@ -368,8 +368,8 @@ class Turn(Generic[C]):
     def close(self) -> Position | None:
         """Write the memory, where the turn asked for it, and return the turn that is in it then; else None.
 
-        A closing message writes none. A device takes the model that it evaluated, or drops it, as ``run.keep`` says; of
-        hosted clients the server decides.
+        A closing message writes none. Where the disk is not the server's, the model that was evaluated is taken or
+        dropped here, as ``run.keep`` says; else the server decides.
 
         Raises
         ------
@@ -377,7 +377,7 @@ class Turn(Generic[C]):
             If something of it is not finite. Nothing is written: the client's next turn begins where this one did.
         """
         position = self._write() if self._asked else None
-        if self._evaluations.keeps and not self.world.hosted:
+        if self._evaluations.keeps and self._memory.lasting:
             kept.take_alone(self._memory.folder, self.world.settings.run.keep, higher=self.world.kind.higher_is_better)
         return position
 

@@ -59,6 +59,8 @@ class Client:
         Checksum of what is frozen in its model (`client.trainable`); "" where all of it learns.
     vocabulary : str
         The tokens of its language model: SHA-256 of its tokenizer, and how many there are; "" for other models.
+    cost : int
+        Operations of its model for one of its ``examples``; 0 where it does not say.
     """
 
     id: str
@@ -78,6 +80,7 @@ class Client:
     checksum: str = ""
     base: str = ""
     vocabulary: str = ""
+    cost: int = 0
 
     @property
     def node_id(self) -> int:
@@ -111,8 +114,8 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, len(t), t) if t.isdecimal() or not t else (1, 0, t) for t in parts]
 
 
-MOST = 10**12
-"""Larger numbers of samples or classes in an answer are rejected."""
+MOST = 10**15
+"""Larger numbers of samples, classes or operations in an answer are rejected."""
 
 LONGEST = 1000
 """Characters of a text in an answer, at most."""
@@ -179,6 +182,7 @@ def answered(name: str, answer: Mapping[str, Any]) -> Client:
         checksum=_text("checksum", answer.get("checksum", "")),
         base=_line("base", answer.get("base", "")),
         vocabulary=_line("vocabulary", answer.get("vocabulary", "")),
+        cost=_whole("cost", answer.get("cost", 0)),
         features=numbers["features"],
         classes=numbers["classes"],
         examples=numbers["examples"],

@@ -1,4 +1,4 @@
-"""Which node may use the id of which client: the allow-list, client id -> public key (``server.allow``)."""
+"""Which node may use the id of which client, or host which share: the allow-list (``server.allow``)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ def allowed(path: str | None, option: str = "server.allow") -> dict[str, bytes] 
     Returns
     -------
     dict[str, bytes] | None
-        Client id -> public key (DER).
+        Client id, or name of a share (``share-2-of-4``) -> public key (DER).
 
     Raises
     ------
@@ -78,14 +78,16 @@ def keys_of(grid: Grid) -> dict[int, bytes]:
     return {node: key for node, key in found.items() if key is not None}
 
 
-def refusal(client: str, node: int, allow: Mapping[str, bytes], keys: Mapping[int, bytes]) -> str:
-    """Return why a node may not use the id of a client; "" where it may."""
-    if client not in allow:
-        return f"client id '{client}' is not in server.allow"
-    if keys.get(node) != allow[client]:
-        owner = next((name for name, key in allow.items() if key == keys.get(node)), None)
-        whose = "no key of server.allow" if owner is None else f"the key of client '{owner}'"
-        return f"client id '{client}' belongs to another key; this node has {whose}"
+def refusal(
+    name: str, node: int, allow: Mapping[str, bytes], keys: Mapping[int, bytes], what: str = "client id"
+) -> str:
+    """Return why a node may not use a name of the allow-list, a client's id or a share's; "" where it may."""
+    if name not in allow:
+        return f"{what} '{name}' is not in server.allow"
+    if keys.get(node) != allow[name]:
+        owner = next((other for other, key in allow.items() if key == keys.get(node)), None)
+        whose = "no key of server.allow" if owner is None else f"the key of '{owner}'"
+        return f"{what} '{name}' belongs to another key; this node has {whose}"
     return ""
 
 

@@ -44,17 +44,26 @@ class Memory:
         The run's own key.
     client : str
         The client's id.
+    hosted : bool
+        Whether the client is simulated: its memory may not be lost, while a device continues as a new client.
     lasting : bool
-        What is written outlives a loss of power, too: a device's. Such a client may lose its memory and continue as a
-        new client, a simulated one may not.
+        What is written outlives a loss of power, too: on a device, and on a host with a disk of its own.
     expected : Position | None
         The turn that the server knows the client to remember.
     """
 
     def __init__(
-        self, state: Path, run_key: str, client: str, *, lasting: bool = False, expected: Position | None = None
+        self,
+        state: Path,
+        run_key: str,
+        client: str,
+        *,
+        hosted: bool = True,
+        lasting: bool = False,
+        expected: Position | None = None,
     ) -> None:
         self.client = client
+        self.hosted = hosted
         self.lasting = lasting
         self.expected = expected
         self.folder = state / run_key / folder_name(client)
@@ -84,7 +93,7 @@ class Memory:
         try:
             return load(path)[0]
         except InvalidInputError as error:
-            if self.lasting:
+            if not self.hosted:
                 raise InvalidInputError(f"the memory {error}; delete it to start as a new client") from None
             raise StateError(
                 f"the memory of client {self.client}, {error}; put it back, or start the run again"
@@ -106,7 +115,7 @@ class Memory:
     def unwritable(self, path: Path, error: Exception) -> Exception:
         """Return what to raise where the client cannot write a file: of a simulated client it ends the run."""
         why = f"client {self.client} cannot write its memory {path} ({reason(error)})"
-        return RunError(why) if self.lasting else StateError(f"{why}: make room, and resume the run")
+        return StateError(f"{why}: make room, and resume the run") if self.hosted else RunError(why)
 
     def positions(self) -> list[Position]:
         """Return the turns that there are files of, in their order."""

@@ -195,7 +195,8 @@ class Driver:
         """Take the checkpoint, or what the method knows before round one; return the rounds that are done."""
         strategy, done = self.strategy, 0
         settings, key, hosted = strategy.settings, self.record.run_key, strategy.hosted
-        begun = Standing.of(settings, key, strategy.world, strategy.clients, hosted=hosted)
+        world, shares = strategy.world, self.host.shares
+        begun = Standing.of(settings, key, world, strategy.clients, hosted=hosted, shares=shares)
         brought, plain = strategy.world.task, self.host.plain
         checkpoint = self.record.open(
             begun,
@@ -383,6 +384,7 @@ class Driver:
         if every and number % every == 0 and last and not closing:
             points = (*points, ANNEALED)
         rate = {} if self.host.plain else {"lr": strategy.settings.client.lr_at(number, strategy.config.rounds)}
+        keeps = self.record.keeps(hosted=strategy.hosted and not self.host.shares)
         shared = ConfigRecord(
             {
                 **rate,
@@ -394,7 +396,7 @@ class Driver:
                 "global": self.evaluates_all,
                 "test-limit": self.limit(number) or (self.judges.limit if number < self.last else 0),
                 **self.judges.header,
-                **({"keep": self._own_point} if self.due(number) and self.record.keeps(hosted=strategy.hosted) else {}),
+                **({"keep": self._own_point} if self.due(number) and keeps else {}),
             }
         )
         announced = [PublicIndex(strategy.round_index)] if strategy.predicts and not closing else []

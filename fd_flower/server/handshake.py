@@ -14,6 +14,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.keys import refusal
 from fd_flower.core.versions import distribution, package_sources, sources
+from fd_flower.server.hosts import Hosts
 from fd_flower.wire.envelope import HEADER, one_line, records
 from fd_flower.wire.traffic import size_of
 
@@ -23,6 +24,9 @@ Check = Callable[[Sequence[Client]], None]
 
 ANSWER = 2**20
 """Bytes of an answer to the handshake, at most."""
+
+KEYLESS = 'it hosts no share of its own, and server.allow names devices and shares: give it hosts="1/N" and a key'
+"""Why a host cannot take part where an allow-list says which key may do what."""
 
 
 def anybody(clients: Sequence[Client]) -> None:
@@ -35,21 +39,30 @@ class Handshake:
     Parameters
     ----------
     allow : Mapping[str, bytes] | None
-        Client id -> the key that may use it; None: the first node that claims an id keeps it while it is there.
+        Client id, or name of a share -> the key that may use it; None: the first node that claims an id keeps it while
+        it is there.
+    known : Collection[str]
+        The nonces of a resumed run's earlier starts.
 
     Attributes
     ----------
     homes : dict[str, int]
         Client id -> the node that it lives on.
+    hosts : Hosts
+        The nodes that host, where they do.
+    places : dict[str, int]
+        Hosted client -> the share in which it is.
     hosted : bool
         Whether nodes host simulated clients.
     refused : dict[str, str]
         Client or node -> why it takes no part.
     """
 
-    def __init__(self, allow: Mapping[str, bytes] | None = None) -> None:
+    def __init__(self, allow: Mapping[str, bytes] | None = None, known: Collection[str] = ()) -> None:
         self._allow = allow
         self.homes: dict[str, int] = {}
+        self.hosts = Hosts(allow, known)
+        self.places: dict[str, int] = {}
         self.hosted = False
         self.misfits: dict[str, str] = {}
         self.refused: dict[str, str] = {}
@@ -84,19 +97,36 @@ class Handshake:
                 self.refuse(f"node {node}", "its answer to the handshake cannot be read")
         return good
 
-    def hosts(self, answers: Answers) -> list[int]:
-        """Return the nodes that host, where these first answers make a federation of hosts; refuse its devices.
+    @property
+    def at(self) -> set[int]:
+        """The nodes on which clients live, or that host."""
+        return {*self.homes.values(), *self.hosts.nodes.values()}
 
-        A federation has devices or hosts, not both: the rarer kind is rejected.
+    def decide(self, answers: Answers) -> None:
+        """Let the first answers decide whether the federation has hosts or devices: what most nodes are.
+
+        With an allow-list only those count as hosts that name a share, which belongs to a key.
         """
-        hosts = [node for node, answer in answers.items() if answer["role"] == "host"]
+        hosts = [a for a in answers.values() if a["role"] == "host" and (self._allow is None or "share" in a)]
+        devices = [a for a in answers.values() if a["role"] == "device"]
+        self.hosted = len(hosts) > len(devices)
+
+    def take(self, answers: Answers, keys: Mapping[int, bytes], gone: Collection[int]) -> None:
+        """Take in nodes that host; refuse and name the others. Parameters are those of ``Hosts.take``."""
         devices = [node for node, answer in answers.items() if answer["role"] == "device"]
-        if self._allow is not None or len(devices) >= len(hosts):
-            return []
-        self.hosted = True
-        for node in devices:
-            self.refuse(f"node {node}", "it is one device; the others host")
-        return hosts
+        why = dict.fromkeys(devices, "it is one device; the others host")
+        why |= self.hosts.take({n: a for n, a in answers.items() if n not in why}, keys, gone)
+        for node in answers.keys() - why.keys():
+            self.refused.pop(f"node {node}", None)
+        for node in sorted(why):
+            self.refuse(f"node {node}", why[node])
+        self.settle(self.places)
+
+    def settle(self, places: Mapping[str, int]) -> None:
+        """Let clients live where the shares are in which they are; ``places`` is client id -> share."""
+        self.places = dict(places)
+        nodes = self.hosts.nodes
+        self.homes |= {client: nodes[share] for client, share in places.items() if share in nodes}
 
     def devices(
         self,
@@ -123,13 +153,9 @@ class Handshake:
         """
         found: dict[str, Client] = {}
         for node, answer in answers.items():
-            if self.hosted:  # its hosts hold all clients
-                if answer["role"] == "device":
-                    self.refuse(f"node {node}", "it is one device; the others host")
-                continue
             if answer["role"] == "host":
-                why = "it hosts; the others do not" if self._allow is None else "it hosts; server.allow names devices"
-                self.refuse(f"node {node}", why)
+                shareless = self._allow is not None and "share" not in answer
+                self.refuse(f"node {node}", KEYLESS if shareless else "it hosts; the others do not")
                 continue
             client = named(answer)
             why = "" if self._allow is None else refusal(client, node, self._allow, keys)

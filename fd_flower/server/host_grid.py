@@ -19,7 +19,9 @@ from fd_flower.core import nonce
 from fd_flower.core.client import Client, answered, grouped
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.keys import allowed, keys_of
+from fd_flower.core.share import named
 from fd_flower.server.client_grid import ClientGrid
+from fd_flower.server.dealing import by_load, by_number
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
 from fd_flower.server.plain import seen_plain
 from fd_flower.wire.envelope import HANDSHAKE, fold, records
@@ -74,7 +76,8 @@ class HostGrid(ClientGrid):
         # Where public samples add classes, the devices name all.
         self.class_names = () if settings.data.adds_classes else tuple(settings.data.class_names or ())
         self._each_node = each_node
-        super().__init__(grid, settings, Handshake(self._allow), header)
+        known = nonce.found(Path(state), run_key)
+        super().__init__(grid, settings, Handshake(self._allow, known), header)
         self.plain = plain
 
     @classmethod
@@ -92,6 +95,8 @@ class HostGrid(ClientGrid):
     def mark(self) -> None:
         """Leave a nonce where hosted clients keep their memory; every message names it from now on.
 
+        Hosts with disks of their own keep it there, and are sent those of the run's earlier starts, too.
+
         Raises
         ------
         InvalidInputError
@@ -99,7 +104,10 @@ class HostGrid(ClientGrid):
         """
         if self.hosted:
             state, run_key = Path(str(self._header["state"])), str(self._header["run-key"])
-            self._header["nonce"] = nonce.write(state, run_key)
+            self._header["nonce"] = nonce.write(state, run_key, again=bool(self.shares))
+            if self.shares:
+                self._handshake.hosts.known = nonce.found(state, run_key)
+                self._header["nonces"] = " ".join(self._handshake.hosts.known)
 
     # --- who is there
 
@@ -113,13 +121,19 @@ class HostGrid(ClientGrid):
         """Client or node -> why it takes no part."""
         return self._handshake.refused
 
+    @property
+    def shares(self) -> int:
+        """How many shares of the clients nodes host on disks of their own; 0 where there are none."""
+        hosts = self._handshake.hosts
+        return hosts.of if hosts.named else 0
+
     def handshake(self) -> tuple[Client, ...]:
         """Wait for nodes and ask who is there, unless they are seen to run a plain ClientApp.
 
         Raises
         ------
         RunError
-            Where too few nodes come in ``server.wait`` seconds, or none can take part (each is named).
+            Where too few nodes or shares come in ``server.wait`` seconds, or none can take part (each is named).
         """
         nodes = self._wait()
         self.plain = self.plain or seen_plain(self._grid)
@@ -138,6 +152,9 @@ class HostGrid(ClientGrid):
         else:
             self._admit(answers)
         self._nodes = set(nodes)
+        if self.hosted:
+            self._complete()
+            self.clients = self._hosted()
         if not self.clients:
             raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
         return self.clients
@@ -185,15 +202,17 @@ class HostGrid(ClientGrid):
     def _look(self, check: Check = anybody) -> tuple[Client, ...]:
         """Shake hands for nodes that have come since, and return the clients whose nodes are there.
 
-        A returning device has a new node id and its old client id.
+        A returning device has a new node id and its old client id, a returning host its share.
         """
         nodes = set(self._grid.get_node_ids())
+        if self.hosted:
+            self._nodes -= self._handshake.hosts.unsettled(nodes, self._starts())
         if new := sorted(nodes - self._nodes):
             self._nodes |= nodes
             if self.plain:
                 self._admit_plain(new)
             else:
-                self._admit(self._ask(new), gone=set(self._handshake.homes.values()) - nodes, check=check)
+                self._admit(self._ask(new), gone=self._handshake.at - nodes, check=check)
         return tuple(client for client in self.clients if self._handshake.homes[client.id] in nodes)
 
     def _wait(self, *, steady: bool = True) -> list[int]:
@@ -223,20 +242,16 @@ class HostGrid(ClientGrid):
 
     def _admit(self, answers: Answers, gone: Collection[int] = (), check: Check = anybody) -> None:
         """Take in the nodes that can take part."""
+        self._handshake.hosts.asked(answers, self._starts())
         known, answers = self.clients, self._handshake.sift(answers)
-        hosts = [] if known else self._handshake.hosts(answers)  # once a run has begun, its hosts hold all clients
-        if hosts:
-            if self._each_node:
-                data = replace(self._settings.data, clients=len(hosts))
-                self._settings = replace(self._settings, data=data)
-                self._header["settings"] = self._settings.text
-            ids = [str(i) for i in range(self._settings.data.clients)]
-            self._handshake.homes |= {client: hosts[i % len(hosts)] for i, client in enumerate(ids)}
-            found = self._hosted(ids)
-        else:
-            keys = {} if self._allow is None else keys_of(self._grid)
-            found = self._handshake.devices(answers, known, keys, gone, check)
-        if not self.hosted and not self.class_names:
+        if not known and not self.hosted:
+            self._handshake.decide(answers)
+        keys = {} if self._allow is None else keys_of(self._grid)
+        if self.hosted:
+            self._handshake.take(answers, keys, gone)
+            return
+        found = self._handshake.devices(answers, known, keys, gone, check)
+        if not self.class_names:
             self.class_names = _most_common([c.labels for c in joined(known, found) if c.labels])
             self._header["class-names"] = list(self.class_names)
         self.clients = tuple(client.called(self.class_names) for client in joined(known, found))
@@ -246,9 +261,36 @@ class HostGrid(ClientGrid):
         self._handshake.homes |= {str(node): node for node in nodes}
         self.clients = joined(self.clients, {str(node): Client(str(node), 0) for node in nodes})
 
-    def _hosted(self, ids: list[str]) -> dict[str, Client]:
-        """Ask hosts for one answer a client."""
-        self.clients = tuple(Client(name, i) for i, name in enumerate(ids))
+    def _complete(self) -> None:
+        """Wait until every share of the clients is hosted."""
+        limit, begin = self._settings.server.wait, time.monotonic()
+        while missing := self._handshake.hosts.missing:
+            if time.monotonic() > begin + limit:
+                others = "; ".join(grouped(self.refused))
+                raise RunError(
+                    f"no node hosts {named(missing)} after {limit:g} s (server.wait): start a SuperNode for each, as "
+                    f'with hosts="{missing[0]}" in its config{f"; not in this run: {others}" * bool(others)}'
+                )
+            time.sleep(min(1.0, PAUSE + time.monotonic() - begin))
+            self._look()
+
+    def _hosted(self) -> tuple[Client, ...]:
+        """Ask hosts for one answer a client, and give each client the host that it lives on from now on."""
+        hosts, number = self._handshake.hosts.of, self._settings.data.clients
+        if self._each_node:
+            number = hosts
+            self._settings = replace(self._settings, data=replace(self._settings.data, clients=number))
+            self._header["settings"] = self._settings.text
+        self.clients = tuple(Client(str(i), i) for i in range(number))
+        self._handshake.settle(by_number(self.clients, hosts))
+        found = joined((), self._asked())
+        if not self._each_node:
+            self._handshake.settle(by_load(found, hosts, self._settings.run.seed))
+        return found
+
+    def _asked(self) -> dict[str, Client]:
+        """Ask each of the clients what it has."""
+        ids = [client.id for client in self.clients]
         content = RecordDict({"config": ConfigRecord({"server-round": 0})})
         asked = [Message(content, c.node_id, HANDSHAKE) for c in self.clients]
         replies = self.exchange(asked, timeout=self._settings.server.timeout, patient=True)

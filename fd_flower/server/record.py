@@ -174,7 +174,7 @@ class Record:
         return Keeper(self.folder.path, Path(self.state) / self.run_key, rule, personal, higher=higher)
 
     def keeps(self, *, hosted: bool) -> bool:
-        """Whether clients' models are kept: of hosted ones in the run's folder, of devices on each."""
+        """Whether clients' models are kept: in the run's folder if ``hosted`` on its disk, else where they train."""
         return self._keeper is not None if hosted else self.settings.run.keep != "none"
 
     def standing(self, remembered: Mapping[str, Position]) -> Standing:
@@ -278,7 +278,8 @@ class Record:
         """Remove the hosted clients' memory, unless it is to be kept."""
         state = Path(self.state)
         if self._keeper is not None:
-            nonce.remove(state, self.run_key)
+            if not self._standing.shares:  # hosts hold the newest
+                nonce.remove(state, self.run_key)
         else:
             shutil.rmtree(state / self.run_key, ignore_errors=True)
         for path in (*sorted((state / self.run_key).rglob("*"), reverse=True), state / self.run_key, state):
@@ -348,7 +349,7 @@ class Record:
             "classes": list(world.class_names),
             "metrics": {name: metric.higher_is_better for name, metric in world.metrics.items()},
             "evaluated": evaluated_at(evaluated),
-            "state": self._state_of(evaluated, hosted=world.hosted),
+            "state": self._state_of(evaluated, hosted=world.hosted, shares=host.shares),
             "own_loops": own_loops,
             "resolved": dict(resolved or {}),
             "held_out_unused": idle,
@@ -364,11 +365,12 @@ class Record:
 
                 report.draw(self.folder)
 
-    def _state_of(self, point: str, *, hosted: bool) -> str | None:
+    def _state_of(self, point: str, *, hosted: bool, shares: int) -> str | None:
         """Return where the models are that the figures of all classes belong to; None: they are not kept."""
         keeper = self._keeper
         if point == "aggregated":
             return (None if keeper is None else keeper.where(servers=True)) or FILE
-        if hosted:
+        if hosted and not shares:
             return None if keeper is None else keeper.where(servers=False)
-        return f"<state-dir>/{self.run_key}/<client>/{MODEL}, on each device" if self.keeps(hosted=False) else None
+        where = f"<state-dir>/{self.run_key}/<client>/{MODEL}, on each {'host' if shares else 'device'}"
+        return where if self.keeps(hosted=False) else None

@@ -45,6 +45,8 @@ class Standing:
         Which code played the rounds ``after`` one.
     remembered : dict[str, Position]
         Hosted client -> the newest turn that it remembers.
+    shares : int
+        How many shares of the clients nodes host on disks of their own; 0: their memory is next to the run's folder.
     """
 
     settings: str
@@ -55,15 +57,19 @@ class Standing:
     checksum: str = ""
     code: list[dict[str, Any]] = field(default_factory=list)
     remembered: dict[str, Position] = field(default_factory=dict)
+    shares: int = 0
 
     @classmethod
-    def of(cls, settings: Settings, run_key: str, world: World, clients: Sequence[Client], *, hosted: bool) -> Self:
+    def of(
+        cls, settings: Settings, run_key: str, world: World, clients: Sequence[Client], *, hosted: bool, shares: int = 0
+    ) -> Self:
         """Return where a run stands before round one."""
         held = {c.id: f"{c.model} {c.public} {c.checksum}" for c in clients} if hosted else {}
         digest = joined(held)[:12]
         data = {"that evaluate": world.kind.copy(world), "of the clients": digest}
         bases = {c.model: c.base for c in clients if c.base}
-        return cls(settings.text, run_key, data, bases, code=[{"after": 0, **code(settings.method)}])
+        first = [{"after": 0, **code(settings.method)}]
+        return cls(settings.text, run_key, data, bases, code=first, shares=shares)
 
     @classmethod
     def read(cls, text: str) -> Self:
@@ -101,6 +107,11 @@ class Standing:
             raise InvalidInputError(
                 f"{place}/config.yaml was changed since its run was cut off: {'; '.join(words)}: put it back, or begin "
                 "another run"
+            )
+        if self.shares != now.shares:
+            raise InvalidInputError(
+                f"{place} cannot be resumed: its clients {_hosted(now.shares)}, and {_hosted(self.shares)} before: "
+                "start the same SuperNodes, whose disks have the clients' memory"
             )
         for what, digest in self.data.items():
             if digest != now.data[what]:
@@ -152,6 +163,11 @@ def code(method: str) -> dict[str, str]:
 def changes(history: Sequence[Mapping[str, Any]]) -> str:
     """Return, for the summary, what changed after which round."""
     return "; ".join(f"after round {now['after']}: {_difference(before, now)}" for before, now in pairwise(history))
+
+
+def _hosted(shares: int) -> str:
+    """Return how clients are hosted, in words."""
+    return f"are hosted in {shares} shares" if shares else "are hosted without shares"
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -179,6 +179,10 @@ class Architectures(ABC):
         """Return the feature size F of an architecture; 0 for a model without ``features`` and a linear ``head``."""
         return self.probe(name).features
 
+    def cost(self, name: str) -> int:
+        """Return the operations of a model of this architecture for one token: two a parameter."""
+        return 2 * sum(parameter.numel() for parameter in self.module(name).parameters())
+
     def probe(self, name: str) -> Probe:
         """Try an architecture on one sample, once; InvalidInputError unless it returns logits [1, C]."""
         if name not in self._probed:

@@ -45,6 +45,7 @@ class Classification:
                 f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): give its last layer {len(names)} outputs"
             )
         of_model = {"features": found.features, "classes": found.classes, "lacks": found.lacks}
+        of_model |= {"cost": found.cost} if found.cost else {}
         if own is None:
             _check_labels("the test set", world.test, found)
             shape = next((list(s.x.shape[1:]) for s in (world.test, world.public) if s is not None), [])

@@ -24,6 +24,7 @@ from fd_flower.cli.flower import program, pyproject, python_path
 from fd_flower.cli.order import Order
 from fd_flower.cli.superlink import free_port, groups_below, wait_until_it_listens
 from fd_flower.config import Settings, settings
+from fd_flower.core.share import Share
 from fd_flower.results import RunFolder
 
 LIMIT = 200.0
@@ -158,14 +159,14 @@ class Lab:
         """Return what the newest run's ServerApp said."""
         return self.flwr("log", self.newest()["run-id"], "--show").stdout
 
-    def finish(self, folder: Path) -> RunFolder:
+    def finish(self, folder: Path, limit: float = LIMIT) -> RunFolder:
         """Wait for the end of the run that writes this folder."""
         looks = itertools.count(1)
 
         def ended() -> bool:  # `flwr list` takes seconds of CPU time
             return next(looks) % 150 == 0 and self.newest()["status"].startswith("finished")
 
-        until(lambda: (folder / "summary.json").is_file() or ended(), "the run")
+        until(lambda: (folder / "summary.json").is_file() or ended(), "the run", limit)
         assert (folder / "summary.json").is_file(), self.said()[-5000:]
         return RunFolder.open(folder)
 
@@ -182,15 +183,16 @@ class Lab:
 
 
 @contextmanager
-def lab(root: Path, clients: tuple[str, ...] = ("0", "1", "2")) -> Iterator[Lab]:
-    """Make keys, start a SuperLink and register the clients; end everything that was started."""
+def lab(root: Path, clients: tuple[str, ...] = ("0", "1", "2"), shares: tuple[Share, ...] = ()) -> Iterator[Lab]:
+    """Make keys, start a SuperLink and register clients and shares; end everything that was started."""
     root.mkdir(parents=True, exist_ok=True)
     made = Lab(root)
-    keys.make(made.keys, ["127.0.0.1", "localhost"], clients, days=1)
+    keys.make(made.keys, ["127.0.0.1", "localhost"], clients, days=1, shares=shares)
     deploy.write(made.keys, "127.0.0.1", made.port, Path(sys.prefix))
     try:
         made.superlink()
-        assert list(federation.register(made.keys)) == [f"{client}: registered" for client in clients]
+        names = [*clients, *(share.name for share in shares)]
+        assert list(federation.register(made.keys)) == [f"{name}: registered" for name in names]
         yield made
     finally:
         for name in list(made.processes):

@@ -18,6 +18,10 @@ def keys(
         typer.Option(metavar="NAME", help="Name or address of the server, as seen by devices; can be repeated."),
     ] = None,
     client: Annotated[list[str] | None, typer.Option(metavar="ID", help="A client id; can be repeated.")] = None,
+    host_share: Annotated[
+        list[str] | None,
+        typer.Option(metavar="I/N", help="A share of the simulated clients that a machine hosts; can be repeated."),
+    ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 8443,
     days: Annotated[int, typer.Option(min=1, help="Validity of the server's certificate, in days.")] = 365,
     venv: Annotated[
@@ -27,20 +31,23 @@ def keys(
         bool, typer.Option("--bfv", help="Also create DIR/bfv.key, for clients only: docs/privacy.md.")
     ] = False,
 ) -> None:
-    """Create certificates, keys and services for a federation of devices, or add clients, and print the next steps."""
+    """Create certificates, keys and services for devices or hosts, or add some, and print the next steps."""
     from fd_flower.cli import deploy, keys, steps
     from fd_flower.cli.paths import absolute
+    from fd_flower.core.share import Share
     from fd_flower.privacy.bfv import make_key
 
     place = absolute(folder, Path.cwd())
     output: Output = context.obj
     if bfv:
         make_key(place / "bfv.key")
-    if host or client or not bfv:
+    shares = [Share.read(text) for text in host_share or []]
+    if host or client or shares or not bfv:
         first = not (place / deploy.SETTLED).exists()
-        keys.make(place, host or [], client or [], days)
+        keys.make(place, host or [], client or [], days, shares)
         deploy.write(place, host[0] if host else None, port, venv)
-        for line in () if output.quiet else steps.after_keys(place, client or [], hosts=bool(host), first=first):
+        made = [*(client or []), *(share.name for share in shares)]
+        for line in () if output.quiet else steps.after_keys(place, made, hosts=bool(host), first=first):
             typer.echo(line)
     typer.echo(place)
 
