@@ -10,7 +10,7 @@ from fd_flower.client import App, Turn, public_distillation, reply
 from fd_flower.client.public_texts import all_texts, learn_from_texts, likelihoods_of, texts_at
 from fd_flower.config import PublicTextsConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.tasks.language.exchange import aligned, compared, language_model
+from fd_flower.tasks.language.exchange import aligned, language_model, weighed
 from fd_flower.wire import ChunkLikelihoods
 
 app = App()
@@ -31,8 +31,7 @@ class Config(PublicTextsConfig):
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: Config) -> Tensor:
     """Return the next-token loss on public texts and ``kd_weight`` times the distance to tables of chunks [B, S, L]."""
-    plain, distance = compared(language_model(model), x, teacher, config.token_loss)
-    return config.public_weight * plain + config.kd_weight * distance
+    return weighed(model, x, teacher, config.token_loss, kd_weight=config.kd_weight, public_weight=config.public_weight)
 
 
 def receive(message: Message, context: Context) -> Turn[Config]:

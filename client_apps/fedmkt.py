@@ -15,10 +15,10 @@ from fd_flower.tasks.language.config import AUTO
 from fd_flower.tasks.language.exchange import (
     aligned,
     best_of,
-    compared,
     language_model,
     next_tokens,
     token_logits,
+    weighed,
 )
 from fd_flower.wire import ChunkLikelihoods, TokenLogits
 
@@ -46,8 +46,7 @@ class Config(PublicTextsConfig):
 
 def objective(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, config: Config) -> Tensor:
     """Return the next-token loss on public texts and ``kd_weight`` times the distance to the teachers' predictions."""
-    plain, distance = compared(language_model(model), x, teacher, config.token_loss)
-    return config.public_weight * plain + config.kd_weight * distance
+    return weighed(model, x, teacher, config.token_loss, kd_weight=config.kd_weight, public_weight=config.public_weight)
 
 
 def receive(message: Message, context: Context) -> Turn[Config]:

@@ -6,7 +6,6 @@ from the predictions of the server's large model, and the large model from those
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import final
 
 from torch import Tensor
@@ -22,11 +21,11 @@ from fd_flower.server import Averaging, Reply, Requirements, Status
 from fd_flower.tasks.language.exchange import (
     aligned,
     chunk_likelihoods,
-    compared,
     language_model,
     next_tokens,
     texts_of,
     token_logits,
+    weighed,
 )
 from fd_flower.tasks.language.models import LanguageModel
 from fd_flower.training import Plan, train
@@ -60,14 +59,6 @@ class Config(AveragingConfig):
             raise InvalidInputError(
                 f"{asked} has models of several ranks, and one mean is taught: leave {asked.partition('=')[0]} out"
             )
-
-
-def learned_from(
-    model: Module, x: Tensor, y: Tensor | None, teacher: Tensor, *, loss: TokenObjective, config: Config
-) -> Tensor:
-    """Return the next-token loss on public texts and ``kd_weight`` times the distance to the other model."""
-    plain, distance = compared(language_model(model), x, teacher, loss)
-    return config.public_weight * plain + config.kd_weight * distance
 
 
 @final
@@ -111,9 +102,12 @@ class FedCoLLM(Averaging[Config]):
         plan = Plan(
             config.distill_batch, config.distill_lr, config.distill_epochs, optimizer="adamw", precision=precision
         )
-        objective = partial(learned_from, loss=loss, config=config)
+
+        def learn(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor) -> Tensor:
+            return weighed(model, x, teacher, loss, kd_weight=config.kd_weight, public_weight=config.public_weight)
+
         rng = self.rng(f"distill {which}", round)
-        mean_loss = train(student, objective, samples, rows.to(self.world.device), plan=plan, rng=rng)
+        mean_loss = train(student, learn, samples, rows.to(self.world.device), plan=plan, rng=rng)
         self.log_diagnostics({f"{which}_loss": mean_loss})
 
     def _public(self, round: int) -> Samples:

@@ -19,7 +19,7 @@ from fd_flower.models.frozen import copied
 from fd_flower.objectives import TokenKL
 from fd_flower.server import Reply, Requirements, Status, Strategy, mean_weights
 from fd_flower.tasks.language.emulator import end_keys, from_model, kept_blocks, plugged, tune_ends, without_blocks
-from fd_flower.tasks.language.exchange import compared, language_model, next_tokens, texts_of, token_logits
+from fd_flower.tasks.language.exchange import language_model, next_tokens, texts_of, token_logits, weighed
 from fd_flower.tasks.language.models import LanguageModel
 from fd_flower.training import Plan, one_thread, train
 from fd_flower.wire import Emulator, Knowledge, Payload, Private, Weights
@@ -109,8 +109,8 @@ class Offsite(Strategy[Config]):
         rows = next_tokens(emulator, x, index, token_logits(whole, x, index, config.top_k))
 
         def learn(model: Module, x: Tensor, y: Tensor | None, teacher: Tensor) -> Tensor:
-            plain, distance = compared(language_model(model), x, teacher, TokenKL())
-            return config.kd_weight * distance + (1 - config.kd_weight) * plain
+            weight = config.kd_weight
+            return weighed(model, x, teacher, TokenKL(), kd_weight=weight, public_weight=1 - weight)
 
         plan = Plan(config.align_batch, config.align_lr, steps=config.align_steps)
         seed = seed_of(self.settings.run.seed, "align", "server")

@@ -1,8 +1,9 @@
 """Language models: tokens behind a start token, likelihoods of what follows, bits per byte over windows."""
 
 import importlib.util
+import json
 import math
-import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from fd_flower.core import library
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.language.models import LanguageModel, Vocabulary, build
+from fd_flower.tasks.language.pretrained import Pretrained
 from fd_flower.tasks.language.reader import Reader
 from fd_flower.tasks.language.scoring import score, windows
 
@@ -185,6 +187,15 @@ def test_a_window_is_no_longer_than_the_model_takes(folder: Path):
     assert build(str(folder), seed=0, length=500).length == 31  # of 32 positions one is the start token's
 
 
+@pytest.mark.parametrize(("name", "length"), [("n_positions", 15), ("max_position_embeddings", 31)])
+def test_other_families_call_their_positions_otherwise(name: str, length: int, tmp_path: Path):
+    path = llama(tmp_path) / "config.json"
+    said = json.loads(path.read_text())
+    said.pop("max_position_embeddings")
+    path.write_text(json.dumps({**said, "text_config": {name: length + 1}}))
+    assert Pretrained(str(tmp_path), str(tmp_path)).longest == length + 1
+
+
 def test_a_body_of_half_precision_has_adapters_of_full(folder: Path):
     pytest.importorskip("peft")
     from fd_flower.models.trainable import choose
@@ -284,11 +295,29 @@ def test_more_blocks_than_there_are_is_refused(folder: Path):
         build(f"{folder}:3", seed=0, length=16)
 
 
-def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path):
+HEADER = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)
+"""Of version 3, for one tensor and one entry about it."""
+KEY = struct.pack("<Q", 3) + b"abc" + struct.pack("<IQ", 8, 9)
+"""The entry's key, and that its value is a text of nine bytes."""
+
+
+@pytest.mark.parametrize("content", [b"", b"no model at all", HEADER, HEADER + KEY + b"cut"])
+def test_a_file_that_is_no_whole_gguf_is_refused(content: bytes, tmp_path: Path):
     pytest.importorskip("gguf")
-    (tmp_path / "m.gguf").write_bytes(os.urandom(64))
-    with pytest.raises(InvalidInputError, match="cannot be read by transformers"):
+    (tmp_path / "m.gguf").write_bytes(content)
+    wanted = rf"of {len(content)} bytes, is no GGUF file or not all of one \(.*\): download it again$"
+    with pytest.raises(InvalidInputError, match=wanted):
         build(str(tmp_path / "m.gguf"), seed=0, length=8)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "wanted"),
+    [("tokenizer.json", "has no tokenizer: save it into"), ("model.safetensors", r"has no \.safetensors file.*: save")],
+)
+def test_a_folder_without_a_file_says_which_and_what_to_do(lacking: str, wanted: str, tmp_path: Path):
+    (llama(tmp_path) / lacking).unlink()
+    with pytest.raises(InvalidInputError, match=wanted):
+        build(str(tmp_path), seed=0, length=8)
 
 
 def test_heads_alone_do_not_learn():

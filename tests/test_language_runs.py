@@ -12,11 +12,12 @@ from helpers.llama import llama
 import fd_flower
 from fd_flower import config
 from fd_flower.cli import main
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.library import texts_of
 from fd_flower.data.documents import Documents
 from fd_flower.data.texts import holds
 from fd_flower.results import RunFolder
+from fd_flower.results.outcome import outcome
 from fd_flower.tasks.described import described
 from fd_flower.tasks.language.generate import printable
 
@@ -159,6 +160,8 @@ def test_clients_with_different_models_train_alone(notes: Path, tmp_path: Path):
         ("model.name=mlp", "needs a causal language model"),
         ("model.name=[gpt:8,gpt:12] language.start=[a,b,c]", "lists 3 tokens"),
         ("language.start='<s>'", "one start token"),
+        ("language.stride=17", r"language\.stride is 17, above data\.length=16: .* take 1 to 16"),
+        ("client.objective=kl", r"client\.objective is kl, which compares classes, .*: leave it out"),
         ("data.task=null data.label=folder", r"say data\.task=language"),
         ("data.task=null model.name=bag", "unlabeled.*data.task=language"),
     ],
@@ -172,6 +175,19 @@ def test_what_cannot_be_is_refused_in_a_line(words: str, wanted: str, notes: Pat
 def test_other_methods_say_which_can(notes: Path):
     with pytest.raises(InvalidInputError, match=r"fedmd cannot learn language.*fedalm, fedavg, .*local"):
         tiny.run("fedmd", f"{SHORT} data.source={notes} model.name=gpt:8 data.min_rows=3 data.public=held-out")
+
+
+@pytest.mark.parametrize("method", ["fedavg", "fedkseed"])
+def test_training_that_diverges_says_what_to_lower(method: str, notes: Path, tmp_path: Path):
+    words = f"{SHORT} data.source={notes} model.name=gpt:8 client.lr=1e6"
+    if method == "fedavg":  # bits that are no number cost the reply
+        with pytest.raises(RunError, match=r"bits_per_byte' is nan; .*, or lower client\.lr"):
+            tiny.run(method, words)
+        return
+    tiny.run(method, words, out=tmp_path / "run")
+    assert ": lower client.lr)" in outcome(RunFolder.open(tmp_path / "run").summary)
+    tiny.run(method, words.replace("1e6", "1e-5"), out=tmp_path / "other")
+    assert "client.lr" not in outcome(RunFolder.open(tmp_path / "other").summary)
 
 
 # --- kept models
@@ -221,6 +237,25 @@ def test_a_built_in_model_is_generated_from_and_exported(
     said = capsys.readouterr()
     assert said.out.rstrip("\n") == printable(fd_flower.load(file).generate("the cat", max_tokens=3)).rstrip("\n")
     assert "may repeat private text" in said.err
+
+
+def test_a_client_of_offsite_tuning_has_its_emulator(notes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """It models the client's own texts as in the run; the whole model is the server's."""
+    public = "data.public=held-out data.public_size=8 data.min_rows=6"
+    words = f"{SHORT} data.source={notes} model.name=gpt:8x5 {public} run.keep=last"
+    lines = tiny.run("offsite", words, out=tmp_path / "run")
+    task = described(config.settings("offsite", words))
+    assert task.data is not None
+    test = task.data("0").test
+    client, server = (fd_flower.load(tmp_path / "run", client=who) for who in ("0", "server"))
+    assert [len(one.model.layers()) for one in (client, server)] == [3, 5]  # of three between the ends one is left
+    figures = tiny.of_clients(lines, closing=False)[2, "0"]["evaluations"]["trained"]
+    own = texts_of(test.x[test.index])
+    assert client.bits_per_byte(own) == pytest.approx(figures["own/bits_per_byte"], rel=1e-5)
+    assert server.bits_per_byte(own) != client.bits_per_byte(own)
+    capsys.readouterr()
+    assert main(["generate", str(tmp_path / "run"), "the cat", "--client", "0", "--max-tokens", "3"]) == 0
+    assert "client 0's model, an emulator that lacks 2 of the model's blocks" in capsys.readouterr().err
 
 
 def test_characters_that_steer_a_terminal_are_not_printed():

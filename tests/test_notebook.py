@@ -19,6 +19,7 @@ NAMES = (
     "classify-texts",
     "from-zero",
     "heterogeneous-models",
+    "language-models",
     "write-a-method",
     "your-own-model-and-data",
 )

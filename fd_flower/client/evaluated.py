@@ -100,7 +100,7 @@ class Evaluations:
         """Write the model that was just evaluated (of a function, the turn's own), for the run to keep or to drop."""
         module = model if isinstance(model, Module) else turn.model
         samples = turn.data.train if turn.world.has_data else turn.world.sample
-        about = about_model(turn.world, turn.architecture, type(module).__qualname__, turn.client, samples)
+        about = about_model(turn.world, turn.architecture, type(module).__qualname__, turn.client, samples, module)
         evaluated = {"evaluated": self.keeps, "figures": dict(figures)}
         folder, when = self._memory.folder, (turn.round, turn.closing)
         try:

@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from fd_flower import objectives
 from fd_flower.config import registry
 from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
@@ -114,12 +115,17 @@ def settings(method: str, changes: str | Sequence[str] = "", *, task: str = "", 
         task = str(tree.pop("task", ""))
         tree = laid(tree, {"run": {"out": resumed}})
     try:
-        return _settings(method, task, tree)
+        found = _settings(method, task, tree)
     except InvalidInputError as error:
         owner = registry.RECIPES_OF.get(recipe, recipe) if recipe else method
         if owner == method or owner not in registry.names():
             raise
         raise InvalidInputError(f"{error}; the recipe '{recipe}' is of {owner}, not of {method}") from None
+    if found.data.task == "language" and loss in objectives.names():
+        raise InvalidInputError(
+            f"client.objective is {loss}, which compares classes, and language models have none: leave it out"
+        )
+    return found
 
 
 def _value(word: str) -> str:

@@ -16,6 +16,11 @@ class StateError(RunError):
     """A simulated client's memory is not what it was, so the run cannot continue."""
 
 
+def reason(error: Exception) -> str:
+    """Return the first line of what a library raised; its class where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, known: Iterable[str], within: str = "") -> str:
     """``" (did you mean 'rounds'?)"`` where the spelling of a known word is near, else the known words.
 

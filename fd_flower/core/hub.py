@@ -1,6 +1,6 @@
 """What cannot be had from the Hugging Face hub."""
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, reason
 
 
 def unavailable(what: str, error: Exception, instead: str) -> InvalidInputError:
@@ -15,7 +15,6 @@ def unavailable(what: str, error: Exception, instead: str) -> InvalidInputError:
     instead : str
         What can be given in its place.
     """
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return InvalidInputError(
-        f"{what} cannot be had from the Hugging Face hub ({reason}): check name and network, or give {instead}"
+        f"{what} cannot be had from the Hugging Face hub ({reason(error)}): check name and network, or give {instead}"
     )

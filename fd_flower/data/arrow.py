@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, reason
 from fd_flower.data.layouts import SPLITS, split_of
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def _opened(path: Path, times: tuple[int, ...]) -> "dict[str, Dataset]":
     try:
         found = datasets.load_from_disk(str(path))
     except Exception as error:  # whatever is wrong with the files, they have to be written again
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(f"{path} cannot be read as what save_to_disk wrote ({reason}): save it again") from None
+        raise InvalidInputError(
+            f"{path} cannot be read as what save_to_disk wrote ({reason(error)}): save it again"
+        ) from None
     return dict(found) if isinstance(found, datasets.DatasetDict) else {str(found.split or "train"): found}

@@ -81,6 +81,8 @@ def figures(about: Mapping[str, Any]) -> dict[str, float]:
 def whose(about: Mapping[str, Any]) -> str:
     """Return whose model it is and when it was evaluated, in words."""
     who = "the server's model" if about["client"] == kept.SERVER else f"client {about['client']}'s model"
+    if lacks := about.get("lacks"):
+        who += f", an emulator that lacks {lacks} of the model's blocks (the server has the whole one)"
     closing = " (closing message)" if about["closing"] else ""
     return f"{who}, round {about['round']}{closing}, {about['evaluated']}"
 

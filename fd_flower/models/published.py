@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, reason
 from fd_flower.models.body import Shape
 
 STEMS = {
@@ -104,10 +104,9 @@ def loaded(name: str, weights: Any, option: str, remedy: str) -> nn.Module:
     try:
         return _made(name, weights=weights)
     except (OSError, RuntimeError) as error:  # no network, a full disk; a download with another checksum
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise InvalidInputError(
-            f"{option} cannot be had ({reason}): put {weights.url} into {folder}, or {remedy}"
+            f"{option} cannot be had ({reason(error)}): put {weights.url} into {folder}, or {remedy}"
         ) from None
 
 

@@ -15,7 +15,7 @@ from fd_flower.core.library import is_text
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import folder_name, load
 from fd_flower.models.adapters import ranked
-from fd_flower.models.frozen import whole
+from fd_flower.models.frozen import base, whole
 from fd_flower.models.trainable import choose
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ HOW = "run again with run.keep=last (the models evaluated last) or run.keep=best
 
 
 def about_model(
-    world: "World", architecture: str, network: str, client: str, samples: Samples | None
+    world: "World",
+    architecture: str,
+    network: str,
+    client: str,
+    samples: Samples | None,
+    module: Module | None = None,
 ) -> dict[str, Any]:
     """Return what is known about a model: all that it takes to build its network, to feed it and to read it.
 
@@ -47,6 +52,8 @@ def about_model(
         Whose it is; ``server`` for the server's.
     samples : Samples | None
         Samples that it takes, where there are any here.
+    module : Module | None
+        The model, if it may lack blocks of its architecture.
     """
     settings = world.settings
     found: dict[str, Any] = {
@@ -68,7 +75,7 @@ def about_model(
         own = {"seed": settings.run.seed, "retrieval": {} if config is None else asdict(config)}
         return {**found, **own, "base": world.base(architecture)}
     if world.kind.name == "language":
-        return {**found, **_of_language(world, architecture), "base": world.base(architecture)}
+        return {**found, **_of_language(world, architecture, module), "base": world.base(architecture)}
     if samples is not None:
         found["input"] = {
             "shape": list(samples.x.shape[1:]),
@@ -91,9 +98,10 @@ def about_model(
     }
 
 
-def _of_language(world: "World", architecture: str) -> dict[str, Any]:
+def _of_language(world: "World", architecture: str, own: Any) -> dict[str, Any]:
     """Return what a language model is built of, and what its weights belong to."""
-    settings, module = world.settings, world.module(architecture)
+    settings = world.settings
+    module: Any = world.module(architecture)
     config = settings.kinds.get("language")
     return {
         "seed": settings.run.seed,
@@ -101,6 +109,7 @@ def _of_language(world: "World", architecture: str) -> dict[str, Any]:
         "clean": settings.data.clean,
         "language": {} if config is None else asdict(config),
         "models": settings.model.name,
+        "lacks": 0 if own in (None, module) else len(module.layers()) - len(own.layers()),
         **{key: str(getattr(module, key, "")) for key in ("files", "license", "tokenizer_hash")},
     }
 
@@ -215,6 +224,34 @@ def learning(module: Module, about: Mapping[str, Any], sample: Callable[[], Tens
         adapters=about["adapters"],
         sample=sample,
     )
+
+
+def restore(
+    module: Module, tensors: Mapping[str, Tensor], about: Mapping[str, Any], what: str, *, alike: bool = True
+) -> None:
+    """Load what was kept into a network whose rest its files have.
+
+    Parameters
+    ----------
+    module : Module
+        The network, in which the same part learns as in the run.
+    tensors : Mapping[str, Tensor]
+        What was kept.
+    about : Mapping[str, Any]
+        What is known about the model.
+    what : str
+        What the files are of, as an error names it: ``the encoder 'hashed'``.
+    alike : bool
+        Whether the rest has the run's precision, so that it can be compared with the run's.
+
+    Raises
+    ------
+    InvalidInputError
+        Where the rest is another than the run's.
+    """
+    missing, unexpected = module.load_state_dict(tensors, strict=False)  # what did not learn was not kept
+    if missing or unexpected or (alike and about["base"] and base(module) != about["base"]):
+        raise InvalidInputError(f"{what} is another than the run's: put it back")
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

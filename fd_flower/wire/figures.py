@@ -65,7 +65,8 @@ def check_figures(
         wrong = partial(_wrong, key, value)
         if not shares and (name in POSITIVE or rest == "validation"):
             if not (isinstance(value, int | float) and value >= 0):
-                raise wrong("a number that is not negative")
+                remedy = ": look at the client's texts, or lower client.lr" if value != value else ""
+                raise wrong(f"a number that is not negative{remedy}")
         elif name in SHARES | CALIBRATION:
             lacking = name in CALIBRATION and isinstance(value, float) and math.isnan(value)
             if not lacking and not (isinstance(value, int | float) and 0 <= value <= 1 + TOLERANCE):

@@ -232,7 +232,9 @@ class Payload:
         """Raise InvalidInputError, naming what came and what was expected, for a payload that cannot be used."""
         for key, tensor in self.tensors().items():
             if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                raise InvalidInputError(f"{self.name} has values in '{key}' that are not finite")
+                raise InvalidInputError(
+                    f"{self.name} has values in '{key}' that are not finite: look at the samples, or lower client.lr"
+                )
         self.check_size(bounds.largest)
 
     def check_size(self, largest: float | None) -> None:

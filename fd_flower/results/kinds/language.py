@@ -26,6 +26,8 @@ SCOPES = {
     "unseen": "the test set, whose texts no client has",
 }
 WHO = {"global": "the server's model", "personal": "each client's own model, mean over clients"}
+DIVERGED = 9.0
+"""Bits per byte above those of a model that has learned nothing: equally likely bytes have 8, a random start more."""
 FIGURES = tuple(
     Column(
         f"{who}_{scope}{'' if key == 'final' else '_selected'}",
@@ -103,7 +105,7 @@ class Language(Kind):
             for name, scopes in language["references"].items()
             if "own" in scopes
         ]
-        return found
+        return [*found, *_divergence(language)]
 
     def headline(self, summary: Mapping[str, Any], config: Mapping[str, Any]) -> list[Markup]:
         """Return the report's headline: every figure at the end, those of models before they learn, what they mean."""
@@ -203,3 +205,14 @@ def _meaning(summary: Mapping[str, Any]) -> list[str]:
     if language["references"]:
         notes.append("Zero-shot is every client's model before it has learned.")
     return notes
+
+
+def _divergence(language: Mapping[str, Any]) -> list[str]:
+    """Return a remark on models that ended worse than they began, and than those that have learned nothing; or []."""
+    before = [scopes["own"][HEADLINE] for scopes in language["references"].values() if "own" in scopes]
+    for who in WHO:
+        for scope in SCOPES:
+            final = language[who][scope] and language[who][scope][HEADLINE]["final"]
+            if final is not None and final > max([DIVERGED, *before]):
+                return [f"training diverged ({who} {scope} is above {DIVERGED:g}: lower client.lr)"]
+    return []

@@ -224,6 +224,14 @@ def compared(model: LanguageModel, x: Tensor, teacher: Tensor, loss: TokenObject
     return plain / scored.sum().clamp(min=1), distance
 
 
+def weighed(
+    model: Module, x: Tensor, teacher: Tensor, loss: TokenObjective, *, kd_weight: float, public_weight: float
+) -> Tensor:
+    """Return ``public_weight`` times the next-token loss on texts, plus ``kd_weight`` times the distance, a scalar."""
+    plain, distance = compared(language_model(model), x, teacher, loss)
+    return public_weight * plain + kd_weight * distance
+
+
 def _token_kl(logits: Tensor, teacher: Tensor, scored: Tensor, loss: TokenKL) -> Tensor:
     there = scored[:, : teacher.shape[1]] & ~teacher[:, :, -1].isnan()
     if not bool(there.any()):

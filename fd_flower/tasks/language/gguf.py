@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fd_flower.core.checksum import of_file
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, reason
 from fd_flower.core.flower import log
 from fd_flower.data.cache import stored
 
@@ -40,6 +40,13 @@ def _convert(path: Path, folder: Path) -> None:
         from transformers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise InvalidInputError(f"model.name={path} needs {error.name}: {EXTRA}") from None
+    try:
+        license = _license(gguf.GGUFReader(path))
+    except Exception as error:  # of a file that ends too soon, numpy and struct raise what they raise
+        raise InvalidInputError(
+            f"model.name={path}, of {path.stat().st_size:,} bytes, is no GGUF file or not all of one "
+            f"({reason(error)}): download it again"
+        ) from None
     log(INFO, "%s is converted, once on this machine", path)
     disable_progress_bar()
     where: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
@@ -48,18 +55,17 @@ def _convert(path: Path, folder: Path) -> None:
         with torch.random.fork_rng(devices=[]):
             model: Any = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
     except Exception as error:  # its loaders raise whatever they raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(f"model.name={path} cannot be read by transformers: {reason}") from None
+        raise InvalidInputError(f"model.name={path} cannot be read by transformers: {reason(error)}") from None
     # As long as a model says that it is quantized, it refuses to be saved; its weights are not any more.
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(folder)
-    _state_license(gguf.GGUFReader(path), folder)
+    if license is not None:
+        (folder / "README.md").write_text(f"---\nlicense: {license}\n---\n", encoding="utf-8")
 
 
-def _state_license(reader: Any, folder: Path) -> None:
-    """Write the license that the file states into the folder's card, where it states one."""
+def _license(reader: Any) -> str | None:
+    """Return the license that a file states."""
     field = reader.fields.get("general.license")
-    if field is not None:
-        (folder / "README.md").write_text(f"---\nlicense: {field.contents()}\n---\n", encoding="utf-8")
+    return None if field is None else str(field.contents())

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import adapted
-from fd_flower.models.frozen import base
-from fd_flower.tasks.kept import body_of, learning
+from fd_flower.tasks.kept import body_of, learning, restore
+from fd_flower.tasks.language.blocks import keep_blocks
 from fd_flower.tasks.language.config import AUTO
 from fd_flower.tasks.language.generate import generated
 from fd_flower.tasks.language.models import LanguageModel, build
@@ -61,11 +61,10 @@ class KeptLanguageModel(nn.Module):
         )
         if model.files != about["files"]:
             raise InvalidInputError(f"the files of {name} have changed since the run: restore them")
+        if about["lacks"]:  # of an emulator everything was kept, so that its blocks may be any
+            keep_blocks(model.body, range(len(model.layers()) - about["lacks"]))
         learning(model, about)
-        missing, unexpected = model.load_state_dict(self._tensors, strict=False)  # what did not learn was not kept
-        alike = half == (about["precision"] == "bf16")
-        if missing or unexpected or (alike and about["base"] and base(model) != about["base"]):
-            raise InvalidInputError(f"the body of '{name}' is another than the run's: put it back")
+        restore(model, self._tensors, about, f"the body of '{name}'", alike=half == (about["precision"] == "bf16"))
         return model
 
     @property

@@ -17,9 +17,11 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.tasks.language.bytes import token_bytes
 from fd_flower.tasks.language.config import AUTO
 from fd_flower.tasks.language.gguf import converted
-from fd_flower.tasks.text.pretrained import Folder, folder_of
+from fd_flower.tasks.text.pretrained import Folder, folder_of, loaded
 
 EXTRA = "pip install 'fd-flower[language]'"
+TOKENIZERS = ("tokenizer.json", "*.model", "vocab*")
+"""Files of which a folder with a tokenizer has one."""
 SEPARATOR = "<|endoftext|>"
 """What many families of models have seen between texts."""
 
@@ -89,9 +91,7 @@ class Pretrained:
     @property
     def longest(self) -> int | None:
         """The most positions that the model takes; None: any number."""
-        config = self._folder.config
-        found = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
-        return int(found) if found else None
+        return self._folder.positions
 
     # --- its tokenizer
 
@@ -104,7 +104,11 @@ class Pretrained:
         InvalidInputError
             Where transformers is missing, or the folder has no fast tokenizer.
         """
-        found = self._loaded("AutoTokenizer")
+        if not any(any(self.path.glob(pattern)) for pattern in TOKENIZERS):
+            raise InvalidInputError(
+                f"model.name={self.name} has no tokenizer: save it into the same folder, with its save_pretrained"
+            )
+        found = loaded("AutoTokenizer", self.name, self.path, EXTRA)
         if not getattr(found, "is_fast", False):
             raise InvalidInputError(
                 f"model.name={self.name} has no fast tokenizer, whose tokens tell their bytes: save it again with one"
@@ -162,27 +166,11 @@ class Pretrained:
 
     def body(self, dtype: torch.dtype) -> Causal:
         """Return a new network on the CPU, with weights of this type."""
-        found = Causal(self._loaded("AutoModelForCausalLM", use_safetensors=True, dtype=dtype))
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore", FutureWarning)
+            found = Causal(loaded("AutoModelForCausalLM", self.name, self.path, EXTRA, dtype))
         found.recompute_activations()
         return found
-
-    def _loaded(self, auto: str, **more: Any) -> Any:
-        try:
-            import transformers
-        except ImportError:
-            raise InvalidInputError(f"model.name={self.name} needs transformers: {EXTRA}") from None
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-                warnings.simplefilter("ignore", FutureWarning)
-                return getattr(transformers, auto).from_pretrained(
-                    self.path, local_files_only=True, trust_remote_code=False, **more
-                )
-        except Exception as error:  # its loaders raise whatever they raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InvalidInputError(
-                f"model.name={self.name} cannot be loaded as a causal language model by transformers: {reason}"
-            ) from None
 
 
 @lru_cache(maxsize=4)

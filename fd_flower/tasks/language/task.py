@@ -18,7 +18,7 @@ from fd_flower.core.samples import Data, Samples
 from fd_flower.data import partition
 from fd_flower.data.public import checksum
 from fd_flower.tasks.kind import Figures, Inference, View
-from fd_flower.tasks.language.config import Config
+from fd_flower.tasks.language.config import LENGTH, Config
 from fd_flower.tasks.language.models import LanguageModel, build
 from fd_flower.tasks.language.scoring import Scores, score, spelled
 from fd_flower.tasks.task import Task
@@ -120,6 +120,12 @@ class Language:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.config = Config.of(settings)
+        length = settings.data.length or LENGTH
+        if (self.config.stride or 0) > length:
+            raise InvalidInputError(
+                f"language.stride is {self.config.stride}, above data.length={length}: windows would leave tokens out; "
+                f"take 1 to {length}"
+            )
 
     def model(self, name: str) -> Module:
         """Return a new model of an architecture."""

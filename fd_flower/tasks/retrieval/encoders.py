@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import Module, ModuleList
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, reason
+from fd_flower.core.hub import unavailable
 from fd_flower.core.rng import torch_rng
 from fd_flower.data.cache import stored
 from fd_flower.tasks.retrieval.models import Bag, Tower
@@ -203,10 +204,7 @@ def _folder(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=WEIGHTS))
     except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(
-            f"the model '{name}' cannot be had from the hub ({reason}): check name and network"
-        ) from None
+        raise unavailable(f"the model '{name}'", error, "the absolute path of a folder") from None
 
 
 @lru_cache(maxsize=4)
@@ -240,8 +238,7 @@ def pretrained(folder: str) -> Any:
             model_kwargs={"use_safetensors": True},
         )
     except Exception as error:  # its loaders raise whatever they raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InvalidInputError(f"{folder} cannot be loaded by sentence-transformers: {reason}") from None
+        raise InvalidInputError(f"{folder} cannot be loaded by sentence-transformers: {reason(error)}") from None
 
 
 load = lru_cache(maxsize=2)(pretrained)

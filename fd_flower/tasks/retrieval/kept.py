@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.models.frozen import base
 from fd_flower.tasks import kept
-from fd_flower.tasks.kept import body_of, learning
+from fd_flower.tasks.kept import body_of, learning, restore
 from fd_flower.tasks.retrieval.config import Config
 from fd_flower.tasks.retrieval.encoders import PASSAGE, QUESTION, Encoder, apply, embedded, encoder
 from fd_flower.tasks.retrieval.models import ResidualMap, Retriever
@@ -48,9 +47,7 @@ class KeptRetriever(nn.Module):
         body = ResidualMap(len(tensors["body.weight"])) if self.frozen else self.encoder.network()
         self.retriever = Retriever(body, self.config.tau, self.encoder.identity)
         learning(self.retriever, about)
-        missing, unexpected = self.retriever.load_state_dict(tensors, strict=False)  # what did not learn was not kept
-        if missing or unexpected or (about["base"] and base(self.retriever) != about["base"]):
-            raise InvalidInputError(f"the encoder '{about['architecture']}' is another than the run's: put it back")
+        restore(self.retriever, tensors, about, f"the encoder '{about['architecture']}'")
         self.eval()
 
     def forward(self, tokens: Tensor) -> Tensor:

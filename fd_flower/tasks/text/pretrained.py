@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.errors import InvalidInputError, reason
+from fd_flower.core.hub import unavailable
 from fd_flower.tasks.retrieval import models
 from fd_flower.tasks.retrieval.encoders import WEIGHTS, checksum
 from fd_flower.tasks.retrieval.models import Bag
@@ -189,7 +190,10 @@ class Folder:
     @property
     def positions(self) -> int | None:
         """The most tokens that the network takes, with those that fill a text up; None: any number."""
-        return next((int(self.config[key]) for key in LENGTHS if self.config.get(key) and not self.static), None)
+        if self.static:
+            return None
+        said = {**(self.config.get("text_config") or {}), **self.config}
+        return next((int(said[key]) for key in LENGTHS if said.get(key)), None)
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -266,18 +270,7 @@ class Folder:
         return int(self.config.get("pad_token_id") or 0)
 
     def _loaded(self, auto: str) -> Any:
-        try:
-            import transformers
-        except ImportError:
-            raise InvalidInputError(f"model.name={self.name} needs transformers: {EXTRA}") from None
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            return getattr(transformers, auto).from_pretrained(
-                self.path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-            )
-        except Exception as error:  # its loaders raise whatever they raise
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InvalidInputError(f"model.name={self.name} cannot be loaded by transformers: {reason}") from None
+        return loaded(auto, self.name, self.path, EXTRA, torch.float32)
 
     @property
     def license(self) -> str:
@@ -338,8 +331,46 @@ def folder_of(name: str) -> str:
     try:
         return snapshot_download(owner, revision=revision or None, allow_patterns=WEIGHTS)
     except Exception as error:  # whatever goes wrong on the way to the hub, the user needs the same advice
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise unavailable(f"the model '{name}'", error, "the absolute path of a folder") from None
+
+
+def loaded(auto: str, name: str, path: Path, extra: str, dtype: torch.dtype | None = None) -> Any:
+    """Return what a class of ``transformers`` makes of a folder.
+
+    Parameters
+    ----------
+    auto : str
+        The class: ``AutoModel``, say.
+    name : str
+        As ``model.name`` has it.
+    path : Path
+        The folder.
+    extra : str
+        How ``transformers`` is installed.
+    dtype : torch.dtype | None
+        Of the weights; None: the class has none.
+
+    Raises
+    ------
+    InvalidInputError
+        Where transformers is missing or cannot load it, and for weights that are not in safetensors.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise InvalidInputError(f"model.name={name} needs transformers: {extra}") from None
+    if dtype is not None and not any(path.glob("*.safetensors")):
         raise InvalidInputError(
-            f"the model '{name}' cannot be had from the hub ({reason}): check name and network, or give the absolute "
-            "path of a folder"
+            f"model.name={name} has no .safetensors file, and weights are read from such files alone: save the model "
+            "again with save_pretrained"
+        )
+    transformers.utils.logging.disable_progress_bar()
+    weights = {} if dtype is None else {"use_safetensors": True, "dtype": dtype}
+    try:
+        return getattr(transformers, auto).from_pretrained(
+            path, local_files_only=True, trust_remote_code=False, **weights
+        )
+    except Exception as error:  # its loaders raise whatever they raise
+        raise InvalidInputError(
+            f"model.name={name} cannot be loaded by transformers as {auto}: {reason(error)}"
         ) from None
