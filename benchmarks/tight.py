@@ -5,8 +5,8 @@
 Both sides train 20 clients with `pfllib_cnn` on the same rows in the same order with one thread and the same optimizer.
 Their losses are compared. A pair is one client's turn in one round, the two sides one after the other in alternating
 order, so that both see the same machine. On the engine's side it is all of the turn, and an equal share of what the
-round costs outside turns: files, messages, the server. The first round, which also builds models, and the last, which alone
-is evaluated, are left out.
+round costs outside turns: files, messages, the server. The first round, which also builds models, and the last, which
+alone is evaluated, are left out.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from fd_flower.client_apps import fd, local
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import functional as F
 
-from client_apps import fd, local
 from fd_flower.client import App
 from fd_flower.config import Settings, settings
 from fd_flower.core.rng import torch_rng
