@@ -188,7 +188,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--htfllib", type=Path, required=True, help="folder of a checkout")
-    parser.add_argument("--source", required=True, help="CIFAR-10, as data.source names it")
+    parser.add_argument("--source", required=True, help="absolute path of CIFAR-10's folder")
     parser.add_argument("--limit", type=int, default=20_000, help="rows in all")
     parser.add_argument("--rounds", type=int, default=6, help="an even number; all but the first and last are counted")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)

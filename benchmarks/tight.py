@@ -174,7 +174,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", default="CIFAR10")
+    parser.add_argument("--source", required=True, help="absolute path of CIFAR-10's folder")
     parser.add_argument("--limit", type=int, default=20_000, help="rows in all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--methods", nargs="+", default=["fd", "local"], choices=TRAIN)
