@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 import torch
 from flwr.app import Context, Message
@@ -37,15 +38,29 @@ def objective(
         [C, C]: row c is the others' log-probabilities for class c, NaN where none of them has that class: a sample
         of it adds nothing to the second term.
     """
-    logits = model(x)
-    loss = supervised(lambda _: logits, x, y)
-    if teacher is None or config.kd_weight == 0:
-        return loss
-    rows = teacher[y]
-    known = ~rows.isnan().any(dim=1)
-    weight = known.to(logits.dtype)
-    distance = config.distill(logits, rows.nan_to_num(), y, weight)
-    return loss + config.kd_weight * weight.mean() * distance
+    return loss(model(x), y, None if teacher is None else Others.of(teacher), config)
+
+
+class Others(NamedTuple):
+    """What a teacher [C, C] says: its rows, numbers throughout, and which of them are known, 1.0 or 0.0 [C]."""
+
+    rows: Tensor
+    known: Tensor
+
+    @classmethod
+    def of(cls, teacher: Tensor) -> Self:
+        """Return it of log-probabilities with NaN in unknown rows."""
+        return cls(teacher.nan_to_num(), (~teacher.isnan().any(dim=1)).float())
+
+
+def loss(logits: Tensor, y: Tensor, others: Others | None, config: ClientConfig) -> Tensor:
+    """Return ``objective`` of logits [B, C] and labels [B]."""
+    own = supervised(lambda _: logits, logits, y)
+    if others is None or config.kd_weight == 0:
+        return own
+    weight = others.known[y].to(logits.dtype)
+    distance = config.distill(logits, others.rows[y], y, weight)
+    return own + config.kd_weight * weight.mean() * distance
 
 
 def receive(message: Message, context: Context) -> Turn[Config]:
@@ -53,14 +68,14 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     turn: Turn[Config] = Turn.of(message, context)
     table = Table(turn.classes, turn.config.output)
     received = ClassLogits.find(message.content)
-    teacher = None if received is None else teacher_of(without_own(received, turn), turn.config.output)
-    if teacher is not None:
-        teacher = teacher.to(turn.world.device)
+    others = None
+    if received is not None:
+        others = Others.of(teacher_of(without_own(received, turn), turn.config.output).to(turn.world.device))
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         logits = model(x)
         table.add(logits.detach(), y)
-        return objective(lambda _: logits, x, y, teacher, turn.config)
+        return loss(logits, y, others, turn.config)
 
     turn.loss, turn.collected = learn, table
     return turn

@@ -7,12 +7,11 @@ from typing import Any
 from flwr.app import Context, Message, MetricRecord
 from torch import Tensor
 from torch.nn import Module
-from torch.optim import Optimizer
 
 from fd_flower.client.turn import Turn
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
-from fd_flower.training import LOCAL, PUBLIC, counted_as, length, plan_of, supervised, train
+from fd_flower.training import LOCAL, PUBLIC, Optimizer, counted_as, length, plan_of, supervised, train
 from fd_flower.training.loop import Objective
 from fd_flower.wire import Payload, pack
 

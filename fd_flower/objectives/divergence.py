@@ -15,8 +15,9 @@ from fd_flower.objectives.base import Samplewise, above_zero, floored
 def forward(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Return KL(p || q) of each sample [B], both softened."""
     # The teacher enters as probabilities: `kl_div` counts 0 log 0 as 0, its `log_target` gives NaN for it.
-    p = F.softmax(teacher / temperature, dim=1)
-    return F.kl_div(F.log_softmax(student / temperature, dim=1), p, reduction="none").sum(1)
+    if temperature != 1:  # each operation of these small tensors costs a step of a small network some of its time
+        student, teacher = student / temperature, teacher / temperature
+    return F.kl_div(F.log_softmax(student, dim=1), F.softmax(teacher, dim=1), reduction="none").sum(1)
 
 
 def reverse(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -57,7 +58,8 @@ class KL(Samplewise):
 
     def rows(self, student: Tensor, teacher: Tensor, labels: Tensor | None) -> Tensor:
         """Return ``T^2 KL(p || q)`` [B]."""
-        return forward(student, teacher, self.temperature) * self.temperature**2
+        rows = forward(student, teacher, self.temperature)
+        return rows if self.temperature == 1 else rows * self.temperature**2
 
 
 @final

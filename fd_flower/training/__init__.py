@@ -12,6 +12,7 @@ from fd_flower.training.loop import (
     supervised,
     train,
 )
+from fd_flower.training.optimizer import Optimizer
 from fd_flower.training.prediction import forward, predict
 from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, uncounted
 
@@ -19,6 +20,7 @@ __all__ = [
     "LOCAL",
     "PUBLIC",
     "SERVER",
+    "Optimizer",
     "Plan",
     "Together",
     "batches",

@@ -232,7 +232,7 @@ def _together(models: Sequence[Module], samples: Samples, lesson: Lesson, rng: t
                 logits = model(x)
                 loss = torch.stack([lesson.options.distill(logits, predictions, y) for predictions in others]).mean()
                 loss = loss if y is None else loss + F.cross_entropy(logits, y)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             with half, torch.no_grad():

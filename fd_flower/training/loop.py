@@ -1,5 +1,6 @@
 """The one local training loop, and prediction over many samples."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from fd_flower.config import ClientConfig
 from fd_flower.core.budget import each
 from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
+from fd_flower.training.optimizer import Optimizer
 from fd_flower.training.prediction import prepare
 
 Objective = Callable[..., Tensor]
@@ -94,7 +96,7 @@ def train(
     plan: Plan,
     rng: torch.Generator,
     watch: Callable[[int], bool] | None = None,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizer | None = None,
 ) -> float:
     """Train a model in place.
 
@@ -114,7 +116,7 @@ def train(
         It alone decides the order of samples; its seed decides what the samples' training transform draws.
     watch : Callable[[int], bool] | None
         Called with the number of steps done after each; True ends the training.
-    optimizer : torch.optim.Optimizer | None
+    optimizer : Optimizer | None
         What steps the model; None: a new one, by the plan.
 
     Returns
@@ -125,26 +127,31 @@ def train(
     model.train()
     prepare(model, samples)
     optimizer = optimizer or optimizer_of(model, plan)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, plan.steps) if plan.cosine and plan.steps else None
+    half = torch.autocast(samples.x.device.type, torch.bfloat16, enabled=plan.precision == "bf16")
     total = torch.zeros((), device=samples.x.device)
     steps = 0
     for rows in each(batches(len(samples), plan, rng, samples.x.device), length(len(samples), plan)):
-        x, y = samples.batch(rows, draws_of(rng, steps))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+        x, y = samples.batch(rows, None if samples.transform is None else draws_of(rng, steps))
+        with half:
             loss = objective(model, x, y) if teacher is None else objective(model, x, y, teacher[rows])
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         if plan.clip is not None:
             for part in model.children() if isinstance(model, Together) else (model,):
                 torch.nn.utils.clip_grad_norm_(part.parameters(), plan.clip)
         optimizer.step()
-        if schedule is not None:
-            schedule.step()
         total += loss.detach()
         steps += 1
+        if plan.cosine and plan.steps:
+            optimizer.lr *= cosine(steps, plan.steps) / cosine(steps - 1, plan.steps)
         if watch is not None and watch(steps):
             break
     return float(total) / steps if steps else 0.0
+
+
+def cosine(step: int, steps: int) -> float:
+    """Return twice the share of the learning rate at a step of ``steps``, along a cosine from the first to the last."""
+    return 1 + math.cos(math.pi * step / steps)
 
 
 def batches(count: int, plan: Plan, rng: torch.Generator, device: torch.device) -> Iterator[Tensor]:
@@ -181,10 +188,7 @@ def _sizes(count: int, plan: Plan) -> list[int]:
     return sizes
 
 
-def optimizer_of(model: Module, plan: Plan) -> torch.optim.Optimizer:
+def optimizer_of(model: Module, plan: Plan) -> Optimizer:
     """Return a new optimizer of the parameters that learn, by a plan's kind, learning rate and decay."""
-    params = [p for p in model.parameters() if p.requires_grad]
-    if plan.optimizer == "sgd":
-        return torch.optim.SGD(params, plan.lr, momentum=plan.momentum, weight_decay=plan.weight_decay, fused=True)
-    kind = torch.optim.Adam if plan.optimizer == "adam" else torch.optim.AdamW
-    return kind(params, plan.lr, weight_decay=plan.weight_decay, fused=True)
+    learning = (p for p in model.parameters() if p.requires_grad)
+    return Optimizer(learning, plan.optimizer, plan.lr, plan.momentum, plan.weight_decay)

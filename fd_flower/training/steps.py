@@ -58,10 +58,11 @@ def _counting(where: tuple[Steps, str] | None) -> Iterator[Steps]:
 @cache
 def _watch() -> None:
     """Be called after every optimizer's step from now on."""
-    register_optimizer_step_post_hook(_step)
+    register_optimizer_step_post_hook(stepped)
 
 
-def _step(*_: object) -> None:
+def stepped(*_: object) -> None:
+    """Count a step that was taken just now; of PyTorch's optimizers it is called after each."""
     now = _steps.get()
     if now is not None:
         steps, kind = now

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fd_flower.tasks import world
+from fd_flower.training import Optimizer
 
 aten = torch.ops.aten
 
@@ -217,24 +218,35 @@ def shadow() -> Iterator[Crossings]:
     changed = [module for module in list(sys.modules.values()) if getattr(module, "device", None) is usual]
     for module in changed:
         module.device = device  # type: ignore[attr-defined]
-    counting = _counting_steps()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     crossings.__init__()  # type: ignore[misc]
     try:
-        with _Mode():
+        with _Mode(), _counted_steps():
             yield crossings
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(False)
-        counting.remove()
         for module in changed:
             module.device = usual  # type: ignore[attr-defined]
 
 
-def _counting_steps() -> Any:
-    def count(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+@contextmanager
+def _counted_steps() -> Iterator[None]:
+    """Count inside what crosses between two steps of an optimizer, of PyTorch's and of ``fd_flower.training``."""
+
+    def count(optimizer: Any, *_: Any) -> None:
         before = vars(optimizer).get("crossings")
         if before is not None:
             crossings.steps.append(crossings.total - before)
         vars(optimizer)["crossings"] = crossings.total
 
-    return register_optimizer_step_post_hook(count)
+    def step(optimizer: Optimizer) -> None:
+        usual(optimizer)
+        count(optimizer)
+
+    usual, Optimizer.step = Optimizer.step, step  # type: ignore[method-assign]
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+        Optimizer.step = usual  # type: ignore[method-assign]
