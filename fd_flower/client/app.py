@@ -8,12 +8,14 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
+from fd_flower.client.pool import described
 from fd_flower.core.errors import StateError
 from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
 from fd_flower.training import LOCAL, PUBLIC, counted, one_thread
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, unfold
+from fd_flower.wire.pool import SHARE
 from fd_flower.wire.replies import STEPS
 
 RAISED = 2
@@ -55,7 +57,8 @@ class App(ClientApp):
         with lifespan(self._node, context), one_thread():
             contents = unfold(message.content)
             if message.metadata.message_type == HANDSHAKE and not contents:
-                return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)
+                answer = described if SHARE in header else introduction
+                return Message(answer(header, context), reply_to=message)
             try:
                 node = Node(header, context)
             except StateError as error:
@@ -70,8 +73,6 @@ class App(ClientApp):
         try:
             if isinstance(content, Error):
                 return content
-            if kind == HANDSHAKE:
-                return RecordDict({"client": node.capabilities(client)})
             protocol = client_protocol(node.party(client), content)
             if (answer := protocol.answer(kind)) is not None:
                 return answer

@@ -9,6 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
@@ -25,9 +26,10 @@ from fd_flower.core.versions import package_sources, sources, versions
 from fd_flower.models.adapters import ranked
 from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
+from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.world import World, device, world
 from fd_flower.training import one_thread
-from fd_flower.wire.envelope import one_line, remembered
+from fd_flower.wire.envelope import HEADER, one_line, remembered
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there; a task of its own needs no data."""
@@ -198,19 +200,33 @@ class Node:
         parts = () if own is None else (own.train, own.validation, own.test)
         return ConfigRecord(
             {
-                "model": name,
-                "public": here.public_checksum,
-                "labels": [] if here.hosted else list(here.class_names),  # hosted clients have one partition's
-                "task": self.task,
-                "network": type(here.module(name)).__qualname__,
-                "base": here.base(name),
-                "cost": here.cost(name),
+                **self._of_model(name),
                 "sizes": [len(part) for part in parts],
                 # A device's would let others try guesses at it.
                 "checksum": checksum(*parts) if here.hosted and parts else "",
                 **capabilities,
             }
         )
+
+    def traits(self, architecture: str) -> ConfigRecord:
+        """Answer the handshake for all hosted clients of an architecture, but for what samples they have."""
+        here = self.world
+        of_model = CLASSIFICATION.of_model(here, architecture)
+        counts = {"counts": [0] * int(of_model["classes"]), "examples": 0}
+        return ConfigRecord({**self._of_model(architecture), **of_model, **counts, "shape": list(here.shape)})
+
+    def _of_model(self, name: str) -> dict[str, Any]:
+        """Return what a client says of its model, and of what it shares with others."""
+        here = self.world
+        return {
+            "model": name,
+            "public": here.public_checksum,
+            "labels": [] if here.hosted else list(here.class_names),  # hosted clients have one partition's
+            "task": self.task,
+            "network": type(here.module(name)).__qualname__,
+            "base": here.base(name),
+            "cost": here.cost(name),
+        }
 
     def party(self, client: str) -> Party:
         """Return a client as a secure sum knows it."""
@@ -297,7 +313,7 @@ def check_header(header: ConfigRecord) -> None:
         )
 
 
-def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
+def introduction(header: ConfigRecord, context: Context) -> RecordDict:
     """Answer the handshake for a node: what it is, what it runs, and what keeps it from taking part."""
     package = package_sources(str(header.get("module", "")))
     answer = ConfigRecord({"role": "host", "sources": sources(), "package": package, **versions()})
@@ -314,7 +330,7 @@ def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
             answer.update({"share": str(node.share), "state": str(node.state), "nonces": held})
     except InvalidInputError as error:
         answer["refused"] = str(error)
-    return answer
+    return RecordDict({HEADER: answer})
 
 
 def check_state(folder: Path) -> None:

@@ -112,9 +112,12 @@ class Federation:
         whole = train + validation
         return replace(self.config, split=[train / whole, validation / whole, 0.0])
 
-    @cached_property
     def counts(self) -> Counts:
-        """How many samples each client has, of which no image is read."""
+        """Return how many samples each client has, of which no image is read."""
+        return self._counts
+
+    @cached_property
+    def _counts(self) -> Counts:
         labels = self.base.labels.numpy()
         cuts = Portions.drawn(self.rows, labels, self._of_training, self.seed)
         sizes = cuts.sizes.copy()
