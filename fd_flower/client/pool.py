@@ -43,7 +43,11 @@ def _one_by_one(node: Node, own: np.ndarray) -> tuple[list[Block], dict[str, str
         except Exception as error:  # a client's own data may raise whatever they like
             errors[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
     places = np.array([int(client.id) for client in clients], dtype=np.int64)
-    return [replace(block, places=places[block.places]) for block in blocks(clients)], errors
+    digests = np.array([list(bytes.fromhex(client.checksum)) for client in clients], dtype=np.uint8)
+    return [
+        replace(block, places=places[block.places], checksums=digests[block.places] if digests.size else None)
+        for block in blocks(clients)
+    ], errors
 
 
 def _counted(node: Node, own: np.ndarray, counts: Counts) -> tuple[list[Block], dict[str, str]]:

@@ -104,36 +104,39 @@ class Clients(Sequence[Client]):
 
 
 def blocks(clients: Sequence[Client]) -> tuple[Block, ...]:
-    """Return any clients in blocks; where they are no ``Clients``, their places are those in the sequence."""
+    """Return any clients in blocks, but for their checksums; the places are those in the sequence."""
     if isinstance(clients, Clients):
         return tuple(replace(block, places=clients.numbers(block)) for block in clients.blocks)
-    alike: dict[tuple[Client, int, bool], list[int]] = {}
-    for place, client in enumerate(clients):
-        like = replace(client, id="", number=0, counts=(), examples=0, sizes=(), checksum="")
-        said = len(client.counts), bool(client.sizes), bool(client.checksum), client.own_loop
-        alike.setdefault((like, *said), []).append(place)
     found = []
-    for (like, *_), places in alike.items():
+    for like, places in _alike(clients):
         some = [clients[place] for place in places]
-        first = some[0]
         found.append(
             Block(
                 like,
                 np.array(places, dtype=np.int64),
                 np.array([c.examples for c in some], dtype=np.int64),
-                np.array([c.counts for c in some], dtype=np.int64) if first.counts else None,
-                np.array([c.sizes for c in some], dtype=np.int64) if first.sizes else None,
-                np.array([list(bytes.fromhex(c.checksum)) for c in some], np.uint8) if first.checksum else None,
+                np.array([c.counts for c in some], dtype=np.int64) if some[0].counts else None,
+                np.array([c.sizes for c in some], dtype=np.int64) if some[0].sizes else None,
             )
         )
     return tuple(found)
+
+
+def _alike(clients: Sequence[Client]) -> list[tuple[Client, list[int]]]:
+    """Return what clients share that are alike in all but their samples, and their places."""
+    alike: dict[tuple[Client, int, bool, bool], list[int]] = {}
+    for place, client in enumerate(clients):
+        like = replace(client, id="", number=0, counts=(), examples=0, sizes=(), checksum="")
+        said = len(client.counts), bool(client.sizes), client.own_loop
+        alike.setdefault((like, *said), []).append(place)
+    return [(like, places) for (like, *_), places in alike.items()]
 
 
 def kinds(clients: Sequence[Client]) -> Sequence[Client]:
     """Return the first client of each kind, in their order: others are like one of them in all but their samples."""
     if isinstance(clients, Clients):
         return clients.kinds
-    return [clients[place] for place in sorted(int(block.places[0]) for block in blocks(clients))]
+    return [clients[place] for place in sorted(places[0] for _, places in _alike(clients))]
 
 
 def ids(clients: Sequence[Client]) -> list[str]:

@@ -70,8 +70,8 @@ class Task:
     rows : Undealt | None
         Rows that ``data.*`` deals out, instead of ``data``, ``public`` and ``test``; ``from_dataset`` has them.
     counts : Callable[[], Counts] | None
-        How many samples all simulated clients have: ``data`` is then called only for clients that a round asks. None:
-        every client's samples are read before round one.
+        How many samples all simulated clients have: ``data`` is then called only for clients that a round asks, and
+        without ``classes`` for client 0, whose samples may name them. None: every client is read before round one.
     """
 
     model: Callable[[str], Module]
