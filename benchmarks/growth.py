@@ -5,7 +5,7 @@
 
 `FOLDER` is MNIST; every client has 20 of its images (fewer where they do not suffice), iid, and trains one epoch of
 `mlp`. More than 10,000 clients have six rows of noise each, 8x8 bytes. From 3,000 clients on, a round asks 100 of them.
-Each run is a process of its own, for which another one has drawn the partition before: `start` is its CPU time until
+Each run is a process of its own, for which another one has drawn who has which rows: `start` is its CPU time until
 round one, `round` that of round two without evaluation, `evaluated` with one, and `last` of the last round, which is
 evaluated on everything (both up to `--evaluated` clients). `MB` is the largest resident memory without evaluation; `up`
 and `down` are bytes of round two by client, as if each were a device, `wire` is what crossed.
@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -34,6 +35,7 @@ FEW, MOST = 6, 10_000
 """Rows of noise a client, and above how many clients."""
 
 
+@cache
 def noise() -> Task:
     """Return rows of noise for the clients of the environment variable ``GROWTH_CLIENTS``."""
     rows = FEW * int(os.environ["GROWTH_CLIENTS"])
@@ -103,7 +105,8 @@ def main() -> None:
         task = "growth:noise" if asked.clients[0] > MOST else ""
         chosen = settings(asked.method, asked.one, task=task)
         if asked.prepare:
-            _ = federation(load_task(task), chosen) if task else data.federation(chosen.data, chosen.run.seed)
+            whole = federation(load_task(task), chosen) if task else data.federation(chosen.data, chosen.run.seed)
+            whole.counts()
             return
         clock = Clock("evaluate_every=0" not in asked.one)
         engine.run(chosen, callbacks=[clock])
