@@ -57,8 +57,9 @@ class App(ClientApp):
         with lifespan(self._node, context), one_thread():
             contents = unfold(message.content)
             if message.metadata.message_type == HANDSHAKE and not contents:
-                answer = described if SHARE in header else introduction
-                return Message(answer(header, context), reply_to=message)
+                if SHARE in header:
+                    return Message(described(header, context), reply_to=message)
+                return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)
             try:
                 node = Node(header, context)
             except StateError as error:

@@ -29,7 +29,7 @@ from fd_flower.privacy.party import SIMULATED, check_promise
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.world import World, device, world
 from fd_flower.training import one_thread
-from fd_flower.wire.envelope import HEADER, one_line, remembered
+from fd_flower.wire.envelope import one_line, remembered
 
 DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 """With one of these in its node-config a node is a device, and all must be there; a task of its own needs no data."""
@@ -212,11 +212,11 @@ class Node:
         """Answer the handshake for all hosted clients of an architecture, but for what samples they have."""
         here = self.world
         of_model = CLASSIFICATION.of_model(here, architecture)
-        counts = {"counts": [0] * int(of_model["classes"]), "examples": 0}
-        return ConfigRecord({**self._of_model(architecture), **of_model, **counts, "shape": list(here.shape)})
+        none: dict[str, Any] = {"counts": [0] * int(of_model["classes"]), "examples": 0, "shape": list(here.shape)}
+        return ConfigRecord({**self._of_model(architecture), **of_model, **none})
 
     def _of_model(self, name: str) -> dict[str, Any]:
-        """Return what a client says of its model, and of what it shares with others."""
+        """Return what a client answers about its model and what it shares with others."""
         here = self.world
         return {
             "model": name,
@@ -313,7 +313,7 @@ def check_header(header: ConfigRecord) -> None:
         )
 
 
-def introduction(header: ConfigRecord, context: Context) -> RecordDict:
+def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
     """Answer the handshake for a node: what it is, what it runs, and what keeps it from taking part."""
     package = package_sources(str(header.get("module", "")))
     answer = ConfigRecord({"role": "host", "sources": sources(), "package": package, **versions()})
@@ -330,7 +330,7 @@ def introduction(header: ConfigRecord, context: Context) -> RecordDict:
             answer.update({"share": str(node.share), "state": str(node.state), "nonces": held})
     except InvalidInputError as error:
         answer["refused"] = str(error)
-    return RecordDict({HEADER: answer})
+    return answer
 
 
 def check_state(folder: Path) -> None:

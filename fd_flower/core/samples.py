@@ -156,7 +156,7 @@ class Counts:
     sizes : np.ndarray | None
         Each client's samples for training, validation and test [N, 3]; None: the last two are not known.
     checksum : str
-        Of the samples and of who has which, so that hosts and resumed runs with others are refused; "" for none.
+        Of the samples and of who has which: hosts and resumed runs with other ones are rejected; "" for none.
     pooled : Callable[[str], Samples] | None
         All clients' ``validation`` or ``test`` parts together, in the clients' order; None: they are read one by one.
 

@@ -22,7 +22,7 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.keys import allowed, keys_of
 from fd_flower.core.share import named
 from fd_flower.server.client_grid import ClientGrid
-from fd_flower.server.dealing import by_load, by_number
+from fd_flower.server.dealing import Homes, by_load, by_number
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
 from fd_flower.server.plain import seen_plain
 from fd_flower.server.pool import Pool
@@ -292,10 +292,10 @@ class HostGrid(ClientGrid):
 
     def get_node_ids(self) -> list[int]:
         """Return the node id of each client that is there now; nodes that have come since are asked who they are."""
-        nodes = self._look()
-        if self.hosted:
-            return [int(number) + 1 for number in self._handshake.homes.present(nodes)]
-        return [client.node_id for client in self.clients if self._handshake.homes[client.id] in nodes]
+        nodes, homes = self._look(), self._handshake.homes
+        if isinstance(homes, Homes):
+            return [int(number) + 1 for number in homes.present(nodes)]
+        return [client.node_id for client in self.clients if homes[client.id] in nodes]
 
 
 def _most_common(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

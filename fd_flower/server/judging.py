@@ -84,8 +84,12 @@ class Judges:
 
 def in_line(clients: Sequence[Client], settings: Settings) -> list[Client]:
     """Return the judges among these clients, by rank."""
-    places = _places(tuple(ids(clients)), settings.run.seed, judges.count(settings.server.judges, len(clients)))
-    return [clients[place] for place in places]
+    return [clients[place] for place in _line(clients, settings)]
+
+
+def _line(clients: Sequence[Client], settings: Settings) -> list[int]:
+    """Return the places of the judges among these clients, by rank."""
+    return _places(tuple(ids(clients)), settings.run.seed, judges.count(settings.server.judges, len(clients)))
 
 
 @lru_cache(maxsize=2)
@@ -106,7 +110,7 @@ def first_heard(clients: Sequence[Client], settings: Settings, number: int, aske
     place = _evaluated_before(config, number)
     if place is None:
         return []
-    return [client.number for client in in_line(clients, settings)[place * asked : (place + 1) * asked]]
+    return _line(clients, settings)[place * asked : (place + 1) * asked]
 
 
 def _evaluated_before(config: ServerConfig, number: int) -> int | None:

@@ -111,7 +111,7 @@ class Method(ABC, Generic[C]):
         self.plain = run is not None and run.plain
         """Whether the nodes are known to run a ClientApp that knows nothing of FD-Flower."""
         self.knowledge = Knowledge()
-        self.clients: tuple[Client, ...] = ()
+        self.clients: Sequence[Client] = ()
         self.hosted = True
         """Whether the clients are hosted (a simulation), so that the experimenter sees all of their data."""
         self.asks_judges_first = False
