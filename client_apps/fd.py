@@ -121,8 +121,8 @@ class Table:
 
 def without_own(received: ClassLogits, turn: Turn) -> ClassLogits:
     """Take the client's own part out of the sums (leave-one-out), where it is in them."""
-    round, sums, counts = received.rounds.get(turn.client), turn.recall("sums"), turn.recall("counts")
-    if round is None or sums is None or counts is None or turn.recall("sent") != round:
+    sums, counts = turn.recall("sums"), turn.recall("counts")
+    if received.round is None or sums is None or counts is None or turn.recall("sent") != received.round:
         return received
     return ClassLogits(received.sums - sums, received.counts - counts)
 

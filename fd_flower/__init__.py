@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fd_flower import methods
     from fd_flower.client import App, Turn
     from fd_flower.config import settings
-    from fd_flower.core.samples import Data, Samples
+    from fd_flower.core.samples import Counts, Data, Samples
     from fd_flower.export import load
     from fd_flower.results.callback import Callback
     from fd_flower.results.trackers.mlflow import MLflow
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "App",
     "Callback",
+    "Counts",
     "Data",
     "MLflow",
     "Metric",
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "App": "client",
     "Callback": "results.callback",
+    "Counts": "core.samples",
     "Data": "core.samples",
     "MLflow": "results.trackers.mlflow",
     "Metric": "tasks.metric",

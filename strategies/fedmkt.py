@@ -15,6 +15,7 @@ import torch
 
 from fd_flower.config import PublicTeacherConfig
 from fd_flower.core.client import Client
+from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.server import Reply, Status
@@ -46,7 +47,7 @@ class FedMKT(PublicTexts[Config]):
         InvalidInputError
             For models of several tokenizers under ``token_kl``.
         """
-        objective, found = self.settings.client.objective, {client.vocabulary for client in clients}
+        objective, found = self.settings.client.objective, {client.vocabulary for client in kinds(clients)}
         if self.config.model is not None:
             found.add(language_model(self.world.module(self.config.model)).vocabulary.name)
         if objective == "token_kl" and len(found) > 1:

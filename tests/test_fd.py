@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ class Remembering:
 
 
 def test_a_client_takes_its_own_table_out():
-    received = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], c0=4, c1=4)
+    received = replace(table([[2.1, 0.9], [0.3, 0.7]], [3, 1]), round=torch.tensor(4))
     own = table([[1.6, 0.4], [0.3, 0.7]], [2, 1])
     left = without_own(received, Remembering("0", sums=own.sums, counts=own.counts, sent=torch.tensor(4)))
     assert left.counts.tolist() == [1, 0]
@@ -107,17 +108,18 @@ def test_a_client_takes_its_own_table_out():
 
 
 @pytest.mark.parametrize(
-    ("client", "kept"),
+    ("round", "kept"),
     [
-        ("2", {"sent": 4}),  # it was not asked in that round
-        ("0", {"sent": 3}),  # its reply of round 4 never came back to it: what it remembers is older
-        ("0", {}),  # it lost its memory
+        (None, {"sent": 4}),  # its reply of that round did not count
+        (4, {"sent": 3}),  # its reply of round 4 never came back to it: what it remembers is older
+        (4, {}),  # it lost its memory
     ],
 )
-def test_what_cannot_be_taken_out_stays_in(client, kept):
-    received = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], c0=4, c1=4)
+def test_what_cannot_be_taken_out_stays_in(round, kept):
+    received = table([[2.1, 0.9], [0.3, 0.7]], [3, 1])
+    received = replace(received, round=None if round is None else torch.tensor(round))
     own = {"sums": received.sums / 3, "counts": received.counts / 3} if kept else {}
-    turn = Remembering(client, **own, **{name: torch.tensor(value) for name, value in kept.items()})
+    turn = Remembering("0", **own, **{name: torch.tensor(value) for name, value in kept.items()})
     assert without_own(received, turn) is received
 
 
@@ -140,6 +142,19 @@ def test_teachers_are_log_probabilities():
     torch.testing.assert_close(shares[0].exp(), torch.tensor([0.5, 0.5]))
     assert logits[1].isnan().all()
     assert shares[1].isnan().all()
+
+
+def test_a_client_receives_the_round_of_its_own_table_and_nothing_about_others():
+    """Whoever is in the sums shares one record, all others another one, however many clients there are."""
+    everybody = [Client(str(i), i) for i in range(1000)]
+    total = table([[2.1, 0.9], [0.3, 0.7]], [3, 1], **{f"c{i}": 4 for i in range(500)})
+    sent = [strategy("fd").knowledge_for(client, Knowledge([total])) for client in everybody]
+    assert [len(one) for one in sent] == [1] * 1000
+    assert [ClassLogits.need(one).round for one in sent[500:]] == [None] * 500
+    assert {int(one.round) for (one,) in sent[:500]} == {4}
+    assert len({id(one.record) for (one,) in sent}) == 2
+    assert max(one.record.count_bytes() for (one,) in sent) < 1000
+    assert strategy("fd").knowledge_for(everybody[0], Knowledge()) == []
 
 
 # --- the loss
@@ -313,5 +328,6 @@ def test_a_client_is_known_by_its_id():
     received = [Reply(Client(name, n), pack(table([[1.0, 0.0], [0.0, 1.0]], [1, 1]))) for n, name in enumerate("ab")]
     (total,) = strategy("fd").aggregate(received, Knowledge(), round=2)
     mine = {"sums": total.sums / 2, "counts": total.counts / 2, "sent": torch.tensor(2)}
-    assert without_own(total, Remembering("b", **mine)).counts.tolist() == [1, 1]
-    assert without_own(total, Remembering("0", **mine)).counts.tolist() == [2, 2]
+    for name, left in (("b", [1, 1]), ("0", [2, 2])):
+        (sent,) = strategy("fd").knowledge_for(Client(name, 1), Knowledge([total]))
+        assert without_own(sent, Remembering(name, **mine)).counts.tolist() == left

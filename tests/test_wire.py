@@ -95,6 +95,9 @@ SAID: dict[str, Payload] = {
     "class logits of members": ClassLogits.joined(
         torch.zeros(3, 3).double(), torch.ones(3).double(), {"0": 1, "lab/7": 2}
     ),
+    "class logits with one's own": ClassLogits(
+        torch.zeros(3, 3).double(), torch.ones(3).double(), round=torch.tensor(4)
+    ),
     "public logits": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1)),
     "public logits of one of several": PublicLogits(INDEX, torch.rand(2, 3).log_softmax(1), "lab/7"),
     "public logits on no sample": PublicLogits(INDEX[:0], torch.zeros(0, 3)),

@@ -8,6 +8,7 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
+from fd_flower.client.pool import described
 from fd_flower.client.summing import Summing
 from fd_flower.core.errors import StateError
 from fd_flower.core.flower import lifespan, with_content
@@ -15,6 +16,7 @@ from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
 from fd_flower.training import LOCAL, PUBLIC, counted, one_thread
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, unfold
+from fd_flower.wire.pool import SHARE
 from fd_flower.wire.replies import STEPS
 
 RAISED = 2
@@ -56,6 +58,8 @@ class App(ClientApp):
         with lifespan(self._node, context), one_thread():
             contents = unfold(message.content)
             if message.metadata.message_type == HANDSHAKE and not contents:
+                if SHARE in header:
+                    return Message(described(header, context), reply_to=message)
                 return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)
             try:
                 node = Node(header, context)
@@ -76,8 +80,6 @@ class App(ClientApp):
         try:
             if isinstance(content, Error):
                 return content
-            if kind == HANDSHAKE:
-                return RecordDict({"client": node.capabilities(client)})
             protocol = client_protocol(node.party(client), content)
             if (answer := protocol.answer(kind)) is not None:
                 return answer

@@ -9,6 +9,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from flwr.app import ConfigRecord, Context, RecordDict
@@ -26,6 +27,7 @@ from fd_flower.core.versions import package_sources, sources, versions
 from fd_flower.models.adapters import ranked
 from fd_flower.privacy.client_protocol import Party
 from fd_flower.privacy.party import SIMULATED, check_promise
+from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.world import World, device, world
 from fd_flower.training import one_thread
 from fd_flower.wire.envelope import one_line, remembered
@@ -201,13 +203,7 @@ class Node:
         parts = () if own is None else (own.train, own.validation, own.test)
         return ConfigRecord(
             {
-                "model": name,
-                "public": here.public_checksum,
-                "labels": [] if here.hosted else list(here.class_names),  # hosted clients have one partition's
-                "task": self.task,
-                "network": type(here.module(name)).__qualname__,
-                "base": here.base(name),
-                "cost": here.cost(name),
+                **self._of_model(name),
                 "sizes": [len(part) for part in parts],
                 # A device's would let others try guesses at it.
                 "checksum": checksum(*parts) if here.hosted and parts else "",
@@ -224,6 +220,26 @@ class Node:
                 client, {"model": name, "public": "", **self.world.kind.capabilities(self.world, client, name)}
             )
         return clients[client]
+
+    def traits(self, architecture: str) -> ConfigRecord:
+        """Answer the handshake for all hosted clients of an architecture, but for what samples they have."""
+        here = self.world
+        of_model = CLASSIFICATION.of_model(here, architecture)
+        none: dict[str, Any] = {"counts": [0] * int(of_model["classes"]), "examples": 0, "shape": list(here.shape)}
+        return ConfigRecord({**self._of_model(architecture), **of_model, **none})
+
+    def _of_model(self, name: str) -> dict[str, Any]:
+        """Return what a client answers about its model and what it shares with others."""
+        here = self.world
+        return {
+            "model": name,
+            "public": here.public_checksum,
+            "labels": [] if here.hosted else list(here.class_names),  # hosted clients have one partition's
+            "task": self.task,
+            "network": type(here.module(name)).__qualname__,
+            "base": here.base(name),
+            "cost": here.cost(name),
+        }
 
     def party(self, client: str) -> Party:
         """Return a client as a secure sum knows it."""

@@ -88,6 +88,9 @@ def labels_of(values: Iterable[Any], who: str) -> Labels:
         For anything else, by its row.
     """
     labels: list[Any] = []
+    values = list(values)
+    if set(map(type, values)) == {int} and 0 <= min(values) <= max(values) < 2**63:
+        return values
     for row, value in enumerate(values):
         label = _label(value)
         if not isinstance(label, int | str) or (isinstance(label, int) and not 0 <= label < 2**63):

@@ -1,9 +1,10 @@
-"""Samples that are resident in memory, and a client's own three parts."""
+"""Samples that are resident in memory, a client's own three parts, and how many all clients have."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -142,3 +143,54 @@ class Data:
     train: Samples
     validation: Samples
     test: Samples
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """How many samples each client has, known without reading one; client 0 comes first.
+
+    Attributes
+    ----------
+    train : np.ndarray
+        Training samples of each client and class [N, C], whole numbers.
+    sizes : np.ndarray | None
+        Each client's samples for training, validation and test [N, 3]; None: the last two are not known.
+    checksum : str
+        Of the samples and of who has which: hosts and resumed runs with other ones are rejected; "" for none.
+    pooled : Callable[[str], Samples] | None
+        All clients' ``validation`` or ``test`` parts together, in the clients' order; None: they are read one by one.
+
+    Raises
+    ------
+    InvalidInputError
+        For arrays of other shapes, numbers below 0, and sizes that do not fit the counts.
+    """
+
+    train: np.ndarray
+    sizes: np.ndarray | None = None
+    checksum: str = ""
+    pooled: Callable[[str], Samples] | None = None
+
+    def __post_init__(self) -> None:
+        train = np.asarray(self.train)
+        if train.ndim != 2 or train.dtype.kind not in "iu" or train.min(initial=0) < 0:
+            raise InvalidInputError(
+                f"Counts.train is {list(train.shape)} of {train.dtype}; expected numbers of samples of each client and "
+                "class [N, C], whole and not below 0"
+            )
+        object.__setattr__(self, "train", train)
+        if self.sizes is None:
+            return
+        sizes = np.asarray(self.sizes)
+        if sizes.shape != (len(train), 3) or sizes.dtype.kind not in "iu" or sizes.min(initial=0) < 0:
+            raise InvalidInputError(
+                f"Counts.sizes is {list(sizes.shape)} of {sizes.dtype}; expected each client's samples for training, "
+                f"validation and test [{len(train)}, 3], whole numbers"
+            )
+        if (other := np.flatnonzero(sizes[:, 0] != train.sum(1))).size:
+            who = int(other[0])
+            raise InvalidInputError(
+                f"Counts.sizes has {sizes[who, 0]} training samples of client {who}, Counts.train adds up to "
+                f"{train[who].sum()}; expected the same"
+            )
+        object.__setattr__(self, "sizes", sizes)

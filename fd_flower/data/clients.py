@@ -1,9 +1,10 @@
 """A simulated federation's data, and a device's own."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from logging import WARNING
 
 import numpy as np
@@ -13,11 +14,12 @@ from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.rng import numpy_rng
-from fd_flower.core.samples import Data, Samples
+from fd_flower.core.samples import Counts, Data, Samples
 from fd_flower.data import cut
 from fd_flower.data.clusters import clustered
 from fd_flower.data.images import Images
-from fd_flower.data.partition import partition
+from fd_flower.data.partition import Held, partition
+from fd_flower.data.portions import PARTS, Portions
 from fd_flower.data.public import Public, elsewhere, held_out
 from fd_flower.data.reading import read
 from fd_flower.data.source import locate
@@ -37,7 +39,7 @@ class Federation:
         The run's seed.
     base : Images
         All training rows.
-    rows : tuple[np.ndarray, ...]
+    rows : Held
         The rows of each client, sorted, disjoint.
     dealt : np.ndarray
         The rows that these were taken from, sorted.
@@ -52,7 +54,7 @@ class Federation:
     config: DataConfig
     seed: int
     base: Images
-    rows: tuple[np.ndarray, ...]
+    rows: Held
     dealt: np.ndarray
     known: Public
     test: Samples
@@ -95,16 +97,46 @@ class Federation:
 
     def data(self, client: str) -> Data:
         """Return a client's training, validation and test samples; raises InvalidInputError for a stranger."""
-        if client not in self.clients:
-            raise InvalidInputError(f"there is no client '{client}': expected '0' to '{self.clients[-1]}'")
-        place = int(client)
+        place = int(client) if client.isdecimal() else len(self.rows)
+        if place >= len(self.rows) or str(place) != client:
+            raise InvalidInputError(f"there is no client '{client}': expected '0' to '{len(self.rows) - 1}'")
+        own = cut_rows(self.base, self.rows[place], self._of_training, self.seed, client)
+        return replace(own, test=self.test[torch.from_numpy(self.tested[place])]) if self.tested else own
+
+    @property
+    def _of_training(self) -> DataConfig:
+        """The options by which training rows are cut: where clients' test rows are given, all but these."""
         if not self.tested:
-            return cut_rows(self.base, self.rows[place], self.config, self.seed, client)
+            return self.config
         train, validation, _ = self.config.split
         whole = train + validation
-        config = replace(self.config, split=[train / whole, validation / whole, 0.0])
-        own = cut_rows(self.base, self.rows[place], config, self.seed, client)
-        return replace(own, test=self.test[torch.from_numpy(self.tested[place])])
+        return replace(self.config, split=[train / whole, validation / whole, 0.0])
+
+    def counts(self) -> Counts:
+        """Return how many samples each client has, of which no image is read."""
+        return self._counts
+
+    @cached_property
+    def _counts(self) -> Counts:
+        labels = self.base.labels.numpy()
+        cuts = Portions.drawn(self.rows, labels, self._of_training, self.seed)
+        sizes = cuts.sizes.copy()
+        if self.tested:
+            sizes[:, PARTS.index("test")] = [len(own) for own in self.tested]
+        return Counts(cuts.counts(labels, self.classes), sizes, self._checksum(cuts), partial(self._pooled, cuts))
+
+    def _checksum(self, cuts: Portions) -> str:
+        """Return one checksum of the source and of who has which rows."""
+        sha = hashlib.sha256(self.base.checksum.encode())
+        for array in (cuts.rows, cuts.sizes, *self.tested):
+            sha.update(repr((array.shape, array.dtype.str)).encode() + array.tobytes())
+        return sha.hexdigest()
+
+    def _pooled(self, cuts: Portions, part: str) -> Samples:
+        """Return this part of all clients."""
+        if part == "test" and self.tested:
+            return self.test[torch.from_numpy(np.concatenate(self.tested))]
+        return Samples(self.base.x, self.base.labels, torch.from_numpy(cuts.whole(part)))
 
 
 def federation(data: DataConfig, seed: int) -> Federation:
@@ -182,9 +214,9 @@ def dealt_out(
         known, rows = held_out(base, rows, data, seed)
     else:
         known = elsewhere(data, seed, base.shape, base.class_names)
-    dealt = Federation(data, seed, base, (), rows, known, test)
+    dealt = Federation(data, seed, base, Held.of(rows[:0], rows[:0]), rows, known, test)
     held = partition(data, base.labels[rows].numpy(), _groups(dealt, origin), seed)
-    theirs = tuple(rows[positions] for positions in held)
+    theirs = Held.of(rows[held.rows], held.sizes)
     if whose is None:
         return replace(dealt, rows=theirs)
     assert base.groups is not None

@@ -4,8 +4,9 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,12 @@ import torch
 from torch import Tensor
 
 from fd_flower.config import DataConfig
+from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.classes import Labels, labels_of, numbered, of_values, order
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.pixels import MODES, pixels
+from fd_flower.core.samples import Samples
+from fd_flower.core.storage import replace_file
 from fd_flower.data.cache import stored
 from fd_flower.data.source import Source, check_column, image_column, label_column, locate
 
@@ -42,6 +46,8 @@ class Images:
         The values of ``data.column`` [N], as text; None where it is not asked for.
     declared : bool
         Whether the source names its classes; else the names are the values that its labels have.
+    kept : Path | None
+        The file in which the checksum of ``x`` is kept; None: it is not.
     """
 
     x: Tensor
@@ -49,6 +55,19 @@ class Images:
     class_names: tuple[str, ...]
     groups: np.ndarray | None
     declared: bool = True
+    kept: Path | None = None
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of inputs and labels, in hexadecimal; those of images that were decoded are read once a machine."""
+        if self.kept is None or not self.kept.exists():
+            inputs = checksum(Samples(self.x))
+            if self.kept is not None:
+                with suppress(OSError):  # a cache that cannot be written costs time alone
+                    replace_file(self.kept, inputs)
+        else:
+            inputs = self.kept.read_text()
+        return joined({"inputs": inputs, "labels": "" if self.y is None else checksum(Samples(self.y))})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -146,6 +165,7 @@ def _load(folder: Path) -> Images:
         class_names=tuple(classes["names"]),
         groups=columns.get("groups"),
         declared=classes["declared"],
+        kept=folder / "checksum",
     )
 
 

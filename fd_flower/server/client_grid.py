@@ -3,7 +3,7 @@
 import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -50,7 +50,7 @@ class ClientGrid(Grid):
 
     Attributes
     ----------
-    clients : tuple[Client, ...]
+    clients : Sequence[Client]
         Who takes part, in natural order.
     engine : str
         The class of the grid beneath.
@@ -79,7 +79,7 @@ class ClientGrid(Grid):
         self._since: dict[int, str] = {}
         self._arrived: dict[str, Message] = {}
         self._reply_size = 0
-        self.clients: tuple[Client, ...] = ()
+        self.clients: Sequence[Client] = ()
         self.plain = False
         self.engine = type(grid).__name__
         self.absent: dict[str, str] = {}

@@ -5,10 +5,12 @@ from logging import WARNING
 from time import process_time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from fd_flower.config import ClientConfig
 from fd_flower.core.client import Client, share
+from fd_flower.core.clients import blocks, chosen
 from fd_flower.core.flower import log
 from fd_flower.core.judges import SAMPLES
 from fd_flower.core.samples import Samples
@@ -81,18 +83,21 @@ def predictions(
     judged : bool
         Whether the server's models are, one an architecture.
     """
-    own = {client.id: client.sizes[1] + client.sizes[2] for client in clients if client.sizes}
-    pooled, asked = sum(own.values()), share(len(clients), fraction) / len(clients)
+    own = np.zeros(len(clients))
+    for block in blocks(clients):
+        own[block.places] = 0 if block.sizes is None else block.sizes[:, 1:].sum(1)
+    pooled, asked = float(own.sum()), share(len(clients), fraction) / len(clients)
     whole = sum(pooled + test for test in tests)
     few = 0 < len(judging) < len(clients)
     # Where judges are few, all but the last evaluation are on parts of the samples.
     parts = sum(min(pooled, 2 * SAMPLES) + min(test, SAMPLES) for test in tests[:-1]) + pooled + sum(tests[-1:])
     found: dict[str, float] = {}
-    for client in clients:
-        alone = len(tests) * own.get(client.id, 0)
-        shared = parts + alone if few else whole  # of a part, the own one is predicted on apart
-        each = shared if client.id in judging else alone
-        found[client.model] = found.get(client.model, 0.0) + points * asked * each
+    alone = len(tests) * own
+    each = alone.copy()
+    judge = [client.number for client in chosen(clients, judging)]
+    each[judge] = parts + alone[judge] if few else whole  # of a part, the own one is predicted on apart
+    for block in blocks(clients):
+        found[block.like.model] = found.get(block.like.model, 0.0) + points * asked * float(each[block.places].sum())
     return {model: count + whole * judged for model, count in found.items()}
 
 
@@ -100,10 +105,10 @@ def trained(clients: Sequence[Client], config: ClientConfig, *, fraction: float,
     """Return how many samples the steps of local training take in so many rounds, by architecture."""
     asked = share(len(clients), fraction) / len(clients)
     found: dict[str, float] = {}
-    for client in clients:
-        batch = min(config.batch, client.examples)
-        each = config.epochs * client.examples if config.steps is None else config.steps * batch
-        found[client.model] = found.get(client.model, 0.0) + rounds * asked * each
+    for block in blocks(clients):
+        batch = np.minimum(config.batch, block.examples)
+        each = config.epochs * block.examples if config.steps is None else config.steps * batch
+        found[block.like.model] = found.get(block.like.model, 0.0) + rounds * asked * float(each.sum())
     return found
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from flwr.serverapp.strategy import Result
 from fd_flower.config import ANNEALED
 from fd_flower.config.registry import short_name
 from fd_flower.core.client import Client
+from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.privacy.server_protocol import Contents, ServerProtocol
@@ -26,7 +28,7 @@ from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.judging import Judges
 from fd_flower.server.progress import Progress
 from fd_flower.server.record import Record
-from fd_flower.server.resume import Standing
+from fd_flower.server.resume import Standing, one_by_one
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
 from fd_flower.server.summing import OpenSum
@@ -101,7 +103,7 @@ class Driver:
         )
         self._judges = Judges(settings)
         self.point = strategy.evaluation_point(settings)
-        self.own_loops = any(client.own_loop for client in strategy.clients)
+        self.own_loops = any(client.own_loop for client in kinds(strategy.clients))
         """Whether clients evaluate in their own loop, as their app does when the closing message comes."""
         if self.own_loops and self.point == "trained":
             self.point = "received"
@@ -208,6 +210,7 @@ class Driver:
             strategy.clients,
             brought,
             self.progress.validation,
+            partial(one_by_one, world, strategy.clients),
             hosted=hosted,
             personal=self._own_point,
             plain=plain,
@@ -299,7 +302,7 @@ class Driver:
     @property
     def _names(self) -> dict[str, str]:
         """What architectures are called; "" is that of a server with one."""
-        return {"": self.strategy.clients[0].model} | {c.model: c.model for c in self.strategy.clients}
+        return {"": self.strategy.clients[0].model} | {c.model: c.model for c in kinds(self.strategy.clients)}
 
     # --- what is due
 

@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import Message, MetricRecord
 
 from fd_flower.core.client import Client, grouped
+from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.models import architectures
@@ -65,7 +66,8 @@ class Guard:
         """
         method, plain = self._method, self._host.plain
         settings, world, point = method.settings, method.world, method.evaluation_point(method.settings)
-        name, requires = settings.method, method.requirements(settings)
+        name, requires, everybody = settings.method, method.requirements(settings), len(clients)
+        clients = kinds(clients)  # who is like another in all but its samples passes where that one does
         check_task(name, requires, world.kind.name)
         if plain:
             check_plain(name, requires, weights_alone=point == "aggregated")
@@ -88,7 +90,7 @@ class Guard:
             settings.privacy,
             method.summable,
             method.exchanges,
-            len(clients),
+            everybody,
             single_replies=requires.single_replies,
             plain=plain,
         )

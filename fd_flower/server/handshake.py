@@ -6,14 +6,17 @@ from dataclasses import replace
 from logging import WARNING
 from typing import Any
 
+import numpy as np
 from flwr.app import ConfigRecord, Message
 
 from fd_flower.config import DataConfig
 from fd_flower.core.client import Client, answered, grouped, named, natural
+from fd_flower.core.clients import Clients
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.keys import refusal
 from fd_flower.core.versions import distribution, package_sources, sources
+from fd_flower.server.dealing import Homes
 from fd_flower.server.hosts import Hosts
 from fd_flower.wire.envelope import HEADER, one_line, records
 from fd_flower.wire.traffic import size_of
@@ -46,12 +49,12 @@ class Handshake:
 
     Attributes
     ----------
-    homes : dict[str, int]
+    living : dict[str, int]
+        Device's client id -> the node that it lives on.
+    homes : Mapping[str, int]
         Client id -> the node that it lives on.
     hosts : Hosts
         The nodes that host, where they do.
-    places : dict[str, int]
-        Hosted client -> the share in which it is.
     hosted : bool
         Whether nodes host simulated clients.
     refused : dict[str, str]
@@ -60,9 +63,9 @@ class Handshake:
 
     def __init__(self, allow: Mapping[str, bytes] | None = None, known: Collection[str] = ()) -> None:
         self._allow = allow
-        self.homes: dict[str, int] = {}
+        self.living: dict[str, int] = {}
+        self.homes: Mapping[str, int] = self.living
         self.hosts = Hosts(allow, known)
-        self.places: dict[str, int] = {}
         self.hosted = False
         self.misfits: dict[str, str] = {}
         self.refused: dict[str, str] = {}
@@ -100,7 +103,7 @@ class Handshake:
     @property
     def at(self) -> set[int]:
         """The nodes on which clients live, or that host."""
-        return {*self.homes.values(), *self.hosts.nodes.values()}
+        return {*self.living.values(), *self.hosts.last.values(), *self.hosts.nodes.values()}
 
     def decide(self, answers: Answers) -> None:
         """Let the first answers decide whether the federation has hosts or devices: what most nodes are.
@@ -120,13 +123,10 @@ class Handshake:
             self.refused.pop(f"node {node}", None)
         for node in sorted(why):
             self.refuse(f"node {node}", why[node])
-        self.settle(self.places)
 
-    def settle(self, places: Mapping[str, int]) -> None:
-        """Let clients live where the shares are in which they are; ``places`` is client id -> share."""
-        self.places = dict(places)
-        nodes = self.hosts.nodes
-        self.homes |= {client: nodes[share] for client, share in places.items() if share in nodes}
+    def settle(self, clients: Clients, places: np.ndarray) -> None:
+        """Let hosted clients live where the shares are in which they are; ``places`` [N] are these."""
+        self.homes = Homes(clients.ids, places, self.hosts)
 
     def devices(
         self,
@@ -171,7 +171,7 @@ class Handshake:
             except InvalidInputError as error:
                 self.refuse(client, str(error))
                 continue
-            self.homes[client] = node
+            self.living[client] = node
             found[client] = came
             self.refused.pop(client, None)
         return found
@@ -199,7 +199,7 @@ class Handshake:
 
     def expel(self, client: str) -> None:
         """Refuse one of the misfits; its id is free again."""
-        self.homes.pop(client)
+        self.living.pop(client)
         self.refuse(client, self.misfits[client])
 
 

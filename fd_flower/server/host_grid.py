@@ -11,27 +11,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fd_flower.config import Settings
 from fd_flower.core import nonce
-from fd_flower.core.client import Client, answered, grouped
+from fd_flower.core.client import Client, grouped
+from fd_flower.core.clients import Clients
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.keys import allowed, keys_of
 from fd_flower.core.share import named
 from fd_flower.server.client_grid import ClientGrid
-from fd_flower.server.dealing import by_load, by_number
+from fd_flower.server.dealing import Homes, by_load, by_number
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
 from fd_flower.server.plain import seen_plain
-from fd_flower.wire.envelope import HANDSHAKE, fold, records
-from fd_flower.wire.traffic import Bytes
+from fd_flower.server.pool import Pool
+from fd_flower.wire.envelope import HANDSHAKE, fold
 
 PLAIN = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
-
-ASKED = "InvalidInputError: "
-"""How the reason begins for which a host refuses what it is asked for."""
 
 FIRST = 3
 """Nodes that are asked first: where all know nothing of us, the others are not asked."""
@@ -78,6 +76,7 @@ class HostGrid(ClientGrid):
         self._each_node = each_node
         known = nonce.found(Path(state), run_key)
         super().__init__(grid, settings, Handshake(self._allow, known), header)
+        self._pool = Pool(grid, self._handshake)
         self.plain = plain
 
     @classmethod
@@ -127,7 +126,7 @@ class HostGrid(ClientGrid):
         hosts = self._handshake.hosts
         return hosts.of if hosts.named else 0
 
-    def handshake(self) -> tuple[Client, ...]:
+    def handshake(self) -> Sequence[Client]:
         """Wait for nodes and ask who is there, unless they are seen to run a plain ClientApp.
 
         Raises
@@ -159,7 +158,7 @@ class HostGrid(ClientGrid):
             raise RunError(f"no client can take part: {'; '.join(grouped(self.refused))}")
         return self.clients
 
-    def fitting(self, check: Check) -> tuple[Client, ...]:
+    def fitting(self, check: Check) -> Sequence[Client]:
         """Return the clients, without devices that do not pass ``check`` together with most of the others.
 
         Raises
@@ -181,7 +180,7 @@ class HostGrid(ClientGrid):
             self.clients = joined((), {c.id: c for c in self.clients if c.id in fit})
         return self.clients
 
-    def refresh(self, check: Check = anybody) -> tuple[Client, ...]:
+    def refresh(self, check: Check = anybody) -> Sequence[Client]:
         """Look for nodes again, as Flower's strategies do before each round, and return whom a round can ask.
 
         Of plain ClientApps these are the ones that are there; ``server.nodes`` of them are waited for. Others are asked
@@ -196,11 +195,13 @@ class HostGrid(ClientGrid):
         """
         if self.plain:
             self._wait(steady=False)
-        here = self._look(check)
-        return here if self.plain else self.clients
+        nodes = self._look(check)
+        if self.plain:
+            return tuple(client for client in self.clients if self._handshake.homes[client.id] in nodes)
+        return self.clients
 
-    def _look(self, check: Check = anybody) -> tuple[Client, ...]:
-        """Shake hands for nodes that have come since, and return the clients whose nodes are there.
+    def _look(self, check: Check = anybody) -> set[int]:
+        """Shake hands for nodes that have come since, and return the nodes that are there.
 
         A returning device has a new node id and its old client id, a returning host its share.
         """
@@ -213,7 +214,7 @@ class HostGrid(ClientGrid):
                 self._admit_plain(new)
             else:
                 self._admit(self._ask(new), gone=self._handshake.at - nodes, check=check)
-        return tuple(client for client in self.clients if self._handshake.homes[client.id] in nodes)
+        return nodes
 
     def _wait(self, *, steady: bool = True) -> list[int]:
         """Wait until enough nodes are there, and two looks see the same ones if it has to be ``steady``."""
@@ -249,6 +250,7 @@ class HostGrid(ClientGrid):
         keys = {} if self._allow is None else keys_of(self._grid)
         if self.hosted:
             self._handshake.take(answers, keys, gone)
+            self._pool.check(self._header, answers)
             return
         found = self._handshake.devices(answers, known, keys, gone, check)
         if not self.class_names:
@@ -258,7 +260,7 @@ class HostGrid(ClientGrid):
 
     def _admit_plain(self, nodes: Sequence[int]) -> None:
         """Take in nodes of which nothing is known but their ids, which are their names."""
-        self._handshake.homes |= {str(node): node for node in nodes}
+        self._handshake.living |= {str(node): node for node in nodes}
         self.clients = joined(self.clients, {str(node): Client(str(node), 0) for node in nodes})
 
     def _complete(self) -> None:
@@ -274,50 +276,26 @@ class HostGrid(ClientGrid):
             time.sleep(min(1.0, PAUSE + time.monotonic() - begin))
             self._look()
 
-    def _hosted(self) -> tuple[Client, ...]:
-        """Ask hosts for one answer a client, and give each client the host that it lives on from now on."""
+    def _hosted(self) -> Clients:
+        """Ask each host for all clients of a share, and give each client the share that hosts it from now on."""
         hosts, number = self._handshake.hosts.of, self._settings.data.clients
         if self._each_node:
             number = hosts
             self._settings = replace(self._settings, data=replace(self._settings.data, clients=number))
             self._header["settings"] = self._settings.text
-        self.clients = tuple(Client(str(i), i) for i in range(number))
-        self._handshake.settle(by_number(self.clients, hosts))
-        found = joined((), self._asked())
-        if not self._each_node:
-            self._handshake.settle(by_load(found, hosts, self._settings.run.seed))
-        return found
-
-    def _asked(self) -> dict[str, Client]:
-        """Ask each of the clients what it has."""
-        ids = [client.id for client in self.clients]
-        content = RecordDict({"config": ConfigRecord({"server-round": 0})})
-        asked = [Message(content, c.node_id, HANDSHAKE) for c in self.clients]
-        replies = self.exchange(asked, timeout=self._settings.server.timeout, patient=True)
-        found: dict[str, Client] = {}
-        refused: dict[str, str] = {}
-        silent = dict.fromkeys(ids)
-        for reply in replies:
-            client = self.client(reply.metadata.src_node_id).id
-            silent.pop(client, None)
-            try:
-                if reply.has_error():
-                    raise InvalidInputError(reply.error.reason or "an error without a reason")
-                found[client] = answered(client, records(reply.content, ConfigRecord).get("client", {}))
-            except InvalidInputError as error:
-                refused[client] = str(error)
-        if wrong := [refused[who].removeprefix(ASKED) for who in ids if refused.get(who, "").startswith(ASKED)]:
-            # Settings and data are the user's for all alike, and fewer clients would be another federation.
-            others = len(wrong) - wrong.count(wrong[0])
-            raise InvalidInputError(wrong[0] + (f" (and {others} other clients likewise)" if others else ""))
-        self._handshake.refuse_all(refused | dict.fromkeys(silent, "no answer to the handshake"))
-        self.clients = ()
-        self.bytes = Bytes()
+        found = self._pool.asked(self._header, number, self._settings.server.timeout)
+        dealt = (
+            by_number(number, hosts)[found.ids] if self._each_node else by_load(found, hosts, self._settings.run.seed)
+        )
+        self._handshake.settle(found, dealt)
         return found
 
     def get_node_ids(self) -> list[int]:
         """Return the node id of each client that is there now; nodes that have come since are asked who they are."""
-        return [client.node_id for client in self._look()]
+        nodes, homes = self._look(), self._handshake.homes
+        if isinstance(homes, Homes):
+            return [int(number) + 1 for number in homes.present(nodes)]
+        return [client.node_id for client in self.clients if homes[client.id] in nodes]
 
 
 def _most_common(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

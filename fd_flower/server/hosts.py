@@ -30,6 +30,8 @@ class Hosts:
         Whether the nodes name them, and keep their clients' memory on disks of their own.
     nodes : dict[int, int]
         Share -> its node.
+    last : dict[int, int]
+        Share -> the node that had it last.
     """
 
     def __init__(self, allow: Mapping[str, bytes] | None, known: Collection[str]) -> None:
@@ -40,6 +42,7 @@ class Hosts:
         self.of = 0
         self.named = False
         self.nodes: dict[int, int] = {}
+        self.last: dict[int, int] = {}
 
     def asked(self, nodes: Collection[int], started: Mapping[int, str]) -> None:
         """Note when nodes that are asked were started, where the grid knows it."""
@@ -72,7 +75,7 @@ class Hosts:
         if not self.of:
             self._decide(shares)
         for node, share in sorted(shares.items()):
-            self._leave(node)
+            self.leave(node)
             if why := self._misfit(node, share, answers[node], keys):
                 refused[node] = why
                 continue
@@ -83,7 +86,7 @@ class Hosts:
                 if share:
                     refused[node] = f"share {share} is hosted by node {holder}"
                 continue
-            self.nodes[free] = node
+            self.nodes[free] = self.last[free] = node
         return refused
 
     def unsettled(self, nodes: Collection[int], started: Mapping[int, str]) -> set[int]:
@@ -117,8 +120,8 @@ class Hosts:
             return f"share {share}: {nonce.OTHER.format(answer.get('state', 'its state-dir'))}"
         return ""
 
-    def _leave(self, node: int) -> None:
-        """Forget which share a node had: it was started again, perhaps with another."""
+    def leave(self, node: int) -> None:
+        """Forget which share a node had: it was started again, perhaps with another, or it cannot take part."""
         self.nodes = {share: home for share, home in self.nodes.items() if home != node}
         self._waiting.pop(node, None)
 

@@ -1,11 +1,14 @@
 """Who is evaluated on all clients' samples, when each of them first is, and whose figure is how old."""
 
+import heapq
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, final
 
 from fd_flower.config import ServerConfig, Settings
 from fd_flower.core import judges
 from fd_flower.core.client import Client
+from fd_flower.core.clients import chosen, ids
 
 
 @final
@@ -70,7 +73,7 @@ class Judges:
         if self.last is None:
             return self._clients
         some = self.ids.union(asked)
-        return [client for client in self._clients if client.id in some]
+        return chosen(self._clients, some)
 
     def hear(self, line: Mapping[str, Any]) -> bool:
         """Take a client's line in; return whether the client was evaluated."""
@@ -81,8 +84,18 @@ class Judges:
 
 def in_line(clients: Sequence[Client], settings: Settings) -> list[Client]:
     """Return the judges among these clients, by rank."""
-    by_rank = sorted(clients, key=lambda client: judges.rank(settings.run.seed, client.id))
-    return by_rank[: judges.count(settings.server.judges, len(clients))]
+    return [clients[place] for place in _line(clients, settings)]
+
+
+def _line(clients: Sequence[Client], settings: Settings) -> list[int]:
+    """Return the places of the judges among these clients, by rank."""
+    return _places(tuple(ids(clients)), settings.run.seed, judges.count(settings.server.judges, len(clients)))
+
+
+@lru_cache(maxsize=2)
+def _places(names: tuple[str, ...], seed: int, count: int) -> list[int]:
+    """Return the places of the first so many in line: every evaluated round asks for them."""
+    return heapq.nsmallest(count, range(len(names)), key=lambda place: judges.rank(seed, names[place]))
 
 
 def first_heard(clients: Sequence[Client], settings: Settings, number: int, asked: int) -> list[int]:
@@ -97,8 +110,7 @@ def first_heard(clients: Sequence[Client], settings: Settings, number: int, aske
     place = _evaluated_before(config, number)
     if place is None:
         return []
-    places = {client.id: place for place, client in enumerate(clients)}
-    return [places[client.id] for client in in_line(clients, settings)[place * asked : (place + 1) * asked]]
+    return _line(clients, settings)[place * asked : (place + 1) * asked]
 
 
 def _evaluated_before(config: ServerConfig, number: int) -> int | None:

@@ -6,10 +6,12 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+import numpy as np
 import torch
 
 from fd_flower.config import ClientConfig, ServerConfig, Settings, registry
 from fd_flower.core.client import Client, share
+from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import numpy_rng, torch_rng
 from fd_flower.results.callback import Callback
@@ -112,7 +114,7 @@ class Method(ABC, Generic[C]):
         self.plain = run is not None and run.plain
         """Whether the nodes are known to run a ClientApp that knows nothing of FD-Flower."""
         self.knowledge = Knowledge()
-        self.clients: tuple[Client, ...] = ()
+        self.clients: Sequence[Client] = ()
         self.hosted = True
         """Whether the clients are hosted (a simulation), so that the experimenter sees all of their data."""
         self.asks_judges_first = False
@@ -222,11 +224,11 @@ class Method(ABC, Generic[C]):
         """
         count = share(len(self.clients), self.config.fraction)
         rng = numpy_rng(self.settings.run.seed, "sample", "server", round)
-        order: list[int] = rng.permutation(len(self.clients)).tolist()
+        order = rng.permutation(len(self.clients))
         first = first_heard(self.clients, self.settings, round, count) if self.asks_judges_first else []
-        if taken := set(first):
-            order = [*first, *(place for place in order if place not in taken)]
-        return [self.clients[i] for i in sorted(order[:count])]
+        if first:
+            order = np.concatenate([first, order[~np.isin(order, first)]])
+        return [self.clients[i] for i in sorted(order[:count].tolist())]
 
     def public_index(self, round: int) -> torch.Tensor:
         """Return which public samples a round is about, int64 [N], rising: by default a fresh seeded subset."""
@@ -274,7 +276,7 @@ class Method(ABC, Generic[C]):
 
     def first_of_each(self, clients: Sequence[Client]) -> list[Weights]:
         """Return the weights before round one of each architecture among these clients, named if there are several."""
-        names = list(dict.fromkeys(c.model for c in clients))
+        names = list(dict.fromkeys(c.model for c in kinds(clients)))
         return [self.first_weights(name, name if len(names) > 1 else "") for name in names]
 
     def log_diagnostics(self, figures: Mapping[str, Figure], client: str = "") -> None:

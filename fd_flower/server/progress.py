@@ -8,6 +8,7 @@ from flwr.serverapp.strategy import Result
 
 from fd_flower.config.registry import short_name
 from fd_flower.core.client import Client
+from fd_flower.core.clients import ids
 from fd_flower.core.flower import log
 from fd_flower.results import kinds, trackers
 from fd_flower.results.callback import Callbacks, Started, rounds_of
@@ -63,7 +64,7 @@ class Progress:
             {key: value for key, value in flatten(tree).items() if key not in HERE_ALONE},
             record.run_key,
             None if folder is None else folder.path,
-            tuple(client.id for client in clients),
+            tuple(ids(clients)),
             record.past,
         )
         try:

@@ -16,6 +16,7 @@ from fd_flower.config import Settings
 from fd_flower.config.registry import short_name, strategy
 from fd_flower.core import nonce
 from fd_flower.core.client import Client
+from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.kept import MODEL
 from fd_flower.core.storage import Position, reason
@@ -87,6 +88,7 @@ class Record:
         clients: Sequence[Client],
         brought: Task,
         validation: Validation,
+        one_by_one: Callable[[], str],
         *,
         hosted: bool,
         personal: str,
@@ -107,6 +109,8 @@ class Record:
             The server's task.
         validation : Validation
             Takes the rounds in that are done.
+        one_by_one : Callable[[], str]
+            As of ``Standing.check``.
         hosted : bool
             Whether they are simulated, so that the task that their nodes name is the experimenter's.
         personal : str
@@ -125,7 +129,7 @@ class Record:
         if self.folder is None:
             if out := self.settings.run.out:
                 # A resume imports it, so a device's word is not enough.
-                tasks = {client.task for client in clients} if hosted else set()
+                tasks = {client.task for client in kinds(clients)} if hosted else set()
                 task = tasks.pop() if len(tasks) == 1 else self.settings.task
                 left_out = unused(brought) if task or plain else ()
                 self.folder = RunFolder.create(out, replace(self.settings, task=task), self.run_key, left_out)
@@ -147,7 +151,7 @@ class Record:
             )
         if found:
             kept = [line for line in self.folder.lines() if line["round"] <= done and not line.get("closing")]
-            found.standing.check(begun, kept, str(self.folder.path))
+            found.standing.check(begun, kept, str(self.folder.path), one_by_one)
             self._written, self._checksum = len(kept), found.standing.checksum
             self.past, self.round = rounds_of(kept, validation.add), done
             why = stalled(self.settings.server, validation) if done < self.settings.server.rounds else ""
@@ -237,7 +241,7 @@ class Record:
         samples = None if plain else world.sample
         for student in students:
             name = names.get(student.model, student.model)
-            like = next((client for client in clients if client.model == name), clients[0])
+            like = next((client for client in kinds(clients) if client.model == name), clients[0])
             about = about_model(world, name, like.network, SERVER, samples)
             about |= {"named": self.folder.settings.task, "evaluated": "aggregated", "figures": figures}
             if samples is None and like.shape and not about["named"]:

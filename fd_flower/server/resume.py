@@ -2,15 +2,16 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from logging import WARNING
 from typing import Any, Self
 
 from fd_flower.config import CHANGEABLE, Settings
-from fd_flower.core.checksum import joined
+from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.client import Client
+from fd_flower.core.clients import Clients, kinds
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.storage import Position
@@ -21,6 +22,9 @@ from fd_flower.tasks.world import World
 
 FREE = (*CHANGEABLE, "run.out", "run.resume")
 """Options that may be others in a resumed run, and those that say which one it is."""
+
+OF_EACH = "of the clients"
+"""What a checksum of each client's own samples is about; where hosts know their counts there is one of all instead."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,14 @@ class Standing:
         cls, settings: Settings, run_key: str, world: World, clients: Sequence[Client], *, hosted: bool, shares: int = 0
     ) -> Self:
         """Return where a run stands before round one."""
-        held = {c.id: f"{c.model} {c.public} {c.checksum}" for c in clients} if hosted else {}
-        digest = joined(held)[:12]
-        data = {"that evaluate": world.kind.copy(world), "of the clients": digest}
-        bases = {c.model: c.base for c in clients if c.base}
+        data = {"that evaluate": world.kind.copy(world)}
+        if isinstance(clients, Clients) and clients.data:
+            alike = {c.id: f"{c.model} {c.public}" for c in clients.kinds}
+            data["of all clients"] = joined({"": clients.data, **alike})[:12]
+        else:
+            held = {c.id: f"{c.model} {c.public} {c.checksum}" for c in clients} if hosted else {}
+            data[OF_EACH] = joined(held)[:12]
+        bases = {c.model: c.base for c in kinds(clients) if c.base}
         first = [{"after": 0, **code(settings.method)}]
         return cls(settings.text, run_key, data, bases, code=first, shares=shares)
 
@@ -81,14 +89,16 @@ class Standing:
     @property
     def text(self) -> str:
         """Everything as one line of JSON."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(vars(self), sort_keys=True)
 
     @property
     def _options(self) -> dict[str, Any]:
         """Every option by its dotted key, defaults too, and the run key."""
         return {**flatten(Settings.read(self.settings).tree()), "run_key": self.run_key}
 
-    def check(self, now: "Standing", lines: Sequence[Mapping[str, Any]], place: str) -> None:
+    def check(
+        self, now: "Standing", lines: Sequence[Mapping[str, Any]], place: str, one_by_one: Callable[[], str]
+    ) -> None:
         """Raise where options, data or lines differ from those of the interrupted run.
 
         Parameters
@@ -99,6 +109,8 @@ class Standing:
             Lines of the rounds that are done, without those of a closing message.
         place : str
             The run's folder, for errors.
+        one_by_one : Callable[[], str]
+            Reads all clients' samples for the checksum that a run of an earlier version has.
         """
         there, here = self._options, now._options
         changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
@@ -114,9 +126,12 @@ class Standing:
                 "start the same SuperNodes, whose disks have the clients' memory"
             )
         for what, digest in self.data.items():
-            if digest != now.data[what]:
+            found = now.data.get(what)
+            if found is None:
+                found = one_by_one() if what == OF_EACH else ""
+            if digest != found:
                 raise InvalidInputError(
-                    f"{place} cannot be resumed: the data {what} changed (checksum {now.data[what] or 'none'}, was "
+                    f"{place} cannot be resumed: the data {what} changed (checksum {found or 'none'}, was "
                     f"{digest or 'none'}): put them back, or start another run"
                 )
         for model in sorted(self.bases.keys() & now.bases.keys()):
@@ -144,6 +159,15 @@ class Standing:
             return self.code
         log(WARNING, "the run is resumed with other code (%s): its figures may differ", _difference(last, now))
         return [*self.code, {"after": after, **now}]
+
+
+def one_by_one(world: World, clients: Sequence[Client]) -> str:
+    """Return the checksum ``OF_EACH`` of hosted clients whose samples are read for it."""
+    held = {}
+    for client in clients:
+        own = world.data(client.id)
+        held[client.id] = f"{client.model} {client.public} {checksum(own.train, own.validation, own.test)}"
+    return joined(held)[:12]
 
 
 def chained(before: str, lines: Iterable[Mapping[str, Any]]) -> str:

@@ -1,5 +1,6 @@
 """The models of one process: a resident module an architecture, what each starts from, and who has which."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 
@@ -226,6 +227,15 @@ class Architectures(ABC):
         if self.settings.task or self.task.kind is not None:  # names of no zoo are their task's business
             return name[number % len(name)] if isinstance(name, list) else name
         return models.assign(name, number) if name else ""
+
+    @property
+    def period(self) -> int:
+        """After how many clients architectures and ranks come again in the same order."""
+        named, client = self.settings.model.name, self.settings.client
+        own = bool(self.settings.task) and self.task.rows is None
+        names = named if own or not named else models.architectures(named)
+        cycles = (names, client.rank, client.memory_mb, client.speed)
+        return math.lcm(*(len(cycle) for cycle in cycles if isinstance(cycle, list | tuple)))
 
     def encoded(self, architecture: str) -> Callable[[Samples], Tensor]:
         """Return what votes see of samples (`data.encoder`) at clients of an architecture.

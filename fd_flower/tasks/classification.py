@@ -38,22 +38,13 @@ class Classification:
             For samples of several shapes, a model that does not return logits [B, C], and classes it does not know.
         """
         own = world.data(client) if world.has_data else None  # first, so that models are tried on its samples
-        found, names = world.probe(model), world.class_names
-        if names and found.classes != len(names):
-            raise InvalidInputError(
-                f"{found.called} tells {found.classes} classes apart, client {client} has {len(names)} "
-                f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): give its last layer {len(names)} outputs"
-            )
-        of_model = {"features": found.features, "classes": found.classes, "lacks": found.lacks}
-        of_model |= {"cost": found.cost} if found.cost else {}
+        of_model, found = self.of_model(world, model, f"client {client} has"), world.probe(model)
         if own is None:
-            _check_labels("the test set", world.test, found)
             shape = next((list(s.x.shape[1:]) for s in (world.test, world.public) if s is not None), [])
             return {**of_model, "counts": [], "examples": 0, "shape": shape}
         check_shapes(client, own.train, {"the test set": world.test, "the public samples": world.public})
         for part, samples in (("", own.train), (" (validation)", own.validation), (" (test)", own.test)):
             _check_labels(f"client {client}{part}", samples, found)
-        _check_labels("the test set", world.test, found)
         tried = next((part for part in (own.test, own.validation, own.train) if len(part)), own.train)
         try_out(world.metrics, tried.labels, found.classes)
         return {
@@ -62,6 +53,21 @@ class Classification:
             "examples": len(own.train),
             "shape": list(own.train.x.shape[1:]),
         }
+
+    def of_model(self, world: View, model: str, who: str = "clients have") -> dict[str, Any]:
+        """Return what of a client's answer its model says: ``features``, ``classes``, ``lacks`` and ``cost``.
+
+        ``who`` is for errors, which are those of ``capabilities``.
+        """
+        found, names = world.probe(model), world.class_names
+        if names and found.classes != len(names):
+            raise InvalidInputError(
+                f"{found.called} tells {found.classes} classes apart, {who} {len(names)} "
+                f"({', '.join(names[:5])}{', ...' if len(names) > 5 else ''}): give its last layer {len(names)} outputs"
+            )
+        _check_labels("the test set", world.test, found)
+        said = {"features": found.features, "classes": found.classes, "lacks": found.lacks}
+        return {**said, "cost": found.cost} if found.cost else said
 
     def examples(self, world: View, client: str, model: str) -> int:
         """Return the number of a client's training samples."""

@@ -13,7 +13,7 @@ from fd_flower.config import DataConfig, ModelConfig, Settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.library import is_text
 from fd_flower.core.rng import numpy_rng
-from fd_flower.core.samples import Data, Samples
+from fd_flower.core.samples import Counts, Data, Samples
 from fd_flower.data import Federation, Images, Public
 from fd_flower.tasks.built import built
 from fd_flower.tasks.network import OfTexts, network
@@ -58,7 +58,9 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
     if hosted:
         whole = federation(task, settings)
         own, test, public = whole.data, whole.test, whole.known
+        counts: Callable[[], Counts] | None = whole.counts
     else:
+        counts = None
         # A device's rows are all its own; the server of devices has those of its test set and its public samples.
         own = partial(_all_of, base, settings, client)
         test = _test(rows, base, settings.data)
@@ -73,6 +75,7 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
         public=None if known is None else lambda: known,
         test=test,
         classes=base.class_names,
+        counts=counts,
     ), settings
 
 

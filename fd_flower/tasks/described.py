@@ -13,7 +13,7 @@ from fd_flower.config import Settings
 from fd_flower.core.client import Client
 from fd_flower.core.dotted import imported
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.core.samples import Data, Samples
+from fd_flower.core.samples import Counts, Data, Samples
 from fd_flower.tasks.built import built
 from fd_flower.tasks.network import OfTexts, network
 from fd_flower.tasks.retrieval import beir
@@ -70,7 +70,9 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
         shape, names = whole.shape, whole.class_names
         own: Callable[[str], Data] = whole.data
         test: Samples | None = whole.test
+        counts: Callable[[], Counts] | None = whole.counts
     else:
+        counts = None
         images = data.read(folder, config)
         shape, names = images.shape, images.class_names
         own, test = partial(_of_device, folder, settings, client), _named_test(settings, names)
@@ -85,7 +87,7 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
 
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         _ = imported(name, "model.name") if alone else model(name)  # raises before round one if it cannot be made
-    return Task(model, own, None if public is None else lambda: public, test, tuple(names))
+    return Task(model, own, None if public is None else lambda: public, test, tuple(names), counts=counts)
 
 
 def _hold_texts(source: str | list[str]) -> bool:

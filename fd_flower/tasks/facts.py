@@ -8,6 +8,7 @@ from typing import Any
 from fd_flower.config import DataConfig
 from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.client import Client
+from fd_flower.core.clients import Clients, blocks, kinds
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.data import partition
 from fd_flower.models import is_text
@@ -38,7 +39,10 @@ def data_checksum(world: World, clients: Sequence[Client]) -> str:
     clients : Sequence[Client]
         As they answered the handshake.
     """
-    theirs = {f"client {client.id}": client.checksum for client in clients if client.checksum}
+    if isinstance(clients, Clients) and clients.data:
+        theirs = {"clients": clients.data}
+    else:
+        theirs = {f"client {client.id}": client.checksum for client in clients if client.checksum}
     here = {"server": checksum(world.test, world.public), "kind": world.kind.copy(world)}
     return joined({**theirs, **here})
 
@@ -94,7 +98,7 @@ def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) 
     plain : bool
         Whether the nodes run ClientApps that know nothing of FD-Flower.
     """
-    names = sorted({client.task for client in clients if client.task})
+    names = sorted({client.task for client in kinds(clients) if client.task})
     if plain or names:
         name = "the nodes' own ClientApp" if plain else ", ".join(names)
         config, task = world.settings.data, world.task
@@ -121,16 +125,16 @@ def model_facts(world: World, clients: Sequence[Client], *, plain: bool = False)
     if plain:
         return "the nodes' own"
     rows = world.task.rows
-    if not any(client.task for client in clients) or (rows is not None and rows.model is None):
+    if not any(client.task for client in kinds(clients)) or (rows is not None and rows.model is None):
         return world.settings.model.name
-    networks = dict.fromkeys((client.model, client.network) for client in clients)
+    networks = dict.fromkeys((client.model, client.network) for client in kinds(clients))
     return [f"{network} ('{name}')" if len(networks) > 1 else network for name, network in networks]
 
 
 def licenses(world: World, clients: Sequence[Client]) -> dict[str, str]:
     """Return the license of each model that is loaded from files and states one, or that it does not."""
     found = {}
-    for name in dict.fromkeys(client.model for client in clients if is_text(client.model)):
+    for name in dict.fromkeys(client.model for client in kinds(clients) if is_text(client.model)):
         with suppress(InvalidInputError):  # a device's own, which the server cannot build
             if license := str(getattr(world.module(name), "license", "")):
                 found[name] = license
@@ -144,7 +148,7 @@ def _of_rules() -> set[str]:
 
 def _sizes(world: World, clients: Sequence[Client]) -> dict[str, int | None]:
     """Return how many samples there are: the clients' own, of the test set, and public ones; None: none or unknown."""
-    said = [client.sizes for client in clients if client.sizes]
+    said = [block.sizes.sum(0).tolist() for block in blocks(clients) if block.sizes is not None]
     own = {part: sum(sizes[i] for sizes in said) if said else None for i, part in enumerate(PARTS)}
     test, public = (None if samples is None else len(samples) for samples in (world.test, world.public))
     return {**own, "test_set": test, "public_samples": public}

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fd_flower.tasks.kind import Kind
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rows import Column
-from fd_flower.core.samples import Data, Samples
+from fd_flower.core.samples import Counts, Data, Samples
 from fd_flower.core.transform import Transform
 from fd_flower.data import Own
 from fd_flower.data.layouts import split_of
@@ -69,6 +69,9 @@ class Task:
         direction of better values (``Metric``). They belong to classification.
     rows : Undealt | None
         Rows that ``data.*`` deals out, instead of ``data``, ``public`` and ``test``; ``from_dataset`` has them.
+    counts : Callable[[], Counts] | None
+        How many samples all simulated clients have: ``data`` is then called only for clients that a round asks, and
+        without ``classes`` for client 0, whose samples may name them. None: every client is read before round one.
     """
 
     model: Callable[[str], Module]
@@ -80,6 +83,7 @@ class Task:
     transform: Transform | None = None
     metrics: Mapping[str, Metric] = field(default_factory=dict, hash=False)
     rows: Undealt | None = None
+    counts: Callable[[], Counts] | None = None
 
     def __post_init__(self) -> None:
         if self.metrics and self.kind is not None:

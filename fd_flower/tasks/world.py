@@ -6,17 +6,18 @@ from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from fd_flower.config import Settings
 from fd_flower.core import judges
-from fd_flower.core.classes import difference, listed
+from fd_flower.core.classes import difference, listed, order
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.rows import declared
-from fd_flower.core.samples import Data, Samples
+from fd_flower.core.samples import Counts, Data, Samples
 from fd_flower.data.public import checksum
 from fd_flower.tasks.architectures import Architectures
 from fd_flower.tasks.classification import CLASSIFICATION
@@ -104,8 +105,41 @@ class World(Architectures):
             parts = self.task.data(client)
             read = {part: getattr(parts, part) for part in ("train", "validation", "test")}
             own = Data(*(self._resident(s, f"client {client}, {part}") for part, s in read.items()))
+            self._check_counts(client, own)
             self._data[client] = augmented(own, self.task.transform)
         return self._data[client]
+
+    @cached_property
+    def counts(self) -> Counts | None:
+        """How many samples each hosted client has, where the task says so and nothing else is asked of each client.
+
+        A task's own metrics are tried on each client's samples before round one.
+        """
+        if not self.hosted or self.task.counts is None or self.metrics:
+            return None
+        known, clients = self.task.counts(), self.settings.data.clients
+        if len(known.train) != clients:
+            raise InvalidInputError(
+                f"the task's counts are of {len(known.train)} clients, data.clients is {clients}: give one row a client"
+            )
+        if self._own_names and self._own_names != self.class_names:
+            numbers = order(self._own_names, self.class_names, "the task", "the run", lacking=True)
+            train = np.zeros((clients, len(self.class_names)), dtype=known.train.dtype)
+            train[:, numbers] = known.train
+            known = replace(known, train=train)
+        return known
+
+    def _check_counts(self, client: str, own: Data) -> None:
+        """Refuse samples that are others than the task's counts say: the server goes by these."""
+        if self.counts is None:
+            return
+        said = self.counts.train[int(client)]
+        has = np.bincount(own.train.labels.cpu().numpy(), minlength=len(said))
+        if len(has) != len(said) or (has != said).any():
+            raise InvalidInputError(
+                f"client {client} has {has.tolist()} training samples of each class, the task's counts say "
+                f"{said.tolist()}: let Task(counts=...) count what Task(data=...) returns"
+            )
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -129,7 +163,7 @@ class World(Architectures):
     @property
     def _first_client(self) -> str:
         """A client whose samples are here: the first hosted one, or a device's own; "" on a server of devices."""
-        return self.clients[0] if self.hosted else self._client
+        return "0" if self.hosted else self._client
 
     @cached_property
     def public(self) -> Samples | None:
@@ -200,6 +234,9 @@ class World(Architectures):
         """All hosted clients' ``validation`` and ``test`` parts together, in the clients' order; empty on a device."""
         if not self.hosted or self.task.data is None:
             return {}
+        if self.counts is not None and self.counts.pooled is not None:
+            found = {part: self.counts.pooled(part) for part in ("validation", "test")}
+            return {part: replace(self._resident(whole, part), classes=()) for part, whole in found.items()}
         every = [self.data(c) for c in self.clients]
         return {part: join([getattr(d, part) for d in every]) for part in ("validation", "test")}
 
@@ -233,6 +270,9 @@ class World(Architectures):
     @cached_property
     def _ends(self) -> dict[str, list[int]]:
         """Where each client's part ends in the pooled one, after a 0."""
+        if self.counts is not None and self.counts.sizes is not None:
+            ends = self.counts.sizes.cumsum(0)
+            return {part: [0, *ends[:, place].tolist()] for place, part in ((1, "validation"), (2, "test"))}
         every = [self.data(c) for c in self.clients]
         return {part: [0, *accumulate(len(getattr(d, part)) for d in every)] for part in ("validation", "test")}
 

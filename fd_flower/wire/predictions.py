@@ -229,13 +229,16 @@ class ClassLogits(Summable):
     counts : Tensor
         [C] float64: how many logits are in each row.
     members : Tensor | None
-        uint8 text, JSON: client id -> round of its reply that is in these sums; None in a reply.
+        uint8 text, JSON: client id -> round of its reply that is in these sums. The server keeps it, None on the wire.
+    round : Tensor | None
+        [] int64, for a client that receives the sums: the round of its own reply that is in them; None where none is.
     """
 
     kind: ClassVar[str] = "class-logits"
     sums: Tensor
     counts: Tensor
     members: Tensor | None = None
+    round: Tensor | None = None
 
     @classmethod
     def joined(cls, sums: Tensor, counts: Tensor, rounds: Mapping[str, int]) -> Self:
@@ -255,6 +258,9 @@ class ClassLogits(Summable):
         self._shape("sums", self.sums, classes, classes)
         self._floats("counts", self.counts, torch.float64)
         self._floats("sums", self.sums, torch.float64)
+        if self.round is not None:
+            self._shape("round", self.round)
+            self._integers("round", self.round)
         super().check(bounds)
         if bool((self.counts < 0).any()):
             raise InvalidInputError(f"{self.name} has counts below 0")

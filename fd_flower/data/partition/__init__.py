@@ -2,5 +2,6 @@
 
 from fd_flower.data.partition.advice import fewer
 from fd_flower.data.partition.deal import options, partition, rules
+from fd_flower.data.partition.rows import Held
 
-__all__ = ["fewer", "options", "partition", "rules"]
+__all__ = ["Held", "fewer", "options", "partition", "rules"]

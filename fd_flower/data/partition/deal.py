@@ -16,7 +16,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.registry import found
 from fd_flower.data.cache import stored
 from fd_flower.data.partition.advice import advice
-from fd_flower.data.partition.rows import Rows
+from fd_flower.data.partition.rows import Held
 from fd_flower.data.partition.rule import Rule
 
 
@@ -42,7 +42,7 @@ def options(data: DataConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(data).items() if key not in others}
 
 
-def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
+def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Held:
     """Deal rows out to clients.
 
     Parameters
@@ -58,7 +58,7 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
 
     Returns
     -------
-    list[np.ndarray]
+    Held
         For each client its rows, sorted, disjoint.
 
     Raises
@@ -73,8 +73,7 @@ def partition(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, s
     key = [*digests, data.partition, asdict(rule(data)), seed, version("flwr-datasets")]
     # Kept on disk: importing the partitioners takes longer than all else that a client's process does to get its rows.
     folder = stored("partitions", key, partial(_save, data, labels, groups, seed))
-    rows, lengths = np.load(folder / "rows.npy"), np.load(folder / "sizes.npy")
-    return np.split(rows, np.cumsum(lengths)[:-1])
+    return Held.of(np.load(folder / "rows.npy"), np.load(folder / "sizes.npy"))
 
 
 def _save(data: DataConfig, labels: np.ndarray, groups: np.ndarray | None, seed: int, folder: Path) -> None:

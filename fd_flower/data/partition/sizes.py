@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from fd_flower.core.rng import numpy_rng
-from fd_flower.data.partition.rows import Rows, run, shuffled
+from fd_flower.data.partition.rows import Rows, shuffled
 from fd_flower.data.partition.rule import Rule
 
 
@@ -16,10 +16,8 @@ class IID(Rule):
     """Equally many rows each, at random."""
 
     def deal(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
-        """Return each client's rows."""
-        from flwr_datasets.partitioner import IidPartitioner
-
-        return run(IidPartitioner(self.clients), row=shuffled(labels, seed))
+        """Return each client's rows, those of flwr-datasets' ``IidPartitioner``, which takes 5 ms a client."""
+        return np.array_split(shuffled(labels, seed), self.clients)
 
 
 @final
@@ -30,12 +28,10 @@ class Quantity(Rule):
     alpha: float
 
     def deal(self, labels: np.ndarray, groups: np.ndarray | None, seed: int) -> Rows:
-        """Return each client's rows."""
-        from flwr_datasets.partitioner import SizePartitioner
-
+        """Return each client's rows, those of flwr-datasets' ``SizePartitioner``."""
         rng = numpy_rng(seed, "partition", "sizes")
         spare = len(labels) - self.clients * self.min_rows
         bounds = np.cumsum(rng.dirichlet(np.full(self.clients, self.alpha))) * spare
         bounds[-1] = spare  # the sum of the shares is 1 but for rounding
         sizes = np.diff(np.floor(bounds).astype(int), prepend=0) + self.min_rows
-        return run(SizePartitioner(sizes.tolist()), row=shuffled(labels, seed))
+        return np.split(shuffled(labels, seed), np.cumsum(sizes)[:-1])
