@@ -15,6 +15,8 @@ from torch.optim.sgd import sgd
 
 from fd_flower.training.steps import stepped
 
+Options = dict[str, Any]
+
 
 @final
 class Optimizer:
@@ -52,7 +54,7 @@ class Optimizer:
 
     def _sgd(self, parameters: list[Any], gradients: list[Any], state: list[dict[str, Tensor]]) -> None:
         buffers: list[Any] = [kept.get("momentum_buffer") for kept in state] if self._momentum else []
-        options = {"lr": self.lr, "momentum": self._momentum, "weight_decay": self._decay, "dampening": 0.0}
+        options: Options = {"lr": self.lr, "momentum": self._momentum, "weight_decay": self._decay, "dampening": 0.0}
         sgd(parameters, gradients, buffers, fused=True, nesterov=False, maximize=False, **options)
         for kept, buffer in zip(state, buffers, strict=False):
             kept["momentum_buffer"] = buffer
@@ -63,7 +65,7 @@ class Optimizer:
                 kept["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 kept["exp_avg"], kept["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         means, squares, steps = ([kept[name] for kept in state] for name in ("exp_avg", "exp_avg_sq", "step"))
-        options = {"lr": self.lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": self._decay}
-        switches = {"fused": True, "amsgrad": False, "maximize": False}
+        options: Options = {"lr": self.lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": self._decay}
+        switches: Options = {"fused": True, "amsgrad": False, "maximize": False}
         decoupled = self._kind == "adamw"
         adam(parameters, gradients, means, squares, [], steps, decoupled_weight_decay=decoupled, **options, **switches)
