@@ -15,6 +15,9 @@ from fd_flower.wire import ClassLogits
 
 app = App()
 
+ROUNDING = 1e-6
+"""Counts with weights of at most this size are 0 but for rounding."""
+
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
@@ -109,15 +112,17 @@ def without_own(received: ClassLogits, turn: Turn) -> ClassLogits:
     round, sums, counts = received.rounds.get(turn.client), turn.recall("sums"), turn.recall("counts")
     if round is None or sums is None or counts is None or turn.recall("sent") != round:
         return received
-    return ClassLogits(received.sums - sums, received.counts - counts)
+    weight = received.weights.get(turn.client, 1.0)
+    return ClassLogits(received.sums - weight * sums, received.counts - weight * counts, received.members)
 
 
 def teacher_of(received: ClassLogits, output: str) -> Tensor:
     """Return the mean outputs as log-probabilities [C, C] float32; NaN in the rows of classes that no client has.
 
-    A sum that is empty but for rounding is empty: counts are whole numbers.
+    A sum that is empty but for rounding is empty: counts are whole numbers, unless replies have weights.
     """
-    counts = received.counts.round().unsqueeze(1)
-    mean = received.sums / counts.clamp_min(1.0)
+    counts = received.counts.where(received.counts > ROUNDING, 0.0) if received.weights else received.counts.round()
+    counts = counts.unsqueeze(1)
+    mean = received.sums / counts.where(counts > 0, 1.0)
     logprobs = mean.log_softmax(dim=1) if output == "logits" else mean.clamp_min(1e-12).log().log_softmax(dim=1)
     return logprobs.where(counts > 0, torch.nan).float()

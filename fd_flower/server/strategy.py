@@ -119,11 +119,14 @@ class Strategy(Method[C], FlowerStrategy):
         if arrays is not self._shown:  # somebody between the hooks changed what was shown
             self.knowledge = self.knowledge.overlaid(arrays)
         self.clients = run.host.refresh(run.guard.check)
-        asked = self.sample(number)
+        asked = self.sample(number) if run.in_flight is None else run.in_flight.free(self.sample(number))
         run.record.lines.begin(number, [c.id for c in asked], run.host)
         self.diagnostics, self._broken = Diagnostics(), ("", ())
         if self.predicts:
             self.round_index = self.public_index(number)
+        if run.in_flight is not None:
+            return run.depart(number, asked, config)
+        run.tick(number, asked)
         for place, exchange in enumerate(self.exchanges[:-1]):
             replies = run.exchange(run.messages(asked, number, place, exchange, config), number)
             run.guard.need_some(replies, number)
@@ -147,12 +150,19 @@ class Strategy(Method[C], FlowerStrategy):
         run, number = self._run, server_round
         if self._broken[0]:
             return self._unfit(number, *self._broken)
-        usable = run.guard.read(replies, number, run.sum.kinds(self.expected_kinds(number)))
-        try:
-            received = run.sum.close(usable, partial(run.ask, number))
-        except AggregationError as reason:
-            return self._lost(number, usable, str(reason))
-        run.guard.need_some(received, number)
+        kinds = self.expected_kinds(number)
+        received: Sequence[Reply]
+        if run.in_flight is not None:
+            received = usable = run.in_flight.arrived(replies, number, kinds)
+            if not received:
+                return self._ended([], Diagnostics(), {})
+        else:
+            usable = run.guard.read(replies, number, run.sum.kinds(kinds))
+            try:
+                received = run.sum.close(usable, partial(run.ask, number))
+            except AggregationError as reason:
+                return self._lost(number, usable, str(reason))
+            run.guard.need_some(received, number)
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.lines.counting():
             new = Knowledge(self.aggregate(received, self.knowledge, number))

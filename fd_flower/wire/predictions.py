@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -229,7 +229,8 @@ class ClassLogits(Summable):
     counts : Tensor
         [C] float64: how many logits are in each row.
     members : Tensor | None
-        uint8 text, JSON: client id -> round of its reply that is in these sums; None in a reply.
+        uint8 text, JSON: client id -> round of its reply that is in these sums, or [round, weight] for one that counts
+        otherwise than once; None in a reply.
     """
 
     kind: ClassVar[str] = "class-logits"
@@ -238,14 +239,27 @@ class ClassLogits(Summable):
     members: Tensor | None = None
 
     @classmethod
-    def joined(cls, sums: Tensor, counts: Tensor, rounds: Mapping[str, int]) -> Self:
-        """Return sums that say whose replies, of which round, are in them."""
-        text = json.dumps(dict(rounds), separators=(",", ":")).encode()
+    def joined(
+        cls, sums: Tensor, counts: Tensor, rounds: Mapping[str, int], weights: Mapping[str, float] | None = None
+    ) -> Self:
+        """Return sums that say whose replies, of which round and with which weight, are in them."""
+        counted = {client: weight for client, weight in (weights or {}).items() if weight != 1.0}
+        members = {client: [round, counted[client]] if client in counted else round for client, round in rounds.items()}
+        text = json.dumps(members, separators=(",", ":")).encode()
         return cls(sums, counts, torch.frombuffer(bytearray(text), dtype=torch.uint8))
 
     @property
     def rounds(self) -> dict[str, int]:
         """Client id -> round of its reply that is in these sums."""
+        return {client: of[0] if isinstance(of, list) else of for client, of in self._members.items()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Client id -> how often its reply is in these sums, of those that are not in them once."""
+        return {client: of[1] for client, of in self._members.items() if isinstance(of, list)}
+
+    @property
+    def _members(self) -> dict[str, Any]:
         return {} if self.members is None else json.loads(self.members.numpy().tobytes())
 
     def check(self, bounds: Bounds) -> None:
@@ -258,7 +272,8 @@ class ClassLogits(Summable):
         super().check(bounds)
         if bool((self.counts < 0).any()):
             raise InvalidInputError(f"{self.name} has counts below 0")
-        if bool((self.counts != self.counts.round()).any()):
+        weighted = bounds.client is None and bool(self.weights)
+        if not weighted and bool((self.counts != self.counts.round()).any()):
             raise InvalidInputError(f"{self.name} has counts that are not whole")
         if bool(self.sums[self.counts == 0].any()):
             raise InvalidInputError(f"{self.name} has sums of classes that it counts 0 of")
@@ -266,7 +281,7 @@ class ClassLogits(Summable):
 
     def entries(self) -> dict[str, Tensor]:
         """Return the mean logits: sums grow with the samples; counts tell by being numbers."""
-        return {"sums": self.sums / self.counts.clamp_min(1.0).unsqueeze(1), "counts": self.counts * 0}
+        return {"sums": self.sums / self.counts.where(self.counts > 0, 1.0).unsqueeze(1), "counts": self.counts * 0}
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:
