@@ -2,10 +2,11 @@
 
     python benchmarks/asynchrony.py --data FOLDER --out RESULTS [--seeds 3] [--plot docs/images/asynchrony.png]
 
-FOLDER holds MNIST as Parquet files. Ten clients share 4,000 rows (Dirichlet 0.3) and take ten local steps a turn. A step
-takes a client a lognormal number of virtual seconds with median 1. The figure is the test accuracy of the server's model
-for fedavg, and for the other methods that of each client's model on the client's own test rows, the mean over clients at
-their newest figures, from the time at which every client has one. Runs that are in RESULTS already are not repeated.
+FOLDER holds MNIST as Parquet files. Ten clients share 4,000 rows (Dirichlet 0.3) and take ten local steps a turn. A
+step takes a client a lognormal number of virtual seconds with median 1. The figure is the test accuracy of the server's
+model for fedavg, and for the other methods that of each client's model on the client's own test rows, the mean over
+clients at their newest figures, from the time at which every client has one. Runs that are in RESULTS already are not
+repeated.
 """
 
 import argparse
@@ -143,7 +144,7 @@ def main() -> None:
                 if name not in curves:
                     curves[name] = played(method, clock, seed, chosen.data.resolve())
                     chosen.out.write_text(json.dumps(curves))
-    print(table(curves, chosen.seeds))  # noqa: T201
+    print(table(curves, chosen.seeds))
     if chosen.plot:
         draw(curves, chosen.seeds, chosen.plot)
 
