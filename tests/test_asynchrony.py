@@ -20,7 +20,7 @@ from fd_flower.server.checkpoint import FILE, VERSION, Checkpoint
 from fd_flower.server.staleness import weight_of
 from fd_flower.wire import ClassLogits, Knowledge, PublicLogits, Weights
 
-ABLE = ("dsfl", "fd", "fedavg", "fedmd", "fedproto", "fedprox")
+ABLE = ("dsfl", "fd", "fedavg", "fedmd", "fedproto", "fedprox", "local")
 """Methods that can use late replies."""
 
 TURNS = "client.steps=1 server.step_seconds=[1,2,5]"

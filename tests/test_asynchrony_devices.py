@@ -131,7 +131,7 @@ def test_what_devices_have_in_work_is_lost_with_the_server_and_they_are_asked_ag
         (
             "fedgen",
             "",
-            "fedgen cannot use late replies with these options, .* one of dsfl, fd, fedavg, fedmd, fedproto",
+            "fedgen cannot use late replies with these options, .* one of dsfl, fd, fedavg, fedmd, fedproto, fedprox, local$",
         ),
         ("fd", "privacy.sum=masks", "privacy.sum=masks needs the replies of all clients of a sum in one round"),
         ("fedavg", "server.adapters=product", "fedavg cannot use late replies"),
