@@ -90,8 +90,8 @@ def cell(values: Sequence[float | None], form: str, missing: str) -> str:
 def table(curves: dict[str, Curve], seeds: int) -> str:
     """Return the Markdown table."""
     lines = [
-        f"| method | clock | {' | '.join(f'at {time:g} s' for time in TIMES)} | s to {ACCURACY:.0%} | rounds |",
-        f"| --- | --- |{' ---: |' * (len(TIMES) + 2)}",
+        f"| method | clock | {' | '.join(f'at {time:g} s' for time in TIMES)} | s to {ACCURACY:.0%} |",
+        f"| --- | --- |{' ---: |' * (len(TIMES) + 1)}",
     ]
     for method in METHODS:
         for clock in CLOCKS:
@@ -101,8 +101,7 @@ def table(curves: dict[str, Curve], seeds: int) -> str:
                 for time in TIMES
             ]
             when = cell([reached(one, ACCURACY) for one in own], ".0f", "not reached")
-            rounds = fmean(len([end for end, _ in one]) for one in own)
-            lines.append(f"| `{method}` | {clock} | {' | '.join(figures)} | {when} | {rounds:.0f} |")
+            lines.append(f"| `{method}` | {clock} | {' | '.join(figures)} | {when} |")
     return "\n".join(lines)
 
 

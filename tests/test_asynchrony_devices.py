@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from fd_flower.strategies.fedavg import FedAvg
 from flwr.app import Error, RecordDict
+from helpers import plain_app
 from helpers.grids import Held, Spoilt, hosts
 from helpers.resumed import again
-from helpers.tasks import TASK
+from helpers.tasks import TASK, task
 from helpers.tiny import of_clients, rounds, start, start_toy, toy_settings
 
 from fd_flower import methods
@@ -131,7 +133,7 @@ def test_what_devices_have_in_work_is_lost_with_the_server_and_they_are_asked_ag
         (
             "fedgen",
             "",
-            "fedgen cannot use late replies with these options, .* one of dsfl, fd, fedavg, fedmd, fedproto, fedprox, local$",
+            "fedgen cannot use late replies .* one of dsfl, fd, fedavg, fedmd, fedproto, fedprox, local$",
         ),
         ("fd", "privacy.sum=masks", "privacy.sum=masks needs the replies of all clients of a sum in one round"),
         ("fedavg", "server.adapters=product", "fedavg cannot use late replies"),
@@ -150,6 +152,17 @@ def test_a_simulation_refuses_what_does_not_go_together(method: str, changes: st
 def test_the_window_of_devices_is_their_grace(changes: str, tmp_path: Path):
     with pytest.raises(InvalidInputError, match=r"on devices, the seconds of a window are server\.grace"):
         start_toy("fd", changes, three("fd", tmp_path))
+
+
+@pytest.mark.parametrize("changes", ["server.speed_spread=1", f"{WINDOW} server.step_seconds=2"])
+def test_devices_have_no_virtual_seconds(changes: str, tmp_path: Path):
+    with pytest.raises(InvalidInputError, match="are about simulated clients, and these are devices"):
+        start_toy("fd", changes, three("fd", tmp_path))
+
+
+def test_a_plain_app_works_in_rounds():
+    with pytest.raises(InvalidInputError, match="without FD-Flower's turn, which works in rounds alone"):
+        FedAvg(methods.config("fedavg", "server", clock="count", buffer=1), task()).start(InProcessGrid(plain_app.app, 2))
 
 
 def test_a_strategy_of_flowers_works_in_rounds():

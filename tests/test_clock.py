@@ -102,6 +102,11 @@ def test_a_turn_takes_the_seconds_of_its_local_steps():
     assert [seconds_of(chosen, c) for c in clients(25, 25, 25, 30)] == [3.0, 6.0, 12.0, 3.0]
 
 
+def test_an_app_with_a_loop_of_its_own_is_taken_to_have_the_steps_of_the_options():
+    chosen = settings("fedavg", "client.steps=7 server.step_seconds=0.5")
+    assert seconds_of(chosen, Client("0", 0, task="mine:task")) == 3.5
+
+
 def test_speeds_are_lognormal_with_median_one_and_a_function_of_seed_and_client():
     def drawn(changes: str) -> list[float]:
         chosen = settings("fedavg", f"client.steps=4 {changes}")

@@ -58,14 +58,13 @@ def test_two_supernodes_give_the_numbers_of_one_process(method: str, flwr: Flwr,
     assert figures_of[0] == figures_of[1]
 
 
-CLOCKS = (
-    "server.clock=window server.window=4 server.staleness=fedfix",
-    "server.clock=count server.buffer=3 server.staleness=polynomial",
+@pytest.mark.parametrize(
+    ("method", "clock"),
+    [
+        ("fedavg", "server.clock=window server.window=4 server.staleness=fedfix"),
+        ("fedmd", "server.clock=count server.buffer=3 server.staleness=polynomial"),
+    ],
 )
-
-
-@pytest.mark.parametrize("clock", CLOCKS)
-@pytest.mark.parametrize("method", ["fedavg", "fd", "fedmd"])
 def test_rounds_that_do_not_wait_give_the_numbers_of_one_process(method: str, clock: str, flwr: Flwr, tmp_path: Path):
     words = f"{brief(method)} data.clients=10 data.alpha=0.3 server.rounds=5 server.speed_spread=1 {clock}"
     said = submit(flwr, method, f"{words} server.nodes=2 run.out={tmp_path}/there")

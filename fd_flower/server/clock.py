@@ -98,7 +98,8 @@ def seconds_of(settings: Settings, client: Client) -> float:
     """Return how many virtual seconds a client's turn takes: its seconds per step times its steps of local training.
 
     Seconds per step are ``server.step_seconds``, times a lognormal number with median 1 that is drawn for each client
-    with ``run.seed``. Steps on public samples take no virtual time.
+    with ``run.seed``. Steps on public samples take no virtual time. An app with a loop of its own is taken to have
+    ``client.steps``.
     """
     server, base = settings.server, settings.server.step_seconds
     step = float(base[client.number % len(base)] if isinstance(base, list | tuple) else base)
@@ -106,4 +107,4 @@ def seconds_of(settings: Settings, client: Client) -> float:
         drawn = numpy_rng(settings.run.seed, "speed", client.id, 0).standard_normal()
         step *= math.exp(server.speed_spread * float(drawn))
     plan = plan_of(settings.client, 1.0, settings.run.precision)
-    return step * length(client.examples, plan)
+    return step * (plan.steps if client.own_loop and plan.steps is not None else length(client.examples, plan))

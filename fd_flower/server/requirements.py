@@ -211,6 +211,11 @@ def check_clock(
 ) -> None:
     """Refuse a clock under which replies are late, where these are of no use, or what it needs is not known."""
     server, kind = settings.server, settings.privacy.sum
+    if not hosted and (server.step_seconds != 1.0 or server.speed_spread):
+        raise InvalidInputError(
+            "server.step_seconds and server.speed_spread are about simulated clients, and these are devices, or apps "
+            "without FD-Flower's turn: leave them out"
+        )
     if server.clock == "rounds":
         return
     asked = f"server.clock={server.clock}"
