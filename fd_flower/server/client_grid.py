@@ -179,7 +179,8 @@ class ClientGrid(Grid):
         begin = time.monotonic()
         deadline = float("inf") if timeout is None else begin + timeout
         messages = list(messages)
-        if not messages:
+        if not messages:  # what is open stays so
+            self._drop_late()
             return []
         self._late |= {name: home for name, (home, _) in self._open.items()}
         self._open = {}
