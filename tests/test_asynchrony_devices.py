@@ -162,7 +162,9 @@ def test_devices_have_no_virtual_seconds(changes: str, tmp_path: Path):
 
 def test_a_plain_app_works_in_rounds():
     with pytest.raises(InvalidInputError, match="without FD-Flower's turn, which works in rounds alone"):
-        FedAvg(methods.config("fedavg", "server", clock="count", buffer=1), task()).start(InProcessGrid(plain_app.app, 2))
+        FedAvg(methods.config("fedavg", "server", clock="count", buffer=1), task()).start(
+            InProcessGrid(plain_app.app, 2)
+        )
 
 
 def test_a_strategy_of_flowers_works_in_rounds():
