@@ -15,7 +15,7 @@ class FD(Strategy):
     """The server adds up the clients' tables and says whose are in them; each client takes its own out again."""
 
     status = Status("paper")
-    requires, summable = Requirements(punctual=False), (ClassLogits,)
+    requires, summable, sums = Requirements(punctual=False), (ClassLogits,), True
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Add the tables of sums [C, C] and counts [C] (algorithm 1, lines 9 to 15, but for the leaving out).

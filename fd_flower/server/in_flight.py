@@ -75,6 +75,10 @@ class InFlight:
         """Who is under way, in natural order."""
         return sorted(self.flights, key=natural)
 
+    def punctual(self, replies: Iterable[Reply]) -> bool:
+        """Whether these are all that is under way and none is late, so that a sum of them will do as in ``rounds``."""
+        return not self.flights and not any(reply.late for reply in replies)
+
     def free(self, clients: Iterable[Client]) -> list[Client]:
         """Return which of these clients can be asked."""
         return [client for client in clients if client.id not in self.flights]

@@ -125,6 +125,7 @@ class Strategy(Method[C], FlowerStrategy):
         if self.predicts:
             self.round_index = self.public_index(number)
         if run.in_flight is not None:
+            run.sum.open(number, asked, run.guard.bounds(), partial(run.ask, number))  # hosts add up nothing late
             return run.depart(number, asked, config)
         run.tick(number, asked)
         for place, exchange in enumerate(self.exchanges[:-1]):
@@ -150,23 +151,26 @@ class Strategy(Method[C], FlowerStrategy):
         run, number = self._run, server_round
         if self._broken[0]:
             return self._unfit(number, *self._broken)
-        kinds = self.expected_kinds(number)
-        received: Sequence[Reply]
-        if run.in_flight is not None:
-            received = usable = run.in_flight.arrived(replies, number, kinds)
-            if not received:
-                return self._ended([], Diagnostics(), {})
+        kinds = run.sum.kinds(self.expected_kinds(number))
+        if run.in_flight is None:
+            usable = run.guard.read(replies, number, kinds)
         else:
-            usable = run.guard.read(replies, number, run.sum.kinds(kinds))
+            usable = run.in_flight.arrived(replies, number, kinds)
+            if not usable:
+                return self._ended([], Diagnostics(), {})
+        received: Sequence[Reply] = usable
+        if run.in_flight is None or run.in_flight.punctual(usable):
             try:
                 received = run.sum.close(usable, partial(run.ask, number))
             except AggregationError as reason:
                 return self._lost(number, usable, str(reason))
             run.guard.need_some(received, number)
+            if not run.sum.secure:
+                usable = [reply for reply in usable if reply.client.id not in run.sum.faults]
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.lines.counting():
             new = Knowledge(self.aggregate(received, self.knowledge, number))
-        if broken := self._fault(new, received):
+        if broken := self._fault(new, received if run.sum.secure else usable):
             return self._unfit(number, broken, usable)
         self.knowledge = new
         if self.diagnostics.votes is not None and not run.sum.secure:  # a sum's votes belong to no single client
