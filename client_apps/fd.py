@@ -16,6 +16,9 @@ from fd_flower.wire import ClassLogits
 
 app = App()
 
+ROUNDING = 1e-6
+"""Counts with weights of at most this size are 0 but for rounding."""
+
 
 @dataclass(frozen=True)
 class Config(ClientConfig):
@@ -124,15 +127,18 @@ def without_own(received: ClassLogits, turn: Turn) -> ClassLogits:
     sums, counts = turn.recall("sums"), turn.recall("counts")
     if received.round is None or sums is None or counts is None or turn.recall("sent") != received.round:
         return received
-    return ClassLogits(received.sums - sums, received.counts - counts)
+    weight = 1.0 if received.weight is None else float(received.weight)
+    return ClassLogits(received.sums - weight * sums, received.counts - weight * counts)
 
 
 def teacher_of(received: ClassLogits, output: str) -> Tensor:
     """Return the mean outputs as log-probabilities [C, C] float32; NaN in the rows of classes that no client has.
 
-    A sum that is empty but for rounding is empty: counts are whole numbers.
+    A sum that is empty but for rounding is empty: counts are whole numbers, unless replies have weights.
     """
-    counts = received.counts.round().unsqueeze(1)
-    mean = received.sums / counts.clamp_min(1.0)
+    found, whole = received.counts, received.counts.round()
+    weighted = bool(((found - whole).abs() > ROUNDING).any())
+    counts = (found.where(found > ROUNDING, 0.0) if weighted else whole).unsqueeze(1)
+    mean = received.sums / counts.where(counts > 0, 1.0)
     logprobs = mean.log_softmax(dim=1) if output == "logits" else mean.clamp_min(1e-12).log().log_softmax(dim=1)
     return logprobs.where(counts > 0, torch.nan).float()

@@ -18,7 +18,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import entropy_reduction, weights
 from fd_flower.ensemble.robust import few_voters
-from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
+from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy, late_weights
 from fd_flower.training import plan_of, train
 from fd_flower.wire import Knowledge, Payload, PublicLogits, Weights, stack
 from fd_flower.wire.replies import Reply
@@ -52,7 +52,7 @@ class DSFL(Strategy[Config]):
     """The mean of the clients' predictions on the round's public samples, sharpened."""
 
     status = Status("paper")
-    requires = Requirements(public=True, single_replies=True)
+    requires = Requirements(public=True, single_replies=True, punctual=False)
     reply_kinds, predicts, distills_public = (PublicLogits,), True, True
     evaluates_clients = True
 
@@ -78,7 +78,7 @@ class DSFL(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the probabilities [U, N, C], then reduce their entropy: log-probabilities [N, C]."""
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
-        weight = self._weight(replies, logprobs)
+        weight = _lowered(self._weight(replies, logprobs), late_weights(replies))
         teacher, valid = self.config.ensemble(logprobs, mask, weight)
         if self.config.temperature is not None:
             teacher = entropy_reduction(teacher, self.config.temperature)
@@ -116,6 +116,13 @@ class DSFL(Strategy[Config]):
             case "committee":
                 return weights.prior_softmax(100 * _accuracies(replies), self.config.committee_temperature)
         return None
+
+
+def _lowered(weight: Tensor | None, late: Tensor | None) -> Tensor | None:
+    """Return how each vote counts with the weights [U] of late ones (``server.staleness``) in it."""
+    if weight is None or late is None:
+        return late if weight is None else weight
+    return weight * late.view(-1, *[1] * (weight.dim() - 1))
 
 
 def _accuracies(replies: Sequence[Reply]) -> Tensor:

@@ -23,7 +23,7 @@ class FedAvg(Averaging[Config]):
     """The mean of the clients' weights, by their examples (algorithm 1 of the paper), or of a part of them."""
 
     status = Status("paper")
-    requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"))
+    requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"), punctual=False)
     evaluated = "aggregated"
 
     @classmethod
@@ -39,7 +39,9 @@ class FedAvg(Averaging[Config]):
                 f"{asked} needs all that learns, and client.share={share} keeps a part of it with the clients: take "
                 f"client.share=all, or leave {asked.partition('=')[0]} out"
             )
-        requires = Requirements(same_model=share != "head", headed=share == "body", features=share == "head")
+        requires = Requirements(
+            same_model=share != "head", headed=share == "body", features=share == "head", punctual=False
+        )
         return with_adapters(requires, settings)
 
     @classmethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import cast, final
 
 from fd_flower.config import LabeledConfig, Settings
-from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
+from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy, late_weights
 from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -23,7 +23,7 @@ class FedMD(Strategy[Config]):
     """The mean of the clients' logits on the round's public samples."""
 
     status = Status("official code")
-    requires, summable = Requirements(public=True), (PublicLogits,)
+    requires, summable = Requirements(public=True, punctual=False), (PublicLogits,)
     predicts, distills_public = True, True
 
     @classmethod
@@ -41,8 +41,11 @@ class FedMD(Strategy[Config]):
         )
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
-        """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate")."""
+        """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate").
+
+        Late replies count by ``server.staleness``, which the paper does not have.
+        """
         votes = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
-        mean, valid = self.config.ensemble(*votes)
+        mean, valid = self.config.ensemble(*votes, late_weights(replies))
         self.log_votes(*votes, mean, valid)
         return [PublicLogits(self.round_index[valid], mean[valid])]

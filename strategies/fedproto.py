@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import final
 
 import torch
+from torch import Tensor
 
 from fd_flower.config import ServerConfig, Settings, one_of
-from fd_flower.server import Requirements, Status, Strategy
+from fd_flower.server import Requirements, Status, Strategy, late_weights
 from fd_flower.wire import Knowledge, Payload, Prototypes
 from fd_flower.wire.replies import Reply
 
@@ -25,7 +26,7 @@ class FedProto(Strategy[Config]):
     """The mean of the clients' prototypes, class by class."""
 
     status = Status("official code")
-    requires, summable, sums = Requirements(features=True), (Prototypes,), True
+    requires, summable, sums = Requirements(features=True, punctual=False), (Prototypes,), True
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:
@@ -35,16 +36,24 @@ class FedProto(Strategy[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the prototypes [C, F] by samples of the class, without equation 6's further 1 / holders.
 
-        A class that no client has in this round keeps its previous prototype.
+        A class that no client has in this round keeps its previous prototype. Late replies count by
+        ``server.staleness``, which the paper does not have.
         """
         received = [Prototypes.need(reply.content) for reply in replies]
         counts = torch.stack([p.counts for p in received])  # [U, C]
         weights = counts.double() if self.config.weighting == "examples" else (counts > 0).double()
+        if (late := late_weights(replies)) is not None:
+            weights = weights * late.unsqueeze(1)
         values = torch.stack([p.values for p in received]).double()  # [U, C, F]
-        mean = (weights.unsqueeze(2) * values).sum(0) / weights.sum(0).clamp_min(1.0).unsqueeze(1)
+        mean = (weights.unsqueeze(2) * values).sum(0) / _positive(weights.sum(0)).unsqueeze(1)
         total = counts.sum(0)
         if before := Prototypes.find(knowledge):
             absent = total == 0
             mean = mean.where(~absent.unsqueeze(1), before.values.double())
             total = total.where(~absent, before.counts)
         return [Prototypes(mean.float(), total)]
+
+
+def _positive(weights: Tensor) -> Tensor:
+    """Return sums of weights as divisors: 1 where no client has the class."""
+    return weights.where(weights > 0, 1.0)

@@ -20,7 +20,7 @@ class FedProx(Averaging[Config]):
     """The mean of the clients' weights, by their examples; what is FedProx's own happens at the clients."""
 
     status = Status("paper")
-    requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"))
+    requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"), punctual=False)
     evaluated = "aggregated"
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

@@ -15,7 +15,7 @@ class Local(Strategy):
     """Clients train alone; the server only measures."""
 
     status = Status("baseline")
-    requires = Requirements(tasks=("classification", "language", "retrieval"))
+    requires = Requirements(tasks=("classification", "language", "retrieval"), punctual=False)
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:

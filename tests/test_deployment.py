@@ -4,6 +4,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,21 @@ def test_those_who_have_no_business_here_are_refused_or_left_out_and_named(
     )
     without = {key: said for key, said in told(found.lines()).items() if key[2] != "2"}
     assert without == told(RunFolder.open(tmp_path / "honest").lines())
+
+
+def test_rounds_that_do_not_wait_use_late_replies_in_a_later_round(tmp_path: Path):
+    """A device's message takes a process and several polls, longer than these windows."""
+    chosen = f"{TINY} model.name=mlp server.rounds=12 server.clock=window server.grace=3 server.staleness=polynomial"
+    with lab(tmp_path / "lab") as made:
+        for client, folder in partitions(tmp_path / "data", short_settings("local")).items():
+            made.device(client, folder)
+        made.submit("fedmd", f"{chosen} run.out={tmp_path}/run")
+        lines = made.finish(tmp_path / "run", 400).lines()
+    replies = [(line["client"], line["version"]) for line in lines if "client" in line]
+    late = [line["round"] - line["version"] for line in lines if "client" in line]
+    assert max(late) > 0
+    assert len(replies) == len(set(replies))
+    assert {client for client, _ in replies} == {"0", "1", "2"}
+    for before, line in pairwise(rounds(lines)):
+        assert not set(before["under_way"]) & set(line["asked"])
+        assert line["failed"] == {}

@@ -17,7 +17,7 @@ from torch import Tensor
 from fd_flower import methods
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.wire import ClassLogits, Knowledge, pack
+from fd_flower.wire import Bounds, ClassLogits, Knowledge, pack
 from fd_flower.wire.replies import Reply
 
 LN2, LN3 = math.log(2), math.log(3)
@@ -121,6 +121,36 @@ def test_what_cannot_be_taken_out_stays_in(round, kept):
     own = {"sums": received.sums / 3, "counts": received.counts / 3} if kept else {}
     turn = Remembering("0", **own, **{name: torch.tensor(value) for name, value in kept.items()})
     assert without_own(received, turn) is received
+
+
+def test_a_client_takes_its_own_late_table_out_with_its_weight():
+    """Client 0 counts half: (2.6, 1.4) over 4 samples is half of (3.2, 0.8) over 4 and (1, 1) over 2."""
+    own, others = table([[3.2, 0.8], [0.0, 0.0]], [4, 0]), table([[1.0, 1.0], [0.3, 0.7]], [2, 1])
+    received = ClassLogits.joined(
+        0.5 * own.sums + others.sums, 0.5 * own.counts + others.counts, {"0": 2, "1": 4}, {"0": 0.5, "1": 1.0}
+    )
+    assert (received.rounds, received.weights) == ({"0": 2, "1": 4}, {"0": 0.5})
+    received.check(Bounds(classes=2))
+    mine = replace(received, round=torch.tensor(2), weight=torch.tensor(0.5, dtype=torch.float64))
+    left = without_own(mine, Remembering("0", sums=own.sums, counts=own.counts, sent=torch.tensor(2)))
+    torch.testing.assert_close(teacher_of(left, "probabilities").exp(), torch.tensor([[0.5, 0.5], [0.3, 0.7]]))
+    third = teacher_of(received, "probabilities").exp()
+    torch.testing.assert_close(third, torch.tensor([[2.6 / 4, 1.4 / 4], [0.3, 0.7]]))
+
+
+def test_counts_with_weights_that_are_empty_but_for_rounding_are_empty():
+    weight = 3**-0.5
+    counts = torch.tensor([0.1 * weight, 0.0], dtype=torch.float64)
+    said = {"round": torch.tensor(1), "weight": torch.tensor(weight, dtype=torch.float64)}
+    received = ClassLogits(torch.ones(2, 2).double(), counts, **said)
+    own = Remembering("0", sums=torch.zeros(2, 2).double(), counts=counts / weight, sent=torch.tensor(1))
+    assert teacher_of(without_own(received, own), "probabilities").isnan().all()
+
+
+def test_counts_of_a_reply_are_whole():
+    content = ClassLogits.joined(torch.ones(2, 2).double(), torch.tensor([0.5, 1.0]).double(), {"0": 1}, {"0": 0.5})
+    with pytest.raises(InvalidInputError, match="counts that are not whole"):
+        content.check(Bounds(classes=2, client=Client("0", 0)))
 
 
 def test_rounding_leaves_no_class_behind():

@@ -58,6 +58,26 @@ def test_two_supernodes_give_the_numbers_of_one_process(method: str, flwr: Flwr,
     assert figures_of[0] == figures_of[1]
 
 
+@pytest.mark.parametrize(
+    ("method", "clock"),
+    [
+        ("fedavg", "server.clock=window server.window=4 server.staleness=fedfix"),
+        ("fedmd", "server.clock=count server.buffer=3 server.staleness=polynomial"),
+    ],
+)
+def test_rounds_that_do_not_wait_give_the_numbers_of_one_process(method: str, clock: str, flwr: Flwr, tmp_path: Path):
+    words = f"{brief(method)} data.clients=10 data.alpha=0.3 server.rounds=5 server.speed_spread=1 {clock}"
+    said = submit(flwr, method, f"{words} server.nodes=2 run.out={tmp_path}/there")
+    assert outcome(flwr)["status"] == "finished:completed", said
+    folder = engine.run(settings(method, words), out=tmp_path / "here")
+    assert folder is not None
+    there = [json.loads(line) for line in (tmp_path / "there" / "rounds.jsonl").read_text().splitlines()]
+    assert figures(there) == figures(folder.lines())
+    late = [line["round"] - line["version"] for line in there if "version" in line]
+    assert max(late) > 0
+    assert min(late) == 0
+
+
 def test_what_the_server_refuses_fails_the_run(flwr: Flwr):
     said = submit(flwr, "fedavg", "model.name=[mlp,cnn] data.clients=2")
     assert outcome(flwr)["status"] == "finished:failed"

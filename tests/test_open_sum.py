@@ -1,4 +1,4 @@
-"""Hosts add up their clients' replies: the sum is that of single replies, whoever adds up, and nothing bad is in it."""
+"""Hosts add up their clients' replies: the sum is that of single replies, and nothing bad is in it."""
 
 from pathlib import Path
 from typing import Any

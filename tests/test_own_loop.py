@@ -314,6 +314,7 @@ def test_a_built_in_client_without_data_says_what_to_give():
         ("dsfl", "server.weighting=label_count", "dsfl weighs clients by what they have of each class"),
         ("fd", "server.anneal_every=1", "the server cannot train copies"),
         ("fedavg", "privacy.sum=masks", "the weights of a sum are unknown before it"),
+        ("fedavg", "server.clock=count server.buffer=1 client.steps=null", "the steps of its turn are unknown"),
     ],
 )
 def test_what_needs_a_clients_samples_is_refused_before_round_one(method: str, changes: str, words: str):

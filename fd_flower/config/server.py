@@ -1,9 +1,10 @@
 """Options of the server (section ``server``)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from fd_flower.core.errors import InvalidInputError, nearest
-from fd_flower.core.schema import Options, option
+from fd_flower.core.schema import Options, one_of, option
 
 EVALUATION_POINTS = ("received", "trained", "aggregated")
 PERSONAL = "personal"  # in `server.evaluate`: own parts alone
@@ -49,6 +50,19 @@ class ServerConfig(Options):
     """Early stopping: evaluated rounds without a better validation figure before the run ends. 0: off."""
     min_delta: float = option(0.0, least=0)
     """Minimum improvement of the validation figure for `server.patience` (accuracy: 0 to 1)."""
+    clock: str = one_of("rounds", "window", "count", default="rounds")
+    """When a round ends: `rounds`, with all replies; `window`, after `server.window` virtual seconds; `count`, with
+    `server.buffer` replies. Replies that come later are used in a later round."""
+    window: float | None = option(None, above=0)
+    """Virtual seconds per round with `server.clock=window` in simulation. On devices, `server.grace` is the window."""
+    buffer: int | None = option(None, least=1)
+    """Replies per round with `server.clock=count`."""
+    staleness: str = one_of("none", "fedfix", "polynomial", default="none")
+    """Weight of a reply that is s rounds late: `none`, 1; `fedfix`, 1 + s; `polynomial`, 1 / sqrt(1 + s)."""
+    step_seconds: Any = option(1.0, above=0)
+    """Virtual seconds of a local step: a number, or a list of one per client, repeated."""
+    speed_spread: float = option(0.0, least=0)
+    """Standard deviation of the logarithm of a client's seconds per step, which are drawn with `run.seed`."""
 
     def __post_init__(self) -> None:
         """Check the values, each evaluation point on its own."""
@@ -72,6 +86,35 @@ class ServerConfig(Options):
                 f"server.min_delta is {self.min_delta:g}, and nothing stops early: give server.patience, too, or "
                 "leave it out"
             )
+        self._check_clock()
+
+    def _check_clock(self) -> None:
+        """Check what the clock needs, and that nothing is given that another clock takes."""
+        if self.clock == "count" and self.buffer is None:
+            raise InvalidInputError(
+                "server.clock=count needs server.buffer, the number of replies after which a round ends, such as 3"
+            )
+        for name, clock in (("window", "window"), ("buffer", "count")):
+            if (value := getattr(self, name)) is not None and self.clock != clock:
+                raise InvalidInputError(
+                    f"server.{name} is {value:g}, and server.clock={self.clock} takes none: give server.clock={clock}, "
+                    f"or leave server.{name} out"
+                )
+        if self.staleness != "none" and self.clock == "rounds":
+            raise InvalidInputError(
+                f"server.staleness is '{self.staleness}', and no reply is late with server.clock=rounds: give "
+                "server.clock=window or count, or leave server.staleness out"
+            )
+        if self.staleness == "fedfix" and self.clock == "count":
+            raise InvalidInputError(
+                "server.staleness=fedfix weighs by windows, and server.clock=count has none: take "
+                "server.staleness=polynomial, or server.clock=window"
+            )
+
+    @property
+    def timed(self) -> bool:
+        """Whether simulated clients' turns take virtual seconds: another clock than rounds, or speeds, are given."""
+        return self.clock != "rounds" or self.step_seconds != 1.0 or self.speed_spread > 0
 
     @property
     def evaluation_points(self) -> tuple[str, ...] | None:

@@ -36,7 +36,8 @@ class Round:
         All of its finite figures by flat names: ``loss`` and what else clients report (mean over clients),
         ``evaluate_fn/<name>`` (a user's own function),
         ``<point>/<name>`` (``trained/accuracy``, ``aggregated/nll``: at an evaluation point, the server's or the mean
-        over clients), ``validation`` (what early stopping goes by), ``diagnostics/<name>``, ``seconds``, ``bytes/up``,
+        over clients), ``validation`` (what early stopping goes by), ``diagnostics/<name>``, ``seconds``,
+        ``virtual_seconds`` (since the run began, in simulations with virtual time), ``bytes/up``,
         ``bytes/down``, ``clients/asked``, ``clients/replied``, ``clients/failed``; each has ``closing/`` before it in a
         closing measurement.
     """
@@ -191,6 +192,7 @@ def _metrics(lines: Sequence[Line]) -> dict[str, float]:
     """Return a round's finite figures by flat names."""
     head, clients = lines[0], [line for line in lines if "client" in line]
     found = {**head["metrics"], "seconds": head["seconds"]}
+    found |= {"virtual_seconds": head["virtual_seconds"]} if "virtual_seconds" in head else {}
     found |= {f"aggregated/{name}": value for name, value in (head["global"] or {}).items() if name != "images"}
     found |= {f"evaluate_fn/{name}": value for name, value in (head.get("evaluate_fn") or {}).items()}
     found |= {f"diagnostics/{name}": value for name, value in (head.get("diagnostics") or {}).items()}

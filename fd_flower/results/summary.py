@@ -67,12 +67,14 @@ def _cost(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     traffic = [line["bytes"] for line in rounds]
     wires = [counted["wire"] for counted in traffic if counted.get("wire") is not None]
     seconds = [line["seconds"] for line in rounds]
+    virtual = [line["virtual_seconds"] for line in rounds if "virtual_seconds" in line]
     return {
         "bytes": {
             **{way: sum(sum(counted[way].values()) for counted in traffic) for way in ("up", "down")},
             "wire": sum(wires) if wires else None,
         },
         "seconds": {"total": sum(seconds), "round": fmean(seconds) if seconds else None},
+        **({"virtual_seconds": virtual[-1]} if virtual else {}),
         "steps": {kind: _mean_steps(lines, kind) for kind in ("local", "public", "server")},
     }
 

@@ -5,6 +5,7 @@ from fd_flower.server.ensembling import EnsembleConfig
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
+from fd_flower.server.staleness import late_weights
 from fd_flower.server.status import Status
 from fd_flower.server.strategy import Strategy
 from fd_flower.server.voting import Voting
@@ -20,6 +21,7 @@ __all__ = [
     "Status",
     "Strategy",
     "Voting",
+    "late_weights",
     "mean_weights",
     "with_adapters",
 ]

@@ -34,6 +34,7 @@ from fd_flower.models.adapters import (
     without_adapters,
 )
 from fd_flower.server.requirements import Requirements
+from fd_flower.server.staleness import mean_of_changes
 from fd_flower.server.strategy import Strategy
 from fd_flower.wire import Adapter, Information, Knowledge, Payload, Weights
 from fd_flower.wire.adapters import hashed
@@ -139,6 +140,8 @@ class Averaging(Strategy[C]):
         """Return the mean of the replies' weights, each by its number of examples, adapters by their rule."""
         examples = [reply.examples for reply in replies]
         if not self.single:
+            if late := mean_of_changes(replies, knowledge, self.waiting_examples):
+                return [*late]
             means = mean_weights(replies)
             if self._options.adapters == INFORMED:
                 return [_merged(weights, replies) for weights in means.values()]
@@ -298,7 +301,7 @@ def with_adapters(requires: Requirements, settings: Settings) -> Requirements:
     """
     rule = averaging(settings.server).adapters
     if rule not in (*SINGLE, INFORMED):
-        return requires
+        return replace(requires, punctual=True) if averaging(settings.server).ranks else requires
     what = "Fisher information" if rule == INFORMED else "factors"
     if settings.privacy.sum != "none":
         raise InvalidInputError(
@@ -306,5 +309,5 @@ def with_adapters(requires: Requirements, settings: Settings) -> Requirements:
             "server.adapters=mean or freeze_a, or privacy.sum=none"
         )
     if rule == INFORMED:
-        return replace(requires, single_replies=True, own_samples=True)
-    return replace(requires, single_replies=True, ranks=True)
+        return replace(requires, single_replies=True, own_samples=True, punctual=True)
+    return replace(requires, single_replies=True, ranks=True, punctual=True)

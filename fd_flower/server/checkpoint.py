@@ -1,7 +1,10 @@
 """The server's state after a round, on disk: one file, replaced atomically."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.storage import load, save
@@ -10,19 +13,29 @@ from fd_flower.wire import Knowledge
 
 FILE = "checkpoint/knowledge.safetensors"
 
+VERSION = "version/"
+"""Before the round and the name of what clients under way have: no kind is called so."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The server's knowledge, public and private, after a round, and where the run stands."""
+    """The server's knowledge, public and private, after a round, and where the run stands.
+
+    ``versions`` is what clients under way have, by the round in which they were asked.
+    """
 
     round: int
     knowledge: Knowledge
     standing: Standing
+    versions: Mapping[int, Knowledge] = field(default_factory=dict)
 
     def write(self, folder: Path, method: str) -> None:
         """Replace the checkpoint of the run in this folder."""
         about = {"round": str(self.round), "method": method, "standing": self.standing.text}
-        save(folder / FILE, self.knowledge.flat(), about, lasting=True)
+        tensors = self.knowledge.flat()
+        for number, version in self.versions.items():
+            tensors |= {f"{VERSION}{number}/{key}": tensor for key, tensor in version.flat().items()}
+        save(folder / FILE, tensors, about, lasting=True)
 
     @classmethod
     def read(cls, folder: Path, method: str) -> "Checkpoint | None":
@@ -44,4 +57,13 @@ class Checkpoint:
             raise InvalidInputError(
                 f"the checkpoint {path} is of the method '{about.get('method')}', not of '{method}'"
             )
-        return cls(int(about["round"]), Knowledge.of(tensors), Standing.read(about["standing"]))
+        now = {key: tensor for key, tensor in tensors.items() if not key.startswith(VERSION)}
+        standing = Standing.read(about["standing"])
+        known = {flight.version: _of_version(tensors, flight.version) for flight in standing.flights}
+        return cls(int(about["round"]), Knowledge.of(now), standing, known)
+
+
+def _of_version(tensors: Mapping[str, Tensor], number: int) -> Knowledge:
+    """Return what clients have that were asked in this round."""
+    begin = f"{VERSION}{number}/"
+    return Knowledge.of({k.removeprefix(begin): tensor for k, tensor in tensors.items() if k.startswith(begin)})

@@ -30,6 +30,9 @@ LOOK = 5.0
 LOST = 3
 """Error code of a client whose node answered without it."""
 
+RESTARTED, GONE = "its node was restarted during the round", "its node is gone"
+"""Why a node will not answer."""
+
 
 class ClientGrid(Grid):
     """A Grid whose nodes are clients, over one of Flower's whose nodes hold one client or many.
@@ -181,6 +184,11 @@ class ClientGrid(Grid):
         begin = time.monotonic()
         deadline = float("inf") if timeout is None else begin + timeout
         messages = list(messages)
+        if not messages:  # what is open stays so
+            self._drop_late()
+            return []
+        self._late |= {name: home for name, (home, _) in self._open.items()}
+        self._open = {}
         while patient and self._late and time.monotonic() < deadline:
             self._drop_late()
             _pause(begin)
@@ -191,7 +199,7 @@ class ClientGrid(Grid):
         look = begin + LOOK
         while waiting and time.monotonic() < deadline:
             if time.monotonic() > look:
-                self._give_up()
+                self._give_up(self._anew({home for home, _ in self._open.values()}), RESTARTED)
                 look = time.monotonic() + LOOK
             came = self.pull_messages([name for name in sent if name in waiting])
             waiting -= {m.metadata.reply_to_message_id for m in came}
@@ -203,9 +211,32 @@ class ClientGrid(Grid):
                 _pause(begin)
         self._late |= {name: home for name, (home, _) in self._open.items()}
         self._open, self._queues, self._arrived = {}, {}, {}
-        if messages:
-            self.bytes.ended(messages[0].metadata.message_type, time.monotonic() - begin)
+        self.bytes.ended(messages[0].metadata.message_type, time.monotonic() - begin)
         return replies
+
+    def collect(self, messages: Sequence[Message], *, most: int | None, timeout: float) -> list[Message]:
+        """Send, and return the replies that come in time, or at least ``most`` of them, to earlier messages too.
+
+        What has not come stays open for the next call; an ``exchange`` in between takes it for late. Clients whose
+        nodes owe a reply must not be asked. It ends as soon as no reply is open.
+        """
+        begin = time.monotonic()
+        self.push_messages(messages)
+        replies: list[Message] = []
+        look = begin
+        while True:
+            if time.monotonic() >= look:
+                homes = {home for home, _ in self._open.values()}
+                self._give_up(homes - set(self._grid.get_node_ids()), GONE)
+                self._give_up(self._anew(homes), RESTARTED)
+                look = time.monotonic() + LOOK
+            self.pull_messages(())
+            replies += self._arrived.values()
+            self._arrived = {}
+            enough = most is not None and sum(m.has_content() for m in replies) >= most
+            if enough or not self._open or time.monotonic() >= begin + timeout:
+                return replies
+            _pause(begin)
 
     # --- one message a node
 
@@ -290,13 +321,12 @@ class ClientGrid(Grid):
         starts = self._starts()
         return {home for home in homes if home in starts and starts[home] != self._since.get(home, starts[home])}
 
-    def _give_up(self) -> None:
-        """Answer with errors for nodes that were started again since they were asked."""
-        anew = self._anew({home for home, _ in self._open.values()})
-        for name in [name for name, (home, _) in self._open.items() if home in anew]:
+    def _give_up(self, lost_nodes: Collection[int], reason: str) -> None:
+        """Answer with errors for nodes that will not answer any more."""
+        for name in [name for name, (home, _) in self._open.items() if home in lost_nodes]:
             home, inner = self._open.pop(name)
             for message in chain(inner, *self._queues.pop(home, ())):
-                lost = Message(Error(LOST, "its node was restarted during the round"), reply_to=message)
+                lost = Message(Error(LOST, reason), reply_to=message)
                 self._arrived[message.metadata.message_id] = lost
 
     def _drop_late(self) -> None:

@@ -22,9 +22,11 @@ from fd_flower.privacy.server_protocol import Contents, ServerProtocol
 from fd_flower.privacy.sums import server_protocol, simulated_key
 from fd_flower.results.summary import INTERRUPTED
 from fd_flower.server.checkpoint import Checkpoint
+from fd_flower.server.clock import Clock
 from fd_flower.server.cost import log_cost
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.in_flight import InFlight, Version
 from fd_flower.server.judging import Judges
 from fd_flower.server.progress import Progress
 from fd_flower.server.record import Record
@@ -96,6 +98,12 @@ class Driver:
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
         strategy.clients = self.host.fitting(self.guard.check)
+        self.clock = Clock(settings, strategy.clients) if self.host.hosted and settings.server.timed else None
+        """Virtual time; None: there is none."""
+        self.in_flight: InFlight | None = None
+        """Turns under way, where rounds do not wait for all of them."""
+        if settings.server.clock != "rounds":
+            self.in_flight = InFlight(strategy, self.host, self.guard, self.record.lines, self.clock)
         self.sum: ServerProtocol = (
             OpenSum(strategy, self.host)
             if settings.privacy.sum == "none"
@@ -222,6 +230,10 @@ class Driver:
         self.host.mark()
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)
+            if self.clock is not None:
+                self.clock.now = checkpoint.standing.virtual
+            if self.in_flight is not None:
+                self.in_flight.restore(checkpoint.standing.flights, checkpoint.versions)
             for line in (line for past in self.record.past for line in past.lines if "client" in line):
                 self.judges.hear(line)
             strategy.knowledge, done = checkpoint.knowledge, checkpoint.round
@@ -241,8 +253,11 @@ class Driver:
 
     def _train(self, number: int, result: Result, config: ConfigRecord) -> None:
         """Play a round's exchanges and aggregate."""
-        messages = self.strategy.configure_train(number, result.arrays, config, self.host)
-        replies = self.host.exchange(messages, timeout=self.timeout)
+        messages = list(self.strategy.configure_train(number, result.arrays, config, self.host))
+        if self.in_flight is None:
+            replies = self.host.exchange(messages, timeout=self.timeout)
+        else:
+            replies = self.in_flight.exchange(messages, self.timeout)
         arrays, metrics = self.strategy.aggregate_train(number, replies)
         if arrays is not None:
             result.arrays = arrays
@@ -260,11 +275,22 @@ class Driver:
         _keep(result.evaluate_metrics_serverapp, number, metrics)
         self._offer(number)
         self.judges.note(self.record.lines.pending)
-        standing = self.record.standing(self.host.remembered)
-        kept = None if self.record.folder is None else Checkpoint(number, self.strategy.knowledge, standing)
+        kept = None if self.record.folder is None else self._checkpoint(number)
         lines = self.record.write(metrics if evaluate_fn else None, kept)
         self.progress.written(lines)
         return lines
+
+    def _checkpoint(self, number: int) -> Checkpoint:
+        """Return where the run stands after a round, and what simulated clients under way have.
+
+        What devices have in work is lost with the server: they are asked again.
+        """
+        kept = self.in_flight if self.clock is not None else None
+        flights = [] if kept is None else [kept.flights[client] for client in kept.ids]
+        versions = {} if kept is None else {version.number: version.knowledge for version in kept.versions.values()}
+        virtual = 0.0 if self.clock is None else self.clock.now
+        standing = self.record.standing(self.host.remembered, flights, virtual)
+        return Checkpoint(number, self.strategy.knowledge, standing, versions)
 
     def _stop(
         self, number: int, why: str, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None
@@ -373,6 +399,24 @@ class Driver:
         """Return the test images to use, 0: all of them, as after the last round."""
         return 0 if number >= self.last else self.strategy.settings.data.test_limit or 0
 
+    # --- virtual time, and rounds that do not wait for all
+
+    def tick(self, number: int, asked: Sequence[Client]) -> None:
+        """Let virtual time pass until all whom a round asks have answered."""
+        if self.clock is not None:
+            self.clock.arrivals([self.clock.ask(client.id, number) for client in asked], number)
+            self.record.lines.virtual = self.clock.now
+
+    def depart(self, number: int, asked: Sequence[Client], config: ConfigRecord) -> list[Message]:
+        """Begin the turns of clients that a round asks; return the messages whose replies it waits for."""
+        assert self.in_flight is not None
+        place, kind = len(self.strategy.exchanges) - 1, self.strategy.exchanges[-1]
+        return [
+            message
+            for version, clients in self.in_flight.depart(number, asked)
+            for message in self.messages(clients, number, place, kind, config, version=version)
+        ]
+
     # --- exchanges
 
     def messages(
@@ -384,20 +428,22 @@ class Driver:
         config: ConfigRecord,
         *,
         closing: bool = False,
+        version: Version | None = None,
     ) -> list[Message]:
-        """Build a message for each client, sharing what is the same for all."""
+        """Build a message for each client, sharing what is the same for all; None: of this round's own version."""
         strategy = self.strategy
+        version = version or Version(number, strategy.knowledge, strategy.round_index)
         points = (("received",) if closing else self.points) if self.due(number) else ()
         every, last = strategy.config.anneal_every, place == len(strategy.exchanges) - 1
         if every and number % every == 0 and last and not closing:
             points = (*points, ANNEALED)
-        rate = {} if self.host.plain else {"lr": strategy.settings.client.lr_at(number, strategy.config.rounds)}
+        rate = {} if self.host.plain else {"lr": strategy.settings.client.lr_at(version.number, strategy.config.rounds)}
         keeps = self.record.keeps(hosted=strategy.hosted and not self.host.shares)
         shared = ConfigRecord(
             {
                 **rate,
                 **config,  # a user's own `lr` wins
-                "server-round": number,
+                "server-round": version.number,
                 "exchange": place,
                 "closing": closing,
                 "evaluate": ",".join(points),
@@ -407,10 +453,10 @@ class Driver:
                 **({"keep": self._own_point} if self.due(number) and keeps else {}),
             }
         )
-        announced = [PublicIndex(strategy.round_index)] if strategy.predicts and not closing else []
+        announced = [PublicIndex(version.index)] if strategy.predicts and not closing else []
         messages = []
         for client in clients:
-            content = pack(*strategy.knowledge_for(client, strategy.knowledge), *announced)
+            content = pack(*strategy.knowledge_for(client, version.knowledge), *announced)
             content["config"] = shared
             messages.append(Message(content, client.node_id, kind))
         return messages

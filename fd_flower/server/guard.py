@@ -6,6 +6,7 @@ from logging import WARNING
 from typing import Any
 
 from flwr.app import Message, MetricRecord
+from torch import Tensor
 
 from fd_flower.core.client import Client, grouped
 from fd_flower.core.clients import kinds
@@ -20,6 +21,7 @@ from fd_flower.server.requirements import (
     check_annealing,
     check_bases,
     check_clients,
+    check_clock,
     check_exits,
     check_inputs,
     check_own_loops,
@@ -66,7 +68,7 @@ class Guard:
         """
         method, plain = self._method, self._host.plain
         settings, world, point = method.settings, method.world, method.evaluation_point(method.settings)
-        name, requires, everybody = settings.method, method.requirements(settings), len(clients)
+        name, requires, everybody = settings.method, method.requirements(settings), clients
         clients = kinds(clients)  # who is like another in all but its samples passes where that one does
         check_task(name, requires, world.kind.name)
         if plain:
@@ -90,10 +92,11 @@ class Guard:
             settings.privacy,
             method.summable,
             method.exchanges,
-            everybody,
+            len(everybody),
             single_replies=requires.single_replies,
             plain=plain,
         )
+        check_clock(name, settings, requires, everybody, hosted=method.hosted, plain=plain)
         if requires.numbers:
             check_inputs(name, world.sample)
         check_transform(name, world.task, trains_on_own=method.trains_on_own)
@@ -146,13 +149,16 @@ class Guard:
             except InvalidInputError:
                 continue  # it is about this client alone, and no method needs it
 
-    def bounds(self) -> Bounds:
-        """Return what a payload can look like in this round, from a client like the first."""
+    def bounds(self, index: Tensor | None = None) -> Bounds:
+        """Return what a payload can look like that is about public samples ``index`` [N], from a client like the first.
+
+        None: in this round.
+        """
         method = self._method
         first, public = method.clients[0], method.requirements(method.settings).public
         return Bounds(
             classes=first.classes or None,
-            index=method.round_index if method.predicts else None,
+            index=(method.round_index if index is None else index) if method.predicts else None,
             features=first.features or None,
             weights={w.model: w.values for w in method.known_weights()},
             adapters=method.known_adapters(),
@@ -163,16 +169,22 @@ class Guard:
         )
 
     def read(
-        self, replies: Iterable[Message], round: int, kinds: Sequence[type[Payload]] = (), *, counted: bool = True
+        self,
+        replies: Iterable[Message],
+        round: int,
+        kinds: Sequence[type[Payload]] = (),
+        *,
+        counted: bool = True,
+        index: Tensor | None = None,
     ) -> list[Reply]:
         """Return the usable replies, sorted by client; those with errors or without these kinds are named.
 
-        ``counted`` replies have to say how many samples are behind them.
+        ``counted`` replies have to say how many samples are behind them; ``index`` is that of ``bounds``.
         """
         came = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
         plain = self._host.plain
         check = None if plain else self._check_figures
-        usable, failed = read(came, self.bounds(), kinds, plain=plain, counted=counted, check=check)
+        usable, failed = read(came, self.bounds(index), kinds, plain=plain, counted=counted, check=check)
         for line in grouped(failed, "client"):
             log(WARNING, "left out of round %s: %s", round, line)
         self._record.lines.failed |= failed

@@ -86,6 +86,11 @@ class HostGrid(ClientGrid):
         >>> grid = HostGrid.open(grid, settings("fedavg", "data.clients=10"))  # doctest: +SKIP
         >>> FedAvg().start(grid, initial_arrays=...)  # doctest: +SKIP
         """
+        if settings.server.clock != "rounds":
+            raise InvalidInputError(
+                f"server.clock is '{settings.server.clock}', and a strategy of Flower's works in rounds: leave it out, "
+                "or take a strategy of FD-Flower"
+            )
         host = cls(grid, settings)
         host.handshake()
         host.mark()

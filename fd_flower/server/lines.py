@@ -39,6 +39,12 @@ class RoundLines:
         The lines that are not written yet.
     evaluated : dict[str, Any] | None
         What is measured of the server's model.
+    awaited : list[str]
+        Clients whose replies end with the round: those that are asked, unless the round does not wait for them.
+    under_way : list[str] | None
+        Clients whose replies come in a later round; None: rounds wait for all.
+    virtual : float | None
+        Virtual seconds at the round's end, since the run began; None: there are none.
     """
 
     def __init__(self) -> None:
@@ -50,10 +56,14 @@ class RoundLines:
         self.server_steps = 0
         self.pending: list[dict[str, Any]] = []
         self.evaluated: dict[str, Any] | None = None
+        self.awaited: list[str] = []
+        self.under_way: list[str] | None = None
+        self.virtual: float | None = None
 
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
         self.number, self.asked, self._host = number, list(asked), host
+        self.awaited, self.under_way, self.virtual = self.asked, None, None
         self.closing, self.failed, self.remarks, self.evaluated = False, {}, {}, None
         self.steps, self.server_steps = {}, 0
         host.bytes = Bytes()
@@ -93,15 +103,17 @@ class RoundLines:
         """
         traffic, mark = self._host.bytes, {"closing": True} if self.closing else {}
         failed = {**self._host.absent, **self.failed}
-        silent = set(self.asked) - {r.client.id for r in replies} - failed.keys()
+        silent = set(self.awaited) - {r.client.id for r in replies} - failed.keys()
         figures = [_figures(reply) for reply in replies]
         self.pending.append(
             {
                 "round": self.number,
                 **mark,
                 "seconds": time.monotonic() - self._clock,
+                **({} if self.virtual is None else {"virtual_seconds": self.virtual}),
                 "asked": self.asked,
                 "replied": [r.client.id for r in replies],
+                **({} if self.under_way is None else {"under_way": self.under_way}),
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
                 **({"remarks": self.remarks} if self.remarks else {}),
                 "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
@@ -117,6 +129,8 @@ class RoundLines:
         )
         for reply, (plain, evaluations) in zip(replies, figures, strict=True):
             line = {"round": self.number, **mark, "client": reply.client.id, "examples": reply.examples}
+            if self.under_way is not None:
+                line["version"] = self.number - reply.late
             if steps := self.steps.get(reply.client.id):
                 line["steps"] = {kind: steps[kind] for kind in (LOCAL, PUBLIC)}
             diagnostics = _diagnostics(notes, reply.client.id)

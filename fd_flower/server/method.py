@@ -121,6 +121,8 @@ class Method(ABC, Generic[C]):
         """Whether the samples of the first evaluated rounds begin with the judges (``server.judges``)."""
         self.round_index = torch.empty(0, dtype=torch.int64)
         """The public samples that the round is about, int64 [N], where clients predict on them."""
+        self.waiting_examples = 0
+        """Training samples of the clients under way, where ``server.staleness`` counts them."""
         self.on_line: Callable[[dict[str, Any]], None] | None = None
         """Gets every line of ``rounds.jsonl`` when it is written."""
         self.diagnostics = Diagnostics()

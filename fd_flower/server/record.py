@@ -28,6 +28,7 @@ from fd_flower.results.history import evaluated_at
 from fd_flower.results.summary import summarize
 from fd_flower.results.validation import Validation
 from fd_flower.server.checkpoint import FILE, Checkpoint
+from fd_flower.server.clock import Flight
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.keeper import Keeper
 from fd_flower.server.lines import RoundLines
@@ -181,10 +182,11 @@ class Record:
         """Whether clients' models are kept: in the run's folder if ``hosted`` on its disk, else where they train."""
         return self._keeper is not None if hosted else self.settings.run.keep != "none"
 
-    def standing(self, remembered: Mapping[str, Position]) -> Standing:
+    def standing(self, remembered: Mapping[str, Position], flights: Sequence[Flight], virtual: float) -> Standing:
         """Return where the run stands with the lines that are not written yet."""
         lines = self._written + sum(not line.get("closing") for line in self.lines.pending)
-        return replace(self._standing, lines=lines, remembered=dict(remembered))
+        standing = replace(self._standing, lines=lines, remembered=dict(remembered))
+        return replace(standing, flights=list(flights), virtual=virtual)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Module
 
-from fd_flower.config import registry
+from fd_flower.config import Settings, registry
 from fd_flower.core.classes import order
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.models.adapters import ranked
 from fd_flower.models.exits import channels
+from fd_flower.server.clock import seconds_of
 from fd_flower.tasks.task import Task
 
 
@@ -44,6 +45,8 @@ class Requirements:
         Inputs of numbers, such as images, of which the method makes some of its own: no texts.
     tasks : tuple[str, ...]
         The kinds of task that it can learn: ``classification``, ``language``, ``retrieval``.
+    punctual : bool
+        Replies in the round in which they are asked for: late ones (``server.clock``) are of no use.
     without_labels : str
         The option under which it needs no ``labels``, where there is one: ``client.label_epochs=0``.
     """
@@ -59,6 +62,7 @@ class Requirements:
     counts: bool = False
     numbers: bool = False
     tasks: tuple[str, ...] = ("classification",)
+    punctual: bool = True
     without_labels: str = ""
 
 
@@ -199,6 +203,66 @@ def check_own_loops(
         raise InvalidInputError(
             f"the number of classes of client {alone.id}'s model is unknown: give Task(test=...), public samples "
             "or Task(classes=...)"
+        )
+
+
+def check_clock(
+    method: str, settings: Settings, requires: Requirements, clients: Sequence[Client], *, hosted: bool, plain: bool
+) -> None:
+    """Refuse a clock under which replies are late, where these are of no use, or what it needs is not known."""
+    server, kind = settings.server, settings.privacy.sum
+    if not hosted and (server.step_seconds != 1.0 or server.speed_spread):
+        raise InvalidInputError(
+            "server.step_seconds and server.speed_spread are about simulated clients, and these are devices, or apps "
+            "without FD-Flower's turn: leave them out"
+        )
+    if server.clock == "rounds":
+        return
+    asked = f"server.clock={server.clock}"
+    if kind != "none":
+        raise InvalidInputError(
+            f"privacy.sum={kind} needs the replies of all clients of a sum in one round, and with {asked} some are "
+            "late: take server.clock=rounds, or privacy.sum=none"
+        )
+    if requires.punctual:
+        able = ", ".join(name for name in registry.names() if not registry.strategy(name).requires.punctual)
+        raise InvalidInputError(
+            f"{method} cannot use late replies with these options, and with {asked} some are late: take "
+            f"server.clock=rounds, or one of {able}"
+        )
+    if plain:
+        raise InvalidInputError(
+            f"the nodes run an app without FD-Flower's turn, which works in rounds alone: take server.clock=rounds, or "
+            f"use {registry.client_app_name(method)}"
+        )
+    if hosted:
+        _check_virtual(settings, clients)
+    elif server.window is not None or (server.clock == "window" and server.grace is None):
+        raise InvalidInputError(
+            "on devices, the seconds of a window are server.grace: give server.grace=30, say, and leave server.window "
+            "out"
+        )
+
+
+def _check_virtual(settings: Settings, clients: Sequence[Client]) -> None:
+    """Refuse virtual time that is not known."""
+    server = settings.server
+    alone = next((c for c in clients if c.own_loop), None)
+    if alone is not None and settings.client.steps is None:
+        raise InvalidInputError(
+            f"client {alone.id}'s task has no data (its app trains in a loop of its own), so the steps of its turn are "
+            "unknown: give client.steps, or take server.clock=rounds"
+        )
+    if server.buffer is not None and server.buffer > len(clients):
+        raise InvalidInputError(
+            f"server.buffer is {server.buffer}, and {len(clients)} clients have at most one reply each under way: take "
+            f"at most {len(clients)}"
+        )
+    if server.clock == "window" and server.window is None:
+        turns = sorted(seconds_of(settings, client) for client in clients)
+        raise InvalidInputError(
+            f"server.clock=window needs server.window, in virtual seconds: turns take {turns[0]:.3g} to "
+            f"{turns[-1]:.3g} s, and half of the clients at most {turns[(len(turns) - 1) // 2]:.3g} s"
         )
 
 

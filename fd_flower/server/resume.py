@@ -18,6 +18,7 @@ from fd_flower.core.storage import Position
 from fd_flower.core.versions import package_sources, sources, versions
 from fd_flower.results.folder import as_line
 from fd_flower.results.reproduce import flatten
+from fd_flower.server.clock import Flight
 from fd_flower.tasks.world import World
 
 FREE = (*CHANGEABLE, "run.out", "run.resume")
@@ -51,6 +52,10 @@ class Standing:
         Hosted client -> the newest turn that it remembers.
     shares : int
         How many shares of the clients nodes host on disks of their own; 0: their memory is next to the run's folder.
+    virtual : float
+        Virtual seconds of the rounds that are done.
+    flights : list[Flight]
+        Turns of simulated clients that are under way.
     """
 
     settings: str
@@ -62,6 +67,8 @@ class Standing:
     code: list[dict[str, Any]] = field(default_factory=list)
     remembered: dict[str, Position] = field(default_factory=dict)
     shares: int = 0
+    virtual: float = 0.0
+    flights: list[Flight] = field(default_factory=list)
 
     @classmethod
     def of(
@@ -84,12 +91,13 @@ class Standing:
         """Read what ``text`` says back."""
         tree = json.loads(text)
         remembered = {client: (int(round), int(place)) for client, (round, place) in tree.pop("remembered").items()}
-        return cls(**tree, remembered=remembered)
+        flights = [Flight(**flight) for flight in tree.pop("flights", ())]
+        return cls(**tree, remembered=remembered, flights=flights)
 
     @property
     def text(self) -> str:
         """Everything as one line of JSON."""
-        return json.dumps(vars(self), sort_keys=True)
+        return json.dumps({**vars(self), "flights": [vars(flight) for flight in self.flights]}, sort_keys=True)
 
     @property
     def _options(self) -> dict[str, Any]:

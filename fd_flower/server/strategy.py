@@ -119,11 +119,15 @@ class Strategy(Method[C], FlowerStrategy):
         if arrays is not self._shown:  # somebody between the hooks changed what was shown
             self.knowledge = self.knowledge.overlaid(arrays)
         self.clients = run.host.refresh(run.guard.check)
-        asked = self.sample(number)
+        asked = self.sample(number) if run.in_flight is None else run.in_flight.free(self.sample(number))
         run.record.lines.begin(number, [c.id for c in asked], run.host)
         self.diagnostics, self._broken = Diagnostics(), ("", ())
         if self.predicts:
             self.round_index = self.public_index(number)
+        if run.in_flight is not None:
+            run.sum.open(number, asked, run.guard.bounds(), partial(run.ask, number))  # hosts add up nothing late
+            return run.depart(number, asked, config)
+        run.tick(number, asked)
         for place, exchange in enumerate(self.exchanges[:-1]):
             replies = run.exchange(run.messages(asked, number, place, exchange, config), number)
             run.guard.need_some(replies, number)
@@ -147,14 +151,22 @@ class Strategy(Method[C], FlowerStrategy):
         run, number = self._run, server_round
         if self._broken[0]:
             return self._unfit(number, *self._broken)
-        usable = run.guard.read(replies, number, run.sum.kinds(self.expected_kinds(number)))
-        try:
-            received = run.sum.close(usable, partial(run.ask, number))
-        except AggregationError as reason:
-            return self._lost(number, usable, str(reason))
-        run.guard.need_some(received, number)
-        if not run.sum.secure:
-            usable = [reply for reply in usable if reply.client.id not in run.sum.faults]
+        kinds = run.sum.kinds(self.expected_kinds(number))
+        if run.in_flight is None:
+            usable = run.guard.read(replies, number, kinds)
+        else:
+            usable = run.in_flight.arrived(replies, number, kinds)
+            if not usable:
+                return self._ended([], Diagnostics(), {})
+        received: Sequence[Reply] = usable
+        if run.in_flight is None or run.in_flight.punctual(usable):
+            try:
+                received = run.sum.close(usable, partial(run.ask, number))
+            except AggregationError as reason:
+                return self._lost(number, usable, str(reason))
+            run.guard.need_some(received, number)
+            if not run.sum.secure:
+                usable = [reply for reply in usable if reply.client.id not in run.sum.faults]
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.lines.counting():
             new = Knowledge(self.aggregate(received, self.knowledge, number))

@@ -19,7 +19,7 @@ from fd_flower.wire.traffic import counting
 
 @final
 class OpenSum(ServerProtocol):
-    """A sum of which the server may see every summand: the method gets one reply, whoever adds up.
+    """A sum of which the server may see every summand: the method gets one reply, wherever they are added up.
 
     Parameters
     ----------

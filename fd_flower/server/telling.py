@@ -34,14 +34,23 @@ def log_round(number: int, last: int, lines: Sequence[Mapping[str, Any]], own: M
             standing.hear(line)
     first, loss = lines[0], lines[0]["metrics"].get("loss")
     words = [
-        f"{len(first['replied'])} of {len(first['asked'])} clients",
+        _who(first),
         standing.accuracy,
         "" if loss is None else f"loss {_plain(loss)}",
         *([] if standing.accuracy or own else _measured(lines)),
         *(f"{name} {_plain(value)} (evaluate_fn)" for name, value in (own or {}).items()),
         f"{first['seconds']:.1f} s",
+        f"virtual time {first['virtual_seconds']:,.1f} s" if "virtual_seconds" in first else "",
     ]
     log(INFO, "round %s of %s: %s", number, last, ", ".join(filter(None, words)))
+
+
+def _who(first: Mapping[str, Any]) -> str:
+    """Return how many replies a round has, and of how many, or how many are still under way."""
+    came = len(first["replied"])
+    if "under_way" not in first:
+        return f"{came} of {len(first['asked'])} clients"
+    return f"{came or 'no'} {'reply' if came < 2 else 'replies'}, {len(first['under_way'])} under way"
 
 
 def _measured(lines: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -229,9 +229,12 @@ class ClassLogits(Summable):
     counts : Tensor
         [C] float64: how many logits are in each row.
     members : Tensor | None
-        uint8 text, JSON: client id -> round of its reply that is in these sums. The server keeps it, None on the wire.
+        uint8 text, JSON: client id -> round of its reply that is in these sums, or [round, weight] for one that counts
+        otherwise than once. The server keeps it, None on the wire.
     round : Tensor | None
         [] int64, for a client that receives the sums: the round of its own reply that is in them; None where none is.
+    weight : Tensor | None
+        [] float64, for such a client: how often its own reply is in them; None: once.
     """
 
     kind: ClassVar[str] = "class-logits"
@@ -239,16 +242,30 @@ class ClassLogits(Summable):
     counts: Tensor
     members: Tensor | None = None
     round: Tensor | None = None
+    weight: Tensor | None = None
 
     @classmethod
-    def joined(cls, sums: Tensor, counts: Tensor, rounds: Mapping[str, int]) -> Self:
-        """Return sums that say whose replies, of which round, are in them."""
-        text = json.dumps(dict(rounds), separators=(",", ":")).encode()
+    def joined(
+        cls, sums: Tensor, counts: Tensor, rounds: Mapping[str, int], weights: Mapping[str, float] | None = None
+    ) -> Self:
+        """Return sums that say whose replies, of which round and with which weight, are in them."""
+        counted = {client: weight for client, weight in (weights or {}).items() if weight != 1.0}
+        members = {client: [round, counted[client]] if client in counted else round for client, round in rounds.items()}
+        text = json.dumps(members, separators=(",", ":")).encode()
         return cls(sums, counts, torch.frombuffer(bytearray(text), dtype=torch.uint8))
 
     @property
     def rounds(self) -> dict[str, int]:
         """Client id -> round of its reply that is in these sums."""
+        return {client: of[0] if isinstance(of, list) else of for client, of in self._members.items()}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Client id -> how often its reply is in these sums, of those that are not in them once."""
+        return {client: of[1] for client, of in self._members.items() if isinstance(of, list)}
+
+    @property
+    def _members(self) -> dict[str, Any]:
         return {} if self.members is None else json.loads(self.members.numpy().tobytes())
 
     def check(self, bounds: Bounds) -> None:
@@ -261,10 +278,13 @@ class ClassLogits(Summable):
         if self.round is not None:
             self._shape("round", self.round)
             self._integers("round", self.round)
+        if self.weight is not None:
+            self._shape("weight", self.weight)
+            self._floats("weight", self.weight, torch.float64)
         super().check(bounds)
         if bool((self.counts < 0).any()):
             raise InvalidInputError(f"{self.name} has counts below 0")
-        if bool((self.counts != self.counts.round()).any()):
+        if bounds.client is not None and bool((self.counts != self.counts.round()).any()):
             raise InvalidInputError(f"{self.name} has counts that are not whole")
         if bool(self.sums[self.counts == 0].any()):
             raise InvalidInputError(f"{self.name} has sums of classes that it counts 0 of")
@@ -272,7 +292,7 @@ class ClassLogits(Summable):
 
     def entries(self) -> dict[str, Tensor]:
         """Return the mean logits: sums grow with the samples; counts tell by being numbers."""
-        return {"sums": self.sums / self.counts.clamp_min(1.0).unsqueeze(1), "counts": self.counts * 0}
+        return {"sums": self.sums / self.counts.where(self.counts > 0, 1.0).unsqueeze(1), "counts": self.counts * 0}
 
     @classmethod
     def blank(cls, bounds: Bounds) -> Self:

@@ -11,6 +11,7 @@ from fd_flower.core.client import Client, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.wire.envelope import one_line, records
+from fd_flower.wire.knowledge import Knowledge
 from fd_flower.wire.payload import Bounds, Payload, named_payloads, unpack
 from fd_flower.wire.weights import Weights
 
@@ -48,6 +49,12 @@ class Reply:
         Whose sum it is, where it is one.
     remark : str
         What was changed or left out of it before it could be used; "": nothing.
+    late : int
+        How many rounds ago its client was asked; 0: in this round.
+    weight : float
+        How much it counts compared with a punctual one, by ``server.staleness``.
+    started : Knowledge | None
+        The server's state that its client got, where it is late; None: the current one.
     """
 
     client: Client
@@ -56,6 +63,9 @@ class Reply:
     metrics: MetricRecord | None = None
     members: tuple[Client, ...] = ()
     remark: str = ""
+    late: int = 0
+    weight: float = 1.0
+    started: Knowledge | None = None
 
     @classmethod
     def of_sum(cls, members: Iterable[Client], content: RecordDict, examples: int) -> "Reply":

@@ -152,3 +152,18 @@ def counts(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
         if "client" in line and not line.get("closing"):
             found.setdefault(line["client"], []).append(line["metrics"]["count"])
     return found
+
+
+class Held(Moody):
+    """A grid that holds nodes' replies to training messages back, as long as they are in ``held``."""
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.held: set[int] = set()
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        def held(name: str) -> bool:
+            sent = self._waiting[name].metadata
+            return sent.message_type == "train" and sent.dst_node_id in self.held
+
+        return super().pull_messages([name for name in message_ids if name in self._waiting and not held(name)])
