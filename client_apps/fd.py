@@ -125,7 +125,8 @@ class Table:
 def without_own(received: ClassLogits, turn: Turn) -> ClassLogits:
     """Take the client's own part out of the sums (leave-one-out), where it is in them."""
     sums, counts = turn.recall("sums"), turn.recall("counts")
-    if received.round is None or sums is None or counts is None or turn.recall("sent") != received.round:
+    round = received.rounds.get(turn.client) if received.round is None else int(received.round)
+    if round is None or sums is None or counts is None or turn.recall("sent") != round:
         return received
     weight = 1.0 if received.weight is None else float(received.weight)
     return ClassLogits(received.sums - weight * sums, received.counts - weight * counts)

@@ -34,9 +34,14 @@ class FD(Strategy):
         return [ClassLogits.joined(sums, counts, rounds, {reply.client.id: reply.weight for reply in replies})]
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
-        """Return the table, with the round of the client's own one where that is in it."""
+        """Return the table, with the round of the client's own one where that is in it.
+
+        Clients of a secure sum have to receive the same, and so whose tables are in it.
+        """
         table = ClassLogits.find(knowledge)
-        return [] if table is None else [_sent(table).get(client.id) or _sent(table)[""]]
+        if table is None or self.settings.privacy.sum != "none":
+            return [] if table is None else [table]
+        return [_sent(table).get(client.id) or _sent(table)[""]]
 
 
 def _sent(table: ClassLogits) -> Mapping[str, ClassLogits]:

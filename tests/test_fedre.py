@@ -16,6 +16,7 @@ from fd_flower.core.rng import torch_rng
 from fd_flower.core.samples import Data, Samples
 from fd_flower.generate.entangled import RULES, entangled
 from fd_flower.tasks.task import Task
+from fd_flower.training.optimizer import Optimizer
 from fd_flower.wire import Head, Knowledge, Representation
 
 # --- entanglement
@@ -138,8 +139,8 @@ def test_a_round_is_one_step_on_the_sum_of_soft_cross_entropies():
 def test_ten_clients_are_one_step_at_the_defaults(clients, batch, steps, monkeypatch):
     """A last mini-batch of one is left out, as everywhere (33 = 2 x 16 + 1)."""
     taken = []
-    step = torch.optim.SGD.step
-    monkeypatch.setattr(torch.optim.SGD, "step", lambda *args: (taken.append(1), step(*args))[1])
+    step = Optimizer.step
+    monkeypatch.setattr(Optimizer, "step", lambda self: (taken.append(1), step(self))[1])
     aggregated(HEARD * (clients // 2) + HEARD[: clients % 2], batch=batch)
     assert len(taken) == steps
 

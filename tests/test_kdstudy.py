@@ -314,7 +314,10 @@ def test_the_rounds_after_are_fedavgs_of_the_same_numbers(tmp_path, changes):
     assert kept is not None
     replace(kept, knowledge=Knowledge([Weights(student)])).write(tmp_path / "fedavg", "fedavg")
     tiny.run("fedavg", f"run.resume={tmp_path / 'fedavg'} server.rounds=4")
-    tiny.assert_same_bits({0: knowledge(tmp_path / "whole")}, {0: knowledge(tmp_path / "fedavg", "fedavg")})
+    whole, fedavgs = knowledge(tmp_path / "whole"), knowledge(tmp_path / "fedavg", "fedavg")
+    assert whole.keys() == fedavgs.keys()
+    for key, value in fedavgs.items():  # FedAvg's sum is one of integers, whose last bits are others
+        torch.testing.assert_close(whole[key], value, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [f"{GRID} server.rounds=4", f"{CHAIN} client.learner=own"])

@@ -175,7 +175,10 @@ def test_a_model_whose_head_is_not_its_own_serves_methods_that_do_not_use_it():
     [
         (tuples, "Net returns tuple for one sample; expected one tensor of logits"),
         (ten_outputs, r"Small tells 10 classes apart, client 0 has 3 \(cat, dog, eel\): give its last layer 3 outputs"),
-        (two_outputs, "client 0 has the label 2; Small tells 2 classes apart, expected 0 to 1: give its last layer"),
+        (
+            two_outputs,
+            "the test set has the label 2; Small tells 2 classes apart, expected 0 to 1: give its last",
+        ),
         (wide_test, r"client 0 has samples of shape \[8\], the test set of \[9\]; expected one shape"),
     ],
 )

@@ -98,11 +98,11 @@ def test_a_run_is_not_resumed_with_another_frozen_part():
         Standing.of(chosen, "key", world_of(), [replace(client, base=own)], hosted=True) for own in ("1" * 64, "2" * 64)
     )
     assert Standing.read(before.text) == before
-    before.check(before, [], "run")
+    before.check(before, [], "run", str)
     with pytest.raises(
         InvalidInputError, match=r"the frozen part of 'bert' changed \(checksum 2{12}, was 1{12}\): put"
     ):
-        before.check(now, [], "run")
+        before.check(now, [], "run", str)
 
 
 # --- every method that sends weights

@@ -230,7 +230,7 @@ class ClassLogits(Summable):
         [C] float64: how many logits are in each row.
     members : Tensor | None
         uint8 text, JSON: client id -> round of its reply that is in these sums, or [round, weight] for one that counts
-        otherwise than once. The server keeps it, None on the wire.
+        otherwise than once. Sent to clients of a secure sum alone; other clients get ``round`` and ``weight``.
     round : Tensor | None
         [] int64, for a client that receives the sums: the round of its own reply that is in them; None where none is.
     weight : Tensor | None
