@@ -17,7 +17,7 @@ class FD(Strategy):
     """The server adds up the clients' tables and says to each whether its own is in them, which it takes out again."""
 
     status = Status("paper")
-    summable = (ClassLogits,)
+    summable, sums = (ClassLogits,), True
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Add the tables of sums [C, C] and counts [C] (algorithm 1, lines 9 to 15, but for the leaving out)."""

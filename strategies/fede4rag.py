@@ -26,7 +26,7 @@ class FedE4RAG(Strategy[Config]):
 
     status = Status("official code", reconstructed="the secure sum in place of homomorphic encryption")
     requires = Requirements(same_model=True, tasks=("retrieval",))
-    evaluated, summable = "aggregated", (Weights,)
+    evaluated, summable, sums = "aggregated", (Weights,), True
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:

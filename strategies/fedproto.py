@@ -25,7 +25,7 @@ class FedProto(Strategy[Config]):
     """The mean of the clients' prototypes, class by class."""
 
     status = Status("official code")
-    requires, summable = Requirements(features=True), (Prototypes,)
+    requires, summable, sums = Requirements(features=True), (Prototypes,), True
 
     @classmethod
     def requirements(cls, settings: Settings) -> Requirements:

@@ -17,6 +17,7 @@ from fd_flower.client import steps, turn
 from fd_flower.data import clients, images
 from fd_flower.results import report
 from fd_flower.server import host_grid
+from fd_flower.server.method import Method
 from fd_flower.training import Plan, loop
 
 
@@ -31,6 +32,12 @@ def shared_data() -> Callable[[str], Path]:
         return (root / name).resolve()
 
     return find
+
+
+@pytest.fixture
+def single_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let methods that need no more than the sum of their clients' replies get each of them, too."""
+    monkeypatch.setattr(Method, "takes_sum", lambda self: False)
 
 
 @pytest.fixture(scope="module")

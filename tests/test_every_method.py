@@ -24,6 +24,7 @@ from fd_flower.server import Requirements, Strategy
 from fd_flower.tasks.retrieval.metrics import METRICS
 from fd_flower.wire import unpack
 from fd_flower.wire.envelope import unfold
+from fd_flower.wire.exact import SUM
 
 ROOT = Path(__file__).parents[1]
 EVERY = pytest.mark.parametrize("method", methods.names())
@@ -219,7 +220,7 @@ def test_everything_that_is_said_is_of_a_known_kind(method: str):
             assert isinstance(content, RecordDict)
             for payload in unpack(content):
                 assert all(isinstance(tensor, torch.Tensor) for tensor in payload.tensors().values())
-            assert set(content.config_records) <= {"config"}
+            assert set(content.config_records) <= {"config", SUM}
             assert set(content.metric_records) <= {"metrics"}
 
 

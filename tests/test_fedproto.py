@@ -193,6 +193,7 @@ def dropping():
     return Task(lambda _: Dropping(2), still.data)
 
 
+@pytest.mark.usefixtures("single_replies")
 @pytest.mark.parametrize("length", ["client.epochs=3 client.steps=null", "client.steps=1 client.batch=1"])
 def test_own_prototypes_are_means_over_all_own_samples(length, monkeypatch):
     """Equation 3: every sample once, whatever the training was like, as the model sees it when it predicts."""

@@ -97,6 +97,7 @@ def test_natural_order():
     assert sorted(["10", "2", "b", "a10", "a9", "1"], key=natural) == ["1", "2", "10", "a9", "a10", "b"]
 
 
+@pytest.mark.usefixtures("single_replies")
 def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large(monkeypatch: pytest.MonkeyPatch):
     """A model of fedavg has some 1,500 bytes: with room for three, 7 clients take 3 messages.
 
@@ -114,6 +115,7 @@ def test_a_nodes_clients_are_asked_in_parts_where_the_replies_would_be_too_large
     assert figures(lines) == figures(play(toy_settings("fedavg", "data.clients=7")))
 
 
+@pytest.mark.usefixtures("single_replies")
 def test_the_reply_limit_learns_from_replies(monkeypatch: pytest.MonkeyPatch):
     """Round one of fd sends nothing down, so its small messages say little about the replies: two learns it."""
     monkeypatch.setattr(client_grid, "REPLY_LIMIT", 1000)

@@ -102,7 +102,10 @@ def test_the_part_is_averaged_by_examples_and_the_rest_stays(share, model, tmp_p
     keys = shared_keys(World(merged, described(merged)).module(merged.model.name), share)
     examples = [line["examples"] for line in lines if line["round"] == 2 and "client" in line]
     mean = mean_of_parameters([{key: kept[key] for key in keys} for kept in every], examples)
-    tiny.assert_same_bits({0: served(tmp_path)}, {0: mean})
+    found = served(tmp_path)  # a sum of integers is the same in any order, and not this mean's last bits
+    assert found.keys() == mean.keys()
+    for key, value in mean.items():
+        torch.testing.assert_close(found[key], value, rtol=1e-6, atol=1e-8)
     rest = next(key for key in sorted(every[0].keys() - keys) if every[0][key].is_floating_point())
     assert not torch.equal(every[0][rest], every[1][rest])
     figures = tiny.of_clients(lines)[2, "0"]["evaluations"]["trained"]

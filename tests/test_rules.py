@@ -16,9 +16,9 @@ from fd_flower.cli import main
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.objectives.metrics import accuracy, restricted
 from fd_flower.results import rules
-from fd_flower.server.figures import check_figures
 from fd_flower.tasks.metric import checked
 from fd_flower.wire import Prototypes
+from fd_flower.wire.figures import check_figures
 
 
 def test_classes_that_are_not_own_are_ruled_out():

@@ -13,8 +13,8 @@ from fd_flower.cli import compare, main
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.summary import summarize
-from fd_flower.server.figures import check_figures
 from fd_flower.training import LOCAL, PUBLIC, count, counted, counted_as, uncounted
+from fd_flower.wire.figures import check_figures
 
 SMALL = f"{TINY} data.limit=300 "
 

@@ -8,9 +8,10 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from torch import Tensor
 
+from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import (
     Adapter,
@@ -50,7 +51,10 @@ from fd_flower.wire import (
     stack,
     unpack,
 )
+from fd_flower.wire.exact import ExactSum, SumSpec
+from fd_flower.wire.host_sum import HostSum
 from fd_flower.wire.payload import KINDS
+from fd_flower.wire.replies import Reply
 from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask, text
 
 
@@ -138,6 +142,11 @@ SAID: dict[str, Payload] = {
     "masked numbers": Masked(torch.tensor([-(2**63), 5]), torch.zeros(32, dtype=torch.uint8)),
     "opened shares": SumUnmask(text([]), torch.zeros(2, 16, dtype=torch.uint8)),
     "encrypted numbers": Encrypted(torch.zeros(7, dtype=torch.uint8), torch.tensor([3, 4]), BYTES[0], torch.tensor(9)),
+    "a host's sum": HostSum.made(
+        ExactSum(SumSpec(30, 2, 0, 1.0, 1)),
+        [Reply(Client("0", 0), RecordDict(), 5, MetricRecord({"num-examples": 5}))],
+        [{"arrays": 8}],
+    ),
     "a decrypted sum": Opened(torch.tensor([3, -(2**44), 0])),
     "pixel statistics": PixelStatistics(torch.rand(3, 1), torch.rand(3, 1), torch.tensor([True, False, True])),
 }

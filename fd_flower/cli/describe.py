@@ -17,7 +17,7 @@ from rich.text import Text
 
 from fd_flower import methods
 from fd_flower.cli import paths
-from fd_flower.config import SECTIONS, read_recipe, settings
+from fd_flower.config import SECTIONS, Settings, read_recipe, settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.page import words
 from fd_flower.results.reproduce import flatten
@@ -82,6 +82,7 @@ def described(stem: str, changes: Sequence[str]) -> Iterator[RenderableType]:
     facts.add_row("needs", needed(strategy.requirements(chosen)))
     facts.add_row("learns", ", ".join(strategy.requirements(chosen).tasks))
     facts.add_row("exchanges", exchanged(stem))
+    facts.add_row("replies", replies(stem, chosen))
     point = strategy.evaluation_point(chosen)
     facts.add_row("evaluated", f"{EVALUATED[point]} ({point})")
     yield facts
@@ -119,6 +120,13 @@ def needed(requires: Requirements) -> str:
     if "classification" not in requires.tasks:
         parts += [KINDS[kind] for kind in requires.tasks]
     return ", ".join(parts) or "nothing"
+
+
+def replies(stem: str, chosen: Settings) -> str:
+    """Return in words what of its clients' replies the server receives."""
+    if chosen.privacy.sum != "none":
+        return f"one secure sum ({chosen.privacy.sum})"
+    return "one sum of each host's clients" if methods.strategy(stem).sums_replies(chosen) else "each client's"
 
 
 def exchanged(stem: str) -> str:

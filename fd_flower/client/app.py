@@ -9,6 +9,7 @@ from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
 from fd_flower.client.pool import described
+from fd_flower.client.summing import Summing
 from fd_flower.core.errors import StateError
 from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
@@ -64,9 +65,14 @@ class App(ClientApp):
                 node = Node(header, context)
             except StateError as error:
                 return Message(fold(dict.fromkeys(contents, Error(STATE, str(error))), {}), reply_to=message)
-            answers = {client: self._answer(client, content, node, message) for client, content in contents.items()}
-            kept = json.dumps(node.kept)
-            return Message(fold(answers, {REMEMBERED: kept} if node.kept else {}), reply_to=message)
+            total, answers = Summing(node), {}
+            for client, content in contents.items():
+                answer = total.take(client, content, self._answer(client, content, node, message))
+                if answer is not None:
+                    answers[client] = answer
+            reply = fold(answers, {REMEMBERED: json.dumps(node.kept)} if node.kept else {})
+            reply.update(total.content)
+            return Message(reply, reply_to=message)
 
     def _answer(self, client: str, content: RecordDict | Error, node: Node, message: Message) -> RecordDict | Error:
         """Run one client's turn and return its reply, or its error."""

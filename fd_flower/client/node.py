@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
@@ -17,7 +18,7 @@ from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
 from fd_flower.core import nonce
 from fd_flower.core.checksum import checksum
-from fd_flower.core.client import LONGEST, NAME, is_name
+from fd_flower.core.client import LONGEST, NAME, Client, answered, is_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.keys import allowed
 from fd_flower.core.share import Share
@@ -46,6 +47,8 @@ DEVICES_ALONE = ("client-id", "data-path", "model", "rank", *DECLARED, "secret-k
 KEYS = (*DEVICE_KEYS, "model", "rank", *DECLARED, "device", "secret-key", "peer-keys", HOSTS)
 """What a device's or a host's node-config may say to us; other keys are its user's."""
 
+
+_KNOWN: "WeakKeyDictionary[World, dict[str, Client]]" = WeakKeyDictionary()
 
 TEXT = 2**20
 """Characters of one text in a message's header, at most; all settings are one."""
@@ -227,6 +230,16 @@ class Node:
             "base": here.base(name),
             "cost": here.cost(name),
         }
+
+    def known(self, client: str) -> Client:
+        """Return a hosted client as the server knows it by the handshake, but for what only that needs; kept."""
+        clients = _KNOWN.setdefault(self.world, {})
+        if client not in clients:
+            name = self.architecture(client)
+            clients[client] = answered(
+                client, {"model": name, "public": "", **self.world.kind.capabilities(self.world, client, name)}
+            )
+        return clients[client]
 
     def party(self, client: str) -> Party:
         """Return a client as a secure sum knows it."""

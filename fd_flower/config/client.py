@@ -1,6 +1,7 @@
 """Options of a client's learning (section ``client``)."""
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -150,6 +151,12 @@ class ClientConfig(Options):
     ) -> Tensor:
         """Return what ``loss`` makes of student and teacher [B, C], labels and weight [B]: a scalar."""
         return cast("objectives.Objective", self.loss)(student_logits, teacher_logprobs, labels, weight)
+
+    def passes(self, samples: int) -> int:
+        """Return how often at most a client of so many samples sees each of them while it trains in a round."""
+        if self.steps is None:
+            return self.epochs
+        return math.ceil(self.steps * self.batch / max(samples, 1)) + 1
 
     def lr_at(self, round: int, rounds: int | None) -> float:
         """Return the learning rate of a round, counted from 1, of so many; None: of an unknown number.

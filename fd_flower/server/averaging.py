@@ -52,7 +52,7 @@ RANK = "rank"
 class Averaging(Strategy[C]):
     """A method whose knowledge is the mean of the clients' weights."""
 
-    summable = (Weights,)
+    summable, sums = (Weights,), True
     drawn: int | None = None
     """The rank of this round, where ``server.ranks`` has some."""
 
@@ -76,6 +76,15 @@ class Averaging(Strategy[C]):
             return (Adapter,)
         usual = super().expected_kinds(round)
         return (*usual, Information) if self._options.adapters == INFORMED else usual
+
+    @classmethod
+    def sums_replies(cls, settings: Settings) -> bool:
+        """Whether replies are added up: not LoRA factors, whose means are compared with the mean of what they do."""
+        return super().sums_replies(settings) and settings.client.trainable != "lora"
+
+    def takes_sum(self) -> bool:
+        """Whether replies are added up: not those of a model that brings LoRA factors itself, either."""
+        return super().takes_sum() and not any(adapted(weights.values) for weights in self.known_weights())
 
     def first_adapted(self, clients: Sequence[Client]) -> list[Weights]:
         """Return the weights before round one: of each rank, where the rule for adapters takes several.

@@ -16,7 +16,9 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import name_message
 from fd_flower.core.storage import Position
 from fd_flower.server.handshake import Handshake
+from fd_flower.wire import Bounds
 from fd_flower.wire.envelope import HEADER, REMEMBERED, STATE, fold, records, remembered, unfold
+from fd_flower.wire.host_sum import HostSum
 from fd_flower.wire.traffic import Bytes, size_of
 
 REPLY_LIMIT = 64 * 2**20
@@ -58,6 +60,8 @@ class ClientGrid(Grid):
         Client id -> why it was not asked in the last exchange.
     remembered : dict[str, Position]
         Hosted client -> the newest turn that it is known to remember.
+    sums : list[HostSum]
+        Sums of replies that hosts answered with since ``sums`` was emptied; a reply's ``row`` has its place here.
     bytes : Bytes
         What was sent and received.
     """
@@ -80,6 +84,7 @@ class ClientGrid(Grid):
         self.engine = type(grid).__name__
         self.absent: dict[str, str] = {}
         self.remembered: dict[str, Position] = {}
+        self.sums: list[HostSum] = []
         self.bytes = Bytes()
 
     @property
@@ -242,7 +247,7 @@ class ClientGrid(Grid):
             answers: dict[str, RecordDict | Error] = {self.client(asked[0].metadata.dst_node_id).id: reply.content}
         else:
             try:
-                answers = unfold(reply.content)
+                answers = {**unfold(reply.content), **self._summed(reply.content, asked)}
                 kept = remembered(records(reply.content, ConfigRecord)[HEADER]) if self.hosted else {}
             except InvalidInputError as error:
                 return [Message(Error(LOST, str(error)), reply_to=m) for m in asked]
@@ -261,6 +266,20 @@ class ClientGrid(Grid):
                 self._reply_size = max(self._reply_size, size)
             split.append(Message(answer, reply_to=message))
         return split
+
+    def _summed(self, content: RecordDict, asked: list[Message]) -> dict[str, RecordDict]:
+        """Keep the sum in a host's reply, if it has one, and return the reply of each client that is in it."""
+        found = HostSum.find(content) if self.hosted else None
+        if found is None:
+            return {}
+        found.check(Bounds())
+        rows = found.rows(len(self.sums))
+        if strangers := sorted(rows.keys() - {self.client(m.metadata.dst_node_id).id for m in asked}):
+            raise InvalidInputError(f"its sum has clients that were not asked: {', '.join(strangers[:3])}")
+        self.sums.append(found)
+        for own in found.bytes_of().values():
+            self.bytes.add("up", own)
+        return rows
 
     def _starts(self) -> dict[int, str]:
         """Return when each node that is there was started, where the grid knows it."""

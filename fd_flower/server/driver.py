@@ -18,7 +18,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
-from fd_flower.privacy.server_protocol import Contents
+from fd_flower.privacy.server_protocol import Contents, ServerProtocol
 from fd_flower.privacy.sums import server_protocol, simulated_key
 from fd_flower.results.summary import INTERRUPTED
 from fd_flower.server.checkpoint import Checkpoint
@@ -31,6 +31,7 @@ from fd_flower.server.record import Record
 from fd_flower.server.resume import Standing, one_by_one
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
+from fd_flower.server.summing import OpenSum
 from fd_flower.server.telling import log_end, log_round
 from fd_flower.tasks.facts import held_out, without_effect
 from fd_flower.training import one_thread
@@ -95,7 +96,11 @@ class Driver:
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
         strategy.clients = self.host.fitting(self.guard.check)
-        self.sum = server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
+        self.sum: ServerProtocol = (
+            OpenSum(strategy, self.host)
+            if settings.privacy.sum == "none"
+            else server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
+        )
         self._judges = Judges(settings)
         self.point = strategy.evaluation_point(settings)
         self.own_loops = any(client.own_loop for client in kinds(strategy.clients))

@@ -1,6 +1,5 @@
 """What a run lets through: clients that its method can work with, and replies that it can use."""
 
-import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from logging import WARNING
@@ -14,7 +13,6 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.models import architectures
 from fd_flower.privacy.sums import check_sum
-from fd_flower.server.figures import check_figures
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method
 from fd_flower.server.record import Record
@@ -35,6 +33,7 @@ from fd_flower.server.requirements import (
 from fd_flower.tasks.built import ModelError
 from fd_flower.tasks.metric import try_out
 from fd_flower.wire import Bounds, Payload, Update, Weights
+from fd_flower.wire.figures import check_figures
 from fd_flower.wire.replies import Reply, read
 
 
@@ -159,16 +158,9 @@ class Guard:
             adapters=method.known_adapters(),
             public=len(method.world.public or ()) if public else None,
             largest=method.config.max_entry,
-            passes=self._passes,
+            passes=method.settings.client.passes,
             directions=method.known_directions(),
         )
-
-    def _passes(self, samples: int) -> int:
-        """Return how often at most a client of so many samples sees each of them while it trains in a round."""
-        config = self._method.settings.client
-        if config.steps is None:
-            return config.epochs
-        return math.ceil(config.steps * config.batch / max(samples, 1)) + 1
 
     def read(
         self, replies: Iterable[Message], round: int, kinds: Sequence[type[Payload]] = (), *, counted: bool = True

@@ -83,6 +83,9 @@ class Method(ABC, Generic[C]):
     summable: ClassVar[tuple[type[Payload], ...]] = ()
     """Kinds of which a sum will do: under ``privacy.sum`` ``aggregate`` gets one reply for all, ``Summable.summed``."""
 
+    sums: ClassVar[bool] = False
+    """Whether ``aggregate`` gets that one reply in every run, so that hosts send sums of their clients' replies."""
+
     predicts: ClassVar[bool] = False
     """Whether clients predict on public samples, which a round's message then names."""
 
@@ -186,6 +189,15 @@ class Method(ABC, Generic[C]):
     def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
         """Return the kinds without which a reply is of no use: by default those of ``reply_kinds`` and ``summable``."""
         return (*self.reply_kinds, *self.summable)
+
+    @classmethod
+    def sums_replies(cls, settings: Settings) -> bool:
+        """Whether a run's replies are added up before ``aggregate``: as ``sums`` says, but for options that decide."""
+        return cls.sums and settings.privacy.sum == "none" and not cls.requirements(settings).single_replies
+
+    def takes_sum(self) -> bool:
+        """Whether the round's replies are added up before ``aggregate``."""
+        return self.sums_replies(self.settings)
 
     def known_weights(self) -> Sequence[Weights]:
         """Return the weights of each architecture as clients send them, for checks of replies."""

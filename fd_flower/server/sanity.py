@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.wire import Knowledge, unpack
+from fd_flower.wire import Knowledge
 from fd_flower.wire.replies import Reply
 
 
@@ -21,6 +21,5 @@ def suspects(replies: Sequence[Reply]) -> str:
     """Return who sent the largest numbers, largest first."""
     if any(reply.members for reply in replies):
         return "whose part did it is hidden in the sum"
-    sizes = {r.client.id: max((p.size()[0] for p in unpack(r.content)), default=0.0) for r in replies}
-    ranked = sorted(sizes.items(), key=lambda pair: -pair[1])
+    ranked = sorted(((r.client.id, r.size) for r in replies), key=lambda pair: -pair[1])
     return "largest numbers sent: " + ", ".join(f"client {client} {size:.3g}" for client, size in ranked[:3])

@@ -153,10 +153,12 @@ class Strategy(Method[C], FlowerStrategy):
         except AggregationError as reason:
             return self._lost(number, usable, str(reason))
         run.guard.need_some(received, number)
+        if not run.sum.secure:
+            usable = [reply for reply in usable if reply.client.id not in run.sum.faults]
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.lines.counting():
             new = Knowledge(self.aggregate(received, self.knowledge, number))
-        if broken := self._fault(new, received):
+        if broken := self._fault(new, received if run.sum.secure else usable):
             return self._unfit(number, broken, usable)
         self.knowledge = new
         if self.diagnostics.votes is not None and not run.sum.secure:  # a sum's votes belong to no single client

@@ -5,13 +5,13 @@ import reprlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from fd_flower.core.client import Client, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.wire.envelope import one_line, records
-from fd_flower.wire.payload import Bounds, Payload, named_payloads
+from fd_flower.wire.payload import Bounds, Payload, named_payloads, unpack
 from fd_flower.wire.weights import Weights
 
 WHOLE = 2**53
@@ -22,6 +22,9 @@ LARGEST = 1e30
 
 STEPS = "steps"
 """``steps/<kind>`` among a reply's metrics: the optimizer steps of the turn, by what they learned from."""
+
+ROW = "row"
+"""Name of the ConfigRecord of a reply whose payloads are in its host's sum: ``host``, ``size`` and ``remark``."""
 
 METRICS = 1000
 """How many metrics a reply has at most, and the numbers in one and the characters of its name."""
@@ -64,6 +67,18 @@ class Reply:
         """Who is behind it: one client, or all whose sum it is."""
         return self.members or (self.client,)
 
+    @property
+    def row(self) -> ConfigRecord | None:
+        """What it says of its host's sum, where its payloads are in that."""
+        return records(self.content, ConfigRecord).get(ROW)
+
+    @property
+    def size(self) -> float:
+        """The size of the largest entry of its payloads."""
+        if self.row is not None:
+            return float(str(self.row.get("size", 0.0)))
+        return max((payload.size()[0] for payload in unpack(self.content)), default=0.0)
+
 
 def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool) -> Reply:
     """Return a client's reply.
@@ -84,7 +99,7 @@ def checked(client: Client, content: RecordDict, bounds: Bounds, *, plain: bool)
                 else "the reply has no arrays"
             )
         content = RecordDict({"arrays": next(iter(found.values())), "metrics": metrics})
-    remarks = []
+    remarks = [str(row["remark"])] if (row := records(content, ConfigRecord).get(ROW)) and row.get("remark") else []
     for name, payload in named_payloads(content):
         payload.check(bounds)
         if (normalized := payload.normalized()) is not payload:
@@ -135,7 +150,7 @@ def read(
     bounds : Bounds
         What a payload can look like, but for what the client's own answer to the handshake says.
     kinds : Sequence[type[Payload]]
-        Kinds without which a reply cannot be used.
+        Kinds without which a reply cannot be used, unless its payloads are in its host's sum.
     plain : bool
         Whether the clients know nothing of FD-Flower.
     counted : bool
@@ -153,24 +168,47 @@ def read(
         try:
             if message.has_error():
                 raise InvalidInputError(message.error.reason or f"error {message.error.code}")
-            if check is not None:
-                for metrics in records(message.content, MetricRecord).values():
-                    check(client, metrics)
-            reply = checked(client, message.content, bounds.of(client), plain=plain)
-            for kind in kinds:
-                kind.need(reply.content)
-            metrics = reply.metrics or MetricRecord()
-            if counted and "num-examples" not in metrics:
-                raise InvalidInputError(
-                    "the reply has no num-examples, by which replies are weighed (its metrics: "
-                    f"{', '.join(metrics) or 'none'}): put the number of its training samples into its MetricRecord"
-                )
-            usable.append(reply)
+            usable.append(read_one(client, message.content, bounds, kinds, plain=plain, counted=counted, check=check))
         except InvalidInputError as error:
             failed[client.id] = one_line(error)
-        except Exception as error:  # a stranger's reply costs itself, whatever it makes numpy, torch or JSON raise
-            failed[client.id] = one_line(f"its reply cannot be read: {type(error).__name__} {error}")
     return usable, failed
+
+
+def read_one(
+    client: Client,
+    content: RecordDict,
+    bounds: Bounds,
+    kinds: Sequence[type[Payload]],
+    *,
+    plain: bool = False,
+    counted: bool = True,
+    check: Callable[[Client, MetricRecord], None] | None = None,
+) -> Reply:
+    """Return a client's reply, where it can be used; parameters are those of ``read``.
+
+    Raises
+    ------
+    InvalidInputError
+        For any other: a stranger's reply costs itself, whatever it makes numpy, torch or JSON raise.
+    """
+    try:
+        if check is not None:
+            for metrics in records(content, MetricRecord).values():
+                check(client, metrics)
+        reply = checked(client, content, bounds.of(client), plain=plain)
+        for kind in kinds if reply.row is None else ():
+            kind.need(reply.content)
+    except InvalidInputError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(f"its reply cannot be read: {type(error).__name__} {error}") from None
+    metrics = reply.metrics or MetricRecord()
+    if counted and "num-examples" not in metrics:
+        raise InvalidInputError(
+            "the reply has no num-examples, by which replies are weighed (its metrics: "
+            f"{', '.join(metrics) or 'none'}): put the number of its training samples into its MetricRecord"
+        )
+    return reply
 
 
 def mean_weights(replies: Sequence[Reply]) -> dict[str, Weights]:

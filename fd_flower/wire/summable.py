@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from fd_flower.wire.payload import Bounds, Payload
@@ -26,7 +27,7 @@ class Summable(Payload):
         Parameters
         ----------
         share : float
-            The client's examples as a share of those of all that were asked, 0 to 1.
+            The client's examples as a share of those of all that were asked, 0 to 1; in an open sum their number.
         """
 
     @abstractmethod
@@ -42,3 +43,11 @@ class Summable(Payload):
         clients : int
             How many they are.
         """
+
+    def whole_numbers(self) -> Tensor:
+        """Return the numbers of which an open sum takes the largest, int64 [M]: none."""
+        return torch.empty(0, dtype=torch.int64)
+
+    def with_whole_numbers(self, values: Tensor) -> Self:
+        """Return the payload with these in place of its ``whole_numbers``."""
+        return self

@@ -22,6 +22,11 @@ def numbers_counted() -> Iterator[None]:
         _counting.reset(token)
 
 
+def counting() -> bool:
+    """Whether numbers are counted, for which single replies are needed."""
+    return _counting.get()
+
+
 class Bytes:
     """What a round costs: bytes of encoded knowledge by kind and direction, as if each client were a device.
 
@@ -54,12 +59,17 @@ class Bytes:
 
     def count(self, direction: str, content: RecordDict) -> None:
         """Count a client's message."""
-        table = self.up if direction == "up" else self.down
         for name, record in records(content, ArrayRecord).items():
             kind = name.partition(".")[0]
-            table[kind] = table.get(kind, 0) + record.count_bytes()
-            if _counting.get():
+            self.add(direction, {kind: record.count_bytes()})
+            if counting():
                 self._count_numbers(direction, kind, record)
+
+    def add(self, direction: str, bytes: Mapping[str, int]) -> None:
+        """Add the bytes of a client's message by kind."""
+        table = self.up if direction == "up" else self.down
+        for kind, number in bytes.items():
+            table[kind] = table.get(kind, 0) + number
 
     def _count_numbers(self, direction: str, kind: str, record: ArrayRecord) -> None:
         table = self.numbers.setdefault(direction, {})

@@ -118,6 +118,18 @@ class Weights(Summable):
         }
         return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
 
+    def whole_numbers(self) -> Tensor:
+        """Return the whole numbers (batches seen), in the keys' order."""
+        found = [t.flatten().long() for key in sorted(self.values) if not (t := self.values[key]).is_floating_point()]
+        return torch.cat([*found, torch.empty(0, dtype=torch.int64)])
+
+    def with_whole_numbers(self, values: Tensor) -> Self:
+        """Return these weights with other whole numbers."""
+        keys = [key for key in sorted(self.values) if not self.values[key].is_floating_point()]
+        parts = values.split([self.values[key].numel() for key in keys])
+        new = {k: part.to(self.values[k].dtype).view(self.values[k].shape) for k, part in zip(keys, parts, strict=True)}
+        return type(self)({**self.values, **new}, self.model)
+
 
 @dataclass(frozen=True, eq=False)
 class Information(Payload):

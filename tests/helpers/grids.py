@@ -9,8 +9,10 @@ from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import ClientAppCallable
 
 from fd_flower import methods
+from fd_flower.core.flower import with_content
 from fd_flower.engine import InProcessGrid
-from fd_flower.wire.envelope import HANDSHAKE, fold, unfold
+from fd_flower.wire.envelope import HANDSHAKE, HEADER, fold, records, unfold
+from fd_flower.wire.exact import SUM
 
 from .tasks import TASK
 
@@ -103,7 +105,10 @@ class Moody(InProcessGrid):
 
 
 class Spoilt(ClientApp):
-    """An app with clients that fail: ``spoil(client, round, content)`` is sent instead (round 0: who it is)."""
+    """An app with clients that fail: ``spoil(client, round, content)`` is sent instead (round 0: who it is).
+
+    It answers with single replies where a sum is asked for.
+    """
 
     def __init__(self, app: ClientApp, spoil: Callable[[str, int, RecordDict], RecordDict | Error]) -> None:
         super().__init__()
@@ -111,7 +116,7 @@ class Spoilt(ClientApp):
         self._spoil = spoil
 
     def __call__(self, message: Message, context: Context) -> Message:
-        answer = self._app(message, context)
+        answer = self._app(with_content(message, unsummed(message.content)), context)
         asked = unfold(message.content)
         if not asked:  # the node is asked who it is
             return answer
@@ -120,6 +125,15 @@ class Spoilt(ClientApp):
             for name, content in unfold(answer.content).items()
         }
         return Message(fold(spoilt, {}), reply_to=message)
+
+
+def unsummed(content: RecordDict) -> RecordDict:
+    """Return what a host is sent without the word that it is to add up what its clients reply."""
+    header = records(content, ConfigRecord)[HEADER]
+    asked = {name: {k: r for k, r in own.items() if k != SUM} for name, own in unfold(content).items()}
+    return fold(
+        {name: RecordDict(own) for name, own in asked.items()}, {k: v for k, v in header.items() if k != "layout"}
+    )
 
 
 def counted(message: Message, context: Context, call_next: ClientAppCallable) -> Message:

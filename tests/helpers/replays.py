@@ -12,11 +12,14 @@ from torch import Tensor
 
 from fd_flower import methods
 from fd_flower.config import Settings
+from fd_flower.core.flower import with_content
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Strategy
 from fd_flower.server.driver import Driver
 from fd_flower.wire import Knowledge
 from fd_flower.wire.envelope import fold, unfold
+
+from .grids import unsummed
 
 Change = Callable[[str, RecordDict], RecordDict | Error]
 """Makes of a client's id and its reply what its node answers: the whole message, or an error in the reply's place."""
@@ -47,7 +50,7 @@ class Replaying(ClientApp):
         config: Any = content["config"]  # type: ignore[index]
         place = (message.metadata.message_type, client, config["server-round"], config.get("closing", False))
         if place not in self._known:
-            answer = copy.deepcopy(self._app(message, context))
+            answer = copy.deepcopy(self._app(with_content(message, unsummed(message.content)), context))
             found = unfold(answer.content)[client]
             assert isinstance(found, RecordDict), f"{place}: {found.reason}"
             self._known[place] = found

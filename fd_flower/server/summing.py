@@ -1,0 +1,104 @@
+"""The open sum of a round: hosts add up their clients' replies, and the server those of devices, as whole numbers."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, final
+
+from flwr.app import RecordDict
+
+from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.privacy.server_protocol import Ask, Contents, ServerProtocol
+from fd_flower.server.client_grid import ClientGrid
+from fd_flower.server.method import Method
+from fd_flower.wire import Bounds, Summable, Weights, pack, unpack
+from fd_flower.wire.exact import SUM, ExactSum, SumSpec
+from fd_flower.wire.replies import Reply
+from fd_flower.wire.traffic import counting
+
+
+@final
+class OpenSum(ServerProtocol):
+    """A sum of which the server may see every summand: the method gets one reply, whoever adds up.
+
+    Parameters
+    ----------
+    method : Method
+        Whose replies they are.
+    host : ClientGrid
+        Its clients, and the sums that their hosts answer with.
+    """
+
+    def __init__(self, method: Method[Any], host: ClientGrid) -> None:
+        super().__init__()
+        self._method = method
+        self._host = host
+        self._spec: SumSpec | None = None
+        self._blanks: list[Summable] = []
+
+    def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
+        """Tell hosts what to add up, where the method needs no more than a sum."""
+        self.faults, self._host.sums, self._spec = {}, [], None
+        self._blanks = self._summed(bounds)
+        known = [client.examples for client in asked]
+        if self._blanks and any(known) and not any(client.own_loop for client in asked):
+            self._spec = self._spec_of(known)
+        if self._spec is None or not self._host.hosted:
+            return super().open(round, asked, bounds, ask)
+        record = self._spec.record
+        return {client: RecordDict({SUM: record}) for client in asked}
+
+    def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
+        """Return the sum of all replies as one reply; each that cannot be in it is named in ``faults``."""
+        # Of clients in a loop of their own, examples are known when they reply.
+        spec = self._spec or (self._spec_of([reply.examples for reply in replies]) if self._blanks else None)
+        if spec is None:
+            return replies
+        total, members = ExactSum(spec), []
+        of_hosts: dict[int, list[Reply]] = defaultdict(list)
+        for reply in replies:
+            if reply.row is not None:
+                of_hosts[int(str(reply.row["host"]))].append(reply)
+                continue
+            try:
+                total.add(unpack(reply.content), reply.examples)
+                members.append(reply)
+            except InvalidInputError as error:
+                self.faults[reply.client.id] = str(error)
+        for host, group in of_hosts.items():
+            if why := self._join(total, host, group):
+                self.faults |= dict.fromkeys((r.client.id for r in group), why)
+            else:
+                members += group
+        examples = sum(r.examples for r in members)
+        if not examples:
+            return []
+        payloads = total.opened(self._blanks, examples, len(members))
+        order = {reply.client.id: place for place, reply in enumerate(replies)}
+        members.sort(key=lambda reply: order[reply.client.id])
+        return [Reply.of_sum([r.client for r in members], pack(*payloads), examples)]
+
+    def _join(self, total: ExactSum, host: int, group: Sequence[Reply]) -> str:
+        """Add a host's sum; return why it cannot be used, "" where it can."""
+        found = self._host.sums[host]
+        if len(group) != len(found.sizes):
+            return "its host's sum has replies in it that cannot be used"
+        if (len(found.values), len(found.wholes)) != (total.spec.length, total.spec.wholes):
+            return f"its host's sum has {len(found.values)} numbers; expected {total.spec.length}"
+        total.join(found.values.numpy(), found.wholes.numpy())
+        return ""
+
+    def _summed(self, bounds: Bounds) -> list[Summable]:
+        """Return payloads of the shapes that are summed; none where the method gets single replies."""
+        method = self._method
+        kinds = [kind for kind in method.summable if issubclass(kind, Summable)]
+        lone = Weights not in kinds or len(bounds.weights) == 1  # those of several architectures do not add up
+        single = self._host.plain or counting() or not lone or not method.takes_sum()
+        return [] if single else [kind.blank(bounds) for kind in kinds]
+
+    def _spec_of(self, examples: Sequence[int]) -> SumSpec | None:
+        """Return what the sum over clients with so many examples is about; None: nothing."""
+        config = self._method.config
+        if not any(examples):
+            return None
+        return SumSpec.of(examples, self._blanks, float(config.max_entry), int(config.max_reply_mb * 2**20))
