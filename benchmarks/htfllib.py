@@ -12,15 +12,14 @@ writes its results, is replaced by an empty module, and `torch.load` may load it
 import argparse
 import importlib
 import logging
-import os
 import statistics
 import sys
 import tempfile
 import threading
 import time
 import types
-import warnings
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -197,8 +196,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
-    warnings.filterwarnings("ignore", message=".*TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD.*")
+    torch.load = partial(torch.load, weights_only=False)  # it saves whole models
     sys.modules.setdefault("h5py", types.ModuleType("h5py"))
     sys.path.insert(0, str(asked.htfllib / "system"))
     print(

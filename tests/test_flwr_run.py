@@ -43,15 +43,21 @@ def submit(flwr: Flwr, method: str, changes: str) -> str:
     return said.stdout + said.stderr
 
 
+def compare_engines(method: str, words: str, flwr: Flwr, folder: Path) -> list[dict[str, Any]]:
+    """Fail unless a run here and one over two SuperNodes have equal figures; return the lines of the latter."""
+    said = submit(flwr, method, f"{words} server.nodes=2 run.out={folder}/there")
+    assert outcome(flwr)["status"] == "finished:completed", said
+    here = engine.run(settings(method, words), out=folder / "here")
+    assert here is not None
+    there = [json.loads(line) for line in (folder / "there" / "rounds.jsonl").read_text().splitlines()]
+    assert figures(there) == figures(here.lines())
+    return there
+
+
 @pytest.mark.parametrize("method", methods.names())
 def test_two_supernodes_give_the_numbers_of_one_process(method: str, flwr: Flwr, tmp_path: Path):
     words = f"{brief(method)} data.clients=10 data.alpha=0.3"
-    said = submit(flwr, method, f"{words} server.nodes=2 run.out={tmp_path}/there")
-    assert outcome(flwr)["status"] == "finished:completed", said
-    folder = engine.run(settings(method, words), out=tmp_path / "here")
-    assert folder is not None
-    there = [json.loads(line) for line in (tmp_path / "there" / "rounds.jsonl").read_text().splitlines()]
-    assert figures(there) == figures(folder.lines())
+    compare_engines(method, words, flwr, tmp_path)
     summaries = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("here", "there")]
     assert [s["engine"] for s in summaries] == ["local", "simulation"]
     figures_of = [s.get("accuracy", s.get("retrieval")) for s in summaries]
@@ -67,12 +73,7 @@ def test_two_supernodes_give_the_numbers_of_one_process(method: str, flwr: Flwr,
 )
 def test_rounds_that_do_not_wait_give_the_numbers_of_one_process(method: str, clock: str, flwr: Flwr, tmp_path: Path):
     words = f"{brief(method)} data.clients=10 data.alpha=0.3 server.rounds=5 server.speed_spread=1 {clock}"
-    said = submit(flwr, method, f"{words} server.nodes=2 run.out={tmp_path}/there")
-    assert outcome(flwr)["status"] == "finished:completed", said
-    folder = engine.run(settings(method, words), out=tmp_path / "here")
-    assert folder is not None
-    there = [json.loads(line) for line in (tmp_path / "there" / "rounds.jsonl").read_text().splitlines()]
-    assert figures(there) == figures(folder.lines())
+    there = compare_engines(method, words, flwr, tmp_path)
     late = [line["round"] - line["version"] for line in there if "version" in line]
     assert max(late) > 0
     assert min(late) == 0

@@ -20,12 +20,13 @@ from fd_flower.cli import keys
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.engine import InProcessGrid
 from fd_flower.privacy import bfv
-from fd_flower.privacy.vector import flat, restored
+from fd_flower.privacy.vector import flat
 from fd_flower.server import Run, Strategy
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.wire import Bounds, ClassLogits, Knowledge, Payload, Prototypes, PublicLogits, Summable, Weights, pack
 from fd_flower.wire.envelope import HANDSHAKE, unfold
 from fd_flower.wire.replies import Reply
+from fd_flower.wire.summable import restored
 
 SUMMED = ("fd", "fedavg", "fedprox", "fedproto", "fedmd", "fml")
 INDEX = torch.tensor([1, 4, 6])

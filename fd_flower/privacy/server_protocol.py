@@ -12,9 +12,9 @@ from fd_flower.config import PrivacyConfig
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy.messages import RECORD, RoundSpec
-from fd_flower.privacy.vector import ordered, restored
 from fd_flower.wire import Bounds, Payload, Summable, pack
 from fd_flower.wire.replies import Reply
+from fd_flower.wire.summable import ordered, restored
 
 Contents = Mapping[Client, RecordDict]
 Ask = Callable[[str, Contents, Sequence[type[Payload]]], list[Reply]]

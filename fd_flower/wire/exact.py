@@ -12,7 +12,7 @@ from flwr.app import ConfigRecord
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.envelope import whole
 from fd_flower.wire.payload import Payload
-from fd_flower.wire.summable import Summable
+from fd_flower.wire.summable import Summable, ordered, restored
 
 SUM = "open-sum"
 """Name of the ConfigRecord that tells a host that its clients' replies are to be added up, and how."""
@@ -105,9 +105,10 @@ class ExactSum:
             For payloads of another length, that cannot be summed, or with a number so large that the sum could wrap.
             Nothing is added then.
         """
-        found = in_order(payloads)
-        wholes = torch.cat([p.whole_numbers() for p in found]) if found else torch.empty(0, dtype=torch.int64)
-        zeroed = [p.with_whole_numbers(torch.zeros_like(p.whole_numbers())) for p in found]
+        found = ordered(payloads)
+        each = [payload.whole_numbers() for payload in found]  # of these the largest is taken, and 0 is added
+        wholes = torch.cat([*each, torch.empty(0, dtype=torch.int64)])
+        zeroed = [p.with_whole_numbers(torch.zeros_like(own)) for p, own in zip(found, each, strict=True)]
         parts = [p.summand(float(examples)) for p in zeroed]
         values = torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
         if (len(values), len(wholes)) != (self.spec.length, self.spec.wholes):
@@ -128,20 +129,10 @@ class ExactSum:
 
     def opened(self, blanks: Sequence[Summable], examples: int, clients: int) -> list[Summable]:
         """Return what the sum stands for, given payloads of the same shapes and the examples and clients in it."""
-        blanks = in_order(blanks)
         total = torch.from_numpy(self.values.astype(np.float64) / 2.0**self.spec.places)
-        parts = total.split([p.summand(1.0).numel() for p in blanks])
-        wholes = torch.from_numpy(self.wholes.copy()).split([p.whole_numbers().numel() for p in blanks])
-        summed = [p.summed(part, float(examples), clients) for p, part in zip(blanks, parts, strict=True)]
+        summed = restored(blanks, total, float(examples), clients)
+        wholes = torch.from_numpy(self.wholes.copy()).split([p.whole_numbers().numel() for p in summed])
         return [p.with_whole_numbers(part) for p, part in zip(summed, wholes, strict=True)]
-
-
-def in_order(payloads: Sequence[Payload]) -> list[Summable]:
-    """Return payloads in the order in which they are laid end to end; InvalidInputError for a kind without a sum."""
-    for payload in payloads:
-        if not isinstance(payload, Summable):
-            raise InvalidInputError(f"{payload.name} cannot be summed")
-    return sorted((p for p in payloads if isinstance(p, Summable)), key=lambda p: p.name)
 
 
 def _bound(largest: float) -> int:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -94,7 +95,7 @@ class HostSum(Payload):
     def check(self, bounds: Bounds) -> None:
         """Refuse columns of different lengths, other types, and metrics that are no numbers."""
         super().check(Bounds())
-        about = self.read()
+        about = self.said
         n, wide = len(about["clients"]), sum(_width(length) for _, length in about["metrics"])
         for key, tensor, dtype, sizes in (
             ("values", self.values, torch.int64, (None,)),
@@ -107,8 +108,9 @@ class HostSum(Payload):
             self._shape(key, tensor, *sizes)
             self._dtype(key, tensor, dtype)
 
-    def read(self) -> dict[str, Any]:
-        """Return what ``about`` says.
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """What ``about`` says.
 
         Raises
         ------
@@ -131,7 +133,7 @@ class HostSum(Payload):
 
     def rows(self, host: int) -> dict[str, RecordDict]:
         """Return each client's reply: its metrics, and that its payloads are in the sum of this number."""
-        about = self.read()
+        about = self.said
         cells, types, sizes = self.cells.tolist(), self.types.tolist(), self.sizes.tolist()
         found = {}
         for row, client in enumerate(about["clients"]):
@@ -143,13 +145,13 @@ class HostSum(Payload):
                     own = zip(cells[row][begin:end], types[row][begin:end], strict=True)
                     values = [int(v) if t == WHOLE else v for v, t in own]
                     metrics[key] = values[0] if length is None else values[:length]
-            said = {"host": host, "size": sizes[row], "remark": about["remarks"].get(client, "")}
-            found[client] = RecordDict({"metrics": MetricRecord(metrics), ROW: ConfigRecord(said)})
+            row_of = {"host": host, "size": sizes[row], "remark": about["remarks"].get(client, "")}
+            found[client] = RecordDict({"metrics": MetricRecord(metrics), ROW: ConfigRecord(row_of)})
         return found
 
     def bytes_of(self) -> dict[str, dict[str, int]]:
         """Return by client the bytes of its own reply by kind."""
-        about = self.read()
+        about = self.said
         rows = zip(about["clients"], self.bytes.tolist(), strict=True)
         return {client: dict(zip(about["kinds"], own, strict=True)) for client, own in rows}
 

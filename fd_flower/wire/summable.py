@@ -1,11 +1,13 @@
 """Kinds of knowledge of which the server may need no more than the sum over clients."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 
 
@@ -51,3 +53,24 @@ class Summable(Payload):
     def with_whole_numbers(self, values: Tensor) -> Self:
         """Return the payload with these in place of its ``whole_numbers``."""
         return self
+
+
+def ordered(payloads: Sequence[Payload], therefore: str = "") -> list[Summable]:
+    """Return payloads in the order in which they are laid end to end, wherever they are summed.
+
+    Raises
+    ------
+    InvalidInputError
+        For a kind that cannot be summed; ``therefore`` is what follows from it.
+    """
+    for payload in payloads:
+        if not isinstance(payload, Summable):
+            raise InvalidInputError(f"{payload.name} cannot be summed{therefore}")
+    return sorted((p for p in payloads if isinstance(p, Summable)), key=lambda p: p.kind)
+
+
+def restored(blanks: Sequence[Summable], total: Tensor, share: float, clients: int) -> list[Summable]:
+    """Return what a sum [L] stands for, given payloads of the same shapes, the clients' shares and their number."""
+    blanks = ordered(blanks)
+    parts = total.split([p.summand(1.0).numel() for p in blanks])
+    return [p.summed(part, share, clients) for p, part in zip(blanks, parts, strict=True)]
