@@ -153,7 +153,7 @@ class Strategy(Method[C], FlowerStrategy):
             return self._unfit(number, *self._broken)
         kinds = run.sum.kinds(self.expected_kinds(number))
         if run.in_flight is None:
-            usable = run.guard.read(replies, number, kinds)
+            usable = run.guard.read(replies, number, kinds, take=run.sum.take)
         else:
             usable = run.in_flight.arrived(replies, number, kinds)
             if not usable:
