@@ -25,7 +25,7 @@ STEPS = "steps"
 """``steps/<kind>`` among a reply's metrics: the optimizer steps of the turn, by what they learned from."""
 
 ROW = "row"
-"""Name of the ConfigRecord of a reply whose payloads are in a sum: ``size``, and of a host also ``host``, ``remark``."""
+"""Name of the ConfigRecord of a reply whose payloads are in a sum: ``size``; of a host's also ``host``, ``remark``."""
 
 METRICS = 1000
 """How many metrics a reply has at most, and the numbers in one and the characters of its name."""
