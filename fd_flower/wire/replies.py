@@ -144,7 +144,7 @@ def sound(metrics: MetricRecord) -> MetricRecord:
         values = value if isinstance(value, list) else [value]
         if len(key) <= METRICS and len(values) <= METRICS and all(abs(v) <= LARGEST for v in values):  # NaN is not
             kept[key] = value
-    return MetricRecord(kept)
+    return metrics if len(kept) == len(metrics) else MetricRecord(kept)
 
 
 def read(
