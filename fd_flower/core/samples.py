@@ -16,7 +16,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.transform import Transform, transformed
 
 DECODED = 64 * 2**20
-"""Bytes of inputs that are kept beside their images, at most."""
+"""Bytes of inputs that are kept in addition to their images, at most."""
 
 
 @dataclass(frozen=True)
