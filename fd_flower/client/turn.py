@@ -15,6 +15,7 @@ from fd_flower.client.evaluated import Evaluations
 from fd_flower.config import ANNEALED, ClientConfig
 from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.finite import is_finite
 from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
@@ -391,7 +392,7 @@ class Turn(Generic[C]):
             if self.scheduled.state is not None:
                 self.remember(LOSS, self.scheduled.state)
         for name, tensor in self._tensors.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if not is_finite(tensor):
                 raise RunError(
                     f"this turn ended with {name} not finite, and the client keeps its state from before it: "
                     "look at its samples, or lower client.lr"
