@@ -44,7 +44,7 @@ METHODS = {
         "server.share=head server.noise_size=512 server.hidden=512 server.generator_steps=100 "
         "server.generator_lr=0.005 server.generator_batch={batch} client.generated={batch}",
     ),
-    "fedtgp": ("FedTGP", "tgp", "server.batch={batch} client.kd_weight=10"),
+    "fedtgp": ("FedTGP", "tgp", "server.batch={batch} server.lr={lr} client.kd_weight=10"),
 }
 """By our name: HtFLlib's class, the end of its module's name, and what makes our options its own."""
 
@@ -54,7 +54,7 @@ NETWORK = "FedAvgCNN(in_features=3, num_classes=args.num_classes, dim=1600)"
 WORDS = (
     "data.source={source} data.limit={limit} data.clients=20 data.partition=iid data.public=none model.name=pfllib_cnn "
     "server.rounds={rounds} server.evaluate=personal server.evaluate_every=0 client.steps=null client.epochs=1 "
-    "client.batch={batch} client.lr=0.01 client.schedule=constant run.precision={precision} "
+    "client.batch={batch} client.lr={lr} client.schedule=constant run.precision={precision} "
 )
 
 
@@ -132,12 +132,23 @@ def written(chosen: Settings, folder: Path) -> None:
             np.savez(path, data=np.array({"x": x.contiguous().numpy(), "y": y.numpy()}, dtype=object))
 
 
-def args_of(name: str, data: Path, folder: Path, batch: int, rounds: int) -> argparse.Namespace:
+def args_of(name: str, data: Path, folder: Path, batch: int, asked: argparse.Namespace) -> argparse.Namespace:
     """Return the arguments of its main program: its defaults, and those of the comparison."""
     return argparse.Namespace(
         **{"algorithm": name, "dataset": str(data), "device": "cpu", "num_classes": 10, "models": [NETWORK]},
-        **{"global_model": NETWORK, "global_rounds": rounds, "local_epochs": 1, "batch_size": batch, "num_clients": 20},
-        **{"local_learning_rate": 0.01, "mentee_learning_rate": 0.01, "server_learning_rate": 0.01, "lamda": 10.0},
+        **{
+            "global_model": NETWORK,
+            "global_rounds": asked.rounds,
+            "local_epochs": 1,
+            "batch_size": batch,
+            "num_clients": 20,
+        },
+        **{
+            "local_learning_rate": asked.lr,
+            "mentee_learning_rate": asked.lr,
+            "server_learning_rate": 0.01,
+            "lamda": 10.0,
+        },
         **{"join_ratio": 1.0, "random_join_ratio": False, "few_shot": 0, "time_select": False, "goal": "test"},
         **{"time_threthold": 10000, "top_cnt": 100, "auto_break": False, "save_folder_name": str(folder)},
         **{"eval_gap": 1, "client_drop_rate": 0.0, "train_slow_rate": 0.0, "send_slow_rate": 0.0},
@@ -155,7 +166,7 @@ def compared(method: str, asked: argparse.Namespace, batch: int, precision: str)
     with tempfile.TemporaryDirectory(prefix="htfl-") as made:
         folder = Path(made)
         written(chosen, folder / "data")
-        args = args_of(name, folder / "data", folder / "items", batch, asked.rounds)
+        args = args_of(name, folder / "data", folder / "items", batch, asked)
         args.lamda = chosen.client.kd_weight
         with redirect_stdout(StringIO()):
             theirs = HtFLlib(args, module, name)
@@ -190,6 +201,7 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="absolute path of CIFAR-10's folder")
     parser.add_argument("--limit", type=int, default=20_000, help="rows in all")
     parser.add_argument("--rounds", type=int, default=6, help="an even number; all but the first and last are counted")
+    parser.add_argument("--lr", type=float, default=0.01, help="of clients' models")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 10])
     parser.add_argument("--precisions", nargs="+", default=["fp32"], help="ours; HtFLlib has fp32 alone")
