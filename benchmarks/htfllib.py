@@ -41,8 +41,10 @@ METHODS = {
     "fedgen": (
         "FedGen",
         "gen",
-        "server.share=head server.noise_size=512 server.hidden=512 server.generator_steps=100 "
-        "server.generator_lr=0.005 server.generator_batch={batch} client.generated={batch}",
+        "server.share=head server.ensemble=mean_logit server.labels=prior server.noise=uniform server.noise_size=512 "
+        "server.hidden=512 server.generator_steps=100 server.generator_lr=0.005 server.generator_decay=1 "
+        "server.generator_weight_decay=0 server.generator_batch={batch} server.eta=0 "
+        "client.alpha=1 client.beta=0 client.fade=1 client.generated={batch}",
     ),
     "fedtgp": ("FedTGP", "tgp", "server.batch={batch} server.lr={lr} client.kd_weight=10"),
 }
