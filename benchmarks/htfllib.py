@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import types
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -72,7 +72,8 @@ class HtFLlib(threading.Thread):
     seconds : list[float]
         CPU seconds of each round.
     accuracy : float
-        Over all clients' test samples, after the last round.
+        Over all clients' test samples, after the last round; NaN where its models' outputs are not finite, which its
+        own evaluation refuses.
     """
 
     def __init__(self, args: argparse.Namespace, module: str, name: str) -> None:
@@ -118,8 +119,9 @@ class HtFLlib(threading.Thread):
     def _measure(self) -> None:
         """Evaluate after the last round, not before the first."""
         if len(self.seconds) == self._last:
-            self._evaluate()
-            self.accuracy = self._server.rs_test_acc[-1]
+            with suppress(ValueError):
+                self._evaluate()
+                self.accuracy = self._server.rs_test_acc[-1]
             raise EvaluatedError
 
 
