@@ -35,7 +35,7 @@ from fd_flower.tasks.world import World
 
 METHODS = {
     "fd": ("FD", "fd", "client.kd_weight=1"),
-    "fedproto": ("FedProto", "proto", "client.kd_weight=1 client.momentum=0"),
+    "fedproto": ("FedProto", "proto", "client.kd_weight=1 client.momentum=0 client.prototypes=during"),
     "fml": ("FML", "fml", "client.kd_mean=entries"),
     "fedkd": ("FedKD", "kd", "client.kd_mean=entries"),
     "fedgen": (
@@ -46,7 +46,7 @@ METHODS = {
         "server.generator_weight_decay=0 server.generator_batch={batch} server.eta=0 "
         "client.alpha=1 client.beta=0 client.fade=1 client.generated={batch}",
     ),
-    "fedtgp": ("FedTGP", "tgp", "server.batch={batch} server.lr={lr} client.kd_weight=10"),
+    "fedtgp": ("FedTGP", "tgp", "server.batch={batch} server.lr={lr} client.kd_weight=10 client.prototypes=during"),
 }
 """By our name: HtFLlib's class, the end of its module's name, and what makes our options its own."""
 
