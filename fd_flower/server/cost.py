@@ -36,24 +36,28 @@ NOTICED = 30.0
 
 def log_cost(run: "Driver", done: int) -> None:
     """Log what evaluation will take in the rounds after those that are done, where that is worth a line."""
-    strategy = run.strategy
-    if not strategy.hosted or run.own_loops or run.host.plain:  # devices evaluate on their own
+    strategy, evaluation = run.strategy, run.evaluation
+    if not strategy.hosted or evaluation.own_loops or run.host.plain:  # devices evaluate on their own
         return
     settings, world = strategy.settings, strategy.world
-    parts = [world.test_part(run.limit(number)) for number in range(done + 1, run.last + 1) if run.due(number)]
+    parts = [
+        world.test_part(evaluation.limit(number))
+        for number in range(done + 1, evaluation.last + 1)
+        if evaluation.due(number)
+    ]
     fraction = settings.server.fraction
     evaluated, last = (
         predictions(
             strategy.clients,
             [0 if part is None else len(part) for part in some],
-            points=len(run.points),
+            points=len(evaluation.points),
             fraction=fraction,
-            judging=run.judges.ids if run.evaluates_all else frozenset(),
-            judged=run.evaluates_server and bool(Weights.all(strategy.knowledge)),
+            judging=evaluation.judges.ids if evaluation.everybodys else frozenset(),
+            judged=evaluation.servers and bool(Weights.all(strategy.knowledge)),
         )
         for some in (parts, parts[-1:])
     )
-    rounds = run.last - done
+    rounds = evaluation.last - done
     report(world, evaluated, last, trained(strategy.clients, settings.client, fraction=fraction, rounds=rounds))
 
 

@@ -13,7 +13,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
 from fd_flower.config import ANNEALED
-from fd_flower.config.registry import short_name
 from fd_flower.core.client import Client
 from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -24,10 +23,10 @@ from fd_flower.results.summary import INTERRUPTED
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.clock import Clock
 from fd_flower.server.cost import log_cost
+from fd_flower.server.evaluation import Evaluation
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.in_flight import InFlight, Version
-from fd_flower.server.judging import Judges
 from fd_flower.server.progress import Progress
 from fd_flower.server.record import Record
 from fd_flower.server.resume import Standing, one_by_one
@@ -72,8 +71,6 @@ class Driver:
         settings = strategy.settings
         self.strategy = strategy
         self.timeout = timeout
-        self.last = settings.server.rounds
-        """The last round: that of ``server.rounds``, or the one after which the run was stopped."""
         self.lost: list[str] = []
         """Why nothing could be kept of what came out of a round, for each such round."""
         self.progress = Progress(strategy)
@@ -109,15 +106,10 @@ class Driver:
             if settings.privacy.sum == "none"
             else server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
         )
-        self._judges = Judges(settings)
-        self.point = strategy.evaluation_point(settings)
-        self.own_loops = any(client.own_loop for client in kinds(strategy.clients))
-        """Whether clients evaluate in their own loop, as their app does when the closing message comes."""
-        if self.own_loops and self.point == "trained":
-            self.point = "received"
-        self.point = self._headline()
-        strategy.asks_judges_first = self.evaluates_all and bool(self.points)
-        self.progress.watch(self.point)
+        own_loops = any(client.own_loop for client in kinds(strategy.clients))
+        self.evaluation = Evaluation(strategy, own_loops=own_loops)
+        strategy.asks_judges_first = self.evaluation.everybodys and bool(self.evaluation.points)
+        self.progress.watch(self.evaluation.point)
 
     # --- the rounds
 
@@ -133,9 +125,9 @@ class Driver:
         check_patience(
             self.strategy.config,
             self.strategy.clients,
-            self.points,
-            served=self.strategy.hosted and evaluate_fn is None and self.evaluates_server,
-            personal=self._own_point,
+            self.evaluation.points,
+            served=self.strategy.hosted and evaluate_fn is None and self.evaluation.servers,
+            personal=self.evaluation.own_point,
             plain=self.host.plain,
         )
         try:
@@ -173,20 +165,20 @@ class Driver:
         if evaluate_fn and not done:
             _keep(result.evaluate_metrics_serverapp, 0, evaluate_fn(0, result.arrays))
         number, why = done, self.progress.stalled  # a run may have been cut off just before it stopped
-        while number < self.last and not why:
+        while number < self.evaluation.last and not why:
             number += 1
             self._train(number, result, train_config)
             lines = self._evaluate(number, result, evaluate_config, evaluate_fn)
             own = result.evaluate_metrics_serverapp.get(number) if evaluate_fn else None
-            log_round(number, self.last, lines, own)
+            log_round(number, self.evaluation.last, lines, own)
             why = self.progress.stops(number, result, should_stop)
-        if why := why if number < self.last else "":
+        if why := why if number < self.evaluation.last else "":
             self._stop(number, why, result, evaluate_config, evaluate_fn)
-        if self.lost and len(self.lost) == self.last:
-            raise RunError(f"all {self.last} rounds are lost, the last one because {self.lost[-1]}")
-        self._finish(self.last, why)
+        if self.lost and len(self.lost) == self.evaluation.last:
+            raise RunError(f"all {self.evaluation.last} rounds are lost, the last one because {self.lost[-1]}")
+        self._finish(self.evaluation.last, why)
         self.record.forget()
-        log_end(self.record.folder, self.last - done, time.monotonic() - begun)
+        log_end(self.record.folder, self.evaluation.last - done, time.monotonic() - begun)
         return result
 
     def _finish(self, rounds: int, stopped: str) -> None:
@@ -196,13 +188,13 @@ class Driver:
         self.record.finish(
             clients=self.host.clients,
             host=self.host,
-            evaluated=self.point,
+            evaluated=self.evaluation.point,
             rounds=rounds,
             world=self.strategy.world,
             stopped=stopped,
-            own_loops=self.own_loops or self.host.plain,
+            own_loops=self.evaluation.own_loops or self.host.plain,
             resolved=strategy.resolved(),
-            judges=len(self.judges.ids) if self.evaluates_all and self.judges.last is not None else 0,
+            judges=self.evaluation.few,
             idle=0 if needed else held_out(strategy.world, brought=strategy.brings_samples),
         )
 
@@ -220,7 +212,7 @@ class Driver:
             self.progress.validation,
             partial(one_by_one, world, strategy.clients),
             hosted=hosted,
-            personal=self._own_point,
+            personal=self.evaluation.own_point,
             plain=plain,
         )
         idle = [] if plain else without_effect(strategy.world, brought=strategy.brings_samples)
@@ -235,7 +227,7 @@ class Driver:
             if self.in_flight is not None:
                 self.in_flight.restore(checkpoint.standing.flights, checkpoint.versions)
             for line in (line for past in self.record.past for line in past.lines if "client" in line):
-                self.judges.hear(line)
+                self.evaluation.judges.hear(line)
             strategy.knowledge, done = checkpoint.knowledge, checkpoint.round
         else:
             if initial_arrays:
@@ -274,7 +266,7 @@ class Driver:
             metrics = evaluate_fn(number, result.arrays) if evaluate_fn else self._judge(number)
         _keep(result.evaluate_metrics_serverapp, number, metrics)
         self._offer(number)
-        self.judges.note(self.record.lines.pending)
+        self.evaluation.judges.note(self.record.lines.pending)
         kept = None if self.record.folder is None else self._checkpoint(number)
         lines = self.record.write(metrics if evaluate_fn else None, kept)
         self.progress.written(lines)
@@ -296,108 +288,39 @@ class Driver:
         self, number: int, why: str, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None
     ) -> None:
         """End the run after this round: what the last round would have evaluated is evaluated now."""
-        log(INFO, "stopped after round %s of %s: %s", number, self.last, why)
-        judged = evaluate_fn is not None or (self.due(number) and not self.limit(number))
-        self.last = number
-        if "received" in self.points:
+        log(INFO, "stopped after round %s of %s: %s", number, self.evaluation.last, why)
+        judged = evaluate_fn is not None or (self.evaluation.due(number) and not self.evaluation.limit(number))
+        self.evaluation.last = number
+        if "received" in self.evaluation.points:
             self._evaluate(number, result, config, (lambda *_: None) if judged else None)
         elif not judged:
             self.record.lines.close(number, [], self.host)
             self.record.lines.end([], MetricRecord(), {})
             self._judge(number)
             self._offer(number)
-            self.judges.note(self.record.lines.pending)
+            self.evaluation.judges.note(self.record.lines.pending)
             self.progress.written(self.record.write(None, None))
 
     def _offer(self, number: int) -> None:
         """Write the server's models where this round is evaluated, for ``run.keep``."""
         students = Weights.all(self.strategy.knowledge)
-        if self.point == "aggregated" and students and self.due(number):
+        if self.evaluation.point == "aggregated" and students and self.evaluation.due(number):
             strategy, plain = self.strategy, self.host.plain
             self.record.offer(strategy.world, students, self._names, strategy.clients, plain=plain)
 
     def _judge(self, number: int) -> MetricRecord | None:
         """Evaluate the server's model, or the mean over one an architecture, where the method has one."""
         students = Weights.all(self.strategy.knowledge)
-        if not students or not self.due(number):
+        if not students or not self.evaluation.due(number):
             return None
-        if not self.evaluates_server:
+        if not self.evaluation.servers:
             return None
-        return self.record.lines.judge(self.strategy.world, students, self.limit(number), self._names)
+        return self.record.lines.judge(self.strategy.world, students, self.evaluation.limit(number), self._names)
 
     @property
     def _names(self) -> dict[str, str]:
         """What architectures are called; "" is that of a server with one."""
         return {"": self.strategy.clients[0].model} | {c.model: c.model for c in kinds(self.strategy.clients)}
-
-    # --- what is due
-
-    @property
-    def judges(self) -> Judges:
-        """Whose models are evaluated on all clients' samples."""
-        return self._judges.among(self.strategy.clients)
-
-    @property
-    def evaluates_server(self) -> bool:
-        """Whether the server's model is evaluated here."""
-        config = self.strategy.config
-        asked = config.evaluation_points or ("aggregated",)
-        return self.point == "aggregated" and "aggregated" in asked and not config.personal_alone
-
-    @property
-    def evaluates_all(self) -> bool:
-        """Whether clients' models are evaluated on all clients' samples, too, and on the test set."""
-        everybodys = self.point != "aggregated" or self.strategy.evaluates_clients
-        return everybodys and not self.strategy.config.personal_alone
-
-    @property
-    def _own_point(self) -> str:
-        """Where the clients' own models are evaluated."""
-        if self.point != "aggregated":
-            return self.point
-        return "trained" if not self._asked or "trained" in self._asked else self._asked[0]
-
-    @property
-    def _asked(self) -> tuple[str, ...]:
-        """The evaluation points of the clients' models that ``server.evaluate`` asks for."""
-        return tuple(point for point in self.strategy.config.evaluation_points or () if point != "aggregated")
-
-    def _headline(self) -> str:
-        """Return where the run's accuracy is taken: the method's own point, or of those that are asked for the first.
-
-        Raises
-        ------
-        InvalidInputError
-            Where nothing would be measured at any point that is asked for.
-        """
-        method, asked = self.strategy, self.strategy.config.evaluation_points
-        if asked is None or self.point in asked:
-            return self.point
-        received = method.distills_public or self.own_loops
-        able = [self.point, *(point for point in ("trained", *(("received",) * received)) if point != self.point)]
-        found = [point for point in asked if point in able]
-        if not found:
-            raise InvalidInputError(
-                f"server.evaluate is '{method.config.evaluate}', and {short_name(method.settings.method)} is evaluated "
-                f"at {' and '.join(able)}: ask for one of these"
-            )
-        return self.point if self.point == "aggregated" else found[0]
-
-    @property
-    def points(self) -> tuple[str, ...]:
-        """The evaluation points of the clients' models."""
-        if self.strategy.config.evaluation_points:
-            return self._asked
-        return (self._own_point, *(("received",) * self.own_loops))
-
-    def due(self, number: int) -> bool:
-        """Whether this round is evaluated."""
-        every = self.strategy.config.evaluate_every
-        return number >= self.last or bool(every and number % every == 0)
-
-    def limit(self, number: int) -> int:
-        """Return the test images to use, 0: all of them, as after the last round."""
-        return 0 if number >= self.last else self.strategy.settings.data.test_limit or 0
 
     # --- virtual time, and rounds that do not wait for all
 
@@ -407,13 +330,12 @@ class Driver:
             self.clock.arrivals([self.clock.ask(client.id, number) for client in asked], number)
             self.record.lines.virtual = self.clock.now
 
-    def depart(self, number: int, asked: Sequence[Client], config: ConfigRecord) -> list[Message]:
+    def depart(self, in_flight: InFlight, number: int, asked: Sequence[Client], config: ConfigRecord) -> list[Message]:
         """Begin the turns of clients that a round asks; return the messages whose replies it waits for."""
-        assert self.in_flight is not None
         place, kind = len(self.strategy.exchanges) - 1, self.strategy.exchanges[-1]
         return [
             message
-            for version, clients in self.in_flight.depart(number, asked)
+            for version, clients in in_flight.depart(number, asked)
             for message in self.messages(clients, number, place, kind, config, version=version)
         ]
 
@@ -431,9 +353,9 @@ class Driver:
         version: Version | None = None,
     ) -> list[Message]:
         """Build a message for each client, sharing what is the same for all; None: of this round's own version."""
-        strategy = self.strategy
+        strategy, evaluation = self.strategy, self.evaluation
         version = version or Version(number, strategy.knowledge, strategy.round_index)
-        points = (("received",) if closing else self.points) if self.due(number) else ()
+        points = (("received",) if closing else evaluation.points) if evaluation.due(number) else ()
         every, last = strategy.config.anneal_every, place == len(strategy.exchanges) - 1
         if every and number % every == 0 and last and not closing:
             points = (*points, ANNEALED)
@@ -447,10 +369,10 @@ class Driver:
                 "exchange": place,
                 "closing": closing,
                 "evaluate": ",".join(points),
-                "global": self.evaluates_all,
-                "test-limit": self.limit(number) or (self.judges.limit if number < self.last else 0),
-                **self.judges.header,
-                **({"keep": self._own_point} if self.due(number) and keeps else {}),
+                "global": evaluation.everybodys,
+                "test-limit": evaluation.samples(number),
+                **evaluation.judges.header,
+                **({"keep": evaluation.own_point} if evaluation.due(number) and keeps else {}),
             }
         )
         announced = [PublicIndex(version.index)] if strategy.predicts and not closing else []

@@ -85,7 +85,7 @@ class Strategy(Method[C], FlowerStrategy):
 
     def summary(self) -> None:
         """Log who takes part."""
-        log(INFO, "%s: %s clients, %s rounds", self.settings.method, len(self.clients), self._run.last)
+        log(INFO, "%s: %s clients, %s rounds", self.settings.method, len(self.clients), self._run.evaluation.last)
 
     @property
     def _run(self) -> Driver:
@@ -126,7 +126,7 @@ class Strategy(Method[C], FlowerStrategy):
             self.round_index = self.public_index(number)
         if run.in_flight is not None:
             run.sum.open(number, asked, run.guard.bounds(), partial(run.ask, number))  # hosts add up nothing late
-            return run.depart(number, asked, config)
+            return run.depart(run.in_flight, number, asked, config)
         run.tick(number, asked)
         for place, exchange in enumerate(self.exchanges[:-1]):
             replies = run.exchange(run.messages(asked, number, place, exchange, config), number)
@@ -207,9 +207,9 @@ class Strategy(Method[C], FlowerStrategy):
     ) -> Iterable[Message]:
         """After the last round, let clients learn from the last knowledge and evaluate; otherwise send nothing."""
         run = self._run
-        if server_round < run.last or "received" not in run.points or run.host.plain:
+        if server_round < run.evaluation.last or "received" not in run.evaluation.points or run.host.plain:
             return []
-        asked = run.judges.closing(run.record.lines.asked)
+        asked = run.evaluation.judges.closing(run.record.lines.asked)
         run.record.lines.close(server_round, [c.id for c in asked], run.host)
         return run.messages(asked, server_round, 0, "evaluate", config, closing=True)
 
