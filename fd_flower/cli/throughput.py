@@ -109,10 +109,11 @@ def turns_a_second(method: str, words: Sequence[str], workers: int) -> float:
 
 def _told(waiting: list[Connection]) -> Iterator[float]:
     while waiting:
-        for ended in wait(waiting):
-            waiting.remove(ended)  # type: ignore[arg-type]
+        ready = wait(waiting)
+        for pipe in [pipe for pipe in waiting if pipe in ready]:
+            waiting.remove(pipe)
             try:
-                told = ended.recv()  # type: ignore[union-attr]
+                told: str | float = pipe.recv()
             except EOFError:
                 raise WorkerError("a process was killed, most often since memory ran out") from None
             if isinstance(told, str):
