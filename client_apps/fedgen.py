@@ -169,7 +169,7 @@ def guidance(turn: Turn, received: Generator | None, config: Config) -> Callable
         if not len(trained):
             return None
         others = trained[torch.randint(len(trained), (config.generated,), generator=rng)].to(place)
-        eps, of_others = drawn(y), drawn(others)  # both always: a weight of 0 leaves the other's as it is
+        eps, of_others = drawn(y), drawn(others)  # both always: neither weight changes the other's draws
         like = make(y, eps) if config.beta else None
         return Generated(like, real[y], make(others, of_others), others)
 
