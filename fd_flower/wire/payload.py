@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.finite import is_finite
 from fd_flower.wire.codecs import Codec, decoded, encoded
 from fd_flower.wire.envelope import records
 
@@ -253,7 +254,7 @@ class Payload:
     def check(self, bounds: Bounds) -> None:
         """Raise InvalidInputError, naming what came and what was expected, for a payload that cannot be used."""
         for key, tensor in self.tensors().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if not is_finite(tensor):
                 raise InvalidInputError(
                     f"{self.name} has values in '{key}' that are not finite: look at the samples, or lower client.lr"
                 )
