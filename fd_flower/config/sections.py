@@ -6,6 +6,7 @@ from fd_flower.config.model import ModelConfig
 from fd_flower.config.privacy import PrivacyConfig
 from fd_flower.config.run import RunConfig
 from fd_flower.config.server import ServerConfig
+from fd_flower.config.wire import WireConfig
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
@@ -13,5 +14,6 @@ SECTIONS: dict[str, type] = {
     "server": ServerConfig,
     "client": ClientConfig,
     "privacy": PrivacyConfig,
+    "wire": WireConfig,
     "run": RunConfig,
 }
