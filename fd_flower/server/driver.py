@@ -109,7 +109,7 @@ class Driver:
         )
         own_loops = any(client.own_loop for client in kinds(strategy.clients))
         self.evaluation = Evaluation(strategy, own_loops=own_loops)
-        strategy.asks_judges_first = self.evaluation.everybodys and bool(self.evaluation.points)
+        strategy.asks_judges_first = self.evaluation.asks_judges_first
         self.progress.watch(self.evaluation.point)
 
     # --- the rounds

@@ -28,6 +28,7 @@ class Classification:
 
     name = "classification"
     higher_is_better = True
+    takes_judges = True
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake.
