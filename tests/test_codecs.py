@@ -261,14 +261,14 @@ def test_a_run_goes_on_with_its_codecs(tmp_path: Path):
         (
             "fedavg",
             "wire.up=int8 privacy.sum=masks",
-            r"privacy\.sum=masks adds up numbers as they are: leave wire\.up=int8",
+            r"privacy\.sum=masks adds up unchanged numbers: leave wire\.up=int8",
         ),
         (
             "fedavg",
             "wire.up=top_k",
             r"top_k is for predictions on public samples \(public-logits\), and clients of fedavg",
         ),
-        ("fd", "wire.down=fp16", r"class-logits alone, which travel as they are.*wire\.zstd loses nothing"),
+        ("fd", "wire.down=fp16", r"class-logits alone, which travel unchanged.*wire\.zstd loses nothing"),
         ("fedmd", "wire.up=int4", r"wire\.up"),
     ],
 )

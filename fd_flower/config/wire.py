@@ -24,5 +24,5 @@ class WireConfig(Options):
 
     @property
     def encodes_replies(self) -> bool:
-        """Whether replies are not sent as they are."""
+        """Whether replies are encoded."""
         return self.up != "none" or self.zstd

@@ -55,12 +55,12 @@ def check_wire(method: str, settings: Settings, kinds: Collection[type[Payload]]
         )
     if settings.privacy.sum != "none":
         raise InvalidInputError(
-            f"privacy.sum={settings.privacy.sum} adds up numbers as they are: leave {' and '.join(used)} out"
+            f"privacy.sum={settings.privacy.sum} adds up unchanged numbers: leave {' and '.join(used)} out"
         )
     sent = ", ".join(sorted(kind.kind for kind in kinds)) or "nothing"
     if used[0] != "wire.zstd=true" and kinds and all(kind.exact for kind in kinds):
         raise InvalidInputError(
-            f"clients of {method} send {sent} alone, which travel as they are, because clients subtract their own: "
+            f"clients of {method} send {sent} alone, which travel unchanged, because clients subtract their own: "
             f"leave {used[0]} out; wire.zstd loses nothing"
         )
     if "top_k" in (wire.up, wire.down) and not any(kind.predictions for kind in kinds):

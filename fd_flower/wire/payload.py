@@ -114,7 +114,7 @@ class Payload:
     """Whether its numbers are rows of log-probabilities, of which the most likely classes can stand for all."""
 
     exact: ClassVar[bool] = False
-    """Whether its numbers travel as they are under every codec, because clients subtract their own from them."""
+    """Whether its numbers travel unchanged under every codec, because clients subtract their own from them."""
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Enter a kind by its name; TypeError for a name that another kind has, or that no record can be found by."""

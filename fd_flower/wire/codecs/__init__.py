@@ -1,7 +1,7 @@
 """Fewer bytes for what travels: codecs without a state, for the numbers of any kind of knowledge.
 
 A codec makes a smaller array of an array of float32. In a record, it stands under ``<key>~<codec>.<about>``, so that
-whoever receives the record needs to know nothing else. Sample numbers (int64) travel as differences in the smallest
+a receiver of the record needs to know nothing else. Sample numbers (int64) travel as differences in the smallest
 type that holds them. An array that would not become smaller stays. With zstd, a whole record is one array of bytes.
 
 >>> half = named("fp16")
@@ -71,7 +71,7 @@ def encoded(tensors: Mapping[str, Tensor], codec: Codec | None, *, zstd: bool) -
 
 
 def decoded(arrays: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], bool]:
-    """Return a record's arrays as they were before ``encoded``, but for what a codec loses, and whether one did.
+    """Return the arrays that ``encoded`` was given, but for what a codec loses, and whether one did.
 
     Raises
     ------

@@ -16,7 +16,7 @@ ZSTD = "zstd"
 LEVEL = 9
 
 RATIO, LEAST = 64, 2**20
-"""How many times as many bytes may come out as went in, and how many in any case: nobody fills a server's memory."""
+"""How many times as many bytes may come out as went in, and how many in any case: a server's memory is not filled."""
 
 
 def compressed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
