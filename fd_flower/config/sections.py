@@ -1,5 +1,6 @@
 """The sections of a run's options."""
 
+from fd_flower.config.attack import AttackConfig
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
 from fd_flower.config.model import ModelConfig
@@ -13,5 +14,6 @@ SECTIONS: dict[str, type] = {
     "server": ServerConfig,
     "client": ClientConfig,
     "privacy": PrivacyConfig,
+    "attack": AttackConfig,
     "run": RunConfig,
 }

@@ -43,7 +43,8 @@ class OpenSum(ServerProtocol):
         known = [client.examples for client in asked]
         if self._blanks and any(known) and not any(client.own_loop for client in asked):
             self._spec = self._spec_of(known)
-        if self._spec is None or not self._host.hosted:
+        attacked = self._method.settings.attack.on_replies  # then the server adds up what attackers make of them
+        if self._spec is None or not self._host.hosted or attacked:
             return super().open(round, asked, bounds, ask)
         record = self._spec.record
         return {client: RecordDict({SUM: record}) for client in asked}
