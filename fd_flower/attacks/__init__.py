@@ -29,8 +29,10 @@ __all__ = [
     "ABSENT",
     "CLASSES",
     "DATA",
+    "HONEST",
     "KNOWLEDGE",
     "NONE",
+    "PLAIN",
     "PREDICTIONS",
     "ROWS",
     "VOTES",
@@ -44,8 +46,10 @@ __all__ = [
     "tried",
 ]
 
-NONE, ABSENT = "none", "absent"
-"""Names that are no functions: no client attacks; the attackers' replies are left out."""
+NONE, HONEST, ABSENT = "none", "honest", "absent"
+"""Names that are no functions: there are no attackers; they do no harm, a control; their replies are left out."""
+
+PLAIN = (NONE, HONEST, ABSENT)
 
 
 def _attacks() -> Mapping[str, Callable[..., Any]]:
@@ -54,18 +58,18 @@ def _attacks() -> Mapping[str, Callable[..., Any]]:
 
 def names() -> tuple[str, ...]:
     """Return what ``attack.name`` can name."""
-    return (NONE, ABSENT, *sorted(_attacks()))
+    return (*PLAIN, *sorted(_attacks()))
 
 
 def mark(name: str) -> Mark:
-    """Return what an attack declares; ``none`` and ``absent`` rewrite nothing.
+    """Return what an attack declares; ``none``, ``honest`` and ``absent`` rewrite nothing.
 
     Raises
     ------
     InvalidInputError
         For an unknown name (names the nearest).
     """
-    if name in (NONE, ABSENT):
+    if name in PLAIN:
         return Mark(())
     if name not in _attacks():
         raise InvalidInputError(f"there is no attack '{name}'{nearest(name, names())}")

@@ -15,7 +15,8 @@ class AttackConfig(Options):
     section = "attack"
 
     name: str = attacks.NONE
-    """The attack: `none`, `absent` (the attackers' replies are left out), or one of the page on robustness."""
+    """The attack: `none`, one of the page on robustness, or a control: `absent` (the attackers' replies are left out)
+    or `honest` (they do no harm, but figures leave them out)."""
     fraction: float = option(0.2, above=0, below=1)
     """Share of all clients that attack, rounded, at least one; drawn with `run.seed`."""
     args: dict[str, Any] = field(default_factory=dict)
@@ -30,7 +31,7 @@ class AttackConfig(Options):
         """Check the values, that the attack takes its arguments, and that its attackers know enough."""
         super().__post_init__()
         marked = attacks.mark(self.name)
-        if self.name in (attacks.NONE, attacks.ABSENT):
+        if self.name in attacks.PLAIN:
             if self.args:
                 raise InvalidInputError(
                     f"attack.args is {self.args}, and attack.name={self.name} takes none: leave it out"
@@ -57,4 +58,4 @@ class AttackConfig(Options):
     @property
     def on_replies(self) -> bool:
         """Whether attackers' replies are rewritten or left out, so that the server needs single ones."""
-        return self.name != attacks.NONE and not self.on_data
+        return self.name not in (attacks.NONE, attacks.HONEST) and not self.on_data
