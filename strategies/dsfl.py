@@ -18,9 +18,9 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble import entropy_reduction, weights
 from fd_flower.ensemble.robust import few_voters
-from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy, late_weights
+from fd_flower.server import EnsembleConfig, Ensembling, Requirements, Status, late_weights
 from fd_flower.training import plan_of, train
-from fd_flower.wire import Knowledge, Payload, PublicLogits, Weights, stack
+from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, Weights, stack
 from fd_flower.wire.replies import Reply
 
 
@@ -40,7 +40,7 @@ class Config(EnsembleConfig):
     def __post_init__(self) -> None:
         """Check the values, and that the rule can take the weights."""
         super().__post_init__()
-        if self.weighting == "label_count" and self.rule != "mean_of_probabilities":
+        if self.weighting == "label_count" and (self.rule != "mean_of_probabilities" or self.tolerate):
             raise InvalidInputError(
                 f"server.weighting is 'label_count' and server.rule '{self.rule}':"
                 " weights by class need mean_of_probabilities"
@@ -48,7 +48,7 @@ class Config(EnsembleConfig):
 
 
 @final
-class DSFL(Strategy[Config]):
+class DSFL(Ensembling[Config]):
     """The mean of the clients' predictions on the round's public samples, sharpened."""
 
     status = Status("paper")
@@ -75,17 +75,17 @@ class DSFL(Strategy[Config]):
         """Return the predictions alone: the server's model stays."""
         return PublicLogits.all(knowledge)
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the probabilities [U, N, C], then reduce their entropy: log-probabilities [N, C]."""
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         weight = _lowered(self._weight(replies, logprobs), late_weights(replies))
-        teacher, valid = self.config.ensemble(logprobs, mask, weight)
+        teacher, valid, kept = self.fused(logprobs, mask, replies, knowledge, round, weight)
         if self.config.temperature is not None:
             teacher = entropy_reduction(teacher, self.config.temperature)
         self.log_votes(logprobs, mask, teacher, valid)
         self.log_diagnostics({"few_voters": float(few_voters(mask).double().mean())})
         taught = PublicLogits(self.round_index[valid], teacher[valid])
-        return [taught, *(self._learned(own, taught, round) for own in Weights.all(knowledge))]
+        return [taught, *kept, *(self._learned(own, taught, round) for own in Weights.all(knowledge))]
 
     def _learned(self, own: Weights, taught: PublicLogits, round: int) -> Weights:
         """Return the server's model after it has learned from this round's predictions, by the clients' public loop."""

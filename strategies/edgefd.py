@@ -16,7 +16,7 @@ class Config(EnsembleConfig):
     """EdgeFD's options."""
 
     rule: str = "mean_of_logits"
-    """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
+    """How predictions become one: `mean_of_logits`, `mean_of_probabilities` or a robust rule (`median`, say)."""
 
 
 @final
@@ -29,8 +29,8 @@ class EdgeFD(Voting[Config]):
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the logits [U, N, C] sample by sample over its voters: log-probabilities [M, C] of those with any."""
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
-        teacher, voted = self.config.ensemble(logprobs, mask)
+        teacher, voted, kept = self.fused(logprobs, mask, replies, knowledge, round)
         if not bool(voted.any()):
             log(WARNING, "round %s: no public sample has a vote, so clients receive nothing", round)
         self.log_votes(logprobs, mask, teacher, voted)
-        return [PublicLogits(self.round_index[voted], teacher[voted]), *self.ballots(replies, knowledge)]
+        return [PublicLogits(self.round_index[voted], teacher[voted]), *self.ballots(replies, knowledge), *kept]

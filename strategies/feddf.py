@@ -15,9 +15,9 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.ensemble.teachers import by_accuracy, without_worst
 from fd_flower.objectives import KL
-from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy
+from fd_flower.server import EnsembleConfig, Ensembling, Requirements, Status
 from fd_flower.training import Plan, predict, train
-from fd_flower.wire import Knowledge, Payload, Weights
+from fd_flower.wire import Knowledge, Payload, Private, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 
 
@@ -36,7 +36,7 @@ class Config(EnsembleConfig):
     check_every: int = option(100, least=1)
     """Steps between two evaluations on the held-back public samples."""
     rule: str = "mean_of_logits"
-    """How predictions become one: `mean_of_logits`, `mean_of_probabilities`, `median`, `trimmed_mean`, `rank_vote`."""
+    """How predictions become one: `mean_of_logits`, `mean_of_probabilities` or a robust rule (`median`, say)."""
     teachers: str = one_of("all", "weighted", "drop_worst", default="all")
     """Teachers: `all` clients equally, `weighted` by accuracy on labeled public samples, or all but the worst."""
     stop: str = one_of("kl", "validation", default="kl")
@@ -55,7 +55,7 @@ class Config(EnsembleConfig):
 
 
 @final
-class FedDF(Strategy[Config]):
+class FedDF(Ensembling[Config]):
     """One student an architecture: the mean of its clients, then distilled from all clients' mean logits."""
 
     status = Status("paper")
@@ -71,15 +71,15 @@ class FedDF(Strategy[Config]):
         config = cls.options(settings)
         return replace(cls.requires, labels=config.teachers != "all" or config.stop == "validation")
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average each architecture by examples, then distill the ensemble of all of them into it (algorithm 3)."""
         before = {w.model: w for w in Weights.all(knowledge)}
         if not self.config.distill_steps:
             return list({**before, **mean_weights(replies)}.values())
-        replies, teacher = self._teacher(replies)
+        replies, teacher, kept = self._teacher(replies, knowledge, round)
         means = mean_weights(replies)
         students = {name: self._distilled(mean, replies, teacher, round) for name, mean in means.items()}
-        return list({**before, **students}.values())
+        return [*{**before, **students}.values(), *kept]
 
     def _public(self) -> Samples:
         """Return the public samples; without any, the run stopped with an error before round one."""
@@ -91,11 +91,14 @@ class FedDF(Strategy[Config]):
             )
         return public
 
-    def _teacher(self, replies: Sequence[Reply]) -> tuple[Sequence[Reply], Tensor]:
-        """Return whose models teach, and their ensemble's log-probabilities on all public samples [N, C]."""
+    def _teacher(
+        self, replies: Sequence[Reply], knowledge: Knowledge, round: int
+    ) -> tuple[Sequence[Reply], Tensor, list[Private]]:
+        """Return whose models teach, their ensemble's log-probabilities on all public samples [N, C], what is kept."""
         replies, votes, weight = self._chosen(replies, self._votes(replies))
         everybody = torch.ones(votes.shape[:2], dtype=torch.bool)
-        return replies, self.config.ensemble(votes, everybody, weight)[0]
+        teacher, _, kept = self.fused(votes, everybody, replies, knowledge, round, weight)
+        return replies, teacher, kept
 
     def _votes(self, replies: Sequence[Reply]) -> Tensor:
         """Return each client's log-probabilities on all public samples [U, N, C]."""

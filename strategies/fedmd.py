@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from typing import cast, final
 
 from fd_flower.config import LabeledConfig, Settings
-from fd_flower.server import EnsembleConfig, Requirements, Status, Strategy, late_weights
-from fd_flower.wire import Knowledge, Payload, PublicLogits, stack
+from fd_flower.server import EnsembleConfig, Ensembling, Requirements, Status, late_weights
+from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
@@ -15,11 +15,11 @@ class Config(EnsembleConfig):
     """FedMD's options."""
 
     rule: str = "mean_of_logits"
-    """How predictions become one: `mean_of_probabilities`, `mean_of_logits`, `median`, `trimmed_mean`, `rank_vote`."""
+    """How predictions become one: `mean_of_logits`, `mean_of_probabilities` or a robust rule (`median`, say)."""
 
 
 @final
-class FedMD(Strategy[Config]):
+class FedMD(Ensembling[Config]):
     """The mean of the clients' logits on the round's public samples."""
 
     status = Status("official code")
@@ -35,17 +35,17 @@ class FedMD(Strategy[Config]):
         client = cast("LabeledConfig", settings.client)
         return replace(
             cls.requires,
-            single_replies=cls.options(settings).rule != "mean_of_logits",
+            single_replies=not cls.options(settings).plain,
             labels=client.label_passes(settings.data) > 0,
             without_labels="client.label_epochs=0",
         )
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate").
 
         Late replies count by ``server.staleness``, which the paper does not have.
         """
         votes = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
-        mean, valid = self.config.ensemble(*votes, late_weights(replies))
+        mean, valid, kept = self.fused(*votes, replies, knowledge, round, late_weights(replies))
         self.log_votes(*votes, mean, valid)
-        return [PublicLogits(self.round_index[valid], mean[valid])]
+        return [PublicLogits(self.round_index[valid], mean[valid]), *kept]

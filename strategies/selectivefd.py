@@ -37,10 +37,10 @@ class SelectiveFD(Voting[Config]):
         """Average the votes [U, N, C] sample by sample over its voters, and keep what is clear: [M, C]."""
         (kind,) = self.expected_kinds(round)
         logprobs, mask = stack([kind.need(reply.content) for reply in replies], self.round_index)
-        teacher, voted = self.config.ensemble(logprobs, mask)
+        teacher, voted, trust = self.fused(logprobs, mask, replies, knowledge, round)
         kept = voted & (ambiguity(teacher) <= self.config.ambiguity)
         if not bool(kept.any()):
             log(WARNING, "round %s: no public sample has a vote and is clear, so clients receive nothing", round)
         self.log_votes(logprobs, mask, teacher, kept)
         self.log_diagnostics({"ambiguous": float((voted & ~kept).sum()) / max(int(voted.sum()), 1)})
-        return [PublicLogits(self.round_index[kept], teacher[kept]), *self.ballots(replies, knowledge)]
+        return [PublicLogits(self.round_index[kept], teacher[kept]), *self.ballots(replies, knowledge), *trust]

@@ -14,10 +14,19 @@ from threadpoolctl import threadpool_limits
 from torch.nn.functional import nll_loss
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.ensemble import mean_of_probabilities, median, named, names, rank_vote, trimmed_mean
+from fd_flower.ensemble import (
+    agreement,
+    geometric_median,
+    mean_of_probabilities,
+    median,
+    named,
+    names,
+    rank_vote,
+    trimmed_mean,
+)
 from fd_flower.ensemble.robust import few_voters
 
-ROBUST = (median, trimmed_mean, rank_vote)
+ROBUST = (median, trimmed_mean, rank_vote, geometric_median, agreement)
 
 
 def votes(*voters):
@@ -214,6 +223,9 @@ def figures():
     | median                | 93.3  0.24 | 93.4  0.24 | 86.8  0.52   | 73.9  1.41  |
     | trimmed_mean          | 93.2  0.25 | 93.3  0.25 | 91.8  0.52   | 81.9  0.80  |
     | rank_vote             | 92.2  1.73 | 91.0  1.92 | 56.2  2.01   | 40.8  2.09  |
+    | geometric_median      | 93.2  0.25 | 93.2  0.28 | 89.2  0.58   | 80.4  0.89  |
+    | multi_krum            | 93.8  0.28 | 93.5  0.28 | 87.4  0.81   | 80.8  1.09  |
+    | agreement             | 93.5  0.27 | 93.4  0.29 | 91.9  0.54   | 83.9  0.79  |
 
     Even: alpha 100, skewed: alpha 0.3; two of ten clients lie.
     """
@@ -229,8 +241,8 @@ def test_on_even_data_every_rules_choice_survives_the_liars(figures):
         assert figures[EVEN, LIARS][name][0] > 89
 
 
-@pytest.mark.parametrize("name", ["median", "trimmed_mean"])
-def test_on_even_data_median_and_trimmed_mean_teach_as_if_nobody_had_lied(figures, name):
+@pytest.mark.parametrize("name", ["median", "trimmed_mean", "geometric_median", "multi_krum", "agreement"])
+def test_on_even_data_robust_rules_teach_as_if_nobody_had_lied(figures, name):
     assert abs(figures[EVEN, LIARS][name][1] - figures[EVEN, 0][name][1]) < 0.05
 
 

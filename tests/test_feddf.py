@@ -93,7 +93,7 @@ def test_the_teacher_is_the_softmax_of_the_mean_logits():
     one, two = torch.randn(2, 2, 2, generator=torch.Generator().manual_seed(1))
     received = [Weights({"w": one}), Weights({"w": two})]
     replies = [reply_of("0", received[0], examples=1, model="any"), reply_of("1", received[1], examples=9, model="any")]
-    _, teacher = server(Linear)._teacher(replies)
+    _, teacher, _ = server(Linear)._teacher(replies, Knowledge(), 1)
     torch.testing.assert_close(teacher, (PUBLIC @ (one + two) / 2).log_softmax(1))
 
 
@@ -105,7 +105,7 @@ def test_teachers_speak_in_evaluation_mode():
     values = {name: tensor.clone() for name, tensor in strategy.world.initial("any").items()}
     values["norm.running_mean"], values["norm.running_var"] = torch.tensor([3.0, -1.0]), torch.tensor([4.0, 0.25])
     before = {name: tensor.clone() for name, tensor in values.items()}
-    _, teacher = strategy._teacher([reply_of("0", Weights(values), model="any")])
+    _, teacher, _ = strategy._teacher([reply_of("0", Weights(values), model="any")], Knowledge(), 1)
     normed = (PUBLIC - torch.tensor([3.0, -1.0])) / (torch.tensor([4.0, 0.25]) + 1e-5).sqrt()
     logits = normed @ values["head.weight"].T + values["head.bias"]
     torch.testing.assert_close(teacher, logits.log_softmax(1), rtol=1e-4, atol=1e-5)
@@ -232,7 +232,7 @@ def test_the_student_comes_nearer_to_the_ensemble():
     ]
     received = [Weights({n: t.abs() if n == "norm.running_var" else t for n, t in w.items()}) for w in values]
     replies = [reply_of(str(i), w, model="any") for i, w in enumerate(received)]
-    _, teacher = strategy._teacher(replies)
+    _, teacher, _ = strategy._teacher(replies, Knowledge(), 1)
     far = {}
     for steps in (0, 300):
         strategy.config = methods.config("feddf", "server", distill_steps=steps, distill_batch=16, distill_lr=0.01)
@@ -280,7 +280,7 @@ def test_the_rule_makes_the_ensemble():
     With weights 3 w and -w the mean of the logits is w's, and that of the probabilities is not.
     """
     replies = [reply_of("0", linear([3.0, 0.0], [0.0, 3.0]), model="any"), reply_of("1", linear(*WRONG), model="any")]
-    _, teacher = server(Linear, "server.rule=mean_of_probabilities")._teacher(replies)
+    _, teacher, _ = server(Linear, "server.rule=mean_of_probabilities")._teacher(replies, Knowledge(), 1)
     expected = ((3 * PUBLIC).softmax(1) + (-PUBLIC).softmax(1)) / 2
     torch.testing.assert_close(teacher.exp(), expected)
 
@@ -288,7 +288,7 @@ def test_the_rule_makes_the_ensemble():
 def test_the_worst_teacher_is_dropped_from_the_ensemble_and_from_the_mean():
     strategy = labeled("server.teachers=drop_worst server.distill_steps=1")
     replies = [reply_of(str(i), linear(*w), model="any") for i, w in enumerate((RIGHT, WRONG, RIGHT))]
-    left, teacher = strategy._teacher(replies)
+    left, teacher, _ = strategy._teacher(replies, Knowledge(), 1)
     assert [reply.client.id for reply in left] == ["0", "2"]
     torch.testing.assert_close(teacher, PUBLIC.log_softmax(1))
     (student,) = strategy.aggregate(replies, NOTHING, round=1)
@@ -307,7 +307,7 @@ def test_teachers_weighted_by_accuracy():
     """One is always right, the other never and so below chance: the ensemble is the first alone."""
     strategy = labeled("server.teachers=weighted")
     replies = [reply_of(str(i), linear(*w), model="any") for i, w in enumerate((RIGHT, WRONG))]
-    torch.testing.assert_close(strategy._teacher(replies)[1], PUBLIC.log_softmax(1))
+    torch.testing.assert_close(strategy._teacher(replies, Knowledge(), 1)[1], PUBLIC.log_softmax(1))
 
 
 def test_a_student_that_is_judged_by_labels_may_be_far_from_the_ensemble(scripted, monkeypatch):

@@ -253,6 +253,7 @@ def test_the_readme_has_the_current_table_of_methods():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = text.partition(begin)[2].partition(end)[0].strip()
     assert found == methods_table(), f"put this between the marks in README.md:\n\n{methods_table()}\n"
+    assert f"Each of the {len(methods.names())} methods" in text
 
 
 def methods_table() -> str:

@@ -28,6 +28,7 @@ from fd_flower.wire import (
     Knowledge,
     LabelCounts,
     OptimizerState,
+    Outlyingness,
     Payload,
     PixelStatistics,
     Private,
@@ -133,6 +134,7 @@ SAID: dict[str, Payload] = {
         INDEX, [likeliest(part, 2) for part in torch.randn(3, 7).split([2, 1])], 7, "ab" * 32
     ),
     "scalars along directions": SeedScalars(torch.rand(2), torch.tensor([4, 0], dtype=torch.int32)),
+    "how far clients were": Outlyingness({"0": torch.tensor(0.5, dtype=torch.float64)}),
     "an emulator": Emulator(WEIGHTS),
     "a model of the server's": ServerModel(WEIGHTS),
     "synthetic set": SyntheticSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 2])),

@@ -4,7 +4,8 @@ A rule takes a stack of log-probabilities [U, N, C] (U voters, N samples, C clas
 which sample, and how much each vote counts (weight [U] or [U, N], None: equally; the mean of probabilities also takes
 weights by class). It gives log-probabilities [N, C] and validity [N]. A sample without votes, or with weight 0
 alone, is not valid and its row is uniform.
-A voter's rows on samples that the mask leaves out are never looked at.
+A voter's rows on samples that the mask leaves out are never looked at. Each sample is looked at apart, but by
+``multi_krum``, which chooses voters.
 
 A rule is a function of this folder that is marked by ``@rule``, be there further arguments; it is found, not listed.
 
@@ -24,6 +25,7 @@ from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.registry import found
 from fd_flower.core.schema import section
 from fd_flower.ensemble.base import Rule, is_rule
+from fd_flower.ensemble.distances import agreement, geometric_median, multi_krum
 from fd_flower.ensemble.filters import ambiguity
 from fd_flower.ensemble.means import mean_of_logits, mean_of_probabilities
 from fd_flower.ensemble.robust import median, rank_vote, trimmed_mean
@@ -31,11 +33,14 @@ from fd_flower.ensemble.sharpen import entropy_reduction
 
 __all__ = [
     "Rule",
+    "agreement",
     "ambiguity",
     "entropy_reduction",
+    "geometric_median",
     "mean_of_logits",
     "mean_of_probabilities",
     "median",
+    "multi_krum",
     "named",
     "names",
     "rank_vote",

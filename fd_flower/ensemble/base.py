@@ -11,7 +11,7 @@ from fd_flower.core.errors import InvalidInputError
 
 
 class Rule(Protocol):
-    """Makes one prediction of many voters', sample by sample."""
+    """Makes one prediction of many voters'."""
 
     def __call__(self, logprobs: Tensor, mask: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return log-probabilities [N, C] and validity [N].

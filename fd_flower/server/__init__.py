@@ -1,7 +1,7 @@
 """The server's half: the strategy that methods fill in, and what runs it."""
 
 from fd_flower.server.averaging import Averaging, with_adapters
-from fd_flower.server.ensembling import EnsembleConfig
+from fd_flower.server.ensembling import EnsembleConfig, Ensembling
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
@@ -14,6 +14,7 @@ from fd_flower.wire.replies import Reply, mean_weights
 __all__ = [
     "Averaging",
     "EnsembleConfig",
+    "Ensembling",
     "HostGrid",
     "Reply",
     "Requirements",

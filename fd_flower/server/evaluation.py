@@ -64,7 +64,7 @@ class Evaluation:
 
     @property
     def few(self) -> int:
-        """How many judges there are where they are not all clients; 0: nobody speaks for others."""
+        """How many judges there are where they are not all clients; 0: they are all clients."""
         return len(self.judges.ids) if self.everybodys and self.judges.last is not None else 0
 
     @property

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from fd_flower.core.client import Client
-from fd_flower.server.strategy import C, Strategy
+from fd_flower.server.ensembling import C, Ensembling
 from fd_flower.wire import Knowledge, Payload, Private, PublicVotes
 from fd_flower.wire.replies import Reply
 
 
-class Voting(Strategy[C], ABC):
+class Voting(Ensembling[C], ABC):
     """A strategy that keeps its clients' votes on all public samples: a round is about samples that somebody claims.
 
     A client whose votes the server lacks is asked for them with ``PublicVotes`` about no sample: in its first round,

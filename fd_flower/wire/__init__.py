@@ -9,6 +9,7 @@ from fd_flower.wire.candidates import Candidates, Chain, Scores
 from fd_flower.wire.features import Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
 from fd_flower.wire.knowledge import Knowledge, Private
+from fd_flower.wire.outlyingness import Outlyingness
 from fd_flower.wire.payload import Bounds, Payload, kind_of, pack, unpack
 from fd_flower.wire.predictions import (
     ClassLogits,
@@ -44,6 +45,7 @@ __all__ = [
     "Masked",
     "Opened",
     "OptimizerState",
+    "Outlyingness",
     "Payload",
     "PixelStatistics",
     "Private",
