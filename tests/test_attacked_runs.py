@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.grids import Noted, devices
+from helpers.grids import Noted, devices, hosts
 from helpers.tiny import figures, of_clients, play, rounds, run, start_toy, tiny_settings, toy_settings
 from torch import Tensor
 
@@ -16,7 +16,7 @@ from fd_flower.cli.describe import replies
 from fd_flower.core.client import Client, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
-from fd_flower.server import Strategy
+from fd_flower.server import HostGrid, Strategy
 from fd_flower.server.attacked import claiming, rows_of, with_rows
 from fd_flower.tasks.world import world
 from fd_flower.wire import Bounds, ClassLogits, Payload, Prototypes, PublicHeads, PublicLabels, PublicLogits, Weights
@@ -128,6 +128,13 @@ def test_flipped_labels_are_the_attackers_alone_in_training_alone(method: str):
     assert all(line["failed"] == {} and len(line["replied"]) == 10 for line in rounds(lines))
 
 
+@pytest.mark.parametrize(("method", "words"), [("fd", "privacy.sum=masks"), ("local", "")])
+def test_labels_are_flipped_where_no_reply_could_be_rewritten(method: str, words: str):
+    few = f"{DIGITS} data.clients=4 server.rounds=1 client.steps=2 attack.name=label_flip {words}"
+    (line,) = rounds(play(tiny_settings(method, few)))
+    assert (line["failed"], line.get("lost"), len(line["replied"]), len(line["attackers"])) == ({}, None, 4, 1)
+
+
 # --- votes
 
 
@@ -228,6 +235,11 @@ def test_labels_without_names_are_not_flipped():
 def test_devices_are_not_attackers(tmp_path: Path):
     with pytest.raises(InvalidInputError, match="is for simulated clients, and these are devices"):
         start_toy("fedmd", "attack.name=noise", devices("fedmd", str(tmp_path), "a", "b"))
+
+
+def test_flowers_strategies_get_no_rewritten_replies():
+    with pytest.raises(InvalidInputError, match=r"attack.name=lie rewrites replies on their way into a strategy of FD"):
+        HostGrid.open(hosts("fedavg"), toy_settings("fedavg", "attack.name=lie"))
 
 
 def test_an_entry_beyond_the_bound_costs_the_attacker_its_reply():

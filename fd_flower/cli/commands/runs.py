@@ -161,8 +161,12 @@ def attack(
     from fd_flower.results.attack_tables import FILE
 
     output: Output = context.obj
-    listed = [[part for part in map(str.strip, text.split(",")) if part] for text in (attacks, rules, fractions)]
-    trials = attacking.ordered(methods, *listed, changes_of(set or [], recipe), None, engine.value, out, task, seeds)
+    names, rule, shares = (
+        [part for part in map(str.strip, text.split(",")) if part] for text in (attacks, rules, fractions)
+    )
+    asked: dict[str, Any] = {"names": names, "rules": rule, "fractions": shares, "recipe": None}
+    asked |= {"engine": engine.value, "out": out, "task": task, "seeds": seeds}
+    trials = attacking.ordered(methods, changes=changes_of(set or [], recipe), **asked)
     with output.board() as board:
         carry_out(trials.plan, places(devices, jobs, trials.plan.devices), board, output)
     attacking.write(trials, console())
