@@ -102,7 +102,7 @@ def main() -> None:
     logging.getLogger("flwr").setLevel(logging.WARNING)
     words = (
         f"data.source={asked.source} data.clients={asked.clients} data.partition=iid model.name={asked.model} "
-        f"server.rounds={asked.rounds} server.evaluate=aggregated data.public=none "
+        f"server.rounds={asked.rounds} server.evaluate=personal server.evaluate_every=0 data.public=none "
         "client.steps=null client.epochs=1 client.batch=32"
     )
     chosen = settings("fd", words)

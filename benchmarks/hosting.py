@@ -71,7 +71,7 @@ def main() -> None:
     words = (
         f"data.source={asked.source} data.clients={asked.clients} data.partition=iid data.limit={asked.limit} "
         f"data.split=[0.98,0.0,0.02] data.public=none model.name={asked.model} data.min_rows=1 "
-        f"server.rounds={asked.rounds} server.evaluate_every=0 server.evaluate=aggregated "
+        f"server.rounds={asked.rounds} server.evaluate_every=0 server.evaluate=personal "
         "client.steps=null client.epochs=1 client.batch=32"
     )
     print(f"fd, {words}")

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import types
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -35,16 +35,18 @@ from fd_flower.tasks.world import World
 
 METHODS = {
     "fd": ("FD", "fd", "client.kd_weight=1"),
-    "fedproto": ("FedProto", "proto", "client.kd_weight=1 client.momentum=0"),
+    "fedproto": ("FedProto", "proto", "client.kd_weight=1 client.momentum=0 client.prototypes=during"),
     "fml": ("FML", "fml", "client.kd_mean=entries"),
     "fedkd": ("FedKD", "kd", "client.kd_mean=entries"),
     "fedgen": (
         "FedGen",
         "gen",
-        "server.share=head server.noise_size=512 server.hidden=512 server.generator_steps=100 "
-        "server.generator_lr=0.005 server.generator_batch={batch} client.generated={batch}",
+        "server.share=head server.ensemble=mean_logit server.labels=prior server.noise=uniform server.noise_size=512 "
+        "server.hidden=512 server.generator_steps=100 server.generator_lr=0.005 server.generator_decay=1 "
+        "server.generator_weight_decay=0 server.generator_batch={batch} server.eta=0 "
+        "client.alpha=1 client.beta=0 client.fade=1 client.generated={batch}",
     ),
-    "fedtgp": ("FedTGP", "tgp", "server.batch={batch} client.kd_weight=10"),
+    "fedtgp": ("FedTGP", "tgp", "server.batch={batch} server.lr={lr} client.kd_weight=10 client.prototypes=during"),
 }
 """By our name: HtFLlib's class, the end of its module's name, and what makes our options its own."""
 
@@ -54,7 +56,7 @@ NETWORK = "FedAvgCNN(in_features=3, num_classes=args.num_classes, dim=1600)"
 WORDS = (
     "data.source={source} data.limit={limit} data.clients=20 data.partition=iid data.public=none model.name=pfllib_cnn "
     "server.rounds={rounds} server.evaluate=personal server.evaluate_every=0 client.steps=null client.epochs=1 "
-    "client.batch={batch} client.lr=0.01 client.schedule=constant run.precision={precision} "
+    "client.batch={batch} client.lr={lr} client.schedule=constant run.precision={precision} "
 )
 
 
@@ -70,7 +72,8 @@ class HtFLlib(threading.Thread):
     seconds : list[float]
         CPU seconds of each round.
     accuracy : float
-        Over all clients' test samples, after the last round.
+        Over all clients' test samples, after the last round; NaN where its models' outputs are not finite, which its
+        own evaluation refuses.
     """
 
     def __init__(self, args: argparse.Namespace, module: str, name: str) -> None:
@@ -116,8 +119,9 @@ class HtFLlib(threading.Thread):
     def _measure(self) -> None:
         """Evaluate after the last round, not before the first."""
         if len(self.seconds) == self._last:
-            self._evaluate()
-            self.accuracy = self._server.rs_test_acc[-1]
+            with suppress(ValueError):
+                self._evaluate()
+                self.accuracy = self._server.rs_test_acc[-1]
             raise EvaluatedError
 
 
@@ -132,12 +136,23 @@ def written(chosen: Settings, folder: Path) -> None:
             np.savez(path, data=np.array({"x": x.contiguous().numpy(), "y": y.numpy()}, dtype=object))
 
 
-def args_of(name: str, data: Path, folder: Path, batch: int, rounds: int) -> argparse.Namespace:
+def args_of(name: str, data: Path, folder: Path, batch: int, asked: argparse.Namespace) -> argparse.Namespace:
     """Return the arguments of its main program: its defaults, and those of the comparison."""
     return argparse.Namespace(
         **{"algorithm": name, "dataset": str(data), "device": "cpu", "num_classes": 10, "models": [NETWORK]},
-        **{"global_model": NETWORK, "global_rounds": rounds, "local_epochs": 1, "batch_size": batch, "num_clients": 20},
-        **{"local_learning_rate": 0.01, "mentee_learning_rate": 0.01, "server_learning_rate": 0.01, "lamda": 10.0},
+        **{
+            "global_model": NETWORK,
+            "global_rounds": asked.rounds,
+            "local_epochs": 1,
+            "batch_size": batch,
+            "num_clients": 20,
+        },
+        **{
+            "local_learning_rate": asked.lr,
+            "mentee_learning_rate": asked.lr,
+            "server_learning_rate": 0.01,
+            "lamda": 10.0,
+        },
         **{"join_ratio": 1.0, "random_join_ratio": False, "few_shot": 0, "time_select": False, "goal": "test"},
         **{"time_threthold": 10000, "top_cnt": 100, "auto_break": False, "save_folder_name": str(folder)},
         **{"eval_gap": 1, "client_drop_rate": 0.0, "train_slow_rate": 0.0, "send_slow_rate": 0.0},
@@ -155,7 +170,7 @@ def compared(method: str, asked: argparse.Namespace, batch: int, precision: str)
     with tempfile.TemporaryDirectory(prefix="htfl-") as made:
         folder = Path(made)
         written(chosen, folder / "data")
-        args = args_of(name, folder / "data", folder / "items", batch, asked.rounds)
+        args = args_of(name, folder / "data", folder / "items", batch, asked)
         args.lamda = chosen.client.kd_weight
         with redirect_stdout(StringIO()):
             theirs = HtFLlib(args, module, name)
@@ -190,6 +205,7 @@ def main() -> None:
     parser.add_argument("--source", required=True, help="absolute path of CIFAR-10's folder")
     parser.add_argument("--limit", type=int, default=20_000, help="rows in all")
     parser.add_argument("--rounds", type=int, default=6, help="an even number; all but the first and last are counted")
+    parser.add_argument("--lr", type=float, default=0.01, help="of clients' models")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 10])
     parser.add_argument("--precisions", nargs="+", default=["fp32"], help="ours; HtFLlib has fp32 alone")

@@ -49,8 +49,8 @@ class Generated:
 
     Attributes
     ----------
-    like : Tensor
-        Features for the classes of the mini-batch's own samples [B, F].
+    like : Tensor | None
+        Features for the classes of the mini-batch's own samples [B, F]; None where no term asks for them.
     known : Tensor
         Whether the generator has been trained for these classes, bool [B].
     features : Tensor
@@ -59,7 +59,7 @@ class Generated:
         Which these are [G].
     """
 
-    like: Tensor
+    like: Tensor | None
     known: Tensor
     features: Tensor
     y: Tensor
@@ -76,7 +76,7 @@ def objective(model: FeatureModel, x: Tensor, y: Tensor, teacher: Generated | No
     loss = cross_entropy(logits, y)
     if teacher is None:
         return loss
-    if config.beta:
+    if config.beta and teacher.like is not None:
         with torch.no_grad():
             target = model.head(teacher.like)
         loss = loss + config.beta * config.distill(logits, target, y, teacher.known.to(logits.dtype))
@@ -158,14 +158,19 @@ def guidance(turn: Turn, received: Generator | None, config: Config) -> Callable
         known &= torch.bincount(turn.samples().labels.cpu(), minlength=len(known)) > 0
     trained, real = known.nonzero().flatten(), received.trained.to(place)
 
+    def drawn(y: Tensor) -> Tensor:
+        return noise(turn.server.noise, len(y), generator.noise, rng)
+
     @torch.no_grad()
-    def make(y: Tensor) -> Tensor:
-        return generator(y, noise(turn.server.noise, len(y), generator.noise, rng).to(place))
+    def make(y: Tensor, eps: Tensor) -> Tensor:
+        return generator(y, eps.to(place))
 
     def guide(y: Tensor) -> Generated | None:
         if not len(trained):
             return None
         others = trained[torch.randint(len(trained), (config.generated,), generator=rng)].to(place)
-        return Generated(make(y), real[y], make(others), others)
+        eps, of_others = drawn(y), drawn(others)  # both always: neither weight changes the other's draws
+        like = make(y, eps) if config.beta else None
+        return Generated(like, real[y], make(others, of_others), others)
 
     return guide

@@ -241,7 +241,8 @@ def test_those_who_have_no_business_here_are_refused_or_left_out_and_named(
 
 def test_rounds_that_do_not_wait_use_late_replies_in_a_later_round(tmp_path: Path):
     """A device's message takes a process and several polls, longer than these windows."""
-    chosen = f"{TINY} model.name=mlp server.rounds=12 server.clock=window server.grace=3 server.staleness=polynomial"
+    chosen = f"{TINY} model.name=mlp server.rounds=40 server.timeout=300 "
+    chosen += "server.clock=window server.grace=3 server.staleness=polynomial"
     with lab(tmp_path / "lab") as made:
         for client, folder in partitions(tmp_path / "data", short_settings("local")).items():
             made.device(client, folder)

@@ -193,23 +193,62 @@ def dropping():
     return Task(lambda _: Dropping(2), still.data)
 
 
+def sent(words, task, monkeypatch):
+    """Return what clients send in one round."""
+    found = {}
+    real = methods.strategy("fedproto").aggregate
+
+    def listen(self, replies, knowledge, round):
+        found.update({r.client.id: Prototypes.need(r.content) for r in replies})
+        return real(self, replies, knowledge, round)
+
+    monkeypatch.setattr(methods.strategy("fedproto"), "aggregate", listen)
+    tiny.run("fedproto", f"{STILL} data.clients=3 server.rounds=1 {words}", task=task)
+    return found
+
+
 @pytest.mark.usefixtures("single_replies")
 @pytest.mark.parametrize("length", ["client.epochs=3 client.steps=null", "client.steps=1 client.batch=1"])
 def test_own_prototypes_are_means_over_all_own_samples(length, monkeypatch):
     """Equation 3: every sample once, whatever the training was like, as the model sees it when it predicts."""
-    sent = {}
-    real = methods.strategy("fedproto").aggregate
+    found = sent(length, dropping, monkeypatch)
+    assert {client: own.counts.tolist() for client, own in found.items()} == {"0": [2, 1], "1": [1, 0], "2": [0, 2]}
+    assert found["0"].values.tolist() == [[2.0, 0.0], [0.0, 1.0]]
+    assert found["1"].values.tolist() == [[5.0, 3.0], [0.0, 0.0]]
+    assert found["2"].values.tolist() == [[0.0, 0.0], [0.0, 5.0]]
 
-    def listen(self, replies, knowledge, round):
-        sent.update({r.client.id: Prototypes.need(r.content) for r in replies})
-        return real(self, replies, knowledge, round)
 
-    monkeypatch.setattr(methods.strategy("fedproto"), "aggregate", listen)
-    tiny.run("fedproto", f"{STILL} data.clients=3 server.rounds=1 {length}", task=dropping)
-    assert {client: own.counts.tolist() for client, own in sent.items()} == {"0": [2, 1], "1": [1, 0], "2": [0, 2]}
-    assert sent["0"].values.tolist() == [[2.0, 0.0], [0.0, 1.0]]
-    assert sent["1"].values.tolist() == [[5.0, 3.0], [0.0, 0.0]]
-    assert sent["2"].values.tolist() == [[0.0, 0.0], [0.0, 5.0]]
+class Shifted(Echo):
+    """An Echo whose features are one larger while it is trained."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return x + float(self.training)
+
+
+def shifted():
+    return Task(lambda _: Shifted(2), echoes(ROWS).data)
+
+
+@pytest.mark.usefixtures("single_replies")
+@pytest.mark.parametrize(
+    "length",
+    [
+        "client.epochs=3 client.steps=null client.batch=1",
+        "client.steps=5 client.batch=3",
+        "client.steps=1 client.batch=3 client.warmup=4",
+    ],
+)
+def test_prototypes_during_training_are_of_the_last_epoch_and_of_the_model_in_training(length, monkeypatch):
+    """Client 0 has two samples of class 0, whose mean is (2, 0), and one of class 1, (0, 1): each counts once."""
+    found = sent(f"client.prototypes=during {length}", shifted, monkeypatch)
+    assert found["0"].counts.tolist() == [2, 1]
+    assert found["0"].values.tolist() == [[3.0, 1.0], [1.0, 2.0]]
+
+
+@pytest.mark.usefixtures("single_replies")
+def test_a_class_that_did_not_go_by_during_training_has_no_prototype(monkeypatch):
+    found = sent("client.prototypes=during client.steps=1 client.batch=1", shifted, monkeypatch)
+    assert [int(own.counts.sum()) for own in found.values()] == [1, 1, 1]
 
 
 def test_what_predicts_is_chosen(tmp_path):

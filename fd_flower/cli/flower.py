@@ -151,7 +151,7 @@ def _federation(order: Order) -> str:
     if os.environ.get("RAY_ADDRESS"):
         return machine.cluster_config(chosen.server.nodes)
     gpus = [] if chosen.run.device == "cpu" else machine.gpus()
-    return machine.federation_config(chosen.data.clients, machine.cores(), gpus, chosen.server.nodes)
+    return machine.federation_config(chosen.data.clients, machine.cores(), gpus, chosen.server.nodes, order.workers)
 
 
 def _submit_and_follow(order: Order, hear: Listener, project: Path, environment: dict[str, str]) -> None:

@@ -52,18 +52,20 @@ def gpus() -> list[Gpu]:
     return [Gpu(gpu.name, gpu.total_memory) for gpu in found]
 
 
-def federation_config(clients: int, cores: int, gpus: list[Gpu], nodes: int = 1) -> str:
+def federation_config(clients: int, cores: int, gpus: list[Gpu], nodes: int = 1, workers: int | None = None) -> str:
     """Return what ``flwr run --federation-config`` needs to host ``clients`` on this machine.
 
     One worker to a core, as many as there are clients. On GPUs several workers share one, each with a share of it
     that leaves room for `WORKER_BYTES`. A node is a worker, or more of them where the run waits for more (`nodes`).
+    With a number of ``workers`` that is asked for, there are so many, whatever a GPU has room for.
     """
-    workers = min(cores, clients)
+    asked, workers = workers, min(workers or cores, clients)
     words = []
     if gpus:
-        fit = max(1, min(gpu.memory for gpu in gpus) // WORKER_BYTES)
-        per_gpu = min(fit, math.ceil(workers / len(gpus)))
-        workers = min(workers, per_gpu * len(gpus))
+        per_gpu = math.ceil(workers / len(gpus))
+        if asked is None:
+            per_gpu = min(per_gpu, max(1, min(gpu.memory for gpu in gpus) // WORKER_BYTES))
+            workers = min(workers, per_gpu * len(gpus))
         # Rounded down: shares that add up to more than one GPU would leave the last worker without a place.
         words = [f"client-resources-num-gpus={math.floor(1000 / per_gpu) / 1000:g}"]
     words = [f"num-supernodes={max(workers, nodes)}", "client-resources-num-cpus=1", *words]

@@ -29,6 +29,8 @@ class Order:
         ``local`` or ``flower``.
     lab : Path | None
         The folder of a federation of devices that runs it (``fd-flower keys``); None: a simulation.
+    workers : int | None
+        Workers of the simulation; None: as many as fit the machine.
     """
 
     method: str
@@ -37,6 +39,7 @@ class Order:
     task: str = ""
     engine: str = "local"
     lab: Path | None = None
+    workers: int | None = None
 
     @cached_property
     def settings(self) -> Settings:
@@ -49,6 +52,7 @@ class Order:
         change = shlex.quote(paths.path_word("run.resume", self.out))
         task = ["--task", self.task] if self.task else []
         where = ["--engine", self.engine] if self.engine != "local" else []
+        where += ["--workers", str(self.workers)] if self.workers else []
         if self.lab:
             where = ["--on", shlex.quote(str(self.lab))]
         return " ".join([_program(), "run", self.method, "--set", change, *task, *where])

@@ -1,13 +1,14 @@
 """``fd-flower run``: one method, in this process or through Flower."""
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from fd_flower.cli import paths
+from fd_flower.cli import machine, paths
 from fd_flower.cli.console import Interrupted
 from fd_flower.cli.order import Order
 from fd_flower.cli.progress import Board, Listener
@@ -26,6 +27,7 @@ def order(
     out: Path | None,
     task: str,
     lab: Path | None = None,
+    workers: int | None = None,
 ) -> Order:
     """Return the run that a user asks for, checked.
 
@@ -41,6 +43,8 @@ def order(
         The folder; None: ``run.out``, or a new one under ``runs`` in the user's directory.
     lab : Path | None
         The folder of a federation of devices, whose allow-list counts unless ``server.allow`` names another.
+    workers : int | None
+        As in an `Order`.
 
     Raises
     ------
@@ -48,6 +52,8 @@ def order(
         For anything that no run can be made of.
     """
     words, here = words_of(changes, recipe), Path.cwd()
+    if workers is not None:
+        check_workers(workers, engine, lab)
     if lab is not None:
         lab, engine = paths.absolute(lab, here), "flower"
         if not (lab / "flwr" / "config.toml").is_file():
@@ -61,13 +67,23 @@ def order(
             raise InvalidInputError(
                 f"a resumed run continues in its own folder: leave out --out {out}, or run.resume={resumed}"
             )
-        asked = Order(method, words, Path(resumed), task, engine, lab)
+        asked = Order(method, words, Path(resumed), task, engine, lab, workers)
     else:
         chosen_out = paths.value_of(words, "run.out") if out is None else paths.absolute(out, here)
         folder = Path(chosen_out) if chosen_out else new_folder(short_name(method), here)
-        asked = Order(method, (*words, paths.path_word("run.out", folder)), folder, task, engine, lab)
+        asked = Order(method, (*words, paths.path_word("run.out", folder)), folder, task, engine, lab, workers)
     asked.settings  # noqa: B018 (refuses what cannot be merged, before anything is written)
     return asked
+
+
+def check_workers(workers: int, engine: str, lab: Path | None) -> None:
+    """Refuse a number of workers where there are none, or more than the machine has cores."""
+    if engine != "flower" or lab is not None or os.environ.get("RAY_ADDRESS"):
+        raise InvalidInputError(
+            f"--workers {workers} is for a simulation on this machine: add --engine flower, or leave it out"
+        )
+    if workers > (cores := machine.cores()):
+        raise InvalidInputError(f"--workers {workers} is more than the {cores} cores here: a worker takes one")
 
 
 def words_of(changes: Sequence[str], recipe: str | None) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
 from fd_flower.training import LOCAL, PUBLIC, counted, one_thread
+from fd_flower.wire.coding import Wire
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, unfold
 from fd_flower.wire.pool import SHARE
 from fd_flower.wire.replies import STEPS
@@ -98,7 +99,8 @@ class App(ClientApp):
             if (position := turn.close()) is not None and turn.world.hosted:
                 node.kept[client] = position
             node.keep(own)
-            return protocol.outgoing(kind, reply.content if turn.closing else with_steps(reply.content, steps))
+            leaves = protocol.outgoing(kind, reply.content if turn.closing else with_steps(reply.content, steps))
+            return Wire(turn.world.settings.wire, down=False).outgoing(leaves)
         except StateError as error:
             return Error(STATE, str(error))
         except Exception as error:

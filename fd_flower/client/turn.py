@@ -15,6 +15,7 @@ from fd_flower.client.evaluated import Evaluations
 from fd_flower.config import ANNEALED, ClientConfig
 from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.finite import is_finite
 from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Data, Samples
@@ -188,12 +189,7 @@ class Turn(Generic[C]):
         """The client's personal model at the end of its last turn; it is kept after this one."""
         if self._own is None:
             self._claim(not self._shared)
-            own = {k.removeprefix("model/"): t for k, t in self._tensors.items() if k.startswith("model/")}
-            self._own = (
-                self.world.load(self.architecture, own, copy=False)
-                if own
-                else self.world.load(self.architecture, self.world.initial(self.architecture))
-            )
+            self._own = self._loaded(self.architecture, "model")
         return self._own
 
     def module(self, name: str, build: Callable[[], Module]) -> Module:
@@ -208,10 +204,19 @@ class Turn(Generic[C]):
         """
         key = f"{self.architecture} + {name}"
         self.world.module(key, build)
-        own = {k.removeprefix(f"{name}/"): t for k, t in self._tensors.items() if k.startswith(f"{name}/")}
-        start = own or self.world.initial(key)
-        self._modules[name] = self.world.load(key, start, copy=not own)
+        self._modules[name] = self._loaded(key, name)
         return self._modules[name]
+
+    def _loaded(self, key: str, name: str) -> Module:
+        """Return a module as the client remembers it, or as every client's starts.
+
+        It is a copy: to learn in pages of a mapped file costs a fault each.
+        """
+        own = {k.removeprefix(f"{name}/"): t for k, t in self._tensors.items() if k.startswith(f"{name}/")}
+        module = self.world.load(key, own or self.world.initial(key))
+        if own:  # in place of what is mapped, which ends with this
+            self._tensors.update(_named(name, module))
+        return module
 
     def shared(self, weights: Weights | None) -> Module:
         """Return a model with these weights (None: those that every client starts from); it is not kept."""
@@ -383,15 +388,15 @@ class Turn(Generic[C]):
 
     def _write(self) -> Position | None:
         if self._own is not None:
-            self._tensors.update({f"model/{k}": t for k, t in self._own.state_dict().items()})
+            self._tensors.update(_named("model", self._own))
         for name, module in self._modules.items():
-            self._tensors.update({f"{name}/{k}": t for k, t in module.state_dict().items()})
+            self._tensors.update(_named(name, module))
         if self.scheduled is not None:
             self.scheduled.move()
             if self.scheduled.state is not None:
                 self.remember(LOSS, self.scheduled.state)
         for name, tensor in self._tensors.items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            if not is_finite(tensor):
                 raise RunError(
                     f"this turn ended with {name} not finite, and the client keeps its state from before it: "
                     "look at its samples, or lower client.lr"
@@ -400,6 +405,11 @@ class Turn(Generic[C]):
             return None
         self._memory.write(self._moment, self._tensors)
         return self._moment
+
+
+def _named(name: str, module: Module) -> dict[str, Tensor]:
+    """Return a module's tensors as a client's memory calls them."""
+    return {f"{name}/{key}": tensor for key, tensor in module.state_dict().items()}
 
 
 class ClientContext(Context):

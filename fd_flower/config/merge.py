@@ -20,6 +20,7 @@ from fd_flower.config.registry import read_recipe
 from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
 from fd_flower.config.server import ServerConfig
+from fd_flower.config.wire import WireConfig
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.schema import section
 from fd_flower.core.trees import check_plain, laid, read_file, read_words, within
@@ -41,6 +42,7 @@ class Settings:
     task: str = ""
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
     attack: AttackConfig = field(default_factory=AttackConfig)
+    wire: WireConfig = field(default_factory=WireConfig)
     kinds: Mapping[str, Any] = field(default_factory=dict)
     """The sections of those kinds of task that the method can learn, by the kind's name."""
 

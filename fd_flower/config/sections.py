@@ -7,6 +7,7 @@ from fd_flower.config.model import ModelConfig
 from fd_flower.config.privacy import PrivacyConfig
 from fd_flower.config.run import RunConfig
 from fd_flower.config.server import ServerConfig
+from fd_flower.config.wire import WireConfig
 
 SECTIONS: dict[str, type] = {
     "data": DataConfig,
@@ -15,5 +16,6 @@ SECTIONS: dict[str, type] = {
     "client": ClientConfig,
     "privacy": PrivacyConfig,
     "attack": AttackConfig,
+    "wire": WireConfig,
     "run": RunConfig,
 }

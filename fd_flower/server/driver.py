@@ -38,6 +38,7 @@ from fd_flower.server.telling import log_end, log_round
 from fd_flower.tasks.facts import held_out, without_effect
 from fd_flower.training import one_thread
 from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
+from fd_flower.wire.coding import Wire
 from fd_flower.wire.replies import Reply
 
 if TYPE_CHECKING:
@@ -363,6 +364,7 @@ class Driver:
         if every and number % every == 0 and last and not closing:
             points = (*points, ANNEALED)
         rate = {} if self.host.plain else {"lr": strategy.settings.client.lr_at(version.number, strategy.config.rounds)}
+        wire = Wire(strategy.settings.wire, down=True)
         keeps = self.record.keeps(hosted=strategy.hosted and not self.host.shares)
         shared = ConfigRecord(
             {
@@ -381,7 +383,7 @@ class Driver:
         announced = [PublicIndex(version.index)] if strategy.predicts and not closing else []
         messages = []
         for client in clients:
-            content = pack(*strategy.knowledge_for(client, version.knowledge), *announced)
+            content = wire.outgoing(pack(*strategy.knowledge_for(client, version.knowledge), *announced))
             content["config"] = shared
             messages.append(Message(content, client.node_id, kind))
         return messages

@@ -36,6 +36,7 @@ from fd_flower.server.requirements import (
 from fd_flower.tasks.built import ModelError
 from fd_flower.tasks.metric import try_out
 from fd_flower.wire import Bounds, Payload, Update, Weights
+from fd_flower.wire.coding import check_wire
 from fd_flower.wire.figures import check_figures
 from fd_flower.wire.replies import Reply, read
 
@@ -98,6 +99,8 @@ class Guard:
             plain=plain,
         )
         check_attack(method, clients, plain=plain)
+        sent = {*method.reply_kinds, *method.summable, *method.expected_kinds(1)}
+        check_wire(name, settings, sent, plain=plain)
         check_clock(name, settings, requires, everybody, hosted=method.hosted, plain=plain)
         if requires.numbers:
             check_inputs(name, world.sample)

@@ -198,7 +198,8 @@ class Method(ABC, Generic[C]):
     @classmethod
     def sums_replies(cls, settings: Settings) -> bool:
         """Whether a run's replies are added up before ``aggregate``: as ``sums`` says, but for options that decide."""
-        return cls.sums and settings.privacy.sum == "none" and not cls.requirements(settings).single_replies
+        alone = settings.privacy.sum != "none" or settings.wire.encodes_replies
+        return cls.sums and not alone and not cls.requirements(settings).single_replies
 
     def takes_sum(self) -> bool:
         """Whether the round's replies are added up before ``aggregate``."""

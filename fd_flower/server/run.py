@@ -11,6 +11,7 @@ from fd_flower.config import (
     RunConfig,
     ServerConfig,
     Settings,
+    WireConfig,
     registry,
 )
 from fd_flower.config import settings as merged
@@ -49,6 +50,8 @@ class Run:
     plain : bool
         The nodes run a ClientApp that knows nothing of FD-Flower. Needed only where that cannot be seen (outside of
         ``flwr run`` and of this process): nodes that are asked log the question as an error.
+    wire : WireConfig
+        Codecs of what travels.
     """
 
     seed: int = 0
@@ -64,6 +67,7 @@ class Run:
     data: DataConfig | None = None
     model: ModelConfig | None = None
     plain: bool = False
+    wire: WireConfig = field(default_factory=WireConfig)
 
     def settings(self, method: str, config: ServerConfig | None) -> Settings:
         """Return the settings of a run of a method; those of the resumed run where there is one."""
@@ -79,4 +83,5 @@ class Run:
             self.client or registry.config(method, "client"),
             RunConfig(self.seed, self.out, None, self.keep, self.device, self.precision),
             privacy=self.privacy,
+            wire=self.wire,
         )

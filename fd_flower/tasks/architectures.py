@@ -138,8 +138,8 @@ class Architectures(ABC):
         self.module(name)
         return self._initial[name]
 
-    def load(self, name: str, tensors: Mapping[str, Tensor], *, copy: bool = True) -> Module:
-        """Point the resident module at these tensors (``copy=False``: training will change them in place).
+    def load(self, name: str, tensors: Mapping[str, Tensor]) -> Module:
+        """Point the resident module at copies of these tensors.
 
         They take the module's own types: what a server's optimizer or mean made of float32 may have come as float64.
 
@@ -163,7 +163,7 @@ class Architectures(ABC):
                     f"{list(own.shape)}: server and clients need one model, of the same {sizes}"
                 )
             tensor = like(tensors[key], own).to(self.device)
-            if copy and tensor is tensors[key]:
+            if tensor is tensors[key]:
                 tensor = tensor.clone()
             if is_parameter:
                 parameter = owner.get_parameter(slot)

@@ -10,7 +10,7 @@ from fd_flower.wire.features import Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
 from fd_flower.wire.knowledge import Knowledge, Private
 from fd_flower.wire.outlyingness import Outlyingness
-from fd_flower.wire.payload import Bounds, Payload, kind_of, pack, unpack
+from fd_flower.wire.payload import Bounds, Payload, coded, kind_of, pack, unpack
 from fd_flower.wire.predictions import (
     ClassLogits,
     PublicHeads,
@@ -70,6 +70,7 @@ __all__ = [
     "Update",
     "Weights",
     "chosen",
+    "coded",
     "kind_of",
     "likeliest",
     "mean_of_likelihoods",

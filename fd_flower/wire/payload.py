@@ -13,6 +13,8 @@ from torch import Tensor
 
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.finite import is_finite
+from fd_flower.wire.codecs import Codec, decoded, encoded
 from fd_flower.wire.envelope import records
 
 
@@ -108,6 +110,12 @@ class Payload:
     named_by: ClassVar[str] = ""
     """The text field that is in the record's name, ``<kind>.<text>``, where a message may hold several of a kind."""
 
+    predictions: ClassVar[bool] = False
+    """Whether its numbers are rows of log-probabilities, of which the most likely classes can stand for all."""
+
+    exact: ClassVar[bool] = False
+    """Whether its numbers travel as they are under every codec, because clients subtract their own from them."""
+
     def __init_subclass__(cls, **more: Any) -> None:
         """Enter a kind by its name; TypeError for a name that another kind has, or that no record can be found by."""
         super().__init_subclass__(**more)
@@ -176,6 +184,15 @@ class Payload:
             self._belongs(known, made=True)
         return known
 
+    def coded(self, codec: Codec | None, *, zstd: bool) -> ArrayRecord:
+        """Return the payload as a record that a codec has made smaller, made once."""
+        own = None if codec is None or self.exact or (codec.predictions and not self.predictions) else codec
+        made: dict[object, ArrayRecord] = self.__dict__.setdefault("_coded", {})
+        if (own, zstd) not in made:
+            arrays = encoded({k: t.detach().cpu() for k, t in self.tensors().items()}, own, zstd=zstd)
+            made[own, zstd] = ArrayRecord({key: tensor.contiguous() for key, tensor in arrays.items()})
+        return made[own, zstd]
+
     def _belongs(self, record: ArrayRecord, *, made: bool) -> None:
         """Remember that this payload and this record are the same.
 
@@ -192,12 +209,18 @@ class Payload:
         known = memo.payload_of(record) if memo else None
         if not isinstance(known, cls):
             try:
-                known = cls.of(name, {key: torch.from_numpy(array.numpy()) for key, array in record.items()})
+                arrays = {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
+                plain, lossy = decoded(arrays)
+                known = cls.of(name, plain)
+                known = known.normalized() if lossy else known
             except InvalidInputError:
                 raise
             except Exception as error:  # what a stranger's bytes make numpy raise has no end
                 raise InvalidInputError(f"{name} on the wire cannot be decoded: {error}") from None
-            known._belongs(record, made=False)
+            if plain is arrays:
+                known._belongs(record, made=False)
+            else:  # the record has less than the payload's own would
+                record.__dict__["_memo"] = _Memo(lambda: known, record.values())
         return known
 
     @classmethod
@@ -231,7 +254,7 @@ class Payload:
     def check(self, bounds: Bounds) -> None:
         """Raise InvalidInputError, naming what came and what was expected, for a payload that cannot be used."""
         for key, tensor in self.tensors().items():
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if not is_finite(tensor):
                 raise InvalidInputError(
                     f"{self.name} has values in '{key}' that are not finite: look at the samples, or lower client.lr"
                 )
@@ -314,6 +337,23 @@ def kind_of(name: str) -> type[Payload]:
 def pack(*payloads: Payload) -> RecordDict:
     """Return a message's content with these payloads, one record each."""
     return RecordDict({p.name: p.record for p in payloads})
+
+
+def coded(content: RecordDict, codec: Codec | None, *, zstd: bool) -> RecordDict:
+    """Return a message's content with its payloads made smaller; other records are the same.
+
+    Raises
+    ------
+    InvalidInputError
+        For numbers that the codec cannot hold, with the payload's name.
+    """
+    made = RecordDict(dict(content))
+    for name, payload in named_payloads(content):
+        try:
+            made[name] = payload.coded(codec, zstd=zstd)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{name}: {error}") from None
+    return made
 
 
 def named_payloads(content: RecordDict) -> list[tuple[str, Payload]]:

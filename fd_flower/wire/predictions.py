@@ -61,6 +61,7 @@ class PublicLogits(_Public, Summable):
 
     kind: ClassVar[str] = "public-logits"
     named_by: ClassVar[str] = "client"
+    predictions: ClassVar[bool] = True
     values: Tensor
     client: str = ""
 
@@ -238,6 +239,7 @@ class ClassLogits(Summable):
     """
 
     kind: ClassVar[str] = "class-logits"
+    exact: ClassVar[bool] = True
     sums: Tensor
     counts: Tensor
     members: Tensor | None = None

@@ -35,6 +35,10 @@ def run(
     on: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Run on the devices of the federation created by `keys DIR`.")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers of `--engine flower`. Default: one a core, fewer where GPUs are small."),
+    ] = None,
     open: Open = False,
 ) -> None:
     """Run METHOD (`fd-flower methods` lists them). The last line of the output is the folder with the results."""
@@ -44,7 +48,7 @@ def run(
     from fd_flower.results.outcome import ending
 
     output: Output = context.obj
-    order = runs.order(method, set or [], recipe, engine.value, out, task, on)
+    order = runs.order(method, set or [], recipe, engine.value, out, task, on, workers)
     with output.board() as board:
         folder = runs.execute(order, board, short_name(method))
         for line in ending(folder):

@@ -7,6 +7,7 @@ import typer
 
 from fd_flower.cli.console import console
 from fd_flower.cli.options import Method, Recipe, Set, Task, from_here
+from fd_flower.core.errors import InvalidInputError
 
 
 def methods() -> None:
@@ -62,10 +63,24 @@ def doctor(
     node: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also check a device: the folder with its key and node.toml.")
     ] = None,
+    timed: Annotated[
+        str | None,
+        typer.Option("--time", metavar="METHOD", help="Instead, time turns of METHOD with 1, 2, 4, ... workers."),
+    ] = None,
+    set: Set = None,
 ) -> None:
     """Check this machine and print a fitting `--federation-config`, or check whether it can be a device."""
     from fd_flower.cli import doctor as checking
+    from fd_flower.cli import throughput
     from fd_flower.cli.paths import absolute
 
+    if timed is not None and node is not None:
+        raise InvalidInputError("--time and --node look at different things: leave out one of them")
+    if set and timed is None:
+        raise InvalidInputError("--set is for the run of --time METHOD: add it, or leave out --set")
+    if timed is not None:
+        if not throughput.show(timed, set or [], console()):
+            raise typer.Exit(1)
+        return
     if not checking.check(console(), None if node is None else absolute(node, Path.cwd())):
         raise typer.Exit(1)

@@ -1,0 +1,70 @@
+"""One direction of a run's messages, as the section ``wire`` says."""
+
+from collections.abc import Collection
+from typing import final
+
+from flwr.app import RecordDict
+
+from fd_flower.config import Settings, WireConfig, registry
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.wire.codecs import named
+from fd_flower.wire.payload import Payload, coded
+
+
+@final
+class Wire:
+    """What becomes of messages in one direction.
+
+    Parameters
+    ----------
+    config : WireConfig
+        The run's options.
+    down : bool
+        Whether it is from the server to clients.
+    """
+
+    def __init__(self, config: WireConfig, *, down: bool) -> None:
+        name = config.down if down else config.up
+        self._codec = None if name == "none" else named(name, config.top_k)
+        self._zstd = config.zstd
+
+    def outgoing(self, content: RecordDict) -> RecordDict:
+        """Return what travels in place of a message's content: the same, where nothing is encoded.
+
+        Raises
+        ------
+        InvalidInputError
+            For numbers that the codec cannot hold.
+        """
+        if self._codec is None and not self._zstd:
+            return content
+        return coded(content, self._codec, zstd=self._zstd)
+
+
+def check_wire(method: str, settings: Settings, kinds: Collection[type[Payload]], *, plain: bool) -> None:
+    """Refuse codecs that cannot be read, hide what is added up, or have nothing to encode (section ``wire``)."""
+    wire = settings.wire
+    used = [f"wire.{way}={name}" for way, name in (("up", wire.up), ("down", wire.down)) if name != "none"]
+    used += ["wire.zstd=true"] * wire.zstd
+    if not used:
+        return
+    if plain:
+        raise InvalidInputError(
+            f"the nodes run an app without FD-Flower's turn, which reads plain arrays alone: leave {used[0]} out, or "
+            f"use {registry.client_app_name(method)}"
+        )
+    if settings.privacy.sum != "none":
+        raise InvalidInputError(
+            f"privacy.sum={settings.privacy.sum} adds up numbers as they are: leave {' and '.join(used)} out"
+        )
+    sent = ", ".join(sorted(kind.kind for kind in kinds)) or "nothing"
+    if used[0] != "wire.zstd=true" and kinds and all(kind.exact for kind in kinds):
+        raise InvalidInputError(
+            f"clients of {method} send {sent} alone, which travel as they are, because clients subtract their own: "
+            f"leave {used[0]} out; wire.zstd loses nothing"
+        )
+    if "top_k" in (wire.up, wire.down) and not any(kind.predictions for kind in kinds):
+        raise InvalidInputError(
+            f"top_k is for predictions on public samples (public-logits), and clients of {method} send {sent}: take "
+            "fp16 or int8"
+        )
