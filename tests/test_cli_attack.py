@@ -44,6 +44,11 @@ def test_what_is_varied_is_not_set(word: str):
         ordered(["fedmd"], ["lma"], [], ["0.5"], word)
 
 
+def test_no_share_is_an_error():
+    with pytest.raises(InvalidInputError, match="--fractions is empty"):
+        ordered(["fedmd"], ["lma"], [], [])
+
+
 def test_a_table_has_the_controls_means_over_seeds_and_the_worst():
     def folder(value: float) -> Any:
         figures = {"global": {"final": value}, "personal": {"final": None}}

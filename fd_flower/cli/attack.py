@@ -59,6 +59,8 @@ def ordered(
     words = words_of(changes, recipe)
     if own := [word for word in words if word.startswith(("attack.name=", "attack.fraction=", "server.rule="))]:
         raise InvalidInputError(f"{own[0]} is what is varied here: use --attacks, --fractions or --rules")
+    if not fractions:
+        raise InvalidInputError("--fractions is empty; expected shares of clients, like --fractions 0.2,0.3")
     path = place(words, out, "attack")
     asked = list(dict.fromkeys([*map(full_name, methods), LOCAL]))
     cells: dict[Variant, list[str]] = {}
