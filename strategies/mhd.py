@@ -7,7 +7,6 @@ from statistics import fmean
 from typing import Any, final
 
 import torch
-from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fd_flower.config import ServerConfig, option
@@ -15,7 +14,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.flower import log
 from fd_flower.core.rng import torch_rng
 from fd_flower.server import Requirements, Status, Strategy
-from fd_flower.server.graph import check_graph, neighbors
+from fd_flower.server.graph import check_graph, neighbors, senders
 from fd_flower.wire import Knowledge, Payload, Private, PublicHeads, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
@@ -46,7 +45,7 @@ class MHD(Strategy[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Know nothing yet; refuse a graph that these clients cannot have."""
-        self._graph(clients)
+        neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)
         return ()
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Private]:
@@ -76,9 +75,8 @@ class MHD(Strategy[Config]):
         """
         options: Any = self.settings.client
         bank = {entry.client: entry for entry in PublicHeads.all(knowledge)}
-        ids = [c.id for c in self.clients]
-        listens = self._graph(self.clients)[:, ids.index(client.id)].tolist()
-        near = [bank[source] for source, received in zip(ids, listens, strict=True) if received and source in bank]
+        near_ids = senders(self.config.graph, [c.id for c in self.clients], client.id, self.settings.run.seed)
+        near = [bank[source] for source in near_ids if source in bank]
         newest = max(map(_round, bank.values()), default=0)
         order = torch.randperm(len(near), generator=torch_rng(self.settings.run.seed, "teachers", client.id, newest))
         drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]
@@ -86,10 +84,6 @@ class MHD(Strategy[Config]):
             replace(entry, features=None) if _other_size(entry, client) and not options.projection else entry
             for entry in drawn
         ]
-
-    def _graph(self, clients: Sequence[Client]) -> Tensor:
-        """Return who listens to whom, bool [K, K]."""
-        return neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)
 
     def _describe(self, sent: Sequence[PublicHeads], round: int) -> None:
         """Note how sure the clients are and how far they agree; warn where no head tells any classes apart."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
+from helpers.resumed import again, started
 from helpers.tiny import figures, of_clients, rounds, start_toy
 
 from fd_flower.config import settings
@@ -14,6 +15,7 @@ from fd_flower.core import judges
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
+from fd_flower.results import RunFolder, report
 from fd_flower.server.judging import first_heard, in_line
 from fd_flower.tasks.described import described
 from fd_flower.tasks.world import World
@@ -144,3 +146,35 @@ def test_whom_a_round_asks_depends_on_judges_only_where_they_are_evaluated(metho
     few = rounds(start_toy(method, f"{told} server.judges=2")[2])[0]["asked"]
     assert (few == sorted(by_rank(8)[:2])) == first
     assert first or few == usual
+
+
+def test_a_resumed_run_says_the_same_of_its_judges_figures(tmp_path):
+    words = "data.clients=10 server.judges=4 server.fraction=0.3 client.steps=1"
+
+    def told(name: str) -> list[dict[str, int]]:
+        return [line["judges"] for line in rounds(RunFolder.open(tmp_path / name).lines())]
+
+    tiny.play(started("fd", tmp_path / "whole", 5, words))
+    tiny.play(started("fd", tmp_path / "cut", 2, words))
+    tiny.play(again("fd", tmp_path / "cut", "server.rounds=5"))
+    assert told("cut")[2:] == told("whole")[2:]
+    assert max(line["oldest"] for line in told("cut")[2:]) >= 2, "a figure is of before the cut"
+
+
+def test_under_a_secure_sum_the_judges_alone_are_evaluated_on_all_clients_samples():
+    changes = "data.clients=4 server.rounds=2 privacy.sum=masks"
+    every = of_clients(start_toy("fd", changes)[2])
+    lines = start_toy("fd", f"{changes} server.judges=2")[2]
+    assert [line["judges"]["count"] for line in rounds(lines)] == [2, 2]
+    for (number, client), line in of_clients(lines).items():
+        found, before = (one["evaluations"]["trained"] for one in (line, every[number, client]))
+        assert bool(found.keys() & SHARED) == (client in by_rank(4)[:2])
+        assert found == {key: pytest.approx(before[key], abs=1e-6) for key in found}
+
+
+@pytest.mark.parametrize(("few", "said"), [("server.judges=2", "judges=2"), ("", "mean over the clients&#x27; models")])
+def test_a_runs_page_says_over_whom_its_means_are(few: str, said: str, tmp_path):
+    tiny.play(started("fd", tmp_path / "run", 1, few))
+    page = report.write([RunFolder.open(tmp_path / "run")], tmp_path / "page.html").read_text()
+    assert said in page
+    assert ("judges=" in page) == bool(few)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.server.graph import check_graph, neighbors
+from fd_flower.server.graph import check_graph, neighbors, senders
 
 SIX = tuple("012345")
 
@@ -102,3 +102,10 @@ def test_words_that_are_no_graph(tmp_path):
         neighbors("random:6", SIX, 0)
     with pytest.raises(InvalidInputError, match="cannot be read"):
         neighbors(str(tmp_path / "none.yaml"), SIX, 0)
+
+
+@pytest.mark.parametrize("spec", ["complete", "ring", "islands:4", "random:2"])
+def test_whom_one_client_listens_to_is_its_column_of_the_graph(spec: str):
+    graph = neighbors(spec, SIX, 3)
+    for place, client in enumerate(SIX):
+        assert senders(spec, SIX, client, 3) == [name for j, name in enumerate(SIX) if graph[j, place]]

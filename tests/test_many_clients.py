@@ -26,6 +26,7 @@ from fd_flower.data.portions import PARTS
 from fd_flower.engine import InProcessGrid
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.resume import OF_EACH
+from fd_flower.tasks.classification import Classification
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World, join
 from fd_flower.wire import pool
@@ -246,6 +247,18 @@ def test_of_twenty_thousand_clients_those_that_are_asked_are_read():
     assert [len(line["replied"]) for line in tiny.rounds(lines)] == [5, 5]
     assert set(read) == asked
     assert len(read) == len(asked) <= 10
+
+
+def test_a_host_that_adds_up_knows_its_clients_by_the_tasks_counts(monkeypatch: pytest.MonkeyPatch):
+    """Their answers one by one would check and count all samples again."""
+
+    def refuse(*asked: Any) -> Any:
+        raise AssertionError("a client was asked one by one")
+
+    monkeypatch.setattr(Classification, "capabilities", refuse)
+    few = f"data.clients={POOL} server.fraction={5 / POOL} server.rounds=1 server.evaluate_every=0"
+    (line,) = tiny.rounds(tiny.play(named(pooled_task, few, "fedavg")))
+    assert (len(line["replied"]), line["failed"]) == (5, {})
 
 
 def test_samples_that_are_others_than_counted_cost_that_reply():

@@ -81,6 +81,13 @@ def test_a_server_model_is_measured_as_every_clients():
         assert judged[name] == pytest.approx(sum(figures[name] for figures in every) / 3)
 
 
+def test_judges_are_all_clients_since_each_searches_all_collections(caplog):
+    lines = tiny.run("local", f"{TINY} server.judges=1")
+    assert "without effect on retrieval: server.judges=1" in caplog.text
+    assert not any("judges" in line for line in lines)
+    assert tiny.figures(lines) == tiny.figures(tiny.run("local", TINY))
+
+
 def test_a_client_without_validation_questions_is_no_obstacle(tmp_path):
     """Two clients share four questions, of which two are tested on: each learns from one and has none to select by."""
     sources = f"[{animals(tmp_path / 'a', 4)},{animals(tmp_path / 'b', 12, 50)}]"

@@ -6,6 +6,8 @@ import torch
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
+from fd_flower.models import build
+from fd_flower.training import predict
 
 X = torch.tensor([0.5, 1.5])
 
@@ -167,3 +169,23 @@ def test_of_a_view_on_doubles_its_own_rows_alone_are_converted():
     found = Samples.of(base)
     assert (found.x.dtype, found.x.tolist(), found.y.tolist()) == (torch.float32, [[6.0, 7.0], [2.0, 3.0]], [1, 1])
     assert found.index is None
+
+
+@pytest.mark.parametrize(("name", "shape"), [("mlp", (1, 28, 28)), ("lenet", (1, 28, 28)), ("cnn", (3, 16, 16))])
+def test_a_model_says_the_same_of_samples_that_are_kept_decoded(name: str, shape: tuple[int, ...]):
+    drawn = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (700, *shape), dtype=torch.uint8, generator=drawn)
+    images = Samples(x, torch.arange(700) % 10, torch.randperm(700, generator=drawn)[:600])
+    network = build(name, shape, 10, seed=0)
+    assert images.decoded is images.decoded
+    assert images.decoded.x.dtype == torch.float32
+    assert torch.equal(images.decoded.labels, images.labels)
+    assert torch.equal(predict(network, images.decoded), predict(network, images))
+
+
+def test_numbers_and_sets_that_would_take_much_are_not_decoded(monkeypatch: pytest.MonkeyPatch):
+    numbers = Samples(torch.rand(5, 3))
+    assert numbers.decoded is numbers
+    images = Samples(torch.zeros(5, 1, 4, 4, dtype=torch.uint8))
+    monkeypatch.setattr("fd_flower.core.samples.DECODED", 5 * 16 * 4 - 1)
+    assert images.decoded is images

@@ -213,12 +213,17 @@ class Node:
 
     def known(self, client: str) -> Client:
         """Return a hosted client as the server knows it by the handshake, but for what only that needs; kept."""
-        clients = _KNOWN.setdefault(self.world, {})
+        here = self.world
+        clients = _KNOWN.setdefault(here, {})
         if client not in clients:
             name = self.architecture(client)
-            clients[client] = answered(
-                client, {"model": name, "public": "", **self.world.kind.capabilities(self.world, client, name)}
-            )
+            if here.counts is None:
+                found = here.kind.capabilities(here, client, name)
+            else:
+                counts = here.counts.train[int(client)].tolist()
+                of_model = CLASSIFICATION.of_model(here, name)
+                found = {**of_model, "counts": counts, "examples": sum(counts), "shape": list(here.shape)}
+            clients[client] = answered(client, {"model": name, "public": "", **found})
         return clients[client]
 
     def traits(self, architecture: str) -> ConfigRecord:

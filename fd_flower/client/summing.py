@@ -12,7 +12,7 @@ from fd_flower.wire.envelope import records
 from fd_flower.wire.exact import SUM, ExactSum, SumSpec
 from fd_flower.wire.figures import check_figures
 from fd_flower.wire.host_sum import HostSum
-from fd_flower.wire.replies import ROW, Reply, read_one
+from fd_flower.wire.replies import Reply, read_one
 from fd_flower.wire.traffic import Bytes, size_of
 
 UNFIT = 5
@@ -65,8 +65,7 @@ class Summing:
         bytes = Bytes()
         bytes.count("up", reply)
         self._bytes.append(bytes.up)
-        row = RecordDict({ROW: ConfigRecord({"size": found.size})})
-        self._replies.append(Reply(found.client, row, found.examples, found.metrics, remark=found.remark))
+        self._replies.append(found.without_payloads)
 
     def _check(self, client: Client, metrics: MetricRecord) -> None:
         here = self._node.world

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,9 @@ from fd_flower.core import rows
 from fd_flower.core.classes import order
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.transform import Transform, transformed
+
+DECODED = 64 * 2**20
+"""Bytes of inputs that are kept in addition to their images, at most."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,14 @@ class Samples:
             memory = torch.channels_last if x.dim() == 4 else torch.contiguous_format
             x = torch.empty(x.shape, device=x.device, memory_format=memory).copy_(x).div_(127.5).sub_(1.0)
         return x, None if self.y is None else self.y[rows]
+
+    @cached_property
+    def decoded(self) -> "Samples":
+        """These samples, to be predicted on many times: bytes as ``batch`` gives them, where that takes little."""
+        if self.x.dtype != torch.uint8 or 4 * len(self) * self.x[:1].numel() > DECODED:
+            return self
+        x, y = self.batch(torch.arange(len(self), device=self.x.device))
+        return replace(self, x=x, y=y, index=None)
 
     @property
     def labels(self) -> Tensor:

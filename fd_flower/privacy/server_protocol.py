@@ -56,6 +56,10 @@ class ServerProtocol:
         """Return the kinds without which a reply cannot be used, given those without which a method's cannot."""
         return expected
 
+    def take(self, reply: Reply) -> Reply:
+        """Take what can be taken of a usable reply when it comes; return what is to be kept for ``close``."""
+        return reply
+
     def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
         """Play the exchanges after ``train``; return what the method receives."""
         return replies

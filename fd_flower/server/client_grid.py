@@ -3,15 +3,15 @@
 import json
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fd_flower.config import Settings, registry
-from fd_flower.core.client import Client, grouped
+from fd_flower.config import Settings
+from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import name_message
 from fd_flower.core.storage import Position
@@ -19,10 +19,14 @@ from fd_flower.server.handshake import Handshake
 from fd_flower.wire import Bounds
 from fd_flower.wire.envelope import HEADER, REMEMBERED, STATE, fold, records, remembered, unfold
 from fd_flower.wire.host_sum import HostSum
+from fd_flower.wire.replies import ROW
 from fd_flower.wire.traffic import Bytes, size_of
 
 REPLY_LIMIT = 64 * 2**20
-"""A node's clients are asked in several messages where the expected reply would pass this many bytes."""
+"""A node's clients are asked in several messages where the expected reply would pass this many bytes.
+
+Replies of devices are taken out of Flower's store so many at a time, too.
+"""
 
 LOOK = 5.0
 """Seconds between checks for nodes that owe a reply and were restarted."""
@@ -81,7 +85,7 @@ class ClientGrid(Grid):
         self._late: dict[str, int] = {}
         self._since: dict[int, str] = {}
         self._arrived: dict[str, Message] = {}
-        self._reply_size = 0
+        self._size = 1  # bytes of the largest message to or from a client
         self.clients: Sequence[Client] = ()
         self.plain = False
         self.engine = type(grid).__name__
@@ -131,88 +135,67 @@ class ClientGrid(Grid):
             self.bytes.count("down", message.content)
             by_node[home].append(message)
         for home, own in by_node.items():
-            size = max(self._reply_size, *(size_of(m.content) for m in own), 1)
-            most = 1 if self.plain else max(1, REPLY_LIMIT // size)
+            self._size = max(self._size, *(size_of(m.content) for m in own))
+            most = 1 if self.plain else self._at_once
             self._queues[home] = deque(own[i : i + most] for i in range(0, len(own), most))
         self._send(by_node)
         return [m.metadata.message_id for own in by_node.values() for m in own]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that have come to these messages."""
-        ready = []
-        for reply in self._grid.pull_messages(list(self._open)) if self._open else ():
-            home, inner = self._open.pop(reply.metadata.reply_to_message_id, (0, []))
-            if not inner:  # it came twice
-                continue
-            for answer in self._split(reply, inner):
-                self._arrived[answer.metadata.reply_to_message_id] = answer
-            ready.append(home)
-        self._send(ready)
+        came = {reply.metadata.reply_to_message_id: reply for reply in self._coming()}
+        self._arrived |= came
         return [self._arrived.pop(name) for name in message_ids if name in self._arrived]
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send the messages of a strategy that is not FD-Flower's, and return the replies, Flower's error messages too.
-
-        Raises
-        ------
-        InvalidInputError
-            For FedProx over clients that do not look at its option.
-        RunError
-            Where no reply can be used: Flower's strategies would continue with what they had, to a result of nothing.
-        """
-        messages = list(messages)
-        method = self._settings.method
-        if messages and not self.plain and method in registry.names() and method != "fedprox":
-            _check_proximal(messages[0], method)
-        replies = self.exchange(messages, timeout=timeout)
-        if messages and not any(reply.has_content() for reply in replies):
-            kind = messages[0].metadata.message_type
-            why = {self.client(m.metadata.src_node_id).id: m.error.reason or f"error {m.error.code}" for m in replies}
-            reasons = "; ".join(grouped({**self.absent, **why}, "client")) or "no client answered"
-            raise RunError(f"none of {len(messages)} clients has a usable reply to '{kind}': {reasons}")
-        return replies
 
     def exchange(
         self, messages: Iterable[Message], *, timeout: float | None = None, patient: bool = False
     ) -> list[Message]:
-        """Send, and wait until all replies, the timeout, or the grace after ``server.min_replies`` replies.
+        """Send, and return the replies when all have come that ``replies`` waits for; parameters are its own."""
+        return list(self.replies(messages, timeout=timeout, patient=patient))
 
-        Where it is ``patient`` (the handshake, the closing message), nodes that still owe a reply are waited for first,
-        and stragglers until the timeout.
+    def replies(
+        self, messages: Iterable[Message], *, timeout: float | None = None, patient: bool = False
+    ) -> Iterator[Message]:
+        """Send, and return an iterator over the replies as they come, none of which is held here.
+
+        It ends with the last reply, the timeout, or the grace after ``server.min_replies`` replies. Where it is
+        ``patient`` (the handshake, the closing message), nodes that still owe a reply are waited for first, and
+        stragglers until the timeout.
         """
-        server = self._settings.server
         begin = time.monotonic()
         deadline = float("inf") if timeout is None else begin + timeout
         messages = list(messages)
         if not messages:  # what is open stays so
             self._drop_late()
-            return []
-        self._late |= {name: home for name, (home, _) in self._open.items()}
-        self._open = {}
+            return iter(())
+        self._leave()
         while patient and self._late and time.monotonic() < deadline:
             self._drop_late()
             _pause(begin)
-        sent = self.push_messages(messages)
-        waiting = set(sent)
-        replies: list[Message] = []
-        grace = None if patient else server.grace
-        look = begin + LOOK
+        kind, waiting = messages[0].metadata.message_type, set(self.push_messages(messages))
+        return self._awaited(kind, waiting, begin, deadline, None if patient else self._settings.server.grace)
+
+    def _awaited(
+        self, kind: str, waiting: set[str], begin: float, deadline: float, grace: float | None
+    ) -> Iterator[Message]:
+        """Yield replies of the exchange ``kind`` until none of ``waiting`` is missing, or it is time to end."""
+        answered, look = 0, begin + LOOK
         while waiting and time.monotonic() < deadline:
             if time.monotonic() > look:
                 self._give_up(self._anew({home for home, _ in self._open.values()}), RESTARTED)
                 look = time.monotonic() + LOOK
-            came = self.pull_messages([name for name in sent if name in waiting])
-            waiting -= {m.metadata.reply_to_message_id for m in came}
-            replies += came
-            if grace is not None and sum(m.has_content() for m in replies) >= server.min_replies:
+            before = len(waiting)
+            for reply in self._coming():
+                waiting.discard(reply.metadata.reply_to_message_id)
+                answered += reply.has_content()
+                yield reply
+            if grace is not None and answered >= self._settings.server.min_replies:
                 deadline = min(deadline, time.monotonic() + grace)
                 grace = None
-            if waiting and not came:
+            if waiting and len(waiting) == before:
                 _pause(begin)
-        self._late |= {name: home for name, (home, _) in self._open.items()}
-        self._open, self._queues, self._arrived = {}, {}, {}
-        self.bytes.ended(messages[0].metadata.message_type, time.monotonic() - begin)
-        return replies
+        self._leave()
+        self.bytes.ended(kind, time.monotonic() - begin)
 
     def collect(self, messages: Sequence[Message], *, most: int | None, timeout: float) -> list[Message]:
         """Send, and return the replies that come in time, or at least ``most`` of them, to earlier messages too.
@@ -230,15 +213,33 @@ class ClientGrid(Grid):
                 self._give_up(homes - set(self._grid.get_node_ids()), GONE)
                 self._give_up(self._anew(homes), RESTARTED)
                 look = time.monotonic() + LOOK
-            self.pull_messages(())
-            replies += self._arrived.values()
-            self._arrived = {}
+            replies += self._coming()
             enough = most is not None and sum(m.has_content() for m in replies) >= most
             if enough or not self._open or time.monotonic() >= begin + timeout:
                 return replies
             _pause(begin)
 
     # --- one message a node
+
+    @property
+    def _at_once(self) -> int:
+        """How many clients' messages are handled at once."""
+        return max(1, REPLY_LIMIT // self._size)
+
+    def _coming(self) -> Iterator[Message]:
+        """Yield the replies that are there now, of a few nodes at a time, and errors for those that cannot answer."""
+        names = list(self._open)
+        while names:
+            some, names = names[: self._at_once], names[self._at_once :]
+            came = {reply.metadata.reply_to_message_id: reply for reply in self._grid.pull_messages(some)}
+            ready = []
+            for name in [name for name in some if name in came]:
+                home, inner = self._open.pop(name)
+                yield from self._split(came.pop(name), inner)
+                ready.append(home)
+            self._send(ready)
+        lost, self._arrived = self._arrived, {}
+        yield from lost.values()
 
     def _send(self, homes: Iterable[int]) -> None:
         """Send each of these nodes the next of its messages."""
@@ -274,11 +275,13 @@ class ClientGrid(Grid):
         if reply.has_error():
             return [Message(reply.error, reply_to=m) for m in asked]
         self.bytes.wire += size_of(reply.content)
+        rows: dict[str, RecordDict] = {}
         if self.plain:
             answers: dict[str, RecordDict | Error] = {self.client(asked[0].metadata.dst_node_id).id: reply.content}
         else:
             try:
-                answers = {**unfold(reply.content), **self._summed(reply.content, asked)}
+                rows = self._summed(reply.content, asked)
+                answers = {**unfold(reply.content), **rows}
                 kept = remembered(records(reply.content, ConfigRecord)[HEADER]) if self.hosted else {}
             except InvalidInputError as error:
                 return [Message(Error(LOST, str(error)), reply_to=m) for m in asked]
@@ -286,15 +289,17 @@ class ClientGrid(Grid):
         split = []
         limit = self._settings.server.max_reply_mb * 2**20
         for message in asked:
-            lost = Error(LOST, "its node answered without it")
-            answer = answers.get(self.client(message.metadata.dst_node_id).id, lost)
+            lost, client = Error(LOST, "its node answered without it"), self.client(message.metadata.dst_node_id).id
+            answer = answers.get(client, lost)
+            if isinstance(answer, RecordDict) and ROW in answer and client not in rows:
+                answer = Error(LOST, f"its reply has a record '{ROW}', as if a host had added it up; none has")
             if isinstance(answer, Error) and answer.code == STATE and self.hosted:
                 raise RunError(answer.reason)
             if isinstance(answer, RecordDict) and (size := size_of(answer)) > limit:
                 answer = Error(LOST, f"its reply has {size / 2**20:.1f} MB; server.max_reply_mb is {limit / 2**20:g}")
             if isinstance(answer, RecordDict):
                 self.bytes.count("up", answer)
-                self._reply_size = max(self._reply_size, size)
+                self._size = max(self._size, size)
             split.append(Message(answer, reply_to=message))
         return split
 
@@ -329,6 +334,11 @@ class ClientGrid(Grid):
                 lost = Message(Error(LOST, reason), reply_to=message)
                 self._arrived[message.metadata.message_id] = lost
 
+    def _leave(self) -> None:
+        """Take what is still open for late."""
+        self._late |= {name: home for name, (home, _) in self._open.items()}
+        self._open, self._queues, self._arrived = {}, {}, {}
+
     def _drop_late(self) -> None:
         """Take replies that came too late out of Flower's store and forget them."""
         if self._late:
@@ -337,15 +347,6 @@ class ClientGrid(Grid):
             for reply in self._grid.pull_messages(list(self._late)):
                 self._late.pop(reply.metadata.reply_to_message_id, None)
             self._late = {name: home for name, home in self._late.items() if home not in gone}
-
-
-def _check_proximal(message: Message, method: str) -> None:
-    """Refuse Flower's FedProx for a method's clients, who would train as FedAvg's do."""
-    if any(record.get("proximal-mu") for record in records(message.content, ConfigRecord).values()):
-        raise InvalidInputError(
-            f"FedProx sends proximal-mu, at which the clients of {method} do not look: open the HostGrid with "
-            "settings('fedprox', ...)"
-        )
 
 
 def _pause(begin: float, sleep: Callable[[float], None] = time.sleep) -> None:

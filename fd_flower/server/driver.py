@@ -112,7 +112,7 @@ class Driver:
         )
         own_loops = any(client.own_loop for client in kinds(strategy.clients))
         self.evaluation = Evaluation(strategy, own_loops=own_loops)
-        strategy.asks_judges_first = self.evaluation.everybodys and bool(self.evaluation.points)
+        strategy.asks_judges_first = self.evaluation.asks_judges_first
         self.progress.watch(self.evaluation.point)
 
     # --- the rounds
@@ -250,8 +250,9 @@ class Driver:
     def _train(self, number: int, result: Result, config: ConfigRecord) -> None:
         """Play a round's exchanges and aggregate."""
         messages = list(self.strategy.configure_train(number, result.arrays, config, self.host))
+        replies: Iterable[Message]
         if self.in_flight is None:
-            replies = self.host.exchange(messages, timeout=self.timeout)
+            replies = self.host.replies(messages, timeout=self.timeout)
         else:
             replies = self.in_flight.exchange(messages, self.timeout)
         arrays, metrics = self.strategy.aggregate_train(number, replies)
@@ -392,7 +393,7 @@ class Driver:
         self, messages: Iterable[Message], number: int, kinds: Sequence[type[Payload]] = (), *, counted: bool = True
     ) -> list[Reply]:
         """Send messages; return the replies that hold these kinds and can be used; ``counted`` is ``read``'s."""
-        return self.guard.read(self.host.exchange(messages, timeout=self.timeout), number, kinds, counted=counted)
+        return self.guard.read(self.host.replies(messages, timeout=self.timeout), number, kinds, counted=counted)
 
     def ask(self, number: int, exchange: str, contents: Contents, kinds: Sequence[type[Payload]]) -> list[Reply]:
         """Play one exchange of the round's sum; return the replies that hold these kinds and can be used."""

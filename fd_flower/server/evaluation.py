@@ -36,7 +36,7 @@ class Evaluation:
 
     def __init__(self, strategy: "Strategy[Any]", *, own_loops: bool) -> None:
         self._strategy = strategy
-        self._judges = Judges(strategy.settings)
+        self._judges = Judges(strategy.settings, everybody=not strategy.world.kind.takes_judges)
         self.own_loops = own_loops
         self.last = strategy.settings.server.rounds
         point = strategy.evaluation_point(strategy.settings)
@@ -61,6 +61,11 @@ class Evaluation:
     def judges(self) -> Judges:
         """Whose models are evaluated on all clients' samples."""
         return self._judges.among(self._strategy.clients)
+
+    @property
+    def asks_judges_first(self) -> bool:
+        """Whether the first rounds that are evaluated ask judges before others."""
+        return self.everybodys and bool(self.points) and self._strategy.world.kind.takes_judges
 
     @property
     def few(self) -> int:

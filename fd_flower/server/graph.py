@@ -69,9 +69,20 @@ def neighbors(spec: str, clients: Sequence[str], seed: int) -> Tensor:
     InvalidInputError
         Where these clients have no such graph, or the file cannot be read or names strangers.
     """
+    return _kept(spec, tuple(clients), seed).clone()
+
+
+def senders(spec: str, clients: Sequence[str], listener: str, seed: int) -> list[str]:
+    """Return whom of these clients one of them listens to, in their order; what else there is as of ``neighbors``."""
+    names = tuple(clients)
+    column = _kept(spec, names, seed)[:, names.index(listener)].tolist()
+    return [name for name, received in zip(names, column, strict=True) if received]
+
+
+def _kept(spec: str, clients: tuple[str, ...], seed: int) -> Tensor:
+    """Return the graph that is kept, not to be changed."""
     check_graph(spec)
-    text = _read(spec) if spec.endswith(ENDINGS) else None
-    return _neighbors(spec, text, tuple(clients), seed).clone()
+    return _neighbors(spec, _read(spec) if spec.endswith(ENDINGS) else None, clients, seed)
 
 
 @lru_cache(maxsize=8)

@@ -1,6 +1,6 @@
 """What a run lets through: clients that its method can work with, and replies that it can use."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from logging import WARNING
 from typing import Any
@@ -181,15 +181,17 @@ class Guard:
         *,
         counted: bool = True,
         index: Tensor | None = None,
+        take: Callable[[Reply], Reply] | None = None,
     ) -> list[Reply]:
         """Return the usable replies, sorted by client; those with errors or without these kinds are named.
 
-        ``counted`` replies have to say how many samples are behind them; ``index`` is that of ``bounds``.
+        ``counted`` replies have to say how many samples are behind them; ``index`` is that of ``bounds``, ``take`` of
+        ``read``. Replies are checked as they come.
         """
-        came = [(self._host.client(message.metadata.src_node_id), message) for message in replies]
+        came = ((self._host.client(message.metadata.src_node_id), message) for message in replies)
         plain = self._host.plain
         check = None if plain else self._check_figures
-        usable, failed = read(came, self.bounds(index), kinds, plain=plain, counted=counted, check=check)
+        usable, failed = read(came, self.bounds(index), kinds, plain=plain, counted=counted, check=check, take=take)
         for line in grouped(failed, "client"):
             log(WARNING, "left out of round %s: %s", round, line)
         self._record.lines.failed |= failed

@@ -6,15 +6,15 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from fd_flower.config import Settings
+from fd_flower.config import Settings, registry
 from fd_flower.core import nonce
 from fd_flower.core.client import Client, grouped
 from fd_flower.core.clients import Clients
@@ -26,7 +26,7 @@ from fd_flower.server.dealing import Homes, by_load, by_number
 from fd_flower.server.handshake import Answers, Check, Handshake, anybody, joined, received
 from fd_flower.server.plain import seen_plain
 from fd_flower.server.pool import Pool
-from fd_flower.wire.envelope import HANDSHAKE, fold
+from fd_flower.wire.envelope import HANDSHAKE, fold, records
 
 PLAIN = "No query function registered with name 'fd_flower'"
 """What Flower answers for an app that knows nothing of us; the error's code is the same as for a crash."""
@@ -117,6 +117,28 @@ class HostGrid(ClientGrid):
             if self.shares:
                 self._handshake.hosts.known = nonce.found(state, run_key)
                 self._header["nonces"] = " ".join(self._handshake.hosts.known)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send the messages of a strategy that is not FD-Flower's, and return the replies, Flower's error messages too.
+
+        Raises
+        ------
+        InvalidInputError
+            For FedProx over clients that do not look at its option.
+        RunError
+            Where no reply can be used: Flower's strategies would continue with what they had, to a result of nothing.
+        """
+        messages = list(messages)
+        method = self._settings.method
+        if messages and not self.plain and method in registry.names() and method != "fedprox":
+            _check_proximal(messages[0], method)
+        replies = self.exchange(messages, timeout=timeout)
+        if messages and not any(reply.has_content() for reply in replies):
+            kind = messages[0].metadata.message_type
+            why = {self.client(m.metadata.src_node_id).id: m.error.reason or f"error {m.error.code}" for m in replies}
+            reasons = "; ".join(grouped({**self.absent, **why}, "client")) or "no client answered"
+            raise RunError(f"none of {len(messages)} clients has a usable reply to '{kind}': {reasons}")
+        return replies
 
     # --- who is there
 
@@ -314,6 +336,15 @@ def _most_common(named: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
         return ()
     counts = Counter(map(frozenset, named))
     return max(named, key=lambda names: counts[frozenset(names)])
+
+
+def _check_proximal(message: Message, method: str) -> None:
+    """Refuse Flower's FedProx for a method's clients, who would train as FedAvg's do."""
+    if any(record.get("proximal-mu") for record in records(message.content, ConfigRecord).values()):
+        raise InvalidInputError(
+            f"FedProx sends proximal-mu, at which the clients of {method} do not look: open the HostGrid with "
+            "settings('fedprox', ...)"
+        )
 
 
 def _plain(answer: Mapping[str, Any]) -> bool:

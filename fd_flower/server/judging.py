@@ -19,6 +19,8 @@ class Judges:
     ----------
     settings : Settings
         The run.
+    everybody : bool
+        Whether all clients are judges, whatever ``server.judges`` says.
 
     Attributes
     ----------
@@ -28,8 +30,9 @@ class Judges:
         The rank of the last one; None: all clients are judges.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, everybody: bool = False) -> None:
         self._settings = settings
+        self._everybody = everybody
         self._clients: Sequence[Client] = ()
         self._newest: dict[str, int] = {}
         self.ids: frozenset[str] = frozenset()
@@ -39,7 +42,7 @@ class Judges:
         """Choose them among those who take part now; who was chosen stays, unless a new client is before them."""
         if clients is not self._clients:
             self._clients = clients
-            first = in_line(clients, self._settings)
+            first = clients if self._everybody else in_line(clients, self._settings)
             self.ids = frozenset(client.id for client in first)
             everybody = len(first) == len(clients)
             self.last = None if everybody else judges.rank(self._settings.run.seed, first[-1].id)

@@ -158,7 +158,7 @@ class Strategy(Method[C], FlowerStrategy):
             return self._unfit(number, *self._broken)
         kinds = run.sum.kinds(self.expected_kinds(number))
         if run.in_flight is None:
-            usable = run.attackers.rewritten(run.guard.read(replies, number, kinds), number)
+            usable = run.attackers.rewritten(run.guard.read(replies, number, kinds, take=run.sum.take), number)
         else:
             usable = run.attackers.rewritten(run.in_flight.arrived(replies, number, kinds), number)
             if not usable:

@@ -33,50 +33,58 @@ class OpenSum(ServerProtocol):
         super().__init__()
         self._method = method
         self._host = host
-        self._spec: SumSpec | None = None
         self._blanks: list[Summable] = []
+        self._total: ExactSum | None = None
 
     def open(self, round: int, asked: Sequence[Client], bounds: Bounds, ask: Ask) -> Contents:
         """Tell hosts what to add up, where the method needs no more than a sum."""
-        self.faults, self._host.sums, self._spec = {}, [], None
-        self._blanks = self._summed(bounds)
-        known = [client.examples for client in asked]
-        if self._blanks and any(known) and not any(client.own_loop for client in asked):
-            self._spec = self._spec_of(known)
-        attacked = self._method.settings.attack.on_replies  # then the server adds up what attackers make of them
-        if self._spec is None or not self._host.hosted or attacked:
+        self.faults, self._host.sums = {}, []
+        self._blanks, self._total = self._summed(bounds), None
+        attacked = self._method.settings.attack.on_replies  # then what attackers make of all replies is added up
+        # Of clients in a loop of their own, examples are known when they reply.
+        if not attacked and not any(client.own_loop for client in asked):
+            self._begin([client.examples for client in asked])
+        if self._total is None or not self._host.hosted:
             return super().open(round, asked, bounds, ask)
-        record = self._spec.record
+        record = self._total.spec.record
         return {client: RecordDict({SUM: record}) for client in asked}
+
+    def take(self, reply: Reply) -> Reply:
+        """Add a single reply, where what the sum is about is known; return what is left to say of it.
+
+        Raises
+        ------
+        InvalidInputError
+            For one that cannot be in the sum.
+        """
+        if self._total is None or reply.row is not None:
+            return reply
+        self._total.add(unpack(reply.content), reply.examples)
+        return reply.without_payloads
 
     def close(self, replies: Sequence[Reply], ask: Ask) -> Sequence[Reply]:
         """Return the sum of all replies as one reply; each that cannot be in it is named in ``faults``."""
-        # Of clients in a loop of their own, examples are known when they reply.
-        spec = self._spec or (self._spec_of([reply.examples for reply in replies]) if self._blanks else None)
-        if spec is None:
+        if self._total is None:
+            self._begin([reply.examples for reply in replies])
+        if self._total is None:
             return replies
-        total, members = ExactSum(spec), []
         of_hosts: dict[int, list[Reply]] = defaultdict(list)
         for reply in replies:
-            if reply.row is not None:
-                of_hosts[int(str(reply.row["host"]))].append(reply)
-                continue
             try:
-                total.add(unpack(reply.content), reply.examples)
-                members.append(reply)
+                row = self.take(reply).row
             except InvalidInputError as error:
                 self.faults[reply.client.id] = str(error)
+                continue
+            if row is not None and "host" in row:
+                of_hosts[int(str(row["host"]))].append(reply)
         for host, group in of_hosts.items():
-            if why := self._join(total, host, group):
+            if why := self._join(self._total, host, group):
                 self.faults |= dict.fromkeys((r.client.id for r in group), why)
-            else:
-                members += group
+        members = [reply for reply in replies if reply.client.id not in self.faults]
         examples = sum(r.examples for r in members)
         if not examples:
             return []
-        payloads = total.opened(self._blanks, examples, len(members))
-        order = {reply.client.id: place for place, reply in enumerate(replies)}
-        members.sort(key=lambda reply: order[reply.client.id])
+        payloads = self._total.opened(self._blanks, examples, len(members))
         return [Reply.of_sum([r.client for r in members], pack(*payloads), examples)]
 
     def _join(self, total: ExactSum, host: int, group: Sequence[Reply]) -> str:
@@ -97,9 +105,10 @@ class OpenSum(ServerProtocol):
         single = self._host.plain or counting() or not lone or not method.takes_sum()
         return [] if single else [kind.blank(bounds) for kind in kinds]
 
-    def _spec_of(self, examples: Sequence[int]) -> SumSpec | None:
-        """Return what the sum over clients with so many examples is about; None: nothing."""
+    def _begin(self, examples: Sequence[int]) -> None:
+        """Begin the sum over clients with so many examples, where there is one."""
         config = self._method.config
-        if not any(examples):
-            return None
-        return SumSpec.of(examples, self._blanks, float(config.max_entry), int(config.max_reply_mb * 2**20))
+        if not self._blanks or not any(examples):
+            return
+        spec = SumSpec.of(examples, self._blanks, float(config.max_entry), int(config.max_reply_mb * 2**20))
+        self._total = None if spec is None else ExactSum(spec)

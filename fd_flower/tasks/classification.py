@@ -28,6 +28,7 @@ class Classification:
 
     name = "classification"
     higher_is_better = True
+    takes_judges = True
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return a client's answer to the handshake.
@@ -150,14 +151,15 @@ class Classification:
         for part, name, pooled_name in parts:
             samples, whole = getattr(own, part), wholes.get(part)
             if whole is not None:
-                everybodys = predicted(shared or model, whole, precision)
+                everybodys = _again_and_again(shared or model, whole, precision)
                 seen[pooled_name] = (everybodys, whole.labels)
             if whole is not None and shared is None and whole is world.pooled[part]:  # the own part is in it
                 seen[name] = (everybodys[world.pooled_rows(client, part)], samples.labels)
             else:
                 seen[name] = (predicted(model, samples, precision), samples.labels)
         if limit is not None and (test := world.test_part(limit)) is not None:
-            seen["global"] = (predicted(shared or model, test, precision), test.labels)
+            of_all = _again_and_again if world.hosted else predicted
+            seen["global"] = (of_all(shared or model, test, precision), test.labels)
         return seen
 
     def judges(self, world: View) -> bool:
@@ -200,6 +202,11 @@ class Classification:
     def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return nothing: a classifier that has not learned tells nothing."""
         return {}
+
+
+def _again_and_again(model: Predictor, samples: Samples, precision: str) -> Tensor:
+    """Return what ``predicted`` does, on samples that this process predicts on once a client."""
+    return predicted(model, samples.decoded if isinstance(model, Module) else samples, precision)
 
 
 def _by_rule(

@@ -55,7 +55,7 @@ def unused(task: Task) -> set[str]:
 
 
 def without_effect(world: World, *, brought: bool) -> list[str]:
-    """Return the options of ``data`` that somebody chose and that say nothing of a run's samples, as ``key=value``.
+    """Return the options of samples that were chosen and that this run does not use, as ``key=value``.
 
     ``brought``: whether these are a user's own task's, rather than what ``data.source`` names.
     """
@@ -66,7 +66,9 @@ def without_effect(world: World, *, brought: bool) -> list[str]:
     elif world.task.kind is not None:
         idle = {f.name for f in fields(DataConfig)} - world.kind.options(world.settings).keys()
     chosen = {key: getattr(config, key) for key in sorted(idle)}
-    return [f"data.{key}={value}" for key, value in chosen.items() if value != getattr(usual, key)]
+    judges = world.settings.server.judges
+    idle_judges = [f"server.judges={judges}"] if judges is not None and not world.kind.takes_judges else []
+    return [*(f"data.{key}={value}" for key, value in chosen.items() if value != getattr(usual, key)), *idle_judges]
 
 
 def held_out(world: World, *, brought: bool) -> int:

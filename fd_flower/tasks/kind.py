@@ -118,10 +118,14 @@ class Kind(Protocol):
         ``classification``, ``language`` or ``retrieval``; a method's ``requires.tasks`` names those that it can learn.
     higher_is_better : bool
         Which way the figure ``validation`` goes; the kind's tables (``fd_flower.results.kinds``) say the same.
+    takes_judges : bool
+        Whether the models of some clients can stand for all where all clients' samples are predicted on
+        (``server.judges``).
     """
 
     name: str
     higher_is_better: bool
+    takes_judges: bool = True
 
     def capabilities(self, world: View, client: str, model: str) -> dict[str, Any]:
         """Return ``features``, ``classes``, ``counts`` and ``examples`` of a client, for the handshake."""

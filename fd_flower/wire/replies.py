@@ -3,7 +3,7 @@
 import itertools
 import reprlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
@@ -25,7 +25,7 @@ STEPS = "steps"
 """``steps/<kind>`` among a reply's metrics: the optimizer steps of the turn, by what they learned from."""
 
 ROW = "row"
-"""Name of the ConfigRecord of a reply whose payloads are in its host's sum: ``host``, ``size`` and ``remark``."""
+"""Name of the ConfigRecord of a reply whose payloads are in a sum: ``size``; of a host's also ``host``, ``remark``."""
 
 METRICS = 1000
 """How many metrics a reply has at most, and the numbers in one and the characters of its name."""
@@ -81,6 +81,11 @@ class Reply:
     def row(self) -> ConfigRecord | None:
         """What it says of its host's sum, where its payloads are in that."""
         return records(self.content, ConfigRecord).get(ROW)
+
+    @property
+    def without_payloads(self) -> "Reply":
+        """What is left to say of it when its payloads are in a sum."""
+        return replace(self, content=RecordDict({ROW: ConfigRecord({"size": self.size})}))
 
     @property
     def size(self) -> float:
@@ -139,7 +144,7 @@ def sound(metrics: MetricRecord) -> MetricRecord:
         values = value if isinstance(value, list) else [value]
         if len(key) <= METRICS and len(values) <= METRICS and all(abs(v) <= LARGEST for v in values):  # NaN is not
             kept[key] = value
-    return MetricRecord(kept)
+    return metrics if len(kept) == len(metrics) else MetricRecord(kept)
 
 
 def read(
@@ -150,8 +155,9 @@ def read(
     plain: bool,
     counted: bool = True,
     check: Callable[[Client, MetricRecord], None] | None = None,
+    take: Callable[[Reply], Reply] | None = None,
 ) -> tuple[list[Reply], dict[str, str]]:
-    """Check what clients answered.
+    """Check what clients answered, one after the other.
 
     Parameters
     ----------
@@ -167,6 +173,8 @@ def read(
         Whether a reply has to say how many samples are behind it.
     check : Callable[[Client, MetricRecord], None] | None
         Raises InvalidInputError for metrics that cost a client its reply.
+    take : Callable[[Reply], Reply] | None
+        Takes what it can of a usable reply and returns what is to be kept; InvalidInputError costs that reply.
 
     Returns
     -------
@@ -174,14 +182,16 @@ def read(
         The replies that can be used, sorted by client, and by client why others cannot.
     """
     usable, failed = [], {}
-    for client, message in sorted(sent, key=lambda pair: natural(pair[0].id)):
+    for client, message in sent:
         try:
             if message.has_error():
                 raise InvalidInputError(message.error.reason or f"error {message.error.code}")
-            usable.append(read_one(client, message.content, bounds, kinds, plain=plain, counted=counted, check=check))
+            reply = read_one(client, message.content, bounds, kinds, plain=plain, counted=counted, check=check)
+            usable.append(reply if take is None else take(reply))
         except InvalidInputError as error:
             failed[client.id] = one_line(error)
-    return usable, failed
+    in_order = sorted(usable, key=lambda reply: natural(reply.client.id))
+    return in_order, {client: failed[client] for client in sorted(failed, key=natural)}
 
 
 def read_one(

@@ -104,6 +104,8 @@ class Classification(Kind):
         accuracy = summary["accuracy"]
         served = accuracy["global"]["evaluated"] == "aggregated"
         whose = "the server's model" if served else "mean over the clients' models"
+        if (judges := summary.get("judges")) and not served:
+            whose = f"mean over the models of some clients, judges={judges}"
         rows = [
             ("global", f"global test set, {whose}"),
             ("pooled", f"all clients' test parts together, {whose}"),

@@ -116,6 +116,7 @@ class Language:
 
     name = NAME
     higher_is_better = False
+    takes_judges = True
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -161,6 +161,7 @@ class Retrieval:
 
     name = "retrieval"
     higher_is_better = True
+    takes_judges = False
 
     def __init__(self, library_inputs: EncodedLibrary, *, alone: bool) -> None:
         self.library_inputs = library_inputs
