@@ -26,6 +26,7 @@ app = typer.Typer(
 for each in (
     runs.run,
     runs.compare,
+    runs.attack,
     runs.sweep,
     runs.merge,
     runs.reproduce,

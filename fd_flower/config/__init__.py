@@ -1,6 +1,7 @@
 """A run's options, section by section, and how they are merged."""
 
 from fd_flower.config.adapters import AveragingClientConfig, AveragingConfig, averaging
+from fd_flower.config.attack import AttackConfig
 from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
@@ -21,6 +22,7 @@ __all__ = [
     "CHANGEABLE",
     "EVALUATION_POINTS",
     "SECTIONS",
+    "AttackConfig",
     "AveragingClientConfig",
     "AveragingConfig",
     "ClientConfig",

@@ -8,8 +8,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from fd_flower import objectives
+from fd_flower import attacks, objectives
 from fd_flower.config import registry
+from fd_flower.config.attack import AttackConfig
 from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
@@ -40,6 +41,7 @@ class Settings:
     run: RunConfig = field(default_factory=RunConfig)
     task: str = ""
     privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    attack: AttackConfig = field(default_factory=AttackConfig)
     wire: WireConfig = field(default_factory=WireConfig)
     kinds: Mapping[str, Any] = field(default_factory=dict)
     """The sections of those kinds of task that the method can learn, by the kind's name."""
@@ -52,6 +54,13 @@ class Settings:
     def section(self, name: str) -> Any:
         """Return a section by its name."""
         return self.kinds[name] if name in self.kinds else getattr(self, name)
+
+    @property
+    def attackers(self) -> frozenset[str]:
+        """Which simulated clients attack."""
+        if self.attack.name == attacks.NONE:
+            return frozenset()
+        return attacks.chosen(self.data.clients, self.attack.fraction, self.run.seed)
 
     @cached_property
     def text(self) -> str:

@@ -1,5 +1,6 @@
 """The sections of a run's options."""
 
+from fd_flower.config.attack import AttackConfig
 from fd_flower.config.client import ClientConfig
 from fd_flower.config.data import DataConfig
 from fd_flower.config.model import ModelConfig
@@ -14,6 +15,7 @@ SECTIONS: dict[str, type] = {
     "server": ServerConfig,
     "client": ClientConfig,
     "privacy": PrivacyConfig,
+    "attack": AttackConfig,
     "wire": WireConfig,
     "run": RunConfig,
 }

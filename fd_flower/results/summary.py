@@ -28,7 +28,8 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
         evaluated models lie, from the run's folder, None where they are not kept; ``own_loops``: whether the clients'
         app evaluates on its own, so that its figures are ``reported``; ``held_out_unused``: training rows that clients
         do without for public samples that the method does not need; ``judges``: how many clients' models are evaluated
-        on all clients' samples, where these are not all; ``resolved``: what ``auto`` options came to; of a task that is
+        on all clients' samples, where these are not all; ``resolved``: what ``auto`` options came to; ``attack``: its
+        options and who attacked, where somebody did, so that figures are those of the other clients; of a task that is
         not classification also ``task``, its kind, and ``references``: figures, by name, of what needs no training.
     """
     task = facts.get("task", "classification")
@@ -37,6 +38,7 @@ def summarize(lines: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> d
     head |= {"judges": few} if (few := facts.get("judges")) else {}
     head |= {"held_out_unused": idle} if (idle := facts.get("held_out_unused")) else {}
     head |= {"resolved": found} if (found := facts.get("resolved")) else {}
+    head |= {"attack": found} if (found := facts.get("attack")) else {}
     head |= {"licenses": found} if (found := facts.get("licenses")) else {}
     if why := facts.get("stopped"):
         head["stopped"] = f"after round {facts['rounds']} of {facts['planned']}: {why}"

@@ -20,6 +20,7 @@ from fd_flower.core.flower import log
 from fd_flower.privacy.server_protocol import Contents, ServerProtocol
 from fd_flower.privacy.sums import server_protocol, simulated_key
 from fd_flower.results.summary import INTERRUPTED
+from fd_flower.server.attacking import Attackers
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.clock import Clock
 from fd_flower.server.cost import log_cost
@@ -96,6 +97,8 @@ class Driver:
         strategy.__dict__.pop("world", None)  # that of an earlier run
         self.guard = Guard(strategy, self.host, self.record)
         strategy.clients = self.host.fitting(self.guard.check)
+        self.attackers = Attackers(strategy, self.record.lines)
+        self.record.lines.attackers = self.attackers.ids
         self.clock = Clock(settings, strategy.clients) if self.host.hosted and settings.server.timed else None
         """Virtual time; None: there is none."""
         self.in_flight: InFlight | None = None

@@ -14,6 +14,7 @@ from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
 from fd_flower.models import architectures
 from fd_flower.privacy.sums import check_sum
+from fd_flower.server.attacking import check_attack
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method
 from fd_flower.server.record import Record
@@ -97,6 +98,7 @@ class Guard:
             single_replies=requires.single_replies,
             plain=plain,
         )
+        check_attack(method, clients, plain=plain)
         sent = {*method.reply_kinds, *method.summable, *method.expected_kinds(1)}
         check_wire(name, settings, sent, plain=plain)
         check_clock(name, settings, requires, everybody, hosted=method.hosted, plain=plain)

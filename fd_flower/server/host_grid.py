@@ -91,6 +91,11 @@ class HostGrid(ClientGrid):
                 f"server.clock is '{settings.server.clock}', and a strategy of Flower's works in rounds: leave it out, "
                 "or take a strategy of FD-Flower"
             )
+        if settings.attack.on_replies:
+            raise InvalidInputError(
+                f"attack.name={settings.attack.name} rewrites replies on their way into a strategy of FD-Flower, and "
+                "this one is Flower's or your own: take an attack on training labels, or a strategy of FD-Flower"
+            )
         host = cls(grid, settings)
         host.handshake()
         host.mark()

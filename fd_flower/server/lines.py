@@ -45,6 +45,8 @@ class RoundLines:
         Clients whose replies come in a later round; None: rounds wait for all.
     virtual : float | None
         Virtual seconds at the round's end, since the run began; None: there are none.
+    attackers : frozenset[str]
+        Clients that attack: their evaluations are not written down, so that figures are those of honest clients.
     """
 
     def __init__(self) -> None:
@@ -59,6 +61,7 @@ class RoundLines:
         self.awaited: list[str] = []
         self.under_way: list[str] | None = None
         self.virtual: float | None = None
+        self.attackers: frozenset[str] = frozenset()
 
     def begin(self, number: int, asked: Sequence[str], host: HostGrid) -> None:
         """Begin a round."""
@@ -116,6 +119,11 @@ class RoundLines:
                 **({} if self.under_way is None else {"under_way": self.under_way}),
                 "failed": {**failed, **dict.fromkeys(sorted(silent), "no reply in time")},
                 **({"remarks": self.remarks} if self.remarks else {}),
+                **(
+                    {"attackers": [client for client in self.asked if client in self.attackers]}
+                    if self.attackers
+                    else {}
+                ),
                 "bytes": {"up": traffic.up, "down": traffic.down, "wire": traffic.wire},
                 **({"numbers": traffic.numbers} if traffic.numbers else {}),
                 **({"exchanges": traffic.exchanges} if len(traffic.exchanges) > 1 else {}),
@@ -133,6 +141,8 @@ class RoundLines:
                 line["version"] = self.number - reply.late
             if steps := self.steps.get(reply.client.id):
                 line["steps"] = {kind: steps[kind] for kind in (LOCAL, PUBLIC)}
+            if reply.client.id in self.attackers:
+                evaluations = {}
             diagnostics = _diagnostics(notes, reply.client.id)
             self.pending.append({**line, "metrics": plain, "evaluations": evaluations, **diagnostics})
 

@@ -80,6 +80,9 @@ class Method(ABC, Generic[C]):
     reply_kinds: ClassVar[tuple[type[Payload], ...]] = ()
     """Kinds without which a client's reply cannot be used, in addition to those of ``summable``."""
 
+    asked_kinds: ClassVar[tuple[type[Payload], ...]] = ()
+    """Kinds that a client sends when it is asked for them, not in every round."""
+
     summable: ClassVar[tuple[type[Payload], ...]] = ()
     """Kinds of which a sum will do: under ``privacy.sum`` ``aggregate`` gets one reply for all, ``Summable.summed``."""
 

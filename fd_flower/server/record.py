@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from fd_flower.config import Settings
 from fd_flower.config.registry import short_name, strategy
 from fd_flower.core import nonce
-from fd_flower.core.client import Client
+from fd_flower.core.client import Client, natural
 from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.kept import MODEL
@@ -360,6 +360,7 @@ class Record:
             "resolved": dict(resolved or {}),
             "held_out_unused": idle,
             "judges": judges,
+            "attack": self._attack(),
         }
         if self.folder is None:
             self.summary = finite(summarize(self.kept or [], facts))
@@ -370,6 +371,11 @@ class Record:
                 from fd_flower.results import report  # matplotlib takes half a second, and most processes never draw
 
                 report.draw(self.folder)
+
+    def _attack(self) -> dict[str, Any]:
+        """Return which attack there was and by whom; nothing for none."""
+        who = sorted(self.settings.attackers, key=natural)
+        return {**asdict(self.settings.attack), "attackers": who} if who else {}
 
     def _state_of(self, point: str, *, hosted: bool, shares: int) -> str | None:
         """Return where the models are that the figures of all classes belong to; None: they are not kept."""

@@ -12,6 +12,7 @@ from flwr.serverapp.strategy import Result
 from flwr.serverapp.strategy import Strategy as FlowerStrategy
 
 from fd_flower.config import Settings, registry
+from fd_flower.core.client import natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, seeded
@@ -86,6 +87,9 @@ class Strategy(Method[C], FlowerStrategy):
     def summary(self) -> None:
         """Log who takes part."""
         log(INFO, "%s: %s clients, %s rounds", self.settings.method, len(self.clients), self._run.evaluation.last)
+        if self._run.attackers.ids:
+            names = ", ".join(sorted(self._run.attackers.ids, key=natural))
+            log(INFO, "attack.name=%s by clients %s; figures are those of the others", self.settings.attack.name, names)
 
     @property
     def _run(self) -> Driver:
@@ -130,6 +134,7 @@ class Strategy(Method[C], FlowerStrategy):
         run.tick(number, asked)
         for place, exchange in enumerate(self.exchanges[:-1]):
             replies = run.exchange(run.messages(asked, number, place, exchange, config), number)
+            replies = run.attackers.rewritten(replies, number)
             run.guard.need_some(replies, number)
             with one_thread(), run.record.lines.counting():
                 new = Knowledge(self.between(exchange, replies, self.knowledge, number))
@@ -153,9 +158,9 @@ class Strategy(Method[C], FlowerStrategy):
             return self._unfit(number, *self._broken)
         kinds = run.sum.kinds(self.expected_kinds(number))
         if run.in_flight is None:
-            usable = run.guard.read(replies, number, kinds, take=run.sum.take)
+            usable = run.attackers.rewritten(run.guard.read(replies, number, kinds, take=run.sum.take), number)
         else:
-            usable = run.in_flight.arrived(replies, number, kinds)
+            usable = run.attackers.rewritten(run.in_flight.arrived(replies, number, kinds), number)
             if not usable:
                 return self._ended([], Diagnostics(), {})
         received: Sequence[Reply] = usable
@@ -197,7 +202,8 @@ class Strategy(Method[C], FlowerStrategy):
         self, usable: Sequence[Reply], diagnostics: Diagnostics, more: dict[str, str], lost: str = ""
     ) -> tuple[ArrayRecord, MetricRecord]:
         """Write down what a round came to."""
-        run, metrics = self._run, mean_metrics(usable)
+        run = self._run
+        metrics = mean_metrics(run.attackers.honest(usable))
         run.record.lines.failed |= run.sum.faults
         run.record.lines.end(usable, metrics, diagnostics.figures, {**run.sum.figures, **more}, lost)
         return self.show(), metrics
@@ -220,6 +226,6 @@ class Strategy(Method[C], FlowerStrategy):
             return None
         usable = run.guard.read(replies, server_round)
         run.guard.need_some(usable, server_round)
-        metrics = mean_metrics(usable)
+        metrics = mean_metrics(run.attackers.honest(usable))
         run.record.lines.end(usable, metrics, {})
         return metrics

@@ -19,7 +19,7 @@ class Voting(Ensembling[C], ABC):
     and again if its answer was lost. Until the first votes have come, a round is about any samples.
     """
 
-    predicts, distills_public = True, True
+    predicts, distills_public, asked_kinds = True, True, (PublicVotes,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Know nothing yet; in a simulation make the encoder now: refused before round one, trained by one process."""

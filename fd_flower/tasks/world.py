@@ -25,6 +25,7 @@ from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task
 from fd_flower.tasks.kind import Kind
 from fd_flower.tasks.metric import Metric
+from fd_flower.tasks.relabeled import Relabeled
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.transform import augmented, with_transform
 
@@ -74,6 +75,7 @@ class World(Architectures):
         self._public_labels = public_labels
         self._class_names = class_names
         self.device = device(settings.run.device)
+        self._relabeled = Relabeled(settings, hosted=hosted)
         self._data: dict[str, Data] = {}
         self._test_parts: dict[int, Samples] = {}
 
@@ -105,6 +107,7 @@ class World(Architectures):
             parts = self.task.data(client)
             read = {part: getattr(parts, part) for part in ("train", "validation", "test")}
             own = Data(*(self._resident(s, f"client {client}, {part}") for part, s in read.items()))
+            own = self._relabeled.data(client, own, len(self.class_names))
             self._check_counts(client, own)
             self._data[client] = augmented(own, self.task.transform)
         return self._data[client]
@@ -127,7 +130,7 @@ class World(Architectures):
             train = np.zeros((clients, len(self.class_names)), dtype=known.train.dtype)
             train[:, numbers] = known.train
             known = replace(known, train=train)
-        return known
+        return self._relabeled.counts(known, known.train.shape[1])
 
     def _check_counts(self, client: str, own: Data) -> None:
         """Refuse samples that are others than the task's counts say: the server goes by these."""

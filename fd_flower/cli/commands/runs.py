@@ -134,6 +134,51 @@ def compare(
         raise typer.Exit(1)
 
 
+def attack(
+    context: typer.Context,
+    methods: Annotated[list[str], typer.Argument(metavar="METHOD...", callback=from_here)],
+    attacks: Annotated[
+        str, typer.Option(metavar="NAME,...", help="Attacks, comma-separated: values of attack.name.")
+    ] = "label_flip,noise,sign_flip,scaled,opposite,lie",
+    rules: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Values of server.rule, for methods that have it."),
+    ] = "",
+    fractions: Annotated[str, typer.Option(metavar="SHARE,...", help="Shares of clients that attack.")] = "0.2,0.3",
+    set: Set = None,
+    recipe: Recipe = None,
+    engine: InEngine = Engine.local,
+    out: Out = None,
+    task: Task = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per cell, starting at run.seed.")] = 1,
+    jobs: Jobs = None,
+    devices: Devices = None,
+) -> None:
+    """Run methods under attacks, rules and shares of attackers; a table each with the rows none, absent and local.
+
+    Runs of attacks that a method's replies cannot have are missing from the table, with the reason.
+    """
+    from fd_flower.cli import attack as attacking
+    from fd_flower.cli.gpus import places
+    from fd_flower.cli.plan import carry_out
+    from fd_flower.cli.run import changes_of
+    from fd_flower.results.attack_tables import FILE
+
+    output: Output = context.obj
+    names, rule, shares = (
+        [part for part in map(str.strip, text.split(",")) if part] for text in (attacks, rules, fractions)
+    )
+    asked: dict[str, Any] = {"names": names, "rules": rule, "fractions": shares, "recipe": None}
+    asked |= {"engine": engine.value, "out": out, "task": task, "seeds": seeds}
+    trials = attacking.ordered(methods, changes=changes_of(set or [], recipe), **asked)
+    with output.board() as board:
+        carry_out(trials.plan, places(devices, jobs, trials.plan.devices), board, output)
+    attacking.write(trials, console())
+    _ended(trials.plan.path / FILE)
+    if trials.plan.failures:
+        raise typer.Exit(1)
+
+
 def sweep(
     context: typer.Context,
     method: Method,
