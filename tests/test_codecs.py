@@ -18,6 +18,7 @@ from fd_flower.config.wire import CODECS as NAMES
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.results import RunFolder
+from fd_flower.server import HostGrid
 from fd_flower.wire import Payload, PublicLogits, Weights, coded, pack, unpack
 from fd_flower.wire.codecs import CODECS, decoded, encoded, named
 from fd_flower.wire.codecs.compression import LEAST, compressed, decompressed
@@ -281,3 +282,9 @@ def test_weights_too_large_for_fp16_cost_the_reply_with_their_name():
     weights = Weights({"w": torch.tensor([1e6])})
     with pytest.raises(InvalidInputError, match=r"arrays: a number of size 1e\+06 does not fit fp16"):
         coded(pack(weights), named("fp16"), zstd=False)
+
+
+def test_a_strategy_of_flowers_gets_no_encoded_replies():
+    chosen = toy_settings("fedavg", "wire.up=int8")
+    with pytest.raises(InvalidInputError, match=r"wire\.up=int8 encodes messages for a strategy of FD-Flower"):
+        HostGrid.open(hosts("fedavg"), chosen)

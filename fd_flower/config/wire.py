@@ -23,6 +23,12 @@ class WireConfig(Options):
     """Compress messages in both directions, without a further loss."""
 
     @property
+    def used(self) -> list[str]:
+        """The options that encode something, as ``key=value``."""
+        ways = [f"wire.{way}={name}" for way, name in (("up", self.up), ("down", self.down)) if name != "none"]
+        return ways + ["wire.zstd=true"] * self.zstd
+
+    @property
     def encodes_replies(self) -> bool:
         """Whether replies are encoded."""
         return self.up != "none" or self.zstd

@@ -96,6 +96,11 @@ class HostGrid(ClientGrid):
                 f"attack.name={settings.attack.name} rewrites replies on their way into a strategy of FD-Flower, and "
                 "this one is Flower's or your own: take an attack on training labels, or a strategy of FD-Flower"
             )
+        if used := settings.wire.used:
+            raise InvalidInputError(
+                f"{used[0]} encodes messages for a strategy of FD-Flower, and this one is Flower's or your own, which "
+                "reads plain arrays alone: leave it out"
+            )
         host = cls(grid, settings)
         host.handshake()
         host.mark()

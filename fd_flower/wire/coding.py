@@ -43,9 +43,7 @@ class Wire:
 
 def check_wire(method: str, settings: Settings, kinds: Collection[type[Payload]], *, plain: bool) -> None:
     """Refuse codecs that cannot be read, hide what is added up, or have nothing to encode (section ``wire``)."""
-    wire = settings.wire
-    used = [f"wire.{way}={name}" for way, name in (("up", wire.up), ("down", wire.down)) if name != "none"]
-    used += ["wire.zstd=true"] * wire.zstd
+    wire, used = settings.wire, settings.wire.used
     if not used:
         return
     if plain:
