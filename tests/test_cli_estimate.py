@@ -80,6 +80,14 @@ def test_numbers_are_those_of_the_payloads_shapes():
     assert estimated(settings("fd", changes), rounds=3, steps=2).numbers == {}
 
 
+def test_codecs_change_bytes_and_not_numbers():
+    changes = f"{tiny.TINY}server.rounds=3"
+    plain = estimated(settings("fedavg", changes), rounds=2, steps=2, numbers=True)
+    packed = estimated(settings("fedavg", f"{changes} wire.up=int8 wire.zstd=true"), rounds=2, steps=2, numbers=True)
+    assert packed.numbers == plain.numbers != {}
+    assert packed.up[0] < plain.up[0]
+
+
 def test_the_numbers_of_a_compressed_update_have_a_bound_and_a_run_logs_what_they_were(tmp_path):
     """Three clients: no update is more numbers than the mentee, and those of a run are fewer."""
     changes = tiny.TINY + "server.rounds=3 model.name=lenet"

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from math import prod
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from fd_flower.wire.codecs import decoded
 from fd_flower.wire.envelope import records
 
 _counting: ContextVar[bool] = ContextVar("counting", default=False)
@@ -73,8 +75,9 @@ class Bytes:
 
     def _count_numbers(self, direction: str, kind: str, record: ArrayRecord) -> None:
         table = self.numbers.setdefault(direction, {})
-        for key, array in record.items():
-            if "float" in array.dtype:
+        arrays, _ = decoded({key: torch.from_numpy(array.numpy()) for key, array in record.items()})
+        for key, array in arrays.items():
+            if array.is_floating_point():
                 name = kind if kind == "arrays" else f"{kind}.{key.partition('/')[0]}"  # a model counts as one
                 name += " (running statistics)" if key.endswith(("running_mean", "running_var")) else ""
                 table[name] = table.get(name, 0) + prod(array.shape)
