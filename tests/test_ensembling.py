@@ -108,16 +108,16 @@ def test_what_needs_single_replies_is_refused_with_a_secure_sum(option: str):
 
 def test_a_start_says_how_much_clients_agree(caplog: pytest.LogCaptureFixture):
     strategy = made(tolerate=0.2)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="flwr"):
         teacher(strategy, replies(HONEST, HONEST, HONEST), Knowledge(), 1)
     assert "two clients agree on 100 % of the public samples on which both predict" in caplog.text
     assert "cuts off the few who know a class" not in caplog.text
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="flwr"):
         teacher(strategy, replies(HONEST, HONEST, LIAR, LIAR), Knowledge(), 1)
     assert "two clients agree on 33 %" in caplog.text
     assert "cuts off the few who know a class" in caplog.text
     caplog.clear()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="flwr"):
         teacher(strategy, replies(HONEST, HONEST, LIAR, LIAR), Knowledge(), 2)
     assert "agree" not in caplog.text
 

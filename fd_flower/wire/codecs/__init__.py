@@ -80,6 +80,8 @@ def decoded(arrays: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], bool]:
     """
     if set(arrays) == {ZSTD}:
         arrays = decompressed(arrays[ZSTD])
+    if not any(MARK in key for key in arrays):
+        return arrays, False
     made, lossy = {}, False
     for name, array in arrays.items():
         key, mark, form = name.partition(MARK)
