@@ -107,15 +107,16 @@ def test_each_step_is_counted_once():
     assert found == {"local": 3}
 
 
-def test_turns_of_fd_and_local_do_not_import_pytorchs_compiler(tmp_path):
+def test_turns_of_fd_and_local_do_not_import_pytorchs_compiler_nor_a_start_what_draws(tmp_path):
     code = f"""
 import sys
 from fd_flower import engine
 from fd_flower.config import settings
+drawing = "matplotlib" in sys.modules
 words = "data.source=digits data.clients=1 data.public=none model.name=mlp server.rounds=1 client.steps=1"
 for method in ("fd", "local"):
     engine.run(settings(method, words), out={str(tmp_path)!r} + "/" + method)
-print("torch.optim.sgd" in sys.modules, "torch._dynamo" in sys.modules)
+print("torch.optim.sgd" in sys.modules, "torch._dynamo" in sys.modules, drawing)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split()[-2:] == ["True", "False"]
+    assert done.stdout.split()[-3:] == ["True", "False", "False"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, final
 
 from fd_flower.core.client import natural
 from fd_flower.objectives.metrics import BY_CLASS
-from fd_flower.results import classes, metric_pages, metrics, reported, rules
+from fd_flower.results import classes, metrics, reported, rules
 from fd_flower.results.columns import Column, Summaries
 from fd_flower.results.history import SERVER, History, Track, at_best, curve, last, training_loss
 from fd_flower.results.kinds.base import Evaluated, Kind, Lines
@@ -167,6 +167,8 @@ class Classification(Kind):
 
     def sections(self, summary: Mapping[str, Any], lines: Lines) -> list[Markup]:
         """Return accuracy by rule, other metrics, recall class by class, and the calibration of probabilities."""
+        from fd_flower.results import metric_pages  # matplotlib takes a second, and most processes never draw
+
         rows = [(scope, rounded(of["ece"]), rounded(of["nll"])) for scope, of in summary["calibration"].items()]
         note = "At the end. ECE: expected calibration error, 15 bins of equal width. NLL: negative log-likelihood."
         calibration = [element("h2", "Calibration"), table(["", "ECE", "NLL, nats"], rows), element("p", note, "soft")]
