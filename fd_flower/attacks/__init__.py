@@ -9,9 +9,7 @@ payload and no method. Which clients attack follows from the run's seed alone.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, make_dataclass
 from functools import lru_cache, partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ from fd_flower.core.client import share
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.registry import found
 from fd_flower.core.rng import numpy_rng
-from fd_flower.core.schema import section
+from fd_flower.core.schema import arguments
 
 __all__ = [
     "ABSENT",
@@ -85,9 +83,8 @@ def named(name: str, **args: Any) -> Callable[..., Tensor]:
         For an unknown attack or argument (names the nearest), or a wrong type.
     """
     mark(name)
-    own = [*signature(_attacks()[name]).parameters.values()][1:]
-    typed: type = make_dataclass(name, [(arg.name, arg.annotation, arg.default) for arg in own])
-    return partial(_attacks()[name], **asdict(section(typed, "attack.args", args)))
+    function = _attacks()[name]
+    return partial(function, **arguments(function, 1, "attack.args", args))
 
 
 def tried(name: str, args: Mapping[str, Any], classes: int) -> None:

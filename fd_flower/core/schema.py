@@ -7,9 +7,10 @@
 """
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, make_dataclass
 from functools import cache
+from inspect import signature
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -122,6 +123,30 @@ def section(cls: type[T], name: str, values: dict[str, Any]) -> T:
     chosen = plain(node, name)
     check(cls, name, chosen)
     return cls(**chosen)
+
+
+def arguments(function: Callable[..., Any], first: int, name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return a function's arguments from its parameter number ``first`` on, given or usual, checked as a section's.
+
+    Parameters
+    ----------
+    function : Callable[..., Any]
+        Each of these parameters has a type and a default.
+    first : int
+        How many parameters before them are not options.
+    name : str
+        What the options are called: ``server.rule_args``.
+    values : dict[str, Any]
+        What is given.
+
+    Raises
+    ------
+    InvalidInputError
+        As ``section`` does.
+    """
+    own = [*signature(function).parameters.values()][first:]
+    typed: type = make_dataclass(function.__name__, [(arg.name, arg.annotation, arg.default) for arg in own])
+    return asdict(section(typed, name, values))
 
 
 @cache

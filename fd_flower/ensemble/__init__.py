@@ -14,16 +14,14 @@ A rule is a function of this folder that is marked by ``@rule``, be there furthe
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, make_dataclass
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
 
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.registry import found
-from fd_flower.core.schema import section
+from fd_flower.core.schema import arguments
 from fd_flower.ensemble.base import Rule, is_rule
 from fd_flower.ensemble.distances import agreement, geometric_median, multi_krum
 from fd_flower.ensemble.filters import ambiguity
@@ -67,8 +65,7 @@ def named(name: str, **args: Any) -> Rule:
     """
     if name not in _rules():
         raise InvalidInputError(f"there is no rule '{name}'{nearest(name, names())}")
-    own = [*signature(_rules()[name]).parameters.values()][3:]
-    typed: type = make_dataclass(name, [(arg.name, arg.annotation, arg.default) for arg in own])
-    chosen = partial(_rules()[name], **asdict(section(typed, "server.rule_args", args)))
+    rule = _rules()[name]
+    chosen = partial(rule, **arguments(rule, 3, "server.rule_args", args))
     chosen(torch.zeros(1, 1, 1), torch.ones(1, 1, dtype=torch.bool))  # refuses a value out of range before round one
     return chosen

@@ -8,7 +8,7 @@ from torch import Tensor
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.base import rule, shared_out
 from fd_flower.ensemble.means import mean_of_probabilities
-from fd_flower.ensemble.robust import ENOUGH
+from fd_flower.ensemble.robust import few_voters
 
 NEAR = 1e-6
 """The least distance that is divided by, which makes the iteration smooth where it meets a vote (RFA's remedy)."""
@@ -56,8 +56,8 @@ def geometric_median(logprobs: Tensor, mask: Tensor, weight: Tensor | None = Non
         if still:
             break
     mean, valid = mean_of_probabilities(logprobs, mask, weight)
-    robust = ((shares > 0).sum(0) >= ENOUGH) & valid.unsqueeze(1)
-    return torch.where(robust, center.log().to(mean.dtype), mean), valid
+    averaged = few_voters(mask, weight) | ~valid
+    return torch.where(averaged.unsqueeze(1), mean, center.log().to(mean.dtype)), valid
 
 
 @rule
@@ -151,9 +151,9 @@ def agreement(
     for place, own in enumerate(probs):  # one at a time: all at once would take U times the votes' memory
         overlap[place] = (shares * torch.minimum(probs, own).sum(2)).sum(0)
     mean, valid = mean_of_probabilities(logprobs, mask, weight)
-    robust = (shares > 0).sum(0) >= ENOUGH
-    row, _ = mean_of_probabilities(logprobs, mask, torch.where(robust, shares * overlap.pow(power), shares))
-    return torch.where(robust.unsqueeze(1), row, mean), valid
+    averaged = few_voters(mask, weight) | ~valid
+    row, _ = mean_of_probabilities(logprobs, mask, torch.where(averaged, shares, shares * overlap.pow(power)))
+    return torch.where(averaged.unsqueeze(1), mean, row), valid
 
 
 def _squared_distances(probs: Tensor, counts: Tensor) -> Tensor:

@@ -5,20 +5,20 @@ colluders can know the honest ones, and every engine has the same attack. An att
 allows. Nothing here is seen by a method or by a rule: what they get are well-formed replies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache, cached_property
 from typing import Any, final
 
 import torch
 from flwr.app import RecordDict
-from torch import Tensor
 
 from fd_flower import attacks
 from fd_flower.attacks import ABSENT, DATA, VOTES, Seen
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
-from fd_flower.server.attacked import TARGETS, claiming, counterpart, rows_of, with_rows
+from fd_flower.server.attacked import TARGETS, Rows, claiming, counterpart, rows_of, with_rows
 from fd_flower.server.lines import RoundLines
 from fd_flower.server.method import Method
 from fd_flower.wire import Payload, PublicLabels, PublicLogits, PublicVotes, Weights
@@ -55,13 +55,14 @@ class Attackers:
             return list(replies)
         honest = self.honest(replies)
         count, found = len(replies) - len(honest), []
+        rows = cache(rows_of)  # every attacker looks at the same honest replies
         for reply in replies:
             if reply.client.id not in self.ids:
                 found.append(reply)
             elif config.name == ABSENT:
                 self._lines.failed[reply.client.id] = "attack.name=absent leaves out attackers"
             else:
-                new = self._attacked(reply, honest, count, number)
+                new = self._attacked(reply, honest, count, number, rows)
                 if new.size > self._method.config.max_entry:
                     self._lines.failed[reply.client.id] = (
                         f"its attack has an entry of size {new.size:.3g}; expected at most "
@@ -71,7 +72,9 @@ class Attackers:
                     found.append(new)
         return found
 
-    def _attacked(self, reply: Reply, honest: Sequence[Reply], attackers: int, number: int) -> Reply:
+    def _attacked(
+        self, reply: Reply, honest: Sequence[Reply], attackers: int, number: int, rows_of: Callable[[Payload], Rows]
+    ) -> Reply:
         """Return an attacker's reply."""
         targets, content = attacks.mark(self._config.name).targets, dict(reply.content)
         rng = torch_rng(self._method.settings.run.seed, "attack", self._config.name, reply.client.id, number)
@@ -79,11 +82,11 @@ class Attackers:
             if VOTES in targets:
                 content[name] = self._claimed(payload).record
             elif TARGETS.get(type(payload)) in targets:
-                seen = self._seen(reply, payload, honest, attackers, rng)
+                seen = self._seen(reply, payload, honest, attackers, rng, rows_of)
                 content[name] = with_rows(payload, self._function(seen)).record
         return replace(reply, content=RecordDict(content))
 
-    @property
+    @cached_property
     def _function(self) -> Any:
         return attacks.named(self._config.name, **self._config.args)
 
@@ -97,29 +100,29 @@ class Attackers:
         return payload
 
     def _seen(
-        self, reply: Reply, payload: Payload, honest: Sequence[Reply], attackers: int, rng: torch.Generator
+        self,
+        reply: Reply,
+        payload: Payload,
+        honest: Sequence[Reply],
+        attackers: int,
+        rng: torch.Generator,
+        rows_of: Callable[[Payload], Rows],
     ) -> Seen:
         """Return what an attacker knows about the rows of its payload."""
         rows, knowledge = rows_of(payload), self._config.knowledge
         sent = self._method.knowledge_for(reply.client, reply.started or self._method.knowledge)
         received = counterpart(payload, sent)
-        teacher, taught = _at(received, rows.places, rows.values)
+        nothing = Rows(rows.places[:0], rows.values[:0])
+        teacher, taught = (nothing if received is None else rows_of(received)).at(rows.places)
         start = teacher if isinstance(payload, Weights) else torch.zeros_like(rows.values)
         if knowledge == "own" and not isinstance(payload, Weights):
             taught = torch.zeros_like(taught)
             teacher = torch.zeros_like(teacher)
         every = [counterpart(payload, [p for _, p in named_payloads(other.content)]) for other in honest]
-        known = [_at(other, rows.places, rows.values) for other in every if other and knowledge == "omniscient"]
+        known = [rows_of(other).at(rows.places) for other in every if other and knowledge == "omniscient"]
         others = torch.stack([values for values, _ in known]) if known else rows.values.new_zeros(0, *rows.values.shape)
         held = torch.stack([mask for _, mask in known]) if known else torch.zeros(0, len(rows.places), dtype=torch.bool)
         return Seen(rows.values, start, teacher, taught, others, held, attackers, len(honest), rng)
-
-
-def _at(payload: Payload | None, places: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a payload's values at these places, zeros like ``like`` where it has none, and where it has some."""
-    if payload is None:
-        return torch.zeros_like(like), torch.zeros(len(places), dtype=torch.bool)
-    return rows_of(payload).at(places)
 
 
 def check_attack(method: Method[Any], clients: Sequence[Client], *, plain: bool) -> None:

@@ -57,17 +57,21 @@ def encoded(tensors: Mapping[str, Tensor], codec: Codec | None, *, zstd: bool) -
     """
     made: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
-        name, (about, small) = "", ("", tensor)
-        if codec is not None and tensor.dtype is torch.float32 and tensor.numel():
-            name, (about, small) = codec.name, codec.encode(tensor)
-        elif tensor.dtype is torch.int64 and tensor.dim() == 1 and tensor.numel():
-            name, (about, small) = NARROW, narrowed(tensor)
-        form = f"{MARK}{name}.{about}"
-        if _bytes(small) + len(form) < _bytes(tensor):
-            made[key + form] = small
-        else:
-            made[key] = tensor
+        form, small = _smaller(tensor, codec)
+        fewer = _bytes(small) + len(form) < _bytes(tensor)
+        made |= {key + form: small} if fewer else {key: tensor}
     return compressed(made) if zstd else made
+
+
+def _smaller(tensor: Tensor, codec: Codec | None) -> tuple[str, Tensor]:
+    """Return a form of an array, as the name of its part tells it, and the array in this form; "": no other."""
+    if codec is not None and tensor.dtype is torch.float32 and tensor.numel():
+        about, small = codec.encode(tensor)
+        return f"{MARK}{codec.name}.{about}", small
+    if tensor.dtype is torch.int64 and tensor.dim() == 1 and tensor.numel():
+        about, small = narrowed(tensor)
+        return f"{MARK}{NARROW}.{about}", small
+    return "", tensor
 
 
 def decoded(arrays: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], bool]:
