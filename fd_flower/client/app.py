@@ -71,7 +71,8 @@ class App(ClientApp):
                 answer = total.take(client, content, self._answer(client, content, node, message))
                 if answer is not None:
                     answers[client] = answer
-            reply = fold(answers, {REMEMBERED: json.dumps(node.kept)} if node.kept else {})
+            kept = {REMEMBERED: json.dumps(node.kept)} if node.kept else {}
+            reply = fold(answers, kept, bundle=node.share is not None)
             reply.update(total.content)
             return Message(reply, reply_to=message)
 

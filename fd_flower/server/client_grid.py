@@ -255,7 +255,8 @@ class ClientGrid(Grid):
             else:
                 contents = {self.client(m.metadata.dst_node_id).id: m.content for m in inner}
                 known = {client: self.remembered[client] for client in contents if client in self.remembered}
-                content = fold(contents, {**self._header, REMEMBERED: json.dumps(known)} if known else self._header)
+                header = {**self._header, REMEMBERED: json.dumps(known)} if known else self._header
+                content = fold(contents, header, bundle=self._handshake.hosts.named)
             self.bytes.wire += size_of(content)
             outer.append(Message(content, home, kind, group_id=group))
         starts = self._starts() if outer else {}

@@ -11,6 +11,7 @@ from typing import TypeVar
 from flwr.app import ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.wire.bundle import bundled, unbundled
 
 R = TypeVar("R", ArrayRecord, ConfigRecord, MetricRecord)
 
@@ -70,8 +71,16 @@ def remembered(header: ConfigRecord) -> dict[str, tuple[int, int]]:
         raise InvalidInputError(f"what clients remember cannot be read: {type(error).__name__} {error}") from None
 
 
-def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | int | bool | list[str]]) -> RecordDict:
-    """Put the contents of several clients into one; a record that several share (the same object) is in it once."""
+def fold(
+    contents: Mapping[str, RecordDict | Error],
+    header: Mapping[str, str | int | bool | list[str]],
+    *,
+    bundle: bool = False,
+) -> RecordDict:
+    """Put the contents of several clients into one; a record that several share (the same object) is in it once.
+
+    As a ``bundle`` small records are one array, for nodes that Flower's SuperLink lies between.
+    """
     folded = RecordDict()
     places: dict[int, str] = {}
     layout: dict[str, dict[str, str] | list[int | str]] = {}
@@ -85,6 +94,7 @@ def fold(contents: Mapping[str, RecordDict | Error], header: Mapping[str, str | 
                 places[id(record)] = str(len(places))
                 folded[places[id(record)]] = record
             names[name] = places[id(record)]
+    folded = bundled(folded) if bundle else folded
     folded[HEADER] = ConfigRecord({**header, "layout": json.dumps(layout)})
     return folded
 
@@ -101,6 +111,7 @@ def unfold(folded: RecordDict) -> dict[str, RecordDict | Error]:
         text = str(records(folded, ConfigRecord)[HEADER]["layout"])
         if len(text) > LAYOUT:
             raise ValueError(f"a layout of {len(text)} characters; expected at most {LAYOUT}")
+        folded = unbundled(folded, LAYOUT)
         return {client: _unfolded(names, folded) for client, names in json.loads(text).items()}
     except Exception as error:  # what a stranger's text makes Python raise has no end
         raise InvalidInputError(f"the message is not one for clients: {type(error).__name__} {error}") from None
