@@ -1,12 +1,14 @@
 """FD, federated distillation (Jeong et al. 2018, arXiv 1811.11479): clients exchange their mean logits per class."""
 
 from collections.abc import Mapping, Sequence
-from typing import final
+from typing import Any, final
 from weakref import WeakKeyDictionary
 
 import torch
 
+from fd_flower.config import Settings
 from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.server import Requirements, Status, Strategy, late_weights
 from fd_flower.wire import ClassLogits, Knowledge, Payload
 from fd_flower.wire.replies import Reply
@@ -18,6 +20,18 @@ class FD(Strategy):
 
     status = Status("paper")
     requires, summable, sums = Requirements(punctual=False), (ClassLogits,), True
+
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return ``requires``; differential privacy bounds one mean of probabilities a class and client."""
+        client: Any = settings.client
+        if settings.privacy.dp != "none" and (client.weighting, client.output) != ("clients", "probabilities"):
+            raise InvalidInputError(
+                f"privacy.dp={settings.privacy.dp} with client.weighting={client.weighting} client.output="
+                f"{client.output}: fd's clients add one mean of probabilities a class, which takes "
+                "client.weighting=clients client.output=probabilities"
+            )
+        return cls.requires
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Add the tables of sums [C, C] and counts [C] (algorithm 1, lines 9 to 15, but for the leaving out).

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from flwr.app import ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.clientapp.mod import LocalDpMod, adaptiveclipping_mod, fixedclipping_mod
 from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
@@ -26,6 +27,9 @@ RAISED = 2
 FEDERATED: dict[str, str | bool] = {"evaluate": "received", "closing": True, "federated": True}
 """What federated evaluation asks for: how good what is received is on the client's own test part; nothing is kept."""
 
+CLIPPING = (fixedclipping_mod, adaptiveclipping_mod)
+"""Flower's mods, next to ``LocalDpMod``, that clip or add noise to what a client sends."""
+
 Lifespan = Callable[[Context], Iterator[None]]
 
 
@@ -45,6 +49,7 @@ class App(ClientApp):
     def __init__(self, mods: list[Mod] | None = None) -> None:
         super().__init__(mods=mods)
         self._node = ClientApp()
+        self._clipping = [_name(mod) for mod in mods or () if mod in CLIPPING or isinstance(mod, LocalDpMod)]
 
     def lifespan(self) -> Callable[[Lifespan], Lifespan]:
         """Return a decorator that registers what begins and ends with a message, however many clients it names."""
@@ -61,7 +66,7 @@ class App(ClientApp):
             if message.metadata.message_type == HANDSHAKE and not contents:
                 if SHARE in header:
                     return Message(described(header, context), reply_to=message)
-                return Message(RecordDict({HEADER: introduction(header, context)}), reply_to=message)
+                return Message(RecordDict({HEADER: introduction(header, context, self._clipping)}), reply_to=message)
             try:
                 node = Node(header, context)
             except StateError as error:
@@ -107,6 +112,11 @@ class App(ClientApp):
         except Exception as error:
             # A client's failure concerns that client alone; the server names it and continues.
             return Error(RAISED, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+
+
+def _name(mod: Mod) -> str:
+    """Return what a mod is called."""
+    return getattr(mod, "__name__", type(mod).__name__)
 
 
 def asked(content: RecordDict) -> RecordDict:

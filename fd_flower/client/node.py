@@ -5,6 +5,7 @@ import math
 import os
 import re
 import reprlib
+from collections.abc import Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -249,7 +250,9 @@ class Node:
     def party(self, client: str) -> Party:
         """Return a client as a secure sum knows it."""
         folder, run_key, sent = self.memory(client).folder, str(self.header["run-key"]), str(self.header["settings"])
-        return Party(client, folder, run_key, sent, self.settings.privacy, self.secret, self.peers)
+        run = self.settings
+        keys = self.secret, self.peers
+        return Party(client, folder, run_key, sent, run.privacy, *keys, rounds=run.server.rounds, seed=run.run.seed)
 
     def turn(self, client: str, content: RecordDict) -> Turn:
         """Return a client's turn for a message's content."""
@@ -331,12 +334,20 @@ def check_header(header: ConfigRecord) -> None:
         )
 
 
-def introduction(header: ConfigRecord, context: Context) -> ConfigRecord:
-    """Answer the handshake for a node: what it is, what it runs, and what keeps it from taking part."""
+def introduction(header: ConfigRecord, context: Context, clipping: Sequence[str] = ()) -> ConfigRecord:
+    """Answer the handshake for a node: what it is, what it runs, and what keeps it from taking part.
+
+    ``clipping`` names the app's mods that clip or add noise to replies.
+    """
     package = package_sources(str(header.get("module", "")))
     answer = ConfigRecord({"role": "host", "sources": sources(), "package": package, **versions()})
     try:
         node = Node(header, context)
+        if clipping and node.settings.privacy.dp != "none":
+            raise InvalidInputError(
+                f"its app has Flower's {clipping[0]}, which would change replies outside of what privacy.dp accounts "
+                "for: take the mod out, or leave privacy.dp out"
+            )
         if node.client is not None:
             answer.update({"role": "device", "id": node.client})
             check_state(node.state)

@@ -14,7 +14,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.privacy.messages import RECORD, RoundSpec
 from fd_flower.privacy.secret_store import SecretStore
-from fd_flower.privacy.vector import flat
+from fd_flower.privacy.vector import bounded, flat
 from fd_flower.wire import Payload, pack, unpack
 from fd_flower.wire.envelope import records, whole
 
@@ -39,6 +39,8 @@ class Party:
         File of the client's own key (masks: it signs with it), or of all clients' common one (BFV).
     peers : dict[str, bytes] | None
         Client id -> the public key (DER) with which it signs; None: signatures are not checked.
+    rounds, seed : int
+        The run's, for the noise of differential privacy.
     """
 
     client: str
@@ -48,6 +50,8 @@ class Party:
     config: PrivacyConfig
     secret: Path | None = None
     peers: dict[str, bytes] | None = None
+    rounds: int = 1
+    seed: int = 0
 
 
 class ClientProtocol:
@@ -118,12 +122,19 @@ class HidingClient(ClientProtocol, ABC):
             payloads.append(sent.normalized())
             if payloads[-1] is not sent:
                 log(WARNING, "client %s: %s is now normalized by softmax", self.party.client, sent.name)
-        values = flat(payloads, share)
+        values = self._values(payloads, share)
         if len(values) != self.spec.length:
             raise InvalidInputError(f"the reply has {len(values)} numbers; the sum has {self.spec.length}")
         hidden = pack(self.hidden(values))
         hidden["metrics"] = metrics
         return hidden
+
+    def _values(self, payloads: list[Payload], share: float) -> Tensor:
+        """Return what the client adds: float64 [L]."""
+        config = self.party.config
+        if config.dp == "none" or config.clip is None:
+            return flat(payloads, share)
+        return bounded(payloads, self.content, config.clip)
 
     @abstractmethod
     def hidden(self, values: Tensor) -> Payload:

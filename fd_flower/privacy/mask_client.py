@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy import crypto, fixed, sharing
+from fd_flower.privacy.budget import share_of_noise
 from fd_flower.privacy.client_protocol import HidingClient, Party
 from fd_flower.privacy.messages import SETUP, SHARE_KEYS, UNMASK, about
 from fd_flower.privacy.transcript import begun, digest, extended
@@ -88,6 +89,8 @@ class MaskClient(HidingClient):
         config, spec = self.party.config, self.spec
         point = fixed.places(spec.clients, config.range, config.bits)
         whole = fixed.encode(values, point, config.range, config.bits)
+        if config.dp != "none":
+            whole += share_of_noise(self.party, spec, point, len(whole)).astype(whole.dtype)
         seeds = bytes.fromhex(kept["seed"]), bytes.fromhex(kept["mask"])
         pairs = {name: bytes.fromhex(kept["peers"][name][1]) for name in members}
         transcript = extended(bytes.fromhex(kept["transcript"]), "train", self._digest)

@@ -31,6 +31,8 @@ def check_promise(config: PrivacyConfig, *, secret: bool, peers: bool) -> None:
         raise InvalidInputError("its node-config has secret-key, so it takes part in runs with privacy.sum alone")
     if peers and config.sum != "masks":
         raise InvalidInputError("its node-config has peer-keys, so it takes part in runs with privacy.sum=masks alone")
+    if config.dp == "distributed" and config.noise == "seeded":
+        raise InvalidInputError("privacy.noise=seeded: a device draws its noise in secret: take privacy.noise=secure")
     if config.sum == "bfv" and not secret:
         raise InvalidInputError(
             "privacy.sum=bfv needs secret-key in its node-config: the file of the clients' common key"

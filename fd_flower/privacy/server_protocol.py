@@ -12,6 +12,7 @@ from fd_flower.config import PrivacyConfig
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy.messages import RECORD, RoundSpec
+from fd_flower.privacy.vector import length_of, released
 from fd_flower.wire import Bounds, Payload, Summable, pack
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.summable import ordered, restored
@@ -124,7 +125,10 @@ class SecureSum(ServerProtocol, ABC):
         share = sum(self._spec.share(r.examples) for r in survivors)
         if share == 0:
             raise AggregationError(f"the {len(survivors)} clients in the sum have no training samples")
-        payloads = restored(self._blanks, total, share, len(survivors))
+        if self._config.dp == "none":
+            payloads = restored(self._blanks, total, share, len(survivors))
+        else:
+            payloads = released(self._blanks, total, len(survivors))
         self.figures["clients"] = len(survivors)
         return [Reply.of_sum([r.client for r in survivors], pack(*payloads), sum(r.examples for r in survivors))]
 
@@ -145,7 +149,10 @@ class SecureSum(ServerProtocol, ABC):
                 "(data.clients, server.fraction), or set privacy.sum=none"
             )
         self._blanks = ordered([kind.blank(bounds) for kind in self._kinds])
-        length = sum(p.summand(1.0).numel() for p in self._blanks)
+        if self._config.dp == "none":
+            length = sum(p.summand(1.0).numel() for p in self._blanks)
+        else:
+            length = length_of(self._blanks)
         self._spec = RoundSpec(round, len(asked), threshold, sum(c.examples for c in asked), length)
         self.figures = {"kind": self._config.sum, "threshold": threshold, "clients": 0}
 

@@ -17,13 +17,14 @@ from fd_flower.core.client import Client
 from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.core.flower import log
-from fd_flower.privacy.server_protocol import Contents, ServerProtocol
-from fd_flower.privacy.sums import server_protocol, simulated_key
+from fd_flower.privacy.server_protocol import Contents
+from fd_flower.privacy.sums import simulated_key
 from fd_flower.results.summary import INTERRUPTED
 from fd_flower.server.attacking import Attackers
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.server.clock import Clock
 from fd_flower.server.cost import log_cost
+from fd_flower.server.differential_privacy import log_guarantee
 from fd_flower.server.evaluation import Evaluation
 from fd_flower.server.guard import Guard
 from fd_flower.server.host_grid import HostGrid
@@ -33,7 +34,7 @@ from fd_flower.server.record import Record
 from fd_flower.server.resume import Standing, one_by_one
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
-from fd_flower.server.summing import OpenSum
+from fd_flower.server.summing import protocol_of
 from fd_flower.server.telling import log_end, log_round
 from fd_flower.tasks.facts import held_out, without_effect
 from fd_flower.training import one_thread
@@ -75,6 +76,8 @@ class Driver:
         self.timeout = timeout
         self.lost: list[str] = []
         """Why nothing could be kept of what came out of a round, for each such round."""
+        self.resolved: dict[str, str] = {}
+        """What the noise of differential privacy came to, by option."""
         self.progress = Progress(strategy)
         self.record = Record(settings, strategy.on_line)
         self.host = HostGrid(
@@ -105,11 +108,7 @@ class Driver:
         """Turns under way, where rounds do not wait for all of them."""
         if settings.server.clock != "rounds":
             self.in_flight = InFlight(strategy, self.host, self.guard, self.record.lines, self.clock)
-        self.sum: ServerProtocol = (
-            OpenSum(strategy, self.host)
-            if settings.privacy.sum == "none"
-            else server_protocol(settings.privacy, strategy.summable, self.record.run_key, self.host.settings.text)
-        )
+        self.sum = protocol_of(strategy, self.host, self.record.run_key, self.host.settings.text)
         own_loops = any(client.own_loop for client in kinds(strategy.clients))
         self.evaluation = Evaluation(strategy, own_loops=own_loops)
         strategy.asks_judges_first = self.evaluation.asks_judges_first
@@ -137,6 +136,7 @@ class Driver:
         try:
             done = self._begin(initial_arrays)
             self.progress.start(self.record, self.host.clients)
+            self.resolved = log_guarantee(self.strategy, self.guard.bounds)
             log_cost(self, done)
             return self._play(done, train_config, evaluate_config, evaluate_fn, should_stop)
         except KeyboardInterrupt:
@@ -197,7 +197,7 @@ class Driver:
             world=self.strategy.world,
             stopped=stopped,
             own_loops=self.evaluation.own_loops or self.host.plain,
-            resolved=strategy.resolved(),
+            resolved={**strategy.resolved(), **self.resolved},
             judges=self.evaluation.few,
             idle=0 if needed else held_out(strategy.world, brought=strategy.brings_samples),
         )

@@ -15,6 +15,7 @@ from fd_flower.core.flower import log
 from fd_flower.models import architectures
 from fd_flower.privacy.sums import check_sum
 from fd_flower.server.attacking import check_attack
+from fd_flower.server.differential_privacy import check_dp
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method
 from fd_flower.server.record import Record
@@ -98,6 +99,7 @@ class Guard:
             single_replies=requires.single_replies,
             plain=plain,
         )
+        check_dp(method, plain=plain)
         check_attack(method, clients, plain=plain)
         sent = {*method.reply_kinds, *method.summable, *method.expected_kinds(1)}
         check_wire(name, settings, sent, plain=plain)

@@ -96,6 +96,11 @@ class HostGrid(ClientGrid):
                 f"attack.name={settings.attack.name} rewrites replies on their way into a strategy of FD-Flower, and "
                 "this one is Flower's or your own: take an attack on training labels, or a strategy of FD-Flower"
             )
+        if settings.privacy.dp != "none":
+            raise InvalidInputError(
+                f"privacy.dp={settings.privacy.dp} clips and adds noise in a strategy of FD-Flower, and this one is "
+                "Flower's or your own: take a strategy of FD-Flower, or Flower's mods and wrappers without privacy.dp"
+            )
         if used := settings.wire.used:
             raise InvalidInputError(
                 f"{used[0]} encodes messages for a strategy of FD-Flower, and this one is Flower's or your own, which "

@@ -123,6 +123,11 @@ class Standing:
         there, here = self._options, now._options
         changed = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
         words = [f"{key} is {here.get(key)}, was {there.get(key)}" for key in changed if key not in FREE]
+        if "server.rounds" in changed and here.get("privacy.epsilon") is not None:
+            raise InvalidInputError(
+                f"{place} cannot be resumed with server.rounds={here['server.rounds']}: privacy.epsilon sized the "
+                f"noise of its {there['server.rounds']} rounds: keep their number, or begin another run"
+            )
         if words:
             raise InvalidInputError(
                 f"{place}/config.yaml was changed since its run was cut off: {'; '.join(words)}: put it back, or begin "

@@ -96,8 +96,9 @@ class Strategy(Method[C], FlowerStrategy):
         """The run under way; refuse wrappers that run a ``start`` of their own."""
         if self._driver is None:
             raise InvalidInputError(
-                f"{type(self).__name__} is wrapped in a strategy that runs its own start; "
-                "for differential privacy use Flower's mods on the client app"
+                f"{type(self).__name__} is wrapped in a strategy that runs its own start (Flower's for differential "
+                "privacy clip the weights of FedAvg, and account for FedAvg alone): start it itself, with "
+                "privacy.dp=central or distributed"
             )
         return self._driver
 

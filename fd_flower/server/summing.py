@@ -8,7 +8,9 @@ from flwr.app import RecordDict
 
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.privacy.central import NoisySum
 from fd_flower.privacy.server_protocol import Ask, Contents, ServerProtocol
+from fd_flower.privacy.sums import server_protocol
 from fd_flower.server.client_grid import ClientGrid
 from fd_flower.server.method import Method
 from fd_flower.wire import Bounds, Summable, Weights, pack, unpack
@@ -112,3 +114,13 @@ class OpenSum(ServerProtocol):
             return
         spec = SumSpec.of(examples, self._blanks, float(config.max_entry), int(config.max_reply_mb * 2**20))
         self._total = None if spec is None else ExactSum(spec)
+
+
+def protocol_of(method: Method[Any], host: ClientGrid, run_key: str, settings: str) -> ServerProtocol:
+    """Return how a run's replies are added up, given the run's key and its settings as clients are sent them."""
+    privacy, run = method.settings.privacy, method.settings.run
+    if privacy.dp == "central":
+        return NoisySum(method.summable, privacy, method.config.rounds, run.seed)
+    if privacy.sum == "none":
+        return OpenSum(method, host)
+    return server_protocol(privacy, method.summable, run_key, settings)

@@ -22,7 +22,7 @@ from fd_flower.wire.predictions import (
 )
 from fd_flower.wire.samples import PixelStatistics, SampleKnowledge, SyntheticSet
 from fd_flower.wire.scalars import SeedScalars
-from fd_flower.wire.summable import Summable
+from fd_flower.wire.summable import Clippable, Summable
 from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
 from fd_flower.wire.tokens import ChunkLikelihoods, TokenLogits, chosen, likeliest, mean_of_likelihoods
 from fd_flower.wire.weights import Emulator, Holders, Information, ServerModel, Update, Weights
@@ -34,6 +34,7 @@ __all__ = [
     "Chain",
     "ChunkLikelihoods",
     "ClassLogits",
+    "Clippable",
     "Emulator",
     "Encrypted",
     "Generator",

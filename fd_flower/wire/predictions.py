@@ -10,9 +10,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.ensemble.simplex import nearest_probabilities
 from fd_flower.objectives.base import floored
 from fd_flower.wire.payload import Bounds, Payload, renormalized
-from fd_flower.wire.summable import Summable
+from fd_flower.wire.summable import Clippable
+
+LEAST = 1e-6
+"""Least probability of a class in a noisy mean, of which losses take the logarithm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +50,7 @@ class PublicIndex(_Public):
 
 
 @dataclass(frozen=True, eq=False)
-class PublicLogits(_Public, Summable):
+class PublicLogits(_Public, Clippable):
     """Log-probabilities on public samples; a sample without a prediction is not sent.
 
     Attributes
@@ -94,6 +98,16 @@ class PublicLogits(_Public, Summable):
         """Return the mean of log-probabilities, normalized."""
         mean = (total / clients).view(self.values.shape).log_softmax(1)
         return type(self)(self.index, mean.to(self.values.dtype))
+
+    def difference(self, start: Self) -> Tensor:
+        """Return the probabilities less those of a uniform prediction, [N * C]."""
+        return (self.values.double().exp() - 1 / self.values.shape[1]).flatten()
+
+    def moved(self, total: Tensor, clients: int) -> Self:
+        """Return the nearest probabilities to the noisy mean, none of them less than ``LEAST``."""
+        shape = self.values.shape
+        mean = nearest_probabilities((total / clients).view(shape) + 1 / shape[1]).clamp_min(LEAST)
+        return type(self)(self.index, (mean / mean.sum(1, keepdim=True)).log().to(self.values.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +234,7 @@ def stack(payloads: Sequence[PublicLogits | PublicLabels], index: Tensor) -> tup
 
 
 @dataclass(frozen=True, eq=False)
-class ClassLogits(Summable):
+class ClassLogits(Clippable):
     """Sums of logits by true class, and how many they are sums of.
 
     Attributes
@@ -310,3 +324,16 @@ class ClassLogits(Summable):
         """Return the table of all; counts are whole again."""
         sums, counts = total.split([self.sums.numel(), self.counts.numel()])
         return type(self)(sums.view(self.sums.shape), counts.round())
+
+    def difference(self, start: Self) -> Tensor:
+        """Return each class's mean output less a uniform one, [C * C], then 1 for each class that the client has."""
+        has, share = (self.counts > 0).double(), 1 / len(self.counts)
+        rows = self.sums.double() / self.counts.double().where(self.counts > 0, 1.0).unsqueeze(1)
+        return torch.cat([((rows - share) * has.unsqueeze(1)).flatten(), has])
+
+    def moved(self, total: Tensor, clients: int) -> Self:
+        """Return how many clients have each class, rounded, and that many times the nearest probabilities."""
+        sums, has = total.split([self.sums.numel(), self.counts.numel()])
+        counts = has.round().clamp(0, clients)
+        mean = sums.view(self.sums.shape) / counts.where(counts > 0, 1.0).unsqueeze(1) + 1 / len(counts)
+        return type(self)(nearest_probabilities(mean) * counts.unsqueeze(1), counts)

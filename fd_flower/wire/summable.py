@@ -55,6 +55,27 @@ class Summable(Payload):
         return self
 
 
+class Clippable(Summable):
+    """A kind with a difference from what is public, of which a client's share in a sum can be bounded.
+
+    Under differential privacy it is summed in place of the summand, every client the same. Of nothing it is zeros.
+    """
+
+    @abstractmethod
+    def difference(self, start: Self) -> Tensor:
+        """Return the numbers that are clipped and summed: float64 [L].
+
+        Parameters
+        ----------
+        start : Self
+            What all clients were sent of this kind, or ``blank``.
+        """
+
+    @abstractmethod
+    def moved(self, total: Tensor, clients: int) -> Self:
+        """Return what a noisy sum of differences [L] from this start stands for, given how many clients are in it."""
+
+
 def ordered(payloads: Sequence[Payload], therefore: str = "") -> list[Summable]:
     """Return payloads in the order in which they are laid end to end, wherever they are summed.
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.lowrank import fits
 from fd_flower.wire.payload import Bounds, Payload
-from fd_flower.wire.summable import Summable
+from fd_flower.wire.summable import Clippable
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Holders(Payload):
 
 
 @dataclass(frozen=True, eq=False)
-class Weights(Summable):
+class Weights(Clippable):
     """A model's state dict, by plain keys.
 
     Attributes
@@ -117,6 +117,22 @@ class Weights(Summable):
             for key, part in zip(keys, parts, strict=True)
         }
         return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
+
+    def difference(self, start: Self) -> Tensor:
+        """Return how far training has moved the weights, in the keys' order, without whole numbers (batches seen)."""
+        keys = [key for key in sorted(start.values) if start.values[key].is_floating_point()]
+        moved = [(self.values[key].double() - start.values[key].double()).flatten() for key in keys]
+        return torch.cat([*moved, torch.empty(0, dtype=torch.float64)])
+
+    def moved(self, total: Tensor, clients: int) -> Self:
+        """Return these weights moved by the mean difference; whole numbers stay."""
+        keys = [key for key in sorted(self.values) if self.values[key].is_floating_point()]
+        parts = (total / clients).split([self.values[key].numel() for key in keys])
+        new = {
+            key: (self.values[key].double() + part.view(self.values[key].shape)).to(self.values[key].dtype)
+            for key, part in zip(keys, parts, strict=True)
+        }
+        return type(self)({**self.values, **new}, self.model)
 
     def whole_numbers(self) -> Tensor:
         """Return the whole numbers (batches seen), in the keys' order."""
