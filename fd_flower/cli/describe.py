@@ -126,6 +126,8 @@ def replies(stem: str, chosen: Settings) -> str:
     """Return in words what of its clients' replies the server receives."""
     if chosen.privacy.sum != "none":
         return f"one secure sum ({chosen.privacy.sum})"
+    if chosen.privacy.dp == "central":
+        return "each client's, of which the method gets one noisy sum (privacy.dp=central)"
     if chosen.attack.on_replies:
         return f"each client's, attackers' as attack.name={chosen.attack.name} rewrites them"
     return "one sum of each host's clients" if methods.strategy(stem).sums_replies(chosen) else "each client's"

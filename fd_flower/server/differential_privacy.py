@@ -52,7 +52,7 @@ def _check_method(method: Method[Any], asked: str) -> None:
     if method.requirements(method.settings).single_replies:
         raise InvalidInputError(
             f"{asked}: {name} needs individual replies with these options (it selects, ranks or weighs them), and only "
-            f"a noisy sum is released: leave robust rules out, or take one of {_able()}"
+            f"a noisy sum is released: take {name}'s own rule, or one of {_able()}"
         )
     summed = method.summable
     if not _bounded(summed):

@@ -198,7 +198,8 @@ class Method(ABC, Generic[C]):
     @classmethod
     def sums_replies(cls, settings: Settings) -> bool:
         """Whether a run's replies are added up before ``aggregate``: as ``sums`` says, but for options that decide."""
-        alone = settings.privacy.sum != "none" or settings.wire.encodes_replies
+        privacy = settings.privacy
+        alone = privacy.sum != "none" or privacy.dp != "none" or settings.wire.encodes_replies
         return cls.sums and not alone and not cls.requirements(settings).single_replies
 
     def takes_sum(self) -> bool:
