@@ -27,6 +27,7 @@ CENTRAL = "privacy.dp=central privacy.clip=3 privacy.epsilon=8 privacy.noise=see
 MASKS = "privacy.sum=masks privacy.dp=distributed privacy.clip=3 privacy.epsilon=8 privacy.noise=seeded"
 QUIET = "privacy.dp=central privacy.clip=1000 privacy.noise_multiplier=0"
 BOUNDED = ("fd", "fedavg", "fedmd", "fedprox", "fml")
+MORE = ("fede4rag", "fedcollm", "offsite")
 
 
 def knowledge(strategy: Strategy[Any]) -> dict[str, Tensor]:
@@ -118,7 +119,16 @@ def test_every_method_that_can_be_bounded_is_tried_here():
     with pytest.raises(InvalidInputError, match="take one of ") as caught:
         start_toy("fedproto", CENTRAL)
     able = str(caught.value).partition("take one of ")[2].split(", ")
-    assert {*able} == {*BOUNDED, "fede4rag"}
+    assert {*able} == {*BOUNDED, *MORE}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", MORE)
+def test_larger_methods_run_with_noise(method: str):
+    quiet, noisy = (f"{options} server.rounds=1" for options in (QUIET, CENTRAL))
+    one, other = (knowledge(start(tiny_settings(method, words), hosts(method))[0]) for words in (quiet, noisy))
+    assert not same(one, other)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in other.values())
 
 
 @pytest.mark.slow
@@ -138,15 +148,21 @@ def test_a_run_states_epsilon_and_noise_before_its_first_round(caplog: pytest.Lo
     caplog.set_level(logging.INFO)
     run("fedmd", f"data.clients=4 data.public_batch=20 server.rounds=2 {CENTRAL}", out=tmp_path / "run")
     text = caplog.text
-    assert "epsilon 8 at delta 1e-05 over 2 releases" in text
+    assert "epsilon 8 at delta 1e-05 over 2 releases (multiplier 0.8489)" in text
     assert "in each of 200 numbers of the mean of 4 clients" in text
-    assert "differential privacy cannot help here" in text
+    assert "the run cannot help its clients: the noise is 3.8 times as large" in text
     assert "noise follows from run.seed" in text
     assert text.index("epsilon 8 at") < text.index("round 1 of 2")
     resolved = RunFolder.open(tmp_path / "run").summary["resolved"]
     assert float(resolved["privacy.epsilon"]) == pytest.approx(8, abs=1e-3)
     # sqrt(2) / mu with the mu of epsilon 8 at delta 1e-5 (1.6661).
     assert float(resolved["privacy.noise_multiplier"]) == pytest.approx(0.8489, abs=1e-3)
+
+
+def test_noise_in_weights_is_no_verdict(caplog: pytest.LogCaptureFixture):
+    start_toy("fedavg", CENTRAL)
+    assert "times as large as the largest mean" in caplog.text
+    assert "cannot help" not in caplog.text
 
 
 def test_little_noise_is_no_warning(caplog: pytest.LogCaptureFixture):

@@ -130,26 +130,22 @@ def log_guarantee(method: Method[Any], bounds: Callable[[Tensor | None], Bounds]
     asked = share(len(method.clients), settings.server.fraction)
     found = guarantee(config, settings.server.rounds, asked, length_of(blanks))
     log(
-        INFO,
-        "privacy.dp=%s: epsilon %.4g at delta %.3g over %s releases (neighbors: %s); noise multiplier %.4g",
+        WARNING,  # so that the command prints it
+        "privacy.dp=%s: epsilon %.4g at delta %.3g over %s releases (multiplier %.4g); noise of %.3g in each of %s "
+        "numbers of the mean of %s clients, where clip %.3g allows %.3g on average",
         config.dp,
         found.epsilon,
         found.delta,
         found.releases,
-        NEIGHBORS,
         found.multiplier,
-    )
-    log(
-        INFO,
-        "noise of %.3g in each of %s numbers of the mean of %s clients; clip %.3g allows %.3g on average",
         found.noise,
         found.length,
         found.clients,
         config.clip,
         found.usual,
     )
-    log(INFO, "without noise, and outside of epsilon: numbers of samples, and the metrics and evaluations of clients")
-    _warn(found, seeded=config.noise == "seeded")
+    log(INFO, "neighbors: %s; without noise are clients' numbers of samples, metrics and evaluations", NEIGHBORS)
+    _warn(found, certain=not any(isinstance(blank, Weights) for blank in blanks), seeded=config.noise == "seeded")
     if config.dp == "central":
         _compare(found)
     return {
@@ -159,13 +155,18 @@ def log_guarantee(method: Method[Any], bounds: Callable[[Tensor | None], Bounds]
     }
 
 
-def _warn(found: Guarantee, *, seeded: bool) -> None:
-    """Warn of noise that drowns the mean, and of noise that does not protect."""
+def _warn(found: Guarantee, *, certain: bool, seeded: bool) -> None:
+    """Warn of noise that drowns the mean, and of noise that does not protect.
+
+    ``certain``: what is learned from is single numbers, so that it is lost in noise of their size. A model's weights
+    work together, and noise in them adds up to less.
+    """
     if found.noise > found.usual:
         log(
             WARNING,
-            "differential privacy cannot help here: the noise is %.3g times as large as the largest mean that the clip "
-            "allows; at this epsilon a round takes %s clients or more, or fewer numbers",
+            "%sthe noise is %.3g times as large as the largest mean that the clip allows; at this epsilon it is "
+            "smaller with %s clients a round, or with fewer numbers",
+            "the run cannot help its clients: " if certain else "",
             found.noise / found.usual,
             found.needed,
         )
