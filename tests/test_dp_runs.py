@@ -10,7 +10,7 @@ from flwr.app import ArrayRecord
 from flwr.clientapp.mod import LocalDpMod, fixedclipping_mod
 from flwr.serverapp import strategy as flowers
 from helpers.grids import devices, hosts
-from helpers.tiny import figures, rounds, run, start, start_toy, tiny_settings, toy_settings
+from helpers.tiny import figures, play, rounds, run, start, start_toy, tiny_settings, toy_settings
 from torch import Tensor
 
 from fd_flower import methods
@@ -146,10 +146,10 @@ def test_flowers_simulation_has_the_noise_of_one_process(tmp_path: Path):
 
 def test_a_run_states_epsilon_and_noise_before_its_first_round(caplog: pytest.LogCaptureFixture, tmp_path: Path):
     caplog.set_level(logging.INFO)
-    run("fedmd", f"data.clients=4 data.public_batch=20 server.rounds=2 {CENTRAL}", out=tmp_path / "run")
+    play(tiny_settings("fedmd", f"data.clients=4 {CENTRAL}"), out=tmp_path / "run")
     text = caplog.text
     assert "epsilon 8 at delta 1e-05 over 2 releases (multiplier 0.8489)" in text
-    assert "in each of 200 numbers of the mean of 4 clients" in text
+    assert "in each of 320 numbers of the mean of 4 clients" in text
     assert "the run cannot help its clients: the noise is 3.8 times as large" in text
     assert "noise follows from run.seed" in text
     assert text.index("epsilon 8 at") < text.index("round 1 of 2")
