@@ -19,7 +19,7 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Strategy
-from fd_flower.server.references import References, Telling
+from fd_flower.server.references import References, TeacherMessages
 from fd_flower.wire import Bounds, PublicIndex, PublicLogits, pack
 from fd_flower.wire.codecs import ranges
 from fd_flower.wire.codecs import reference as ref
@@ -37,9 +37,9 @@ def drawn(seed: int, rows: int = 6, classes: int = 4) -> torch.Tensor:
     return (3 * values).log_softmax(1)
 
 
-def told(references: References, teacher: PublicLogits, *names: str) -> dict[str, RecordDict]:
-    telling = Telling(references, PLAIN)
-    return {name: telling.content(Client(name, int(name)), [teacher]) for name in names}
+def sent_to(references: References, teacher: PublicLogits, *names: str) -> dict[str, RecordDict]:
+    teaching = TeacherMessages(references, PLAIN)
+    return {name: teaching.content(Client(name, int(name)), [teacher]) for name in names}
 
 
 # --- symbols
@@ -134,7 +134,7 @@ def test_a_client_that_was_there_gets_changes_and_one_that_was_not_all_it_lacks(
     sizes: dict[tuple[str, int], int] = {}
     for number, (index, names) in enumerate([([0, 1, 2, 5], "01"), ([1, 2, 3], "0"), ([0, 2, 6], "01")], 1):
         teacher = PublicLogits(torch.tensor(index), drawn(number, len(index)))
-        for name, content in told(own, teacher, *names).items():
+        for name, content in sent_to(own, teacher, *names).items():
             own.heard(name)
             sizes[name, number] = content["public-logits"].count_bytes()  # type: ignore[union-attr]
             decoded, held[name] = unpack_teacher(content, held[name])
@@ -154,15 +154,15 @@ def bounds_of(public: int) -> Bounds:
 def test_a_teacher_is_near_what_was_taught():
     own = References.blank(6, 4)
     teacher = PublicLogits(torch.arange(6), drawn(7))
-    decoded, _ = unpack_teacher(told(own, teacher, "0")["0"], Reference.blank(6, 4))
+    decoded, _ = unpack_teacher(sent_to(own, teacher, "0")["0"], Reference.blank(6, 4))
     assert (PublicLogits.need(decoded).values.exp() - teacher.values.exp()).abs().max() < 0.01  # 8 bits
 
 
 def test_a_client_whose_reply_was_lost_is_told_all_again():
     own = References.blank(6, 4)
     first, second = (PublicLogits(torch.arange(6), drawn(seed)) for seed in (1, 2))
-    _, held = unpack_teacher(told(own, first, "0")["0"], Reference.blank(6, 4))  # its reply does not come
-    content = told(own, second, "0")["0"]
+    _, held = unpack_teacher(sent_to(own, first, "0")["0"], Reference.blank(6, 4))  # its reply does not come
+    content = sent_to(own, second, "0")["0"]
     _, of_one_without_memory = unpack_teacher(content, Reference.blank(6, 4))
     _, of_one_with_it = unpack_teacher(content, held)
     assert of_one_without_memory == of_one_with_it == own.now
@@ -170,9 +170,9 @@ def test_a_client_whose_reply_was_lost_is_told_all_again():
 
 def test_a_client_that_has_something_else_says_so():
     own = References.blank(6, 4)
-    told(own, PublicLogits(torch.arange(6), drawn(1)), "0")
+    sent_to(own, PublicLogits(torch.arange(6), drawn(1)), "0")
     own.heard("0")
-    content = told(own, PublicLogits(torch.arange(6), drawn(2)), "0")["0"]
+    content = sent_to(own, PublicLogits(torch.arange(6), drawn(2)), "0")["0"]
     with pytest.raises(InvalidInputError, match="what this client has of earlier teachers is not what the server has"):
         unpack_teacher(content, Reference.blank(6, 4))
 
@@ -180,10 +180,10 @@ def test_a_client_that_has_something_else_says_so():
 def test_the_same_teacher_again_is_not_sent_again():
     own = References.blank(6, 4)
     teacher = PublicLogits(torch.arange(6), drawn(1))
-    content = told(own, teacher, "0")["0"]
+    content = sent_to(own, teacher, "0")["0"]
     own.heard("0")
     _, held = unpack_teacher(content, Reference.blank(6, 4))
-    once_more = told(own, PublicLogits(teacher.index, teacher.values.clone()), "0")["0"]
+    once_more = sent_to(own, PublicLogits(teacher.index, teacher.values.clone()), "0")["0"]
     decoded, now = unpack_teacher(once_more, held)
     assert now == held
     assert own.number == 1
@@ -193,28 +193,28 @@ def test_the_same_teacher_again_is_not_sent_again():
 
 def test_clients_that_have_the_same_share_a_message():
     own = References.blank(6, 4)
-    sent = told(own, PublicLogits(torch.arange(6), drawn(1)), "0", "1", "2")
+    sent = sent_to(own, PublicLogits(torch.arange(6), drawn(1)), "0", "1", "2")
     assert len({id(content["public-logits"]) for content in sent.values()}) == 1
 
 
 def test_two_teachers_at_once_are_refused():
-    telling = Telling(References.blank(6, 4), PLAIN)
+    teaching = TeacherMessages(References.blank(6, 4), PLAIN)
     one, other = (PublicLogits(torch.arange(6), drawn(seed)) for seed in (1, 2))
-    telling.content(Client("0", 1), [one])
+    teaching.content(Client("0", 1), [one])
     with pytest.raises(InvalidInputError, match="for one teacher that all clients receive"):
-        telling.content(Client("1", 1), [other])
+        teaching.content(Client("1", 1), [other])
 
 
 def test_references_are_kept_as_they_are():
     own = References.blank(6, 4)
     for seed in (1, 2):
-        told(own, PublicLogits(torch.arange(seed, 6), drawn(seed, 6 - seed)), "0", "1")
+        sent_to(own, PublicLogits(torch.arange(seed, 6), drawn(seed, 6 - seed)), "0", "1")
         own.heard("0")
     kept = References.of(own.tensors())
     assert kept.now == own.now
     assert (kept.number, kept.clients) == (2, {"0": 2, "1": 0})
     teacher = PublicLogits(torch.arange(6), drawn(3))
-    assert told(own, teacher, "0")["0"] == told(kept, teacher, "0")["0"]
+    assert sent_to(own, teacher, "0")["0"] == sent_to(kept, teacher, "0")["0"]
 
 
 # --- a reply
@@ -400,5 +400,5 @@ def test_least_likely_classes_have_a_probability():
 
 
 def test_an_index_alone_is_no_teacher():
-    telling = Telling(References.blank(6, 4), PLAIN)
-    assert list(telling.content(Client("0", 1), [PublicIndex(torch.arange(3))])) == ["public-index"]
+    teaching = TeacherMessages(References.blank(6, 4), PLAIN)
+    assert list(teaching.content(Client("0", 1), [PublicIndex(torch.arange(3))])) == ["public-index"]

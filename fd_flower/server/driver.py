@@ -30,7 +30,7 @@ from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.in_flight import InFlight, Version
 from fd_flower.server.progress import Progress
 from fd_flower.server.record import Record
-from fd_flower.server.references import References, Telling
+from fd_flower.server.references import References, TeacherMessages
 from fd_flower.server.resume import Standing, one_by_one
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
@@ -374,7 +374,7 @@ class Driver:
         references = self.guard.references
         if references is not None and closing:  # clients do not remember what it tells them
             references = references.copy()
-        telling = Telling(references, Wire(strategy.settings.wire, down=True))
+        teaching = TeacherMessages(references, Wire(strategy.settings.wire, down=True))
         keeps = self.record.keeps(hosted=strategy.hosted and not self.host.shares)
         shared = ConfigRecord(
             {
@@ -393,7 +393,7 @@ class Driver:
         announced = [PublicIndex(version.index)] if strategy.predicts and not closing else []
         messages = []
         for client in clients:
-            content = telling.content(client, [*strategy.knowledge_for(client, version.knowledge), *announced])
+            content = teaching.content(client, [*strategy.knowledge_for(client, version.knowledge), *announced])
             content["config"] = shared
             messages.append(Message(content, client.node_id, kind))
         return messages

@@ -1,4 +1,4 @@
-"""What the server has told clients of teachers: the base of what they and it send next (``wire.down=delta``)."""
+"""Which teachers clients have: what the next messages in both directions refer to (``wire.down=delta``)."""
 
 import json
 import zlib
@@ -15,7 +15,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire import Payload, PublicLogits, pack
 from fd_flower.wire.codecs.reference import Reference
 from fd_flower.wire.coding import Wire
-from fd_flower.wire.referring import Told, teacher_record, unpack_reply
+from fd_flower.wire.referring import TeacherUpdate, teacher_record, unpack_reply
 
 
 @dataclass
@@ -52,7 +52,7 @@ class References:
         return cls(Reference.blank(samples, classes), nothing, nothing)
 
     def copy(self) -> "References":
-        """Return references that can be told of a teacher without a change of these."""
+        """Return references that can take in a teacher while these stay unchanged."""
         return replace(self, clients=dict(self.clients), _asked=set())
 
     def ask(self, client: str) -> int:
@@ -61,23 +61,23 @@ class References:
         self._asked.add(client)
         return has
 
-    def take(self, teacher: PublicLogits) -> Told:
+    def take(self, teacher: PublicLogits) -> TeacherUpdate:
         """Take in a teacher, unless it is the last one again, and return it as clients get it."""
         index, values = teacher.index.cpu(), teacher.values.cpu()
         checksum = zlib.crc32(values.contiguous().numpy().tobytes(), zlib.crc32(index.numpy().tobytes()))
         if self.number and checksum == self._checksum:
-            return Told.again(self.now, index)
-        told = Told.made(self.now, index, values)
-        self.number, self._checksum, self.now = self.number + 1, checksum, told.after
-        self.before = torch.where(told.rows, self.newest, self.before)
-        self.newest = self.newest.masked_fill(told.rows, self.number)
-        return told
+            return TeacherUpdate.again(self.now, index)
+        update = TeacherUpdate.made(self.now, index, values)
+        self.number, self._checksum, self.now = self.number + 1, checksum, update.after
+        self.before = torch.where(update.rows, self.newest, self.before)
+        self.newest = self.newest.masked_fill(update.rows, self.number)
+        return update
 
-    def record(self, told: Told, has: int) -> RecordDict:
+    def record(self, update: TeacherUpdate, has: int) -> RecordDict:
         """Return the record of a teacher for clients that have the one with the number ``has``, 0: none."""
         lacks = self.newest > has
-        based = (self.before > 0) & (self.before <= has) if told.steps is not None else torch.zeros_like(lacks)
-        return teacher_record(told, lacks=lacks, based=based, first=self.before == 0, whole=not has)
+        based = (self.before > 0) & (self.before <= has) if update.steps is not None else torch.zeros_like(lacks)
+        return teacher_record(update, lacks=lacks, based=based, first=self.before == 0, whole=not has)
 
     def heard(self, client: str) -> None:
         """Take note that a client has answered, so that it has what it was sent."""
@@ -123,7 +123,7 @@ class References:
 
 
 @final
-class Telling:
+class TeacherMessages:
     """One exchange's messages, of which those to clients that have the same are made once.
 
     Parameters
@@ -138,7 +138,7 @@ class Telling:
         self._references = references
         self._wire = wire
         self._teacher: PublicLogits | None = None
-        self._told: Told | None = None
+        self._update: TeacherUpdate | None = None
         self._made: dict[int, RecordDict] = {}
 
     def content(self, client: Client, payloads: Sequence[Payload]) -> RecordDict:
@@ -158,9 +158,9 @@ class Telling:
                 "wire.down=delta is for one teacher that all clients receive, and these receive different ones: leave "
                 "it out"
             )
-        if self._told is None:
-            self._teacher, self._told = found[0], self._references.take(found[0])
+        if self._update is None:
+            self._teacher, self._update = found[0], self._references.take(found[0])
         has = self._references.ask(client.id)
         if has not in self._made:
-            self._made[has] = self._references.record(self._told, has)
+            self._made[has] = self._references.record(self._update, has)
         return RecordDict({**self._made[has], **rest})

@@ -27,7 +27,7 @@ FORMS = ("delta", "argmax")
 
 
 @dataclass(frozen=True)
-class Told:
+class TeacherUpdate:
     """A teacher as the reference has it.
 
     Attributes
@@ -46,7 +46,7 @@ class Told:
     steps: Tensor | None
 
     @classmethod
-    def made(cls, before: Reference, index: Tensor, logprobs: Tensor) -> "Told":
+    def made(cls, before: Reference, index: Tensor, logprobs: Tensor) -> "TeacherUpdate":
         """Return a teacher: log-probabilities [M, C] of the samples ``index`` [M], rising."""
         target, base, known = ref.fixed(logprobs), before.values[index].long(), before.known[index].unsqueeze(1)
         steps = ref.change(target, base)
@@ -54,40 +54,40 @@ class Told:
         return cls(before, before.put(index, values), _rows(index, len(before.known)), steps)
 
     @classmethod
-    def again(cls, now: Reference, index: Tensor) -> "Told":
+    def again(cls, now: Reference, index: Tensor) -> "TeacherUpdate":
         """Return a teacher that is in the reference already."""
         return cls(now, now, _rows(index, len(now.known)), None)
 
 
-def teacher_record(told: Told, *, lacks: Tensor, based: Tensor, first: Tensor, whole: bool) -> RecordDict:
+def teacher_record(update: TeacherUpdate, *, lacks: Tensor, based: Tensor, first: Tensor, whole: bool) -> RecordDict:
     """Return a teacher's record for clients that have the same.
 
     Parameters
     ----------
-    told : Told
+    update : TeacherUpdate
         The teacher.
     lacks : Tensor
-        bool [P]: what these clients do not have as it is now.
+        bool [P]: rows that these clients do not have in their present form.
     based : Tensor
-        bool [P]: what of it they have as it was before.
+        bool [P]: those of them that these clients have in the form before.
     first : Tensor
         bool [P]: what had no teacher before this one.
     whole : bool
         Whether these clients are to forget what they have.
     """
-    index, after = told.rows.nonzero().flatten(), told.after
+    index, after = update.rows.nonzero().flatten(), update.after
     form = torch.where(lacks, EXACT, HAS)
     form = torch.where(lacks & based, CHANGES, torch.where(lacks & first, FIRST, form))[index].to(torch.uint8)
     changes = b""
-    if told.steps is not None and bool((form == CHANGES).any()):
+    if update.steps is not None and bool((form == CHANGES).any()):
         place = form == CHANGES
-        changes = ref.pack_changes(told.steps[place], told.before.values[index[place]])
+        changes = ref.pack_changes(update.steps[place], update.before.values[index[place]])
     fresh = (after.values[index[form == FIRST]] // ref.COARSE).to(torch.uint8)
-    missed = lacks & ~told.rows
+    missed = lacks & ~update.rows
     exact = torch.cat([after.values[index[form == EXACT]], after.values[missed]])
     parts = (
         bytes([whole]) + after.checksum.to_bytes(4, "little"),
-        ref.pack_mask(told.rows),
+        ref.pack_mask(update.rows),
         b"" if bool((form == CHANGES).all()) else packed(form.numpy().tobytes()),
         changes,
         _packed(fresh.numpy().tobytes()),
@@ -119,31 +119,31 @@ def unpack_teacher(content: RecordDict, base: Reference) -> tuple[RecordDict, Re
 @lru_cache(maxsize=4)
 def _taught(data: bytes, base: Reference) -> tuple[Reference, PublicLogits]:
     """Return the reference with a teacher, and it; hosted clients have the same ones."""
-    told = ref.split(torch.frombuffer(bytearray(data), dtype=torch.uint8), 7)
+    update = ref.split(torch.frombuffer(bytearray(data), dtype=torch.uint8), 7)
     samples, classes = base.values.shape
-    if len(told[0]) != 5:
+    if len(update[0]) != 5:
         raise InvalidInputError("a teacher is encoded in no form that is known")
-    if told[0][0]:
+    if update[0][0]:
         base = Reference.blank(samples, classes)
-    rows, missed = ref.unpack_mask(told[1], samples), ~ref.unpack_mask(told[5], samples)
+    rows, missed = ref.unpack_mask(update[1], samples), ~ref.unpack_mask(update[5], samples)
     index = rows.nonzero().flatten()
     form = torch.full((len(index),), CHANGES, dtype=torch.uint8)
-    if told[2]:
-        form = torch.tensor(list(unpacked(told[2], len(index))), dtype=torch.uint8)
+    if update[2]:
+        form = torch.tensor(list(unpacked(update[2], len(index))), dtype=torch.uint8)
     values = base.values[index].long()
     place = form == CHANGES
     if bool(place.any()):
-        values[place] = ref.changed(values[place], ref.unpack_changes(told[3], values[place]))
+        values[place] = ref.changed(values[place], ref.unpack_changes(update[3], values[place]))
     count = int((form == FIRST).sum())
-    fresh = np.frombuffer(_unpacked(told[4], count * classes), np.uint8).astype(np.int64)
+    fresh = np.frombuffer(_unpacked(update[4], count * classes), np.uint8).astype(np.int64)
     values[form == FIRST] = torch.from_numpy(fresh).view(count, classes) * ref.COARSE
     count = int((form == EXACT).sum())
     number = count + int(missed.sum())
-    exact = np.frombuffer(_unpacked(told[6], 2 * number * classes), "<u2").astype(np.int64)
+    exact = np.frombuffer(_unpacked(update[6], 2 * number * classes), "<u2").astype(np.int64)
     full = torch.from_numpy(exact).view(number, classes)
     values[form == EXACT] = full[:count]
     after = base.put(missed.nonzero().flatten(), full[count:]).put(index, values)
-    if after.checksum != int.from_bytes(told[0][1:], "little"):
+    if after.checksum != int.from_bytes(update[0][1:], "little"):
         raise InvalidInputError("its checksum is another")
     return after, PublicLogits(index, ref.log_probabilities(values))
 

@@ -132,7 +132,7 @@ def unpack_changes(data: bytes, base: Tensor) -> Tensor:
 
 
 def pack_votes(votes: Tensor, base: Tensor, known: Tensor) -> bytes:
-    """Return classes [M] as bytes: each as its rank in the teacher's order, which is 0 for whom the teacher is right.
+    """Return classes [M] as bytes: each as its rank in the teacher's order, 0 where both agree.
 
     Parameters
     ----------
