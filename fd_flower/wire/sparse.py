@@ -95,7 +95,7 @@ def with_weights(content: RecordDict, known: Sequence[Weights]) -> RecordDict:
     Raises
     ------
     InvalidInputError
-        For changes of a model that nobody received, and as ``unpack_changes``.
+        For changes of a model that was not sent, and as ``unpack_changes``.
     """
     bases, made = {weights.name: weights for weights in known}, {}
     for name, record in records(content, ArrayRecord).items():
