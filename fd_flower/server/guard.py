@@ -5,9 +5,10 @@ from contextlib import suppress
 from logging import WARNING
 from typing import Any
 
-from flwr.app import Message, MetricRecord
+from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fd_flower.config import SPARSE
 from fd_flower.core.client import Client, grouped
 from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -19,6 +20,7 @@ from fd_flower.server.differential_privacy import check_dp
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method
 from fd_flower.server.record import Record
+from fd_flower.server.references import References
 from fd_flower.server.requirements import (
     check_annealing,
     check_bases,
@@ -40,6 +42,7 @@ from fd_flower.wire import Bounds, Payload, Update, Weights
 from fd_flower.wire.coding import check_wire
 from fd_flower.wire.figures import check_figures
 from fd_flower.wire.replies import Reply, read
+from fd_flower.wire.sparse import with_weights
 
 
 class Guard:
@@ -60,6 +63,9 @@ class Guard:
         self._host = host
         self._record = record
         self._remarked: set[tuple[str, str]] = set()
+        self._changes = method.settings.wire.up == SPARSE
+        self.references: References | None = None
+        """What replies refer to, where they do."""
 
     def check(self, clients: Sequence[Client]) -> None:
         """Refuse what the method cannot work with.
@@ -102,7 +108,7 @@ class Guard:
         check_dp(method, plain=plain)
         check_attack(method, clients, plain=plain)
         sent = {*method.reply_kinds, *method.summable, *method.expected_kinds(1)}
-        check_wire(name, settings, sent, plain=plain)
+        check_wire(name, settings, sent, plain=plain, one_teacher=method.one_teacher)
         check_clock(name, settings, requires, everybody, hosted=method.hosted, plain=plain)
         if requires.numbers:
             check_inputs(name, world.sample)
@@ -193,15 +199,26 @@ class Guard:
         came = ((self._host.client(message.metadata.src_node_id), message) for message in replies)
         plain = self._host.plain
         check = None if plain else self._check_figures
-        usable, failed = read(came, self.bounds(index), kinds, plain=plain, counted=counted, check=check, take=take)
+        bounds = self.bounds(index)
+        usable, failed = read(
+            came, bounds, kinds, plain=plain, counted=counted, check=check, take=take, decode=self._decode
+        )
         for line in grouped(failed, "client"):
             log(WARNING, "left out of round %s: %s", round, line)
         self._record.lines.failed |= failed
         for reply in usable:
+            if self.references is not None:
+                self.references.heard(reply.client.id)
             self._record.lines.add_steps(reply)
             if reply.remark:
                 self._remark(reply.client.id, reply.remark, round)
         return usable
+
+    def _decode(self, content: RecordDict) -> RecordDict:
+        """Decode a reply that refers to earlier teachers, or to the weights that clients received."""
+        if self.references is not None:
+            content = self.references.read(content, self._method.round_index)
+        return with_weights(content, self._method.known_weights()) if self._changes else content
 
     def _remark(self, client: str, remark: str, round: int) -> None:
         """Write down what was changed of a reply before it was used, and log it the first time."""
