@@ -123,10 +123,16 @@ def test_a_discrete_gaussian_is_as_near_to_a_rounded_one_as_is_said(deviation: i
 
 
 @pytest.mark.parametrize("dp", ["central", "distributed"])
-@pytest.mark.parametrize("epsilon", [0.1, 1.0, 8.0])
+@pytest.mark.parametrize("epsilon", [0.001, 0.1, 1.0, 8.0, 20.0])
 def test_a_run_keeps_its_epsilon_and_does_not_waste_it(dp: str, epsilon: float):
-    found = guarantee(config(dp, epsilon=epsilon, range=1e7), 10, 100, 5000)
+    found = guarantee(config(dp, epsilon=epsilon, range=1e8), 10, 100, 5000)
     assert epsilon * (1 - 1e-4) < found.epsilon <= epsilon
+
+
+def test_an_epsilon_that_cannot_be_shown_raises_an_error():
+    """That integers stand for continuous noise costs delta e^epsilon times as much as at epsilon 0."""
+    with pytest.raises(InvalidInputError, match=r"privacy.epsilon=1000 cannot be shown .* only 1019.46: give a smaller"):
+        guarantee(config(epsilon=1000.0), 10, 100, 5000)
 
 
 def test_the_noise_of_the_mean_by_hand():

@@ -24,7 +24,7 @@ class PrivacyConfig(Options):
     """Differential privacy for clients: `none`, noise from the server (`central`) or from clients (`distributed`)."""
     clip: float | None = option(None, above=0)
     """Largest L2 norm of all numbers together that a client adds to a sum under `privacy.dp`; more is scaled down."""
-    epsilon: float | None = option(None, above=0)
+    epsilon: float | None = option(None, least=1e-3, most=1000)
     """Epsilon of the whole run, at `privacy.delta`: decides the noise. Give it or `privacy.noise_multiplier`."""
     noise_multiplier: float | None = option(None, least=0)
     """Standard deviation of the noise in a round's sum, divided by `privacy.clip`; 0: clipping without noise."""

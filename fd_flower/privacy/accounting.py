@@ -11,7 +11,10 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import log_ndtr, ndtr
 
 MOST = 1e6
-"""Largest epsilon, and noise multiplier, that are looked for."""
+"""Largest epsilon that is looked for; more is infinite."""
+
+NOISE = 1e-3, 1e12
+"""Noise multipliers among which one is looked for."""
 
 
 def gaussian_delta(epsilon: float, mu: float) -> float:
@@ -101,8 +104,8 @@ def discrete_multiplier(epsilon: float, delta: float, releases: int) -> float:
 
 def _multiplier(epsilon: float, found: Callable[[float], float]) -> float:
     """Return the least noise multiplier of which epsilon, which falls with it, is not above this."""
-    low, high = math.log(1e-3), math.log(MOST)
-    log = brentq(lambda log: found(math.exp(log)) - epsilon, low, high, xtol=1e-13)
+    low, high = map(math.log, NOISE)
+    log = brentq(lambda log: min(found(math.exp(log)), MOST) - epsilon, low, high, xtol=1e-13)
     return float(math.exp(log + 1e-9))  # so that what is rounded is on the safe side
 
 

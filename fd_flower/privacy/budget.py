@@ -103,7 +103,7 @@ def guarantee(config: PrivacyConfig, releases: int, clients: int, length: int) -
     Raises
     ------
     InvalidInputError
-        Where the noise may not fit into the sum's integers.
+        Where the noise may not fit into the sum's integers, or these are too coarse for the epsilon that is asked for.
     """
     clip, noise = clip_of(config), multiplier(config, releases)
     if config.dp == "central":
@@ -119,7 +119,13 @@ def guarantee(config: PrivacyConfig, releases: int, clients: int, length: int) -
     if config.dp == "central":
         epsilon = _central_epsilon(config.delta, releases, length, in_sum, each)
     else:
-        epsilon = _discrete_epsilon(config.delta, releases, length, in_sum, accounting.tau(clients, each))
+        far = accounting.tau(clients, each)
+        epsilon = accounting.discrete_epsilon(in_sum, config.delta, releases, far, length)
+    if config.epsilon is not None and epsilon > config.epsilon:
+        raise InvalidInputError(
+            f"privacy.epsilon={config.epsilon:g} cannot be shown for integers with {point} bits after the point, only "
+            f"{epsilon:.6g}: give a smaller one, or privacy.noise_multiplier={noise:.4g}"
+        )
     usual = clip / math.sqrt(length)
     spread = deviation / 2.0**point / clients
     return Guarantee(epsilon, config.delta, releases, in_sum, spread, usual, clients, length)
@@ -138,10 +144,6 @@ def _central_epsilon(delta: float, releases: int, length: int, noise: float, eac
     if each >= 100 and cost <= math.log(ROUNDING * delta):
         return found
     return accounting.discrete_epsilon(noise, delta, releases)
-
-
-def _discrete_epsilon(delta: float, releases: int, length: int, noise: float, far: float) -> float:
-    return accounting.discrete_epsilon(noise, delta, releases, far, length)
 
 
 def _check_room(config: PrivacyConfig, noise: float) -> None:
