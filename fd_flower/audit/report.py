@@ -22,8 +22,8 @@ CHANCE = 0.5
 
 MEANING = (
     "AUC: chance that a training sample of a client has a higher score than a held-out one. TPR: share of training "
-    "samples that are found when at most 1 % of the held-out ones are taken for training samples. Means over clients and "
-    "seeds with 95 % intervals. An AUC of 0.5 is chance for this attack; a stronger attack may find more."
+    "samples that are found when at most 1 % of the held-out ones are taken for training samples. Means over clients "
+    "and seeds with 95 % intervals. An AUC of 0.5 is chance for this attack; a stronger attack may find more."
 )
 
 SUM_OF = "sum of "

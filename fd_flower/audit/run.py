@@ -1,6 +1,6 @@
 """Audits of a run: it is run again while a recorder watches the server, and attacks work with what was received."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +63,7 @@ def check(settings: Settings, count: int) -> None:
             f"{settings.attack.inject}: leave both out"
         )
     strategy = Strategy.for_method(settings)
-    sent = strategy.expected_kinds(1)
+    sent = dict.fromkeys((*strategy.expected_kinds(1), *strategy.expected_kinds(2)))  # some begin in round two
     if not _usable(sent):
         raise InvalidInputError(
             f"{name} sends {', '.join(kind.kind for kind in sent) or 'nothing'}, for which the audit has no attack; it "
@@ -134,7 +134,7 @@ def _injecting(settings: Settings, seen: Recorder, count: int) -> Settings:
     )
 
 
-def _usable(sent: Sequence[type[Payload]]) -> list[type[Payload]]:
+def _usable(sent: Iterable[type[Payload]]) -> list[type[Payload]]:
     return [kind for kind in sent if issubclass(kind, KNOWN)]
 
 

@@ -17,6 +17,7 @@ from fd_flower.config import Settings
 from fd_flower.core.errors import InvalidInputError, RunError
 from fd_flower.results import RunFolder
 from fd_flower.results.folder import CONFIG
+from fd_flower.tasks.facts import OF_DEVICES
 
 
 @dataclass
@@ -85,7 +86,7 @@ def ordered(
         plan = compare.ordered(methods, changes, recipe, "local", path, task, seeds)
         runs |= {name: order.settings for name, order in plan.orders.items()}
     for folder in folders:
-        of_run = RunFolder.open(folder).settings
+        of_run = _settings_of(folder)
         first = of_run.run.seed
         runs |= {
             f"{folder.name}-seed{seed}": replace(of_run, run=replace(of_run.run, seed=seed))
@@ -96,6 +97,18 @@ def ordered(
     for settings in runs.values():
         check(settings, count)
     return found
+
+
+def _settings_of(folder: Path) -> Settings:
+    """Return the settings of a finished run of simulated clients."""
+    run = RunFolder.open(folder)
+    if not run.finished:
+        raise InvalidInputError(f"{folder} is no finished run: resume it, or name a method")
+    if run.summary.get("data", {}).get("source") == OF_DEVICES:
+        raise InvalidInputError(
+            f"{folder} is a run of devices, whose samples are not here: simulate it, fd-flower audit METHOD --set ..."
+        )
+    return run.settings
 
 
 def _is_run(name: str) -> bool:
