@@ -133,7 +133,7 @@ def _found(seen: Recorder) -> Scored:
 
 
 def _of_confidences(seen: Recorder, knowledge: str, rounds: Rounds) -> Scored:
-    """Score scaled confidences: by themselves, and against other clients', or for a sum the server's own models'."""
+    """Score scaled confidences alone, and against other clients', or for a sum the server's own models'."""
     yield knowledge, LOSS, _mean(rounds, lambda client, values: log_confidence(values[client]))
     if any(SUM in values for values in rounds):
         yield knowledge, SERVER_LIRA, _against(rounds, {SUM: _own_models(seen)})

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from hashlib import sha256
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ class Pool:
         InvalidInputError
             For a client with fewer samples.
         """
-        places, parts = {}, []
+        places: dict[str, tuple[Tensor, Tensor]] = {}
+        parts: list[Samples] = []
         for number, client in enumerate(world.clients):
             parts += candidates(world.data, client, count, world.settings).parts
             first = torch.arange(count) + 2 * count * number
@@ -70,18 +72,19 @@ def auxiliary(world: World, pool: Pool) -> Samples:
         raise InvalidInputError("the server's shadow models need a global test set, and the task has none: give it one")
     order = torch.randperm(len(world.test), generator=torch_rng(world.settings.run.seed, "auxiliary"))
     taken = {_content(row) for row in _inputs(pool.samples)}
-    free = [i for i in order.tolist() if _content(_inputs(world.test[torch.tensor([i])])[0]) not in taken]
+    different = (i for i in order.tolist() if _content(_inputs(world.test[torch.tensor([i])])[0]) not in taken)
+    free = list(islice(different, AUXILIARY))
     if len(free) < 2 * len(world.class_names or (0, 1)):
         raise InvalidInputError(
             f"the server's shadow models need labeled rows, and {len(free)} rows of the global test set are no "
             "candidates: take a larger test set, or lower --candidates"
         )
-    return world.test[torch.tensor(free[:AUXILIARY])]
+    return world.test[torch.tensor(free)]
 
 
 def _inputs(samples: Samples) -> Tensor:
     return samples.x if samples.index is None else samples.x[samples.index]
 
 
-def _content(row: Tensor) -> Any:
-    return row.cpu().contiguous().numpy().tobytes()
+def _content(row: Tensor) -> bytes:
+    return sha256(row.cpu().contiguous().numpy().tobytes()).digest()

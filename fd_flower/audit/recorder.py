@@ -135,21 +135,22 @@ class Recorder:
 
     def _take_weights(self, client: Client, payload: Weights) -> None:
         try:
-            self.shadows.loaded(architecture := self.architecture(client.id))
-            model = self._strategy.world.load(f"{architecture} audit", payload.values)
+            model = self.shadows.model(self.architecture(client.id), payload.values)
         except InvalidInputError as error:
             self.unusable.add(f"weights that are no whole model of the client's architecture ({error})")
             return
         logprobs = predict(model, self.pool.samples)
         self.models[-1][client.id] = scaled_confidence(logprobs, self.pool.labels)
-        shares = predict(model, self._balanced).exp().mean(0)
-        self.labels.setdefault(SHARES, {})[client.id] = shares
+        if self._every_class is not None:
+            self.labels.setdefault(SHARES, {})[client.id] = predict(model, self._every_class).exp().mean(0)
 
     @cached_property
-    def _balanced(self) -> Samples:
-        """Samples of all classes on which the mean prediction of a model shows which classes it prefers."""
+    def _every_class(self) -> Samples | None:
+        """Samples on which the mean prediction of a model shows the classes that it prefers, if there are any."""
         world = self._strategy.world
-        return self.public if world.public is not None else self.auxiliary
+        if world.public is not None:
+            return self.public
+        return None if world.test is None else self.auxiliary
 
     def _take_predictions(self, client: Client, payload: PublicLogits | PublicLabels | PublicHeads) -> None:
         public = self._strategy.world.public

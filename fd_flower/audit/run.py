@@ -6,8 +6,8 @@ from typing import Any
 
 from fd_flower import attacks
 from fd_flower.audit.findings import REFERENCES, Finding, Histogram, findings, findings_of_injected, histograms
-from fd_flower.audit.pool import Pool
-from fd_flower.audit.recorder import KNOWN, PREDICTIONS, Recorder
+from fd_flower.audit.pool import Pool, auxiliary
+from fd_flower.audit.recorder import KNOWN, PREDICTIONS, TABLES, Recorder
 from fd_flower.config import Settings, registry
 from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
@@ -82,7 +82,9 @@ def check(settings: Settings, count: int) -> None:
         )
     if any(issubclass(kind, PREDICTIONS) for kind in sent) and world.public is None:
         raise InvalidInputError(f"clients of {name} predict on public samples, and data.public is none: name some")
-    Pool.of(world, count)
+    pool = Pool.of(world, count)
+    if settings.privacy.sum != "none" or any(issubclass(kind, TABLES) for kind in sent):
+        auxiliary(world, pool)
 
 
 def audit(settings: Settings, count: int, steps: int, on_line: Callable[[dict[str, Any]], None] | None = None) -> Audit:

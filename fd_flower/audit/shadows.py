@@ -1,6 +1,6 @@
 """Models that a server trains for itself, from what it has received, to ask them about candidates."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,11 +45,17 @@ class Shadows:
     pool: Pool
     steps: int
 
-    def loaded(self, architecture: str) -> Module:
-        """Return a second model of an architecture, with the weights that all of its clients start from."""
+    def model(self, architecture: str, tensors: Mapping[str, Tensor] | None = None) -> Module:
+        """Return a second model of an architecture, with these weights, or those that all of its clients start from.
+
+        Raises
+        ------
+        InvalidInputError
+            For tensors that are no state dict of such a model.
+        """
         name = f"{architecture} audit"
         self.world.module(name, like=architecture)
-        return self.world.load(name, self.world.initial(name))
+        return self.world.load(name, self.world.initial(name) if tensors is None else tensors)
 
     def distilled(self, architecture: str, samples: Samples, logprobs: Tensor, *purpose: str | int) -> Tensor:
         """Return a student's log-probabilities of the candidates [N, C].
@@ -99,7 +105,7 @@ class Shadows:
         plan = Plan(BATCH, LR, steps=self.steps, optimizer="adam")
         seed = self.world.settings.run.seed
         with one_thread(), uncounted(), seeded(seed_of(seed, "audit dropout", *purpose), self.world.device):
-            model = self.loaded(architecture)
+            model = self.model(architecture)
             train(model, objective, samples, teacher, plan=plan, rng=torch_rng(seed, "audit", *purpose))
         return model
 

@@ -14,7 +14,7 @@ from fd_flower.cli.plan import command_line, place
 from fd_flower.cli.progress import Board, told
 from fd_flower.cli.run import words_of
 from fd_flower.config import Settings
-from fd_flower.core.errors import InvalidInputError, RunError
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
 from fd_flower.results.folder import CONFIG
 from fd_flower.tasks.facts import OF_DEVICES
@@ -121,7 +121,7 @@ def carry_out(audits: Audits, board: Board, output: Output) -> None:
         try:
             with board.run(name, settings.server.rounds) as hear:
                 audits.done.append(audit(settings, audits.count, audits.steps, hear))
-        except (InvalidInputError, RunError) as error:
+        except Exception as error:  # whatever it is, the others are not to suffer
             audits.failures.append(f"{name} is missing: {output.reason(error)}")
         board.say(f"{len(audits.done) + len(audits.failures)}/{len(audits.runs)} {name}: audited")
 
