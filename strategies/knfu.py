@@ -49,7 +49,7 @@ class KnFu(Strategy[Config]):
 
     status = Status("reconstruction")
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
-    reply_kinds, predicts, distills_public = (PublicLogits,), True, True
+    reply_kinds, predicts, distills_public, one_teacher = (PublicLogits,), True, True, False
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Fuse the probabilities [U, N, C] once a client: log-probabilities [U, N, C].

@@ -9,13 +9,13 @@ from flwr.clientapp.typing import Mod
 
 from fd_flower.client.node import Node, introduction
 from fd_flower.client.pool import described
+from fd_flower.client.referring import outgoing
 from fd_flower.client.summing import Summing
 from fd_flower.core.errors import StateError
 from fd_flower.core.flower import lifespan, with_content
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.privacy.party import client_protocol
 from fd_flower.training import LOCAL, PUBLIC, counted, one_thread
-from fd_flower.wire.coding import Wire
 from fd_flower.wire.envelope import HANDSHAKE, HEADER, REMEMBERED, STATE, fold, records, unfold
 from fd_flower.wire.pool import SHARE
 from fd_flower.wire.replies import STEPS
@@ -87,8 +87,8 @@ class App(ClientApp):
                 return answer
             if kind.partition(".")[0] == MessageType.EVALUATE:
                 content = asked(content)
-            inner = with_content(message, content)
             turn = node.turn(client, content)
+            inner = with_content(message, turn.decode())
             turn.check()
             own = node.context_of(turn)
             # Global random numbers (dropout) are a function of the turn.
@@ -101,7 +101,7 @@ class App(ClientApp):
                 node.kept[client] = position
             node.keep(own)
             leaves = protocol.outgoing(kind, reply.content if turn.closing else with_steps(reply.content, steps))
-            return Wire(turn.world.settings.wire, down=False).outgoing(leaves)
+            return outgoing(turn, leaves)
         except StateError as error:
             return Error(STATE, str(error))
         except Exception as error:

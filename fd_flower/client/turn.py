@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client.evaluated import Evaluations
+from fd_flower.client.referring import received
 from fd_flower.config import ANNEALED, ClientConfig
 from fd_flower.core import kept
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -114,6 +115,11 @@ class Turn(Generic[C]):
             )
         context.turn._content = message.content
         return context.turn
+
+    def decode(self) -> RecordDict:
+        """Return what was received, from now on with what was relative to earlier teachers decoded."""
+        self._content = received(self, self._content)
+        return self._content
 
     def check(self) -> None:
         """Refuse knowledge about another number of classes than the client's model has; weights are checked on loading.

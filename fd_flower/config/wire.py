@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import Options, one_of, option
 
 CODECS = ("none", "fp16", "int8", "top_k")
+REFERRING = ("delta", "argmax")
+"""Codecs that refer to the newest teacher of each public sample, which the server and its clients both keep."""
 
 
 @dataclass(frozen=True)
@@ -13,20 +16,39 @@ class WireConfig(Options):
 
     section = "wire"
 
-    up: str = one_of(*CODECS, default="none")
-    """Codec of clients' replies: `none` (float32), `fp16`, `int8`, or `top_k`, for predictions on public samples."""
-    down: str = one_of(*CODECS, default="none")
-    """Codec of what the server sends, as `wire.up`."""
+    up: str = one_of(*CODECS, *REFERRING, default="none")
+    """Codec of clients' replies: `none` (float32), `fp16`, `int8`; for predictions on public samples `top_k`, and with
+    `wire.down=delta`, `delta` (the change from the sample's last teacher) or `argmax` (the most likely class alone)."""
+    down: str = one_of(*CODECS, "delta", default="none")
+    """Codec of what the server sends, as `wire.up`; `delta` is the change from the sample's last teacher."""
     top_k: int = option(1, least=1)
     """Classes per sample that `top_k` sends."""
     zstd: bool = False
     """Compress messages in both directions, without a further loss."""
+
+    def __post_init__(self) -> None:
+        """Check that what replies refer to is kept."""
+        super().__post_init__()
+        if self.up_refers and not self.refers:
+            raise InvalidInputError(
+                f"wire.up={self.up} refers to the last teacher, which only wire.down=delta keeps: set both"
+            )
 
     @property
     def used(self) -> list[str]:
         """The options that encode something, as ``key=value``."""
         ways = [f"wire.{way}={name}" for way, name in (("up", self.up), ("down", self.down)) if name != "none"]
         return ways + ["wire.zstd=true"] * self.zstd
+
+    @property
+    def refers(self) -> bool:
+        """Whether server and clients keep teachers, relative to which messages are encoded."""
+        return self.down == "delta"
+
+    @property
+    def up_refers(self) -> bool:
+        """Whether clients' predictions are relative to the last teacher."""
+        return self.up in REFERRING
 
     @property
     def encodes_replies(self) -> bool:

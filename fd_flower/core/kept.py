@@ -32,7 +32,7 @@ def offer(
 
 def offered(folder: Path) -> dict[When, Path]:
     """Return the models of a folder that the server has not decided about."""
-    found = ((NAME.fullmatch(path.name), path) for path in folder.glob("evaluated-*.safetensors"))
+    found = ((NAME.fullmatch(path.name), path) for path in (folder.iterdir() if folder.is_dir() else ()))
     return {(int(match[1]), match[2] is not None): path for match, path in found if match}
 
 

@@ -16,18 +16,23 @@ FILE = "checkpoint/knowledge.safetensors"
 VERSION = "version/"
 """Before the round and the name of what clients under way have: no kind is called so."""
 
+REFERENCE = "reference/"
+"""Before the names of what messages refer to."""
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """The server's knowledge, public and private, after a round, and where the run stands.
 
-    ``versions`` is what clients under way have, by the round in which they were asked.
+    ``versions`` is what clients under way have, by the round in which they were asked; ``references`` is what messages
+    refer to, where they do.
     """
 
     round: int
     knowledge: Knowledge
     standing: Standing
     versions: Mapping[int, Knowledge] = field(default_factory=dict)
+    references: Mapping[str, Tensor] = field(default_factory=dict)
 
     def write(self, folder: Path, method: str) -> None:
         """Replace the checkpoint of the run in this folder."""
@@ -35,6 +40,7 @@ class Checkpoint:
         tensors = self.knowledge.flat()
         for number, version in self.versions.items():
             tensors |= {f"{VERSION}{number}/{key}": tensor for key, tensor in version.flat().items()}
+        tensors |= {REFERENCE + key: tensor for key, tensor in self.references.items()}
         save(folder / FILE, tensors, about, lasting=True)
 
     @classmethod
@@ -57,10 +63,11 @@ class Checkpoint:
             raise InvalidInputError(
                 f"the checkpoint {path} is of the method '{about.get('method')}', not of '{method}'"
             )
-        now = {key: tensor for key, tensor in tensors.items() if not key.startswith(VERSION)}
+        now = {key: tensor for key, tensor in tensors.items() if not key.startswith((VERSION, REFERENCE))}
+        references = {k.removeprefix(REFERENCE): t for k, t in tensors.items() if k.startswith(REFERENCE)}
         standing = Standing.read(about["standing"])
         known = {flight.version: _of_version(tensors, flight.version) for flight in standing.flights}
-        return cls(int(about["round"]), Knowledge.of(now), standing, known)
+        return cls(int(about["round"]), Knowledge.of(now), standing, known, references)
 
 
 def _of_version(tensors: Mapping[str, Tensor], number: int) -> Knowledge:

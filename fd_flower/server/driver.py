@@ -30,6 +30,7 @@ from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.in_flight import InFlight, Version
 from fd_flower.server.progress import Progress
 from fd_flower.server.record import Record
+from fd_flower.server.references import References, TeacherMessages
 from fd_flower.server.resume import Standing, one_by_one
 from fd_flower.server.sanity import fault
 from fd_flower.server.stopping import ShouldStop, check_patience
@@ -37,7 +38,7 @@ from fd_flower.server.summing import OpenSum
 from fd_flower.server.telling import log_end, log_round
 from fd_flower.tasks.facts import held_out, without_effect
 from fd_flower.training import one_thread
-from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights, pack
+from fd_flower.wire import Knowledge, Payload, PublicIndex, Weights
 from fd_flower.wire.coding import Wire
 from fd_flower.wire.replies import Reply
 
@@ -224,6 +225,10 @@ class Driver:
             what = "a task of your own" if strategy.brings_samples else strategy.world.kind.name
             log(WARNING, "without effect on %s: %s", what, " ".join(idle))
         self.host.mark()
+        if settings.wire.refers:
+            found = {} if checkpoint is None else checkpoint.references
+            blank = References.blank(len(world.public or ()), strategy.clients[0].classes)
+            self.guard.references = References.of(found) if found else blank
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)
             if self.clock is not None:
@@ -287,7 +292,8 @@ class Driver:
         versions = {} if kept is None else {version.number: version.knowledge for version in kept.versions.values()}
         virtual = 0.0 if self.clock is None else self.clock.now
         standing = self.record.standing(self.host.remembered, flights, virtual)
-        return Checkpoint(number, self.strategy.knowledge, standing, versions)
+        references = {} if self.guard.references is None else self.guard.references.tensors()
+        return Checkpoint(number, self.strategy.knowledge, standing, versions, references)
 
     def _stop(
         self, number: int, why: str, result: Result, config: ConfigRecord, evaluate_fn: EvaluateFn | None
@@ -365,7 +371,10 @@ class Driver:
         if every and number % every == 0 and last and not closing:
             points = (*points, ANNEALED)
         rate = {} if self.host.plain else {"lr": strategy.settings.client.lr_at(version.number, strategy.config.rounds)}
-        wire = Wire(strategy.settings.wire, down=True)
+        references = self.guard.references
+        if references is not None and closing:  # clients do not remember what it tells them
+            references = references.copy()
+        teaching = TeacherMessages(references, Wire(strategy.settings.wire, down=True))
         keeps = self.record.keeps(hosted=strategy.hosted and not self.host.shares)
         shared = ConfigRecord(
             {
@@ -384,7 +393,7 @@ class Driver:
         announced = [PublicIndex(version.index)] if strategy.predicts and not closing else []
         messages = []
         for client in clients:
-            content = wire.outgoing(pack(*strategy.knowledge_for(client, version.knowledge), *announced))
+            content = teaching.content(client, [*strategy.knowledge_for(client, version.knowledge), *announced])
             content["config"] = shared
             messages.append(Message(content, client.node_id, kind))
         return messages

@@ -5,7 +5,7 @@ from contextlib import suppress
 from logging import WARNING
 from typing import Any
 
-from flwr.app import Message, MetricRecord
+from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from fd_flower.core.client import Client, grouped
@@ -18,6 +18,7 @@ from fd_flower.server.attacking import check_attack
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.method import Method
 from fd_flower.server.record import Record
+from fd_flower.server.references import References
 from fd_flower.server.requirements import (
     check_annealing,
     check_bases,
@@ -59,6 +60,8 @@ class Guard:
         self._host = host
         self._record = record
         self._remarked: set[tuple[str, str]] = set()
+        self.references: References | None = None
+        """What replies refer to, where they do."""
 
     def check(self, clients: Sequence[Client]) -> None:
         """Refuse what the method cannot work with.
@@ -100,7 +103,7 @@ class Guard:
         )
         check_attack(method, clients, plain=plain)
         sent = {*method.reply_kinds, *method.summable, *method.expected_kinds(1)}
-        check_wire(name, settings, sent, plain=plain)
+        check_wire(name, settings, sent, plain=plain, one_teacher=method.one_teacher)
         check_clock(name, settings, requires, everybody, hosted=method.hosted, plain=plain)
         if requires.numbers:
             check_inputs(name, world.sample)
@@ -191,15 +194,24 @@ class Guard:
         came = ((self._host.client(message.metadata.src_node_id), message) for message in replies)
         plain = self._host.plain
         check = None if plain else self._check_figures
-        usable, failed = read(came, self.bounds(index), kinds, plain=plain, counted=counted, check=check, take=take)
+        bounds = self.bounds(index)
+        usable, failed = read(
+            came, bounds, kinds, plain=plain, counted=counted, check=check, take=take, decode=self._decode
+        )
         for line in grouped(failed, "client"):
             log(WARNING, "left out of round %s: %s", round, line)
         self._record.lines.failed |= failed
         for reply in usable:
+            if self.references is not None:
+                self.references.heard(reply.client.id)
             self._record.lines.add_steps(reply)
             if reply.remark:
                 self._remark(reply.client.id, reply.remark, round)
         return usable
+
+    def _decode(self, content: RecordDict) -> RecordDict:
+        """Decode a reply that refers to earlier teachers."""
+        return content if self.references is None else self.references.read(content, self._method.round_index)
 
     def _remark(self, client: str, remark: str, round: int) -> None:
         """Write down what was changed of a reply before it was used, and log it the first time."""

@@ -51,6 +51,7 @@ class Keeper:
         self._own: dict[str, Track] = {}
         self._servers: set[When] = set()
         self._pooled: Track = {}
+        self._unsettled: set[str] = set()
 
     def note(self, lines: Iterable[Mapping[str, Any]]) -> None:
         """Take in lines of ``rounds.jsonl``."""
@@ -62,6 +63,7 @@ class Keeper:
                     _put(self._pooled, when, figures)
             elif figures := (line.get("evaluations") or {}).get(self.personal):
                 self._points.setdefault(line["client"], set()).add(when)
+                self._unsettled.add(line["client"])
                 _put(self._own.setdefault(line["client"], {}), when, figures)
 
     def offer(self, when: When, architecture: str, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -71,8 +73,9 @@ class Keeper:
 
     def settle(self) -> None:
         """Take the models that are chosen as the lines are by now, and drop the others that were written since."""
-        for client in self._points:
+        for client in self._unsettled:  # the choice of others stands, as it depends on their own lines alone
             kept.take(self.memory / folder_name(client), self._of_client(client), self.folder / name_of(client))
+        self._unsettled.clear()
         for offers in (self.folder / OFFERED).glob("*"):
             kept.take(offers, self._of_server(), self.folder / offers.name)
 

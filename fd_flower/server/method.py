@@ -89,6 +89,9 @@ class Method(ABC, Generic[C]):
     sums: ClassVar[bool] = False
     """Whether ``aggregate`` gets that one reply in every run, so that hosts send sums of their clients' replies."""
 
+    one_teacher: ClassVar[bool] = True
+    """Whether all clients receive the same predictions on public samples, if any."""
+
     predicts: ClassVar[bool] = False
     """Whether clients predict on public samples, which a round's message then names."""
 

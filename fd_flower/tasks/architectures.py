@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -120,7 +121,7 @@ class Architectures(ABC):
         found, own = ranked(architecture)[1], self.settings.client.rank
         return found or (max(own) if isinstance(own, list) else own)
 
-    @property
+    @cached_property
     def adapters(self) -> str:
         """How the server averages adapters (`server.adapters`); most methods have one way."""
         return averaging(self.settings.server).adapters

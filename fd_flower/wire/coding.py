@@ -4,11 +4,16 @@ from collections.abc import Collection
 from typing import final
 
 from flwr.app import RecordDict
+from torch import Tensor
 
-from fd_flower.config import Settings, WireConfig, registry
+from fd_flower.config import REFERRING, Settings, WireConfig, registry
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.codecs import named
+from fd_flower.wire.codecs.ranges import coder
+from fd_flower.wire.codecs.reference import Reference
 from fd_flower.wire.payload import Payload, coded
+from fd_flower.wire.predictions import PublicLogits
+from fd_flower.wire.referring import pack_reply
 
 
 @final
@@ -25,7 +30,8 @@ class Wire:
 
     def __init__(self, config: WireConfig, *, down: bool) -> None:
         name = config.down if down else config.up
-        self._codec = None if name == "none" else named(name, config.top_k)
+        self._name = name
+        self._codec = None if name in ("none", *REFERRING) else named(name, config.top_k)
         self._zstd = config.zstd
 
     def outgoing(self, content: RecordDict) -> RecordDict:
@@ -40,8 +46,16 @@ class Wire:
             return content
         return coded(content, self._codec, zstd=self._zstd)
 
+    def referring(self, content: RecordDict, base: Reference, index: Tensor) -> RecordDict:
+        """Return what travels, predictions as ``pack_reply`` encodes them; its parameters."""
+        rest = RecordDict({name: record for name, record in content.items() if name != PublicLogits.kind})
+        logits = RecordDict({name: record for name, record in content.items() if name == PublicLogits.kind})
+        return RecordDict({**self.outgoing(rest), **pack_reply(logits, self._name, base, index)})
 
-def check_wire(method: str, settings: Settings, kinds: Collection[type[Payload]], *, plain: bool) -> None:
+
+def check_wire(
+    method: str, settings: Settings, kinds: Collection[type[Payload]], *, plain: bool, one_teacher: bool
+) -> None:
     """Refuse codecs that cannot be read, hide what is added up, or have nothing to encode (section ``wire``)."""
     wire, used = settings.wire, settings.wire.used
     if not used:
@@ -61,6 +75,23 @@ def check_wire(method: str, settings: Settings, kinds: Collection[type[Payload]]
             f"clients of {method} send {sent} alone, which travel unchanged, because clients subtract their own: "
             f"leave {used[0]} out; wire.zstd loses nothing"
         )
+    if wire.refers:
+        coder()
+        if settings.server.clock != "rounds":
+            raise InvalidInputError(
+                f"wire.down=delta refers to the last round's teacher, and under server.clock={settings.server.clock} "
+                "clients have those of different rounds: leave one of both out"
+            )
+        if not any(issubclass(kind, PublicLogits) for kind in kinds):
+            raise InvalidInputError(
+                f"wire.down=delta is for a teacher of public samples (public-logits), and clients of {method} send "
+                f"{sent}: take fp16 or int8"
+            )
+        if not one_teacher:
+            raise InvalidInputError(
+                f"wire.down=delta is for one teacher that all clients receive, and {method} has one for each: take "
+                "fp16 or int8"
+            )
     if "top_k" in (wire.up, wire.down) and not any(kind.predictions for kind in kinds):
         raise InvalidInputError(
             f"top_k is for predictions on public samples (public-logits), and clients of {method} send {sent}: take "

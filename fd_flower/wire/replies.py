@@ -156,6 +156,7 @@ def read(
     counted: bool = True,
     check: Callable[[Client, MetricRecord], None] | None = None,
     take: Callable[[Reply], Reply] | None = None,
+    decode: Callable[[RecordDict], RecordDict] = lambda content: content,
 ) -> tuple[list[Reply], dict[str, str]]:
     """Check what clients answered, one after the other.
 
@@ -176,6 +177,9 @@ def read(
     take : Callable[[Reply], Reply] | None
         Takes what it can of a usable reply and returns what is to be kept; InvalidInputError costs that reply.
 
+    decode : Callable[[RecordDict], RecordDict]
+        Decodes what refers to earlier messages; InvalidInputError costs that reply.
+
     Returns
     -------
     tuple[list[Reply], dict[str, str]]
@@ -186,7 +190,7 @@ def read(
         try:
             if message.has_error():
                 raise InvalidInputError(message.error.reason or f"error {message.error.code}")
-            reply = read_one(client, message.content, bounds, kinds, plain=plain, counted=counted, check=check)
+            reply = read_one(client, decode(message.content), bounds, kinds, plain=plain, counted=counted, check=check)
             usable.append(reply if take is None else take(reply))
         except InvalidInputError as error:
             failed[client.id] = one_line(error)

@@ -1,0 +1,404 @@
+"""Predictions relative to the last teacher: by hand, over lost replies and absent clients, resumed, on all engines."""
+
+import math
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, Error, RecordDict
+from helpers.grids import Spoilt, devices, hosts
+from helpers.resumed import again, assert_same, started
+from helpers.tiny import figures, rounds, start, start_toy, toy_settings
+
+from fd_flower import methods
+from fd_flower.config import WireConfig
+from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.engine import InProcessGrid
+from fd_flower.server import Strategy
+from fd_flower.server.references import References, TeacherMessages
+from fd_flower.wire import Bounds, PublicIndex, PublicLogits, pack
+from fd_flower.wire.codecs import ranges
+from fd_flower.wire.codecs import reference as ref
+from fd_flower.wire.codecs.reference import COARSE, ONE, STEPS, Reference
+from fd_flower.wire.coding import Wire
+from fd_flower.wire.referring import KEY, pack_reply, unpack_reply, unpack_teacher
+
+REVISITED = "data.public_size=40 data.public_batch=30 server.rounds=4 "
+DELTA = f"{REVISITED} wire.down=delta wire.up=delta"
+PLAIN = Wire(WireConfig(), down=True)
+
+
+def drawn(seed: int, rows: int = 6, classes: int = 4) -> torch.Tensor:
+    values = torch.randn(rows, classes, generator=torch.Generator().manual_seed(seed))
+    return (3 * values).log_softmax(1)
+
+
+def sent_to(references: References, teacher: PublicLogits, *names: str) -> dict[str, RecordDict]:
+    teaching = TeacherMessages(references, PLAIN)
+    return {name: teaching.content(Client(name, int(name)), [teacher]) for name in names}
+
+
+# --- symbols
+
+
+@pytest.mark.parametrize("sizes", [(1000, 0, 3), (1,), (0, 0), ()])
+def test_symbols_come_out_as_they_went_in(sizes: tuple[int, ...]):
+    rng = torch.Generator().manual_seed(1)
+    groups = [torch.randint(7, (size,), generator=rng) for size in sizes]
+    found = ranges.symbols_of(ranges.coded(groups, 9), sizes, 9)
+    assert all(torch.equal(one, other) for one, other in zip(groups, found, strict=True))
+
+
+def test_symbols_take_as_many_bits_as_they_tell():
+    """-(.99 log2 .99 + .01 log2 .01) = 0.0808 bits each: 10,000 are 101 bytes, and 2 of counts."""
+    symbols = torch.zeros(10_000, dtype=torch.int64)
+    symbols[::100] = 1
+    assert 101 <= len(ranges.coded([symbols], 2)) <= 101 + 2 + 8
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_bytes_are_symbols_or_one_error(seed: int):
+    rng = torch.Generator().manual_seed(seed)
+    data = bytes(torch.randint(256, (int(torch.randint(60, (1,), generator=rng)),), generator=rng).tolist())
+    try:
+        (found,) = ranges.symbols_of(data, [50], 9)
+    except InvalidInputError:
+        return
+    assert found.shape == (50,)
+    assert int(found.min()) >= 0
+    assert int(found.max()) < 9
+
+
+# --- a reference, by hand
+
+
+def test_the_nearest_step_by_hand():
+    """From .5: to .5 and .505 none, to .53 a step of .02, to .9, 0 and 1 one of .3, which is nearer than one of .8."""
+    base = torch.full((1, 6), round(0.5 * ONE))
+    target = (torch.tensor([[0.5, 0.505, 0.53, 0.9, 0.0, 1.0]]) * ONE).long()
+    steps = ref.change(target, base)
+    assert [round(float(STEPS[s]) / ONE, 2) for s in steps[0]] == [0.0, 0.0, 0.02, 0.3, -0.3, 0.3]
+    assert ref.changed(base, steps).tolist()[0] == (base[0] + STEPS[steps[0]]).tolist()
+
+
+def test_values_stay_between_0_and_1():
+    base = torch.tensor([[ONE, 0]])
+    assert ref.changed(base, torch.tensor([[8, 0]])).tolist() == [[ONE, 0]]
+
+
+def test_a_first_prediction_has_eight_bits():
+    values = ref.fixed(torch.tensor([[0.7, 0.2, 0.1]]).log())
+    assert (ref.coarse(values) * COARSE - values).abs().max() <= COARSE / 2
+
+
+def test_a_teacher_that_stays_is_reached():
+    """Repeated changes end within half the smallest step, of each class."""
+    target = ref.fixed(drawn(3))
+    value = ref.fixed(drawn(4)).long()
+    for _ in range(12):
+        value = ref.changed(value, ref.change(target, value))
+    assert int((value - target).abs().max()) <= 0.01 * ONE + 1
+
+
+@pytest.mark.parametrize("known", [[True] * 6, [False] * 6, [True, False, True, False, True, True]])
+@pytest.mark.parametrize("seed", range(5))
+def test_votes_come_out_as_they_went_in(known: list[bool], seed: int):
+    base, mask = ref.fixed(drawn(seed)), torch.tensor(known)
+    votes = torch.randint(4, (6,), generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(ref.unpack_votes(ref.pack_votes(votes, base, mask), base, mask), votes)
+
+
+def test_votes_that_agree_with_the_teacher_take_no_room():
+    base = ref.fixed(drawn(1, 5000, 10))
+    known = torch.ones(5000, dtype=torch.bool)
+    assert len(ref.pack_votes(base.argmax(1), base, known)) <= 4 * 10 + 8
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+def test_truths_take_a_bit_each(count: int):
+    mask = torch.rand(count, generator=torch.Generator().manual_seed(count)) < 0.5
+    assert torch.equal(ref.unpack_mask(ref.pack_mask(mask), count), mask)
+    assert ref.pack_mask(torch.ones(count, dtype=torch.bool)) == b""
+
+
+# --- a teacher
+
+
+def test_a_client_that_was_there_gets_changes_and_one_that_was_not_all_it_lacks():
+    """Three teachers; client 1 misses the second: it has what client 0 has after each, in a larger message."""
+    own, held = References.blank(8, 4), {"0": Reference.blank(8, 4), "1": Reference.blank(8, 4)}
+    sizes: dict[tuple[str, int], int] = {}
+    for number, (index, names) in enumerate([([0, 1, 2, 5], "01"), ([1, 2, 3], "0"), ([0, 2, 6], "01")], 1):
+        teacher = PublicLogits(torch.tensor(index), drawn(number, len(index)))
+        for name, content in sent_to(own, teacher, *names).items():
+            own.heard(name)
+            sizes[name, number] = content["public-logits"].count_bytes()  # type: ignore[union-attr]
+            decoded, held[name] = unpack_teacher(content, held[name])
+            taught = PublicLogits.need(decoded)
+            assert taught.index.tolist() == index
+            taught.check(bounds_of(8))
+        assert held["0"] == own.now
+    assert held["1"] == own.now
+    assert own.now.known.tolist() == [i in (0, 1, 2, 3, 5, 6) for i in range(8)]
+    assert sizes["1", 3] > sizes["0", 3]
+
+
+def bounds_of(public: int) -> Bounds:
+    return Bounds(classes=4, public=public)
+
+
+def test_a_teacher_is_near_what_was_taught():
+    own = References.blank(6, 4)
+    teacher = PublicLogits(torch.arange(6), drawn(7))
+    decoded, _ = unpack_teacher(sent_to(own, teacher, "0")["0"], Reference.blank(6, 4))
+    assert (PublicLogits.need(decoded).values.exp() - teacher.values.exp()).abs().max() < 0.01  # 8 bits
+
+
+def test_a_client_whose_reply_was_lost_is_told_all_again():
+    own = References.blank(6, 4)
+    first, second = (PublicLogits(torch.arange(6), drawn(seed)) for seed in (1, 2))
+    _, held = unpack_teacher(sent_to(own, first, "0")["0"], Reference.blank(6, 4))  # its reply does not come
+    content = sent_to(own, second, "0")["0"]
+    _, of_one_without_memory = unpack_teacher(content, Reference.blank(6, 4))
+    _, of_one_with_it = unpack_teacher(content, held)
+    assert of_one_without_memory == of_one_with_it == own.now
+
+
+def test_a_client_that_has_something_else_says_so():
+    own = References.blank(6, 4)
+    sent_to(own, PublicLogits(torch.arange(6), drawn(1)), "0")
+    own.heard("0")
+    content = sent_to(own, PublicLogits(torch.arange(6), drawn(2)), "0")["0"]
+    with pytest.raises(InvalidInputError, match="what this client has of earlier teachers is not what the server has"):
+        unpack_teacher(content, Reference.blank(6, 4))
+
+
+def test_the_same_teacher_again_is_not_sent_again():
+    own = References.blank(6, 4)
+    teacher = PublicLogits(torch.arange(6), drawn(1))
+    content = sent_to(own, teacher, "0")["0"]
+    own.heard("0")
+    _, held = unpack_teacher(content, Reference.blank(6, 4))
+    once_more = sent_to(own, PublicLogits(teacher.index, teacher.values.clone()), "0")["0"]
+    decoded, now = unpack_teacher(once_more, held)
+    assert now == held
+    assert own.number == 1
+    assert torch.equal(PublicLogits.need(decoded).values, ref.log_probabilities(held.values))
+    assert once_more["public-logits"].count_bytes() < content["public-logits"].count_bytes()  # type: ignore[union-attr]
+
+
+def test_clients_that_have_the_same_share_a_message():
+    own = References.blank(6, 4)
+    sent = sent_to(own, PublicLogits(torch.arange(6), drawn(1)), "0", "1", "2")
+    assert len({id(content["public-logits"]) for content in sent.values()}) == 1
+
+
+def test_two_teachers_at_once_are_refused():
+    teaching = TeacherMessages(References.blank(6, 4), PLAIN)
+    one, other = (PublicLogits(torch.arange(6), drawn(seed)) for seed in (1, 2))
+    teaching.content(Client("0", 1), [one])
+    with pytest.raises(InvalidInputError, match="for one teacher that all clients receive"):
+        teaching.content(Client("1", 1), [other])
+
+
+def test_references_are_kept_as_they_are():
+    own = References.blank(6, 4)
+    for seed in (1, 2):
+        sent_to(own, PublicLogits(torch.arange(seed, 6), drawn(seed, 6 - seed)), "0", "1")
+        own.heard("0")
+    kept = References.of(own.tensors())
+    assert kept.now == own.now
+    assert (kept.number, kept.clients) == (2, {"0": 2, "1": 0})
+    teacher = PublicLogits(torch.arange(6), drawn(3))
+    assert sent_to(own, teacher, "0")["0"] == sent_to(kept, teacher, "0")["0"]
+
+
+# --- a reply
+
+
+@pytest.mark.parametrize("form", ["delta", "argmax"])
+@pytest.mark.parametrize("rows", [[2, 3, 5], [3], [2, 3, 4, 5, 7]])
+def test_a_reply_comes_through(form: str, rows: list[int]):
+    """Also about samples of which some had no teacher, and about fewer than were asked for."""
+    index = torch.tensor([2, 3, 4, 5, 7])
+    base = Reference.blank(8, 4).put(torch.tensor([2, 4, 7]), ref.fixed(drawn(1, 3)))
+    sent = PublicLogits(torch.tensor(rows), drawn(2, len(rows)))
+    found = PublicLogits.need(unpack_reply(pack_reply(pack(sent), form, base, index), base, index))
+    assert found.index.tolist() == rows
+    found.check(bounds_of(8))
+    if form == "argmax":
+        assert torch.equal(found.values.argmax(1), sent.values.argmax(1))
+        assert float(found.values.exp().amax(1).min()) == pytest.approx(1 - 1e-6)
+        assert float(found.values.logsumexp(1).abs().max()) < 1e-6
+    else:
+        assert (found.values.exp() - sent.values.exp()).abs().max() < 0.4
+        without = [place for place, row in enumerate(rows) if row in (3, 5)]
+        assert (found.values.exp() - sent.values.exp())[without].abs().max() < 0.01
+
+
+def test_a_reply_that_is_the_teacher_comes_back_exactly():
+    base = Reference.blank(6, 4).put(torch.arange(6), ref.fixed(drawn(1)))
+    sent = PublicLogits(torch.arange(6), ref.log_probabilities(base.values))
+    back = unpack_reply(pack_reply(pack(sent), "delta", base, torch.arange(6)), base, torch.arange(6))
+    assert (PublicLogits.need(back).values - sent.values).abs().max() < 1e-3
+
+
+def malformed() -> dict[str, RecordDict]:
+    def of(array: torch.Tensor) -> RecordDict:
+        return RecordDict({"public-logits": ArrayRecord({KEY: Array(array.numpy())})})
+
+    base = Reference.blank(6, 4)
+    good = pack_reply(pack(PublicLogits(torch.arange(6), drawn(1))), "argmax", base, torch.arange(6))
+    whole = torch.from_numpy(good["public-logits"][KEY].numpy().copy())  # type: ignore[index, union-attr]
+    head, mask, data, fresh = ref.split(whole, 4)
+    other = Reference.blank(6, 4).put(torch.arange(6), ref.fixed(drawn(2)))
+    return {
+        "nothing": of(torch.zeros(0, dtype=torch.uint8)),
+        "another type": of(torch.zeros(20)),
+        "cut off": of(whole[:-1]),
+        "another form": of(ref.join([b"\x07" + head[1:], mask, data, fresh])),
+        "another reference": pack_reply(
+            pack(PublicLogits(torch.arange(6), drawn(1))), "argmax", other, torch.arange(6)
+        ),
+        "a broken mask": of(ref.join([head, b"abc", data, fresh])),
+        "no symbols": of(ref.join([head, mask, b"", fresh])),
+        "no first predictions": of(ref.join([b"\x00" + head[1:], mask, data, b""])),
+    }
+
+
+@pytest.mark.parametrize("content", malformed().values(), ids=malformed())
+def test_a_malformed_reply_is_one_error(content: RecordDict):
+    with pytest.raises(InvalidInputError) as caught:
+        References.blank(6, 4).read(content, torch.arange(6))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_bytes_in_a_reply_are_one_error_or_predictions(seed: int):
+    rng = torch.Generator().manual_seed(seed)
+    base = Reference.blank(6, 4)
+    good = pack_reply(
+        pack(PublicLogits(torch.arange(6), drawn(1))), ("delta", "argmax")[seed % 2], base, torch.arange(6)
+    )
+    array = torch.from_numpy(good["public-logits"][KEY].numpy().copy())  # type: ignore[index, union-attr]
+    place = torch.randint(len(array), (3,), generator=rng)
+    array[place] = torch.randint(256, (3,), generator=rng).to(torch.uint8)
+    content = RecordDict({"public-logits": ArrayRecord({KEY: Array(array.numpy())})})
+    with suppress(InvalidInputError):
+        PublicLogits.need(References.blank(6, 4).read(content, torch.arange(6))).check(bounds_of(6))
+
+
+# --- runs
+
+
+@pytest.mark.parametrize("method", ["fedmd", "dsfl", "edgefd", "selectivefd"])
+@pytest.mark.parametrize("up", ["delta", "argmax", "int8"])
+def test_hosts_and_one_process_have_the_same_figures_and_messages_are_smaller(method: str, up: str):
+    words = f"{REVISITED} wire.down=delta wire.up={up}"
+    _, _, plain = start_toy(method, REVISITED)
+    _, _, one = start_toy(method, words)
+    _, _, two = start_toy(method, words, hosts(method, 2))
+    assert figures(one) == figures(two)
+    assert not any(line["failed"] for line in rounds(one))
+    for way in ("up", "down"):
+        assert logits(one, way) < logits(plain, way)
+
+
+def logits(lines: list[dict[str, Any]], way: str) -> int:
+    return sum(line["bytes"][way].get("public-logits", 0) for line in rounds(lines))
+
+
+def test_clients_that_are_not_asked_each_round_catch_up(tmp_path: Path):
+    words = f"{DELTA} server.rounds=8 server.fraction=0.5"
+    _, _, lines = start_toy("fedmd", words)
+    assert not any(line["failed"] for line in rounds(lines))
+    assert len({tuple(line["asked"]) for line in rounds(lines)}) > 1
+
+
+@pytest.mark.parametrize("after", [1, 2, 3])
+def test_a_run_goes_on_with_what_messages_refer_to(tmp_path: Path, after: int):
+    options = f"{DELTA} wire.up=argmax server.fraction=0.7 run.keep=last"
+    start(started("fedmd", tmp_path / "whole", 5, options.replace("server.rounds=4", "")), hosts("fedmd"))
+    start(started("fedmd", tmp_path / "cut", after, options.replace("server.rounds=4", "")), hosts("fedmd"))
+    start(again("fedmd", tmp_path / "cut", "server.rounds=5"), hosts("fedmd", 2))
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_lost_reply_costs_that_reply_alone():
+    def spoil(client: str, round: int, content: RecordDict) -> RecordDict | Error:
+        return Error(1, "lost") if (client, round) == ("1", 2) else content
+
+    _, _, lines = start_toy("fedmd", DELTA, InProcessGrid(Spoilt(methods.client_app("fedmd"), spoil)))
+    assert [list(line["failed"]) for line in rounds(lines)] == [[], ["1"], [], []]
+
+
+def test_a_malformed_code_costs_that_reply_alone():
+    def spoil(client: str, round: int, content: RecordDict) -> RecordDict:
+        if (client, round) == ("1", 2):
+            array = content["public-logits"][KEY].numpy()[:-1]  # type: ignore[index, union-attr]
+            content["public-logits"] = ArrayRecord({KEY: Array(array)})
+        return content
+
+    _, _, lines = start_toy("fedmd", DELTA, InProcessGrid(Spoilt(methods.client_app("fedmd"), spoil)))
+    assert [list(line["failed"]) for line in rounds(lines)] == [[], ["1"], [], []]
+
+
+def test_a_device_that_lost_its_memory_is_told_all_again(tmp_path: Path):
+    """It begins anew after round 2, which costs its reply of round 3."""
+    strategy = Strategy.for_method(toy_settings("fedmd", f"{DELTA} server.rounds=5 server.nodes=2"))
+    lines: list[dict[str, Any]] = []
+
+    def lose(line: dict[str, Any]) -> None:
+        lines.append(line)
+        if line["round"] == 2 and "asked" in line:
+            for run in (tmp_path / "a").iterdir():
+                shutil.rmtree(run)
+
+    strategy.on_line = lose
+    strategy.start(devices("fedmd", str(tmp_path), "a", "b"))
+    failed = [line["failed"] for line in rounds(lines)]
+    assert [sorted(names) for names in failed] == [[], [], ["a"], [], []]
+    assert "the next message has all of it" in failed[2]["a"]
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "message"),
+    [
+        ("fedmd", "wire.up=argmax", r"wire\.up=argmax refers to the last teacher, which only wire\.down=delta keeps"),
+        ("fedavg", "wire.down=delta", r"wire\.down=delta is for a teacher of public samples \(public-logits\)"),
+        (
+            "fedmd",
+            "wire.down=delta server.clock=count server.buffer=2",
+            "and under server.clock=count clients have those of different",
+        ),
+        ("fedmd", "wire.down=delta privacy.sum=masks", r"adds up unchanged numbers: leave wire\.down=delta"),
+        ("knfu", "wire.down=delta", "for one teacher that all clients receive"),
+    ],
+)
+def test_what_cannot_refer_is_refused_before_round_one(method: str, words: str, message: str):
+    with pytest.raises(InvalidInputError, match=message):
+        start_toy(method, words)
+
+
+def test_without_the_library_there_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    def missing(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(ranges, "import_module", missing)
+    with pytest.raises(InvalidInputError, match=r"needs constriction: pip install 'fd-flower\[codecs\]'"):
+        start_toy("fedmd", DELTA)
+
+
+def test_least_likely_classes_have_a_probability():
+    assert float(ref.log_probabilities(torch.tensor([[ONE, 0]]))[0, 1]) == pytest.approx(
+        math.log(1 / (ONE + 1)), abs=1e-3
+    )
+
+
+def test_an_index_alone_is_no_teacher():
+    teaching = TeacherMessages(References.blank(6, 4), PLAIN)
+    assert list(teaching.content(Client("0", 1), [PublicIndex(torch.arange(3))])) == ["public-index"]
