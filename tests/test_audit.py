@@ -74,7 +74,7 @@ def mean(finding: Finding) -> float:
 
 
 def test_models_that_know_their_samples_by_heart_give_them_away():
-    audited = found(audit(settings("fedavg"), COUNT, 5))
+    audited = found(audit("run", settings("fedavg"), COUNT, 5))
     assert audited.keys() == {("weights", "loss threshold"), ("weights", "LiRA, other clients")}
     for finding in audited.values():
         assert finding.clients == ("0", "1", "2", "3")
@@ -83,13 +83,13 @@ def test_models_that_know_their_samples_by_heart_give_them_away():
 
 
 def test_models_that_never_saw_the_samples_give_nothing_away():
-    audited = found(audit(settings("fedavg", UNTRAINED), COUNT, 5))
+    audited = found(audit("run", settings("fedavg", UNTRAINED), COUNT, 5))
     for finding in audited.values():
         assert Interval.of(finding.auc).contains(0.5), finding
 
 
 def test_predictions_on_candidates_give_away_more_than_those_on_other_samples():
-    audited = found(audit(settings("fedmd"), COUNT, 100))
+    audited = found(audit("run", settings("fedmd"), COUNT, 100))
     for attack in ("loss threshold", "co-op LiRA", "distillation-based LiRA"):
         assert mean(audited["predictions on candidates", attack]) > 0.9, attack
     passive = mean(audited["public predictions", "LiRA, other clients"])
@@ -97,7 +97,7 @@ def test_predictions_on_candidates_give_away_more_than_those_on_other_samples():
 
 
 def test_a_secure_sum_is_attacked_as_one_and_hides_more():
-    audited = audit(settings("fedavg", f"{OVERFITTED} privacy.sum=masks"), COUNT, 50)
+    audited = audit("run", settings("fedavg", f"{OVERFITTED} privacy.sum=masks"), COUNT, 50)
     sums = found(audited)
     assert sums.keys() == {("sum of weights", "loss threshold"), ("sum of weights", "LiRA, server's models")}
     for finding in sums.values():
@@ -108,14 +108,14 @@ def test_a_secure_sum_is_attacked_as_one_and_hides_more():
 
 @pytest.mark.parametrize("method", ["fedproto", "fd"])
 def test_class_means_are_traced_and_counts_are_read(method: str):
-    audited = audit(settings(method), COUNT, 50)
+    audited = audit("run", settings(method), COUNT, 50)
     assert [each.attack for each in audited.findings] == ["fit", "fit LiRA, other clients", "tracing"]
     assert audited.histograms[0].source == "counts that are sent"
     assert audited.histograms[0].estimated == pytest.approx((0.0,) * 4)
 
 
 def test_an_audit_is_a_function_of_the_settings():
-    assert audit(settings("dsfl"), COUNT, 5) == audit(settings("dsfl"), COUNT, 5)
+    assert audit("run", settings("dsfl"), COUNT, 5) == audit("run", settings("dsfl"), COUNT, 5)
 
 
 # --- a watched run is the same run
@@ -217,6 +217,11 @@ def test_what_cannot_be_audited_is_one_line_before_anything_trains(method: str, 
         check(settings(method, f"{OVERFITTED} {words}"), COUNT)
 
 
+def test_candidates_are_as_many_as_the_smallest_client_has():
+    assert check(settings("fedavg"), None) == 12
+    assert check(settings("fedavg"), 5) == 5
+
+
 def test_too_few_samples_are_counted():
     with pytest.raises(InvalidInputError, match=r"16 candidates of client 0 .* it has 12 and 15: lower --candidates"):
         check(settings("fedavg"), 16)
@@ -236,7 +241,7 @@ def test_other_kinds_of_task_have_no_candidates():
 
 
 def test_a_part_of_a_model_is_named_and_not_attacked():
-    audited = audit(settings("fedavg", f"{OVERFITTED} client.share=body"), COUNT, 5)
+    audited = audit("run", settings("fedavg", f"{OVERFITTED} client.share=body"), COUNT, 5)
     assert not audited.findings
     assert "no attack on weights that are no whole model of the client's architecture" in audited.notes[0]
 

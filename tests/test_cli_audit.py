@@ -56,7 +56,7 @@ def test_the_command_writes_tables_figures_and_a_plot(capsys: pytest.CaptureFixt
     assert "TPR at 1 % FPR" in shown
     assert shown.strip().endswith(str(tmp_path / "audited"))
     content = json.loads((tmp_path / "audited" / "audit.json").read_text())
-    assert [(each["method"], each["seed"]) for each in content["audits"]] == [
+    assert [(each["name"], each["seed"]) for each in content["audits"]] == [
         ("fedavg", 0), ("fedavg", 1), ("fd", 0), ("fd", 1),
     ]  # fmt: skip
     assert len(content["audits"][0]["findings"][0]["auc"]) == 3
@@ -71,7 +71,30 @@ def test_a_finished_run_is_audited_by_its_settings(tmp_path: Path):
     assert main(["audit", "run", "--out", "of-run", *more]) == 0
     assert main(["audit", "fd", "--set", TINY, "--out", "of-method", *more]) == 0
     one, other = (json.loads((tmp_path / name / "audit.json").read_text()) for name in ("of-run", "of-method"))
+    assert [each.pop("name") for each in (one["audits"][0], other["audits"][0])] == ["run", "fd"]
     assert one["audits"] == other["audits"]
+
+
+def test_two_runs_of_one_name_are_not_mixed(tmp_path: Path):
+    for place in ("a", "b"):
+        run("fd", TINY, out=tmp_path / place / "run")
+    with pytest.raises(InvalidInputError, match="two of what is audited are called 'run'"):
+        audit.ordered(["a/run", "b/run"], [], None, tmp_path / "out", "", 1, 10, 2)
+
+
+def test_a_failed_audit_is_named_and_the_others_are_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def failing(name: str, *more: object) -> Audit:
+        if name == "fd":
+            raise RuntimeError("out of luck")
+        return Audit(name, 0, (found("weights", "loss threshold", 0.9),), (), ())
+
+    monkeypatch.setattr(audit, "audit", failing)
+    assert main(["audit", "fedavg", "fd", "--set", TINY, "--out", "audited"]) == 1
+    shown = capsys.readouterr().out
+    assert "fd-seed0 is missing: RuntimeError: out of luck" in shown
+    assert "weights" in shown
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ STRONGER = {
 SUM_STRONGER = "sums of rounds in which a single client is missing, and outliers among the candidates"
 
 Row = tuple[str, str, str]
-"""Method, what the server looks at, attack."""
+"""Name of the method or run, what the server looks at, attack."""
 
 
 def table(audits: Sequence[Audit]) -> Table:
@@ -59,12 +59,10 @@ def table(audits: Sequence[Audit]) -> Table:
 
 def labels(audits: Sequence[Audit]) -> Table:
     """Return inference of label distributions: a row for each method and source."""
-    kinds = dict.fromkeys((audit.method, each.source) for audit in audits for each in audit.histograms)
+    kinds = dict.fromkeys((audit.name, each.source) for audit in audits for each in audit.histograms)
     rows = []
     for method, source in kinds:
-        found = [
-            each for audit in audits if audit.method == method for each in audit.histograms if each.source == source
-        ]
+        found = [each for audit in audits if audit.name == method for each in audit.histograms if each.source == source]
         columns = (_all(found, lambda each: each.estimated), _all(found, lambda each: each.uniform))
         rows.append([method, source, *(Interval.of(values).text(3) for values in columns)])
     return Table.of(["method", "estimated from", "distance to the truth", "equal shares"], rows, texts=(0, 1))
@@ -72,7 +70,7 @@ def labels(audits: Sequence[Audit]) -> Table:
 
 def notes(audits: Sequence[Audit]) -> list[str]:
     """Return what could not be attacked, and what was not tried where attacks are no better than chance."""
-    found = [f"{audit.method}: {note}" for audit in audits for note in audit.notes]
+    found = [f"{audit.name}: {note}" for audit in audits for note in audit.notes]
     for method, knowledge in dict.fromkeys(row[:2] for row in _rows(audits)):
         attacks = [row for row in _rows(audits) if row[:2] == (method, knowledge)]
         intervals = [Interval.of(_values(audits, row)[0]) for row in attacks]
@@ -83,16 +81,22 @@ def notes(audits: Sequence[Audit]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def write(audits: Sequence[Audit], out: Path, command: str, failures: Sequence[str]) -> None:
-    """Write ``audit.md``, ``audit.json`` and the figure."""
+def meaning(count: int) -> str:
+    """Return what the tables say, with so many candidates."""
+    return f"Candidates: {count} training and {count} held-out samples of each client. {MEANING}"
+
+
+def write(audits: Sequence[Audit], out: Path, command: str, failures: Sequence[str], count: int) -> None:
+    """Write ``audit.md``, ``audit.json`` and the figure, of audits with so many candidates."""
     out.mkdir(parents=True, exist_ok=True)
-    parts = ["# Audit", f"`{command}`", MEANING, table(audits).markdown()]
+    parts = ["# Audit", f"`{command}`", meaning(count), table(audits).markdown()]
     if any(audit.histograms for audit in audits):
         parts += ["## Label distributions", labels(audits).markdown()]
     parts += [f"- {note}" for note in (*notes(audits), *failures)]
     replace_file(out / PAGE, "\n\n".join(parts) + "\n")
     content: dict[str, Any] = {
         "command": command,
+        "candidates": count,
         "audits": [asdict(audit) for audit in audits],
         "missing": list(failures),
     }
@@ -121,13 +125,13 @@ def picture(audits: Sequence[Audit]) -> Picture:
 
 
 def _rows(audits: Sequence[Audit]) -> list[Row]:
-    return list(dict.fromkeys((a.method, each.knowledge, each.attack) for a in audits for each in a.findings))
+    return list(dict.fromkeys((a.name, each.knowledge, each.attack) for a in audits for each in a.findings))
 
 
 def _values(audits: Sequence[Audit], row: Row) -> tuple[list[float], list[float]]:
     """Return AUC and true positives of all clients and seeds."""
     found: list[Finding] = [
-        each for a in audits if a.method == row[0] for each in a.findings if (each.knowledge, each.attack) == row[1:]
+        each for a in audits if a.name == row[0] for each in a.findings if (each.knowledge, each.attack) == row[1:]
     ]
     return [v for each in found for v in each.auc], [v for each in found for v in each.true_positives]
 

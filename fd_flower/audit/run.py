@@ -13,6 +13,7 @@ from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
 from fd_flower.server import Strategy
+from fd_flower.tasks.candidates import LEAST, most
 from fd_flower.wire import LabelCounts, Payload
 
 
@@ -22,8 +23,8 @@ class Audit:
 
     Attributes
     ----------
-    method : str
-        Its short name.
+    name : str
+        What the method or the run is called.
     seed : int
         The seed.
     findings : tuple[Finding, ...]
@@ -34,22 +35,26 @@ class Audit:
         What of the knowledge could not be attacked.
     """
 
-    method: str
+    name: str
     seed: int
     findings: tuple[Finding, ...]
     histograms: tuple[Histogram, ...]
     notes: tuple[str, ...]
 
 
-def check(settings: Settings, count: int) -> None:
-    """Refuse an audit that cannot be, before anything trains.
+MOST = 100
+"""Candidates of each client where none are asked for: so many, or all that the smallest client has."""
+
+
+def check(settings: Settings, count: int | None) -> int:
+    """Refuse an audit that cannot be, before anything trains; return the number of candidates.
 
     Parameters
     ----------
     settings : Settings
         The run.
-    count : int
-        Members of each client, and as many non-members.
+    count : int | None
+        Members of each client, and as many non-members; None: what the smallest client has, at most ``MOST``.
 
     Raises
     ------
@@ -82,18 +87,24 @@ def check(settings: Settings, count: int) -> None:
         )
     if any(issubclass(kind, PREDICTIONS) for kind in sent) and world.public is None:
         raise InvalidInputError(f"clients of {name} predict on public samples, and data.public is none: name some")
-    pool = Pool.of(world, count)
+    count = count or min(MOST, *(most(world.data(client)) for client in world.clients))
+    pool = Pool.of(world, max(count, LEAST))
     if settings.privacy.sum != "none" or any(issubclass(kind, TABLES) for kind in sent):
         auxiliary(world, pool)
+    return count
 
 
-def audit(settings: Settings, count: int, steps: int, on_line: Callable[[dict[str, Any]], None] | None = None) -> Audit:
+def audit(
+    name: str, settings: Settings, count: int, steps: int, on_line: Callable[[dict[str, Any]], None] | None = None
+) -> Audit:
     """Run a method while the server is watched, and attack what it has received.
 
     Clients that predict on public samples run a second time, with the candidates among these samples.
 
     Parameters
     ----------
+    name : str
+        What the method or the run is called in tables.
     settings : Settings
         The run; it leaves no folder behind.
     count : int
@@ -114,7 +125,7 @@ def audit(settings: Settings, count: int, steps: int, on_line: Callable[[dict[st
     labels = tuple(histograms(seen, seen.clients))
     if seen.predictions:
         found += findings_of_injected(_watched(_injecting(settings, seen, count), count, steps, on_line))
-    return Audit(short_name(settings.method), settings.run.seed, tuple(found), labels, tuple(_notes(seen)))
+    return Audit(name, settings.run.seed, tuple(found), labels, tuple(_notes(seen)))
 
 
 def _watched(settings: Settings, count: int, steps: int, on_line: Callable[[dict[str, Any]], None] | None) -> Recorder:

@@ -14,6 +14,7 @@ from fd_flower.cli.plan import command_line, place
 from fd_flower.cli.progress import Board, told
 from fd_flower.cli.run import words_of
 from fd_flower.config import Settings
+from fd_flower.config.registry import short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results import RunFolder
 from fd_flower.results.folder import CONFIG
@@ -28,8 +29,8 @@ class Audits:
     ----------
     path : Path
         The folder to write.
-    runs : dict[str, Settings]
-        The runs by name (``fd-seed0``).
+    runs : list[tuple[str, Settings]]
+        The runs, with the name of their method or folder.
     count : int
         Candidates: training samples of each client, and as many held-out ones.
     steps : int
@@ -41,7 +42,7 @@ class Audits:
     """
 
     path: Path
-    runs: dict[str, Settings]
+    runs: list[tuple[str, Settings]]
     count: int
     steps: int
     done: list[Audit] = field(default_factory=list)
@@ -55,7 +56,7 @@ def ordered(
     out: Path | None,
     task: str,
     seeds: int,
-    count: int,
+    count: int | None,
     steps: int,
 ) -> Audits:
     """Return the audits that a user asks for, checked before anything trains.
@@ -66,8 +67,10 @@ def ordered(
         Methods, or folders of runs, whose settings are used.
     changes, recipe, out, task, seeds
         As of ``fd-flower compare``.
-    count, steps : int
-        As ``Audits`` has them.
+    count : int | None
+        As ``Audits`` has it; None: what the smallest client of all runs has, at most 100.
+    steps : int
+        As ``Audits`` has it.
 
     Raises
     ------
@@ -81,22 +84,19 @@ def ordered(
         raise InvalidInputError(
             f"{folders[0]} has its own settings: leave out --set, --recipe and --task, or name a method"
         )
-    runs: dict[str, Settings] = {}
+    runs: list[tuple[str, Settings]] = []
     if methods:
         plan = compare.ordered(methods, changes, recipe, "local", path, task, seeds)
-        runs |= {name: order.settings for name, order in plan.orders.items()}
+        runs += [(short_name(order.method), order.settings) for order in plan.orders.values()]
     for folder in folders:
+        if folder.name in dict(runs):
+            raise InvalidInputError(f"two of what is audited are called '{folder.name}': rename {folder}")
         of_run = _settings_of(folder)
         first = of_run.run.seed
-        runs |= {
-            f"{folder.name}-seed{seed}": replace(of_run, run=replace(of_run.run, seed=seed))
-            for seed in range(first, first + seeds)
-        }
-    found = Audits(path, runs, count, steps)
-    paths.look_here([module for settings in runs.values() for module in paths.modules_of(settings)])
-    for settings in runs.values():
-        check(settings, count)
-    return found
+        runs += [(folder.name, replace(of_run, run=replace(of_run.run, seed=first + more))) for more in range(seeds)]
+    paths.look_here([module for _, settings in runs for module in paths.modules_of(settings)])
+    count = min(check(settings, count) for _, settings in runs)
+    return Audits(path, runs, count, steps)
 
 
 def _settings_of(folder: Path) -> Settings:
@@ -117,23 +117,24 @@ def _is_run(name: str) -> bool:
 
 def carry_out(audits: Audits, board: Board, output: Output) -> None:
     """Audit one run after the other; one that fails does not stop the others."""
-    for name, settings in audits.runs.items():
+    for number, (name, settings) in enumerate(audits.runs, 1):
+        title, outcome = f"{name}-seed{settings.run.seed}", "audited"
         try:
-            with board.run(name, settings.server.rounds) as hear:
-                audits.done.append(audit(settings, audits.count, audits.steps, hear))
+            with board.run(title, settings.server.rounds) as hear:
+                audits.done.append(audit(name, settings, audits.count, audits.steps, hear))
         except Exception as error:  # whatever it is, the others are not to suffer
-            audits.failures.append(f"{name} is missing: {output.reason(error)}")
-        board.say(f"{len(audits.done) + len(audits.failures)}/{len(audits.runs)} {name}: audited")
+            outcome = output.reason(error)
+            audits.failures.append(f"{title} is missing: {outcome}")
+        board.say(f"{number}/{len(audits.runs)} {title}: {outcome}")
 
 
 def write(audits: Audits, console: Console) -> None:
     """Show the tables, and write them, a figure and every client's figures."""
-    if not audits.done:
-        return
-    report.write(audits.done, audits.path, command_line(), audits.failures)
-    console.print(report.table(audits.done))
-    if any(each.histograms for each in audits.done):
-        console.print(report.labels(audits.done))
-    told(console, report.MEANING)
+    if audits.done:
+        report.write(audits.done, audits.path, command_line(), audits.failures, audits.count)
+        console.print(report.table(audits.done))
+        if any(each.histograms for each in audits.done):
+            console.print(report.labels(audits.done))
+        told(console, report.meaning(audits.count))
     for note in (*report.notes(audits.done), *audits.failures):
         told(console, note)

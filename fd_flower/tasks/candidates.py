@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from fd_flower.config import Settings
 
 
+LEAST = 2
+"""Members of a client that an attack needs, at least."""
+
+
 @dataclass(frozen=True, eq=False)
 class Candidates:
     """The candidates of one client.
@@ -70,3 +74,8 @@ def candidates(data: Callable[[str], Data], client: str, count: int, settings: "
         for part, samples in (("members", own.train), ("others", held))
     ]
     return Candidates(*(Samples(part.x, part.y, part.index) for part in drawn))
+
+
+def most(own: Data) -> int:
+    """Return how many members a client can have, with as many non-members."""
+    return min(len(own.train), len(own.validation) + len(own.test))

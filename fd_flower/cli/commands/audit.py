@@ -19,8 +19,13 @@ def audit(
     task: Task = "",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds per method, starting at run.seed.")] = 1,
     candidates: Annotated[
-        int, typer.Option(min=2, help="Training samples of each client that are attacked, and as many held-out ones.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            min=2,
+            help="Training samples of each client that are attacked, and as many held-out ones. Default: what the "
+            "smallest client has, at most 100.",
+        ),
+    ] = None,
     shadow_steps: Annotated[
         int, typer.Option(min=1, help="Training steps of each model that the server trains for its attacks.")
     ] = 500,
