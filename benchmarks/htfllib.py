@@ -56,7 +56,7 @@ NETWORK = "FedAvgCNN(in_features=3, num_classes=args.num_classes, dim=1600)"
 WORDS = (
     "data.source={source} data.limit={limit} data.clients=20 data.partition=iid data.public=none model.name=pfllib_cnn "
     "server.rounds={rounds} server.evaluate=personal server.evaluate_every=0 client.steps=null client.epochs=1 "
-    "client.batch={batch} client.lr={lr} client.schedule=constant run.precision={precision} "
+    "client.batch={batch} client.lr={lr} client.schedule=constant run.precision={precision} run.seed={seed} "
 )
 
 
@@ -84,7 +84,7 @@ class HtFLlib(threading.Thread):
         self._error: Exception | None = None
         self._begun: float | None = None
         self._last = args.global_rounds
-        torch.manual_seed(0)  # as its main program does
+        torch.manual_seed(args.seed)  # its main program's is 0
         self._server = getattr(importlib.import_module(f"flcore.servers.server{module}"), name)(args, 0)
         self._select, self._evaluate = self._server.select_clients, self._server.evaluate
         self._server.select_clients, self._server.evaluate = self._next, self._measure
@@ -146,6 +146,7 @@ def args_of(name: str, data: Path, folder: Path, batch: int, asked: argparse.Nam
             "local_epochs": 1,
             "batch_size": batch,
             "num_clients": 20,
+            "seed": asked.seed,
         },
         **{
             "local_learning_rate": asked.lr,
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=20_000, help="rows in all")
     parser.add_argument("--rounds", type=int, default=6, help="an even number; all but the first and last are counted")
     parser.add_argument("--lr", type=float, default=0.01, help="of clients' models")
+    parser.add_argument("--seed", type=int, default=0, help="of both sides; ours also deals the rows by it")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--batches", nargs="+", type=int, default=[64, 10])
     parser.add_argument("--precisions", nargs="+", default=["fp32"], help="ours; HtFLlib has fp32 alone")

@@ -77,17 +77,17 @@ def test_any_bytes_are_symbols_or_one_error(seed: int):
 
 
 def test_the_nearest_step_by_hand():
-    """From .5: to .5 and .505 none, to .53 a step of .02, to .9, 0 and 1 one of .3, which is nearer than one of .8."""
+    """From .5: to .502 none, to .505 and .53 steps of .005 and .02, to .9, 0 and 1 one of .4, nearer than one of .8."""
     base = torch.full((1, 6), round(0.5 * ONE))
-    target = (torch.tensor([[0.5, 0.505, 0.53, 0.9, 0.0, 1.0]]) * ONE).long()
+    target = (torch.tensor([[0.502, 0.505, 0.53, 0.9, 0.0, 1.0]]) * ONE).long()
     steps = ref.change(target, base)
-    assert [round(float(STEPS[s]) / ONE, 2) for s in steps[0]] == [0.0, 0.0, 0.02, 0.3, -0.3, 0.3]
+    assert [round(float(STEPS[s]) / ONE, 3) for s in steps[0]] == [0.0, 0.005, 0.02, 0.4, -0.4, 0.4]
     assert ref.changed(base, steps).tolist()[0] == (base[0] + STEPS[steps[0]]).tolist()
 
 
 def test_values_stay_between_0_and_1():
     base = torch.tensor([[ONE, 0]])
-    assert ref.changed(base, torch.tensor([[8, 0]])).tolist() == [[ONE, 0]]
+    assert ref.changed(base, torch.tensor([[len(STEPS) - 1, 0]])).tolist() == [[ONE, 0]]
 
 
 def test_a_first_prediction_has_eight_bits():
@@ -101,7 +101,7 @@ def test_a_teacher_that_stays_is_reached():
     value = ref.fixed(drawn(4)).long()
     for _ in range(12):
         value = ref.changed(value, ref.change(target, value))
-    assert int((value - target).abs().max()) <= 0.01 * ONE + 1
+    assert int((value - target).abs().max()) <= 0.0025 * ONE + 1
 
 
 @pytest.mark.parametrize("known", [[True] * 6, [False] * 6, [True, False, True, False, True, True]])
@@ -235,7 +235,7 @@ def test_a_reply_comes_through(form: str, rows: list[int]):
         assert float(found.values.exp().amax(1).min()) == pytest.approx(1 - 1e-6)
         assert float(found.values.logsumexp(1).abs().max()) < 1e-6
     else:
-        assert (found.values.exp() - sent.values.exp()).abs().max() < 0.4
+        assert (found.values.exp() - sent.values.exp()).abs().max() < 0.2
         without = [place for place, row in enumerate(rows) if row in (3, 5)]
         assert (found.values.exp() - sent.values.exp())[without].abs().max() < 0.01
 

@@ -97,11 +97,11 @@ class App(ClientApp):
                 reply = super().__call__(inner, own)
             if reply.has_error():
                 return reply.error
+            sent = outgoing(turn, inner.content, reply.content if turn.closing else with_steps(reply.content, steps))
             if (position := turn.close()) is not None and turn.world.hosted:
                 node.kept[client] = position
             node.keep(own)
-            leaves = protocol.outgoing(kind, reply.content if turn.closing else with_steps(reply.content, steps))
-            return outgoing(turn, leaves)
+            return protocol.outgoing(kind, sent)
         except StateError as error:
             return Error(STATE, str(error))
         except Exception as error:

@@ -2,18 +2,24 @@
 
 from typing import TYPE_CHECKING, Any
 
-from flwr.app import RecordDict
+from flwr.app import ArrayRecord, RecordDict
 
+from fd_flower.config import SPARSE
 from fd_flower.wire.codecs.reference import Reference
 from fd_flower.wire.coding import Wire
 from fd_flower.wire.predictions import PublicLogits
 from fd_flower.wire.referring import unpack_teacher
+from fd_flower.wire.sparse import pack_changes
+from fd_flower.wire.weights import Weights
 
 if TYPE_CHECKING:
     from fd_flower.client.turn import Turn
 
 NAME = "wire/reference"
 """Of the teachers' values in the client's memory; a method's own names have no such part."""
+
+LEFT = "wire/left"
+"""Of what changes of weights left out, before the record's name."""
 
 
 def received(turn: "Turn[Any]", content: RecordDict) -> RecordDict:
@@ -31,13 +37,29 @@ def received(turn: "Turn[Any]", content: RecordDict) -> RecordDict:
     return content
 
 
-def outgoing(turn: "Turn[Any]", content: RecordDict) -> RecordDict:
-    """Return a reply's content as it travels."""
+def outgoing(turn: "Turn[Any]", asked: RecordDict, content: RecordDict) -> RecordDict:
+    """Return what travels in place of a reply's content; ``asked`` is what was received."""
     config = turn.world.settings.wire
     wire = Wire(config, down=False)
+    if config.up == SPARSE and not turn.closing:
+        changes = _changes(turn, asked, content)
+        rest = {name: record for name, record in content.items() if name not in changes}
+        return RecordDict({**wire.outgoing(RecordDict(rest)), **changes})
     if config.up_refers and PublicLogits.kind in content:
         return wire.referring(content, _held(turn), turn.next_index)
     return wire.outgoing(content)
+
+
+def _changes(turn: "Turn[Any]", asked: RecordDict, content: RecordDict) -> dict[str, ArrayRecord]:
+    """Return the records of weights as changes of those that were received, and remember what they leave out."""
+    received, made = {weights.name: weights.values for weights in Weights.all(asked)}, {}
+    for sent in Weights.all(content):
+        if sent.name in received:
+            name = f"{LEFT}/{sent.name}"
+            share, left = turn.world.settings.wire.share, turn.recall(name)
+            made[sent.name], rest = pack_changes(sent.values, received[sent.name], left, share)
+            turn.remember(name, rest)
+    return made
 
 
 def _held(turn: "Turn[Any]") -> Reference:

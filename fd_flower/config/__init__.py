@@ -14,7 +14,7 @@ from fd_flower.config.registry import read_recipe
 from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
 from fd_flower.config.server import ANNEALED, EVALUATION_POINTS, ServerConfig
-from fd_flower.config.wire import REFERRING, WireConfig
+from fd_flower.config.wire import REFERRING, SPARSE, WireConfig
 from fd_flower.core.schema import one_of, option
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "EVALUATION_POINTS",
     "REFERRING",
     "SECTIONS",
+    "SPARSE",
     "AttackConfig",
     "AveragingClientConfig",
     "AveragingConfig",

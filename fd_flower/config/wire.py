@@ -6,6 +6,8 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import Options, one_of, option
 
 CODECS = ("none", "fp16", "int8", "top_k")
+SPARSE = "sparse"
+"""A codec of weights, which refers to those that were received."""
 REFERRING = ("delta", "argmax")
 """Codecs that refer to the newest teacher of each public sample, which the server and its clients both keep."""
 
@@ -16,13 +18,16 @@ class WireConfig(Options):
 
     section = "wire"
 
-    up: str = one_of(*CODECS, *REFERRING, default="none")
+    up: str = one_of(*CODECS, *REFERRING, SPARSE, default="none")
     """Codec of clients' replies: `none` (float32), `fp16`, `int8`; for predictions on public samples `top_k`, and with
-    `wire.down=delta`, `delta` (the change from the sample's last teacher) or `argmax` (the most likely class alone)."""
+    `wire.down=delta`, `delta` (the change from the sample's last teacher) or `argmax` (the most likely class alone);
+    for weights `sparse` (the largest changes; what is left out is added to the next round's)."""
     down: str = one_of(*CODECS, "delta", default="none")
     """Codec of what the server sends, as `wire.up`; `delta` is the change from the sample's last teacher."""
     top_k: int = option(1, least=1)
     """Classes per sample that `top_k` sends."""
+    share: float = option(0.1, above=0, most=1)
+    """Share of the changes that `sparse` sends."""
     zstd: bool = False
     """Compress messages in both directions, without a further loss."""
 

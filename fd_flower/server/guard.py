@@ -8,6 +8,7 @@ from typing import Any
 from flwr.app import Message, MetricRecord, RecordDict
 from torch import Tensor
 
+from fd_flower.config import SPARSE
 from fd_flower.core.client import Client, grouped
 from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError, RunError
@@ -40,6 +41,7 @@ from fd_flower.wire import Bounds, Payload, Update, Weights
 from fd_flower.wire.coding import check_wire
 from fd_flower.wire.figures import check_figures
 from fd_flower.wire.replies import Reply, read
+from fd_flower.wire.sparse import with_weights
 
 
 class Guard:
@@ -60,6 +62,7 @@ class Guard:
         self._host = host
         self._record = record
         self._remarked: set[tuple[str, str]] = set()
+        self._changes = method.settings.wire.up == SPARSE
         self.references: References | None = None
         """What replies refer to, where they do."""
 
@@ -210,8 +213,10 @@ class Guard:
         return usable
 
     def _decode(self, content: RecordDict) -> RecordDict:
-        """Decode a reply that refers to earlier teachers."""
-        return content if self.references is None else self.references.read(content, self._method.round_index)
+        """Decode a reply that refers to earlier teachers, or to the weights that clients received."""
+        if self.references is not None:
+            content = self.references.read(content, self._method.round_index)
+        return with_weights(content, self._method.known_weights()) if self._changes else content
 
     def _remark(self, client: str, remark: str, round: int) -> None:
         """Write down what was changed of a reply before it was used, and log it the first time."""

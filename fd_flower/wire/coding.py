@@ -6,7 +6,7 @@ from typing import final
 from flwr.app import RecordDict
 from torch import Tensor
 
-from fd_flower.config import REFERRING, Settings, WireConfig, registry
+from fd_flower.config import REFERRING, SPARSE, Settings, WireConfig, registry
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.codecs import named
 from fd_flower.wire.codecs.ranges import coder
@@ -14,6 +14,7 @@ from fd_flower.wire.codecs.reference import Reference
 from fd_flower.wire.payload import Payload, coded
 from fd_flower.wire.predictions import PublicLogits
 from fd_flower.wire.referring import pack_reply
+from fd_flower.wire.weights import Weights
 
 
 @final
@@ -31,7 +32,7 @@ class Wire:
     def __init__(self, config: WireConfig, *, down: bool) -> None:
         name = config.down if down else config.up
         self._name = name
-        self._codec = None if name in ("none", *REFERRING) else named(name, config.top_k)
+        self._codec = None if name in ("none", SPARSE, *REFERRING) else named(name, config.top_k)
         self._zstd = config.zstd
 
     def outgoing(self, content: RecordDict) -> RecordDict:
@@ -91,6 +92,19 @@ def check_wire(
             raise InvalidInputError(
                 f"wire.down=delta is for one teacher that all clients receive, and {method} has one for each: take "
                 "fp16 or int8"
+            )
+    if wire.up == SPARSE:
+        if wire.down not in ("none", "delta"):
+            raise InvalidInputError(
+                f"wire.up=sparse sends changes of the weights that were received, which wire.down={wire.down} makes "
+                "others than the server's: leave wire.down out"
+            )
+        if not any(issubclass(kind, Weights) for kind in kinds):
+            raise InvalidInputError(f"wire.up=sparse is for weights, and clients of {method} send {sent}: take int8")
+        if settings.server.clock != "rounds":
+            raise InvalidInputError(
+                f"wire.up=sparse sends changes of the round's weights, and under server.clock={settings.server.clock} "
+                "clients have those of different rounds: leave one of both out"
             )
     if "top_k" in (wire.up, wire.down) and not any(kind.predictions for kind in kinds):
         raise InvalidInputError(

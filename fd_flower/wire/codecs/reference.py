@@ -20,7 +20,9 @@ from fd_flower.wire.codecs.ranges import coded, symbols_of
 ONE = 2**16 - 1
 """A probability of 1."""
 
-STEPS = torch.tensor([round(ONE * step) for step in (-0.8, -0.3, -0.08, -0.02, 0, 0.02, 0.08, 0.3, 0.8)])
+SIZES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+
+STEPS = torch.tensor([0] + [round(ONE * sign * size) for size in SIZES for sign in (-1, 1)]).sort().values
 """By how much a probability can change; the nearest one is sent."""
 
 BETWEEN = (STEPS[1:] + STEPS[:-1]) / 2
