@@ -114,6 +114,15 @@ def test_class_means_are_traced_and_counts_are_read(method: str):
     assert audited.histograms[0].estimated == pytest.approx((0.0,) * 4)
 
 
+def test_class_means_of_a_known_body_give_their_samples_away():
+    # No client trains, and the server's model makes one step: all bodies are the initial one.
+    audited = found(audit("run", settings("fedproto", UNTRAINED), COUNT, 1))
+    for attack in ("fit", "fit LiRA, other clients", "tracing"):
+        interval = Interval.of(audited["class means", attack].auc)
+        assert interval.mean > 0.8, attack
+        assert not interval.contains(0.5)
+
+
 def test_an_audit_is_a_function_of_the_settings():
     assert audit("run", settings("dsfl"), COUNT, 5) == audit("run", settings("dsfl"), COUNT, 5)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from fd_flower.audit.pool import Pool
 from fd_flower.core.rng import seed_of, seeded, torch_rng
 from fd_flower.core.samples import Samples
 from fd_flower.models import feature_model
+from fd_flower.models.frozen import copied
 from fd_flower.tasks.world import World
 from fd_flower.training import Plan, one_thread, predict, train, uncounted
 from fd_flower.training.prediction import forward
@@ -54,8 +56,8 @@ class Shadows:
             For tensors that are no state dict of such a model.
         """
         name = f"{architecture} audit"
-        self.world.module(name, like=architecture)
-        return self.world.load(name, self.world.initial(name) if tensors is None else tensors)
+        self.world.module(name, partial(copied, self.world.module(architecture)))
+        return self.world.load(name, self.world.initial(architecture) if tensors is None else tensors)
 
     def distilled(self, architecture: str, samples: Samples, logprobs: Tensor, *purpose: str | int) -> Tensor:
         """Return a student's log-probabilities of the candidates [N, C].
