@@ -219,6 +219,7 @@ def test_class_means_are_probabilities_whatever_was_added_up():
         ("fedavg", "data.clients=2", "data.clients=2 leaves too few other clients .* take 3 or more"),
         ("fedavg", "attack.name=lie", "an audit is of honest clients, and attack.name=lie"),
         ("fedmd", "attack.inject=3", "attack.inject=3: leave both out"),
+        ("fedmd", "client.label_epochs=2", "learn from the labels of public samples, .*: set client.label_epochs=0"),
     ],
 )
 def test_what_cannot_be_audited_is_one_line_before_anything_trains(method: str, words: str, reason: str):
@@ -261,3 +262,12 @@ def test_candidates_are_for_simulated_clients(tmp_path: Any):
     chosen = toy_settings("fedmd", "attack.inject=2")
     with pytest.raises(Exception, match=r"attack\.inject=2 is for simulated clients, and these are devices"):
         start(chosen, devices("fedmd", str(tmp_path), "a", "b"))
+
+
+def test_candidates_whose_labels_clients_would_learn_are_refused():
+    with pytest.raises(
+        Exception, match=r"attack\.inject=2 adds training samples to the public ones, from whose labels"
+    ):
+        start(
+            toy_settings("fedmd", "attack.inject=2 client.label_epochs=1"), InProcessGrid(methods.client_app("fedmd"))
+        )

@@ -87,6 +87,11 @@ def check(settings: Settings, count: int | None) -> int:
         )
     if any(issubclass(kind, PREDICTIONS) for kind in sent) and world.public is None:
         raise InvalidInputError(f"clients of {name} predict on public samples, and data.public is none: name some")
+    if any(issubclass(kind, PREDICTIONS) for kind in sent) and strategy.requirements(settings).labels:
+        raise InvalidInputError(
+            f"clients of {name} learn from the labels of public samples, and an injected candidate would be a training "
+            "sample of every client: set client.label_epochs=0"
+        )
     count = count or min(MOST, *(most(world.data(client)) for client in world.clients))
     pool = Pool.of(world, max(count, LEAST))
     if settings.privacy.sum != "none" or any(issubclass(kind, TABLES) for kind in sent):

@@ -202,6 +202,11 @@ class World(Architectures):
             raise InvalidInputError(
                 f"attack.inject={count} is for simulated clients, and these are devices: leave it out"
             )
+        if self._public_labels:
+            raise InvalidInputError(
+                f"attack.inject={count} adds training samples to the public ones, from whose labels clients learn: "
+                "leave it out, or set client.label_epochs=0"
+            )
         added = [part for client in self.clients for part in candidates(self.data, client, count, self.settings).parts]
         return replace(join([samples, *added]), classes=samples.classes)
 
