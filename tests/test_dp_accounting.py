@@ -131,7 +131,9 @@ def test_a_run_keeps_its_epsilon_and_does_not_waste_it(dp: str, epsilon: float):
 
 def test_an_epsilon_that_cannot_be_shown_raises_an_error():
     """That integers stand for continuous noise costs delta e^epsilon times as much as at epsilon 0."""
-    with pytest.raises(InvalidInputError, match=r"privacy.epsilon=1000 cannot be shown .* only 1019.46: give a smaller"):
+    with pytest.raises(
+        InvalidInputError, match=r"privacy.epsilon=1000 cannot be shown .* only 1019.46: give a smaller"
+    ):
         guarantee(config(epsilon=1000.0), 10, 100, 5000)
 
 

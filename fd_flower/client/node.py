@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from flwr.app import ConfigRecord, Context, RecordDict
 
+from fd_flower.client.pinned import check_pinned
 from fd_flower.client.turn import ClientContext, Turn
 from fd_flower.config import Settings
 from fd_flower.core import nonce
@@ -39,13 +40,16 @@ DEVICE_KEYS = ("client-id", "data-path", "state-dir")
 DECLARED = ("memory-mb", "speed")
 """Numbers by which a device gets the rank of its adapters (`client.memory_mb`, `client.speed`)."""
 
+PINNED = "public-sha256"
+"""With this key in its node-config a device takes part in no run with other public samples (``fd-flower public``)."""
+
 HOSTS = "hosts"
 """With this key in its node-config a node hosts a share of the simulated clients, on a disk of its own."""
 
-DEVICES_ALONE = ("client-id", "data-path", "model", "rank", *DECLARED, "secret-key", "peer-keys")
+DEVICES_ALONE = ("client-id", "data-path", "model", "rank", *DECLARED, "secret-key", "peer-keys", PINNED)
 """Keys that a host's node-config may not have: the run's settings describe its clients."""
 
-KEYS = (*DEVICE_KEYS, "model", "rank", *DECLARED, "device", "secret-key", "peer-keys", HOSTS)
+KEYS = (*DEVICE_KEYS, "model", "rank", *DECLARED, "device", "secret-key", "peer-keys", PINNED, HOSTS)
 """What a device's or a host's node-config may say to us; other keys are its user's."""
 
 
@@ -169,6 +173,8 @@ class Node:
         labels = bool(self.header.get("public-labels", False))
         where = (self.settings.text, self.task, self.folder, self.client or "")
         here, sent = world(*where, public_labels=labels), self.header.get("class-names")
+        if PINNED in self.context.node_config:
+            check_pinned(str(self.context.node_config[PINNED]), here)
         names = tuple(map(str, sent)) if isinstance(sent, list) else ()
         if not names or not here.class_names or here.class_names == names:
             return here

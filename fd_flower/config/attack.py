@@ -26,6 +26,9 @@ class AttackConfig(Options):
     round's honest replies."""
     since: int = option(1, least=1)
     """First round in which replies are attacked."""
+    inject: int = option(0, least=0)
+    """Candidates of each client that the server adds to the public samples: so many of its training samples and as many
+    held-out ones. `fd-flower audit` sets it, for methods whose clients predict on public samples."""
 
     def __post_init__(self) -> None:
         """Check the values, that the attack takes its arguments, and that its attackers know enough."""

@@ -206,3 +206,13 @@ class Counts:
                 f"{train[who].sum()}; expected the same"
             )
         object.__setattr__(self, "sizes", sizes)
+
+
+def join(parts: Sequence[Samples]) -> Samples:
+    """Put samples one after the other; views on one base stay views."""
+    base = parts[0]
+    if all(p.x is base.x and p.index is not None for p in parts):
+        return Samples(base.x, base.y, torch.cat([p.index for p in parts if p.index is not None]))
+    picked = [(p.x, p.y) if p.index is None else (p.x[p.index], None if p.y is None else p.y[p.index]) for p in parts]
+    labels = [y for _, y in picked if y is not None]
+    return Samples(torch.cat([x for x, _ in picked]), torch.cat(labels) if len(labels) == len(picked) else None)

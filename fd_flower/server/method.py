@@ -131,6 +131,9 @@ class Method(ABC, Generic[C]):
         """Training samples of the clients under way, where ``server.staleness`` counts them."""
         self.on_line: Callable[[dict[str, Any]], None] | None = None
         """Gets every line of ``rounds.jsonl`` when it is written."""
+        self.on_replies: Callable[[int, Sequence[Reply]], None] | None = None
+        """Gets each round's number and usable replies before ``aggregate``, single ones where no secure sum hides them;
+        it changes nothing."""
         self.diagnostics = Diagnostics()
         self._initial: dict[str, torch.Tensor] | None = None
         self._described = settings is not None and task is None and not settings.task

@@ -173,6 +173,9 @@ class Strategy(Method[C], FlowerStrategy):
             run.guard.need_some(received, number)
             if not run.sum.secure:
                 usable = [reply for reply in usable if reply.client.id not in run.sum.faults]
+        if self.on_replies is not None:
+            with one_thread():
+                self.on_replies(number, received if run.sum.secure else usable)
         seed = seed_of(self.settings.run.seed, "aggregate", "server", number)
         with one_thread(), seeded(seed, device(self.settings.run.device)), run.record.lines.counting():
             new = Knowledge(self.aggregate(received, self.knowledge, number))

@@ -42,9 +42,10 @@ class OpenSum(ServerProtocol):
         """Tell hosts what to add up, where the method needs no more than a sum."""
         self.faults, self._host.sums = {}, []
         self._blanks, self._total = self._summed(bounds), None
-        attacked = self._method.settings.attack.on_replies  # then what attackers make of all replies is added up
+        # What attackers make of all replies is added up, and who observes the server sees single replies.
+        single = self._method.settings.attack.on_replies or self._method.on_replies is not None
         # Of clients in a loop of their own, examples are known when they reply.
-        if not attacked and not any(client.own_loop for client in asked):
+        if not single and not any(client.own_loop for client in asked):
             self._begin([client.examples for client in asked])
         if self._total is None or not self._host.hosted:
             return super().open(round, asked, bounds, ask)

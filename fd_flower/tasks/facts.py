@@ -26,6 +26,10 @@ LETTERS = 12
 """Of a checksum, in summaries."""
 
 
+OF_DEVICES = "each device's own folder"
+"""What a summary has as the source of a run on devices."""
+
+
 def data_checksum(world: World, clients: Sequence[Client]) -> str:
     """Return one SHA-256 of all samples that this process or a hosted client sees, in hexadecimal.
 
@@ -116,7 +120,7 @@ def data_facts(world: World, clients: Sequence[Client], *, plain: bool = False) 
     if not world.hosted:
         dropped = {*DEALT_OUT, *_of_rules(), "clients"}
         kept = {key: value for key, value in options.items() if key not in dropped}
-        options = {"source": "each device's own folder", **_sizes(world, clients), **kept}
+        options = {"source": OF_DEVICES, **_sizes(world, clients), **kept}
     copy = world.kind.copy(world)
     found = {**options, "copy": copy or None}
     return {key: value for key, value in found.items() if value is not None}

@@ -17,9 +17,10 @@ from fd_flower.core.classes import difference, listed, order
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.rows import declared
-from fd_flower.core.samples import Counts, Data, Samples
+from fd_flower.core.samples import Counts, Data, Samples, join
 from fd_flower.data.public import checksum
 from fd_flower.tasks.architectures import Architectures
+from fd_flower.tasks.candidates import candidates
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.dealt import dealt
 from fd_flower.tasks.described import described, load_task
@@ -187,8 +188,27 @@ class World(Architectures):
         if samples.classes and not declared(given) and set(samples.classes) < set(self.class_names):
             samples = _read(given, self.class_names, "the public set")  # text names the classes of its rows alone
         if self._are_others(samples):
-            return replace(samples, y=None).to(self.device)  # another set's classes are not labels here
-        return self._resident(samples, "the public set")
+            samples = replace(samples, y=None).to(self.device)  # another set's classes are not labels here
+        else:
+            samples = self._resident(samples, "the public set")
+        return self._injected(samples)
+
+    def _injected(self, samples: Samples) -> Samples:
+        """Return public samples with the candidates behind them that a curious server adds (``attack.inject``)."""
+        count = self.settings.attack.inject
+        if not count:
+            return samples
+        if not self.hosted:
+            raise InvalidInputError(
+                f"attack.inject={count} is for simulated clients, and these are devices: leave it out"
+            )
+        if self._public_labels:
+            raise InvalidInputError(
+                f"attack.inject={count} adds training samples to the public ones, from whose labels clients learn: "
+                "leave it out, or set client.label_epochs=0"
+            )
+        added = [part for client in self.clients for part in candidates(self.data, client, count, self.settings).parts]
+        return replace(join([samples, *added]), classes=samples.classes)
 
     def _are_others(self, samples: Samples) -> bool:
         """Whether samples have other classes than the run's, or unknown ones."""
@@ -365,16 +385,6 @@ def device(name: str) -> torch.device:
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise InvalidInputError(f"run.device is '{name}' and there is no GPU here; use run.device=auto")
     return chosen
-
-
-def join(parts: Sequence[Samples]) -> Samples:
-    """Put samples one after the other; views on one base stay views."""
-    base = parts[0]
-    if all(p.x is base.x and p.index is not None for p in parts):
-        return Samples(base.x, base.y, torch.cat([p.index for p in parts if p.index is not None]))
-    picked = [(p.x, p.y) if p.index is None else (p.x[p.index], None if p.y is None else p.y[p.index]) for p in parts]
-    labels = [y for _, y in picked if y is not None]
-    return Samples(torch.cat([x for x, _ in picked]), torch.cat(labels) if len(labels) == len(picked) else None)
 
 
 @lru_cache(maxsize=4)
