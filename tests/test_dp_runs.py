@@ -145,7 +145,7 @@ def test_flowers_simulation_has_the_noise_of_one_process(tmp_path: Path):
 
 
 def test_a_run_states_epsilon_and_noise_before_its_first_round(caplog: pytest.LogCaptureFixture, tmp_path: Path):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, logger="flwr")
     play(tiny_settings("fedmd", f"data.clients=4 {CENTRAL}"), out=tmp_path / "run")
     text = caplog.text
     assert "epsilon 8 at delta 1e-05 over 2 releases (multiplier 0.8489)" in text

@@ -224,8 +224,8 @@ def test_an_answer_to_the_roll_call_that_is_none_costs_that_node_alone(
 
     honest = app.introduction
 
-    def introduction(header: Any, context: Any) -> Any:
-        answer = honest(header, context)
+    def introduction(*asked: Any) -> Any:
+        answer = honest(*asked)
         if answer["id"] == "1":
             answer.update(change)
         return answer

@@ -122,7 +122,8 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path):
 def test_flowers_privacy_wrappers_are_refused_with_what_to_use_instead():
     wrapped = DifferentialPrivacyServerSideFixedClipping(Strategy.for_method(toy_settings("fedavg")), 1.0, 1.0, 3)
     with pytest.raises(
-        InvalidInputError, match=r"is wrapped in a strategy that runs its own start; .*use Flower's mods"
+        InvalidInputError,
+        match=r"is wrapped in a strategy that runs its own start .*start it itself, with privacy\.dp=",
     ):
         wrapped.start(hosts("fedavg"), initial_arrays=ArrayRecord(model("").state_dict()))
 
