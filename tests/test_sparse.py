@@ -8,11 +8,13 @@ import torch
 from flwr.app import Array, ArrayRecord, RecordDict
 from helpers.grids import Spoilt, devices, hosts
 from helpers.resumed import again, assert_same, started
-from helpers.tiny import figures, rounds, start, start_toy
+from helpers.tiny import TINY, figures, rounds, run, start, start_toy
 
 from fd_flower import methods
+from fd_flower.cli import main
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.engine import InProcessGrid
+from fd_flower.results import RunFolder
 from fd_flower.wire.codecs.reference import join, split
 from fd_flower.wire.sparse import KEY, pack_changes, unpack_changes
 
@@ -115,6 +117,18 @@ def test_a_run_goes_on_with_what_was_left_out(tmp_path: Path):
     start(started("fedavg", tmp_path / "cut", 2, options), hosts("fedavg"))
     start(again("fedavg", tmp_path / "cut", "server.rounds=4"), hosts("fedavg", 2))
     assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "words"), [("fedavg", "wire.up=sparse"), ("fedmd", "wire.down=delta wire.up=argmax")]
+)
+def test_flowers_simulation_gives_the_figures_of_one_process(method: str, words: str, tmp_path: Path):
+    words = f"{TINY} server.rounds=4 server.fraction=0.6 wire.zstd=true {words}"
+    run(method, words, out=tmp_path / "process")
+    assert main(["run", method, "--engine", "flower", "--set", words, "--out", str(tmp_path / "f"), "--quiet"]) == 0
+    process, flower = (RunFolder.open(tmp_path / name) for name in ("process", "f"))
+    assert figures(flower.lines()) == figures(process.lines())
 
 
 def test_devices_send_changes(tmp_path: Path):
