@@ -1,26 +1,17 @@
 """Predictions relative to the last teacher: by hand, over lost replies and absent clients, resumed, on all engines."""
 
 import math
-import shutil
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, Error, RecordDict
-from helpers.grids import Spoilt, devices, hosts
-from helpers.resumed import again, assert_same, started
-from helpers.tiny import figures, rounds, start, start_toy, toy_settings
+from flwr.app import Array, ArrayRecord, RecordDict
 
-from fd_flower import methods
 from fd_flower.config import WireConfig
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.engine import InProcessGrid
-from fd_flower.server import Strategy
 from fd_flower.server.references import References, TeacherMessages
-from fd_flower.wire import Bounds, PublicIndex, PublicLogits, pack
+from fd_flower.wire import Bounds, PublicIndex, PublicLogits
 from fd_flower.wire.codecs import ranges
 from fd_flower.wire.codecs import reference as ref
 from fd_flower.wire.codecs.reference import COARSE, ONE, STEPS, Reference
@@ -220,6 +211,10 @@ def test_references_are_kept_as_they_are():
 # --- a reply
 
 
+def reply(sent: PublicLogits, form: str, base: Reference, index: torch.Tensor) -> RecordDict:
+    return RecordDict({"public-logits": pack_reply(sent, form, base, index)})
+
+
 @pytest.mark.parametrize("form", ["delta", "argmax"])
 @pytest.mark.parametrize("rows", [[2, 3, 5], [3], [2, 3, 4, 5, 7]])
 def test_a_reply_comes_through(form: str, rows: list[int]):
@@ -227,7 +222,7 @@ def test_a_reply_comes_through(form: str, rows: list[int]):
     index = torch.tensor([2, 3, 4, 5, 7])
     base = Reference.blank(8, 4).put(torch.tensor([2, 4, 7]), ref.fixed(drawn(1, 3)))
     sent = PublicLogits(torch.tensor(rows), drawn(2, len(rows)))
-    found = PublicLogits.need(unpack_reply(pack_reply(pack(sent), form, base, index), base, index))
+    found = PublicLogits.need(unpack_reply(reply(sent, form, base, index), base, index))
     assert found.index.tolist() == rows
     found.check(bounds_of(8))
     if form == "argmax":
@@ -243,7 +238,7 @@ def test_a_reply_comes_through(form: str, rows: list[int]):
 def test_a_reply_that_is_the_teacher_comes_back_exactly():
     base = Reference.blank(6, 4).put(torch.arange(6), ref.fixed(drawn(1)))
     sent = PublicLogits(torch.arange(6), ref.log_probabilities(base.values))
-    back = unpack_reply(pack_reply(pack(sent), "delta", base, torch.arange(6)), base, torch.arange(6))
+    back = unpack_reply(reply(sent, "delta", base, torch.arange(6)), base, torch.arange(6))
     assert (PublicLogits.need(back).values - sent.values).abs().max() < 1e-3
 
 
@@ -252,7 +247,7 @@ def malformed() -> dict[str, RecordDict]:
         return RecordDict({"public-logits": ArrayRecord({KEY: Array(array.numpy())})})
 
     base = Reference.blank(6, 4)
-    good = pack_reply(pack(PublicLogits(torch.arange(6), drawn(1))), "argmax", base, torch.arange(6))
+    good = reply(PublicLogits(torch.arange(6), drawn(1)), "argmax", base, torch.arange(6))
     whole = torch.from_numpy(good["public-logits"][KEY].numpy().copy())  # type: ignore[index, union-attr]
     head, mask, data, fresh = ref.split(whole, 4)
     other = Reference.blank(6, 4).put(torch.arange(6), ref.fixed(drawn(2)))
@@ -261,9 +256,7 @@ def malformed() -> dict[str, RecordDict]:
         "another type": of(torch.zeros(20)),
         "cut off": of(whole[:-1]),
         "another form": of(ref.join([b"\x07" + head[1:], mask, data, fresh])),
-        "another reference": pack_reply(
-            pack(PublicLogits(torch.arange(6), drawn(1))), "argmax", other, torch.arange(6)
-        ),
+        "another reference": reply(PublicLogits(torch.arange(6), drawn(1)), "argmax", other, torch.arange(6)),
         "a broken mask": of(ref.join([head, b"abc", data, fresh])),
         "no symbols": of(ref.join([head, mask, b"", fresh])),
         "no first predictions": of(ref.join([b"\x00" + head[1:], mask, data, b""])),
@@ -281,116 +274,13 @@ def test_a_malformed_reply_is_one_error(content: RecordDict):
 def test_any_bytes_in_a_reply_are_one_error_or_predictions(seed: int):
     rng = torch.Generator().manual_seed(seed)
     base = Reference.blank(6, 4)
-    good = pack_reply(
-        pack(PublicLogits(torch.arange(6), drawn(1))), ("delta", "argmax")[seed % 2], base, torch.arange(6)
-    )
+    good = reply(PublicLogits(torch.arange(6), drawn(1)), ("delta", "argmax")[seed % 2], base, torch.arange(6))
     array = torch.from_numpy(good["public-logits"][KEY].numpy().copy())  # type: ignore[index, union-attr]
     place = torch.randint(len(array), (3,), generator=rng)
     array[place] = torch.randint(256, (3,), generator=rng).to(torch.uint8)
     content = RecordDict({"public-logits": ArrayRecord({KEY: Array(array.numpy())})})
     with suppress(InvalidInputError):
         PublicLogits.need(References.blank(6, 4).read(content, torch.arange(6))).check(bounds_of(6))
-
-
-# --- runs
-
-
-@pytest.mark.parametrize("method", ["fedmd", "dsfl", "edgefd", "selectivefd"])
-@pytest.mark.parametrize("up", ["delta", "argmax", "int8"])
-def test_hosts_and_one_process_have_the_same_figures_and_messages_are_smaller(method: str, up: str):
-    words = f"{REVISITED} wire.down=delta wire.up={up}"
-    _, _, plain = start_toy(method, REVISITED)
-    _, _, one = start_toy(method, words)
-    _, _, two = start_toy(method, words, hosts(method, 2))
-    assert figures(one) == figures(two)
-    assert not any(line["failed"] for line in rounds(one))
-    for way in ("up", "down"):
-        assert logits(one, way) < logits(plain, way)
-
-
-def logits(lines: list[dict[str, Any]], way: str) -> int:
-    return sum(line["bytes"][way].get("public-logits", 0) for line in rounds(lines))
-
-
-def test_clients_that_are_not_asked_each_round_catch_up(tmp_path: Path):
-    words = f"{DELTA} server.rounds=8 server.fraction=0.5"
-    _, _, lines = start_toy("fedmd", words)
-    assert not any(line["failed"] for line in rounds(lines))
-    assert len({tuple(line["asked"]) for line in rounds(lines)}) > 1
-
-
-@pytest.mark.parametrize("after", [1, 2, 3])
-def test_a_run_goes_on_with_what_messages_refer_to(tmp_path: Path, after: int):
-    options = f"{DELTA} wire.up=argmax server.fraction=0.7 run.keep=last"
-    start(started("fedmd", tmp_path / "whole", 5, options.replace("server.rounds=4", "")), hosts("fedmd"))
-    start(started("fedmd", tmp_path / "cut", after, options.replace("server.rounds=4", "")), hosts("fedmd"))
-    start(again("fedmd", tmp_path / "cut", "server.rounds=5"), hosts("fedmd", 2))
-    assert_same(tmp_path / "cut", tmp_path / "whole")
-
-
-def test_a_lost_reply_costs_that_reply_alone():
-    def spoil(client: str, round: int, content: RecordDict) -> RecordDict | Error:
-        return Error(1, "lost") if (client, round) == ("1", 2) else content
-
-    _, _, lines = start_toy("fedmd", DELTA, InProcessGrid(Spoilt(methods.client_app("fedmd"), spoil)))
-    assert [list(line["failed"]) for line in rounds(lines)] == [[], ["1"], [], []]
-
-
-def test_a_malformed_code_costs_that_reply_alone():
-    def spoil(client: str, round: int, content: RecordDict) -> RecordDict:
-        if (client, round) == ("1", 2):
-            array = content["public-logits"][KEY].numpy()[:-1]  # type: ignore[index, union-attr]
-            content["public-logits"] = ArrayRecord({KEY: Array(array)})
-        return content
-
-    _, _, lines = start_toy("fedmd", DELTA, InProcessGrid(Spoilt(methods.client_app("fedmd"), spoil)))
-    assert [list(line["failed"]) for line in rounds(lines)] == [[], ["1"], [], []]
-
-
-def test_a_device_that_lost_its_memory_is_told_all_again(tmp_path: Path):
-    """It begins anew after round 2, which costs its reply of round 3."""
-    strategy = Strategy.for_method(toy_settings("fedmd", f"{DELTA} server.rounds=5 server.nodes=2"))
-    lines: list[dict[str, Any]] = []
-
-    def lose(line: dict[str, Any]) -> None:
-        lines.append(line)
-        if line["round"] == 2 and "asked" in line:
-            for run in (tmp_path / "a").iterdir():
-                shutil.rmtree(run)
-
-    strategy.on_line = lose
-    strategy.start(devices("fedmd", str(tmp_path), "a", "b"))
-    failed = [line["failed"] for line in rounds(lines)]
-    assert [sorted(names) for names in failed] == [[], [], ["a"], [], []]
-    assert "the next message has all of it" in failed[2]["a"]
-
-
-@pytest.mark.parametrize(
-    ("method", "words", "message"),
-    [
-        ("fedmd", "wire.up=argmax", r"wire\.up=argmax refers to the last teacher, which only wire\.down=delta keeps"),
-        ("fedavg", "wire.down=delta", r"wire\.down=delta is for a teacher of public samples \(public-logits\)"),
-        (
-            "fedmd",
-            "wire.down=delta server.clock=count server.buffer=2",
-            "and under server.clock=count clients have those of different",
-        ),
-        ("fedmd", "wire.down=delta privacy.sum=masks", r"adds up unchanged numbers: leave wire\.down=delta"),
-        ("knfu", "wire.down=delta", "for one teacher that all clients receive"),
-    ],
-)
-def test_what_cannot_refer_is_refused_before_round_one(method: str, words: str, message: str):
-    with pytest.raises(InvalidInputError, match=message):
-        start_toy(method, words)
-
-
-def test_without_the_library_there_is_one_line(monkeypatch: pytest.MonkeyPatch):
-    def missing(name: str) -> None:
-        raise ImportError(name)
-
-    monkeypatch.setattr(ranges, "import_module", missing)
-    with pytest.raises(InvalidInputError, match=r"needs constriction: pip install 'fd-flower\[codecs\]'"):
-        start_toy("fedmd", DELTA)
 
 
 def test_least_likely_classes_have_a_probability():

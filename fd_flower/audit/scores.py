@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import t
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 from torch.nn.functional import logsigmoid
+
+from fd_flower.results.paired import half_width
 
 LIMIT = 30.0
 """Largest scaled confidence: beyond it float32 cannot tell a probability from 1."""
@@ -128,11 +129,7 @@ class Interval:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Interval":
         """Return the mean of values, taken as independent, with Student's interval."""
-        count = len(values)
-        if count < 2:
-            return cls(float(np.mean(values)), None)
-        half = float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / count**0.5)
-        return cls(float(np.mean(values)), half)
+        return cls(float(np.mean(values)), half_width(values) if len(values) > 1 else None)
 
     def text(self, digits: int = 2) -> str:
         """Return it as ``0.52 ± 0.03``."""

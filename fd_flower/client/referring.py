@@ -8,7 +8,7 @@ from fd_flower.config import SPARSE
 from fd_flower.wire.codecs.reference import Reference
 from fd_flower.wire.coding import Wire
 from fd_flower.wire.predictions import PublicLogits
-from fd_flower.wire.referring import unpack_teacher
+from fd_flower.wire.referring import pack_reply, unpack_teacher
 from fd_flower.wire.sparse import pack_changes
 from fd_flower.wire.weights import Weights
 
@@ -39,15 +39,20 @@ def received(turn: "Turn[Any]", content: RecordDict) -> RecordDict:
 
 def outgoing(turn: "Turn[Any]", asked: RecordDict, content: RecordDict) -> RecordDict:
     """Return what travels in place of a reply's content; ``asked`` is what was received."""
+    wire, referring = Wire(turn.world.settings.wire, down=False), _referring(turn, asked, content)
+    if not referring:
+        return wire.outgoing(content)
+    rest = RecordDict({name: record for name, record in content.items() if name not in referring})
+    return RecordDict({**wire.outgoing(rest), **referring})
+
+
+def _referring(turn: "Turn[Any]", asked: RecordDict, content: RecordDict) -> dict[str, ArrayRecord]:
+    """Return the records of a reply that are encoded relative to what client and server both have."""
     config = turn.world.settings.wire
-    wire = Wire(config, down=False)
     if config.up == SPARSE and not turn.closing:
-        changes = _changes(turn, asked, content)
-        rest = {name: record for name, record in content.items() if name not in changes}
-        return RecordDict({**wire.outgoing(RecordDict(rest)), **changes})
-    if config.up_refers and PublicLogits.kind in content:
-        return wire.referring(content, _held(turn), turn.next_index)
-    return wire.outgoing(content)
+        return _changes(turn, asked, content)
+    sent = PublicLogits.find(content) if config.up_refers else None
+    return {} if sent is None else {sent.name: pack_reply(sent, config.up, _held(turn), turn.next_index)}
 
 
 def _changes(turn: "Turn[Any]", asked: RecordDict, content: RecordDict) -> dict[str, ArrayRecord]:

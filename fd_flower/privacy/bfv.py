@@ -8,7 +8,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.extras import extra
 from fd_flower.privacy import fixed
 from fd_flower.wire.sums import Encrypted, table
 
@@ -56,10 +56,7 @@ def tenseal() -> Any:
     InvalidInputError
         Where it is not installed.
     """
-    try:
-        return import_module("tenseal")
-    except ImportError:
-        raise InvalidInputError("privacy.sum=bfv needs TenSEAL: pip install 'fd-flower[bfv]'") from None
+    return extra("tenseal", "privacy.sum=bfv needs TenSEAL", "bfv")
 
 
 def make_key(path: Path) -> None:

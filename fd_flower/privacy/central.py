@@ -13,8 +13,9 @@ from fd_flower.privacy.budget import central_point, central_variance, clip_of
 from fd_flower.privacy.noise import discrete_gaussian, source
 from fd_flower.privacy.server_protocol import Ask, Contents, ServerProtocol
 from fd_flower.privacy.vector import bounded, length_of, released
-from fd_flower.wire import Bounds, Payload, Summable, pack, unpack
+from fd_flower.wire import Bounds, Payload, pack, unpack
 from fd_flower.wire.replies import Reply
+from fd_flower.wire.summable import summables
 
 
 @final
@@ -33,7 +34,7 @@ class NoisySum(ServerProtocol):
 
     def __init__(self, summable: Sequence[type[Payload]], config: PrivacyConfig, rounds: int, seed: int) -> None:
         super().__init__()
-        self._kinds = [kind for kind in summable if issubclass(kind, Summable)]
+        self._kinds = summables(summable)
         self._config, self._rounds, self._seed = config, rounds, seed
 
     @property

@@ -13,9 +13,9 @@ from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.privacy.messages import RECORD, RoundSpec
 from fd_flower.privacy.vector import length_of, released
-from fd_flower.wire import Bounds, Payload, Summable, pack
+from fd_flower.wire import Bounds, Payload, pack
 from fd_flower.wire.replies import Reply
-from fd_flower.wire.summable import ordered, restored
+from fd_flower.wire.summable import ordered, restored, summables
 
 Contents = Mapping[Client, RecordDict]
 Ask = Callable[[str, Contents, Sequence[type[Payload]]], list[Reply]]
@@ -87,7 +87,7 @@ class SecureSum(ServerProtocol, ABC):
     def __init__(self, summable: Sequence[type[Payload]], config: PrivacyConfig, run_key: str, settings: str) -> None:
         super().__init__()
         self._run_key, self._settings = run_key, settings
-        self._kinds = [kind for kind in summable if issubclass(kind, Summable)]
+        self._kinds = summables(summable)
         self._config = config
 
     @property

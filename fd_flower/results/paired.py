@@ -23,6 +23,12 @@ Runs = Mapping[int, Mapping[str, float | None]]
 """Figures of one method by seed, and there by their column's name."""
 
 
+def half_width(values: Sequence[float], level: float = LEVEL) -> float:
+    """Return half of Student's interval of the mean of two values or more, taken as independent."""
+    count = len(values)
+    return float(stdtrit(count - 1, (1 + level) / 2)) * stdev(values) / sqrt(count)
+
+
 @dataclass(frozen=True)
 class Difference:
     """How far a method is from the baseline in one figure.
@@ -46,8 +52,7 @@ class Difference:
     @property
     def interval(self) -> tuple[float, float]:
         """Student's interval of the mean."""
-        count = len(self.pairs)
-        half = float(stdtrit(count - 1, (1 + self.level) / 2)) * stdev(self.pairs.values()) / sqrt(count)
+        half = half_width([*self.pairs.values()], self.level)
         return self.mean - half, self.mean + half
 
     @property

@@ -10,6 +10,7 @@ from torch import Tensor
 from fd_flower.attacks import CLASSES, PREDICTIONS, WEIGHTS
 from fd_flower.objectives.base import FLOOR
 from fd_flower.wire import ClassLogits, Payload, Prototypes, PublicHeads, PublicLabels, PublicLogits, Weights
+from fd_flower.wire.weights import learning
 
 Predictions = PublicLogits | PublicLabels | PublicHeads
 P = TypeVar("P", bound=Predictions)
@@ -23,9 +24,6 @@ TARGETS: Mapping[type[Payload], str] = {
     Weights: WEIGHTS,
 }
 """What each kind of payload is to an attack; others cannot be rewritten."""
-
-RUNNING = ("running_mean", "running_var")
-"""Ends of the keys of batch normalization's statistics, which attackers send unchanged: no variance is negative."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def rows_of(payload: Payload) -> Rows:
         means = payload.values if isinstance(payload, Prototypes) else payload.sums / _column(payload.counts)
         return Rows(held, means[held].double())
     if isinstance(payload, Weights):
-        flat = [payload.values[key].double().flatten() for key in _keys(payload)]
+        flat = [payload.values[key].double().flatten() for key in learning(payload.values)]
         return Rows(torch.zeros(1, dtype=torch.int64), torch.cat(flat).unsqueeze(0))
     raise TypeError(f"{payload.name} has no rows")
 
@@ -82,7 +80,7 @@ def with_rows(payload: Payload, values: Tensor) -> Payload:
             return replace(payload, values=payload.values.index_copy(0, places, values.to(payload.values.dtype)))
         return replace(payload, sums=payload.sums.index_copy(0, places, values * _column(payload.counts[places])))
     if isinstance(payload, Weights):
-        new, keys = dict(payload.values), _keys(payload)
+        new, keys = dict(payload.values), learning(payload.values)
         parts = values[0].split([new[key].numel() for key in keys])
         new |= {key: part.view(new[key].shape).to(new[key].dtype) for key, part in zip(keys, parts, strict=True)}
         return replace(payload, values=new)
@@ -113,12 +111,6 @@ def claiming(payload: P, index: Tensor) -> P:
         labels = PublicLabels.top(index, values)
         return replace(payload, index=index, labels=labels.labels)
     return replace(payload, index=index, values=values.log_softmax(1).clamp(min=FLOOR).float())
-
-
-def _keys(weights: Weights) -> list[str]:
-    """Return the keys of the numbers that learn."""
-    values = weights.values
-    return [key for key in sorted(values) if values[key].is_floating_point() and not key.endswith(RUNNING)]
 
 
 def _same_model(one: Weights, other: Weights) -> bool:

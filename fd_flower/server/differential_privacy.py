@@ -178,7 +178,7 @@ def _warn(found: Guarantee, *, certain: bool, seeded: bool) -> None:
 
 def _compare(found: Guarantee) -> None:
     """Compare epsilon with dp-accounting's (privacy loss distributions), where that is installed."""
-    if find_spec("dp_accounting") is None or found.multiplier == 0 or found.multiplier < 0.05:
+    if find_spec("dp_accounting") is None or found.multiplier < 0.05:
         return
     from dp_accounting import dp_event
     from dp_accounting.pld import PLDAccountant

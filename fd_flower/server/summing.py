@@ -16,6 +16,7 @@ from fd_flower.server.method import Method
 from fd_flower.wire import Bounds, Summable, Weights, pack, unpack
 from fd_flower.wire.exact import SUM, ExactSum, SumSpec
 from fd_flower.wire.replies import Reply
+from fd_flower.wire.summable import summables
 from fd_flower.wire.traffic import counting
 
 
@@ -103,7 +104,7 @@ class OpenSum(ServerProtocol):
     def _summed(self, bounds: Bounds) -> list[Summable]:
         """Return payloads of the shapes that are summed; none where the method gets single replies."""
         method = self._method
-        kinds = [kind for kind in method.summable if issubclass(kind, Summable)]
+        kinds = summables(method.summable)
         lone = Weights not in kinds or len(bounds.weights) == 1  # those of several architectures do not add up
         single = self._host.plain or counting() or not lone or not method.takes_sum()
         return [] if single else [kind.blank(bounds) for kind in kinds]

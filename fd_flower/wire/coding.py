@@ -4,16 +4,14 @@ from collections.abc import Collection
 from typing import final
 
 from flwr.app import RecordDict
-from torch import Tensor
 
 from fd_flower.config import REFERRING, SPARSE, Settings, WireConfig, registry
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.codecs import named
 from fd_flower.wire.codecs.ranges import coder
-from fd_flower.wire.codecs.reference import Reference
 from fd_flower.wire.payload import Payload, coded
 from fd_flower.wire.predictions import PublicLogits
-from fd_flower.wire.referring import pack_reply
+from fd_flower.wire.traffic import counting
 from fd_flower.wire.weights import Weights
 
 
@@ -31,7 +29,6 @@ class Wire:
 
     def __init__(self, config: WireConfig, *, down: bool) -> None:
         name = config.down if down else config.up
-        self._name = name
         self._codec = None if name in ("none", SPARSE, *REFERRING) else named(name, config.top_k)
         self._zstd = config.zstd
 
@@ -46,12 +43,6 @@ class Wire:
         if self._codec is None and not self._zstd:
             return content
         return coded(content, self._codec, zstd=self._zstd)
-
-    def referring(self, content: RecordDict, base: Reference, index: Tensor) -> RecordDict:
-        """Return what travels, predictions as ``pack_reply`` encodes them; its parameters."""
-        rest = RecordDict({name: record for name, record in content.items() if name != PublicLogits.kind})
-        logits = RecordDict({name: record for name, record in content.items() if name == PublicLogits.kind})
-        return RecordDict({**self.outgoing(rest), **pack_reply(logits, self._name, base, index)})
 
 
 def check_wire(
@@ -77,37 +68,48 @@ def check_wire(
             f"leave {used[0]} out; wire.zstd loses nothing"
         )
     if wire.refers:
-        coder()
-        if settings.server.clock != "rounds":
-            raise InvalidInputError(
-                f"wire.down=delta refers to the last round's teacher, and under server.clock={settings.server.clock} "
-                "clients have those of different rounds: leave one of both out"
-            )
-        if not any(issubclass(kind, PublicLogits) for kind in kinds):
-            raise InvalidInputError(
-                f"wire.down=delta is for a teacher of public samples (public-logits), and clients of {method} send "
-                f"{sent}: take fp16 or int8"
-            )
-        if not one_teacher:
-            raise InvalidInputError(
-                f"wire.down=delta is for one teacher that all clients receive, and {method} has one for each: take "
-                "fp16 or int8"
-            )
+        _check_teacher(method, kinds, sent, one_teacher=one_teacher)
     if wire.up == SPARSE:
-        if wire.down not in ("none", "delta"):
-            raise InvalidInputError(
-                f"wire.up=sparse sends changes of the weights that were received, which wire.down={wire.down} makes "
-                "others than the server's: leave wire.down out"
-            )
-        if not any(issubclass(kind, Weights) for kind in kinds):
-            raise InvalidInputError(f"wire.up=sparse is for weights, and clients of {method} send {sent}: take int8")
+        _check_sparse(method, wire, kinds, sent)
+    about = {"wire.down=delta refers to the last round's teacher": wire.refers} | {
+        "wire.up=sparse sends changes of the round's weights": wire.up == SPARSE
+    }
+    for what in (what for what, asked in about.items() if asked):
         if settings.server.clock != "rounds":
             raise InvalidInputError(
-                f"wire.up=sparse sends changes of the round's weights, and under server.clock={settings.server.clock} "
-                "clients have those of different rounds: leave one of both out"
+                f"{what}, and under server.clock={settings.server.clock} clients have those of different rounds: leave "
+                "one of both out"
             )
+        if counting():
+            raise InvalidInputError(f"{what}, of which --numbers has nothing to count: leave one of both out")
     if "top_k" in (wire.up, wire.down) and not any(kind.predictions for kind in kinds):
         raise InvalidInputError(
             f"top_k is for predictions on public samples (public-logits), and clients of {method} send {sent}: take "
             "fp16 or int8"
         )
+
+
+def _check_teacher(method: str, kinds: Collection[type[Payload]], sent: str, *, one_teacher: bool) -> None:
+    """Refuse messages relative to the last teacher where there is not one teacher for all."""
+    coder()
+    if not any(issubclass(kind, PublicLogits) for kind in kinds):
+        raise InvalidInputError(
+            f"wire.down=delta is for a teacher of public samples (public-logits), and clients of {method} send {sent}: "
+            "take fp16 or int8"
+        )
+    if not one_teacher:
+        raise InvalidInputError(
+            f"wire.down=delta is for one teacher that all clients receive, and {method} has one for each: take fp16 or "
+            "int8"
+        )
+
+
+def _check_sparse(method: str, wire: WireConfig, kinds: Collection[type[Payload]], sent: str) -> None:
+    """Refuse changes of weights where there are none, or where clients receive others than the server has."""
+    if wire.down not in ("none", "delta"):
+        raise InvalidInputError(
+            f"wire.up=sparse sends changes of the weights that were received, which wire.down={wire.down} makes others "
+            "than the server's: leave wire.down out"
+        )
+    if not any(issubclass(kind, Weights) for kind in kinds):
+        raise InvalidInputError(f"wire.up=sparse is for weights, and clients of {method} send {sent}: take int8")

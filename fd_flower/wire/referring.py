@@ -148,13 +148,13 @@ def _taught(data: bytes, base: Reference) -> tuple[Reference, PublicLogits]:
     return after, PublicLogits(index, ref.log_probabilities(values))
 
 
-def pack_reply(content: RecordDict, form: str, base: Reference, index: Tensor) -> RecordDict:
-    """Return a reply with its predictions encoded; without predictions, what was given.
+def pack_reply(sent: PublicLogits, form: str, base: Reference, index: Tensor) -> ArrayRecord:
+    """Return a client's predictions as a record.
 
     Parameters
     ----------
-    content : RecordDict
-        The reply.
+    sent : PublicLogits
+        The predictions.
     form : str
         ``delta`` or ``argmax``.
     base : Reference
@@ -162,9 +162,6 @@ def pack_reply(content: RecordDict, form: str, base: Reference, index: Tensor) -
     index : Tensor
         The public samples that the round is about, int64 [N], rising.
     """
-    sent = PublicLogits.find(content)
-    if sent is None:
-        return content
     asked = torch.isin(index, sent.index.cpu())
     rows = index[asked]
     if len(rows) != len(sent.index):
@@ -178,7 +175,7 @@ def pack_reply(content: RecordDict, form: str, base: Reference, index: Tensor) -
         fresh = _packed(ref.coarse(target[~known]).to(torch.uint8).numpy().tobytes())
     head = bytes([FORMS.index(form)]) + base.checksum.to_bytes(4, "little")
     array = ref.join([head, ref.pack_mask(asked), data, fresh])
-    return RecordDict({**content, sent.name: ArrayRecord({KEY: Array(array.numpy())})})
+    return ArrayRecord({KEY: Array(array.numpy())})
 
 
 def unpack_reply(content: RecordDict, base: Reference, index: Tensor) -> RecordDict:

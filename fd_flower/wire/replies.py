@@ -190,7 +190,9 @@ def read(
         try:
             if message.has_error():
                 raise InvalidInputError(message.error.reason or f"error {message.error.code}")
-            reply = read_one(client, decode(message.content), bounds, kinds, plain=plain, counted=counted, check=check)
+            reply = read_one(
+                client, message.content, bounds, kinds, plain=plain, counted=counted, check=check, decode=decode
+            )
             usable.append(reply if take is None else take(reply))
         except InvalidInputError as error:
             failed[client.id] = one_line(error)
@@ -207,6 +209,7 @@ def read_one(
     plain: bool = False,
     counted: bool = True,
     check: Callable[[Client, MetricRecord], None] | None = None,
+    decode: Callable[[RecordDict], RecordDict] = lambda content: content,
 ) -> Reply:
     """Return a client's reply, where it can be used; parameters are those of ``read``.
 
@@ -216,6 +219,7 @@ def read_one(
         For any other: a stranger's reply costs itself, whatever it makes numpy, torch or JSON raise.
     """
     try:
+        content = decode(content)
         if check is not None:
             for metrics in records(content, MetricRecord).values():
                 check(client, metrics)

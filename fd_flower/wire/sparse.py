@@ -16,13 +16,10 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.codecs.compression import packed, unpacked
 from fd_flower.wire.codecs.reference import join, pack_mask, split, unpack_mask
 from fd_flower.wire.envelope import records
-from fd_flower.wire.weights import Weights
+from fd_flower.wire.weights import Weights, learning
 
 KEY = "~sparse"
 """Name of the one array in a record of changes."""
-
-WHOLE = ("running_mean", "running_var")
-"""Ends of the keys that are sent in full: a variance to which old changes are added may become negative."""
 
 
 def pack_changes(
@@ -46,7 +43,7 @@ def pack_changes(
     """
     if {k: v.shape for k, v in values.items()} != {k: v.shape for k, v in base.items()}:
         raise InvalidInputError("the model that was received and the one that is sent have other keys or shapes")
-    keys = _sparse(base)
+    keys = learning(base)
     change = torch.cat([(values[key].double() - base[key].double()).flatten() for key in keys] or [torch.zeros(0)])
     change = change.float() if left is None or len(left) != len(change) else change.float() + left
     most = math.ceil(share * len(change))
@@ -68,7 +65,7 @@ def unpack_changes(record: ArrayRecord, base: Mapping[str, Tensor]) -> dict[str,
         For anything that ``pack_changes`` cannot have made of this model.
     """
     bits, sent, rest = split(torch.from_numpy(record[KEY].numpy()), 3)
-    keys = _sparse(base)
+    keys = learning(base)
     size = sum(base[key].numel() for key in keys)
     mask = unpack_mask(bits, size)
     if len(sent) != 2 * int(mask.sum()):
@@ -103,19 +100,10 @@ def with_weights(content: RecordDict, known: Sequence[Weights]) -> RecordDict:
             continue
         if name not in bases:
             raise InvalidInputError(f"{name} has changes of weights that the server does not have")
-        try:
-            made[name] = Weights(unpack_changes(record, bases[name].values), bases[name].model).record
-        except InvalidInputError:
-            raise
-        except Exception as error:  # what a stranger's bytes make numpy or torch raise has no end
-            raise InvalidInputError(f"{name} has changes that cannot be read: {error}") from None
+        made[name] = Weights(unpack_changes(record, bases[name].values), bases[name].model).record
     return RecordDict({**content, **made}) if made else content
 
 
-def _sparse(base: Mapping[str, Tensor]) -> list[str]:
-    """Return the keys of what is sent as changes, sorted: a checkpoint has another order of keys."""
-    return [key for key, value in sorted(base.items()) if value.is_floating_point() and not key.endswith(WHOLE)]
-
-
 def _whole(base: Mapping[str, Tensor]) -> list[str]:
-    return [key for key, value in sorted(base.items()) if not value.is_floating_point() or key.endswith(WHOLE)]
+    """Return the keys of what is sent in full: a variance to which old changes are added may become negative."""
+    return sorted(base.keys() - set(learning(base)))

@@ -76,6 +76,11 @@ class Clippable(Summable):
         """Return what a noisy sum of differences [L] from this start stands for, given how many clients are in it."""
 
 
+def summables(kinds: Sequence[type[Payload]]) -> list[type[Summable]]:
+    """Return those of some kinds that can be summed."""
+    return [kind for kind in kinds if issubclass(kind, Summable)]
+
+
 def ordered(payloads: Sequence[Payload], therefore: str = "") -> list[Summable]:
     """Return payloads in the order in which they are laid end to end, wherever they are summed.
 

@@ -10,6 +10,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from fd_flower.wire.codecs import decoded
 from fd_flower.wire.envelope import records
+from fd_flower.wire.weights import RUNNING
 
 _counting: ContextVar[bool] = ContextVar("counting", default=False)
 
@@ -79,7 +80,7 @@ class Bytes:
         for key, array in arrays.items():
             if array.is_floating_point():
                 name = kind if kind == "arrays" else f"{kind}.{key.partition('/')[0]}"  # a model counts as one
-                name += " (running statistics)" if key.endswith(("running_mean", "running_var")) else ""
+                name += " (running statistics)" if key.endswith(RUNNING) else ""
                 table[name] = table.get(name, 0) + prod(array.shape)
 
 

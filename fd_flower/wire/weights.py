@@ -12,6 +12,14 @@ from fd_flower.wire.lowrank import fits
 from fd_flower.wire.payload import Bounds, Payload
 from fd_flower.wire.summable import Clippable
 
+RUNNING = ("running_mean", "running_var")
+"""Ends of the keys of batch normalization's statistics, which are no parameters."""
+
+
+def learning(values: Mapping[str, Tensor]) -> list[str]:
+    """Return the keys of a state dict's numbers that learn, sorted: a checkpoint has another order of keys."""
+    return [key for key in sorted(values) if values[key].is_floating_point() and not key.endswith(RUNNING)]
+
 
 @dataclass(frozen=True, eq=False)
 class Update(Payload):

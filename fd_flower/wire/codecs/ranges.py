@@ -1,7 +1,6 @@
 """Few symbols in as many bits as they tell: a range coder with the counts of the message itself."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.extras import extra
 
 LEVEL = 255
 """The largest count that is sent; the others are in proportion."""
@@ -22,10 +22,7 @@ def coder() -> Any:
     InvalidInputError
         Where it is not installed.
     """
-    try:
-        return import_module("constriction")
-    except ImportError:
-        raise InvalidInputError("wire.down=delta needs constriction: pip install 'fd-flower[codecs]'") from None
+    return extra("constriction", "wire.down=delta needs constriction", "codecs")
 
 
 def coded(groups: Sequence[Tensor], alphabet: int) -> bytes:
