@@ -3,28 +3,29 @@
 from dataclasses import dataclass
 
 import torch
-from flwr.app import Context, Message
+from flwr.app import Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Own, Turn, private_training, reply
+from fd_flower.client import App, Own, Turn, heads, private_training, reply
+from fd_flower.client.heads import receive
 from fd_flower.config import ClientConfig, one_of
 from fd_flower.generate.entangled import RULES, entangled
 from fd_flower.models import feature_model
 from fd_flower.training import forward, supervised
-from fd_flower.wire import Head, Payload, Representation
+from fd_flower.wire import Payload, Representation
+
+__all__ = ["Config", "app", "objective", "receive", "send"]
 
 app = App()
 
 
 @dataclass(frozen=True)
-class Config(ClientConfig):
+class Config(heads.Config):
     """FedRE's options."""
 
     entangle: str = one_of(*RULES, default="rap")
     """How a client mixes its features: `rap`, `vap`, `rar`, `var` or `rsr` (see `fd_flower.generate.entangled`)."""
-    take_head: bool = True
-    """Whether the server's head replaces the client's own; without it, the method is `local`."""
 
 
 def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
@@ -42,23 +43,6 @@ def send(
 ) -> Message:
     """Send one entangled representation; where the task has no data, of the training samples ``own``."""
     return reply(message, turn, *representation(turn, own), examples=examples, **metrics)
-
-
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal model with the server's last head."""
-    turn = receive(message, context)
-    turn.evaluate("received")
-    return reply(message, turn)
-
-
-def receive(message: Message, context: Context) -> Turn[Config]:
-    """Take the server's head into the client's model."""
-    turn: Turn[Config] = Turn.of(message, context)
-    head = Head.need(message.content)
-    if turn.config.take_head:
-        feature_model(turn.model).head.load_state_dict(head.tensors())
-    return turn
 
 
 @torch.no_grad()
@@ -79,3 +63,4 @@ def representation(turn: Turn[Config], own: Own = None) -> list[Payload]:
 train = private_training(receive, send)
 
 app.train()(train)
+app.evaluate()(heads.evaluate)

@@ -6,14 +6,15 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import Linear, Module
+from torch.nn import Module
 from torch.nn import functional as F
 
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
 from fd_flower.core.samples import Samples
 from fd_flower.server import Requirements, Status, Strategy
-from fd_flower.training import Plan, train
+from fd_flower.server.heads import first_head, trained_head
+from fd_flower.training import Plan
 from fd_flower.wire import Head, Knowledge, Payload, Representation
 from fd_flower.wire.replies import Reply
 
@@ -39,9 +40,7 @@ class FedRE(Strategy[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the head that the first client's architecture starts from, a copy of it."""
-        start = self.first_weights(clients[0].model).values
-        bias = start.get("head.bias")
-        return [Head(start["head.weight"].clone(), None if bias is None else bias.clone())]
+        return [first_head(self, clients[0].model)]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Train the head by soft cross-entropy, summed over the mini-batch; a client without samples says nothing."""
@@ -50,23 +49,14 @@ class FedRE(Strategy[Config]):
         if not received:
             return knowledge.public
         config = self.config
-        head = _linear(Head.need(knowledge)).to(self.world.device)
         samples = Samples(torch.stack([r.values for r in received])).to(self.world.device)
         labels = torch.stack([r.label for r in received]).to(self.world.device)
-        plan = Plan(config.batch, config.lr, epochs=config.epochs)
-        loss = train(head, soft_cross_entropy, samples, labels, plan=plan, rng=self.rng("head", round))
+        plan, rng = Plan(config.batch, config.lr, epochs=config.epochs), self.rng("head", round)
+        head, loss = trained_head(Head.need(knowledge), soft_cross_entropy, samples, labels, plan=plan, rng=rng)
         self.log_diagnostics({"head_loss": loss / min(len(received), config.batch)})
-        return [Head(*(tensor.detach().cpu().clone() for tensor in head.parameters()))]
+        return [head]
 
 
 def soft_cross_entropy(head: Module, x: Tensor, y: None, label: Tensor) -> Tensor:
     """Return the sum over the mini-batch of the cross-entropy with soft labels: x [B, F], label [B, C]."""
     return F.cross_entropy(head(x), label, reduction="sum")
-
-
-def _linear(sent: Head) -> Linear:
-    """Return a layer with these weights, a copy of them."""
-    classes, features = sent.weight.shape
-    head = Linear(features, classes, bias=sent.bias is not None)
-    head.load_state_dict(sent.tensors())
-    return head

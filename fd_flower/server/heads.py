@@ -1,0 +1,52 @@
+"""A linear head that the server trains on what clients send of their features, and that replaces theirs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Linear
+
+from fd_flower.core.samples import Samples
+from fd_flower.server.method import Method
+from fd_flower.training import Plan, train
+from fd_flower.wire import Head
+
+
+def first_head(method: Method[Any], architecture: str) -> Head:
+    """Return the head that an architecture starts from, a copy of it."""
+    start = method.first_weights(architecture).values
+    bias = start.get("head.bias")
+    return Head(start["head.weight"].clone(), None if bias is None else bias.clone())
+
+
+def trained_head(
+    head: Head,
+    objective: Callable[..., Tensor],
+    samples: Samples,
+    teacher: Tensor | None,
+    *,
+    plan: Plan,
+    rng: torch.Generator,
+) -> tuple[Head, float]:
+    """Return the head after training, and the mean loss.
+
+    Parameters
+    ----------
+    head : Head
+        Where it starts; it stays unchanged.
+    objective : Callable[..., Tensor]
+        ``(head, x, y)``, or ``(head, x, y, teacher)`` where a teacher is given, -> scalar loss.
+    samples : Samples
+        Features [N, F], with or without classes [N].
+    teacher : Tensor | None
+        One row a sample.
+    plan, rng
+        As in ``training.train``.
+    """
+    classes, features = head.weight.shape
+    layer = Linear(features, classes, bias=head.bias is not None)
+    layer.load_state_dict(head.tensors())
+    layer.to(samples.x.device)
+    loss = train(layer, objective, samples, teacher, plan=plan, rng=rng)
+    return Head(*(tensor.detach().cpu().clone() for tensor in layer.parameters())), loss
