@@ -8,6 +8,7 @@ from fd_flower.strategies.fedd2s import FedD2S as FedD2S
 from fd_flower.strategies.feddf import FedDF as FedDF
 from fd_flower.strategies.fede4rag import FedE4RAG as FedE4RAG
 from fd_flower.strategies.fedgen import FedGen as FedGen
+from fd_flower.strategies.fedgh import FedGH as FedGH
 from fd_flower.strategies.fedkd import FedKD as FedKD
 from fd_flower.strategies.fedkseed import FedKSeed as FedKSeed
 from fd_flower.strategies.fedlgd import FedLGD as FedLGD

@@ -32,7 +32,7 @@ class Config(ServerConfig):
 class FedGH(Strategy[Config]):
     """A head that learns from clients' class means and replaces the clients' heads."""
 
-    status = Status("official code")
+    status = Status("official code", reconstructed="the head's training, since the released code never steps the head")
     requires, reply_kinds = Requirements(features=True, single_replies=True), (Prototypes,)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:

@@ -253,7 +253,7 @@ def played(method: str, app: App, task: str) -> tuple[dict[str, Tensor], list[di
 @pytest.mark.parametrize("method", CALLS)
 def test_by_calls_a_method_is_the_same_bit_for_bit(method: str):
     """What the server knows after two rounds is what it knows of the built-in clients, which have the same samples."""
-    own = method in ("edgefd", "selectivefd", "fedproto", "fedtgp", "fedre")
+    own = method in ("edgefd", "selectivefd", "fedproto", "fedtgp", "fedre", "fedgh")
     built_in, _ = played(method, methods.client_app(method), tasks.TASK)
     ours, lines = played(method, by_calls(method, own), WITHOUT_DATA)
     assert ours.keys() == built_in.keys()

@@ -25,6 +25,8 @@ FEDERATIONS = {
     "feddf": (20, 8, 100, 2500, 2500),
     "fede4rag": (None, 2, 25, None, None),
     "fedgen": (20, 10, 200, None, None),
+    "fedgh": (20, 20, 2000, None, None),
+    "fedl2g": (20, 20, 2000, None, None),
     "fedlgd": (5, 5, 100, None, None),
     "fedmd": (10, 10, 20, 5000, 5000),
     "fedprox": (30, 10, 200, None, None),

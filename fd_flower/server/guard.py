@@ -179,6 +179,7 @@ class Guard:
             largest=method.config.max_entry,
             passes=method.settings.client.passes,
             directions=method.known_directions(),
+            guide=method.known_guide(),
         )
 
     def read(

@@ -224,6 +224,10 @@ class Method(ABC, Generic[C]):
         """Return how many directions clients' steps can take, for checks of replies; None: no step is sent as one."""
         return None
 
+    def known_guide(self) -> int | None:
+        """Return the size D of a class's guide, for checks of replies; None: there are no guides."""
+        return None
+
     def resolved(self) -> Mapping[str, str]:
         """Return what the run's ``auto`` options came to, by option, for the summary."""
         return {}

@@ -6,7 +6,7 @@ Predictions are log-probabilities at temperature 1, in both directions. ``Weight
 
 from fd_flower.wire.adapters import Adapter
 from fd_flower.wire.candidates import Candidates, Chain, Scores
-from fd_flower.wire.features import Head, Prototypes, Representation
+from fd_flower.wire.features import GuideGradients, Guides, Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
 from fd_flower.wire.knowledge import Knowledge, Private
 from fd_flower.wire.outlyingness import Outlyingness
@@ -38,6 +38,8 @@ __all__ = [
     "Emulator",
     "Encrypted",
     "Generator",
+    "GuideGradients",
+    "Guides",
     "Head",
     "Holders",
     "Information",

@@ -42,6 +42,8 @@ class Bounds:
         How often at most a client of so many samples sees each of them in a round.
     directions : int | None
         How many directions steps can take.
+    guide : int | None
+        Size D of a class's guide.
     client : Client | None
         Whose payload it is, as it answered the handshake; None: the server's, or a plain ClientApp's.
     """
@@ -55,6 +57,7 @@ class Bounds:
     largest: float | None = None
     passes: Callable[[int], int] | None = None
     directions: int | None = None
+    guide: int | None = None
     client: Client | None = None
 
     def of(self, client: Client) -> "Bounds":
