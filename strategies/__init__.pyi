@@ -11,9 +11,11 @@ from fd_flower.strategies.fedgen import FedGen as FedGen
 from fd_flower.strategies.fedgh import FedGH as FedGH
 from fd_flower.strategies.fedkd import FedKD as FedKD
 from fd_flower.strategies.fedkseed import FedKSeed as FedKSeed
+from fd_flower.strategies.fedl2g import FedL2G as FedL2G
 from fd_flower.strategies.fedlgd import FedLGD as FedLGD
 from fd_flower.strategies.fedmd import FedMD as FedMD
 from fd_flower.strategies.fedmkt import FedMKT as FedMKT
+from fd_flower.strategies.fedmrl import FedMRL as FedMRL
 from fd_flower.strategies.fedproto import FedProto as FedProto
 from fd_flower.strategies.fedprox import FedProx as FedProx
 from fd_flower.strategies.fedre import FedRE as FedRE

@@ -29,6 +29,7 @@ FEDERATIONS = {
     "fedl2g": (20, 20, 2000, None, None),
     "fedlgd": (5, 5, 100, None, None),
     "fedmd": (10, 10, 20, 5000, 5000),
+    "fedmrl": (100, 10, 500, None, None),
     "fedprox": (30, 10, 200, None, None),
     "fedproto": (20, 20, 100, None, None),
     "fedre": (10, 10, 100, None, None),
