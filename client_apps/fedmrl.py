@@ -99,7 +99,7 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def measure(turn: Turn[Config], point: str) -> None:
-    """Evaluate the personal head on fused features, and the small model by itself in addition."""
+    """Evaluate the personal head on fused features, and the small model alone in addition."""
     model = cast("Nested", turn.model)
     turn.evaluate(point, model, others={"small": model.small})
 

@@ -1,4 +1,4 @@
-"""A linear head that the server trains on what clients send of their features, and that replaces theirs."""
+"""A linear head that the server trains on what clients send of their features, and that replaces their own heads."""
 
 from collections.abc import Callable
 from typing import Any
