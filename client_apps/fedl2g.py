@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fd_flower.client import App, Turn, evaluate_personal, fit, reply
 from fd_flower.config import ClientConfig, one_of, option
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
 from fd_flower.core.samples import Samples
 from fd_flower.models import FeatureModel
@@ -83,14 +84,15 @@ def gradients(turn: Turn[Config], guides: Tensor, study: Samples, quiz: Samples)
     if len(study) and len(quiz) and turn.config.kd_weight:
         order = torch.randperm(len(study), generator=turn.rng("study"))
         tried = order[: turn.config.study_batches * turn.config.batch]
-        slope = guide_gradient(
-            copied(turn.model).train(),
-            partial(objective, config=turn.config),
-            guides,
-            _batches(study[tried], turn.config.batch),
-            _batches(quiz, turn.config.batch),
-            turn.lr,
-        ).cpu()
+        batches = [_batches(part, turn.config.batch) for part in (study[tried], quiz)]
+        learn = partial(objective, config=turn.config)
+        try:
+            slope = guide_gradient(copied(turn.model).train(), learn, guides, *batches, turn.lr)
+        except NotImplementedError as error:
+            raise InvalidInputError(
+                f"'{turn.architecture}' cannot be differentiated twice, as fedl2g needs it ({error}): take another "
+                "model, or client.quiz_batches=0 for guides that stay"
+            ) from None
     return GuideGradients(slope.cpu(), (slope != 0).any(1).long().cpu())
 
 

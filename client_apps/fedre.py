@@ -3,19 +3,16 @@
 from dataclasses import dataclass
 
 import torch
-from flwr.app import Message
+from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Own, Turn, heads, private_training, reply
-from fd_flower.client.heads import receive
 from fd_flower.config import ClientConfig, one_of
 from fd_flower.generate.entangled import RULES, entangled
 from fd_flower.models import feature_model
 from fd_flower.training import forward, supervised
-from fd_flower.wire import Payload, Representation
-
-__all__ = ["Config", "app", "objective", "receive", "send"]
+from fd_flower.wire import Head, Payload, Representation
 
 app = App()
 
@@ -45,6 +42,21 @@ def send(
     return reply(message, turn, *representation(turn, own), examples=examples, **metrics)
 
 
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Measure the personal model with the server's last head."""
+    turn = receive(message, context)
+    turn.evaluate("received")
+    return reply(message, turn)
+
+
+def receive(message: Message, context: Context) -> Turn[Config]:
+    """Take the server's head into the client's model."""
+    turn: Turn[Config] = Turn.of(message, context)
+    heads.take(turn, Head.need(message.content))
+    return turn
+
+
 @torch.no_grad()
 def representation(turn: Turn[Config], own: Own = None) -> list[Payload]:
     """Return the entangled representation of all training samples, from the trained model; empty without samples."""
@@ -63,4 +75,3 @@ def representation(turn: Turn[Config], own: Own = None) -> list[Payload]:
 train = private_training(receive, send)
 
 app.train()(train)
-app.evaluate()(heads.evaluate)

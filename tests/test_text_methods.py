@@ -7,7 +7,11 @@ from helpers.tables import table
 from fd_flower import methods
 
 ABLE = [method for method in methods.names() if tiny.classifies(method)]
-UNABLE = {"fedlgd": "makes inputs of its own", "fedd2s": "cannot be cut"}
+UNABLE = {
+    "fedlgd": "makes inputs of its own",
+    "fedd2s": "cannot be cut",
+    "fedl2g": "'bag:16' cannot be differentiated twice",
+}
 """Methods that learn in what texts do not have, with what their error says."""
 
 SHORT = (
@@ -36,7 +40,7 @@ def test_every_method_learns_from_texts(method: str, model: str, source: str):
 
 
 @pytest.mark.parametrize("method", sorted(UNABLE))
-def test_methods_that_cannot_are_refused_before_round_one(method: str, source: str):
+def test_methods_that_cannot_are_refused_with_the_reason(method: str, source: str):
     words = f"{SHORT} {tiny.BRIEF_TOO.get(method, '')} data.source={source} model.name=bag:16"
     with pytest.raises(Exception, match=UNABLE[method]):
         tiny.run(method, words)

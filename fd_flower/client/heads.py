@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Context, Message
-
-from fd_flower.client.steps import reply
 from fd_flower.client.turn import Turn
 from fd_flower.config import ClientConfig
 from fd_flower.models import feature_model
@@ -20,17 +17,7 @@ class Config(ClientConfig):
     """Whether the server's head replaces the client's own; without it, the method is `local`."""
 
 
-def receive(message: Message, context: Context) -> Turn[Any]:
-    """Take the server's head into the client's model."""
-    turn: Turn[Any] = Turn.of(message, context)
-    head = Head.need(message.content)
+def take(turn: Turn[Any], head: Head) -> None:
+    """Load the server's head into the client's model, unless ``client.take_head`` keeps the client's own."""
     if turn.config.take_head:
         feature_model(turn.model).head.load_state_dict(head.tensors())
-    return turn
-
-
-def evaluate(message: Message, context: Context) -> Message:
-    """Measure the personal model with the server's last head; for ``app.evaluate()``."""
-    turn = receive(message, context)
-    turn.evaluate("received")
-    return reply(message, turn)
