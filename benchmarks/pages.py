@@ -44,6 +44,7 @@ TITLES = {
     "fedlgd": "Federated Learning on Virtual Heterogeneous Data with Local-Global Dataset Distillation",
     "fedmd": "FedMD: Heterogenous Federated Learning via Model Distillation",
     "fedmkt": "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Language Models",
+    "fedntd": "Preservation of the Global Knowledge by Not-True Distillation in Federated Learning",
     "fedper": "Federated Learning with Personalization Layers",
     "fedproto": "FedProto: Federated Prototype Learning across Heterogeneous Clients",
     "fedprox": "Federated Optimization in Heterogeneous Networks",
