@@ -83,11 +83,11 @@ def gradients(turn: Turn[Config], guides: Tensor, study: Samples, quiz: Samples)
     slope = torch.zeros_like(guides)
     if len(study) and len(quiz) and turn.config.kd_weight:
         order = torch.randperm(len(study), generator=turn.rng("study"))
-        tried = order[: turn.config.study_batches * turn.config.batch]
-        batches = [_batches(part, turn.config.batch) for part in (study[tried], quiz)]
+        study = study[order[: turn.config.study_batches * turn.config.batch]]
+        tried, tests = (_batches(part, turn.config.batch) for part in (study, quiz))
         learn = partial(objective, config=turn.config)
         try:
-            slope = guide_gradient(copied(turn.model).train(), learn, guides, *batches, turn.lr)
+            slope = guide_gradient(copied(turn.model).train(), learn, guides, tried, tests, turn.lr)
         except NotImplementedError as error:
             raise InvalidInputError(
                 f"'{turn.architecture}' cannot be differentiated twice, as fedl2g needs it ({error}): take another "
