@@ -28,7 +28,7 @@ from fd_flower.wire.envelope import HANDSHAKE, unfold
 from fd_flower.wire.replies import Reply
 from fd_flower.wire.summable import restored
 
-SUMMED = ("fd", "fedavg", "fedprox", "fedproto", "fedmd", "fml")
+SUMMED = ("fd", "fedavg", "fedprox", "fedproto", "fedl2g", "fedmd", "fml")
 INDEX = torch.tensor([1, 4, 6])
 
 
