@@ -53,7 +53,7 @@ def externalities(probs: Tensor, truth: Tensor) -> Tensor:
 
 
 def design_scores(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return how varied each client's samples are, and what they add to everybody's: ``log det`` of designs, [U] each.
+    """Return how varied each client's samples are, and what they add to all clients': ``log det`` of designs, [U] each.
 
     ``log det(I + X_i^T X_i)`` of a client's own features, and ``log det(I + X^T X)`` of all less that without it (the
     criterion of D-optimal designs). Features are standardized over all samples, and divided by the root of their
