@@ -14,7 +14,7 @@ from fd_flower.training.loop import (
 )
 from fd_flower.training.optimizer import Optimizer
 from fd_flower.training.prediction import forward, predict
-from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, uncounted
+from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, taken, uncounted
 
 __all__ = [
     "LOCAL",
@@ -35,6 +35,7 @@ __all__ = [
     "plan_of",
     "predict",
     "supervised",
+    "taken",
     "train",
     "uncounted",
 ]
