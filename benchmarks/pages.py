@@ -56,6 +56,7 @@ TITLES = {
     "knfu": "KnFu: Effective Knowledge Fusion",
     "lg-fedavg": "Think Locally, Act Globally: Federated Learning with Local and Global Representations",
     "mhd": "Decentralized Learning with Multi-Headed Distillation",
+    "scaffold": "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
     "selectivefd": "Selective Knowledge Sharing for Privacy-Preserving Federated Distillation without a Good Teacher",
     "alm": "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching",
     "akl": "Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language Models",
@@ -93,6 +94,7 @@ SOURCES = {
     "fedproto": "data.source=MNIST",
     "fedre": "data.source=CIFAR10",
     "fedtgp": "data.source=CIFAR10",
+    "scaffold": "data.source=CIFAR10",
     "offsite": "data.task=language data.source=TEXTS model.name=MODEL client.trainable=all data.clients=10",
     "fml": "data.source=CIFAR10 data.clients=20 data.alpha=0.1",
 }
@@ -114,6 +116,7 @@ CAVEATS = {
     "fml": "The federation is that of HtFLlib, a third-party library.",
     "fedprox": "The number of devices is recalled from memory, not read in the paper.",
     "offsite": "The federation is our own choice.",
+    "scaffold": "The federation is that of NIID-Bench, a third-party library.",
     "mhd": "The federation is recalled from memory, not read in the paper.",
 }
 """Where a recipe's federation comes from, if neither from the paper nor from its authors' code."""
@@ -123,6 +126,7 @@ GROWS = {
     "candidates": "model",
     "chain": "",
     "chunk-likelihoods": "tokens of public texts",
+    "correction": "model",
     "class-logits": "classes",
     "emulator": "model",
     "feature-generator": "",

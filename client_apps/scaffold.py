@@ -11,7 +11,7 @@ from torch.nn import Module
 from fd_flower.client import App, Turn, evaluate_shared, private_training, reply
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.objectives.proximal import correcting
+from fd_flower.objectives.proximal import learning, with_gradient
 from fd_flower.training import LOCAL, supervised, taken
 from fd_flower.wire import Correction, Weights
 
@@ -42,7 +42,7 @@ def objective(model: Module, x: Tensor, y: Tensor, teacher: Sequence[Tensor] | N
     None adds nothing, so that the first round is FedAvg's, bit for bit.
     """
     loss = supervised(model, x, y)
-    return loss if teacher is None else loss + correcting(model, teacher)
+    return loss if teacher is None else loss + with_gradient(learning(model), teacher)
 
 
 def receive(message: Message, context: Context) -> Turn[Config]:

@@ -1,16 +1,13 @@
 """SCAFFOLD (Karimireddy et al. 2020, arXiv 1910.06378): control variates correct the drift of clients' steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-import torch
-from torch import Tensor
-
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
-from fd_flower.ensemble.parameters import mean_of_parameters
-from fd_flower.server import Reply, Requirements, Status, Strategy
+from fd_flower.ensemble.parameters import mean_of_parameters, toward
+from fd_flower.server import Reply, Requirements, Status, Strategy, replied
 from fd_flower.wire import Correction, Knowledge, Payload, Weights
 
 
@@ -44,19 +41,5 @@ class Scaffold(Strategy[Config]):
         gradients = mean_of_parameters([Correction.need(reply.content).values for reply in replies], examples)
         if self.config.lr != 1:
             weights |= toward({key: before.values[key] for key in variate.values}, weights, self.config.lr)
-        moved = toward(variate.values, gradients, self.replied(replies))
+        moved = toward(variate.values, gradients, replied(self, replies))
         return [Weights(weights, before.model), Correction(moved, variate.model)]
-
-    def replied(self, replies: Sequence[Reply]) -> float:
-        """Return how much of the federation has replied, by examples as the means; |S| / N where these are unknown."""
-        counted = self.settings.privacy.dp == "none" and all(client.examples for client in self.clients)
-
-        def size(clients: Sequence[Client]) -> int:
-            return sum(client.examples if counted else 1 for client in clients)
-
-        return size([client for reply in replies for client in reply.clients]) / size(self.clients)
-
-
-def toward(start: Mapping[str, Tensor], end: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
-    """Return what lies ``step`` of the way from one state to another, by the keys of the first, in its types."""
-    return {key: torch.lerp(tensor.double(), end[key].double(), step).to(tensor.dtype) for key, tensor in start.items()}

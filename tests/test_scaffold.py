@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 
 from fd_flower import methods
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.objectives.proximal import correcting
+from fd_flower.objectives.proximal import with_gradient
+from fd_flower.server import replied
 from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.training import LOCAL, counted, taken
 from fd_flower.wire import Bounds, Correction, Knowledge, Weights, pack
@@ -83,15 +84,16 @@ def test_where_no_examples_are_known_a_reply_counts_as_one_client_of_all():
     """|S| / N of the paper: two of three, also where both are behind one sum."""
     members = [client("0"), client("1")]
     made = server(examples=(0, 0, 0))
-    assert made.replied(REPLIES) == pytest.approx(2 / 3)
-    assert made.replied([Reply.of_sum(members, pack(), 2)]) == pytest.approx(2 / 3)
+    assert replied(made, REPLIES) == pytest.approx(2 / 3)
+    assert replied(made, [Reply.of_sum(members, pack(), 2)]) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("model", ["mlp", "resnet8:0.25"])
 def test_the_first_round_is_fedavgs(tmp_path, model):
     """Bit for bit, running statistics too."""
+    short = SKEWED + f"data.limit=100 client.steps=2 model.name={model} server.rounds=1"
     for method in ("fedavg", "scaffold"):
-        tiny.run(method, SKEWED + f"data.limit=100 client.steps=2 model.name={model} server.rounds=1", out=tmp_path / method)
+        tiny.run(method, short, out=tmp_path / method)
     plain, corrected = (Weights.need(state(tmp_path / method, method)).values for method in ("fedavg", "scaffold"))
     tiny.assert_same_bits({0: plain}, {0: corrected})
 
@@ -137,7 +139,7 @@ def test_full_batches_reach_the_optimum_of_all_clients_where_fedavg_does_not():
                     (w,) = model
                     loss = strength / 2 * (w - target).square().sum()
                     if corrected:
-                        loss = loss + correcting(model, [common - own[number]])
+                        loss = loss + with_gradient([w], [common - own[number]])
                     (gradient,) = torch.autograd.grad(loss, [w])
                     w.data -= lr * gradient
                 gradients = mean_gradients({"0": server_weight}, {"0": model[0].detach()}, lr, steps)["0"]

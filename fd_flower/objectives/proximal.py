@@ -18,7 +18,7 @@ def proximal(model: Module, begun: Sequence[Tensor], mu: float) -> Tensor:
     return mu / 2 * distance
 
 
-def correcting(model: Module, correction: Sequence[Tensor]) -> Tensor:
-    """Return a scalar that is 0, and whose gradient is ``correction`` (as ``learning``), at any parameters."""
-    inner: Any = sum((own * added).sum() for own, added in zip(learning(model), correction, strict=True))
+def with_gradient(parameters: Sequence[Parameter], gradients: Sequence[Tensor]) -> Tensor:
+    """Return a scalar that is 0, and whose gradient in each parameter is given, at any values of the parameters."""
+    inner: Any = sum((own * gradient).sum() for own, gradient in zip(parameters, gradients, strict=True))
     return inner - inner.detach()

@@ -3,6 +3,7 @@
 from fd_flower.server.averaging import Averaging, with_adapters
 from fd_flower.server.ensembling import EnsembleConfig, Ensembling
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.participation import replied
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
 from fd_flower.server.staleness import late_weights
@@ -24,5 +25,6 @@ __all__ = [
     "Voting",
     "late_weights",
     "mean_weights",
+    "replied",
     "with_adapters",
 ]
