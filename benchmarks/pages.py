@@ -23,6 +23,7 @@ from fd_flower.wire import Summable
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 TITLES = {
+    "ditto": "Ditto: Fair and Robust Federated Learning Through Personalization",
     "dsfl": "Distillation-Based Semi-Supervised Federated Learning for Communication-Efficient Collaborative Training "
     "with Non-IID Private Data",
     "edgefd": "Federated Distillation on Edge Devices: Efficient Client-Side Filtering for Non-IID Data",
@@ -49,6 +50,7 @@ TITLES = {
     "fedprox": "Federated Optimization in Heterogeneous Networks",
     "fedre": "FedRE: A Representation Entanglement Framework for Model-Heterogeneous Federated Learning",
     "fedrep": "Exploiting Shared Representations for Personalized Federated Learning",
+    "fedspeed": "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy",
     "fedtgp": "FedTGP: Trainable Global Prototypes with Adaptive-Margin-Enhanced Contrastive Learning for Data and "
     "Model Heterogeneity in Federated Learning",
     "fml": "Federated Mutual Learning",
@@ -77,6 +79,7 @@ FEDERATION = "data.clients=10 data.alpha=0.1 server.rounds=20"
 """What a command asks for where the recipe names no federation: a small one that we chose."""
 
 SOURCES = {
+    "ditto": "data.source=FASHION_MNIST",
     "dsfl": "data.source=CIFAR10 data.public=CIFAR100",
     "fd": "data.source=MNIST data.clients=10 data.per_client=2000 server.rounds=16",
     "fedalm": "data.task=language data.source=TEXTS model.name=[MODEL,OTHER] data.clients=10",
@@ -93,6 +96,7 @@ SOURCES = {
     "fedmkt": "data.task=language data.source=TEXTS model.name=[MODEL,OTHER] data.clients=10",
     "fedproto": "data.source=MNIST",
     "fedre": "data.source=CIFAR10",
+    "fedspeed": "data.source=CIFAR10",
     "fedtgp": "data.source=CIFAR10",
     "scaffold": "data.source=CIFAR10",
     "offsite": "data.task=language data.source=TEXTS model.name=MODEL client.trainable=all data.clients=10",

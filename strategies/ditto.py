@@ -20,7 +20,7 @@ class Ditto(Averaging[Config]):
     """The mean of the clients' copies of the server's model, by their examples; personal models stay where they are."""
 
     status = Status("official code")
-    requires = Requirements(same_model=True, punctual=False)
+    requires = Requirements(same_model=True)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of the architecture starts from."""

@@ -21,7 +21,7 @@ class FedSpeed(Strategy[Config]):
     """The mean of the clients' weights, by their examples, plus the mean of all clients' duals."""
 
     status = Status("official code")
-    requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"))
+    requires = Requirements(same_model=True, tasks=("classification", "language"))
     evaluated = "aggregated"
     summable, sums = (Weights,), True
 

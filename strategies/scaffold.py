@@ -24,7 +24,7 @@ class Scaffold(Strategy[Config]):
     """The mean of the clients' weights, by their examples, and the mean of all clients' variates."""
 
     status = Status("reconstruction")
-    requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"))
+    requires = Requirements(same_model=True, tasks=("classification", "language"))
     evaluated = "aggregated"
     summable, sums = (Weights, Correction), True
 

@@ -53,7 +53,13 @@ def served(folder, method) -> dict[str, torch.Tensor]:
     return Weights.need(Checkpoint.read(folder, method).knowledge).values
 
 
-@pytest.mark.parametrize("change", ["client.clip=0.5", "model.name=resnet8:0.25 server.rounds=1 client.steps=2"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "client.clip=0.5",
+        pytest.param("model.name=resnet8:0.25 server.rounds=1 client.steps=2", marks=pytest.mark.slow),
+    ],
+)
 def test_the_shared_model_is_fedavgs_and_without_mu_the_personal_one_is_local_training(tmp_path, change):
     """Bit for bit: the same mini-batches, statistics and clipped gradients, whatever the other model learns."""
     short = f"{SKEWED} data.limit=100 server.judges=1 {change}"

@@ -84,7 +84,7 @@ def test_files_that_are_no_text_are_refused(content: bytes, wanted: str, tmp_pat
         next(Documents(tmp_path).tables("train", ["text"]))
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox", "local"])
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "local", "scaffold", "fedspeed"])
 @pytest.mark.parametrize("learns", ["", LORA])
 def test_methods_of_weights_teach_language_models(method: str, learns: str, notes: Path):
     if learns:
