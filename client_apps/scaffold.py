@@ -26,7 +26,7 @@ class Config(ClientConfig):
     """SCAFFOLD's options."""
 
     def __post_init__(self) -> None:
-        """Check that the mean gradient of a round can be told from where its steps have led."""
+        """Check that the mean gradient of a round follows from where its steps have led."""
         super().__post_init__()
         if self.optimizer != "sgd" or self.momentum:
             given = f"client.optimizer={self.optimizer}" if self.optimizer != "sgd" else f"momentum={self.momentum:g}"
