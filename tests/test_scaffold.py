@@ -88,7 +88,7 @@ def test_where_no_examples_are_known_a_reply_counts_as_one_client_of_all():
     assert replied(made, [Reply.of_sum(members, pack(), 2)]) == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("model", ["mlp", "resnet8:0.25"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("resnet8:0.25", marks=pytest.mark.slow)])
 def test_the_first_round_is_fedavgs(tmp_path, model):
     """Bit for bit, running statistics too."""
     short = SKEWED + f"data.limit=100 client.steps=2 model.name={model} server.rounds=1"
@@ -154,7 +154,7 @@ def test_full_batches_reach_the_optimum_of_all_clients_where_fedavg_does_not():
 
 @pytest.mark.parametrize(
     ("changes", "given"),
-    [({"momentum": 0.9}, "momentum=0.9"), ({"optimizer": "adam"}, "client.optimizer=adam")],
+    [({"momentum": 0.9}, "client.momentum=0.9"), ({"optimizer": "adam"}, "client.optimizer=adam")],
 )
 def test_what_is_no_plain_sgd_is_refused(changes, given):
     with pytest.raises(InvalidInputError, match=rf"mean gradient under plain SGD alone; got {given}: take client\.opt"):
