@@ -29,14 +29,10 @@ class Config(ClientConfig):
         """Check that the mean gradient of a round follows from where its steps have led."""
         super().__post_init__()
         if self.optimizer != "sgd" or self.momentum:
-            given = (
-                f"client.optimizer={self.optimizer}"
-                if self.optimizer != "sgd"
-                else f"client.momentum={self.momentum:g}"
-            )
+            given = f"optimizer={self.optimizer}" if self.optimizer != "sgd" else f"momentum={self.momentum:g}"
             raise InvalidInputError(
                 "scaffold divides a round's change of the weights by client.lr and the steps, which is their mean "
-                f"gradient under plain SGD alone; got {given}: take client.optimizer=sgd client.momentum=0"
+                f"gradient under plain SGD alone; got client.{given}: take client.optimizer=sgd client.momentum=0"
             )
 
 
