@@ -230,6 +230,7 @@ def test_bytes_that_are_no_array_are_refused(data: bytes):
 BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS}, adapters={"": adapter()}, public=5)
 OF_ANOTHER_FORM = (
     "weights of one of several",
+    "a correction of one of several",
     "an update of one of several",
     "information of one of several",
     "an adapter of one of several",
