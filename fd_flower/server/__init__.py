@@ -2,6 +2,7 @@
 
 from fd_flower.server.averaging import Averaging, with_adapters
 from fd_flower.server.caching import Caching, CachingConfig
+from fd_flower.server.clustering import Clustering
 from fd_flower.server.ensembling import EnsembleConfig, Ensembling
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.participation import replied
@@ -18,6 +19,7 @@ __all__ = [
     "Averaging",
     "Caching",
     "CachingConfig",
+    "Clustering",
     "EnsembleConfig",
     "Ensembling",
     "HostGrid",
