@@ -7,7 +7,7 @@ from typing import final
 from fd_flower.config import AveragingConfig
 from fd_flower.core.client import Client
 from fd_flower.server import Averaging, Reply, Requirements, Status
-from fd_flower.wire import Knowledge, Payload
+from fd_flower.wire import Knowledge, Payload, Private
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,6 @@ class Ditto(Averaging[Config]):
         """Start from the weights that every client of the architecture starts from."""
         return self.first_adapted(clients)
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the weights, each client's by its number of examples; adapters by `server.adapters`."""
         return self.averaged(replies, knowledge)
