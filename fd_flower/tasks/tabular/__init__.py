@@ -1,0 +1,1 @@
+"""Tables of numbers and arrays, told into classes: how such sources are recognized."""
