@@ -1,4 +1,4 @@
-"""What docs/data.md shows of images, tables, windows and rows in memory, run from a user's directory as the page has it."""
+"""What docs/data.md shows of images, tables, windows and rows in memory, run from a user's directory."""
 
 import json
 import os

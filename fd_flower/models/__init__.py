@@ -26,7 +26,8 @@ columns and 10 classes), ``cnn1d`` (69,578) and ``har_cnn`` (2,256,010, HtFLlib'
 
 ``name:0.5`` halves every width, for all but ``resnet18``, ``resnet34`` and ``vit``; ``shufflenet_v2`` comes in 0.5,
 1, 1.5 and 2. Groups, for clients that differ: ``small4`` and ``conv3`` suit a CPU, ``widths4`` is one architecture
-in four sizes, ``resnets4``, ``vision5`` and ``htfe8`` (HtFLlib's eight) want a GPU (``GROUPS`` has the members).
+in four sizes, ``resnets4``, ``vision5`` and HtFLlib's (``htfe2`` to ``htfe9``, ``htm10``, ``htc4``) want a GPU
+(``GROUPS`` has the members).
 
 All of torchvision's classifiers go by their names (``published``): ``resnet50``, ``efficientnet_b0``, ``vit_b_16``.
 
@@ -45,7 +46,7 @@ from torch.nn import Module
 from fd_flower.core.dotted import is_dotted, with_colon
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
-from fd_flower.models import published
+from fd_flower.models import htfllib, published
 from fd_flower.models.body import SMALLEST, Body, Shape
 from fd_flower.models.classifier import Classifier, FeatureModel, feature_model
 from fd_flower.models.convnet import convnet
@@ -96,7 +97,7 @@ BODIES: dict[str, Body] = {
         cnn1d,
         har_cnn,
     )
-}
+} | htfllib.BODIES
 NUMBERS = ("tabular_resnet", "cnn1d", "har_cnn")
 """Built-in architectures that take tables or windows of sensors, and no images."""
 TEXTS = ("bag", "transformer")
@@ -110,23 +111,15 @@ GROUPS = {
     "widths4": ("cnn:0.25", "cnn:0.5", "cnn:0.75", "cnn"),
     "resnets4": ("resnet8", "resnet20", "resnet18", "resnet34"),
     "vision5": ("resnet18", "resnet34", "mobilenet_v2", "shufflenet_v2", "vit"),
-    "htfe8": (
-        "pfllib_cnn",
-        "googlenet",
-        "mobilenet_v2",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-    ),
+    **htfllib.GROUPS,
 }
-"""Architectures that clients take in turn; members take images of 8x8 and more, googlenet's of ``htfe8`` of 15x15."""
+"""Architectures that clients take in turn; members take images of 8x8 and more, HtFLlib's googlenet of 15x15, and its
+``vit_b_16`` and ``vit_b_32`` squares whose side 16 or 32 divides."""
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all architectures that take images, sorted."""
-    return tuple(sorted(BODIES.keys() - set(NUMBERS)))
+    """Return the names of the architectures that take images, sorted, but for those that only HtFLlib's groups have."""
+    return tuple(sorted(BODIES.keys() - {*NUMBERS, *htfllib.BODIES}))
 
 
 def groups() -> tuple[str, ...]:
