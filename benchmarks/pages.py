@@ -51,6 +51,7 @@ TITLES = {
     "fedrep": "Exploiting Shared Representations for Personalized Federated Learning",
     "fedtgp": "FedTGP: Trainable Global Prototypes with Adaptive-Margin-Enhanced Contrastive Learning for Data and "
     "Model Heterogeneity in Federated Learning",
+    "fedwon": "FedWon: Triumphing Multi-domain Federated Learning Without Normalization",
     "fml": "Federated Mutual Learning",
     "kdstudy": "Practical Insights into Knowledge Distillation for Pre-Trained Models",
     "knfu": "KnFu: Effective Knowledge Fusion",
