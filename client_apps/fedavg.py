@@ -3,6 +3,8 @@
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
+import torch
+import torch.nn.functional as F
 from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
@@ -10,9 +12,11 @@ from torch.nn import Module
 from fd_flower.client import App, Turn, fit, informed, received, reply, to_send
 from fd_flower.config import AveragingClientConfig, ClientConfig, one_of, option
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.frozen import copied
 from fd_flower.models.parts import SHARES, adopt, learning, shared_keys
 from fd_flower.training import supervised
 from fd_flower.training import train as train_model
+from fd_flower.training.loop import Objective
 
 app = App()
 
@@ -25,6 +29,9 @@ class Config(AveragingClientConfig):
     """What is averaged: `all`, all but normalization layers (`no_norm`), the `head` or the `body`; the rest is kept."""
     head_epochs: int = option(0, least=0)
     """Epochs in which a kept head is trained alone, before the body (`client.epochs`); 0: both together."""
+    teacher: str = one_of("none", "received", default="none")
+    """What clients distill while they learn from their labels: `none`, or the model that they `received` (by
+    `client.objective` and `client.kd_weight`; FedNTD)."""
 
     def __post_init__(self) -> None:
         """Check that the head that learns alone is the client's own."""
@@ -36,9 +43,16 @@ class Config(AveragingClientConfig):
             )
 
 
-def objective(model: Module, x: Tensor, y: Tensor, teacher: None, config: ClientConfig) -> Tensor:
-    """Cross-entropy on own labels [B]."""
-    return supervised(model, x, y)
+def objective(model: Module, x: Tensor, y: Tensor, teacher: Tensor | None, config: ClientConfig) -> Tensor:
+    """Cross-entropy on own labels [B], plus ``kd_weight`` times the distance to a teacher's log-probabilities [B, C].
+
+    With the divergence among all classes but the label (``dkd`` with ``alpha`` 0 and ``beta`` 1) and the received model
+    as the teacher this is FedNTD (Lee et al. 2022, arXiv 2106.03097).
+    """
+    if teacher is None:
+        return supervised(model, x, y)
+    logits = model(x)
+    return F.cross_entropy(logits, y) + config.kd_weight * config.distill(logits, teacher, y)
 
 
 def receive(message: Message, context: Context) -> Turn[Config]:
@@ -49,7 +63,20 @@ def receive(message: Message, context: Context) -> Turn[Config]:
         turn.shared(weights)
     else:
         adopt(turn.model, weights.values, share)
+    if turn.config.teacher == "received" and turn.config.kd_weight and not turn.closing:
+        turn.loss = _taught_by(copied(turn.model).eval(), turn.config)
     return turn
+
+
+def _taught_by(received: Module, config: Config) -> Objective:
+    """Return the loss of a client that also distills a model: on the very inputs that it learns from itself."""
+
+    def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            teacher = F.log_softmax(received(x).float(), 1)
+        return objective(model, x, y, teacher, config)
+
+    return learn
 
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:

@@ -6,13 +6,13 @@ from logging import WARNING
 from typing import final
 
 from fd_flower.core.flower import log
-from fd_flower.server import EnsembleConfig, Requirements, Status, Voting
+from fd_flower.server import CachingConfig, Requirements, Status, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
-class Config(EnsembleConfig):
+class Config(CachingConfig):
     """EdgeFD's options."""
 
     rule: str = "mean_of_logits"
@@ -33,4 +33,5 @@ class EdgeFD(Voting[Config]):
         if not bool(voted.any()):
             log(WARNING, "round %s: no public sample has a vote, so clients receive nothing", round)
         self.log_votes(logprobs, mask, teacher, voted)
-        return [PublicLogits(self.round_index[voted], teacher[voted]), *self.ballots(replies, knowledge), *kept]
+        taught, cached = self.with_cached(PublicLogits(self.round_index[voted], teacher[voted]), knowledge, round)
+        return [taught, *cached, *self.ballots(replies, knowledge), *kept]

@@ -10,6 +10,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
 from fd_flower.models.parts import shared_keys
 from fd_flower.server import Averaging, Reply, Requirements, Status, with_adapters
+from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.wire import Knowledge, Payload, Weights
 
 
@@ -51,7 +52,13 @@ class FedAvg(Averaging[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights, or the part of them, that every client of the architecture starts from."""
+        client: Any = self.settings.client
         share = _share(self.settings)
+        if client.teacher != "none" and self.world.kind is not CLASSIFICATION:
+            raise InvalidInputError(
+                f"client.teacher={client.teacher} distills predictions of classes, and the task is "
+                f"{self.world.kind.name}: leave it out"
+            )
         if share == "all":
             return self.first_adapted(clients)
         name, learns = clients[0].model, self.settings.client.trainable

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from typing import cast, final
 
 from fd_flower.config import LabeledConfig, Settings
-from fd_flower.server import EnsembleConfig, Ensembling, Requirements, Status, late_weights
+from fd_flower.server import Receiving, ReceivingConfig, Requirements, Status, late_weights
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
-class Config(EnsembleConfig):
+class Config(ReceivingConfig):
     """FedMD's options."""
 
     rule: str = "mean_of_logits"
@@ -19,7 +19,7 @@ class Config(EnsembleConfig):
 
 
 @final
-class FedMD(Ensembling[Config]):
+class FedMD(Receiving[Config]):
     """The mean of the clients' logits on the round's public samples."""
 
     status = Status("official code")
@@ -33,12 +33,13 @@ class FedMD(Ensembling[Config]):
         Labels are needed where clients begin with them (``client.label_epochs``).
         """
         client = cast("LabeledConfig", settings.client)
-        return replace(
+        requires = replace(
             cls.requires,
             single_replies=not cls.options(settings).plain,
             labels=client.label_passes(settings.data) > 0,
             without_labels="client.label_epochs=0",
         )
+        return cls.receiving(requires, settings)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the logits [U, N, C], every client the same: log-probabilities [N, C] (algorithm 1, "aggregate").
@@ -46,6 +47,9 @@ class FedMD(Ensembling[Config]):
         Late replies count by ``server.staleness``, which the paper does not have.
         """
         votes = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
+        if not self.one_teacher:
+            return self.taught_each(*votes, replies, knowledge, round)
         mean, valid, kept = self.fused(*votes, replies, knowledge, round, late_weights(replies))
         self.log_votes(*votes, mean, valid)
-        return [PublicLogits(self.round_index[valid], mean[valid]), *kept]
+        taught, cached = self.with_cached(PublicLogits(self.round_index[valid], mean[valid]), knowledge, round)
+        return [taught, *cached, *kept]

@@ -5,7 +5,7 @@ choice.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import final
 
 from fd_flower.config import ServerConfig, one_of, option
@@ -20,13 +20,11 @@ from fd_flower.ensemble.similarity import (
     sample_divergence,
 )
 from fd_flower.server import Requirements, Status, Strategy
+from fd_flower.server.receiving import own_teacher, teachers_of_each
 from fd_flower.wire import Knowledge, Payload, Private, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 DISTANCES = {"distribution": distribution_divergence, "sample": sample_divergence}
-
-ALONE = 1 - 1e-6
-"""A client that counts this much to itself would learn what it says already."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,18 @@ class KnFu(Strategy[Config]):
 
     status = Status("reconstruction")
     requires, evaluated = Requirements(public=True, single_replies=True), "received"
-    reply_kinds, predicts, distills_public, one_teacher = (PublicLogits,), True, True, False
+    reply_kinds, predicts, distills_public = (PublicLogits,), True, True
+
+    @property
+    def one_teacher(self) -> bool:
+        """Whether all clients receive the same: each has a teacher of its own."""
+        return False
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Fuse the probabilities [U, N, C] once a client: log-probabilities [U, N, C].
 
-        A client whose only neighbor is itself receives nothing: its own predictions would add rounding noise, which
-        Adam amplifies. A client that did not take part keeps what was fused for it when it last did.
+        A client whose only neighbor is itself receives nothing. A client that did not take part keeps what was fused
+        for it when it last did.
         """
         logprobs, mask = stack([PublicLogits.need(reply.content) for reply in replies], self.round_index)
         divergence = DISTANCES[self.config.distance](logprobs, mask)
@@ -66,16 +69,10 @@ class KnFu(Strategy[Config]):
         own, neighbors = weight.diagonal(), effective_neighbors(weight)
         self.log_votes(logprobs, mask, fused, valid)
         self.log_diagnostics({"self_weight": float(own.mean()), "neighbors": float(neighbors.mean())})
-        found = []
-        for reply, alone, count, rows, received in zip(replies, own, neighbors, fused, valid, strict=True):
-            client = reply.client.id
-            self.log_diagnostics({"self_weight": float(alone), "neighbors": float(count)}, client)
-            if alone < ALONE and bool(received.any()):
-                found.append(PublicLogits(self.round_index[received], rows[received], client))
-        here = {reply.client.id for reply in replies}
-        absent = [p for p in PublicLogits.all(knowledge) if p.client not in here]
-        return [Private(p) for p in [*absent, *found]]
+        for reply, alone, count in zip(replies, own, neighbors, strict=True):
+            self.log_diagnostics({"self_weight": float(alone), "neighbors": float(count)}, reply.client.id)
+        return teachers_of_each(replies, own, fused, valid, knowledge, self.round_index)
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return what was fused for this client, without its name."""
-        return [replace(p, client="") for p in PublicLogits.all(knowledge) if p.client == client.id]
+        return own_teacher(client, knowledge)

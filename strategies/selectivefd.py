@@ -8,13 +8,13 @@ from typing import Any, final
 from fd_flower.config import option
 from fd_flower.core.flower import log
 from fd_flower.ensemble import ambiguity
-from fd_flower.server import EnsembleConfig, Requirements, Status, Voting
+from fd_flower.server import CachingConfig, Requirements, Status, Voting
 from fd_flower.wire import Knowledge, Payload, Private, PublicLabels, PublicLogits, stack
 from fd_flower.wire.replies import Reply
 
 
 @dataclass(frozen=True)
-class Config(EnsembleConfig):
+class Config(CachingConfig):
     """Selective-FD's options."""
 
     ambiguity: float = option(2.0, least=0, most=2)
@@ -43,4 +43,5 @@ class SelectiveFD(Voting[Config]):
             log(WARNING, "round %s: no public sample has a vote and is clear, so clients receive nothing", round)
         self.log_votes(logprobs, mask, teacher, kept)
         self.log_diagnostics({"ambiguous": float((voted & ~kept).sum()) / max(int(voted.sum()), 1)})
-        return [PublicLogits(self.round_index[kept], teacher[kept]), *self.ballots(replies, knowledge), *trust]
+        taught, cached = self.with_cached(PublicLogits(self.round_index[kept], teacher[kept]), knowledge, round)
+        return [taught, *cached, *self.ballots(replies, knowledge), *trust]

@@ -16,8 +16,10 @@ from fd_flower.client import steps
 from fd_flower.config import settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.server.checkpoint import Checkpoint
 from fd_flower.tasks.described import described
 from fd_flower.tasks.world import World
+from fd_flower.training import predict
 from fd_flower.wire import Knowledge, PublicLogits, pack
 from fd_flower.wire.replies import Reply
 
@@ -267,6 +269,23 @@ def test_the_servers_model_changes_nothing_for_clients_and_stays_at_the_server(t
     assert [line["global"]["evaluated"] for line in tiny.rounds(with_one)] == ["aggregated"] * 2
     assert [line["steps"]["server"] for line in tiny.rounds(with_one)] == [2, 2]
     assert tiny.rounds(without)[0]["global"] is None
+
+
+def test_what_the_servers_model_predicts_is_taught(tmp_path):
+    """The kept model's predictions are what clients learn from in place of the ensemble's."""
+    words = f"{TINY} server.model=mlp run.keep=last server.rounds=1 "
+    for teacher in ("ensemble", "model"):
+        tiny.run("dsfl", f"{words} server.teacher={teacher}", out=tmp_path / teacher)
+    taught = {
+        name: PublicLogits.need(Checkpoint.read(tmp_path / name, "dsfl").knowledge) for name in ("ensemble", "model")
+    }
+    chosen = settings("dsfl", words)
+    world = World(chosen, described(chosen))
+    model = world.load("mlp", load_file(tmp_path / "model" / "models" / "server.safetensors"))
+    own = taught["model"]
+    torch.testing.assert_close(own.values, predict(model, world.public[own.index]), atol=1e-6, rtol=0)
+    assert torch.equal(own.index, taught["ensemble"].index)
+    assert not torch.allclose(own.values, taught["ensemble"].values)
 
 
 def test_an_architecture_that_there_is_not_is_refused_before_round_one():

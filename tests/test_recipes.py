@@ -21,6 +21,7 @@ FEDERATIONS = {
     "fedavg": (100, 10, None, None, None),
     "fedavg-bias": (64, 8, 50, None, None),
     "fedavg-lora": (10, 1, 50, None, None),
+    "fedntd": (100, 10, 200, 500, 500),
     "fedd2s": (20, 20, 100, None, None),
     "feddf": (20, 8, 100, 2500, 2500),
     "fede4rag": (None, 2, 25, None, None),
@@ -33,11 +34,18 @@ FEDERATIONS = {
     "fedrep": (100, 10, 100, 500, 500),
     "fedtgp": (20, 20, 1000, None, None),
     "mhd": (8, 8, 300, None, None),
+    "scarlet": (100, 100, 2000, 500, 500),
     "selectivefd": (10, 10, None, 5000, 5000),
 }
-PUBLIC = {"dsfl": (10000, 1000), "feddf": (50000, None), "fedmd": (60000, 5000), "selectivefd": (6000, 512)}
+PUBLIC = {
+    "dsfl": (10000, 1000),
+    "scarlet": (10000, 1000),
+    "feddf": (50000, None),
+    "fedmd": (60000, 5000),
+    "selectivefd": (6000, 512),
+}
 """Public samples, and those of a round."""
-METHODS = {"fedavg-bias": "fedavg", "fedavg-lora": "fedavg", "fedrep": "fedavg"}
+METHODS = {"fedavg-bias": "fedavg", "fedavg-lora": "fedavg", "fedntd": "fedavg", "fedrep": "fedavg", "scarlet": "dsfl"}
 """Whose recipe it is, where it is not the method's of its name."""
 
 

@@ -208,6 +208,35 @@ def test_references_are_kept_as_they_are():
     assert sent_to(own, teacher, "0")["0"] == sent_to(kept, teacher, "0")["0"]
 
 
+# --- only what changed
+
+
+def test_16_bits_are_the_teacher_to_a_hundred_thousandth():
+    own = References.blank(6, 4, exact=True)
+    teacher = PublicLogits(torch.arange(6), drawn(7))
+    decoded, _ = unpack_teacher(sent_to(own, teacher, "0")["0"], Reference.blank(6, 4))
+    assert (PublicLogits.need(decoded).values.exp() - teacher.values.exp()).abs().max() < 4e-5
+
+
+def test_a_client_gets_what_it_lacks_alone():
+    """Client 1 misses a teacher: its next message has what it missed, that of client 0 one row."""
+    own = References.blank(60, 4, exact=True)
+    held = {"0": Reference.blank(60, 4), "1": Reference.blank(60, 4)}
+    values = drawn(1, 60)
+    sizes: dict[tuple[str, int], int] = {}
+    for number, (rows, names) in enumerate([([], "01"), (list(range(50)), "0"), ([3], "01")], 1):
+        values = values.clone()
+        values[rows] = drawn(number + 1, len(rows))
+        for name, content in sent_to(own, PublicLogits(torch.arange(60), values), *names).items():
+            own.heard(name)
+            sizes[name, number] = content["public-logits"].count_bytes()  # type: ignore[union-attr]
+            decoded, held[name] = unpack_teacher(content, held[name])
+            taught = PublicLogits.need(decoded)
+            assert (taught.values.exp() - values.exp()).abs().max() < 4e-5
+    assert held["0"] == held["1"] == own.now
+    assert sizes["1", 3] > sizes["0", 3] + 49 * 4 * 2 * 0.8
+
+
 # --- a reply
 
 

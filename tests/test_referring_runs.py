@@ -95,7 +95,11 @@ def test_a_device_that_lost_its_memory_is_told_all_again(tmp_path: Path):
 @pytest.mark.parametrize(
     ("method", "words", "message"),
     [
-        ("fedmd", "wire.up=argmax", r"wire\.up=argmax refers to the last teacher, which only wire\.down=delta keeps"),
+        (
+            "fedmd",
+            "wire.up=argmax",
+            r"wire\.up=argmax refers to the last teacher, which only wire\.down=delta or changed keep",
+        ),
         ("fedavg", "wire.down=delta", r"wire\.down=delta is for a teacher of public samples \(public-logits\)"),
         (
             "fedmd",

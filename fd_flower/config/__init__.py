@@ -14,13 +14,14 @@ from fd_flower.config.registry import read_recipe
 from fd_flower.config.run import RunConfig
 from fd_flower.config.sections import SECTIONS
 from fd_flower.config.server import ANNEALED, EVALUATION_POINTS, ServerConfig
-from fd_flower.config.wire import REFERRING, SPARSE, WireConfig
+from fd_flower.config.wire import KEEPING, REFERRING, SPARSE, WireConfig
 from fd_flower.core.schema import one_of, option
 
 __all__ = [
     "ANNEALED",
     "CHANGEABLE",
     "EVALUATION_POINTS",
+    "KEEPING",
     "REFERRING",
     "SECTIONS",
     "SPARSE",

@@ -32,7 +32,12 @@ ROOMS = {"server": "fd_flower.strategies", "client": "fd_flower.client_apps"}
 RECIPES = Path(__file__).with_name("recipes")
 RECIPES_OF = {
     "edgefd-port": "edgefd",
-    **dict.fromkeys(("fedavg-bias", "fedavg-lora", "fedbn", "fedper", "fedrep", "fedwon", "lg-fedavg"), "fedavg"),
+    **dict.fromkeys(("cfd", "comet", "scarlet"), "dsfl"),
+    **dict.fromkeys(("dpfl", "kt-pfl"), "fedmd"),
+    "fedhe": "fd",
+    **dict.fromkeys(
+        ("fedavg-bias", "fedavg-lora", "fedbn", "fedntd", "fedper", "fedrep", "fedwon", "lg-fedavg"), "fedavg"
+    ),
 }
 """Recipes that are no method's own."""
 

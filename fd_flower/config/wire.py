@@ -10,6 +10,8 @@ SPARSE = "sparse"
 """A codec of weights, which refers to those that were received."""
 REFERRING = ("delta", "argmax")
 """Codecs that refer to the newest teacher of each public sample, which the server and its clients both keep."""
+KEEPING = ("delta", "changed")
+"""Codecs of the server's messages under which both keep that teacher."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class WireConfig(Options):
     """Codec of clients' replies: `none` (float32), `fp16`, `int8`; for predictions on public samples `top_k`, and with
     `wire.down=delta`, `delta` (the change from the sample's last teacher) or `argmax` (the most likely class alone);
     for weights `sparse` (the largest changes; what is left out is added to the next round's)."""
-    down: str = one_of(*CODECS, "delta", default="none")
-    """Codec of what the server sends, as `wire.up`; `delta` is the change from the sample's last teacher."""
+    down: str = one_of(*CODECS, *KEEPING, default="none")
+    """Codec of what the server sends, as `wire.up`; `delta` is the change from the sample's last teacher, `changed`
+    sends predictions that differ from it alone, in 16 bits."""
     top_k: int = option(1, least=1)
     """Classes per sample that `top_k` sends."""
     share: float = option(0.1, above=0, most=1)
@@ -36,7 +39,7 @@ class WireConfig(Options):
         super().__post_init__()
         if self.up_refers and not self.refers:
             raise InvalidInputError(
-                f"wire.up={self.up} refers to the last teacher, which only wire.down=delta keeps: set both"
+                f"wire.up={self.up} refers to the last teacher, which only wire.down=delta or changed keep: set both"
             )
 
     @property
@@ -48,7 +51,7 @@ class WireConfig(Options):
     @property
     def refers(self) -> bool:
         """Whether server and clients keep teachers, relative to which messages are encoded."""
-        return self.down == "delta"
+        return self.down in KEEPING
 
     @property
     def up_refers(self) -> bool:

@@ -64,11 +64,11 @@ def fit(own: Tensor, labels: Tensor | None, clusters: int, seed: int) -> KMeans:
     if min(sizes) < clusters:
         few = ", ".join(f"{k} of {len(group)}" for k, group in zip(sizes, groups, strict=True) if k < clusters)
         log(WARNING, "k-means: fewer clusters than %s, for lack of samples: %s", clusters, few)
-    return KMeans(torch.cat([_centroids(group, k, seed) for group, k in zip(groups, sizes, strict=True)]))
+    return KMeans(torch.cat([centroids(group, k, seed) for group, k in zip(groups, sizes, strict=True)]))
 
 
-def _centroids(x: Tensor, clusters: int, seed: int) -> Tensor:
-    """Return the centroids [clusters, D] of x [N, D]."""
+def centroids(x: Tensor, clusters: int, seed: int, starts: int = 1) -> Tensor:
+    """Return the centroids [clusters, D] of x [N, D], float64: the best of several starts."""
     if clusters == 1:
         return x.mean(0, keepdim=True)
     # Imported where they are used: scikit-learn takes a second, and most methods do without.
@@ -77,5 +77,5 @@ def _centroids(x: Tensor, clusters: int, seed: int) -> Tensor:
 
     # With several threads the order of its sums, and so their last bits, would be the scheduler's.
     with threadpool_limits(1):
-        found = Lloyd(clusters, n_init=1, random_state=seed % 2**32).fit(x.numpy())
+        found = Lloyd(clusters, n_init=starts, random_state=seed % 2**32).fit(x.numpy())
     return torch.from_numpy(found.cluster_centers_)

@@ -27,12 +27,13 @@ from fd_flower.ensemble.distances import agreement, geometric_median, multi_krum
 from fd_flower.ensemble.filters import ambiguity
 from fd_flower.ensemble.means import mean_of_logits, mean_of_probabilities
 from fd_flower.ensemble.robust import median, rank_vote, trimmed_mean
-from fd_flower.ensemble.sharpen import entropy_reduction
+from fd_flower.ensemble.sharpen import enhanced_entropy_reduction, entropy_reduction
 
 __all__ = [
     "Rule",
     "agreement",
     "ambiguity",
+    "enhanced_entropy_reduction",
     "entropy_reduction",
     "geometric_median",
     "mean_of_logits",

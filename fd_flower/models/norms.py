@@ -11,8 +11,8 @@ from fd_flower.core.errors import InvalidInputError
 
 NORMS = ("bn", "gn", "none_ws")
 GAMMA = 1.7139588594436646
-"""What keeps the variance of a ReLU's output, whose input is standard normal, near 1: the constant of NFNets' code, from
-a sample. Its formula, sqrt(2 / (1 - 1 / pi)), is 1.7129."""
+"""What keeps the variance of a ReLU's output, whose input is standard normal, near 1: the constant of NFNets' code,
+from a sample. Its formula, sqrt(2 / (1 - 1 / pi)), is 1.7129."""
 EPSILON = 1e-4
 CHANNELS = 16
 """Channels of a group, at most (Wu and He 2018, arXiv 1803.08494, compare 16 a group with 32 groups)."""

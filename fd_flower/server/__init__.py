@@ -1,8 +1,10 @@
 """The server's half: the strategy that methods fill in, and what runs it."""
 
 from fd_flower.server.averaging import Averaging, with_adapters
+from fd_flower.server.caching import Caching, CachingConfig
 from fd_flower.server.ensembling import EnsembleConfig, Ensembling
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.receiving import Receiving, ReceivingConfig
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.run import Run
 from fd_flower.server.staleness import late_weights
@@ -13,9 +15,13 @@ from fd_flower.wire.replies import Reply, mean_weights
 
 __all__ = [
     "Averaging",
+    "Caching",
+    "CachingConfig",
     "EnsembleConfig",
     "Ensembling",
     "HostGrid",
+    "Receiving",
+    "ReceivingConfig",
     "Reply",
     "Requirements",
     "Run",

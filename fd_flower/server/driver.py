@@ -227,8 +227,9 @@ class Driver:
         self.host.mark()
         if settings.wire.refers:
             found = {} if checkpoint is None else checkpoint.references
-            blank = References.blank(len(world.public or ()), strategy.clients[0].classes)
-            self.guard.references = References.of(found) if found else blank
+            exact, about = settings.wire.down == "changed", (len(world.public or ()), strategy.clients[0].classes)
+            blank = References.blank(*about, exact=exact)
+            self.guard.references = References.of(found, exact=exact) if found else blank
         if checkpoint is not None:
             self.host.remembered = dict(checkpoint.standing.remembered)
             if self.clock is not None:

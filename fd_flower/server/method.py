@@ -89,9 +89,6 @@ class Method(ABC, Generic[C]):
     sums: ClassVar[bool] = False
     """Whether ``aggregate`` gets that one reply in every run, so that hosts send sums of their clients' replies."""
 
-    one_teacher: ClassVar[bool] = True
-    """Whether all clients receive the same predictions on public samples, if any."""
-
     predicts: ClassVar[bool] = False
     """Whether clients predict on public samples, which a round's message then names."""
 
@@ -207,6 +204,11 @@ class Method(ABC, Generic[C]):
         privacy = settings.privacy
         alone = privacy.sum != "none" or privacy.dp != "none" or settings.wire.encodes_replies
         return cls.sums and not alone and not cls.requirements(settings).single_replies
+
+    @property
+    def one_teacher(self) -> bool:
+        """Whether all clients receive the same predictions on public samples, if any."""
+        return True
 
     def takes_sum(self) -> bool:
         """Whether the round's replies are added up before ``aggregate``."""

@@ -1,4 +1,4 @@
-"""Which teachers clients have: what the next messages in both directions refer to (``wire.down=delta``)."""
+"""Which teachers clients have: what the next messages in both directions refer to (``wire.down=delta|changed``)."""
 
 import json
 import zlib
@@ -31,6 +31,8 @@ class References:
         What a client has that received every teacher.
     newest, before : Tensor
         [P] int64: the last two teachers that had each sample, 0: none.
+    exact : bool
+        Whether teachers are kept in 16 bits (``changed``), not as steps from the one before (``delta``).
     number : int
         How many teachers there were.
     clients : dict[str, int]
@@ -40,16 +42,17 @@ class References:
     now: Reference
     newest: Tensor
     before: Tensor
+    exact: bool = False
     number: int = 0
     clients: dict[str, int] = field(default_factory=dict)
     _checksum: int = 0
     _asked: set[str] = field(default_factory=set)
 
     @classmethod
-    def blank(cls, samples: int, classes: int) -> Self:
+    def blank(cls, samples: int, classes: int, *, exact: bool = False) -> Self:
         """Return those of a run before its first teacher, about P samples and C classes."""
         nothing = torch.zeros(samples, dtype=torch.int64)
-        return cls(Reference.blank(samples, classes), nothing, nothing)
+        return cls(Reference.blank(samples, classes), nothing, nothing, exact)
 
     def copy(self) -> "References":
         """Return references that can take in a teacher while these stay unchanged."""
@@ -67,17 +70,19 @@ class References:
         checksum = zlib.crc32(values.contiguous().numpy().tobytes(), zlib.crc32(index.numpy().tobytes()))
         if self.number and checksum == self._checksum:
             return TeacherUpdate.again(self.now, index)
-        update = TeacherUpdate.made(self.now, index, values)
+        made = TeacherUpdate.exact if self.exact else TeacherUpdate.made
+        update = made(self.now, index, values)
         self.number, self._checksum, self.now = self.number + 1, checksum, update.after
-        self.before = torch.where(update.rows, self.newest, self.before)
-        self.newest = self.newest.masked_fill(update.rows, self.number)
+        self.before = torch.where(update.new, self.newest, self.before)
+        self.newest = self.newest.masked_fill(update.new, self.number)
         return update
 
     def record(self, update: TeacherUpdate, has: int) -> RecordDict:
         """Return the record of a teacher for clients that have the one with the number ``has``, 0: none."""
         lacks = self.newest > has
         based = (self.before > 0) & (self.before <= has) if update.steps is not None else torch.zeros_like(lacks)
-        return teacher_record(update, lacks=lacks, based=based, first=self.before == 0, whole=not has)
+        first = self.before == 0 if not self.exact else torch.zeros_like(lacks)
+        return teacher_record(update, lacks=lacks, based=based, first=first, whole=not has)
 
     def heard(self, client: str) -> None:
         """Take note that a client has answered, so that it has what it was sent."""
@@ -110,11 +115,12 @@ class References:
         }
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+    def of(cls, tensors: Mapping[str, Tensor], *, exact: bool = False) -> Self:
         """Return the references with these tensors."""
         number, checksum, clients = json.loads(tensors["about"].numpy().tobytes())
         newest = tensors["newest"]
-        return cls(Reference(tensors["values"], newest > 0), newest, tensors["before"], number, clients, checksum)
+        now = Reference(tensors["values"], newest > 0)
+        return cls(now, newest, tensors["before"], exact, number, clients, checksum)
 
 
 @final
@@ -150,8 +156,8 @@ class TeacherMessages:
             return rest
         if len(found) > 1 or (self._teacher is not None and found[0] is not self._teacher):
             raise InvalidInputError(
-                "wire.down=delta is for one teacher that all clients receive, and these receive different ones: leave "
-                "it out"
+                f"wire.down={'changed' if self._references.exact else 'delta'} is for one teacher that all clients "
+                "receive, and these receive different ones: leave it out"
             )
         if self._update is None:
             self._teacher, self._update = found[0], self._references.take(found[0])

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from fd_flower.core.client import Client
-from fd_flower.server.ensembling import C, Ensembling
+from fd_flower.server.caching import C, Caching
 from fd_flower.wire import Knowledge, Payload, Private, PublicVotes
 from fd_flower.wire.replies import Reply
 
 
-class Voting(Ensembling[C], ABC):
+class Voting(Caching[C], ABC):
     """A strategy that keeps its clients' votes on all public samples: a round is about samples that somebody claims.
 
     A client whose votes the server lacks is asked for them with ``PublicVotes`` about no sample: in its first round,
@@ -28,11 +28,11 @@ class Voting(Ensembling[C], ABC):
             self.world.check_encoder()
         return ()
 
-    def public_index(self, round: int) -> Tensor:
+    def drawn_index(self, round: int) -> Tensor:
         """Return a fresh seeded subset of the claimed samples, int64 [N], rising; empty if no client claims any."""
         votes = PublicVotes.all(self.knowledge)
         if not votes:
-            return super().public_index(round)
+            return super().drawn_index(round)
         claimed = torch.stack([vote.mask for vote in votes]).any(0).nonzero()[:, 0]
         order = torch.randperm(len(claimed), generator=self.rng("public", round))
         return claimed[order[: self.world.public_batch]].sort().values

@@ -5,7 +5,9 @@ Predictions are log-probabilities at temperature 1, in both directions. ``Weight
 """
 
 from fd_flower.wire.adapters import Adapter
+from fd_flower.wire.cached import CachedTeacher
 from fd_flower.wire.candidates import Candidates, Chain, Scores
+from fd_flower.wire.coefficients import Coefficients
 from fd_flower.wire.features import Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
 from fd_flower.wire.knowledge import Knowledge, Private
@@ -30,11 +32,13 @@ from fd_flower.wire.weights import Emulator, Holders, Information, ServerModel, 
 __all__ = [
     "Adapter",
     "Bounds",
+    "CachedTeacher",
     "Candidates",
     "Chain",
     "ChunkLikelihoods",
     "ClassLogits",
     "Clippable",
+    "Coefficients",
     "Emulator",
     "Encrypted",
     "Generator",

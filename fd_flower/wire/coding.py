@@ -5,7 +5,7 @@ from typing import final
 
 from flwr.app import RecordDict
 
-from fd_flower.config import REFERRING, SPARSE, Settings, WireConfig, registry
+from fd_flower.config import KEEPING, REFERRING, SPARSE, Settings, WireConfig, registry
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.codecs import named
 from fd_flower.wire.codecs.ranges import coder
@@ -29,7 +29,7 @@ class Wire:
 
     def __init__(self, config: WireConfig, *, down: bool) -> None:
         name = config.down if down else config.up
-        self._codec = None if name in ("none", SPARSE, *REFERRING) else named(name, config.top_k)
+        self._codec = None if name in ("none", SPARSE, *REFERRING, *KEEPING) else named(name, config.top_k)
         self._zstd = config.zstd
 
     def outgoing(self, content: RecordDict) -> RecordDict:
@@ -68,10 +68,10 @@ def check_wire(
             f"leave {used[0]} out; wire.zstd loses nothing"
         )
     if wire.refers:
-        _check_teacher(method, kinds, sent, one_teacher=one_teacher)
+        _check_teacher(method, wire, kinds, sent, one_teacher=one_teacher)
     if wire.up == SPARSE:
         _check_sparse(method, wire, kinds, sent)
-    about = {"wire.down=delta refers to the last round's teacher": wire.refers} | {
+    about = {f"wire.down={wire.down} refers to the last round's teacher": wire.refers} | {
         "wire.up=sparse sends changes of the round's weights": wire.up == SPARSE
     }
     for what in (what for what, asked in about.items() if asked):
@@ -89,24 +89,27 @@ def check_wire(
         )
 
 
-def _check_teacher(method: str, kinds: Collection[type[Payload]], sent: str, *, one_teacher: bool) -> None:
+def _check_teacher(
+    method: str, wire: WireConfig, kinds: Collection[type[Payload]], sent: str, *, one_teacher: bool
+) -> None:
     """Refuse messages relative to the last teacher where there is not one teacher for all."""
-    coder()
+    if wire.down == "delta" or wire.up_refers:
+        coder()
     if not any(issubclass(kind, PublicLogits) for kind in kinds):
         raise InvalidInputError(
-            f"wire.down=delta is for a teacher of public samples (public-logits), and clients of {method} send {sent}: "
-            "take fp16 or int8"
+            f"wire.down={wire.down} is for a teacher of public samples (public-logits), and clients of {method} send "
+            f"{sent}: take fp16 or int8"
         )
     if not one_teacher:
         raise InvalidInputError(
-            f"wire.down=delta is for one teacher that all clients receive, and {method} has one for each: take fp16 or "
-            "int8"
+            f"wire.down={wire.down} is for one teacher that all clients receive, and {method} has one for each: take "
+            "fp16 or int8"
         )
 
 
 def _check_sparse(method: str, wire: WireConfig, kinds: Collection[type[Payload]], sent: str) -> None:
     """Refuse changes of weights where there are none, or where clients receive others than the server has."""
-    if wire.down not in ("none", "delta"):
+    if wire.down not in ("none", *KEEPING):
         raise InvalidInputError(
             f"wire.up=sparse sends changes of the weights that were received, which wire.down={wire.down} makes others "
             "than the server's: leave wire.down out"

@@ -36,13 +36,16 @@ class TeacherUpdate:
         What clients have before it and with it.
     rows : Tensor
         bool [P]: the samples that it is about.
+    new : Tensor
+        bool [P]: those of them whose values it replaces.
     steps : Tensor | None
-        int64 [M, C]: how their values change, in the samples' order; None: it was sent before.
+        int64 [M, C]: how their values change, in the samples' order; None: what is new is sent in full.
     """
 
     before: Reference
     after: Reference
     rows: Tensor
+    new: Tensor
     steps: Tensor | None
 
     @classmethod
@@ -50,13 +53,24 @@ class TeacherUpdate:
         """Return a teacher: log-probabilities [M, C] of the samples ``index`` [M], rising."""
         target, base, known = ref.fixed(logprobs), before.values[index].long(), before.known[index].unsqueeze(1)
         steps = ref.change(target, base)
-        values = torch.where(known, ref.changed(base, steps), ref.coarse(target) * ref.COARSE)
-        return cls(before, before.put(index, values), _rows(index, len(before.known)), steps)
+        values, rows = (
+            torch.where(known, ref.changed(base, steps), ref.coarse(target) * ref.COARSE),
+            _rows(index, before),
+        )
+        return cls(before, before.put(index, values), rows, rows, steps)
+
+    @classmethod
+    def exact(cls, before: Reference, index: Tensor, logprobs: Tensor) -> "TeacherUpdate":
+        """Return a teacher as ``made``, in 16 bits, of which only what differs from the reference is new."""
+        target = ref.fixed(logprobs)
+        differs = (target != before.values[index]).any(1) | ~before.known[index]
+        return cls(before, before.put(index, target), _rows(index, before), _rows(index[differs], before), None)
 
     @classmethod
     def again(cls, now: Reference, index: Tensor) -> "TeacherUpdate":
         """Return a teacher that is in the reference already."""
-        return cls(now, now, _rows(index, len(now.known)), None)
+        rows = _rows(index, now)
+        return cls(now, now, rows, torch.zeros_like(rows), None)
 
 
 def teacher_record(update: TeacherUpdate, *, lacks: Tensor, based: Tensor, first: Tensor, whole: bool) -> RecordDict:
@@ -214,8 +228,8 @@ def _found(content: RecordDict) -> Array | None:
     return record[KEY] if isinstance(record, ArrayRecord) and set(record) == {KEY} else None
 
 
-def _rows(index: Tensor, samples: int) -> Tensor:
-    return torch.zeros(samples, dtype=torch.bool).index_fill(0, index, True)
+def _rows(index: Tensor, reference: Reference) -> Tensor:
+    return torch.zeros_like(reference.known).index_fill(0, index, True)
 
 
 def _packed(data: bytes) -> bytes:
