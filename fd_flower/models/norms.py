@@ -40,9 +40,10 @@ class StandardizedConv2d(nn.Conv2d):
             )
         weight = original.weight
         self.weight = weight
-        new = {"device": weight.device, "dtype": weight.dtype}
-        self.bias = nn.Parameter(torch.zeros(self.out_channels, **new)) if original.bias is None else original.bias
-        self.gain = nn.Parameter(torch.ones(self.out_channels, **new))
+        self.bias = (
+            nn.Parameter(weight.detach().new_zeros(self.out_channels)) if original.bias is None else original.bias
+        )
+        self.gain = nn.Parameter(weight.detach().new_ones(self.out_channels))
 
     def standardized(self) -> Tensor:
         """Return the weights that convolve [outputs, inputs / groups, height, width]."""
@@ -88,7 +89,7 @@ def normalized(model: Module, norm: str | None, name: str) -> Module:
             f"model.norm is '{norm}', and '{name}' has {has}: leave model.norm out, or take a network with such "
             "layers, resnet8 say"
         )
-    made: dict[Module, Module] = {}  # a layer that stands in several places stays one
+    made: dict[Module, Module] = {}  # a layer that is used in several places stays one
     for place, part in parts.items():
         if place in found:
             made[part] = made.get(part) or _made(norm, found[place])

@@ -1,1 +1,1 @@
-"""Tables of numbers and arrays, told into classes: how such sources are recognized."""
+"""Tables of numbers and arrays, classified: how such sources are recognized."""
