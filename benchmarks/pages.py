@@ -48,6 +48,7 @@ TITLES = {
     "comet": "Personalized Federated Learning for Heterogeneous Clients with Clustered Knowledge Transfer",
     "dpfl": "Decentralized Personalized Federated Learning",
     "kt-pfl": "Parameterized Knowledge Transfer for Personalized Federated Learning",
+    "fesem": "Multi-Center Federated Learning",
     "fedhe": "FedHe: Heterogeneous Models and Communication-Efficient Federated Learning",
     "scarlet": "Soft-Label Caching and Sharpening for Communication-Efficient Federated Distillation",
     "fedntd": "Preservation of the Global Knowledge by Not-True Distillation in Federated Learning",

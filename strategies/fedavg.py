@@ -4,23 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from fd_flower.config import AveragingConfig, Settings, averaging
+from fd_flower.config import ClusteringConfig, Settings, averaging
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
 from fd_flower.models.parts import shared_keys
-from fd_flower.server import Averaging, Reply, Requirements, Status, with_adapters
+from fd_flower.server import Clustering, Reply, Requirements, Status, with_adapters
 from fd_flower.tasks.classification import CLASSIFICATION
-from fd_flower.wire import Knowledge, Payload, Weights
+from fd_flower.wire import Knowledge, Payload, Private, Weights
 
 
 @dataclass(frozen=True)
-class Config(AveragingConfig):
+class Config(ClusteringConfig):
     """FedAvg's options."""
 
 
 @final
-class FedAvg(Averaging[Config]):
+class FedAvg(Clustering[Config]):
     """The mean of the clients' weights, by their examples (algorithm 1 of the paper), or of a part of them."""
 
     status = Status("paper")
@@ -32,7 +32,12 @@ class FedAvg(Averaging[Config]):
         """Return ``requires``; heads alone can be averaged over architectures."""
         share = _share(settings)
         if share == "all":
-            return with_adapters(cls.requires, settings)
+            return cls.clustered(with_adapters(cls.requires, settings), settings)
+        if (clusters := cls.options(settings).clusters) > 1:
+            raise InvalidInputError(
+                f"server.clusters={clusters} averages whole models, and client.share={share} keeps a part with the "
+                "clients: leave one of both out"
+            )
         config = averaging(settings.server)
         if config.adapters in SINGLE or config.ranks:
             asked = f"server.ranks={config.ranks}" if config.ranks else f"server.adapters={config.adapters}"
@@ -48,7 +53,7 @@ class FedAvg(Averaging[Config]):
     @classmethod
     def evaluation_point(cls, settings: Settings) -> str:
         """Return where it is evaluated: where a part stays with clients, there is no server's model."""
-        return cls.evaluated if _share(settings) == "all" else "trained"
+        return super().evaluation_point(settings) if _share(settings) == "all" else "trained"
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights, or the part of them, that every client of the architecture starts from."""
@@ -79,7 +84,7 @@ class FedAvg(Averaging[Config]):
             )
         return [Weights({key: value for key, value in first.values.items() if key in keys})]
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the weights, each client's by its number of examples; adapters by `server.adapters`."""
         return self.averaged(replies, knowledge)
 

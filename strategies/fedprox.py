@@ -4,29 +4,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from fd_flower.config import AveragingConfig
+from fd_flower.config import ClusteringConfig, Settings
 from fd_flower.core.client import Client
-from fd_flower.server import Averaging, Reply, Requirements, Status
-from fd_flower.wire import Knowledge, Payload
+from fd_flower.server import Clustering, Reply, Requirements, Status
+from fd_flower.wire import Knowledge, Payload, Private
 
 
 @dataclass(frozen=True)
-class Config(AveragingConfig):
+class Config(ClusteringConfig):
     """FedProx's options at the server."""
 
 
 @final
-class FedProx(Averaging[Config]):
+class FedProx(Clustering[Config]):
     """The mean of the clients' weights, by their examples; what is FedProx's own happens at the clients."""
 
     status = Status("paper")
     requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"), punctual=False)
     evaluated = "aggregated"
 
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return ``requires``, as the rule for adapters and clusters change it."""
+        return cls.clustered(super().requirements(settings), settings)
+
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of the architecture starts from."""
         return self.first_adapted(clients)
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the weights, each client's by its number of examples; adapters by `server.adapters`."""
         return self.averaged(replies, knowledge)

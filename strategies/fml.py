@@ -7,7 +7,7 @@ from typing import final
 from fd_flower.config import AveragingConfig
 from fd_flower.core.client import Client
 from fd_flower.server import Averaging, Reply, Status
-from fd_flower.wire import Knowledge, Payload
+from fd_flower.wire import Knowledge, Payload, Private
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,6 @@ class FML(Averaging[Config]):
         peer = clients[0].model if self.config.peer is None else self.config.peer
         return self.checked([self.first_weights(peer, peer)])
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the memes, each client's by its number of examples; adapters by `server.adapters`."""
         return self.averaged(replies, knowledge)

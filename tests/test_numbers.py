@@ -112,9 +112,15 @@ def test_a_table_is_of_numbers_unless_a_column_holds_texts(tmp_path, columns, ex
 
 
 def test_constants_standardize_the_columns_that_they_name(tmp_path):
-    found = read(table(tmp_path, wine()), DataConfig(constants={"ash": [2.0, 0.5], "hue": [1.0, 2.0]}))
+    color = ["red", "white"] * 89
+    options: dict[str, Any] = {
+        "constants": {"ash": [2.0, 0.5], "hue": [1.0, 2.0]},
+        "categories": {"color": ["red", "white"]},
+    }
+    found = read(table(tmp_path, wine(color=color)), DataConfig(**options))
     expected = (wine()[COLUMNS].to_numpy() - [0, 2, 1]) / [1, 0.5, 2]
-    np.testing.assert_allclose(found.x, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.x[:, :3], expected, rtol=1e-5, atol=1e-6)
+    assert found.x[:2, 3:].tolist() == [[1, 0], [0, 1]]
 
 
 def test_public_samples_standardize_without_a_look_at_private_rows(tmp_path):

@@ -5,11 +5,13 @@ from functools import partial
 from typing import Any
 
 from flwr.app import Context, Message
+from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client.app import App
 from fd_flower.client.steps import Receive, Send, fit, private_training, reply
 from fd_flower.client.turn import Turn
+from fd_flower.ensemble import joint_confidence
 from fd_flower.models.exits import Exiting, at_every_exit, exits
 from fd_flower.training.loop import Objective
 from fd_flower.wire import PublicLogits
@@ -58,9 +60,20 @@ def distilled(message: Message, context: Context, objective: Objective) -> Turn[
         model: Module | None = None
         if stages := turn.config.loss.exits:
             learn, model = at_every_exit(learn, 1 + len(stages)), _exiting(turn, stages)
-        fit(turn, learn, turn.public[received.index], received.values, model=model)
+        index, teacher = _selected(turn, received)
+        fit(turn, learn, turn.public[index], teacher, model=model)
     turn.evaluate("received")
     return turn
+
+
+def _selected(turn: Turn[Any], received: PublicLogits) -> tuple[Tensor, Tensor]:
+    """Return the samples that the client learns from, int64 [M], and what the teacher predicts on them [M, C]."""
+    config = turn.config
+    if config.public_select == "all":
+        return received.index, received.values
+    share = config.public_share_at(turn.round, turn.server.rounds)
+    rows = joint_confidence(turn.predict(turn.public[received.index]), received.values, share)
+    return received.index[rows], received.values[rows]
 
 
 def _exiting(turn: Turn, stages: Sequence[int]) -> Exiting:

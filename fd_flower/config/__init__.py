@@ -4,6 +4,7 @@ from fd_flower.config.adapters import AveragingClientConfig, AveragingConfig, av
 from fd_flower.config.attack import AttackConfig
 from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
+from fd_flower.config.clustering import ClusteringConfig
 from fd_flower.config.data import DataConfig
 from fd_flower.config.labeled import LabeledConfig
 from fd_flower.config.language import PublicTeacherConfig, PublicTextsConfig
@@ -29,6 +30,7 @@ __all__ = [
     "AveragingClientConfig",
     "AveragingConfig",
     "ClientConfig",
+    "ClusteringConfig",
     "DataConfig",
     "LabeledConfig",
     "ModelConfig",

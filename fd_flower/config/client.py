@@ -75,6 +75,12 @@ class ClientConfig(Options):
     """Mini-batches in distillation, instead of `client.public_epochs`."""
     public_batch: int = option(64, least=1)
     """Batch size on public samples."""
+    public_select: str = one_of("all", "joint_confidence", default="all")
+    """Public samples that a client learns from: `all` of a teacher's, or those of each class of which the client and
+    the teacher together are most certain."""
+    public_share: float = option(0.5, above=0, most=1)
+    """Share of each class's samples with `client.public_select=joint_confidence` in round one; it rises to 1 over the
+    run."""
     objective: str = "kl"
     """Name of the distillation loss, see docs/objectives.md."""
     objective_args: dict[str, Any] = field(default_factory=dict)
@@ -157,6 +163,12 @@ class ClientConfig(Options):
         if self.steps is None:
             return self.epochs
         return math.ceil(self.steps * self.batch / max(samples, 1)) + 1
+
+    def public_share_at(self, round: int, rounds: int | None) -> float:
+        """Return the share of public samples of a round, counted from 1, of so many; None: of an unknown number."""
+        if rounds is None or rounds < 2:
+            return self.public_share
+        return self.public_share + (1 - self.public_share) * min((round - 1) / (rounds - 1), 1.0)
 
     def lr_at(self, round: int, rounds: int | None) -> float:
         """Return the learning rate of a round, counted from 1, of so many; None: of an unknown number.

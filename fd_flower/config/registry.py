@@ -31,13 +31,15 @@ GROUP = "fd_flower.methods"
 ROOMS = {"server": "fd_flower.strategies", "client": "fd_flower.client_apps"}
 RECIPES = Path(__file__).with_name("recipes")
 RECIPES_OF = {
-    "edgefd-port": "edgefd",
-    **dict.fromkeys(("cfd", "comet", "scarlet"), "dsfl"),
-    **dict.fromkeys(("dpfl", "kt-pfl"), "fedmd"),
-    "fedhe": "fd",
-    **dict.fromkeys(
-        ("fedavg-bias", "fedavg-lora", "fedbn", "fedntd", "fedper", "fedrep", "fedwon", "lg-fedavg"), "fedavg"
-    ),
+    recipe: method
+    for method, recipes in {
+        "dsfl": ("cfd", "comet", "scarlet"),
+        "edgefd": ("edgefd-port",),
+        "fd": ("fedhe",),
+        "fedavg": ("fedavg-bias", "fedavg-lora", "fedbn", "fedntd", "fedper", "fedrep", "fesem", "fedwon", "lg-fedavg"),
+        "fedmd": ("dpfl", "kt-pfl"),
+    }.items()
+    for recipe in recipes
 }
 """Recipes that are no method's own."""
 

@@ -85,7 +85,8 @@ def read(source: str, data: DataConfig, split: str, column: str | None, *, own: 
     """Return a split's rows, encoded, and standardized as ``data`` says; see ``reading.read``."""
     rows = _unscaled(source, data, split, column, own=own)
     if data.constants:
-        names = rows.inputs[: rows.shape[0]] if len(rows.shape) == 1 else tuple(map(str, range(rows.shape[0])))
+        numbers = len(rows.inputs) - rows.categories
+        names = rows.inputs[:numbers] if rows.inputs else tuple(map(str, range(rows.shape[0])))  # channels
         return scaled(rows, Scale.given(data.constants, names, rows.x.dim(), rows.categories))
     if data.standardize == "public" and data.public not in NOT_ANOTHER:
         public = _unscaled(data.public, replace(data, features=list(rows.columns)), "train", None, own=False)

@@ -24,7 +24,7 @@ from fd_flower.core.registry import found
 from fd_flower.core.schema import arguments
 from fd_flower.ensemble.base import Rule, is_rule
 from fd_flower.ensemble.distances import agreement, geometric_median, multi_krum
-from fd_flower.ensemble.filters import ambiguity
+from fd_flower.ensemble.filters import ambiguity, joint_confidence
 from fd_flower.ensemble.means import mean_of_logits, mean_of_probabilities
 from fd_flower.ensemble.robust import median, rank_vote, trimmed_mean
 from fd_flower.ensemble.sharpen import enhanced_entropy_reduction, entropy_reduction
@@ -36,6 +36,7 @@ __all__ = [
     "enhanced_entropy_reduction",
     "entropy_reduction",
     "geometric_median",
+    "joint_confidence",
     "mean_of_logits",
     "mean_of_probabilities",
     "median",

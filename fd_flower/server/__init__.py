@@ -2,6 +2,7 @@
 
 from fd_flower.server.averaging import Averaging, with_adapters
 from fd_flower.server.caching import Caching, CachingConfig
+from fd_flower.server.clustering import Clustering
 from fd_flower.server.ensembling import EnsembleConfig, Ensembling
 from fd_flower.server.host_grid import HostGrid
 from fd_flower.server.receiving import Receiving, ReceivingConfig
@@ -17,6 +18,7 @@ __all__ = [
     "Averaging",
     "Caching",
     "CachingConfig",
+    "Clustering",
     "EnsembleConfig",
     "Ensembling",
     "HostGrid",

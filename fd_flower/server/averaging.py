@@ -36,7 +36,7 @@ from fd_flower.models.adapters import (
 from fd_flower.server.requirements import Requirements
 from fd_flower.server.staleness import mean_of_changes
 from fd_flower.server.strategy import Strategy
-from fd_flower.wire import Adapter, Information, Knowledge, Payload, Weights
+from fd_flower.wire import Adapter, Information, Knowledge, Payload, Private, Weights
 from fd_flower.wire.adapters import hashed
 from fd_flower.wire.replies import Reply, mean_weights
 
@@ -136,7 +136,7 @@ class Averaging(Strategy[C]):
             return [self._sent(p) if isinstance(p, Weights) else p for p in found]
         return [self._led(p) if isinstance(p, Weights) else p for p in found]
 
-    def averaged(self, replies: Sequence[Reply], knowledge: Knowledge) -> list[Payload]:
+    def averaged(self, replies: Sequence[Reply], knowledge: Knowledge) -> Sequence[Payload | Private]:
         """Return the mean of the replies' weights, each by its number of examples, adapters by their rule."""
         examples = [reply.examples for reply in replies]
         if not self.single:

@@ -338,6 +338,16 @@ def check_public(
             raise InvalidInputError(f"client {client.id} has other public samples than the server (checksums differ)")
 
 
+def check_selection(method: str, select: str, *, distills_public: bool) -> None:
+    """Refuse a selection of public samples for a method whose clients do not distill on them."""
+    if select != "all" and not distills_public:
+        able = ", ".join(name for name in registry.names() if registry.strategy(name).distills_public)
+        raise InvalidInputError(
+            f"client.public_select={select} is for clients that distill on public samples, and those of {method} do "
+            f"not, these do: {able}; leave it out"
+        )
+
+
 def check_exits(
     method: str,
     stages: Sequence[int],

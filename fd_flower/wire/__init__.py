@@ -7,6 +7,7 @@ Predictions are log-probabilities at temperature 1, in both directions. ``Weight
 from fd_flower.wire.adapters import Adapter
 from fd_flower.wire.cached import CachedTeacher
 from fd_flower.wire.candidates import Candidates, Chain, Scores
+from fd_flower.wire.centers import Center
 from fd_flower.wire.coefficients import Coefficients
 from fd_flower.wire.features import Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
@@ -34,6 +35,7 @@ __all__ = [
     "Bounds",
     "CachedTeacher",
     "Candidates",
+    "Center",
     "Chain",
     "ChunkLikelihoods",
     "ClassLogits",

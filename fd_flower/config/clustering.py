@@ -1,0 +1,30 @@
+"""Options of servers that average weights within clusters of clients."""
+
+from dataclasses import dataclass
+
+from fd_flower.config.adapters import AveragingConfig
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.schema import one_of, option
+
+
+@dataclass(frozen=True)
+class ClusteringConfig(AveragingConfig):
+    """A server that can average weights within clusters of clients (section ``server``)."""
+
+    clusters: int = option(1, least=1)
+    """Clusters of clients, each with weights of its own (FeSEM); 1: all clients have the same."""
+    signature: str = one_of("weights", "labels", default="weights")
+    """By what clients are clustered: their `weights` after training, or their shares of `labels`."""
+
+    def __post_init__(self) -> None:
+        """Check that each cluster's mean is one of plain weights."""
+        super().__post_init__()
+        if self.clusters == 1:
+            return
+        asked = {"adapters": self.adapters != "mean" and self.adapters, "ranks": self.ranks}
+        for name, value in asked.items():
+            if value:
+                raise InvalidInputError(
+                    f"server.{name} is {value}, and server.clusters={self.clusters} averages plain weights within each "
+                    "cluster: leave one of both out"
+                )

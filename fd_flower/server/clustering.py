@@ -1,0 +1,125 @@
+"""Shared code of methods that can average weights within clusters of clients (``server.clusters``)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fd_flower.config import SPARSE, ClusteringConfig, Settings
+from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.rng import seed_of
+from fd_flower.density.kmeans import centroids
+from fd_flower.server.averaging import Averaging
+from fd_flower.server.requirements import Requirements
+from fd_flower.wire import Center, Knowledge, Payload, Private, Weights
+from fd_flower.wire.replies import Reply, mean_weights
+from fd_flower.wire.weights import learning
+
+C = TypeVar("C", bound=ClusteringConfig)
+
+
+class Clustering(Averaging[C]):
+    """A method that averages weights over all clients, or within clusters of them.
+
+    FeSEM (Xie et al. 2020, arXiv 2005.01026; a reconstruction): a client joins the cluster whose weights are nearest
+    to its own, and a cluster's weights become the mean of those that joined.
+    """
+
+    @classmethod
+    def clustered(cls, requires: Requirements, settings: Settings) -> Requirements:
+        """Return what is required besides where clients are clustered."""
+        config = cls.options(settings)
+        if config.clusters == 1:
+            return requires
+        asked = f"server.clusters={config.clusters}"
+        if settings.privacy.dp != "none":
+            raise InvalidInputError(
+                f"{asked} needs each client's reply, and privacy.dp={settings.privacy.dp} is about their sum: leave "
+                "one of both out"
+            )
+        if settings.wire.up == SPARSE:
+            raise InvalidInputError(
+                f"wire.up=sparse sends changes of one model, and {asked} has one for each cluster: leave one of both "
+                "out"
+            )
+        return replace(requires, single_replies=True, punctual=True, counts=config.signature == "labels")
+
+    @classmethod
+    def evaluation_point(cls, settings: Settings) -> str:
+        """Return where it is evaluated: where there are clusters, on what each client receives."""
+        return cls.evaluated if cls.options(settings).clusters == 1 else "received"
+
+    def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
+        """Return the weights of the client's cluster; a client of none gets the mean of all."""
+        own = next((c for c in Center.all(knowledge) if client.id in c.members), None)
+        found = super().knowledge_for(client, knowledge)
+        if own is None:
+            return found
+        return [own.weights if isinstance(p, Weights) else p for p in found]
+
+    def averaged(self, replies: Sequence[Reply], knowledge: Knowledge) -> Sequence[Payload | Private]:
+        """Return the mean of the replies' weights, and where there are clusters what each of them has."""
+        mean: list[Payload | Private] = [*super().averaged(replies, knowledge)]
+        return mean if self.config.clusters == 1 else [*mean, *self._centers(replies, knowledge)]
+
+    def _centers(self, replies: Sequence[Reply], knowledge: Knowledge) -> list[Private]:
+        """Return the clusters after a round: each reply joins one, whose weights become the mean of what joined.
+
+        A client that did not take part stays where it is, and a cluster that no client joined keeps its weights.
+        """
+        before = {center.cluster: center for center in Center.all(knowledge)}
+        labels, found = self._assigned(replies, list(before.values())), []
+        here = {reply.client.id for reply in replies}
+        for number in range(self.config.clusters):
+            joined = [reply for reply, label in zip(replies, labels, strict=True) if label == number]
+            old = before.get(str(number))
+            if not joined and old is None:
+                continue
+            stayed = {client: at for client, at in (old.members if old else {}).items() if client not in here}
+            now = {reply.client.id: torch.tensor(reply.examples) for reply in joined}
+            values = next(iter(mean_weights(joined).values())).values if joined else old.values if old else {}
+            found.append(Private(Center(values, {**stayed, **now}, str(number))))
+        sizes = [sum(label == number for label in labels) for number in range(self.config.clusters)]
+        self.log_diagnostics({f"cluster_{number}": float(size) for number, size in enumerate(sizes)})
+        return found
+
+    def _assigned(self, replies: Sequence[Reply], before: Sequence[Center]) -> list[int]:
+        """Return the cluster of each reply: the nearest one's, or where there are none by k-means."""
+        seed = seed_of(self.settings.run.seed, "clusters")
+        if self.config.signature == "labels":  # of all clients, so that clusters are the same in each round
+            rows = torch.tensor([client.counts for client in self.clients]).double()
+            places = _clusters(rows / rows.sum(1, keepdim=True).clamp(min=1), self.config.clusters, seed)
+            labels = {client.id: place for client, place in zip(self.clients, places, strict=True)}
+            return [labels[reply.client.id] for reply in replies]
+        sent = [Weights.need(reply.content).values for reply in replies]
+        if not before:
+            return _clusters(coordinates(sent), self.config.clusters, seed)
+        rows = coordinates([*sent, *(center.values for center in before)])
+        nearest = torch.cdist(rows[: len(sent)], rows[len(sent) :]).argmin(1)
+        return [int(before[place].cluster) for place in nearest.tolist()]
+
+
+def coordinates(models: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """Return points that are as far apart as models' parameters, float64 [M, M]; statistics do not count.
+
+    Parameters
+    ----------
+    models : Sequence[Mapping[str, Tensor]]
+        State dicts of one architecture.
+    """
+    products = torch.zeros(len(models), len(models), dtype=torch.float64)
+    for key in learning(models[0]):
+        first = models[0][key].double()
+        apart = torch.stack([model[key].double() - first for model in models]).flatten(1)
+        products += apart @ apart.T
+    values, vectors = torch.linalg.eigh(products)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def _clusters(rows: Tensor, clusters: int, seed: int) -> list[int]:
+    """Return the cluster of each row [N, D]."""
+    found = centroids(rows, min(clusters, len(rows)), seed, starts=10)
+    return [int(label) for label in torch.cdist(rows, found).argmin(1).tolist()]
