@@ -16,8 +16,8 @@ from sklearn.datasets import load_wine
 from fd_flower import Task, engine, settings
 from fd_flower.config import DataConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.data import Federation, federation, kind
-from fd_flower.data.reading import read
+from fd_flower.data import Federation, federation
+from fd_flower.data.reading import kind, read
 from fd_flower.tasks.described import described
 
 COLUMNS = ["alcohol", "ash", "hue"]
@@ -133,6 +133,22 @@ def test_public_samples_standardize_without_a_look_at_private_rows(tmp_path):
         expected = (one[:, :3].double().numpy() - public[:, :3].mean(0)) / public[:, :3].std(0)
         np.testing.assert_allclose(other[:, :3], expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(one[:, 3:], other[:, 3:])  # categories
+
+
+def test_tables_of_several_sites_are_standardized_together(tmp_path):
+    rows, sites = wine(color=["red", "white"] * 89), [tmp_path / "north", tmp_path / "south"]
+    for site, part in zip(sites, (rows[:90], rows[90:][["color", "target", "hue", "ash", "alcohol"]]), strict=True):
+        site.mkdir()
+        table(site, part)
+    more: dict[str, Any] = {"partition": "domain", "clients": 2, "categories": {"color": ["red", "white"]}}
+    bare, found = (
+        federation(DataConfig(source=list(map(str, sites)), public_size=30, standardize=by, **more), 0)
+        for by in (None, "public")
+    )
+    np.testing.assert_allclose(bare.base.x[:, :3], rows[COLUMNS].to_numpy(), rtol=1e-6)
+    assert torch.equal(found.base.x[:, 3:], bare.base.x[:, 3:])
+    assert found.public is not None
+    assert float(found.public.x[found.public.index][:, :3].mean(0).abs().max()) < 1e-5
 
 
 def test_training_parts_alone_standardize(tmp_path):

@@ -6,7 +6,7 @@ from fd_flower.data.counts import Holdings, holdings, plot_holdings
 from fd_flower.data.images import Images
 from fd_flower.data.own import Own
 from fd_flower.data.public import Public, elsewhere, matched
-from fd_flower.data.reading import check_device, hold_texts, kind, read, with_added
+from fd_flower.data.reading import check_device, hold_texts, read, with_added
 
 __all__ = [
     "Federation",
@@ -22,7 +22,6 @@ __all__ = [
     "federation",
     "hold_texts",
     "holdings",
-    "kind",
     "labeled",
     "matched",
     "plot_holdings",

@@ -264,7 +264,7 @@ def _joined(sources: Sequence[str], sets: Sequence[Images]) -> tuple[Images, np.
     if len(sets) == 1:
         return first, origin
     x, y = (torch.cat(tensors) for tensors in ([one.x for one in sets], [one.labels for one in sets]))
-    return Images(x, y, first.class_names, None), origin
+    return replace(first, x=x, y=y, groups=None, declared=True, kept=None), origin
 
 
 def _alike(name: str, images: Images, other_name: str, other: Images) -> Images:
