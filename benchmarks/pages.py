@@ -61,6 +61,7 @@ TITLES = {
     "fedspeed": "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy",
     "fedtgp": "FedTGP: Trainable Global Prototypes with Adaptive-Margin-Enhanced Contrastive Learning for Data and "
     "Model Heterogeneity in Federated Learning",
+    "fedwon": "FedWon: Triumphing Multi-domain Federated Learning Without Normalization",
     "fml": "Federated Mutual Learning",
     "kdstudy": "Practical Insights into Knowledge Distillation for Pre-Trained Models",
     "knfu": "KnFu: Effective Knowledge Fusion",
