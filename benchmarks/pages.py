@@ -23,6 +23,7 @@ from fd_flower.wire import Summable
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 TITLES = {
+    "ditto": "Ditto: Fair and Robust Federated Learning Through Personalization",
     "dsfl": "Distillation-Based Semi-Supervised Federated Learning for Communication-Efficient Collaborative Training "
     "with Non-IID Private Data",
     "edgefd": "Federated Distillation on Edge Devices: Efficient Client-Side Filtering for Non-IID Data",
@@ -60,13 +61,16 @@ TITLES = {
     "fedprox": "Federated Optimization in Heterogeneous Networks",
     "fedre": "FedRE: A Representation Entanglement Framework for Model-Heterogeneous Federated Learning",
     "fedrep": "Exploiting Shared Representations for Personalized Federated Learning",
+    "fedspeed": "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy",
     "fedtgp": "FedTGP: Trainable Global Prototypes with Adaptive-Margin-Enhanced Contrastive Learning for Data and "
     "Model Heterogeneity in Federated Learning",
+    "fedwon": "FedWon: Triumphing Multi-domain Federated Learning Without Normalization",
     "fml": "Federated Mutual Learning",
     "kdstudy": "Practical Insights into Knowledge Distillation for Pre-Trained Models",
     "knfu": "KnFu: Effective Knowledge Fusion",
     "lg-fedavg": "Think Locally, Act Globally: Federated Learning with Local and Global Representations",
     "mhd": "Decentralized Learning with Multi-Headed Distillation",
+    "scaffold": "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
     "selectivefd": "Selective Knowledge Sharing for Privacy-Preserving Federated Distillation without a Good Teacher",
     "alm": "Universal Cross-Tokenizer Distillation via Approximate Likelihood Matching",
     "akl": "Rethinking Kullback-Leibler Divergence in Knowledge Distillation for Large Language Models",
@@ -87,6 +91,7 @@ FEDERATION = "data.clients=10 data.alpha=0.1 server.rounds=20"
 """What a command asks for where the recipe names no federation: a small one that we chose."""
 
 SOURCES = {
+    "ditto": "data.source=FASHION_MNIST",
     "dsfl": "data.source=CIFAR10 data.public=CIFAR100",
     "fd": "data.source=MNIST data.clients=10 data.per_client=2000 server.rounds=16",
     "fedalm": "data.task=language data.source=TEXTS model.name=[MODEL,OTHER] data.clients=10",
@@ -106,7 +111,9 @@ SOURCES = {
     "fedmrl": "data.source=CIFAR100",
     "fedproto": "data.source=MNIST",
     "fedre": "data.source=CIFAR10",
+    "fedspeed": "data.source=CIFAR10",
     "fedtgp": "data.source=CIFAR10",
+    "scaffold": "data.source=CIFAR10",
     "offsite": "data.task=language data.source=TEXTS model.name=MODEL client.trainable=all data.clients=10",
     "fml": "data.source=CIFAR10 data.clients=20 data.alpha=0.1",
 }
@@ -129,6 +136,7 @@ CAVEATS = {
     "fml": "The federation is that of HtFLlib, a third-party library.",
     "fedprox": "The number of devices is recalled from memory, not read in the paper.",
     "offsite": "The federation is our own choice.",
+    "scaffold": "The federation is that of NIID-Bench, a third-party library.",
     "mhd": "The federation is recalled from memory, not read in the paper.",
 }
 """Where a recipe's federation comes from, if neither from the paper nor from its authors' code."""
@@ -138,6 +146,7 @@ GROWS = {
     "candidates": "model",
     "chain": "",
     "chunk-likelihoods": "tokens of public texts",
+    "correction": "model",
     "class-logits": "classes",
     "emulator": "model",
     "feature-generator": "",

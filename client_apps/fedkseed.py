@@ -12,6 +12,7 @@ from torch.nn import Module
 
 from fd_flower.client import App, Turn, reply
 from fd_flower.config import ClientConfig, option
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.training import LOCAL, batches, count, supervised
 from fd_flower.training.loop import draws_of
 from fd_flower.training.zeroth import advance, learning, replay, slope
@@ -28,6 +29,12 @@ class Config(ClientConfig):
     """How far along a direction the two losses are taken."""
     max_step: float = option(1.0, above=0)
     """Most that a step goes along its direction, so that a rate that is too large ends in a bad model, not in none."""
+
+    def __post_init__(self) -> None:
+        """Check that nothing is asked for that needs gradients."""
+        super().__post_init__()
+        if self.sam is not None:
+            raise InvalidInputError(f"client.sam is {self.sam:g}, and fedkseed's steps have no gradient: leave it out")
 
 
 def objective(model: Module, x: Tensor, y: Any, teacher: None, config: ClientConfig) -> Tensor:

@@ -1,3 +1,4 @@
+from fd_flower.strategies.ditto import Ditto as Ditto
 from fd_flower.strategies.dsfl import DSFL as DSFL
 from fd_flower.strategies.edgefd import EdgeFD as EdgeFD
 from fd_flower.strategies.fd import FD as FD
@@ -19,6 +20,7 @@ from fd_flower.strategies.fedmrl import FedMRL as FedMRL
 from fd_flower.strategies.fedproto import FedProto as FedProto
 from fd_flower.strategies.fedprox import FedProx as FedProx
 from fd_flower.strategies.fedre import FedRE as FedRE
+from fd_flower.strategies.fedspeed import FedSpeed as FedSpeed
 from fd_flower.strategies.fedtgp import FedTGP as FedTGP
 from fd_flower.strategies.fml import FML as FML
 from fd_flower.strategies.kdstudy import KDStudy as KDStudy
@@ -26,4 +28,5 @@ from fd_flower.strategies.knfu import KnFu as KnFu
 from fd_flower.strategies.local import Local as Local
 from fd_flower.strategies.mhd import MHD as MHD
 from fd_flower.strategies.offsite import Offsite as Offsite
+from fd_flower.strategies.scaffold import Scaffold as Scaffold
 from fd_flower.strategies.selectivefd import SelectiveFD as SelectiveFD

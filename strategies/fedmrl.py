@@ -10,7 +10,7 @@ from fd_flower.config import AveragingConfig
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.server import Averaging, Reply, Requirements, Status
-from fd_flower.wire import Knowledge, Payload
+from fd_flower.wire import Knowledge, Payload, Private
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ class FedMRL(Averaging[Config]):
             )
         return self.checked([self.first_weights(peer, peer)])
 
-    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:
         """Average the small models, each client's by its number of examples; adapters by `server.adapters`."""
         return self.averaged(replies, knowledge)

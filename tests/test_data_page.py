@@ -1,4 +1,4 @@
-"""What docs/data.md shows of images and of rows in memory, run from a user's directory as the page has it."""
+"""What docs/data.md shows of images, tables, windows and rows in memory, run from a user's directory."""
 
 import json
 import os
@@ -24,13 +24,14 @@ def commands() -> list[str]:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    images, clinic = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[:2]
+    images, table, windows, clinic = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[:4]
     (tmp_path / clinic.split()[1]).write_text(clinic)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setenv("PWD", str(tmp_path))
     monkeypatch.delitem(sys.modules, "clinic", raising=False)
-    exec(compile(images, "docs/data.md", "exec"), {})
+    for block in (images, table, windows):
+        exec(compile(block, "docs/data.md", "exec"), {})
     return tmp_path
 
 
@@ -44,5 +45,7 @@ def test_the_pages_commands_run(command: str, here: Path, capsys: pytest.Capture
         summary = json.loads(path.read_text())
         task = "--task" in words
         assert summary["data"].get("task") == (words[words.index("--task") + 1] if task else None)
-        assert summary["data"].get("source") == (None if task else str(here / "photos"))
-        assert summary["model"] == ("mlp" if task else "cnn")
+        source = None if task else next(word for word in " ".join(words).split() if word.startswith("data.source="))
+        assert summary["data"].get("source") == (source and source.removeprefix("data.source="))
+        named = re.search(r"model.name=(\w+)", command)
+        assert summary["model"] == (named[1] if named else "mlp" if task else "cnn")

@@ -84,7 +84,7 @@ def test_files_that_are_no_text_are_refused(content: bytes, wanted: str, tmp_pat
         next(Documents(tmp_path).tables("train", ["text"]))
 
 
-@pytest.mark.parametrize("method", ["fedavg", "fedprox", "local"])
+@pytest.mark.parametrize("method", ["fedavg", "fedprox", "local", "fedspeed"])
 @pytest.mark.parametrize("learns", ["", LORA])
 def test_methods_of_weights_teach_language_models(method: str, learns: str, notes: Path):
     if learns:
@@ -92,6 +92,13 @@ def test_methods_of_weights_teach_language_models(method: str, learns: str, note
     lines = tiny.run(method, f"{SHORT}{learns} data.source={notes} model.name=gpt:8")
     clients = tiny.of_clients(lines)
     assert len(clients) == 6
+    first, last = (clients[number, "0"]["evaluations"]["trained"]["own/bits_per_byte"] for number in (1, 2))
+    assert last < first < 8.5
+
+
+def test_scaffold_teaches_them_by_plain_sgd(notes: Path):
+    lines = tiny.run("scaffold", f"{SHORT} client.optimizer=sgd client.lr=0.5 data.source={notes} model.name=gpt:8")
+    clients = tiny.of_clients(lines)
     first, last = (clients[number, "0"]["evaluations"]["trained"]["own/bits_per_byte"] for number in (1, 2))
     assert last < first < 8.5
 

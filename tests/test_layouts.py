@@ -270,12 +270,9 @@ def test_the_line_that_converts_tables_of_paths_converts_them(tmp_path):
         assert (found.labels.tolist(), found.x[:, 0, 0, 0].tolist()) == (labels, values)
 
 
-def test_a_table_of_numbers_is_a_task_of_the_users(tmp_path):
-    (tmp_path / "train.csv").write_text("f1,f2,label\n0.1,2,cat\n")
-    with pytest.raises(
-        InvalidInputError,
-        match=r"is no table of images: give a task .*Task.from_dataset\(datasets.load_dataset\('csv'.*, y=",
-    ):
+def test_a_table_in_a_folder_names_a_split(tmp_path):
+    (tmp_path / "patients.csv").write_text("f1,f2,label\n0.1,2,cat\n")
+    with pytest.raises(InvalidInputError, match=r"names no split: call it train.csv or test.csv, or give the file"):
         read(str(tmp_path), DataConfig())
 
 

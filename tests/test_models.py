@@ -262,3 +262,46 @@ class Pair(nn.Module):
 def test_a_network_that_returns_more_than_logits_is_told_so():
     with pytest.raises(InvalidInputError, match=r"gives tuple for one input; expected one tensor of logits \[1, 10\]"):
         models.build("test_models:Pair", (1, 8, 8), 10, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes", "number"),
+    [
+        # a linear layer, two blocks of a norm and two layers, a norm, a head
+        ("tabular_resnet", (10,), 10, 2112 + 2 * (384 + 192 * 384 + 384 + 384 * 192 + 192) + 384 + 1930),
+        ("cnn1d", (9, 128), 10, (9 * 16 * 5 + 16) + (16 * 32 * 5 + 32) + (32 * 32 * 64 + 64) + 650),
+        # HtFLlib's HARCNN of nine channels: 26 positions of 64 channels, hidden layers of 1024 and 512
+        ("har_cnn", (9, 128), 6, 2624 + 18_496 + (1664 * 1024 + 1024) + (1024 * 512 + 512) + 3078),
+    ],
+)
+def test_networks_of_numbers_have_their_sizes(name, shape, classes, number):
+    assert parameters(name, shape, classes) == number
+    model = models.build(name, shape, classes, seed=0)
+    assert model(torch.randn(3, *shape)).shape == (3, classes)
+    assert name not in models.names()
+
+
+def test_the_residual_network_of_tables_adds_its_blocks():
+    """In evaluation, with the statistics of a new model, normalization divides by the root of 1 + 1e-5."""
+    model = models.build("tabular_resnet:0.02", (3,), 2, seed=0).eval()
+    weights = {key.removeprefix("body."): value for key, value in model.state_dict().items()}
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    found = x @ weights["0.weight"].T + weights["0.bias"]
+    for block in ("1", "2"):
+        first, last = (f"{block}.layers.{place}" for place in (1, 4))
+        inner = found / (1 + 1e-5) ** 0.5 @ weights[f"{first}.weight"].T + weights[f"{first}.bias"]
+        found = found + inner.relu() @ weights[f"{last}.weight"].T + weights[f"{last}.bias"]
+    torch.testing.assert_close(model.features(x), (found / (1 + 1e-5) ** 0.5).relu())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("tabular_resnet", (3, 8), r"expected a table's \[columns\]"),
+        ("cnn1d", (8,), r"expected windows \[channels, length\] of at least 4 steps"),
+        ("har_cnn", (9, 27), "of at least 28 steps"),
+    ],
+)
+def test_networks_of_numbers_refuse_other_inputs(name, shape, said):
+    with pytest.raises(InvalidInputError, match=said):
+        models.build(name, shape, 3, seed=0)

@@ -17,6 +17,7 @@ IMAGES = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 5000))  #
 
 FEDERATIONS = {
     # stem: clients, of them asked in a round, rounds, the smallest and the largest client of IMAGES (None: not said)
+    "ditto": (500, 10, 5000, None, None),
     "dsfl": (100, 100, 2000, 500, 500),
     "fedavg": (100, 10, None, None, None),
     "fedavg-bias": (64, 8, 50, None, None),
@@ -35,8 +36,10 @@ FEDERATIONS = {
     "fedproto": (20, 20, 100, None, None),
     "fedre": (10, 10, 100, None, None),
     "fedrep": (100, 10, 100, 500, 500),
+    "fedspeed": (100, 10, 1000, None, None),
     "fedtgp": (20, 20, 1000, None, None),
     "mhd": (8, 8, 300, None, None),
+    "scaffold": (10, 10, 50, None, None),
     "scarlet": (100, 100, 2000, 500, 500),
     "selectivefd": (10, 10, None, 5000, 5000),
 }

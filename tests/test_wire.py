@@ -23,6 +23,7 @@ from fd_flower.wire import (
     ChunkLikelihoods,
     ClassLogits,
     Coefficients,
+    Correction,
     Emulator,
     Generator,
     Head,
@@ -114,6 +115,8 @@ SAID: dict[str, Payload] = {
     "a head": Head(torch.rand(3, 4), torch.rand(3)),
     "a head without a bias": Head(torch.rand(3, 4)),
     "an update": Update(WEIGHTS),
+    "a correction": Correction.zeros(Weights(WEIGHTS)),
+    "a correction of one of several": Correction.zeros(Weights(WEIGHTS, "resnet8:0.5")),
     "information": Information({"body.weight": torch.ones(2, 3)}),
     "information of one of several": Information({"body.weight": torch.ones(2, 3)}, "resnet8:0.5"),
     "an update of one of several": Update(WEIGHTS, "resnet8:0.5"),
@@ -229,6 +232,7 @@ def test_bytes_that_are_no_array_are_refused(data: bytes):
 BOUNDS = Bounds(classes=3, index=INDEX, features=4, weights={"": WEIGHTS}, adapters={"": adapter()}, public=5)
 OF_ANOTHER_FORM = (
     "weights of one of several",
+    "a correction of one of several",
     "an update of one of several",
     "information of one of several",
     "an adapter of one of several",

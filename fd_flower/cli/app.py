@@ -10,7 +10,7 @@ import click
 import typer
 
 from fd_flower import __version__
-from fd_flower.cli.commands import audit, convert, devices, runs, scaffold, show, take
+from fd_flower.cli.commands import analyze, audit, convert, devices, runs, scaffold, show, take
 from fd_flower.cli.console import CTRL_C, Interrupted, Output
 from fd_flower.core.errors import InvalidInputError
 
@@ -28,6 +28,7 @@ for each in (
     runs.compare,
     runs.attack,
     audit.audit,
+    analyze.analyze,
     runs.sweep,
     runs.merge,
     runs.reproduce,

@@ -29,7 +29,9 @@ def usual(tree: Mapping[str, Any], task: str = "") -> dict[str, Any]:
     kind = registry.kind_of([name for name in sources if isinstance(name, str)])
     if named in registry.kinds():
         kind = registry.kind_config(named)
-    if kind is None and (data.get("text") or _reads_texts(within(tree, "model").get("name"))):
+    if data.get("features") or data.get("categories"):
+        kind = registry.kind_config("tabular")
+    elif kind is None and (data.get("text") or _reads_texts(within(tree, "model").get("name"))):
         kind = registry.kind_config("text")  # of devices, on the hub, or of a task of the user's own
     found: Mapping[str, Any] = {"model": {"name": ""}} if task else {}
     if kind is not None:

@@ -53,6 +53,12 @@ class ClientConfig(Options):
     """Weight decay."""
     clip: float | None = option(None, above=0)
     """Maximum gradient norm in private training (gradient clipping). None: no clipping."""
+    clip_by: str = one_of("norm", "unit", default="norm")
+    """What `client.clip` bounds: the `norm` of the whole gradient, or per `unit` (row, filter) the norm of the gradient
+    divided by that of the weights (adaptive gradient clipping)."""
+    sam: float | None = option(None, above=0)
+    """Sharpness-aware minimization in private training: gradients are taken at this distance up the slope, which
+    doubles the cost of a step. None: off."""
     schedule: str = one_of("constant", "exponential", "cosine", "infinite", default="constant")
     """Learning rate over rounds: `constant`, `exponential`, `cosine` (to 0 over the run) or `infinite`."""
     decay: float = option(0.99, above=0, most=1)
@@ -92,6 +98,11 @@ class ClientConfig(Options):
         """Check the values, and that the loss takes its arguments."""
         super().__post_init__()
         self._named()
+        if self.clip_by != "norm" and self.clip is None:
+            raise InvalidInputError(
+                f"client.clip_by is '{self.clip_by}', and client.clip, which it is about, is not set: give it, e.g. "
+                "client.clip=0.1, or leave client.clip_by out"
+            )
         if self.full and not isinstance(self.rank, list):
             raise InvalidInputError(
                 f"client.{next(iter(self.full)).replace('-', '_')} picks each client's rank, and client.rank is "

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from fd_flower.config.tables import check_tables
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import Options, names, one_of, option
 
@@ -55,6 +56,16 @@ class DataConfig(Options):
     """Name of the label column. None: found by its type."""
     class_names: list[str] | None = None
     """Class names in the order of their numbers. None: the source's names, or the values of its labels."""
+    features: list[str] | None = None
+    """Columns of a table that are inputs. None: all but the label and `data.column`, or its one column of arrays."""
+    categories: dict[str, Any] | None = None
+    """Categories of columns of a table, `data.categories.sex=[f,m]`; each becomes one input of 0 or 1 (one-hot)."""
+    constants: dict[str, Any] | None = None
+    """Mean and deviation by which a column of a table, or an array's channel by its number, is standardized:
+    `data.constants.age=[52,13]`. Columns that are not named stay unchanged."""
+    standardize: str | None = one_of("public", "train", default=None)
+    """Standardize numbers by mean and deviation of the `public` samples, which every client has, or of all clients'
+    `train` parts together (simulations only: clients would have to agree on them). None: `data.constants` alone."""
     column: str | None = None
     """Column that names each row's client. Sets the default of `data.partition` to `column`."""
     own_test: bool = False
@@ -122,6 +133,7 @@ class DataConfig(Options):
             raise InvalidInputError(f"data.class_names is {self.class_names}; expected one or more names, each once")
         if self.partition == "column" and not self.column:
             raise InvalidInputError(f"data.column is {self.column!r}; expected a column's name")
+        check_tables(self.categories, self.constants, self.standardize)
         if self.own_test and self.partition != "column":
             raise InvalidInputError(
                 f"data.own_test is true and data.partition is '{self.partition}': column alone says whose they are"

@@ -36,7 +36,7 @@ RECIPES_OF = {
         "dsfl": ("cfd", "comet", "scarlet"),
         "edgefd": ("edgefd-port",),
         "fd": ("fedhe",),
-        "fedavg": ("fedavg-bias", "fedavg-lora", "fedbn", "fedntd", "fedper", "fedrep", "fesem", "lg-fedavg"),
+        "fedavg": ("fedavg-bias", "fedavg-lora", "fedbn", "fedntd", "fedper", "fedrep", "fesem", "fedwon", "lg-fedavg"),
         "fedmd": ("dpfl", "kt-pfl"),
     }.items()
     for recipe in recipes

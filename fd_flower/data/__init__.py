@@ -6,7 +6,7 @@ from fd_flower.data.counts import Holdings, holdings, plot_holdings
 from fd_flower.data.images import Images
 from fd_flower.data.own import Own
 from fd_flower.data.public import Public, elsewhere, matched
-from fd_flower.data.reading import read, with_added
+from fd_flower.data.reading import check_device, hold_texts, read, with_added
 
 __all__ = [
     "Federation",
@@ -14,11 +14,13 @@ __all__ = [
     "Images",
     "Own",
     "Public",
+    "check_device",
     "cut_rows",
     "dealt_out",
     "device_data",
     "elsewhere",
     "federation",
+    "hold_texts",
     "holdings",
     "labeled",
     "matched",

@@ -23,6 +23,7 @@ from fd_flower.data.portions import PARTS, Portions
 from fd_flower.data.public import Public, elsewhere, held_out
 from fd_flower.data.reading import read
 from fd_flower.data.source import locate
+from fd_flower.data.standard import standardized
 
 TEST_SHARE = 0.2  # of a source that has no test rows of its own
 
@@ -163,7 +164,10 @@ def _federation(text: str, seed: int) -> Federation:
             "a list of sources goes with data.partition=domain, one source with the others"
         )
     sources = data.source if listed else [data.source]
-    base, origin = _joined(sources, [read(source, data, column=data.column) for source in sources])
+    first = read(sources[0], data, column=data.column)
+    if first.columns:  # so that those of all other tables are the same, in one order
+        data = replace(data, features=list(first.columns))
+    base, origin = _joined(sources, [first, *(read(source, data, column=data.column) for source in sources[1:])])
     whose = _whose_test(sources[0], data) if data.own_test else None
     for source in sources:
         if "validation" in locate(source).splits():
@@ -216,11 +220,23 @@ def dealt_out(
         known = elsewhere(data, seed, base.shape, base.class_names)
     dealt = Federation(data, seed, base, Held.of(rows[:0], rows[:0]), rows, known, test)
     held = partition(data, base.labels[rows].numpy(), _groups(dealt, origin), seed)
-    theirs = Held.of(rows[held.rows], held.sizes)
-    if whose is None:
-        return replace(dealt, rows=theirs)
-    assert base.groups is not None
-    return replace(dealt, rows=theirs, tested=tuple(np.flatnonzero(whose == base.groups[own[0]]) for own in theirs))
+    found = replace(dealt, rows=Held.of(rows[held.rows], held.sizes))
+    if whose is not None:
+        assert base.groups is not None
+        own_tests = (np.flatnonzero(whose == base.groups[own[0]]) for own in found.rows)
+        found = replace(found, tested=tuple(own_tests))
+    return _standardized(found) if data.standardize and base.kind == "numbers" else found
+
+
+def _standardized(found: Federation) -> Federation:
+    """Return a federation whose numbers are standardized, unless ``numbers.read`` has done it."""
+    labels = found.base.labels.numpy()
+
+    def training() -> np.ndarray:
+        return Portions.drawn(found.rows, labels, found._of_training, found.seed).whole("train")
+
+    base, known, test = standardized(found.config, found.base, found.known, found.test, training)
+    return replace(found, base=base, known=known, test=test)
 
 
 def _whose_test(source: str, data: DataConfig) -> np.ndarray:
@@ -248,18 +264,20 @@ def _joined(sources: Sequence[str], sets: Sequence[Images]) -> tuple[Images, np.
     if len(sets) == 1:
         return first, origin
     x, y = (torch.cat(tensors) for tensors in ([one.x for one in sets], [one.labels for one in sets]))
-    return Images(x, y, first.class_names, None), origin
+    return replace(first, x=x, y=y, groups=None, declared=True, kept=None), origin
 
 
 def _alike(name: str, images: Images, other_name: str, other: Images) -> Images:
     """Return a set's rows with the classes' numbers of another; refuse other shapes and other names."""
-    if len(images.shape) != len(other.shape):
-        raise InvalidInputError(f"{other_name} and {name} hold images and texts; expected one kind of samples")
+    if images.kind != other.kind:
+        kinds = f"{other.kind} and {images.kind}"
+        raise InvalidInputError(f"{other_name} and {name} hold {kinds}; expected one kind of samples")
     if images.shape != other.shape:
-        channels, height, width = images.shape
+        cure = "expected one shape"
+        if images.kind == "images":
+            cure = "bring them to one size, like data.size={1}x{2}x{0}".format(*images.shape)
         raise InvalidInputError(
-            f"{other_name} has images of shape {other.shape}, {name} of {images.shape}: "
-            f"bring them to one size, like data.size={height}x{width}x{channels}"
+            f"{other_name} has {other.kind} of shape {other.shape}, {name} of {images.shape}: {cure}"
         )
     return other.called(images.class_names, other_name, name)
 

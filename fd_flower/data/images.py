@@ -18,6 +18,7 @@ from fd_flower.config import DataConfig
 from fd_flower.core.checksum import checksum, joined
 from fd_flower.core.classes import Labels, labels_of, numbered, of_values, order
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.library import WORDS
 from fd_flower.core.pixels import MODES, pixels
 from fd_flower.core.samples import Samples
 from fd_flower.core.storage import replace_file
@@ -48,6 +49,12 @@ class Images:
         Whether the source names its classes; else the names are the values that its labels have.
     kept : Path | None
         The file in which the checksum of ``x`` is kept; None: it is not.
+    columns : tuple[str, ...]
+        Of a table of numbers the source's columns that are inputs, in their order.
+    inputs : tuple[str, ...]
+        What its F inputs are: a column's name, or `column=category`.
+    categories : int
+        How many of the last inputs are categories.
     """
 
     x: Tensor
@@ -56,6 +63,9 @@ class Images:
     groups: np.ndarray | None
     declared: bool = True
     kept: Path | None = None
+    columns: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    categories: int = 0
 
     @cached_property
     def checksum(self) -> str:
@@ -75,11 +85,18 @@ class Images:
         return tuple(self.x.shape[1:])
 
     @property
+    def kind(self) -> str:
+        """What the rows are: `images`, `texts` or `numbers`."""
+        if self.x.dtype == torch.uint8 and len(self.shape) == 3:
+            return "images"
+        return "texts" if self.x.dtype == torch.int64 and self.shape == (WORDS,) else "numbers"
+
+    @property
     def labels(self) -> Tensor:
         """The labels [N]; raises InvalidInputError without any."""
         if self.y is None:
-            hint = "; data.task=language learns from texts without labels" if len(self.shape) == 1 else ""
-            what = "texts" if hint else "images"
+            what = self.kind
+            hint = "; data.task=language learns from texts without labels" if what == "texts" else ""
             raise InvalidInputError(
                 f"the {what} are unlabeled: expected a column of type ClassLabel, or data.label{hint}"
             )

@@ -131,7 +131,7 @@ def advice(folder: Path) -> str:
 
 
 def _of_tables(paths: Sequence[Path]) -> str:
-    """Return the line that converts tables of paths, or that reads those of numbers."""
+    """Return the line that converts tables of paths, or how a folder of tables of numbers is laid out."""
     first = paths[0]
     kind = {".tsv": "csv", ".jsonl": "json"}.get(first.suffix.lower(), first.suffix.lower()[1:])
     named = {split: str(path) for path in reversed(paths) if (split := split_of(path.stem)) is not None}
@@ -139,10 +139,7 @@ def _of_tables(paths: Sequence[Path]) -> str:
     load = f"load_dataset('{kind}', data_files={files}{', sep=chr(9)' if first.suffix.lower() == '.tsv' else ''})"
     column = _paths_in(first) if kind == "csv" else None
     if kind == "csv" and column is None:
-        return (
-            f"{first} is no table of images: give a task (--task module:name), "
-            f"Task.from_dataset(datasets.{load}, y='<label>')"
-        )
+        return f"{first} names no split: call it train.csv or test.csv, or give the file itself, data.source={first}"
     target = f"{first.parent}-images"
     return (
         f"{first} cannot be read directly; give {target}, which this makes in the folder where the paths start: "

@@ -70,7 +70,7 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     seed : int
         The run's seed.
     shape : tuple[int, ...]
-        (channels, height, width) that images are brought to; of texts their hashes'.
+        Of a private sample: (channels, height, width), which images are brought to, of texts their hashes'.
     class_names : tuple[str, ...]
         The private classes: the samples are labeled if their classes have the same names, in any order.
 
@@ -81,9 +81,10 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
     """
     if data.public == "none":
         return Public()
-    of_texts = len(shape) == 1
-    if data.public == "noise" and of_texts:
-        raise InvalidInputError("data.public is 'noise', which is images: for texts name another set of texts")
+    if data.public == "noise" and len(shape) != 3:
+        raise InvalidInputError(
+            "data.public is 'noise', which is images: for texts name another set of texts, for numbers one of numbers"
+        )
     if data.public == "noise":
         pixels = numpy_rng(seed, "public").integers(0, 256, (data.public_size, *shape), dtype=np.uint8)
         return Public.of(Samples(torch.from_numpy(pixels)))
@@ -91,11 +92,16 @@ def elsewhere(data: DataConfig, seed: int, shape: tuple[int, ...], class_names: 
         raise InvalidInputError(
             "data.public=held-out cuts from simulated data: on a device name a folder, a set, noise or none"
         )
-    size = None if of_texts else "{1}x{2}x{0}".format(*shape)
+    size = "{1}x{2}x{0}".format(*shape) if len(shape) == 3 else None
     other = read(data.public, data, size=size, own=False)
     if len(other.shape) != len(shape):
-        here, there = ("texts", "images") if of_texts else ("images", "texts")
-        raise InvalidInputError(f"data.public={data.public} holds {there}, and the private samples are {here}")
+        kind = {1: "texts" if data.features is None else "numbers", 3: "images"}.get(len(shape), "numbers")
+        raise InvalidInputError(f"data.public={data.public} holds {other.kind}, and the private samples are {kind}")
+    if other.shape != shape:
+        raise InvalidInputError(
+            f"data.public={data.public} holds {other.kind} of shape {list(other.shape)}, and the private samples have "
+            f"the shape {list(shape)}; expected the same"
+        )
     rows = np.sort(numpy_rng(seed, "public").permutation(len(other.x))[: data.public_size])
     return matched(other, rows, class_names, data.public, added=data.adds_classes)
 

@@ -1,15 +1,58 @@
-"""A split of a source: images or texts, whichever it holds."""
+"""A split of a source: images, texts or numbers, whichever it holds."""
+
+from collections.abc import Mapping, Sequence
 
 from fd_flower.config import DataConfig
 from fd_flower.config.labeled import NOT_ANOTHER
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.data import images, texts
+from fd_flower.data import images, numbers, texts
 from fd_flower.data.images import Images
 from fd_flower.data.source import locate
 
-OF_IMAGES = ("size", "image", "transform")
-OF_TEXTS = ("text", "clean", "length")
-"""Options of ``data`` that are about one of the two."""
+OPTIONS: Mapping[str, Sequence[str]] = {
+    "images": ("size", "image", "transform"),
+    "texts": ("text", "clean", "length"),
+    "numbers": ("features", "categories", "constants", "standardize"),
+}
+"""Options of ``data`` that are about one kind of samples; numbers can have a training transform, too."""
+
+
+def kind(source: str, data: DataConfig) -> str:
+    """Return what a source's samples are, `images`, `texts` or `numbers`: by its options or columns."""
+    if data.features is not None or data.categories is not None:
+        return "numbers"
+    held = texts.held(source)
+    if held == "numbers" and (data.text or data.image):
+        return "texts" if data.text else "images"
+    return held or "images"
+
+
+def hold_texts(sources: str | Sequence[str], data: DataConfig) -> bool:
+    """Whether the samples of all these sources are texts."""
+    return all(kind(source, data) == "texts" for source in ([sources] if isinstance(sources, str) else sources))
+
+
+def check_device(folder: str, data: DataConfig) -> None:
+    """Refuse a device's table of numbers whose inputs, or what standardizes them, no other device can know.
+
+    Raises
+    ------
+    InvalidInputError
+        Without ``data.features``, by which all devices have the same inputs in one order, and where
+        ``data.standardize`` goes by rows that a device does not have.
+    """
+    if kind(folder, data) != "numbers":
+        return
+    if data.features is None:
+        raise InvalidInputError(
+            f"{folder} holds numbers, and devices may have other columns, or in another order: name the inputs in "
+            "data.features, for arrays their one column"
+        )
+    if data.standardize and (data.standardize == "train" or data.public in NOT_ANOTHER):
+        raise InvalidInputError(
+            f"data.standardize is '{data.standardize}', and a device has its own rows alone: give data.constants, or "
+            "data.standardize=public with data.public=<a folder that all devices have>"
+        )
 
 
 def read(
@@ -43,7 +86,7 @@ def read(
     Returns
     -------
     Images
-        Images of bytes, or the texts' hashes [N, 2].
+        Images of bytes, the texts' hashes [N, 2], or inputs of float32.
 
     Raises
     ------
@@ -57,11 +100,13 @@ def read(
             f"{source} has no {split} rows: expected {split}-*.parquet, or class folders in {split}/, or that split on "
             f"the hub; it has {' and '.join(found.splits())}"
         )
-    reads_text = texts.holds(source)
+    samples = kind(source, data)
     if own:
-        check_options(data, source, reads_text=reads_text)
-    if reads_text:
+        check_options(data, source, samples)
+    if samples == "texts":
         found_rows = texts.read(source, data, split, column, own=own)
+    elif samples == "numbers":
+        found_rows = numbers.read(source, data, split, column, own=own)
     else:
         found_rows = images.read(source, data, split, size=size, column=column, own=own)
     if own and data.class_names:
@@ -99,11 +144,12 @@ def with_added(own: Images, data: DataConfig, public: Images | None) -> Images:
     return own.with_classes(public.class_names)
 
 
-def check_options(data: DataConfig, source: str, *, reads_text: bool) -> None:
-    """Refuse options that are about the other kind of samples."""
-    kind, other, idle = ("texts", "images", OF_IMAGES) if reads_text else ("images", "texts", OF_TEXTS)
-    for name in idle:
-        if (value := getattr(data, name)) is not None:
-            raise InvalidInputError(
-                f"data.{name} is {value!r}, which is about {other}, and {source} holds {kind}: leave it out"
-            )
+def check_options(data: DataConfig, source: str, samples: str) -> None:
+    """Refuse options that are about another kind of samples than a source's."""
+    allowed = ("transform",) if samples == "numbers" else ()
+    for other, names in OPTIONS.items():
+        for name in names:
+            if other != samples and name not in allowed and (value := getattr(data, name)) is not None:
+                raise InvalidInputError(
+                    f"data.{name} is {value!r}, which is about {other}, and {source} holds {samples}: leave it out"
+                )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.hub import unavailable
+from fd_flower.data.arrays import Arrays
 from fd_flower.data.arrow import ArrowSet, Saved
 from fd_flower.data.documents import Documents
 from fd_flower.data.folders import ClassFolders, in_class_folders
@@ -191,12 +192,15 @@ def locate(source: str) -> Source:
         return Digits()
     path = Path(source)
     if path.is_absolute():
-        if path.exists() and Tables.holds_texts(path) and not (path.is_dir() and parquet(path)):
-            return Tables(path.resolve())
+        if path.exists() and not (path.is_dir() and parquet(path)):
+            if Tables.is_in(path):
+                return Tables(path.resolve())
+            if Arrays.is_in(path):
+                return Arrays(path.resolve())
         if path.is_file():
             raise InvalidInputError(
                 f"data.source is the file {source}: expected a folder that holds train-*.parquet or class folders, "
-                "or a table of texts (.csv, .tsv, .jsonl); arrays go into a Task (Task.from_dataset)"
+                "a table of texts or of numbers (.csv, .tsv, .jsonl), or arrays (.npz)"
             )
         if not path.is_dir():
             raise InvalidInputError(

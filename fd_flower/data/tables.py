@@ -1,6 +1,6 @@
 """Tables in text files as a source: CSV, TSV and JSON lines, one file a split or a single file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,10 +27,10 @@ class Tables:
     path: Path
 
     @staticmethod
-    def holds_texts(path: Path) -> bool:
-        """Whether there is a table with a column of texts: tables of numbers or of images' paths are none."""
+    def is_in(path: Path) -> bool:
+        """Whether there is a table of texts or of numbers: tables of images' paths are none."""
         files = _files(path)
-        return bool(files) and any(map(_is_text, *_strings(next(iter(files.values())))))
+        return bool(files) and not any(map(_is_path, _strings(next(iter(files.values())))))
 
     def splits(self) -> tuple[str, ...]:
         """Return the names of the splits."""
@@ -94,20 +94,25 @@ def _read_once(path: Path, changed: int, size: int) -> "pa.Table":
         ) from None
 
 
-def _strings(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the names of the columns of strings and the first values of each."""
+def _strings(path: Path) -> list[list[str]]:
+    """Return the first values of each column of strings; none of a table that cannot be read."""
     import pyarrow as pa
 
     try:
         table = _read(path)
     except InvalidInputError:
-        return [], []
+        return []
     names = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    return names, [table[name].slice(0, LOOKED_AT).to_pylist() for name in names]
+    return [table[name].slice(0, LOOKED_AT).to_pylist() for name in names]
 
 
-def _is_text(name: str, values: list[str]) -> bool:
-    if any(Path(value or "").suffix.lower() in IMAGES for value in values):
+def _is_path(values: Sequence[str]) -> bool:
+    return any(Path(value or "").suffix.lower() in IMAGES for value in values)
+
+
+def is_text(name: str, values: Sequence[str]) -> bool:
+    """Whether a column of strings holds texts: it is called so, or most of its values are several words."""
+    if _is_path(values):
         return False
     if name.lower() in TEXT_COLUMNS:
         return True

@@ -18,12 +18,13 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.library import Texts
 from fd_flower.core.rows import LABEL_COLUMNS
+from fd_flower.data.arrays import Arrays
 from fd_flower.data.cache import stored
 from fd_flower.data.documents import Documents
 from fd_flower.data.folders import ClassFolders
 from fd_flower.data.images import Images, classes_of, groups_of
 from fd_flower.data.source import Digits, Folder, Hub, Source, check_column, label_column, locate
-from fd_flower.data.tables import TEXT_COLUMNS, Tables
+from fd_flower.data.tables import LOOKED_AT, TEXT_COLUMNS, Tables, is_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,24 +38,44 @@ LAYOUT = 3  # of the cached files: raise it when they, or the cleaning of texts,
 
 def holds(source: str) -> bool:
     """Whether a source's samples are texts: it has a column of texts and none of images."""
+    return held(source) == "texts"
+
+
+def held(source: str) -> str:
+    """Return what a source's samples are, `images`, `texts` or `numbers`; "" where it cannot be read."""
     try:
         found = locate(source)
         if isinstance(found, Digits | ClassFolders):
-            return False
+            return "images"
+        if isinstance(found, Arrays):
+            return "numbers"
+        split = found.splits()[0]
         if isinstance(found, Documents | Folder | Tables):  # `datasets`, which knows more, takes a second to import
-            return _in_schema(found.schema(found.splits()[0]))
-        return _in_schema(found.features(found.splits()[0]).arrow_schema)
+            return _in_columns(found, split, found.schema(split))
+        return _in_columns(found, split, found.features(split).arrow_schema)
     except InvalidInputError:  # raised with its reason where the source is read
-        return False
+        return ""
 
 
-def _in_schema(schema: "pa.Schema") -> bool:
-    """Whether columns in their stored form are samples of text: none is of images, which are bytes and their path."""
+def _in_columns(found: Source, split: str, schema: "pa.Schema") -> str:
+    """Return what columns in their stored form are: of images, which are bytes, of texts, or of numbers."""
     import pyarrow as pa
 
     structures = [{part.name for part in field.type} for field in schema if pa.types.is_struct(field.type)]
-    strings = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-    return FILE not in structures and bool(_of_strings(strings))
+    if FILE in structures or any(pa.types.is_binary(field.type) for field in schema):
+        return "images"
+    named = [field for field in schema if field.name.lower() not in LABEL_COLUMNS]
+    words = [field.name for field in named if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    numbers = len(words) < len(named)
+    if words and (not numbers or _are_texts(found, split, words)):
+        return "texts"
+    return "numbers" if named else "images"
+
+
+def _are_texts(found: Source, split: str, names: list[str]) -> bool:
+    """Whether one of these columns of strings next to numbers holds texts, by its name or its first values."""
+    first = next(iter(found.tables(split, names)), None)
+    return first is not None and any(is_text(name, first[name][:LOOKED_AT].to_pylist()) for name in names)
 
 
 def is_local(source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Means of models."""
+"""Means of models, and steps between them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -37,3 +37,8 @@ def mean_of_parameters(states: Sequence[Mapping[str, Tensor]], examples: Sequenc
         else:
             mean[key] = torch.stack([state[key] for state in states]).amax(0)
     return mean
+
+
+def toward(start: Mapping[str, Tensor], end: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
+    """Return what lies ``step`` of the way from one state to another, by the keys of the first, in its types."""
+    return {key: torch.lerp(tensor.double(), end[key].double(), step).to(tensor.dtype) for key, tensor in start.items()}

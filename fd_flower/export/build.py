@@ -9,6 +9,7 @@ from torch.nn import Module
 
 from fd_flower.config import ModelConfig
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.models.norms import normalized
 from fd_flower.models.trainable import thaw
 from fd_flower.tasks.described import load_task
 from fd_flower.tasks.kept import body_of, learning
@@ -35,6 +36,7 @@ def classifier(about: Mapping[str, Any], tensors: Mapping[str, Tensor], network:
 
     if given:
         materialize(body_of(about), model, sample)
+    model = normalized(model, about.get("norm"), body_of(about))
     frozen = texts is not None and about["trainable"] == "head"  # the encoder is its files', and was not kept
     if frozen:
         tensors = {**model.state_dict(), **tensors}

@@ -20,9 +20,14 @@ name              parameters  what it is
 ``vit``              805,130  patches of 4 pixels (of 2 in images under 16), 6 layers of 128
 ================  ==========  =====================================================================
 
+For other inputs than images, besides ``mlp``: ``tabular_resnet`` takes tables [columns] (301,258 parameters for 10
+columns and 10 classes), ``cnn1d`` (69,578) and ``har_cnn`` (2,256,010, HtFLlib's HARCNN) take windows of sensors
+[channels, length] (9x128, 10 classes).
+
 ``name:0.5`` halves every width, for all but ``resnet18``, ``resnet34`` and ``vit``; ``shufflenet_v2`` comes in 0.5,
 1, 1.5 and 2. Groups, for clients that differ: ``small4`` and ``conv3`` suit a CPU, ``widths4`` is one architecture
-in four sizes, ``resnets4``, ``vision5`` and ``htfe8`` (HtFLlib's eight) want a GPU (``GROUPS`` has the members).
+in four sizes, ``resnets4``, ``vision5`` and HtFLlib's (``htfe2`` to ``htfe9``, ``htm10``, ``htc4``) want a GPU
+(``GROUPS`` has the members).
 
 All of torchvision's classifiers go by their names (``published``): ``resnet50``, ``efficientnet_b0``, ``vit_b_16``.
 
@@ -41,18 +46,21 @@ from torch.nn import Module
 from fd_flower.core.dotted import is_dotted, with_colon
 from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.rng import seed_of
-from fd_flower.models import published
+from fd_flower.models import htfllib, published
 from fd_flower.models.body import SMALLEST, Body, Shape
 from fd_flower.models.classifier import Classifier, FeatureModel, feature_model
 from fd_flower.models.convnet import convnet
 from fd_flower.models.outside import called_with, headed, made
 from fd_flower.models.plain import cnn, fedgen_cnn, lenet, mlp, pfllib_cnn
 from fd_flower.models.residual import resnet8, resnet20
+from fd_flower.models.tabular import tabular_resnet
 from fd_flower.models.vision import mobilenet_v2, resnet18, resnet34, shufflenet_v2, vit
+from fd_flower.models.windows import cnn1d, har_cnn
 
 __all__ = [
     "GROUPS",
     "LANGUAGE",
+    "NUMBERS",
     "TEXTS",
     "Classifier",
     "FeatureModel",
@@ -85,8 +93,13 @@ BODIES: dict[str, Body] = {
         mobilenet_v2,
         shufflenet_v2,
         vit,
+        tabular_resnet,
+        cnn1d,
+        har_cnn,
     )
-}
+} | htfllib.BODIES
+NUMBERS = ("tabular_resnet", "cnn1d", "har_cnn")
+"""Built-in architectures that take tables or windows of sensors, and no images."""
 TEXTS = ("bag", "transformer")
 """Built-in architectures that read texts, with a width or without: ``bag:128``."""
 LANGUAGE = ("gpt",)
@@ -98,23 +111,15 @@ GROUPS = {
     "widths4": ("cnn:0.25", "cnn:0.5", "cnn:0.75", "cnn"),
     "resnets4": ("resnet8", "resnet20", "resnet18", "resnet34"),
     "vision5": ("resnet18", "resnet34", "mobilenet_v2", "shufflenet_v2", "vit"),
-    "htfe8": (
-        "pfllib_cnn",
-        "googlenet",
-        "mobilenet_v2",
-        "resnet18",
-        "resnet34",
-        "resnet50",
-        "resnet101",
-        "resnet152",
-    ),
+    **htfllib.GROUPS,
 }
-"""Architectures that clients take in turn; members take images of 8x8 and more, googlenet's of ``htfe8`` of 15x15."""
+"""Architectures that clients take in turn; members take images of 8x8 and more, HtFLlib's googlenet of 15x15, and its
+``vit_b_16`` and ``vit_b_32`` squares whose side 16 or 32 divides."""
 
 
 def names() -> tuple[str, ...]:
-    """Return the names of all architectures, sorted."""
-    return tuple(sorted(BODIES))
+    """Return the names of the architectures that take images, sorted, but for those that only HtFLlib's groups have."""
+    return tuple(sorted(BODIES.keys() - {*NUMBERS, *htfllib.BODIES}))
 
 
 def groups() -> tuple[str, ...]:
@@ -220,7 +225,7 @@ def build(
     if is_text(name):
         raise InvalidInputError(
             f"model.name is '{name}', which reads texts, and the samples have the shape {list(shape)}: take one of "
-            f"{', '.join(names())}"
+            f"{', '.join((*names(), *NUMBERS))}"
         )
     if classes < 1 or (features is not None and features < 1):
         raise InvalidInputError(f"a model of {classes} classes and {features} features; expected at least 1 of each")

@@ -28,6 +28,8 @@ STEMS = {
 SMALL = 64
 """Longest side of an image for which a family has the small stem: 3x3 at stride 1, no pooling."""
 
+VIT = "vit_"
+"""How the names of vision transformers begin; the number at their end is the side of a patch."""
 USUAL = 224
 """The side for which torchvision's networks are made; all of them take it."""
 
@@ -64,6 +66,8 @@ def body(name: str, shape: Shape, weights: str | None = None, *, filled: bool = 
         raise InvalidInputError(f"{name} cannot take inputs of shape {list(shape)}; expected [channels, height, width]")
     if weights is not None:
         return _with_weights(name, shape, weights, filled=filled)
+    if name.startswith(VIT):
+        return _fitted(_made(name, image_size=_side(name, shape)), shape)
     _check_size(name, shape)
     return _fitted(_made(name), shape)
 
@@ -158,6 +162,18 @@ def beheaded(net: nn.Module) -> int:
 def _put(net: nn.Module, place: str, module: nn.Module) -> None:
     above, _, slot = place.rpartition(".")
     setattr(net.get_submodule(above), slot, module)
+
+
+def _side(name: str, shape: Shape) -> int:
+    """Return the side of images for which a vision transformer is made: any that its patches fill."""
+    patch = int(name.rpartition("_")[2])
+    height, breadth = shape[1:]
+    if height != breadth or height % patch:
+        raise InvalidInputError(
+            f"{name} cannot take images of {height}x{breadth}; expected a square whose side {patch} divides: bring "
+            f"them to such a size with data.size, {2 * patch}x{2 * patch}x3 say, or choose another model"
+        )
+    return height
 
 
 def _check_size(name: str, shape: Shape, *, small: bool = True) -> None:

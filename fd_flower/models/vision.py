@@ -17,7 +17,7 @@ def resnet18(shape: Shape, width: float) -> tuple[nn.Module, int]:
 
     check_image("resnet18", shape)
     check_full_width("resnet18", width)
-    return _without_head(models.resnet18(), shape[0])
+    return without_head(models.resnet18(), shape[0])
 
 
 def resnet34(shape: Shape, width: float) -> tuple[nn.Module, int]:
@@ -26,7 +26,7 @@ def resnet34(shape: Shape, width: float) -> tuple[nn.Module, int]:
 
     check_image("resnet34", shape)
     check_full_width("resnet34", width)
-    return _without_head(models.resnet34(), shape[0])
+    return without_head(models.resnet34(), shape[0])
 
 
 def shufflenet_v2(shape: Shape, width: float) -> tuple[nn.Module, int]:
@@ -85,7 +85,7 @@ def vit(shape: Shape, width: float) -> tuple[nn.Module, int]:
     return net, 128
 
 
-def _without_head(net: nn.Module, channels: int) -> tuple[nn.Module, int]:
+def without_head(net: nn.Module, channels: int) -> tuple[nn.Module, int]:
     """Return a torchvision ResNet with the small stem, up to its features."""
     net.conv1 = _stem(channels, 64)
     net.maxpool = nn.Identity()

@@ -1,4 +1,4 @@
-"""FedProx's term (Li et al. 2020, arXiv 1812.06127), which holds a model near where it began."""
+"""Terms about parameters alone: FedProx's (Li et al. 2020, arXiv 1812.06127), and corrections of gradients."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,3 +16,9 @@ def proximal(model: Module, begun: Sequence[Tensor], mu: float) -> Tensor:
     """Return ``mu / 2`` times the squared distance of all that learns to ``begun`` (as ``learning``); a scalar."""
     distance: Any = sum((own - server).square().sum() for own, server in zip(learning(model), begun, strict=True))
     return mu / 2 * distance
+
+
+def with_gradient(parameters: Sequence[Parameter], gradients: Sequence[Tensor]) -> Tensor:
+    """Return a scalar that is 0, and whose gradient in each parameter is given, at any values of the parameters."""
+    inner: Any = sum((own * gradient).sum() for own, gradient in zip(parameters, gradients, strict=True))
+    return inner - inner.detach()

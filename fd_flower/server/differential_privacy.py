@@ -195,5 +195,6 @@ def _check_statistics(blanks: Sequence[Payload]) -> None:
         if odd is not None and isinstance(blank, Weights):
             raise InvalidInputError(
                 f"privacy.dp: the model has statistics of batch normalization ('{odd}'), which noise may make "
-                "negative: take a model without them, or keep them with the clients (client.share=no_norm)"
+                "negative: take a model without them (model.norm=gn), or keep them with the clients "
+                "(client.share=no_norm)"
             )

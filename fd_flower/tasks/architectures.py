@@ -19,6 +19,7 @@ from fd_flower.models import feature_model
 from fd_flower.models.adapters import Stacked, ranked, with_rank
 from fd_flower.models.choices import ADDED
 from fd_flower.models.frozen import base, copied, share
+from fd_flower.models.norms import normalized
 from fd_flower.models.trainable import choose
 from fd_flower.tasks.drawing import drawn_by
 from fd_flower.tasks.probe import Probe, called, looked_at, materialize, probe
@@ -102,6 +103,7 @@ class Architectures(ABC):
         client, name = self.settings.client, ranked(architecture)[0]
         module = self.task.model(name).to(self.device)
         materialize(name, module, self._any_input)
+        module = normalized(module, self.settings.model.norm, name)
         # What is added is drawn on the CPU, so that it is the same on every device.
         chosen = choose(
             module.cpu() if client.trainable in ADDED else module,

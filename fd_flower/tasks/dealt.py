@@ -61,6 +61,11 @@ def dealt(task: Task, settings: Settings, *, hosted: bool = True, client: str = 
         counts: Callable[[], Counts] | None = whole.counts
     else:
         counts = None
+        if settings.data.standardize:
+            raise InvalidInputError(
+                f"data.standardize is '{settings.data.standardize}', which standardizes a task's rows in simulations "
+                "alone: let the task scale them"
+            )
         # A device's rows are all its own; the server of devices has those of its test set and its public samples.
         own = partial(_all_of, base, settings, client)
         test = _test(rows, base, settings.data)

@@ -59,11 +59,13 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
         from fd_flower.tasks.retrieval import task  # classifiers do without it
 
         return task.described(settings, folder, client)
-    reading = all(map(data.texts.holds, sources))
+    reading = data.hold_texts(sources, config)
+    if folder is not None:
+        data.check_device(folder, config)
     if alone and not reading and all(map(models.is_text, models.architectures(chosen.name))):
         return Task(_unknown)  # `data.source` is of other samples than the devices'
     public: Samples | None = None
-    if folder is None or (config.public == "held-out" and reading == _hold_texts(config.source)):
+    if folder is None or (config.public == "held-out" and reading == data.hold_texts(config.source, config)):
         whole = data.federation(config, seed)
         public = whole.public_labeled or whole.public
     if folder is None:
@@ -88,10 +90,6 @@ def described(settings: Settings, folder: str | None = None, client: str = "", *
     for name in filter(models.is_outside, models.architectures(settings.model.name)):
         _ = imported(name, "model.name") if alone else model(name)  # raises before round one if it cannot be made
     return Task(model, own, None if public is None else lambda: public, test, tuple(names), counts=counts)
-
-
-def _hold_texts(source: str | list[str]) -> bool:
-    return all(map(data.texts.holds, [source] if isinstance(source, str) else source))
 
 
 def _unknown(name: str) -> Module:
@@ -126,8 +124,8 @@ def for_devices(task: Task, settings: Settings, clients: Sequence[Client]) -> Ta
             return own(name)
         return network(None, name, shape, classes, torch.float32, chosen, seed, texts=texts)
 
-    # Only inputs of texts have one dimension.
-    texts = OfTexts.of(settings, names or classes) if len(shape) == 1 and settings.data.encoder == "model" else None
+    reading = len(shape) == 1 and all(map(models.is_text, models.architectures(chosen.name)))
+    texts = OfTexts.of(settings, names or classes) if reading and settings.data.encoder == "model" else None
     own, task = task.model, replace(task, model=partial(built, model))
     if not answers or config.public == "held-out":  # of data.source, on the devices too
         return task

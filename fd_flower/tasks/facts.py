@@ -16,10 +16,11 @@ from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.task import Task
 from fd_flower.tasks.world import World
 
+OF_COLUMNS = ("features", "categories", "constants")
 FROM_A_SOURCE = ("task", "source", "split", "size", "image", "label", "column", "partition", "limit", "per_client")
 PUBLIC_FROM_A_SOURCE = ("public", "public_size", "test")
 OF_PUBLIC_SAMPLES = ("public_batch", "encoder")
-READ_FROM_A_SOURCE = ("task", "source", "size", "image", "label", "test")
+READ_FROM_A_SOURCE = ("task", "source", "size", "image", "label", "test", *OF_COLUMNS)
 DEALT_OUT = ("source", "column", "partition", "limit")
 PARTS = ("train_samples", "validation_samples", "test_samples")
 LETTERS = 12
@@ -54,7 +55,7 @@ def data_checksum(world: World, clients: Sequence[Client]) -> str:
 def unused(task: Task) -> set[str]:
     """Return the options of ``data`` that do not apply to a user's task, because its functions replace them."""
     if task.rows is None:
-        return {*FROM_A_SOURCE, *PUBLIC_FROM_A_SOURCE, *_of_rules()}
+        return {*FROM_A_SOURCE, *OF_COLUMNS, "standardize", *PUBLIC_FROM_A_SOURCE, *_of_rules()}
     return {*READ_FROM_A_SOURCE, *(["public"] if task.rows.public is not None else [])}
 
 

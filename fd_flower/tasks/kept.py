@@ -91,6 +91,7 @@ def about_model(
         **found,
         "classes": list(world.class_names),
         "outputs": len(world.class_names) or (0 if samples is None else world.classes(architecture)),
+        "norm": settings.model.norm,
         "features": settings.model.features,
         "projection": settings.model.projection,
         "head": settings.model.head,

@@ -3,7 +3,6 @@
 from fd_flower.training.information import information
 from fd_flower.training.loop import (
     Plan,
-    Together,
     batches,
     length,
     one_thread,
@@ -14,7 +13,9 @@ from fd_flower.training.loop import (
 )
 from fd_flower.training.optimizer import Optimizer
 from fd_flower.training.prediction import forward, predict
-from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, uncounted
+from fd_flower.training.sharpness import climbing, sharp
+from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, taken, uncounted
+from fd_flower.training.together import Together
 
 __all__ = [
     "LOCAL",
@@ -24,6 +25,7 @@ __all__ = [
     "Plan",
     "Together",
     "batches",
+    "climbing",
     "count",
     "counted",
     "counted_as",
@@ -34,7 +36,9 @@ __all__ = [
     "optimizer_of",
     "plan_of",
     "predict",
+    "sharp",
     "supervised",
+    "taken",
     "train",
     "uncounted",
 ]

@@ -15,8 +15,10 @@ from fd_flower.config import ClientConfig
 from fd_flower.core.budget import each
 from fd_flower.core.rng import seed_of
 from fd_flower.core.samples import Samples
+from fd_flower.training.clipping import clipping
 from fd_flower.training.optimizer import Optimizer
 from fd_flower.training.prediction import prepare
+from fd_flower.training.sharpness import sharp
 
 Objective = Callable[..., Tensor]
 """``(model, x, y)`` or ``(model, x, y, teacher)`` -> scalar loss."""
@@ -37,7 +39,11 @@ class Plan:
     cosine: bool = False
     """Bring the learning rate to 0 over ``steps``, along a cosine."""
     clip: float | None = None
-    """Largest norm of the gradient, of models that are ``Together`` of each one's."""
+    """Largest norm of the gradient, of models that are ``Together`` of each one's; with ``clip_by`` its share."""
+    clip_by: str = "norm"
+    """What ``clip`` bounds: the ``norm`` of all gradients, or that of each ``unit`` relative to its weights."""
+    sam: float | None = None
+    """How far up the slope the gradient is taken (``sharp``)."""
 
 
 def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = False) -> Plan:
@@ -52,11 +58,9 @@ def plan_of(config: ClientConfig, lr: float, precision: str, *, public: bool = F
         weight_decay=config.weight_decay,
         precision=precision,
         clip=None if public else config.clip,
+        clip_by=config.clip_by,
+        sam=None if public else config.sam,
     )
-
-
-class Together(Module):
-    """Several models in one module, so that one optimizer steps them all, each as one of its own would."""
 
 
 @contextmanager
@@ -130,15 +134,16 @@ def train(
     half = torch.autocast(samples.x.device.type, torch.bfloat16, enabled=plan.precision == "bf16")
     total = torch.zeros((), device=samples.x.device)
     steps = 0
+    objective = objective if plan.sam is None else sharp(objective, plan.sam)
+    clip = None if plan.clip is None else clipping(model, plan.clip, plan.clip_by)
     for rows in each(batches(len(samples), plan, rng, samples.x.device), length(len(samples), plan)):
         x, y = samples.batch(rows, None if samples.transform is None else draws_of(rng, steps))
         with half:
             loss = objective(model, x, y) if teacher is None else objective(model, x, y, teacher[rows])
         optimizer.zero_grad()
         loss.backward()
-        if plan.clip is not None:
-            for part in model.children() if isinstance(model, Together) else (model,):
-                torch.nn.utils.clip_grad_norm_(part.parameters(), plan.clip)
+        if clip is not None:
+            clip()
         optimizer.step()
         total += loss.detach()
         steps += 1

@@ -45,6 +45,12 @@ def count(kind: str) -> None:
         now[0][kind] += 1
 
 
+def taken(kind: str) -> int:
+    """Return how many steps of a kind were counted so far, where they are counted; 0 elsewhere."""
+    now = _steps.get()
+    return 0 if now is None else now[0][kind]
+
+
 @contextmanager
 def _counting(where: tuple[Steps, str] | None) -> Iterator[Steps]:
     _watch()

@@ -28,7 +28,7 @@ from fd_flower.wire.scalars import SeedScalars
 from fd_flower.wire.summable import Clippable, Summable
 from fd_flower.wire.sums import Encrypted, Masked, Opened, SumCommitments, SumKeys, SumShares, SumUnmask
 from fd_flower.wire.tokens import ChunkLikelihoods, TokenLogits, chosen, likeliest, mean_of_likelihoods
-from fd_flower.wire.weights import Emulator, Holders, Information, ServerModel, Update, Weights
+from fd_flower.wire.weights import Correction, Emulator, Holders, Information, ServerModel, Update, Weights
 
 __all__ = [
     "Adapter",
@@ -41,6 +41,7 @@ __all__ = [
     "ClassLogits",
     "Clippable",
     "Coefficients",
+    "Correction",
     "Emulator",
     "Encrypted",
     "Generator",

@@ -72,7 +72,54 @@ class Holders(Payload):
 
 
 @dataclass(frozen=True, eq=False)
-class Weights(Clippable):
+class Keyed(Clippable):
+    """Numbers of a model by their keys, of which a sum over clients stands for the mean.
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        By plain keys.
+    model : str
+        The architecture, where there are several; it is in the record's name.
+    """
+
+    named_by: ClassVar[str] = "model"
+    values: Mapping[str, Tensor]
+    model: str = ""
+
+    def summand(self, share: float) -> Tensor:
+        """Return the numbers times the client's share, in the keys' order."""
+        return torch.cat([self.values[key].double().flatten() * share for key in sorted(self.values)])
+
+    def summed(self, total: Tensor, share: float, clients: int) -> Self:
+        """Return the mean by examples, in these types; whole numbers (batches seen) are rounded."""
+        keys = sorted(self.values)
+        parts = (total / share).split([self.values[key].numel() for key in keys])
+        mean = {
+            key: (part if self.values[key].is_floating_point() else part.round()).to(self.values[key].dtype)
+            for key, part in zip(keys, parts, strict=True)
+        }
+        return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
+
+    def difference(self, start: Self) -> Tensor:
+        """Return how far training has moved the numbers, in the keys' order, without whole numbers (batches seen)."""
+        keys = [key for key in sorted(start.values) if start.values[key].is_floating_point()]
+        moved = [(self.values[key].double() - start.values[key].double()).flatten() for key in keys]
+        return torch.cat([*moved, torch.empty(0, dtype=torch.float64)])
+
+    def moved(self, total: Tensor, clients: int) -> Self:
+        """Return these numbers moved by the mean difference; whole numbers stay."""
+        keys = [key for key in sorted(self.values) if self.values[key].is_floating_point()]
+        parts = (total / clients).split([self.values[key].numel() for key in keys])
+        new = {
+            key: (self.values[key].double() + part.view(self.values[key].shape)).to(self.values[key].dtype)
+            for key, part in zip(keys, parts, strict=True)
+        }
+        return type(self)({**self.values, **new}, self.model)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights(Keyed):
     """A model's state dict, by plain keys.
 
     Attributes
@@ -84,9 +131,6 @@ class Weights(Clippable):
     """
 
     kind: ClassVar[str] = "arrays"
-    named_by: ClassVar[str] = "model"
-    values: Mapping[str, Tensor]
-    model: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state dict."""
@@ -112,36 +156,6 @@ class Weights(Clippable):
         model, values = next(iter(bounds.weights.items()))
         return cls(values, model)
 
-    def summand(self, share: float) -> Tensor:
-        """Return the weights times the client's share, in the keys' order."""
-        return torch.cat([self.values[key].double().flatten() * share for key in sorted(self.values)])
-
-    def summed(self, total: Tensor, share: float, clients: int) -> Self:
-        """Return the mean by examples, in these weights' types; whole numbers (batches seen) are rounded."""
-        keys = sorted(self.values)
-        parts = (total / share).split([self.values[key].numel() for key in keys])
-        mean = {
-            key: (part if self.values[key].is_floating_point() else part.round()).to(self.values[key].dtype)
-            for key, part in zip(keys, parts, strict=True)
-        }
-        return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
-
-    def difference(self, start: Self) -> Tensor:
-        """Return how far training has moved the weights, in the keys' order, without whole numbers (batches seen)."""
-        keys = [key for key in sorted(start.values) if start.values[key].is_floating_point()]
-        moved = [(self.values[key].double() - start.values[key].double()).flatten() for key in keys]
-        return torch.cat([*moved, torch.empty(0, dtype=torch.float64)])
-
-    def moved(self, total: Tensor, clients: int) -> Self:
-        """Return these weights moved by the mean difference; whole numbers stay."""
-        keys = [key for key in sorted(self.values) if self.values[key].is_floating_point()]
-        parts = (total / clients).split([self.values[key].numel() for key in keys])
-        new = {
-            key: (self.values[key].double() + part.view(self.values[key].shape)).to(self.values[key].dtype)
-            for key, part in zip(keys, parts, strict=True)
-        }
-        return type(self)({**self.values, **new}, self.model)
-
     def whole_numbers(self) -> Tensor:
         """Return the whole numbers (batches seen), in the keys' order."""
         found = [t.flatten().long() for key in sorted(self.values) if not (t := self.values[key]).is_floating_point()]
@@ -153,6 +167,42 @@ class Weights(Clippable):
         parts = values.split([self.values[key].numel() for key in keys])
         new = {k: part.to(self.values[k].dtype).view(self.values[k].shape) for k, part in zip(keys, parts, strict=True)}
         return type(self)({**self.values, **new}, self.model)
+
+
+@dataclass(frozen=True, eq=False)
+class Correction(Keyed):
+    """How a model's gradients are corrected, or what clients send for that: a number for each one that learns.
+
+    Attributes
+    ----------
+    values : Mapping[str, Tensor]
+        By the keys of ``learning`` of the ``Weights`` next to it, in their shapes and types.
+    model : str
+        The architecture, where there are several; it is in the record's name, ``correction.<model>``.
+    """
+
+    kind: ClassVar[str] = "correction"
+
+    @classmethod
+    def zeros(cls, weights: Weights) -> Self:
+        """Return the one that corrects nothing."""
+        values = weights.values
+        return cls({key: torch.zeros_like(values[key]) for key in learning(values)}, weights.model)
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse values that are not finite, and keys, shapes or types that differ from the server's model's."""
+        super().check(bounds)
+        known = _known(self, bounds)
+        if known is not None:
+            _check_alike(self, {key: known[key] for key in learning(known)}, self._check_shape)
+
+    def _check_shape(self, key: str, tensor: Tensor, own: Tensor) -> None:
+        self._shape(key, tensor, *own.shape)
+
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return zeros for the server's own weights."""
+        return cls.zeros(Weights.blank(bounds))
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +241,7 @@ class Information(Payload):
             self._shape(key, tensor, *known[key].shape)
 
 
-def _known(payload: Update | Weights | Information, bounds: Bounds) -> Mapping[str, Tensor] | None:
+def _known(payload: Update | Keyed | Information, bounds: Bounds) -> Mapping[str, Tensor] | None:
     """Return the server's model of a payload's architecture, None where it has none; refuse a client's of another."""
     known = bounds.weights.get(payload.model)
     if known is None:
@@ -211,8 +261,14 @@ def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callabl
     ``check_shape`` takes a key, the value and the server's own tensor, and refuses a shape.
     """
     known = _known(payload, bounds)
-    if known is None:
-        return
+    if known is not None:
+        _check_alike(payload, known, check_shape)
+
+
+def _check_alike(
+    payload: Update | Keyed, known: Mapping[str, Tensor], check_shape: Callable[[str, Tensor, Tensor], None]
+) -> None:
+    """Refuse values by other keys or of other types than those that the server has."""
     if payload.values.keys() != known.keys():
         odd = sorted(payload.values.keys() ^ known.keys())
         raise InvalidInputError(f"{payload.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")

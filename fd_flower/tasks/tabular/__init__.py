@@ -1,0 +1,1 @@
+"""Tables of numbers and arrays, classified: how such sources are recognized."""
