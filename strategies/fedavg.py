@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from fd_flower.config import ClusteringConfig, Settings, averaging
+from fd_flower.config import ClusteringConfig, Settings, averaging, clusters_of
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
@@ -33,7 +33,7 @@ class FedAvg(Clustering[Config]):
         share = _share(settings)
         if share == "all":
             return cls.clustered(with_adapters(cls.requires, settings), settings)
-        if (clusters := cls.options(settings).clusters) > 1:
+        if (clusters := clusters_of(cls.options(settings))) > 1:
             raise InvalidInputError(
                 f"server.clusters={clusters} averages whole models, and client.share={share} keeps a part with the "
                 "clients: leave one of both out"

@@ -39,10 +39,13 @@ def project(name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def copies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Return each app in a folder of its name."""
+    """Return each app in a folder of its name, as it is published: the repository without tests and benchmarks."""
     root = tmp_path_factory.mktemp("hub")
     skipped = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__", "runs", "dist", "build", "*.fab")
-    return {name: Path(shutil.copytree(folder, root / name, ignore=skipped)) for name, folder in APPS.items()}
+    found = {name: Path(shutil.copytree(folder, root / name, ignore=skipped)) for name, folder in APPS.items()}
+    for name in ("tests", "benchmarks"):
+        shutil.rmtree(found["fd-flower"] / name)
+    return found
 
 
 @pytest.mark.parametrize("name", APPS)

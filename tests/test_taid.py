@@ -249,7 +249,8 @@ def test_every_method_that_distils_by_name_has_the_loss_as_its_turn_has_it(
         return distill(self, *args)
 
     monkeypatch.setattr(ClientConfig, "distill", noted)
-    lines = start_toy(method, "client.objective=taid server.rounds=3", grid)[2]
+    words = {"fedavg": "client.teacher=received "}.get(method, "")
+    lines = start_toy(method, f"{words}client.objective=taid server.rounds=3", grid)[2]
     assert rounds(lines)[-1]["replied"] == ["0", "1", "2"]
     assert set(calls) == {"Scheduled"}
 

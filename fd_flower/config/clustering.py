@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from fd_flower.config.adapters import AveragingConfig
+from fd_flower.config.server import ServerConfig
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.schema import one_of, option
 
@@ -28,3 +29,8 @@ class ClusteringConfig(AveragingConfig):
                     f"server.{name} is {value}, and server.clusters={self.clusters} averages plain weights within each "
                     "cluster: leave one of both out"
                 )
+
+
+def clusters_of(config: ServerConfig) -> int:
+    """Return how many clusters a server's options ask for: one, where there are no such options."""
+    return config.clusters if isinstance(config, ClusteringConfig) else 1

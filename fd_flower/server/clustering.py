@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from fd_flower.config import SPARSE, ClusteringConfig, Settings
+from fd_flower.config import SPARSE, ClusteringConfig, Settings, clusters_of
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
@@ -32,9 +32,9 @@ class Clustering(Averaging[C]):
     def clustered(cls, requires: Requirements, settings: Settings) -> Requirements:
         """Return what is required besides where clients are clustered."""
         config = cls.options(settings)
-        if config.clusters == 1:
+        if (clusters := clusters_of(config)) == 1:
             return requires
-        asked = f"server.clusters={config.clusters}"
+        asked = f"server.clusters={clusters}"
         if settings.privacy.dp != "none":
             raise InvalidInputError(
                 f"{asked} needs each client's reply, and privacy.dp={settings.privacy.dp} is about their sum: leave "
@@ -50,7 +50,7 @@ class Clustering(Averaging[C]):
     @classmethod
     def evaluation_point(cls, settings: Settings) -> str:
         """Return where it is evaluated: where there are clusters, on what each client receives."""
-        return cls.evaluated if cls.options(settings).clusters == 1 else "received"
+        return cls.evaluated if clusters_of(cls.options(settings)) == 1 else "received"
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return the weights of the client's cluster; a client of none gets the mean of all."""
@@ -63,7 +63,7 @@ class Clustering(Averaging[C]):
     def averaged(self, replies: Sequence[Reply], knowledge: Knowledge) -> Sequence[Payload | Private]:
         """Return the mean of the replies' weights, and where there are clusters what each of them has."""
         mean: list[Payload | Private] = [*super().averaged(replies, knowledge)]
-        return mean if self.config.clusters == 1 else [*mean, *self._centers(replies, knowledge)]
+        return mean if clusters_of(self.config) == 1 else [*mean, *self._centers(replies, knowledge)]
 
     def _centers(self, replies: Sequence[Reply], knowledge: Knowledge) -> list[Private]:
         """Return the clusters after a round: each reply joins one, whose weights become the mean of what joined.
