@@ -30,6 +30,11 @@ ROWS = {
         "client.objective_args.temperature=1",
     ),
     "fedavg, FeSEM": ("fedavg", "server.clusters=3"),
+    "fedavg, SAM": ("fedavg", "client.sam=0.05"),
+    "fedavg, AGC": ("fedavg", "client.clip=0.1 client.clip_by=unit"),
+    "scaffold": ("scaffold", ""),
+    "fedspeed": ("fedspeed", "client.clip=null"),
+    "ditto": ("ditto", ""),
     "dsfl": ("dsfl", ""),
     "dsfl, mean": ("dsfl", SHARP),
     "dsfl, SCARLET": ("dsfl", SHARP + "server.cache=2 wire.down=changed"),
@@ -49,7 +54,10 @@ ROWS = {
     ),
     "fedproto": ("fedproto", ""),
     "fedre": ("fedre", ""),
+    "fedgh": ("fedgh", "client.clip=null server.epochs=20"),
+    "fedl2g": ("fedl2g", "client.clip=null"),
     "fml": ("fml", ""),
+    "fedmrl": ("fedmrl", "client.clip=null server.peer=lenet:0.5"),
 }
 SEEDS = (0, 1, 2)
 
