@@ -33,6 +33,7 @@ ROWS = {
     "fedavg, SAM": ("fedavg", "client.sam=0.05"),
     "fedavg, AGC": ("fedavg", "client.clip=0.1 client.clip_by=unit"),
     "scaffold": ("scaffold", ""),
+    "scaffold, equal steps": ("scaffold", "client.steps=9"),
     "fedspeed": ("fedspeed", "client.clip=null"),
     "ditto": ("ditto", ""),
     "dsfl": ("dsfl", ""),

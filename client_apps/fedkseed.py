@@ -33,8 +33,16 @@ class Config(ClientConfig):
     def __post_init__(self) -> None:
         """Check that nothing is asked for that needs gradients."""
         super().__post_init__()
-        if self.sam is not None:
-            raise InvalidInputError(f"client.sam is {self.sam:g}, and fedkseed's steps have no gradient: leave it out")
+        for name in ("sam", "clip", "momentum", "weight_decay"):
+            if value := getattr(self, name):
+                raise InvalidInputError(
+                    f"client.{name} is {value:g}, and fedkseed's steps have no gradient: leave it out"
+                )
+        if self.optimizer != "sgd":
+            raise InvalidInputError(
+                f"client.optimizer is '{self.optimizer}', and fedkseed's steps are plain ones along drawn directions: "
+                "take client.optimizer=sgd"
+            )
 
 
 def objective(model: Module, x: Tensor, y: Any, teacher: None, config: ClientConfig) -> Tensor:

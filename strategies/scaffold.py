@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from logging import WARNING
 from typing import final
 
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
+from fd_flower.core.flower import log
 from fd_flower.ensemble.parameters import mean_of_parameters, toward
 from fd_flower.server import Reply, Requirements, Status, Strategy, replied
 from fd_flower.wire import Correction, Knowledge, Payload, Weights
+
+UNEQUAL = 2
+"""How many times as many samples as another a client has where their steps are too different."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,15 @@ class Scaffold(Strategy[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client starts from, and a variate of zeros."""
+        sizes = [client.examples for client in clients if client.examples]
+        if self.settings.client.steps is None and sizes and max(sizes) >= UNEQUAL * min(sizes):
+            log(
+                WARNING,
+                "clients have %s to %s samples, so they take different numbers of steps, under which SCAFFOLD's "
+                "corrections do not cancel and a run can diverge: client.steps gives all clients the same number",
+                min(sizes),
+                max(sizes),
+            )
         first = self.first_weights(clients[0].model)
         return [first, Correction.zeros(first)]
 

@@ -61,12 +61,20 @@ def test_models_that_train_together_are_clipped_one_by_one():
         torch.testing.assert_close(-part.values.detach(), torch.tensor([0.6, 0.8]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", sorted(set(methods.names()) - {"fedkseed"}))
 def test_private_training_is_clipped_and_distillation_is_not(method):
     config = methods.config(method, "client", clip=2.0)
     assert plan_of(config, 0.1, "fp32").clip == 2.0
     assert plan_of(config, 0.1, "fp32", public=True).clip is None
     assert plan_of(methods.config(method, "client", clip=None), 0.1, "fp32").clip is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("clip", 2.0), ("momentum", 0.9), ("weight_decay", 0.1), ("sam", 0.1), ("optimizer", "adam")]
+)
+def test_what_fedkseed_has_no_gradient_for_is_refused(name, value):
+    with pytest.raises(InvalidInputError, match=rf"client\.{name} is .* fedkseed's steps"):
+        methods.config("fedkseed", "client", **{name: value})
 
 
 def test_a_norm_of_zero_is_refused():

@@ -1,5 +1,6 @@
 """SCAFFOLD: control variates of server and clients, and what their differences do to steps."""
 
+import logging
 import math
 
 import pytest
@@ -21,6 +22,14 @@ from fd_flower.wire import Bounds, Correction, Knowledge, Weights, pack
 from fd_flower.wire.replies import Reply
 
 SKEWED = TINY + "data.alpha=0.1 data.limit=300 client.steps=4 client.weight_decay=0 server.evaluate_every=0 "
+
+
+def test_different_numbers_of_steps_are_warned_about(caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING, logger="flwr")
+    for words, warned in (("client.steps=null client.epochs=1", True), ("client.steps=2", False)):
+        caplog.clear()
+        tiny.run("scaffold", TINY + f"data.partition=quantity data.alpha=0.5 server.rounds=1 {words}")
+        assert ("client.steps gives all clients the same number" in caplog.text) == warned
 
 
 def state(folder, method="scaffold") -> Knowledge:
