@@ -27,7 +27,7 @@ CENTRAL = "privacy.dp=central privacy.clip=3 privacy.epsilon=8 privacy.noise=see
 MASKS = "privacy.sum=masks privacy.dp=distributed privacy.clip=3 privacy.epsilon=8 privacy.noise=seeded"
 QUIET = "privacy.dp=central privacy.clip=1000 privacy.noise_multiplier=0"
 BOUNDED = ("fd", "fedavg", "fedmd", "fedprox", "fml")
-MORE = ("fede4rag", "fedcollm", "offsite", "scaffold", "fedspeed", "ditto")
+MORE = ("fede4rag", "fedcollm", "offsite", "scaffold", "fedspeed", "ditto", "fedmrl")
 
 
 def knowledge(strategy: Strategy[Any]) -> dict[str, Tensor]:
