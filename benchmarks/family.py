@@ -6,6 +6,7 @@ start and test set are the same for all rows.
 """
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from statistics import mean, stdev
@@ -64,10 +65,11 @@ SEEDS = (0, 1, 2)
 
 
 def played(source: str, out: Path, row: str, seed: int) -> dict[str, float]:
-    """Return the figures of one run in percent and MB; a run that OUT has is read."""
+    """Return the figures of one run in percent and MB: read, where OUT has it finished."""
     method, words = ROWS[row]
     folder = out / f"{row.replace(', ', '-').replace(' ', '-')}-{seed}"
     if not (folder / "summary.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
         engine.run(settings(method, f"{COMMON}data.source={source} run.seed={seed} {words}"), out=folder)
     summary = json.loads((folder / "summary.json").read_text())
     own, every = summary["accuracy"]["personal"], summary["accuracy"]["global"]
