@@ -6,12 +6,11 @@ from typing import cast
 
 from flwr.app import Context, Message
 from torch import Tensor
-from torch.nn import Module
 
 from fd_flower.client import App, Turn, informed, private_training, received, reply, to_send
 from fd_flower.config import AveragingClientConfig, option
 from fd_flower.objectives.proximal import learning, proximal
-from fd_flower.training import Together, supervised
+from fd_flower.training import Pair, supervised
 
 app = App()
 
@@ -23,22 +22,6 @@ class Config(AveragingClientConfig):
     mu: float = option(1.0, least=0)
     """Weight of half the squared distance between the personal model and the server's (the paper's lambda). 0: the
     personal model is trained locally."""
-
-
-class Pair(Together):
-    """The personal model and the client's copy of the server's.
-
-    An optimizer's steps are taken parameter by parameter, so each model learns as it would with one of its own.
-    """
-
-    def __init__(self, own: Module, shared: Module) -> None:
-        super().__init__()
-        self.own = own
-        self.shared = shared
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the personal model's logits [B, C]."""
-        return self.own(x)
 
 
 def objective(model: Pair, x: Tensor, y: Tensor, teacher: Sequence[Tensor], config: Config) -> Tensor:

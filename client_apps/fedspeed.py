@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from flwr.app import Context, Message
 from torch import Tensor
-from torch.nn import Module, Parameter
+from torch.nn import Module
 
 from fd_flower.client import App, Turn, evaluate_shared, private_training, reply
 from fd_flower.config import ClientConfig, option
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.objectives.proximal import proximal
+from fd_flower.objectives.proximal import named_learning, proximal
 from fd_flower.training import sharp, supervised
 from fd_flower.wire import Weights
 
@@ -54,18 +54,13 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     turn: Turn[Config] = Turn.of(message, context)
     turn.collected = weights = Weights.need(message.content)
     model, config = turn.shared(weights), turn.config
-    centers = [center(turn, name, weights).to(p.device) for name, p in learned(model)] if config.mu else None
+    centers = [center(turn, name, weights).to(p.device) for name, p in named_learning(model)] if config.mu else None
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, centers, config)
 
     turn.loss = learn
     return turn
-
-
-def learned(model: Module) -> list[tuple[str, Parameter]]:
-    """Return the parameters that learn, with their names, in the order of ``learning(model)``."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def center(turn: Turn[Config], name: str, weights: Weights) -> Tensor:
@@ -77,7 +72,7 @@ def center(turn: Turn[Config], name: str, weights: Weights) -> Tensor:
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the trained weights; the dual grows by how far they have moved from the server's."""
     start, values = turn.collected, turn.model.state_dict()
-    for name, _ in learned(turn.model) if turn.config.mu else ():
+    for name, _ in named_learning(turn.model) if turn.config.mu else ():
         turn.remember(f"{DUAL}/{name}", values[name].cpu() - center(turn, name, start))
     return reply(message, turn, Weights(values, start.model), examples=examples, **metrics)
 

@@ -5,12 +5,11 @@ from typing import cast
 
 from flwr.app import Context, Message
 from torch import Tensor
-from torch.nn import Module
 from torch.nn import functional as F
 
 from fd_flower.client import App, Turn, informed, private_training, received, reply, to_send
 from fd_flower.config import AveragingClientConfig, one_of, option
-from fd_flower.training import Together
+from fd_flower.training import Pair
 
 app = App()
 
@@ -27,28 +26,12 @@ class Config(AveragingClientConfig):
     """Mean of the distillation loss over `samples`, or over `entries` (also divided by the classes, as HtFLlib)."""
 
 
-class Pair(Together):
-    """The personal model and the meme.
-
-    An optimizer's steps are taken parameter by parameter, so each model learns as it would with one of its own.
-    """
-
-    def __init__(self, own: Module, meme: Module) -> None:
-        super().__init__()
-        self.own = own
-        self.meme = meme
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the personal model's logits [B, C]."""
-        return self.own(x)
-
-
 def objective(model: Pair, x: Tensor, y: Tensor, teacher: None, config: Config) -> Tensor:
     """Return the personal model's loss plus the meme's: each learns from labels and from the other's predictions.
 
     No gradient flows into the teaching model, so the sum's gradient in a model is that of its own loss.
     """
-    own, meme = model.own(x), model.meme(x)
+    own, meme = model.own(x), model.shared(x)
     return taught(own, meme, y, config.alpha, config) + taught(meme, own, y, config.beta, config)
 
 
@@ -74,7 +57,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the meme."""
-    meme = cast("Pair", turn.model).meme
+    meme = cast("Pair", turn.model).shared
     sent = to_send(turn, message.content, meme.state_dict())
     return reply(message, turn, *informed(turn, sent, meme), examples=examples, **metrics)
 
@@ -90,7 +73,7 @@ def evaluate(message: Message, context: Context) -> Message:
 def measure(turn: Turn[Config], point: str) -> None:
     """Evaluate the personal model, and the meme in addition."""
     pair = cast("Pair", turn.model)
-    turn.evaluate(point, pair.own, others={"meme": pair.meme})
+    turn.evaluate(point, pair.own, others={"meme": pair.shared})
 
 
 train = private_training(receive, send, measure)

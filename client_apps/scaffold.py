@@ -11,7 +11,7 @@ from torch.nn import Module
 from fd_flower.client import App, Turn, evaluate_shared, private_training, reply
 from fd_flower.config import ClientConfig
 from fd_flower.core.errors import InvalidInputError
-from fd_flower.objectives.proximal import learning, with_gradient
+from fd_flower.objectives.proximal import learning, named_learning, with_gradient
 from fd_flower.training import LOCAL, supervised, taken
 from fd_flower.wire import Correction, Weights
 
@@ -53,8 +53,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     model = turn.shared(weights)
     added = [
         (common.values[name] - own_variate(turn, name, common.values[name])).to(parameter.device)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad
+        for name, parameter in named_learning(model)
     ]
     corrects = any(bool(each.any()) for each in added)
 

@@ -32,7 +32,7 @@ class FedAvg(Clustering[Config]):
         """Return ``requires``; heads alone can be averaged over architectures."""
         share = _share(settings)
         if share == "all":
-            return cls.clustered(with_adapters(cls.requires, settings), settings)
+            return super().requirements(settings)
         if (clusters := clusters_of(cls.options(settings))) > 1:
             raise InvalidInputError(
                 f"server.clusters={clusters} averages whole models, and client.share={share} keeps a part with the "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from fd_flower.config import ClusteringConfig, Settings
+from fd_flower.config import ClusteringConfig
 from fd_flower.core.client import Client
 from fd_flower.server import Clustering, Reply, Requirements, Status
 from fd_flower.wire import Knowledge, Payload, Private
@@ -22,11 +22,6 @@ class FedProx(Clustering[Config]):
     status = Status("paper")
     requires = Requirements(same_model=True, tasks=("classification", "language", "retrieval"), punctual=False)
     evaluated = "aggregated"
-
-    @classmethod
-    def requirements(cls, settings: Settings) -> Requirements:
-        """Return ``requires``, as the rule for adapters and clusters change it."""
-        return cls.clustered(super().requirements(settings), settings)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of the architecture starts from."""

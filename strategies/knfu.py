@@ -11,10 +11,8 @@ from typing import final
 from fd_flower.config import ServerConfig, one_of, option
 from fd_flower.core.client import Client
 from fd_flower.ensemble import mean_of_probabilities
-from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import (
     distribution_divergence,
-    effective_neighbors,
     neighbor_weights,
     over_median,
     sample_divergence,
@@ -65,13 +63,7 @@ class KnFu(Strategy[Config]):
         if self.config.scaled:
             divergence = over_median(divergence)
         weight = neighbor_weights(divergence, self.config.beta, include_self=self.config.include_self)
-        fused, valid = for_receivers(mean_of_probabilities, logprobs, mask, weight)
-        own, neighbors = weight.diagonal(), effective_neighbors(weight)
-        self.log_votes(logprobs, mask, fused, valid)
-        self.log_diagnostics({"self_weight": float(own.mean()), "neighbors": float(neighbors.mean())})
-        for reply, alone, count in zip(replies, own, neighbors, strict=True):
-            self.log_diagnostics({"self_weight": float(alone), "neighbors": float(count)}, reply.client.id)
-        return teachers_of_each(replies, own, fused, valid, knowledge, self.round_index)
+        return teachers_of_each(self, mean_of_probabilities, logprobs, mask, weight, replies, knowledge)
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return what was fused for this client, without its name."""

@@ -36,6 +36,9 @@ FOLDER, PAGE, FIGURES, PLOT = "analysis", "analysis.md", "analysis.json", "exter
 HARM = -0.01
 """Change of a class's accuracy below which a client is named: one point."""
 
+WIDEST = 4096
+"""Features of a sample up to which designs are compared: their matrices grow with the square."""
+
 
 @dataclass(frozen=True)
 class Analysis:
@@ -96,14 +99,11 @@ def analyzed(path: Path) -> Analysis:
         what = "its samples are on devices" if world is None else "it has no test set of classes"
         raise InvalidInputError(f"{path} cannot be analyzed: {what}, and each client's model predicts on one test set")
     with one_thread():
-        return _found(world, files)
+        return _found(world, world.test, files)
 
 
-def _found(world: World, files: list[Path]) -> Analysis:
+def _found(world: World, test: Samples, files: list[Path]) -> Analysis:
     """Return what models in these files say about the test samples, and what their clients' samples are."""
-    test = world.test
-    if test is None:
-        raise InvalidInputError("there is no test set")
     truth, names, probs = test.labels.cpu(), [], []
     for file in files:
         model = load(file)
@@ -128,10 +128,6 @@ def _inputs(samples: Samples) -> Tensor:
     """Return the inputs of all samples [n, D]."""
     x, _ = samples.batch(torch.arange(len(samples), device=samples.x.device))
     return x.flatten(1).float().cpu()
-
-
-WIDEST = 4096
-"""Features of a sample up to which designs are compared: their matrices grow with the square."""
 
 
 def table(found: Analysis) -> Table:

@@ -1,9 +1,10 @@
 """An optimizer whose state is kept from a client's turn to its next one."""
 
 import torch
-from torch.nn import Module, Parameter
+from torch.nn import Module
 
 from fd_flower.client.turn import Turn
+from fd_flower.objectives.proximal import named_learning
 from fd_flower.training import Optimizer, optimizer_of
 
 KINDS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
@@ -13,7 +14,7 @@ KINDS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
 def recalled(turn: Turn, model: Module) -> Optimizer:
     """Return the optimizer of private training, at this round's learning rate, with what it kept of a model."""
     optimizer = optimizer_of(model, turn.plan)
-    for state, (name, parameter) in zip(optimizer.state, _learning(model), strict=True):
+    for state, (name, parameter) in zip(optimizer.state, named_learning(model), strict=True):
         kept = {kind: turn.recall(f"optimizer/{name}/{kind}") for kind in KINDS}
         if found := {kind: tensor.clone() for kind, tensor in kept.items() if tensor is not None}:
             state.update({kind: tensor.to(parameter.device) for kind, tensor in found.items()})
@@ -24,11 +25,6 @@ def recalled(turn: Turn, model: Module) -> Optimizer:
 
 def remember(turn: Turn, model: Module, optimizer: Optimizer) -> None:
     """Keep what the optimizer knows of a model's parameters for the client's next turn."""
-    for state, (name, _) in zip(optimizer.state, _learning(model), strict=True):
+    for state, (name, _) in zip(optimizer.state, named_learning(model), strict=True):
         for kind, tensor in state.items():
             turn.remember(f"optimizer/{name}/{kind}", tensor)
-
-
-def _learning(model: Module) -> list[tuple[str, Parameter]]:
-    """Return the parameters that learn, with their names, in the optimizer's order."""
-    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

@@ -64,10 +64,25 @@ def fit(own: Tensor, labels: Tensor | None, clusters: int, seed: int) -> KMeans:
     if min(sizes) < clusters:
         few = ", ".join(f"{k} of {len(group)}" for k, group in zip(sizes, groups, strict=True) if k < clusters)
         log(WARNING, "k-means: fewer clusters than %s, for lack of samples: %s", clusters, few)
-    return KMeans(torch.cat([centroids(group, k, seed) for group, k in zip(groups, sizes, strict=True)]))
+    return KMeans(torch.cat([_centroids(group, k, seed) for group, k in zip(groups, sizes, strict=True)]))
 
 
-def centroids(x: Tensor, clusters: int, seed: int, starts: int = 1) -> Tensor:
+STARTS = 10
+"""Starts of k-means where rows are clients, which are few."""
+
+
+def clusters_of(rows: Tensor, clusters: int, seed: int) -> Tensor:
+    """Return the cluster of each row [N, D], int64 [N]: the best of several starts, of at most N clusters."""
+    return torch.cdist(rows, _centroids(rows, min(clusters, len(rows)), seed, STARTS)).argmin(1)
+
+
+def shares(counts: Tensor) -> Tensor:
+    """Return counts by class [U, C] as each row's shares, float64; a row of none stays zeros."""
+    counts = counts.double()
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+def _centroids(x: Tensor, clusters: int, seed: int, starts: int = 1) -> Tensor:
     """Return the centroids [clusters, D] of x [N, D], float64: the best of several starts."""
     if clusters == 1:
         return x.mean(0, keepdim=True)

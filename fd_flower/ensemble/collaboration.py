@@ -15,7 +15,7 @@ from fd_flower.core.errors import InvalidInputError, nearest
 from fd_flower.core.registry import found
 from fd_flower.core.rng import seed_of
 from fd_flower.core.schema import one_of, option, section
-from fd_flower.density.kmeans import centroids
+from fd_flower.density.kmeans import clusters_of, shares
 
 LEAST = 1e-12
 """The least probability before a logarithm is taken."""
@@ -89,13 +89,8 @@ class Clusters(Collaboration):
 
     def weights(self, votes: Votes) -> Tensor:
         """Return 1 for clients of one cluster and 0 for others."""
-        if self.signature == "labels":
-            counts = votes.counts.double()
-            rows = counts / counts.sum(1, keepdim=True).clamp(min=1)
-        else:
-            rows = mean_predictions(votes.logprobs, votes.mask)
-        found = centroids(rows, min(self.clusters, len(rows)), votes.seed, starts=10)
-        return same_cluster(torch.cdist(rows, found).argmin(1))
+        rows = shares(votes.counts) if self.counts else mean_predictions(votes.logprobs, votes.mask)
+        return same_cluster(clusters_of(rows, self.clusters, votes.seed))
 
 
 @final

@@ -12,6 +12,11 @@ def learning(model: Module) -> list[Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
+def named_learning(model: Module) -> list[tuple[str, Parameter]]:
+    """Return the parameters of a model that learn, with their names, in the order of ``learning``."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
 def proximal(model: Module, begun: Sequence[Tensor], mu: float) -> Tensor:
     """Return ``mu / 2`` times the squared distance of all that learns to ``begun`` (as ``learning``); a scalar."""
     distance: Any = sum((own - server).square().sum() for own, server in zip(learning(model), begun, strict=True))

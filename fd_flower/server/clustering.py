@@ -11,7 +11,8 @@ from fd_flower.config import SPARSE, ClusteringConfig, Settings, clusters_of
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
-from fd_flower.density.kmeans import centroids
+from fd_flower.density import kmeans
+from fd_flower.density.kmeans import shares
 from fd_flower.server.averaging import Averaging
 from fd_flower.server.requirements import Requirements
 from fd_flower.wire import Center, Knowledge, Payload, Private, Weights
@@ -29,7 +30,12 @@ class Clustering(Averaging[C]):
     """
 
     @classmethod
-    def clustered(cls, requires: Requirements, settings: Settings) -> Requirements:
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return ``requires``, as the rule for adapters and clusters change it."""
+        return cls._clustered(super().requirements(settings), settings)
+
+    @classmethod
+    def _clustered(cls, requires: Requirements, settings: Settings) -> Requirements:
         """Return what is required besides where clients are clustered."""
         config = cls.options(settings)
         if (clusters := clusters_of(config)) == 1:
@@ -90,13 +96,13 @@ class Clustering(Averaging[C]):
         """Return the cluster of each reply: the nearest one's, or where there are none by k-means."""
         seed = seed_of(self.settings.run.seed, "clusters")
         if self.config.signature == "labels":  # of all clients, so that clusters are the same in each round
-            rows = torch.tensor([client.counts for client in self.clients]).double()
-            places = _clusters(rows / rows.sum(1, keepdim=True).clamp(min=1), self.config.clusters, seed)
+            rows = shares(torch.tensor([client.counts for client in self.clients]))
+            places = kmeans.clusters_of(rows, self.config.clusters, seed).tolist()
             labels = {client.id: place for client, place in zip(self.clients, places, strict=True)}
             return [labels[reply.client.id] for reply in replies]
         sent = [Weights.need(reply.content).values for reply in replies]
         if not before:
-            return _clusters(coordinates(sent), self.config.clusters, seed)
+            return kmeans.clusters_of(coordinates(sent), self.config.clusters, seed).tolist()
         rows = coordinates([*sent, *(center.values for center in before)])
         nearest = torch.cdist(rows[: len(sent)], rows[len(sent) :]).argmin(1)
         return [int(before[place].cluster) for place in nearest.tolist()]
@@ -117,9 +123,3 @@ def coordinates(models: Sequence[Mapping[str, Tensor]]) -> Tensor:
         products += apart @ apart.T
     values, vectors = torch.linalg.eigh(products)
     return vectors * values.clamp(min=0).sqrt()
-
-
-def _clusters(rows: Tensor, clusters: int, seed: int) -> list[int]:
-    """Return the cluster of each row [N, D]."""
-    found = centroids(rows, min(clusters, len(rows)), seed, starts=10)
-    return [int(label) for label in torch.cdist(rows, found).argmin(1).tolist()]

@@ -12,10 +12,12 @@ from fd_flower.config import Settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
+from fd_flower.ensemble import Rule
 from fd_flower.ensemble.collaboration import Collaboration, Votes, rule_of
 from fd_flower.ensemble.receivers import for_receivers
 from fd_flower.ensemble.similarity import effective_neighbors
 from fd_flower.server.caching import Caching, CachingConfig
+from fd_flower.server.method import Method
 from fd_flower.server.requirements import Requirements
 from fd_flower.wire import Coefficients, Knowledge, Payload, Private, PublicLogits
 from fd_flower.wire.replies import Reply
@@ -60,6 +62,11 @@ class ReceivingConfig(CachingConfig):
         return None if self.receivers == ALL else rule_of(self.receivers, self.receivers_args)
 
 
+def unchanged(teacher: Tensor) -> Tensor:
+    """Return a teacher that nothing sharpens."""
+    return teacher
+
+
 C = TypeVar("C", bound=ReceivingConfig)
 """A method's server options."""
 
@@ -100,7 +107,7 @@ class Receiving(Caching[C], ABC):
         round: int,
         *,
         weight: Tensor | None = None,
-        sharpened: Callable[[Tensor], Tensor] = lambda teacher: teacher,
+        sharpened: Callable[[Tensor], Tensor] = unchanged,
     ) -> list[Private]:
         """Return a teacher for each client, and what the server keeps for its next round.
 
@@ -137,46 +144,60 @@ class Receiving(Caching[C], ABC):
         )
         found = rule.weights(votes)
         table = found / found.sum(1, keepdim=True)
-        each = table if weight is None else table.view(*table.shape, *[1] * (weight.dim() - 1)) * weight
-        fused, valid = for_receivers(self.config.ensemble, logprobs, mask, each)
-        fused = sharpened(fused)
-        self.log_votes(logprobs, mask, fused, valid)
-        own, neighbors = table.diagonal(), effective_neighbors(table)
-        self.log_diagnostics({"self_weight": float(own.mean()), "neighbors": float(neighbors.mean())})
-        for name, alone, count in zip(names, own, neighbors, strict=True):
-            self.log_diagnostics({"self_weight": float(alone), "neighbors": float(count)}, name)
+        fuse = (self.config.ensemble, logprobs, mask, table, replies, knowledge)
+        taught = teachers_of_each(self, *fuse, weight=weight, sharpened=sharpened)
         kept = [Private(before.updated(names, table))] if rule.keeps else []
-        return [*teachers_of_each(replies, own, fused, valid, knowledge, self.round_index), *kept]
+        return [*taught, *kept]
 
 
 def teachers_of_each(
-    replies: Sequence[Reply], own: Tensor, fused: Tensor, valid: Tensor, knowledge: Knowledge, index: Tensor
+    method: Method[Any],
+    rule: Rule,
+    logprobs: Tensor,
+    mask: Tensor,
+    table: Tensor,
+    replies: Sequence[Reply],
+    knowledge: Knowledge,
+    *,
+    weight: Tensor | None = None,
+    sharpened: Callable[[Tensor], Tensor] = unchanged,
 ) -> list[Private]:
-    """Return each client's teacher; those of clients that did not take part stay.
+    """Return each client's teacher, and log who learns from whom; teachers of clients that did not take part stay.
 
     A client that learns from itself alone receives nothing: its own predictions would add rounding noise, which Adam
     amplifies.
 
     Parameters
     ----------
+    method : Method
+        Whose round it is.
+    rule : Rule
+        How predictions become one.
+    logprobs, mask : Tensor
+        The votes [U, N, C], and who voted on which sample, bool [U, N].
+    table : Tensor
+        How much each client counts to each receiver, of 1 [U, U].
     replies : Sequence[Reply]
-        The clients' [U].
-    own : Tensor
-        How much each counts to itself, of 1 [U].
-    fused : Tensor
-        The teachers' log-probabilities [U, N, C].
-    valid : Tensor
-        Of which samples they are, bool [U, N].
+        Whose votes they are [U].
     knowledge : Knowledge
         The server's, with the teachers before.
-    index : Tensor
-        The public samples of the round, int64 [N].
+    weight : Tensor | None
+        How much a vote counts besides, [U] or [U, N]; None: equally.
+    sharpened : Callable[[Tensor], Tensor]
+        What becomes of a teacher's log-probabilities [..., C].
     """
-    found = [
-        PublicLogits(index[rows], teacher[rows], reply.client.id)
-        for reply, alone, teacher, rows in zip(replies, own, fused, valid, strict=True)
-        if alone < ALONE and bool(rows.any())
-    ]
+    each = table if weight is None else table.view(*table.shape, *[1] * (weight.dim() - 1)) * weight
+    fused, valid = for_receivers(rule, logprobs, mask, each)
+    fused = sharpened(fused)
+    method.log_votes(logprobs, mask, fused, valid)
+    own, neighbors = table.diagonal(), effective_neighbors(table)
+    method.log_diagnostics({"self_weight": float(own.mean()), "neighbors": float(neighbors.mean())})
+    found = []
+    for reply, alone, count, teacher, rows in zip(replies, own, neighbors, fused, valid, strict=True):
+        client = reply.client.id
+        method.log_diagnostics({"self_weight": float(alone), "neighbors": float(count)}, client)
+        if alone < ALONE and bool(rows.any()):
+            found.append(PublicLogits(method.round_index[rows], teacher[rows], client))
     here = {reply.client.id for reply in replies}
     absent = [p for p in PublicLogits.all(knowledge) if p.client not in here]
     return [Private(p) for p in [*absent, *found]]

@@ -338,13 +338,17 @@ def check_public(
             raise InvalidInputError(f"client {client.id} has other public samples than the server (checksums differ)")
 
 
+def _distilling() -> str:
+    """Return the built-in methods whose clients distill on public samples."""
+    return ", ".join(name for name in registry.names() if registry.strategy(name).distills_public)
+
+
 def check_selection(method: str, select: str, *, distills_public: bool) -> None:
     """Refuse a selection of public samples for a method whose clients do not distill on them."""
     if select != "all" and not distills_public:
-        able = ", ".join(name for name in registry.names() if registry.strategy(name).distills_public)
         raise InvalidInputError(
             f"client.public_select={select} is for clients that distill on public samples, and those of {method} do "
-            f"not, these do: {able}; leave it out"
+            f"not, these do: {_distilling()}; leave it out"
         )
 
 
@@ -360,9 +364,8 @@ def check_exits(
     ``module`` returns an architecture's, of inputs of this shape; None: the method's clients learn in another way.
     """
     if module is None:
-        able = ", ".join(name for name in registry.names() if registry.strategy(name).distills_public)
         raise InvalidInputError(
-            f"{method} cannot teach exits, these can: {able}; leave client.objective_args.stages out"
+            f"{method} cannot teach exits, these can: {_distilling()}; leave client.objective_args.stages out"
         )
     for client in {c.model: c for c in clients}.values():
         channels(module(client.model), client.model, stages, shape)

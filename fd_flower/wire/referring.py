@@ -53,10 +53,8 @@ class TeacherUpdate:
         """Return a teacher: log-probabilities [M, C] of the samples ``index`` [M], rising."""
         target, base, known = ref.fixed(logprobs), before.values[index].long(), before.known[index].unsqueeze(1)
         steps = ref.change(target, base)
-        values, rows = (
-            torch.where(known, ref.changed(base, steps), ref.coarse(target) * ref.COARSE),
-            _rows(index, before),
-        )
+        values = torch.where(known, ref.changed(base, steps), ref.coarse(target) * ref.COARSE)
+        rows = _rows(index, before)
         return cls(before, before.put(index, values), rows, rows, steps)
 
     @classmethod
