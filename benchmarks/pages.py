@@ -192,7 +192,7 @@ def outcome(strategy: type[Strategy]) -> str:
 def remembers(stem: str) -> bool:
     """Return whether a method's clients keep a model or tensors between rounds."""
     source = inspect.getsource(import_module(methods.client_app_name(stem).partition(":")[0]))
-    return ".shared(" not in source or ".remember(" in source or ".module(" in source
+    return "turn.shared(" not in source or ".remember(" in source or ".module(" in source
 
 
 def grows(stem: str) -> str:

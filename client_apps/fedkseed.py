@@ -38,11 +38,6 @@ class Config(ClientConfig):
                 raise InvalidInputError(
                     f"client.{name} is {value:g}, and fedkseed's steps have no gradient: leave it out"
                 )
-        if self.optimizer != "sgd":
-            raise InvalidInputError(
-                f"client.optimizer is '{self.optimizer}', and fedkseed's steps are plain ones along drawn directions: "
-                "take client.optimizer=sgd"
-            )
 
 
 def objective(model: Module, x: Tensor, y: Any, teacher: None, config: ClientConfig) -> Tensor:
