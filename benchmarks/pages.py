@@ -53,6 +53,8 @@ TITLES = {
     "dpfl": "Decentralized Personalized Federated Learning",
     "kt-pfl": "Parameterized Knowledge Transfer for Personalized Federated Learning",
     "fesem": "Multi-Center Federated Learning",
+    "pa-cfl": "PA-CFL: Privacy-Adaptive Clustered Federated Learning for Transformer-Based Sales Forecasting on "
+    "Heterogeneous Retail Data",
     "fedhe": "FedHe: Heterogeneous Models and Communication-Efficient Federated Learning",
     "scarlet": "Soft-Label Caching and Sharpening for Communication-Efficient Federated Distillation",
     "fedntd": "Preservation of the Global Knowledge by Not-True Distillation in Federated Learning",

@@ -10,13 +10,17 @@ from helpers.grids import hosts
 from helpers.replies import reply_of, strategy
 from helpers.resumed import again, assert_same, started
 from helpers.tiny import TINY, figures, rounds, start, start_toy
+from sklearn.feature_selection import f_classif
 
 from fd_flower import settings
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.samples import Samples
 from fd_flower.server.checkpoint import Checkpoint
-from fd_flower.server.clustering import coordinates
-from fd_flower.wire import Bounds, Center, Knowledge, Weights
+from fd_flower.server.clustering import Clustering, coordinates
+from fd_flower.server.requirements import Requirements, check_task
+from fd_flower.training import importances
+from fd_flower.wire import Bounds, Center, Importances, Knowledge, Weights
 
 
 def said(client: str, value: float, examples: int = 1) -> Any:
@@ -73,6 +77,43 @@ def test_clusters_of_labels_are_the_same_in_each_round():
     assert sorted(value for value, _ in centers(second).values()) == [1.0, 9.0]
 
 
+def told(client: str, value: float, *values: float) -> Any:
+    sent = [Weights({"w": torch.tensor([value])}), Importances(torch.tensor(values))]
+    return reply_of(client, *sent, examples=1)
+
+
+def test_clients_whose_classes_differ_in_the_same_numbers_are_a_cluster():
+    """0 and 2 go by the first number, 1 by the second. Later, 3 goes by the second, and 0 now says so, but stays."""
+    server = strategy("fedavg", clusters=2, signature="importances")
+    replies = [told("0", 0.0, 1.0, 0.0), told("1", 4.0, 0.2, 1.0), told("2", 2.0, 1.0, 0.3)]
+    first = Knowledge(server.aggregate(replies, Knowledge(), round=1))
+    assert sorted(centers(first).values()) == [(1.0, ["0", "2"]), (4.0, ["1"])]
+    second = Knowledge(server.aggregate([told("3", 6.0, 0.4, 1.0), told("0", 3.0, 0.0, 1.0)], first, round=2))
+    assert sorted(centers(second).values()) == [(3.0, ["0", "2"]), (6.0, ["1", "3"])]
+
+
+def test_importances_are_correlation_ratios():
+    """Scaled by the largest; scikit-learn's F has the same order: F = (ratio / (1 - ratio)) (n - k) / (k - 1)."""
+    draw = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % 3
+    x = torch.randn(60, 5, generator=draw) + torch.stack([y.float(), 0.2 * y, 0 * y, (y == 1) * 3.0, -y.float()], 1)
+    x[:, 2] = 7.0
+    found = importances(Samples(x, y)).double()
+    f = torch.from_numpy(f_classif(x.double().numpy(), y.numpy())[0]).nan_to_num(0.0)
+    ratio = f * 2 / (f * 2 + 57)
+    torch.testing.assert_close(found, ratio / ratio.max(), rtol=1e-6, atol=1e-7)
+    assert found[2] == 0
+    assert found.max() == 1
+    torch.testing.assert_close(importances(Samples(1e3 * x + 5, y)).double(), found, rtol=1e-3, atol=1e-5)
+    assert importances(Samples(x[:4], torch.zeros(4, dtype=torch.int64))).tolist() == [0.0] * 5
+
+
+@pytest.mark.parametrize("values", [[0.5, 1.5, 0.0], [-0.1, 1.0, 0.0], [1.0, 0.0]])
+def test_importances_are_shares_of_each_number_of_the_input(values: list[float]):
+    with pytest.raises(InvalidInputError, match="importances"):
+        Importances(torch.tensor(values)).check(Bounds(client=Client("0", 0, shape=(3,))))
+
+
 def test_a_center_has_whole_numbers_of_samples():
     with pytest.raises(InvalidInputError, match="center"):
         Center({}, {"0": torch.tensor(0.5)}, "0").check(Bounds())
@@ -95,7 +136,7 @@ def test_a_cluster_for_each_client_is_local_training(tmp_path: Path):
 
 
 @pytest.mark.parametrize("method", ["fedavg", "fedprox"])
-@pytest.mark.parametrize("signature", ["weights", "labels"])
+@pytest.mark.parametrize("signature", ["weights", "labels", "importances"])
 def test_hosts_and_one_process_have_the_same_figures(method: str, signature: str):
     words = f"server.rounds=4 server.clusters=2 server.signature={signature} server.fraction=0.7"
     _, _, one = start_toy(method, words)
@@ -104,8 +145,9 @@ def test_hosts_and_one_process_have_the_same_figures(method: str, signature: str
     assert not any(line["failed"] for line in rounds(one))
 
 
-def test_a_run_goes_on_with_its_clusters(tmp_path: Path):
-    options = "server.clusters=2 server.fraction=0.7 run.keep=last"
+@pytest.mark.parametrize("signature", ["weights", "importances"])
+def test_a_run_goes_on_with_its_clusters(tmp_path: Path, signature: str):
+    options = f"server.clusters=2 server.signature={signature} server.fraction=0.7 run.keep=last"
     start(started("fedavg", tmp_path / "whole", 4, options), hosts("fedavg"))
     start(started("fedavg", tmp_path / "cut", 2, options), hosts("fedavg"))
     start(again("fedavg", tmp_path / "cut", "server.rounds=4"), hosts("fedavg", 2))
@@ -129,6 +171,7 @@ def test_options_that_do_not_go_together(words: str, message: str):
     [
         ("client.share=head", r"server\.clusters=2 averages whole models, and client\.share=head keeps"),
         ("privacy.sum=masks", "needs individual replies"),
+        ("server.signature=importances privacy.sum=masks", "needs individual replies"),
         ("wire.up=sparse", r"wire\.up=sparse sends changes of one model"),
         ("server.clock=count server.buffer=2", "late"),
         (
@@ -142,5 +185,15 @@ def test_what_needs_one_model_is_refused_before_round_one(words: str, message: s
         start_toy("fedavg", f"server.clusters=2 {words}")
 
 
-def test_the_recipe_is_fedavg_with_clusters():
-    assert (settings("fedavg", recipe="fesem").server.clusters, settings("fedavg").server.clusters) == (3, 1)
+@pytest.mark.parametrize("signature", ["labels", "importances"])
+def test_what_is_known_of_classes_alone_is_refused_for_texts_to_write(signature: str):
+    with pytest.raises(InvalidInputError, match=r"fedavg cannot learn language with these options: leave server\.clus"):
+        check_task("fedavg", Requirements(tasks=("classification",)), "language")
+    asked = Clustering.requirements(settings("fedavg", f"server.clusters=2 server.signature={signature}"))
+    assert asked.tasks == ("classification",)
+
+
+@pytest.mark.parametrize(("recipe", "signature", "clusters"), [("fesem", "weights", 3), ("pa-cfl", "importances", 3)])
+def test_recipes_are_fedavg_with_clusters(recipe: str, signature: str, clusters: int):
+    found, plain = settings("fedavg", recipe=recipe).server, settings("fedavg").server
+    assert (found.clusters, found.signature, plain.clusters) == (clusters, signature, 1)

@@ -310,7 +310,11 @@ def test_a_built_in_client_without_data_says_what_to_give():
 @pytest.mark.parametrize(
     ("method", "changes", "words"),
     [
-        ("fedavg", "server.adapters=fisher", r"Fisher information is found on them: give Task\(data=...\), or take"),
+        (
+            "fedavg",
+            "server.adapters=fisher",
+            r"importances are found on them: give Task\(data=...\), or take",
+        ),
         ("dsfl", "server.weighting=label_count", "dsfl weighs clients by what they have of each class"),
         ("fd", "server.anneal_every=1", "the server cannot train copies"),
         ("fedavg", "privacy.sum=masks", "the weights of a sum are unknown before it"),

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client.turn import Turn
-from fd_flower.config import AveragingClientConfig, averaging
+from fd_flower.config import AveragingClientConfig, averaging, clustered_by_importances
 from fd_flower.models.adapters import DOWN, INFORMED, UP, A, B, adapted, ranked, scaling_of, without_adapters
-from fd_flower.training import information
-from fd_flower.wire import Adapter, Information, Payload, Weights
+from fd_flower.training import importances, information
+from fd_flower.wire import Adapter, Importances, Information, Payload, Weights
 from fd_flower.wire.adapters import hashed
 
 
@@ -88,7 +88,10 @@ def to_send(turn: Turn[Any], content: RecordDict, values: Mapping[str, Tensor]) 
 
 
 def informed(turn: Turn[Any], sent: Payload, model: Module | None = None) -> list[Payload]:
-    """Return what goes with weights, and they themselves: their Fisher information where the server merges by it.
+    """Return what goes with weights, and they themselves, where the server asks for more than these.
+
+    It is their Fisher information where the server merges by it, and the importances of an input's numbers where it
+    clusters by them.
 
     Parameters
     ----------
@@ -99,6 +102,8 @@ def informed(turn: Turn[Any], sent: Payload, model: Module | None = None) -> lis
     model : Module | None
         The model; None: the turn's.
     """
+    if clustered_by_importances(turn.server):
+        return [sent, Importances(importances(turn.data.train))]
     if averaging(turn.server).adapters != INFORMED or not isinstance(sent, Weights):
         return [sent]
     config = turn.config

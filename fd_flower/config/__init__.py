@@ -4,7 +4,7 @@ from fd_flower.config.adapters import AveragingClientConfig, AveragingConfig, av
 from fd_flower.config.attack import AttackConfig
 from fd_flower.config.by_kind import usual
 from fd_flower.config.client import ClientConfig
-from fd_flower.config.clustering import ClusteringConfig, clusters_of
+from fd_flower.config.clustering import ClusteringConfig, clustered_by_importances, clusters_of
 from fd_flower.config.data import DataConfig
 from fd_flower.config.labeled import LabeledConfig
 from fd_flower.config.language import PublicTeacherConfig, PublicTextsConfig
@@ -42,6 +42,7 @@ __all__ = [
     "Settings",
     "WireConfig",
     "averaging",
+    "clustered_by_importances",
     "clusters_of",
     "one_of",
     "option",

@@ -14,8 +14,9 @@ class ClusteringConfig(AveragingConfig):
 
     clusters: int = option(1, least=1)
     """Clusters of clients, each with weights of its own (FeSEM); 1: all clients have the same."""
-    signature: str = one_of("weights", "labels", default="weights")
-    """By what clients are clustered: their `weights` after training, or their shares of `labels`."""
+    signature: str = one_of("weights", "labels", "importances", default="weights")
+    """By what clients are clustered: their `weights` after training, their shares of `labels`, or the `importances` of
+    the numbers of their inputs (PA-CFL)."""
 
     def __post_init__(self) -> None:
         """Check that each cluster's mean is one of plain weights."""
@@ -29,6 +30,11 @@ class ClusteringConfig(AveragingConfig):
                     f"server.{name} is {value}, and server.clusters={self.clusters} averages plain weights within each "
                     "cluster: leave one of both out"
                 )
+
+
+def clustered_by_importances(config: ServerConfig) -> bool:
+    """Return whether a server clusters its clients by the importances that they send."""
+    return isinstance(config, ClusteringConfig) and config.clusters > 1 and config.signature == "importances"
 
 
 def clusters_of(config: ServerConfig) -> int:

@@ -36,7 +36,18 @@ RECIPES_OF = {
         "dsfl": ("cfd", "comet", "scarlet"),
         "edgefd": ("edgefd-port",),
         "fd": ("fedhe",),
-        "fedavg": ("fedavg-bias", "fedavg-lora", "fedbn", "fedntd", "fedper", "fedrep", "fesem", "fedwon", "lg-fedavg"),
+        "fedavg": (
+            "fedavg-bias",
+            "fedavg-lora",
+            "fedbn",
+            "fedntd",
+            "fedper",
+            "fedrep",
+            "fedwon",
+            "fesem",
+            "lg-fedavg",
+            "pa-cfl",
+        ),
         "fedmd": ("dpfl", "kt-pfl"),
     }.items()
     for recipe in recipes

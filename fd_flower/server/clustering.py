@@ -5,9 +5,10 @@ from dataclasses import replace
 from typing import TypeVar
 
 import torch
+from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
-from fd_flower.config import SPARSE, ClusteringConfig, Settings, clusters_of
+from fd_flower.config import SPARSE, ClusteringConfig, Settings, clustered_by_importances, clusters_of
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of
@@ -15,7 +16,7 @@ from fd_flower.density import kmeans
 from fd_flower.density.kmeans import shares
 from fd_flower.server.averaging import Averaging
 from fd_flower.server.requirements import Requirements
-from fd_flower.wire import Center, Knowledge, Payload, Private, Weights
+from fd_flower.wire import Center, Importances, Knowledge, Payload, Private, Weights
 from fd_flower.wire.replies import Reply, mean_weights
 from fd_flower.wire.weights import learning
 
@@ -26,7 +27,9 @@ class Clustering(Averaging[C]):
     """A method that averages weights over all clients, or within clusters of them.
 
     FeSEM (Xie et al. 2020, arXiv 2005.01026; a reconstruction): a client joins the cluster whose weights are nearest
-    to its own, and a cluster's weights become the mean of those that joined.
+    to its own, and a cluster's weights become the mean of those that joined. PA-CFL (Long et al. 2025, arXiv
+    2503.12220; a reconstruction): clusters are made once, by the importances of an input's numbers on each client's
+    samples.
     """
 
     @classmethod
@@ -51,12 +54,26 @@ class Clustering(Averaging[C]):
                 f"wire.up=sparse sends changes of one model, and {asked} has one for each cluster: leave one of both "
                 "out"
             )
-        return replace(requires, single_replies=True, punctual=True, counts=config.signature == "labels")
+        inputs = clustered_by_importances(config)
+        return replace(
+            requires,
+            single_replies=True,
+            punctual=True,
+            counts=config.signature == "labels",
+            own_samples=requires.own_samples or inputs,
+            numbers=requires.numbers or inputs,
+            tasks=("classification",) if inputs or config.signature == "labels" else requires.tasks,
+        )
 
     @classmethod
     def evaluation_point(cls, settings: Settings) -> str:
         """Return where it is evaluated: where there are clusters, on what each client receives."""
         return cls.evaluated if clusters_of(cls.options(settings)) == 1 else "received"
+
+    def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
+        """Return what a reply has in any case: importances, too, where clients are clustered by them."""
+        usual = super().expected_kinds(round)
+        return (*usual, Importances) if clustered_by_importances(self.config) else usual
 
     def knowledge_for(self, client: Client, knowledge: Knowledge) -> Sequence[Payload]:
         """Return the weights of the client's cluster; a client of none gets the mean of all."""
@@ -76,8 +93,8 @@ class Clustering(Averaging[C]):
 
         A client that did not take part stays where it is, and a cluster that no client joined keeps its weights.
         """
-        before = {center.cluster: center for center in Center.all(knowledge)}
-        labels, found = self._assigned(replies, list(before.values())), []
+        before, known = {center.cluster: center for center in Center.all(knowledge)}, self._known(replies, knowledge)
+        labels, found = self._assigned(replies, list(before.values()), known), []
         here = {reply.client.id for reply in replies}
         for number in range(self.config.clusters):
             joined = [reply for reply, label in zip(replies, labels, strict=True) if label == number]
@@ -90,10 +107,25 @@ class Clustering(Averaging[C]):
             found.append(Private(Center(values, {**stayed, **now}, str(number))))
         sizes = [sum(label == number for label in labels) for number in range(self.config.clusters)]
         self.log_diagnostics({f"cluster_{number}": float(size) for number, size in enumerate(sizes)})
-        return found
+        return [*found, *map(Private, known.values())]
 
-    def _assigned(self, replies: Sequence[Reply], before: Sequence[Center]) -> list[int]:
-        """Return the cluster of each reply: the nearest one's, or where there are none by k-means."""
+    def _known(self, replies: Sequence[Reply], knowledge: Knowledge) -> dict[str, Importances]:
+        """Return the importances of every client that has replied so far, where clients are clustered by them."""
+        if not clustered_by_importances(self.config):
+            return {}
+        earlier = {kept.client: kept for kept in Importances.all(knowledge)}
+        now = {r.client.id: Importances(Importances.need(r.content).values, r.client.id) for r in replies}
+        return {**earlier, **now}
+
+    def _assigned(
+        self, replies: Sequence[Reply], before: Sequence[Center], known: Mapping[str, Importances]
+    ) -> list[int]:
+        """Return the cluster of each reply: the nearest one's, or where there are none by k-means.
+
+        By importances, clusters are made once and a client stays in its own.
+        """
+        if known:
+            return self._by_importances([reply.client.id for reply in replies], before, known)
         seed = seed_of(self.settings.run.seed, "clusters")
         if self.config.signature == "labels":  # of all clients, so that clusters are the same in each round
             rows = shares(torch.tensor([client.counts for client in self.clients]))
@@ -106,6 +138,43 @@ class Clustering(Averaging[C]):
         rows = coordinates([*sent, *(center.values for center in before)])
         nearest = torch.cdist(rows[: len(sent)], rows[len(sent) :]).argmin(1)
         return [int(before[place].cluster) for place in nearest.tolist()]
+
+    def _by_importances(
+        self, clients: Sequence[str], before: Sequence[Center], known: Mapping[str, Importances]
+    ) -> list[int]:
+        """Return the cluster of each client: its own, or for a new one that of the members that are nearest to it."""
+        if not before:
+            rows = torch.stack([known[client].values for client in clients])
+            return agglomerated(_distances(rows, rows), self.config.clusters)
+        own = {client: int(center.cluster) for center in before for client in center.members if client in known}
+        members = torch.stack([known[client].values for client in own])
+        places, labels = torch.tensor(list(own.values())), []
+        for client in clients:
+            far = _distances(known[client].values.unsqueeze(0), members)[0]
+            means = {place: float(far[places == place].mean()) for place in sorted(set(own.values()))}
+            labels.append(own.get(client, min(means, key=means.__getitem__)))
+        return labels
+
+
+def _distances(one: Tensor, other: Tensor) -> Tensor:
+    """Return the mean absolute difference of importances [M, D] and [N, D], float64 [M, N]."""
+    return torch.cdist(one.double(), other.double(), p=1) / one.shape[1]
+
+
+def agglomerated(distances: Tensor, clusters: int) -> list[int]:
+    """Return the cluster of each of M clients by agglomerative clustering with average linkage.
+
+    Parameters
+    ----------
+    distances : Tensor
+        [M, M], symmetric.
+    clusters : int
+        How many; with no more clients than that, each is one.
+    """
+    if len(distances) <= clusters:
+        return list(range(len(distances)))
+    found = AgglomerativeClustering(clusters, metric="precomputed", linkage="average").fit_predict(distances.numpy())
+    return [int(label) for label in found]
 
 
 def coordinates(models: Sequence[Mapping[str, Tensor]]) -> Tensor:

@@ -38,7 +38,8 @@ class Requirements:
     single_replies : bool
         The server must see each client's reply, so sums that hide them are out.
     own_samples : bool
-        What clients send is found on their own samples, which an app with a loop of its own keeps to itself.
+        What clients send (Fisher information, importances) is found on their own samples, which an app with a loop of
+        its own keeps to itself.
     counts : bool
         How many samples of each class a client has, which an app with a loop of its own does not say.
     numbers : bool
@@ -79,8 +80,9 @@ def check_plain(method: str, requires: Requirements, *, weights_alone: bool) -> 
     """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights."""
     if requires.own_samples:
         raise InvalidInputError(
-            f"the nodes run an app without FD-Flower's turn, which sends no Fisher information: take "
-            f"server.adapters=mean, or use {registry.client_app_name(method)}"
+            f"the nodes run an app without FD-Flower's turn, which sends nothing but weights (no "
+            "Fisher information, no importances): take server.adapters=mean and server.clusters=1, or use "
+            f"{registry.client_app_name(method)}"
         )
     if not weights_alone:
         raise InvalidInputError(
@@ -92,6 +94,11 @@ def check_plain(method: str, requires: Requirements, *, weights_alone: bool) -> 
 def check_task(method: str, requires: Requirements, kind: str) -> None:
     """Refuse a task of a kind that the method cannot learn."""
     if kind not in requires.tasks:
+        if method in registry.names() and kind in registry.strategy(method).requires.tasks:
+            raise InvalidInputError(
+                f"{method} cannot learn {kind} with these options: leave server.clusters out, or take "
+                "server.signature=weights"
+            )
         able = ", ".join(name for name in registry.names() if kind in registry.strategy(name).requires.tasks)
         what = {"retrieval": "data.source holds questions and documents", "language": "data.task=language"}.get(
             kind, "data.source holds classes"
@@ -193,7 +200,8 @@ def check_own_loops(
         )
     if requires.own_samples:
         raise InvalidInputError(
-            f"{who}, and Fisher information is found on them: give Task(data=...), or take server.adapters=mean"
+            f"{who}, and Fisher information and importances are found on them: give Task(data=...), or take "
+            "server.adapters=mean and server.clusters=1"
         )
     if anneals:
         raise InvalidInputError(f"{who}, so the server cannot train copies of its model: take server.anneal_every=0")

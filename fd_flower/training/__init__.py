@@ -1,5 +1,6 @@
 """The one local training loop, and prediction over many samples."""
 
+from fd_flower.training.importance import importances
 from fd_flower.training.information import information
 from fd_flower.training.loop import (
     Plan,
@@ -31,6 +32,7 @@ __all__ = [
     "counted",
     "counted_as",
     "forward",
+    "importances",
     "information",
     "length",
     "one_thread",

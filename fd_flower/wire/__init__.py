@@ -11,6 +11,7 @@ from fd_flower.wire.centers import Center
 from fd_flower.wire.coefficients import Coefficients
 from fd_flower.wire.features import GuideGradients, Guides, Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
+from fd_flower.wire.importances import Importances
 from fd_flower.wire.knowledge import Knowledge, Private
 from fd_flower.wire.outlyingness import Outlyingness
 from fd_flower.wire.payload import Bounds, Payload, coded, kind_of, pack, unpack
@@ -49,6 +50,7 @@ __all__ = [
     "Guides",
     "Head",
     "Holders",
+    "Importances",
     "Information",
     "Knowledge",
     "LabelCounts",
