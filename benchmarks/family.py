@@ -44,6 +44,7 @@ ROWS = {
     "dsfl, CFD": ("dsfl", SHARP + "server.model=lenet server.teacher=model wire.up=argmax wire.down=delta"),
     "dsfl, COMET": ("dsfl", SHARP + "server.receivers=clusters"),
     "dsfl, KD3": ("dsfl", SHARP + "client.public_select=joint_confidence"),
+    "dsfl, KD3, contrast": ("dsfl", SHARP + "client.public_select=joint_confidence client.public_contrast=0.1"),
     "fedmd": ("fedmd", "client.label_epochs=0"),
     "fedmd, KT-pFL": ("fedmd", "client.label_epochs=0 server.rule=mean_of_probabilities server.receivers=coefficients"),
     "fedmd, DPFL": ("fedmd", "client.label_epochs=0 server.rule=mean_of_probabilities server.receivers=greedy"),

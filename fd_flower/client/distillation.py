@@ -14,6 +14,7 @@ from fd_flower.client.turn import Turn
 from fd_flower.ensemble import joint_confidence
 from fd_flower.models.exits import Exiting, at_every_exit, exits
 from fd_flower.training.loop import Objective
+from fd_flower.training.shift import contrasted
 from fd_flower.wire import PublicLogits
 
 
@@ -60,6 +61,8 @@ def distilled(message: Message, context: Context, objective: Objective) -> Turn[
         model: Module | None = None
         if stages := turn.config.loss.exits:
             learn, model = at_every_exit(learn, 1 + len(stages)), _exiting(turn, stages)
+        if weight := turn.config.public_contrast:
+            learn = contrasted(learn, turn.model, weight, turn.rng("contrast").initial_seed())
         index, teacher = _selected(turn, received)
         fit(turn, learn, turn.public[index], teacher, model=model)
     turn.evaluate("received")

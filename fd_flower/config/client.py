@@ -87,6 +87,8 @@ class ClientConfig(Options):
     public_share: float = option(0.5, above=0, most=1)
     """Share of each class's samples with `client.public_select=joint_confidence` in round one; it rises to 1 over the
     run."""
+    public_contrast: float = option(0.0, least=0)
+    """Weight in distillation of the contrast of each public image with a copy of shifted statistics; 0: off."""
     objective: str = "kl"
     """Name of the distillation loss, see docs/objectives.md."""
     objective_args: dict[str, Any] = field(default_factory=dict)

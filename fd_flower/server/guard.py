@@ -126,7 +126,7 @@ class Guard:
             _ = world.test  # its classes are compared with the devices' by name
         if world.metrics and world.test is not None and clients and clients[0].classes:
             try_out(world.metrics, world.test.labels.cpu(), clients[0].classes)
-        check_selection(name, settings.client.public_select, distills_public=method.distills_public)
+        check_selection(name, settings.client, clients, world.sample, distills_public=method.distills_public)
         if stages := settings.client.loss.exits:
             check_exits(name, stages, clients, world.module if method.distills_public else None, world.shape)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import Module
 
-from fd_flower.config import Settings, registry
+from fd_flower.config import ClientConfig, Settings, registry
 from fd_flower.core.classes import order
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
@@ -351,12 +351,28 @@ def _distilling() -> str:
     return ", ".join(name for name in registry.names() if registry.strategy(name).distills_public)
 
 
-def check_selection(method: str, select: str, *, distills_public: bool) -> None:
-    """Refuse a selection of public samples for a method whose clients do not distill on them."""
-    if select != "all" and not distills_public:
+def check_selection(
+    method: str, config: ClientConfig, clients: Sequence[Client], sample: Samples | None, *, distills_public: bool
+) -> None:
+    """Refuse options of distillation on public samples where clients do not distill on these, or not on images."""
+    select, weight = config.public_select, config.public_contrast
+    asked = f"client.public_contrast={weight:g}" if weight else f"client.public_select={select}"
+    if (select != "all" or weight) and not distills_public:
         raise InvalidInputError(
-            f"client.public_select={select} is for clients that distill on public samples, and those of {method} do "
-            f"not, these do: {_distilling()}; leave it out"
+            f"{asked} is for clients that distill on public samples, and those of {method} do not, these do: "
+            f"{_distilling()}; leave it out"
+        )
+    if not weight:
+        return
+    if sample is not None and sample.x.dim() != 4:
+        raise InvalidInputError(
+            f"{asked} shifts statistics of images, and inputs here have the shape {list(sample.x.shape[1:])}: leave it "
+            "out"
+        )
+    if plain := next((c for c in clients if not c.features), None):
+        raise InvalidInputError(
+            f"{asked} needs models with features(x) and a linear head; "
+            f"{plain.lacks or f'that of client {plain.id} has none'}: leave it out"
         )
 
 

@@ -1,4 +1,4 @@
-"""How much each number of an input says about the class, as clients say it and a server keeps it."""
+"""How much each number of an input says about the class, as clients send it and a server keeps it."""
 
 import math
 from dataclasses import dataclass
