@@ -35,6 +35,8 @@ ROWS = {
     "fedavg, AGC": ("fedavg", "client.clip=0.1 client.clip_by=unit"),
     "scaffold": ("scaffold", ""),
     "scaffold, equal steps": ("scaffold", "client.steps=9"),
+    "scaffold, rate 0.02": ("scaffold", "client.lr=0.02"),
+    "fedavg, rate 0.02": ("fedavg", "client.lr=0.02"),
     "fedspeed": ("fedspeed", "client.clip=null"),
     "ditto": ("ditto", ""),
     "dsfl": ("dsfl", ""),

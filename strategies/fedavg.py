@@ -10,6 +10,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
 from fd_flower.models.parts import shared_keys
 from fd_flower.server import Clustering, Reply, Requirements, Status, with_adapters
+from fd_flower.server.heads import check_heads
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.wire import Knowledge, Payload, Private, Weights
 
@@ -66,6 +67,8 @@ class FedAvg(Clustering[Config]):
             )
         if share == "all":
             return self.first_adapted(clients)
+        if share == "head":
+            check_heads(self, clients)
         name, learns = clients[0].model, self.settings.client.trainable
         first = self.checked([self.first_weights(name)])[0]
         keys = shared_keys(self.world.module(name), share)

@@ -37,7 +37,7 @@ class FedGH(Strategy[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the head that the first client's architecture starts from, a copy of it."""
-        return [first_head(self, clients[0].model)]
+        return [first_head(self, clients)]
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Train the head by cross-entropy; the mean feature of each class of each client is one sample."""

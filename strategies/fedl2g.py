@@ -8,6 +8,7 @@ import torch
 
 from fd_flower.config import ServerConfig, Settings, option
 from fd_flower.core.client import Client
+from fd_flower.core.clients import kinds
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.wire import GuideGradients, Guides, Knowledge, Payload
@@ -51,8 +52,20 @@ class FedL2G(Strategy[Config]):
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Draw the guides from the standard normal distribution."""
         some = clients[0]
+        client: Any = self.settings.client
+        if client.kd_weight and client.quiz_batches:
+            self._check_models(clients)
         size = some.features if self.requirements(self.settings).features else some.classes
         return [Guides(torch.randn(some.classes, size, generator=self.rng("guides")))]
+
+    def _check_models(self, clients: Sequence[Client]) -> None:
+        """Refuse the text model that PyTorch cannot differentiate twice, as the gradients of guides need it."""
+        for client in kinds(clients):
+            if client.model.partition(":")[0] == "bag":
+                raise InvalidInputError(
+                    f"fedl2g differentiates models twice, and PyTorch cannot do so with '{client.model}' "
+                    "(embedding_bag): take another model, or client.quiz_batches=0 for guides that stay"
+                )
 
     def known_guide(self) -> int | None:
         """Return the number of logits or features."""

@@ -35,6 +35,37 @@ HEARD = [means("0", [[1.0, 2.0], [3.0, 0.0]], [7, 1]), means("1", [[4.0, 0.0], [
 """Three class means: (1, 2) and (4, 0) of class 0, (3, 0) of class 1; client 1 has no sample of class 1."""
 
 
+class Biased(torch.nn.Module):
+    """A network with features and a head with or without a bias."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.body = torch.nn.Linear(64, 5)
+        self.head = torch.nn.Linear(5, 10, bias=bias)
+
+    def features(self, x):
+        return self.body(x.flatten(1)).relu()
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+def biased(shape, classes):
+    return Biased(True)
+
+
+def unbiased(shape, classes):
+    return Biased(False)
+
+
+@pytest.mark.parametrize("method", ["fedgh", "fedre", "fedavg client.share=head"])
+def test_heads_with_and_without_a_bias_are_refused_together(method: str):
+    name, _, words = method.partition(" ")
+    mixed = TINY + f"model.name=[{__name__}:biased,{__name__}:unbiased] {words}"
+    with pytest.raises(InvalidInputError, match=r"exchanges heads; that of '.*:biased' has a bias, that of '.*:unbia"):
+        tiny.run(name, mixed)
+
+
 # --- the server
 
 

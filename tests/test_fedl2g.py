@@ -268,3 +268,13 @@ def test_at_most_half_of_the_samples_are_held_out(changes, monkeypatch):
         study, quiz = rounds[0]
         assert not set(study) & set(quiz)
         assert 1 <= len(quiz) <= len(study)
+
+
+def test_bags_of_words_are_refused_before_round_one(tmp_path):
+    """PyTorch has no second derivative of them; without held-out samples none is asked for."""
+    source = tmp_path / "notes.csv"
+    source.write_text("text,label\n" + "".join(f"{word} is here,{word}\n" for word in ["one", "two"] * 60))
+    words = f"{TINY} data.source={source} model.name=bag:8 data.clients=2 server.rounds=1 client.guide=logits "
+    with pytest.raises(InvalidInputError, match=r"cannot do so with 'bag:8' \(embedding_bag\): take another model"):
+        tiny.run("fedl2g", words)
+    assert not tiny.rounds(tiny.run("fedl2g", words + "client.quiz_batches=0"))[0]["failed"]

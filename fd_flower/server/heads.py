@@ -1,23 +1,40 @@
 """A linear head that the server trains on what clients send of their features, and that replaces their own heads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Linear
 
+from fd_flower.core.client import Client
+from fd_flower.core.clients import kinds
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Samples
 from fd_flower.server.method import Method
 from fd_flower.training import Plan, train
 from fd_flower.wire import Head
 
 
-def first_head(method: Method[Any], architecture: str) -> Head:
-    """Return the head that an architecture starts from, a copy of it."""
-    start = method.first_weights(architecture).values
+def first_head(method: Method[Any], clients: Sequence[Client]) -> Head:
+    """Return the head that the first client's architecture starts from, a copy of it; all must have one like it."""
+    check_heads(method, clients)
+    start = method.first_weights(clients[0].model).values
     bias = start.get("head.bias")
     return Head(start["head.weight"].clone(), None if bias is None else bias.clone())
+
+
+def check_heads(method: Method[Any], clients: Sequence[Client]) -> None:
+    """Refuse models with and without a bias in their head, as far as they are here: none could take the others'."""
+    if not method.hosted:
+        return
+    biased = {c.model: "head.bias" in method.first_weights(c.model).values for c in kinds(clients)}
+    if len(set(biased.values())) > 1:
+        having, lacking = (next(name for name, has in biased.items() if has is which) for which in (True, False))
+        raise InvalidInputError(
+            f"{method.settings.method} exchanges heads; that of '{having}' has a bias, that of '{lacking}' has none: "
+            "give all models a head with a bias, or none"
+        )
 
 
 def trained_head(
