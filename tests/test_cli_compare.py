@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -151,6 +152,44 @@ def test_a_key_with_a_methods_name_is_for_that_method_alone():
 def test_data_and_seeds_are_never_for_one_method_alone(word):
     with pytest.raises(InvalidInputError, match="same data and seeds"):
         ordered("fd", "local", words=word)
+
+
+# --- an option that is varied
+
+
+def test_there_is_a_row_for_each_value(tmp_path, runs):
+    values = ["--vary", "client.lr=0.1,0.2", "--out", "both", "--quiet", "--set", TINY, "--baseline", "fd"]
+    assert main(["compare", "local", "fd", "--seeds", "2", *values]) == 0
+    assert runs == [f"{name}-lr={lr}-seed{seed}" for name in ("local", "fd") for lr in (0.1, 0.2) for seed in (0, 1)]
+    with (tmp_path / "both" / "compare.csv").open() as file:
+        rows = [row["method"] for row in csv.DictReader(file)]
+    assert rows == [f"{name} (client.lr={lr})" for name in ("local", "fd") for lr in (0.1, 0.2)]
+    with (tmp_path / "both" / "differences.csv").open() as file:
+        assert {row["baseline"] for row in csv.DictReader(file)} == {"fd (client.lr=0.1)"}
+    words = {name: float(json.loads((tmp_path / "both" / name / "summary.json").read_text())["seed"]) for name in runs}
+    assert set(words.values()) == {0.0, 1.0}
+
+
+def test_several_keys_make_every_combination():
+    made = compare.ordered(["fd"], [], None, "local", None, "", 1, False, ["client.lr=0.1,0.2", "wire.up=none,int8"])
+    assert [*made.orders] == [f"fd-lr={lr},up={up}-seed0" for lr in (0.1, 0.2) for up in ("none", "int8")]
+    assert [order.settings.wire.up for order in made.orders.values()] == ["none", "int8"] * 2
+
+
+@pytest.mark.parametrize(
+    ("vary", "words", "message"),
+    [
+        ("client.lr", "", "--vary 'client.lr' says nothing: expected KEY=V1,V2"),
+        ("client.lr=0.1..0.2", "", "--vary client.lr is a range: write its values"),
+        ("data.alpha=0.1,1", "", "--vary data.alpha: all runs that are compared have the same data and seeds"),
+        ("run.seed=1,2", "", "--vary run.seed: all runs"),
+        ("client.lr=0.1,0.2", "client.lr=0.3", "client.lr is in --vary and in --set"),
+        ("client.rate=0.1,0.2", "", "there is no key 'client.rate'"),
+    ],
+)
+def test_what_cannot_be_varied_is_refused(vary: str, words: str, message: str):
+    with pytest.raises(InvalidInputError, match=re.escape(message)):
+        compare.ordered(["fd"], [words], None, "local", None, "", 1, False, [vary])
 
 
 @pytest.mark.slow

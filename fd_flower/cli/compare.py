@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Collection, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fd_flower.cli import paths
+from fd_flower.cli import grid, paths
 from fd_flower.cli.beside import check_labels, labels_alone, on_one_model
 from fd_flower.cli.order import Order
 from fd_flower.cli.plan import Plan, place
@@ -18,6 +19,7 @@ from fd_flower.config.registry import full_name, short_name
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.trees import laid, read_words
 from fd_flower.results import compare
+from fd_flower.results.groups import grouped
 from fd_flower.results.reproduce import flatten
 
 SHARED = {"data": DataConfig, "model": ModelConfig}
@@ -58,10 +60,12 @@ def ordered(
     task: str,
     seeds: int,
     same_loop: bool = False,
+    vary: Sequence[str] = (),
 ) -> Plan:
     """Return the runs that a user asks for, checked: every method with every seed.
 
-    With ``same_loop`` all have the loops of ``SAME_LOOP``, over their recipes and under what the user says.
+    With ``same_loop`` all have the loops of ``SAME_LOOP``, over their recipes and under what the user says. With
+    ``vary`` (``KEY=V1,V2``) there is a row for each method and value, or combination of values.
 
     Raises
     ------
@@ -75,16 +79,39 @@ def ordered(
     loop = _same_loop(words, called) if same_loop else []
     words = (*_same_for_all(list(called.values()), words, task), *loop, *words)
     comparison = Plan(path, {})
-    for name, method in called.items():
-        words_here = _for(name, words, called)
+    for (name, method), point in product(called.items(), _points(vary, words)):
+        varied = paths.absolute_words([f"{key}={value}" for key, value in point.items()], Path.cwd())
+        words_here = (*_for(name, words, called), *varied)
+        row = f"{name}-{grid.named(point)}" if point else name
         first = Order(method, words_here, path, task, engine).settings.run.seed
         for seed in range(first, first + seeds):
-            folder = path / f"{name}-seed{seed}"
+            folder = path / f"{row}-seed{seed}"
             own = ("run.keep=none", *words_here, f"run.seed={seed}", paths.path_word("run.out", folder))
             comparison.orders[folder.name] = on_one_model(Order(method, own, folder, task, engine))
     for added in filter(None, map(labels_alone, [*comparison.orders.values()])):
         comparison.orders[added.out.name] = added
     return comparison
+
+
+def _points(vary: Sequence[str], words: Sequence[str]) -> list[grid.Point]:
+    """Return what is varied as points: one of nothing where there is nothing.
+
+    Raises
+    ------
+    InvalidInputError
+        For a key that is set, too, or that makes runs incomparable, and for a range.
+    """
+    if not vary:
+        return [{}]
+    axes = grid.axes(vary, "--vary")
+    for axis in axes:
+        if isinstance(axis, grid.Range):
+            raise InvalidInputError(f"--vary {axis.key} is a range: write its values, {axis.key}=V1,V2")
+        if axis.key.startswith(("data.", "run.")):
+            raise InvalidInputError(f"--vary {axis.key}: all runs that are compared have the same data and seeds")
+        if paths.value_of(words, axis.key) is not None:
+            raise InvalidInputError(f"{axis.key} is in --vary and in --set: leave it out of one of them")
+    return grid.whole_grid(axes)
 
 
 def _called(methods: Sequence[str]) -> dict[str, str]:
@@ -188,6 +215,14 @@ def baseline_of(methods: Sequence[str], baseline: str) -> str:
     return chosen
 
 
+def _row_of(comparison: Plan, baseline: str) -> str:
+    """Return what a method's first row is called: its short name, and where options are varied their values."""
+    own = next((name for name, order in comparison.orders.items() if short_name(order.method) == baseline), "")
+    if own not in comparison.folders:
+        return baseline
+    return next(g.name for g in grouped(comparison.finished) if comparison.folders[own] in g.folders)
+
+
 def write(comparison: Plan, console: Console, reach: float | None, baseline: str, *, rules: bool) -> None:
     """Show the tables, and write all that a comparison leaves behind.
 
@@ -195,6 +230,7 @@ def write(comparison: Plan, console: Console, reach: float | None, baseline: str
     """
     if comparison.finished:
         runs, command, notes = comparison.finished, comparison.command, comparison.notes
+        baseline = _row_of(comparison, baseline)
         compare.write(runs, comparison.path, command, notes, reach, baseline, rules=rules)
         console.print(*compare.shown(runs, reach, baseline, rules=rules), sep="\n")
     for note in comparison.notes:

@@ -1,5 +1,6 @@
-"""What ``--grid`` says: keys with the values to try, and the points that they make."""
+"""What ``--grid`` and ``--vary`` say: keys with the values to try, and the points that they make."""
 
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,11 @@ from itertools import product
 import numpy as np
 
 from fd_flower.core.errors import InvalidInputError
+from fd_flower.results.sweep import short
 
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 RANGE = re.compile(rf"(log:)?({NUMBER})\.\.({NUMBER})")
+PLAIN = re.compile(r"[\w.+=,-]{1,80}")  # a folder's name, unchanged
 WHOLE = re.compile(r"[-+]?\d+")
 DIGITS = 4  # of a number from a range: more would only make it hard to read
 TRIES = 100  # in vain for each point asked for, before there are taken to be too few
@@ -57,8 +60,8 @@ class Range:
 Axis = Choices | Range
 
 
-def axes(grids: Sequence[str]) -> list[Axis]:
-    """Return what every ``--grid KEY=...`` says, in the given order.
+def axes(grids: Sequence[str], option: str = "--grid") -> list[Axis]:
+    """Return what every ``--grid KEY=...`` says, in the given order; messages call it by ``option``.
 
     Raises
     ------
@@ -69,10 +72,10 @@ def axes(grids: Sequence[str]) -> list[Axis]:
     for grid in grids:
         key, equals, text = grid.partition("=")
         if not key or not equals:
-            raise InvalidInputError(f"--grid '{grid}' says nothing: expected KEY=V1,V2, like client.lr=0.01,0.1")
+            raise InvalidInputError(f"{option} '{grid}' says nothing: expected KEY=V1,V2, like client.lr=0.01,0.1")
         if key in found:
-            raise InvalidInputError(f"--grid names {key} twice: write all of its values after one {key}=")
-        found[key] = _axis(key, text)
+            raise InvalidInputError(f"{option} names {key} twice: write all of its values after one {key}=")
+        found[key] = _axis(key, text, option)
     if not found:
         raise InvalidInputError(
             "a sweep needs a key to try values of: --grid KEY=V1,V2, like --grid client.lr=0.01,0.1"
@@ -80,18 +83,18 @@ def axes(grids: Sequence[str]) -> list[Axis]:
     return list(found.values())
 
 
-def _axis(key: str, text: str) -> Axis:
+def _axis(key: str, text: str, option: str) -> Axis:
     if match := RANGE.fullmatch(text):
         log, low, high = match.groups()
         if float(low) >= float(high) or (log and float(low) <= 0):
             above = ", both above 0" if log else ""
-            raise InvalidInputError(f"--grid {key}={text} is no range: expected the smaller number first{above}")
+            raise InvalidInputError(f"{option} {key}={text} is no range: expected the smaller number first{above}")
         whole = bool(WHOLE.fullmatch(low) and WHOLE.fullmatch(high))
         return Range(key, float(low), float(high), bool(log), whole)
     values = list(_split(text))
     if not all(values):
         raise InvalidInputError(
-            f"--grid {key}={text} has an empty value: expected {key}=V1,V2 (nothing is written null)"
+            f"{option} {key}={text} has an empty value: expected {key}=V1,V2 (nothing is written null)"
         )
     return Choices(key, tuple(values))
 
@@ -113,6 +116,17 @@ def _split(text: str) -> Iterator[str]:
             yield text[begin:place].strip()
             begin = place + 1
     yield text[begin:].strip()
+
+
+def named(point: Point) -> str:
+    """Return a point's name, which a folder can have: the values themselves, or as much of them as fits."""
+    names = short(point)
+    text = ",".join(f"{names[key]}={value}" for key, value in point.items())
+    if PLAIN.fullmatch(text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    plain = re.sub(r"[^\w.+=,-]+", "_", text)
+    return f"{plain[:70]}-{digest}"
 
 
 def whole_grid(axes: Sequence[Axis]) -> list[Point]:

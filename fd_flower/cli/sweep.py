@@ -1,7 +1,5 @@
 """``fd-flower sweep``: one method at many points, the best by validation data."""
 
-import hashlib
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +26,6 @@ from fd_flower.results.sweep import Point, Sweep, Trial, broken_off
 from fd_flower.tasks.described import kind_of, load_task
 
 OWN = ("run.seed", *PLACE)  # not to be swept: seeds have an option, and where a run happens changes no figure
-PLAIN = re.compile(r"[\w.+=,-]{1,80}")  # a folder's name, unchanged
 
 
 @dataclass
@@ -175,7 +172,7 @@ def ordered(
     search = Search(method, select, axes, {}, seeded, Plan(path, {}), origin, task, own_metrics, baseline)
     known: dict[str, str] = {}
     for point in points:
-        name = _name(point)
+        name = grid.named(point)
         own = paths.absolute_words([f"{key}={value}" for key, value in point.items()], Path.cwd())
         for seed in search.seeds:
             folder = path / f"{name}-seed{seed}"
@@ -217,17 +214,6 @@ def _check(order: Order, name: str, known: dict[str, str]) -> None:
     if text in known:
         raise InvalidInputError(f"{known[text]} and {name} are the same settings: leave one of them out of --grid")
     known[text] = name
-
-
-def _name(point: grid.Point) -> str:
-    """Return a point's name, which a folder can have: the values themselves, or as much of them as fits."""
-    names = sweep.short(point)
-    text = ",".join(f"{names[key]}={value}" for key, value in point.items())
-    if PLAIN.fullmatch(text):
-        return text
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    plain = re.sub(r"[^\w.+=,-]+", "_", text)
-    return f"{plain[:70]}-{digest}"
 
 
 def write(search: Search, console: Console) -> bool:

@@ -92,6 +92,10 @@ def compare(
             "public_steps=null public_batch=32, each but where --set says otherwise; server.* stays.",
         ),
     ] = False,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V1,V2,...", help="A row for each method and value: --vary wire.up=none,int8,argmax."),
+    ] = None,
     open: Open = False,
 ) -> None:
     """Compare methods on the same data, models and seeds: tables, CSV, LaTeX, plots and a page.
@@ -110,6 +114,7 @@ def compare(
     output: Output = context.obj
     asked: dict[str, Any] = {"methods": methods, "changes": changes_of(set or [], recipe), "recipe": None}
     asked |= {"engine": engine.value, "task": task, "seeds": seeds, "same_loop": same_loop}
+    asked |= {"vary": vary or []}
     shown: dict[str, Any] = {
         "reach": None if reach is None else reach / 100,
         "baseline": comparing.baseline_of(methods, baseline),
