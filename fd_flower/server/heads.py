@@ -25,7 +25,7 @@ def first_head(method: Method[Any], clients: Sequence[Client]) -> Head:
 
 
 def check_heads(method: Method[Any], clients: Sequence[Client]) -> None:
-    """Refuse models with and without a bias in their head, as far as they are here: none could take the others'."""
+    """Refuse models with and without a bias in their head, of those that are here: none could take the others'."""
     if not method.hosted:
         return
     biased = {c.model: "head.bias" in method.first_weights(c.model).values for c in kinds(clients)}
