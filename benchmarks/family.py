@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from fd_flower import engine, settings
 
@@ -59,16 +60,18 @@ ROWS = {
     ),
     "fedproto": ("fedproto", ""),
     "fedre": ("fedre", ""),
+    "fedre, 20 epochs": ("fedre", "server.epochs=20"),
     "fedgh": ("fedgh", "client.clip=null server.epochs=20"),
     "fedl2g": ("fedl2g", "client.clip=null"),
     "fml": ("fml", ""),
+    "fml, rate 0.1": ("fml", "client.lr=0.1"),
     "fedmrl": ("fedmrl", "client.clip=null server.peer=lenet:0.5"),
 }
 SEEDS = (0, 1, 2)
 
 
-def played(source: str, out: Path, row: str, seed: int) -> dict[str, float]:
-    """Return the figures of one run in percent and MB: read, where OUT has it finished."""
+def played(source: str, out: Path, row: str, seed: int) -> dict[str, Any]:
+    """Return the figures of one run in percent and MB, and where its global one is taken; read, where OUT has it."""
     method, words = ROWS[row]
     folder = out / f"{row.replace(', ', '-').replace(' ', '-')}-{seed}"
     if not (folder / "summary.json").exists():
@@ -76,20 +79,20 @@ def played(source: str, out: Path, row: str, seed: int) -> dict[str, float]:
         engine.run(settings(method, f"{COMMON}data.source={source} run.seed={seed} {words}"), out=folder)
     summary = json.loads((folder / "summary.json").read_text())
     own, every = summary["accuracy"]["personal"], summary["accuracy"]["global"]
-    found = {"global": 100 * every["final"], "personal": 100 * own["final"]}
+    found = {"evaluated": every["evaluated"], "global": 100 * every["final"], "personal": 100 * own["final"]}
     return {**found, "MB up": summary["bytes"]["up"] / 1e6, "MB down": summary["bytes"]["down"] / 1e6}
 
 
 def main(source: str, out: str, *rows: str) -> None:
     """Run and print."""
-    print("| row | method | global | personal | MB up | MB down |\n| --- | --- | ---: | ---: | ---: | ---: |")
+    print("| row | evaluated | global | personal | MB up | MB down |\n| --- | --- | ---: | ---: | ---: | ---: |")
     for row in rows or ROWS:
         found = [played(source, Path(out), row, seed) for seed in SEEDS]
         cells = [
             f"{mean(f[key] for f in found):.1f} ± {stdev(f[key] for f in found):.1f}" for key in ("global", "personal")
         ]
         cells += [f"{mean(f[key] for f in found):.2f}" for key in ("MB up", "MB down")]
-        print(f"| {row} | `{ROWS[row][0]}` | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {row} | {found[0]['evaluated']} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
