@@ -100,6 +100,26 @@ def test_wherever_labels_are_learned_what_they_teach_alone_stands_beside_it():
     assert json.loads(Path("here/public-labels-alone-seed0/summary.json").read_text())["method"] == "local"
 
 
+@pytest.mark.parametrize(
+    ("method", "words", "added"),
+    [
+        ("feddf", "server.stop=validation", True),
+        ("feddf", "server.teachers=drop_worst", True),
+        ("dsfl", "server.receivers=greedy", True),
+        ("dsfl", "server.receivers=clusters", False),
+        ("feddf", "", False),
+    ],
+)
+def test_where_the_server_uses_labels_what_they_teach_alone_stands_beside_it(method: str, words: str, added: bool):
+    plan = compare.ordered(
+        ["local", method], [SMALL, *(f"{method}.{w}" for w in words.split())], None, "local", None, "", 1
+    )
+    assert list(plan.orders) == ["local-seed0", f"{method}-seed0", *(["public-labels-alone-seed0"] if added else [])]
+    if added:
+        client = plan.orders["public-labels-alone-seed0"].settings.client
+        assert (client.label_epochs, client.lr) == (20, 0.1)
+
+
 def test_without_labels_nothing_is_added():
     assert list(compare.ordered(["local", "fedmd"], [SMALL], None, "local", None, "", 1).orders) == [
         "local-seed0",

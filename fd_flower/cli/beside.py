@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from fd_flower.cli import paths
 from fd_flower.cli.order import Order
 from fd_flower.config import ClientConfig, LabeledConfig, ServerConfig, registry
+from fd_flower.config.labeled import LABEL_EPOCHS
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models import architectures, groups
 from fd_flower.results.groups import LABELS_ALONE
@@ -42,13 +43,19 @@ def check_labels(words: Sequence[str], methods: Collection[str]) -> None:
 
 
 def labels_alone(order: Order) -> Order | None:
-    """Return the run of a method's clients without their exchange, where these begin with labeled public samples.
+    """Return the run of a method's clients without their exchange, where labels of public samples are used.
 
-    Clients learn from those labels without any collaboration, so compare the method with this row.
+    Clients learn from those labels without any collaboration, so compare the method with this row. Where only the
+    server uses them (to select, weigh or stop), clients pass over them as often as FedMD's do.
     """
-    client = order.settings.client
-    passes = client.label_passes(order.settings.data) if isinstance(client, LabeledConfig) else 0
-    if order.method == "local" or not passes:
+    settings = order.settings
+    client = settings.client
+    passes = client.label_passes(settings.data) if isinstance(client, LabeledConfig) else 0
+    if order.method == "local":
+        return None
+    if not passes and registry.strategy(order.method).requirements(settings).labels:
+        passes = LABEL_EPOCHS
+    if not passes:
         return None
     rounds = {f"server.{option.name}" for option in fields(ServerConfig)}
     shared = [
@@ -58,5 +65,5 @@ def labels_alone(order: Order) -> Order | None:
     ]
     loop = {option.name: getattr(client, option.name) for option in fields(ClientConfig)} | {"label_epochs": passes}
     words = [f"client.{name}={json.dumps(value)}" for name, value in loop.items()]
-    out = order.out.with_name(f"{LABELS_ALONE.replace(' ', '-')}-seed{order.settings.run.seed}")
+    out = order.out.with_name(f"{LABELS_ALONE.replace(' ', '-')}-seed{settings.run.seed}")
     return replace(order, method="local", words=(*shared, *words, paths.path_word("run.out", out)), out=out)

@@ -98,7 +98,7 @@ def _beside(groups: Sequence[Group]) -> list[str]:
         if group.name.startswith(LABELS_ALONE):
             lines.append(
                 f"{group.name}: clients learn from the public samples' labels, then from their own, and exchange "
-                "nothing; methods that begin with these labels are to be judged against it."
+                "nothing; methods that use these labels are to be judged against it."
             )
     return lines
 
