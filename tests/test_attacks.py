@@ -212,4 +212,4 @@ def test_options_are_refused_in_one_line(words: str, message: str):
 @pytest.mark.parametrize("name", [name for name in attacks.names() if attacks.mark(name).targets])
 def test_every_attack_can_be_tried_and_says_what_it_rewrites(name: str):
     attacks.tried(name, {}, 3)
-    assert set(attacks.mark(name).targets) <= {*attacks.ROWS, attacks.VOTES, attacks.DATA}
+    assert set(attacks.mark(name).targets) <= {*attacks.ROWS, attacks.VOTES, attacks.DATA, attacks.IMAGES}

@@ -13,9 +13,20 @@ from functools import lru_cache, partial
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from fd_flower.attacks.base import CLASSES, DATA, KNOWLEDGE, PREDICTIONS, ROWS, VOTES, WEIGHTS, Mark, Seen, is_attack
+from fd_flower.attacks.base import (
+    CLASSES,
+    DATA,
+    IMAGES,
+    KNOWLEDGE,
+    PREDICTIONS,
+    ROWS,
+    VOTES,
+    WEIGHTS,
+    Mark,
+    Seen,
+    is_attack,
+)
 from fd_flower.attacks.base import mark_of as _mark_of
 from fd_flower.core.client import share
 from fd_flower.core.errors import InvalidInputError, nearest
@@ -28,6 +39,7 @@ __all__ = [
     "CLASSES",
     "DATA",
     "HONEST",
+    "IMAGES",
     "KNOWLEDGE",
     "NONE",
     "PLAIN",
@@ -74,7 +86,7 @@ def mark(name: str) -> Mark:
     return _mark_of(_attacks()[name])
 
 
-def named(name: str, **args: Any) -> Callable[..., Tensor]:
+def named(name: str, **args: Any) -> Callable[..., Any]:
     """Return the attack that ``attack.name`` names, with the arguments of ``attack.args``.
 
     Raises
@@ -98,7 +110,7 @@ def tried(name: str, args: Mapping[str, Any], classes: int) -> None:
     function, targets = named(name, **args), mark(name).targets
     if VOTES in targets:
         function(torch.zeros(1, dtype=torch.bool))
-    elif DATA in targets:
+    elif DATA in targets or IMAGES in targets:
         function(classes)
     else:
         row, nobody = torch.zeros(1, max(classes, 1), dtype=torch.float64), torch.zeros(1, dtype=torch.bool)

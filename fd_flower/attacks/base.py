@@ -16,6 +16,9 @@ VOTES = "votes for public samples"
 DATA = "training labels"
 """What an attack on data rewrites: a function from the number of classes C to each class's new number, int64 [C]."""
 
+IMAGES = "training images"
+"""What a back door adds to: a function from the number of classes to a trigger for images."""
+
 ROWS = (PREDICTIONS, CLASSES, WEIGHTS)
 
 KNOWLEDGE = ("own", "teacher", "omniscient")
@@ -103,7 +106,7 @@ class Mark:
     least: str = "own"
 
 
-F = TypeVar("F", bound=Callable[..., Tensor])
+F = TypeVar("F", bound=Callable[..., Any])
 _MARKS: dict[Callable[..., Any], Mark] = {}
 
 

@@ -49,14 +49,14 @@ class AttackConfig(Options):
             )
         if self.on_data and self.since > 1:
             raise InvalidInputError(
-                f"attack.since is {self.since}, and attack.name={self.name} changes training labels from the first "
+                f"attack.since is {self.since}, and attack.name={self.name} changes training samples from the first "
                 "round on: leave attack.since out"
             )
 
     @property
     def on_data(self) -> bool:
-        """Whether attackers train on other labels, and send what comes out of it."""
-        return attacks.DATA in attacks.mark(self.name).targets
+        """Whether attackers train on other labels or images, and send what comes out of it."""
+        return bool({attacks.DATA, attacks.IMAGES} & {*attacks.mark(self.name).targets})
 
     @property
     def on_replies(self) -> bool:

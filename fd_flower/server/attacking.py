@@ -14,7 +14,7 @@ import torch
 from flwr.app import RecordDict
 
 from fd_flower import attacks
-from fd_flower.attacks import ABSENT, DATA, VOTES, Seen
+from fd_flower.attacks import ABSENT, DATA, IMAGES, VOTES, Seen
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import torch_rng
@@ -166,9 +166,9 @@ def check_attack(method: Method[Any], clients: Sequence[Client], *, plain: bool)
     _check_targets(method)
     if config.name == ABSENT:
         return
-    if DATA in attacks.mark(config.name).targets and not (method.world.has_data and method.world.task.kind is None):
+    if config.on_data and not (method.world.has_data and method.world.task.kind is None):
         raise InvalidInputError(
-            f"{asked} changes the labels of clients' training samples, and "
+            f"{asked} changes clients' training samples, and "
             f"{'this task has no classes' if method.world.has_data else 'their app keeps its samples to itself'}: "
             "take an attack on replies"
         )
@@ -179,8 +179,8 @@ def _check_targets(method: Method[Any]) -> None:
     """Refuse an attack on what the method's clients do not send."""
     name, sent = method.settings.attack.name, targets_of(method)
     wanted = attacks.mark(name).targets
-    if name != ABSENT and DATA not in wanted and not set(wanted) & sent:
-        able = [other for other in attacks.names() if set(attacks.mark(other).targets) & {*sent, DATA}]
+    if name != ABSENT and not method.settings.attack.on_data and not set(wanted) & sent:
+        able = [other for other in attacks.names() if set(attacks.mark(other).targets) & {*sent, DATA, IMAGES}]
         raise InvalidInputError(
             f"attack.name={name} rewrites {' or '.join(wanted)}, and {method.settings.method} has none in its replies; "
             f"it can be attacked by {', '.join((ABSENT, *able))}"

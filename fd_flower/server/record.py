@@ -34,6 +34,7 @@ from fd_flower.server.keeper import Keeper
 from fd_flower.server.lines import RoundLines
 from fd_flower.server.resume import Standing, chained, changes, code
 from fd_flower.server.stopping import stalled
+from fd_flower.tasks.backdoor import NAME as BACKDOOR
 from fd_flower.tasks.facts import data_facts, licenses, model_facts, unused
 from fd_flower.tasks.kept import SERVER, about_model, completed
 from fd_flower.tasks.task import Task
@@ -353,7 +354,8 @@ class Record:
             "task": world.kind.name,
             "references": world.kind.references(world),
             "classes": list(world.class_names),
-            "metrics": {name: metric.higher_is_better for name, metric in world.metrics.items()},
+            "metrics": {name: metric.higher_is_better for name, metric in world.metrics.items()}
+            | ({BACKDOOR: False} if settings.attack.name == BACKDOOR else {}),
             "evaluated": evaluated_at(evaluated),
             "state": self._state_of(evaluated, hosted=world.hosted, shares=host.shares),
             "own_loops": own_loops,

@@ -12,6 +12,7 @@ from fd_flower.core.samples import Samples
 from fd_flower.data import partition
 from fd_flower.data.public import checksum
 from fd_flower.objectives.metrics import accuracy, by_class, confusion, measure, restricted
+from fd_flower.tasks.backdoor import NAME as BACKDOOR
 from fd_flower.tasks.kind import Figures, Inference, Predictor, View, predicted
 from fd_flower.tasks.metric import try_out, values
 from fd_flower.tasks.probe import Probe, check_shapes
@@ -132,6 +133,8 @@ class Classification:
             if name in ("accuracy", "global"):
                 more |= _counts(counts, CELLS)
             found |= {f"{prefix}{key}": value for key, value in more.items()}
+        if limit is not None:
+            found |= {f"global_{key}": value for key, value in _back_door(world, shared or model, limit).items()}
         return found
 
     def accuracies(self, world: View, client: str, model: Predictor, limit: int | None) -> dict[str, float]:
@@ -189,7 +192,7 @@ class Classification:
                 found |= {"nll": got["nll"], "ece": got["ece"], **more, **_counts(counts, SERVER_CELLS)}
             else:
                 found |= {f"{key}_{name}": value for name, value in more.items()}
-        return found
+        return found | _back_door(world, model, limit)
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return all of ``data``, but what other partitions go by."""
@@ -202,6 +205,14 @@ class Classification:
     def references(self, world: View) -> dict[str, dict[str, float]]:
         """Return nothing: a classifier that has not learned tells nothing."""
         return {}
+
+
+def _back_door(world: View, model: Predictor, limit: int) -> dict[str, float]:
+    """Return how often a back door opens, the share of images with its trigger that get its class; {} without one."""
+    samples = world.triggered(limit)
+    if samples is None or not len(samples):
+        return {}
+    return {BACKDOOR: accuracy(_again_and_again(model, samples, world.settings.run.precision), samples.labels.cpu())}
 
 
 def _again_and_again(model: Predictor, samples: Samples, precision: str) -> Tensor:

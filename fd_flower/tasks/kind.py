@@ -78,6 +78,9 @@ class View(Protocol):
     def test_part(self, limit: int) -> Samples | None:
         """Return a class-balanced part of the test set; 0: all of it."""
 
+    def triggered(self, limit: int) -> Samples | None:
+        """Return ``test_part`` with a back door's trigger and its class; None where there is no such attack."""
+
     def pooled_rows(self, client: str, part: str) -> slice:
         """Return where a client's own part lies in the pooled one."""
 

@@ -24,8 +24,8 @@ class Relabeled:
     """
 
     def __init__(self, settings: Settings, *, hosted: bool) -> None:
-        self._attack = settings.attack
-        self._clients: Collection[str] = settings.attackers if hosted and settings.attack.on_data else ()
+        self._attack, marked = settings.attack, attacks.mark(settings.attack.name).targets
+        self._clients: Collection[str] = settings.attackers if hosted and attacks.DATA in marked else ()
         self._known: dict[int, tuple[Tensor, Tensor]] = {}
 
     def data(self, client: str, own: Data, classes: int) -> Data:

@@ -20,6 +20,7 @@ from fd_flower.core.rows import declared
 from fd_flower.core.samples import Counts, Data, Samples, join
 from fd_flower.data.public import checksum
 from fd_flower.tasks.architectures import Architectures
+from fd_flower.tasks.backdoor import Backdoor
 from fd_flower.tasks.candidates import candidates
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.dealt import dealt
@@ -77,6 +78,7 @@ class World(Architectures):
         self._class_names = class_names
         self.device = device(settings.run.device)
         self._relabeled = Relabeled(settings, hosted=hosted)
+        self._backdoor = Backdoor(settings, hosted=hosted)
         self._data: dict[str, Data] = {}
         self._test_parts: dict[int, Samples] = {}
 
@@ -109,6 +111,7 @@ class World(Architectures):
             read = {part: getattr(parts, part) for part in ("train", "validation", "test")}
             own = Data(*(self._resident(s, f"client {client}, {part}") for part, s in read.items()))
             own = self._relabeled.data(client, own, len(self.class_names))
+            own = self._backdoor.data(client, own, len(self.class_names))
             self._check_counts(client, own)
             self._data[client] = augmented(own, self.task.transform)
         return self._data[client]
@@ -131,7 +134,8 @@ class World(Architectures):
             train = np.zeros((clients, len(self.class_names)), dtype=known.train.dtype)
             train[:, numbers] = known.train
             known = replace(known, train=train)
-        return self._relabeled.counts(known, known.train.shape[1])
+        classes = known.train.shape[1]
+        return self._backdoor.counts(self._relabeled.counts(known, classes), classes)
 
     def _check_counts(self, client: str, own: Data) -> None:
         """Refuse samples that are others than the task's counts say: the server goes by these."""
@@ -233,6 +237,10 @@ class World(Architectures):
     def test(self) -> Samples | None:
         """The global test set, or None."""
         return None if self.task.test is None else self._resident(self.task.test, "the test set")
+
+    def triggered(self, limit: int) -> Samples | None:
+        """Return ``test_part`` with a back door's trigger, without its class; None where there is no such attack."""
+        return self._backdoor.tests(self.test_part(limit)) if self._backdoor.asked else None
 
     def test_part(self, limit: int) -> Samples | None:
         """Return a class-balanced, seeded part of the test set with at most ``limit`` samples; 0: all of it."""
