@@ -67,6 +67,7 @@ TITLES = {
     "fedtgp": "FedTGP: Trainable Global Prototypes with Adaptive-Margin-Enhanced Contrastive Learning for Data and "
     "Model Heterogeneity in Federated Learning",
     "fedwon": "FedWon: Triumphing Multi-domain Federated Learning Without Normalization",
+    "fraug": "FRAug: Tackling Federated Learning with Non-IID Features via Representation Augmentation",
     "fml": "Federated Mutual Learning",
     "kdstudy": "Practical Insights into Knowledge Distillation for Pre-Trained Models",
     "knfu": "KnFu: Effective Knowledge Fusion",

@@ -26,7 +26,8 @@ class Config(AveragingClientConfig):
     """FedAvg's options."""
 
     share: str = one_of(*SHARES, default="all")
-    """What is averaged: `all`, all but normalization layers (`no_norm`), the `head` or the `body`; the rest is kept."""
+    """What is averaged: `all`, all but normalization layers (`no_norm`) or their statistics (`no_stats`), the `head` or
+    the `body`; the rest is kept."""
     head_epochs: int = option(0, least=0)
     """Epochs in which a kept head is trained alone, before the body (`client.epochs`); 0: both together."""
     teacher: str = one_of("none", "received", default="none")

@@ -23,6 +23,7 @@ from fd_flower.strategies.fedre import FedRE as FedRE
 from fd_flower.strategies.fedspeed import FedSpeed as FedSpeed
 from fd_flower.strategies.fedtgp import FedTGP as FedTGP
 from fd_flower.strategies.fml import FML as FML
+from fd_flower.strategies.fraug import FRAug as FRAug
 from fd_flower.strategies.kdstudy import KDStudy as KDStudy
 from fd_flower.strategies.knfu import KnFu as KnFu
 from fd_flower.strategies.local import Local as Local

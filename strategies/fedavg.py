@@ -72,13 +72,13 @@ class FedAvg(Clustering[Config]):
         name, learns = clients[0].model, self.settings.client.trainable
         first = self.checked([self.first_weights(name)])[0]
         keys = shared_keys(self.world.module(name), share)
-        if share == "no_norm" and len(keys) == len(first.values):
+        if share in ("no_norm", "no_stats") and len(keys) == len(first.values):
+            kept = "normalization layers" if share == "no_norm" else "statistics of batch normalization"
             what, cure = f"'{name}' has none", "a model with some (resnet8)"
             if learns != "all":
                 what, cure = f"none of '{name}' learns under client.trainable={learns}", "client.trainable=all"
             raise InvalidInputError(
-                f"client.share={share} keeps normalization layers with the clients, and {what}: take {cure}, or "
-                "client.share=all"
+                f"client.share={share} keeps {kept} with the clients, and {what}: take {cure}, or client.share=all"
             )
         if not keys:
             raise InvalidInputError(

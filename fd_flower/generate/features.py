@@ -34,9 +34,13 @@ class FeatureGenerator(nn.Module):
         Width of the hidden layer.
     noise : int
         Entries of the noise.
+    normalized : bool
+        Whether features are normalized over the batch and rectified, too (FRAug).
     """
 
-    def __init__(self, classes: int, features: int, hidden: int = 256, noise: int = 32) -> None:
+    def __init__(
+        self, classes: int, features: int, hidden: int = 256, noise: int = 32, *, normalized: bool = False
+    ) -> None:
         super().__init__()
         self.classes = classes
         self.noise = noise
@@ -45,6 +49,7 @@ class FeatureGenerator(nn.Module):
             nn.BatchNorm1d(hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, features),
+            *((nn.BatchNorm1d(features), nn.ReLU(inplace=True)) if normalized else ()),
         )
 
     def forward(self, y: Tensor, noise: Tensor) -> Tensor:
@@ -65,7 +70,8 @@ class FeatureGenerator(nn.Module):
         try:
             hidden, inputs = values["body.0.weight"].shape
             with torch.device("meta"):
-                made = cls(classes, len(values["body.3.weight"]), hidden, inputs - classes)
+                features, normalized = len(values["body.3.weight"]), "body.4.weight" in values
+                made = cls(classes, features, hidden, inputs - classes, normalized=normalized)
             made.load_state_dict({key: tensor.clone() for key, tensor in values.items()}, assign=True)
         except (KeyError, ValueError, RuntimeError) as error:
             sent = str(error).splitlines()[0]

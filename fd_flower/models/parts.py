@@ -9,7 +9,8 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from fd_flower.core.errors import InvalidInputError
 
-SHARES = ("all", "no_norm", "head", "body")
+SHARES = ("all", "no_norm", "no_stats", "head", "body")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 HEAD = "head."
 
@@ -22,9 +23,12 @@ def shared_keys(model: nn.Module, share: str) -> frozenset[str]:
     model : nn.Module
         The model; for ``head`` and ``body`` one with a ``head``.
     share : str
-        ``all``, ``no_norm``: all but normalization layers, ``head``, or ``body``: all but the head.
+        ``all``, ``no_norm``: all but normalization layers, ``no_stats``: all but statistics of batch normalization,
+        ``head``, or ``body``: all but the head.
     """
     keys = frozenset(model.state_dict())
+    if share == "no_stats":
+        return frozenset(key for key in keys if key.rpartition(".")[2] not in STATISTICS)
     if share == "no_norm":
         norms = {name for name, part in model.named_modules() if isinstance(part, NORMS)}
         return frozenset(key for key in keys if key.rpartition(".")[0] not in norms)

@@ -182,6 +182,7 @@ class Guard:
             passes=method.settings.client.passes,
             directions=method.known_directions(),
             guide=method.known_guide(),
+            generator=method.known_generator(),
         )
 
     def read(

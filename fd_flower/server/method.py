@@ -230,6 +230,10 @@ class Method(ABC, Generic[C]):
         """Return the size D of a class's guide, for checks of replies; None: there are no guides."""
         return None
 
+    def known_generator(self) -> Mapping[str, torch.Tensor] | None:
+        """Return the state dict of the generator that clients train; None where they send none."""
+        return None
+
     def resolved(self) -> Mapping[str, str]:
         """Return what the run's ``auto`` options came to, by option, for the summary."""
         return {}

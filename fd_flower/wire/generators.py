@@ -7,6 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
 
 
@@ -27,10 +28,19 @@ class Generator(Payload):
     trained: Tensor
 
     def check(self, bounds: Bounds) -> None:
-        """Refuse another number of classes and values that are not finite."""
+        """Refuse another number of classes, values that are not finite, and other keys or shapes than the server's."""
         super().check(bounds)
         self._shape("trained", self.trained, bounds.classes)
         self._dtype("trained", self.trained, torch.bool)
+        if bounds.generator is None:
+            return
+        if odd := sorted(self.values.keys() ^ bounds.generator.keys()):
+            raise InvalidInputError(
+                f"{self.name} has other keys than the server's generator: {', '.join(odd[:3])}, ..."
+            )
+        for key, known in bounds.generator.items():
+            self._shape(key, self.values[key], *known.shape)
+            self._dtype(key, self.values[key], known.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,6 +44,8 @@ class Bounds:
         How many directions steps can take.
     guide : int | None
         Size D of a class's guide.
+    generator : Mapping[str, Tensor] | None
+        State dict of the generator that clients train.
     client : Client | None
         Whose payload it is, as it answered the handshake; None: the server's, or a plain ClientApp's.
     """
@@ -58,6 +60,7 @@ class Bounds:
     passes: Callable[[int], int] | None = None
     directions: int | None = None
     guide: int | None = None
+    generator: Mapping[str, Tensor] | None = None
     client: Client | None = None
 
     def of(self, client: Client) -> "Bounds":

@@ -1,0 +1,69 @@
+"""FRAug (Chen et al. 2022, arXiv 2205.14900): heads also learn from generated features, in each client's own style."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+
+from fd_flower.config import ServerConfig, option
+from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
+from fd_flower.core.rng import seed_of, seeded
+from fd_flower.ensemble.parameters import mean_of_parameters
+from fd_flower.generate.features import FeatureGenerator
+from fd_flower.models.parts import shared_keys
+from fd_flower.server import Reply, Requirements, Status, Strategy, mean_weights
+from fd_flower.wire import Generator, Knowledge, Payload, Weights
+
+
+@dataclass(frozen=True)
+class Config(ServerConfig):
+    """FRAug's options at the server."""
+
+    noise_size: int | None = option(None, least=1)
+    """Dimension of the generator's noise, and width of the clients' own networks; None: half of the features."""
+
+
+@final
+class FRAug(Strategy[Config]):
+    """The mean of the clients' models, but for what is their own, and of their generators."""
+
+    status = Status("official code", reconstructed="the generator's labels, which start at class 0 in each round")
+    requires = Requirements(same_model=True, headed=True, single_replies=True)
+    evaluated, reply_kinds = "received", (Weights, Generator)
+
+    def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
+        """Start from the weights that clients start from, and from a generator that every client starts from.
+
+        Raises
+        ------
+        InvalidInputError
+            For a model whose normalization layers would stay with the clients and that has none.
+        """
+        some = clients[0]
+        options: Any = self.settings.client
+        first = self.first_weights(some.model)
+        keys = shared_keys(self.world.module(some.model), options.share)
+        if options.share == "no_norm" and len(keys) == len(first.values):
+            raise InvalidInputError(
+                f"client.share=no_norm keeps normalization layers with the clients, and '{some.model}' has none: take "
+                "a model with some (resnet8), or client.share=all"
+            )
+        noise = self.config.noise_size or max(1, some.features // 2)
+        with seeded(seed_of(self.settings.run.seed, "model", "generator"), torch.device("cpu")):
+            generator = FeatureGenerator(some.classes, some.features, some.features, noise, normalized=True)
+        trained = torch.zeros(some.classes, dtype=torch.bool)
+        sent = replace(first, values={key: value for key, value in first.values.items() if key in keys})
+        return [sent, Generator(generator.state_dict(), trained)]
+
+    def known_generator(self) -> Mapping[str, torch.Tensor]:
+        """Return the generator as clients send it."""
+        return Generator.need(self.knowledge).values
+
+    def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
+        """Average the models and the generators, each client's by its number of examples."""
+        sent = [Generator.need(reply.content) for reply in replies]
+        values = mean_of_parameters([each.values for each in sent], [reply.examples for reply in replies])
+        trained = torch.stack([each.trained for each in sent]).any(0)
+        return [*mean_weights(replies).values(), Generator(values, trained)]
