@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast, final
 
 import torch
@@ -10,7 +11,7 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import functional as F
 
-from fd_flower.client import App, Turn, fit, reply
+from fd_flower.client import App, Turn, private_training, reply
 from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.generate.features import FeatureGenerator, noise
 from fd_flower.generate.transform import CRITERIA, DISTANCES, Transform
@@ -94,6 +95,8 @@ class Augmentation:
 
     def objective(self, model: FeatureModel, x: Tensor, y: Tensor) -> Tensor:
         """Return cross-entropy [B], of which ``share`` is that of the head on augmented features of two kinds."""
+        if not climbing():
+            self.learn()
         real = model.features(x)
         loss = F.cross_entropy(model.head(real), y)
         if len(y) < 2:
@@ -118,7 +121,7 @@ class Augmentation:
         return found
 
     def learn(self) -> None:
-        """Take a step of the generator, then one of the client's own network, on the last mini-batch."""
+        """Take a step of the generator, then one of the client's own network, on the last mini-batch; once for each."""
         if self._batch is not None:
             (x, y), self._batch = self._batch, None
             with uncounted():
@@ -173,36 +176,45 @@ def _step(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
+def objective(model: FeatureModel, x: Tensor, y: Tensor, teacher: Augmentation | None, config: Config) -> Tensor:
+    """Cross-entropy on own labels [B], of which ``teacher`` takes a share for the head on generated features.
+
+    The teacher learns from what it sees: before the next mini-batch, so after the model's step on this one.
+    """
+    return supervised(model, x, y) if teacher is None else teacher.objective(model, x, y)
+
+
 def receive(message: Message, context: Context) -> Turn[Config]:
-    """Take the server's part of the model into the client's own."""
+    """Take the server's part of the model into the client's own; the loss has generated features (``collected``)."""
     turn: Turn[Config] = Turn.of(message, context)
     adopt(turn.model, Weights.need(message.content).values, turn.config.share)
+    turn.evaluate("received")
+    augments = turn.config.kd_weight and not turn.closing
+    teacher = Augmentation(turn, Generator.need(message.content)) if augments else None
+    turn.collected = teacher
+    turn.loss = partial(objective, teacher=teacher, config=turn.config)
     return turn
 
 
-@app.train()
-def train(message: Message, context: Context) -> Message:
-    """Learn from private samples and from generated features; the generator and the client's own network learn, too."""
-    turn = receive(message, context)
-    turn.evaluate("received")
-    generator = Generator.need(message.content)
-    trained = generator.trained
-    if turn.config.kd_weight:
-        made = Augmentation(turn, generator)
-        loss = fit(turn, made.objective, turn.data.train, after=made.learn)
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the trained model's part that is averaged, and the generator; class means stay for the next turn."""
+    generator, made = Generator.need(message.content), turn.collected
+    if made is not None:
+        made.learn()
         turn.remember(MEANS, made.means.cpu())
-        generator = Generator(made.generator.cpu().state_dict(), torch.ones_like(trained))
-    else:
-        loss = fit(turn, supervised, turn.data.train)
-    turn.evaluate("trained")
+        values = {key: tensor.cpu() for key, tensor in made.generator.state_dict().items()}
+        generator = Generator(values, torch.ones_like(generator.trained))
     keys = shared_keys(turn.model, turn.config.share)
     sent = Weights({key: value for key, value in turn.model.state_dict().items() if key in keys})
-    return reply(message, turn, sent, generator, loss=loss)
+    return reply(message, turn, sent, generator, examples=examples, **metrics)
+
+
+train = private_training(receive, send)
+
+app.train()(train)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Measure the client's own model with the server's part."""
-    turn = receive(message, context)
-    turn.evaluate("received")
-    return reply(message, turn)
+    return reply(message, receive(message, context))

@@ -23,6 +23,7 @@ MOST = {
     "fedalm": 5,
     "fedcollm": 4,
     "fedgen": 4,
+    "fraug": 6,
     "fedlgd": 22,
     "fedmkt": 5,
     "kdstudy": 4,

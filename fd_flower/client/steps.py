@@ -52,15 +52,13 @@ def fit(
     model: Module | None = None,
     private: bool | None = None,
     optimizer: Optimizer | None = None,
-    after: Callable[[], None] | None = None,
 ) -> float:
     """Train a model (None: the turn's) by the client's options and return the mean loss.
 
     Without a teacher these are the options of private training (``client.epochs``, ``client.batch``, ...); with one,
     a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
     unless it is a teacher of ``private`` samples. A new client's first private training begins with ``client.warmup``
-    steps on its labels alone. An ``optimizer`` that is given steps the model; None: a new one. ``after`` is
-    called after each step.
+    steps on its labels alone. An ``optimizer`` that is given steps the model; None: a new one.
     """
     model = model or turn.model
     teacher = None if teacher is None else teacher.to(samples.x.device)
@@ -70,20 +68,8 @@ def fit(
         train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
     rng = turn.rng("public" if public else "private")
     watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
-    if after is not None:
-        watch = _after_each(after, watch)
     with counted_as(PUBLIC if public else LOCAL):
         return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch, optimizer=optimizer)
-
-
-def _after_each(after: Callable[[], None], watch: Callable[[int], bool] | None) -> Callable[[int], bool]:
-    """Return a watch over steps that also does something after each of them."""
-
-    def watched(steps: int) -> bool:
-        after()
-        return watch is not None and watch(steps)
-
-    return watched
 
 
 def reply(message: Message, turn: Turn, *payloads: Payload, examples: int | None = None, **metrics: float) -> Message:
