@@ -91,7 +91,7 @@ def _axis(key: str, text: str, option: str) -> Axis:
             raise InvalidInputError(f"{option} {key}={text} is no range: expected the smaller number first{above}")
         whole = bool(WHOLE.fullmatch(low) and WHOLE.fullmatch(high))
         return Range(key, float(low), float(high), bool(log), whole)
-    values = list(_split(text))
+    values = list(split(text))
     if not all(values):
         raise InvalidInputError(
             f"{option} {key}={text} has an empty value: expected {key}=V1,V2 (nothing is written null)"
@@ -99,7 +99,7 @@ def _axis(key: str, text: str, option: str) -> Axis:
     return Choices(key, tuple(values))
 
 
-def _split(text: str) -> Iterator[str]:
+def split(text: str) -> Iterator[str]:
     """Yield what stands between commas, those in brackets, braces or quotes left alone."""
     begin = depth = 0
     quote = ""

@@ -52,10 +52,21 @@ def estimate(
     numbers: Annotated[
         bool, typer.Option("--numbers", help="Count the floating-point numbers per round, by payload.")
     ] = False,
+    models: Annotated[
+        str,
+        typer.Option(metavar="NAME,...", help="Instead, rank these architectures as students of --teacher, untrained."),
+    ] = "",
+    teacher: Annotated[str, typer.Option(metavar="NAME", help="Architecture of the teacher of --models.")] = "",
 ) -> None:
     """Estimate bytes and CPU time of a run of METHOD from a few short rounds. Writes nothing."""
     from fd_flower.cli import estimate as estimating
+    from fd_flower.cli import students
 
+    if bool(models) != bool(teacher):
+        raise InvalidInputError("--models and --teacher go together: --models lenet,cnn:0.5 --teacher resnet8")
+    if models:
+        students.show(method, set or [], recipe, task, models, teacher, console())
+        return
     estimating.show(method, set or [], recipe, task, rounds, steps, console(), numbers=numbers)
 
 

@@ -1,0 +1,65 @@
+"""How well an untrained network would learn from a teacher of another architecture, scored on one batch.
+
+DisWOT (Dong et al. 2023): students are compared by how like the teacher's their relations of samples
+and of classes are. A reconstruction, by a description of the official code.
+"""
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fd_flower.models.classifier import FeatureModel
+
+
+@dataclass(frozen=True)
+class Score:
+    """A student's score; the closer to 0, the more like the teacher.
+
+    Attributes
+    ----------
+    samples : float
+        Minus the squared distance of the relations of samples.
+    classes : float
+        Minus the squared distance of the relations of classes.
+    """
+
+    samples: float
+    classes: float
+
+    @property
+    def total(self) -> float:
+        """The sum of both."""
+        return self.samples + self.classes
+
+
+def scored(student: FeatureModel, teacher: FeatureModel, x: Tensor, y: Tensor) -> Score:
+    """Return the score of a student; both networks are in evaluation mode, and nothing of them changes.
+
+    Parameters
+    ----------
+    student, teacher : FeatureModel
+        Untrained, for the same inputs and C classes; their feature sizes may differ.
+    x, y : Tensor
+        A batch of inputs [B, ...] and classes [B].
+    """
+    (mine, own), (theirs, its) = (relations(model, x, y) for model in (student, teacher))
+    apart, of_classes = float((mine - theirs).square().sum()), float((own - its).square().sum())
+    return Score(-apart / len(mine) ** 2, -of_classes / (len(own) * len(mine)))
+
+
+def relations(model: FeatureModel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how alike samples are in features [B, B], and classes in the head's gradient [C, C]: rows of norm 1.
+
+    The gradient is that of cross-entropy with respect to the head's weights [C, F].
+    """
+    model.eval()
+    with torch.no_grad():
+        features = model.features(x).float()
+    layer = cast("nn.Linear", model.head)
+    head = layer.weight.detach().float().clone().requires_grad_()
+    bias = None if layer.bias is None else layer.bias.detach().float()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(F.linear(features, head, bias), y), head)
+    return F.normalize(features @ features.T, dim=1), F.normalize(gradient @ gradient.T, dim=1)
