@@ -159,6 +159,10 @@ def test_a_run_goes_on_with_its_clusters(tmp_path: Path, signature: str):
     [
         ("server.clusters=2 server.adapters=product", r"server\.adapters is product, and server\.clusters=2 averages"),
         ("server.clusters=0", r"server\.clusters is 0"),
+        (
+            "server.signature=labels",
+            r"server\.signature is .labels., and server\.clusters is 1: give",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(words: str, message: str):

@@ -22,6 +22,11 @@ class ClusteringConfig(AveragingConfig):
         """Check that each cluster's mean is one of plain weights."""
         super().__post_init__()
         if self.clusters == 1:
+            if self.signature != "weights":
+                raise InvalidInputError(
+                    f"server.signature is '{self.signature}', and server.clusters is 1: give server.clusters=3, or "
+                    "leave server.signature out"
+                )
             return
         asked = {"adapters": self.adapters != "mean" and self.adapters, "ranks": self.ranks}
         for name, value in asked.items():
