@@ -10,7 +10,7 @@ ABLE = [method for method in methods.names() if tiny.classifies(method)]
 UNABLE = {
     "fedlgd": "makes inputs of its own",
     "fedd2s": "cannot be cut",
-    "fedl2g": "'bag:16' cannot be differentiated twice",
+    "fedl2g": "PyTorch cannot do so with 'bag:16'",
 }
 """Methods that learn in what texts do not have, with what their error says."""
 
