@@ -38,6 +38,8 @@ ROWS = {
     "scaffold, equal steps": ("scaffold", "client.steps=9"),
     "scaffold, rate 0.02": ("scaffold", "client.lr=0.02"),
     "fedavg, rate 0.02": ("fedavg", "client.lr=0.02"),
+    "fedlex": ("fedlex", "client.explore_epochs=5"),
+    "fedlex, AutoFLIP": ("fedlex", "client.explore_epochs=5 server.guidance=prune"),
     "fedspeed": ("fedspeed", "client.clip=null"),
     "ditto": ("ditto", ""),
     "dsfl": ("dsfl", ""),

@@ -45,6 +45,8 @@ TITLES = {
     "Kilobytes",
     "fedl2g": "FedL2G: Learning to Guide Local Training in Heterogeneous Federated Learning",
     "fedlgd": "Federated Learning on Virtual Heterogeneous Data with Local-Global Dataset Distillation",
+    "autoflip": "Federated Hybrid Model Pruning through Loss Landscape Exploration",
+    "fedlex": "Federated Loss Exploration for Improved Convergence on Non-IID Data",
     "fedmd": "FedMD: Heterogenous Federated Learning via Model Distillation",
     "fedmkt": "FedMKT: Federated Mutual Knowledge Transfer for Large and Small Language Models",
     "fedmrl": "Federated Model Heterogeneous Matryoshka Representation Learning",
@@ -146,6 +148,7 @@ CAVEATS = {
 
 GROWS = {
     "arrays": "model",
+    "guidance": "model",
     "candidates": "model",
     "chain": "",
     "chunk-likelihoods": "tokens of public texts",

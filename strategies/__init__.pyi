@@ -13,6 +13,7 @@ from fd_flower.strategies.fedgh import FedGH as FedGH
 from fd_flower.strategies.fedkd import FedKD as FedKD
 from fd_flower.strategies.fedkseed import FedKSeed as FedKSeed
 from fd_flower.strategies.fedl2g import FedL2G as FedL2G
+from fd_flower.strategies.fedlex import FedLEx as FedLEx
 from fd_flower.strategies.fedlgd import FedLGD as FedLGD
 from fd_flower.strategies.fedmd import FedMD as FedMD
 from fd_flower.strategies.fedmkt import FedMKT as FedMKT

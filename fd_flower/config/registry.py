@@ -36,6 +36,7 @@ RECIPES_OF = {
         "dsfl": ("cfd", "comet", "scarlet"),
         "edgefd": ("edgefd-port",),
         "fd": ("fedhe",),
+        "fedlex": ("autoflip",),
         "fedavg": (
             "fedavg-bias",
             "fedavg-lora",

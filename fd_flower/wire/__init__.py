@@ -11,6 +11,7 @@ from fd_flower.wire.centers import Center
 from fd_flower.wire.coefficients import Coefficients
 from fd_flower.wire.features import GuideGradients, Guides, Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
+from fd_flower.wire.guidance import Guidance
 from fd_flower.wire.importances import Importances
 from fd_flower.wire.knowledge import Knowledge, Private
 from fd_flower.wire.outlyingness import Outlyingness
@@ -46,6 +47,7 @@ __all__ = [
     "Emulator",
     "Encrypted",
     "Generator",
+    "Guidance",
     "GuideGradients",
     "Guides",
     "Head",
