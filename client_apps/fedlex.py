@@ -29,7 +29,7 @@ class Config(AveragingClientConfig):
 
 @final
 class Guided(torch.autograd.Function):
-    """A parameter as it is, with a gradient times its guidance."""
+    """An unchanged parameter whose gradient is multiplied by its guidance."""
 
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, factors: Tensor) -> Tensor:
