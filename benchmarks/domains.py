@@ -42,6 +42,9 @@ TRAIN, TEST = 4000, 1000
 
 def domains(data: Path, out: Path) -> list[str]:
     """Return the sources of the four domains; those that are made are written where they are missing."""
+    sources = [str(data / "mnist"), str(data / "usps"), *(str(out / name) for name in ("over-pictures", "inverted"))]
+    if all((Path(source) / "test-0.parquet").exists() for source in sources[2:]):
+        return sources
     for split, count in (("train", TRAIN), ("test", TEST)):
         digits, pictures = (first(data / name, split, count) for name in ("mnist", "cifar10"))
         made = {"inverted": 255 - digits["x"], "over-pictures": over(digits["x"], pictures["x"])}
@@ -51,7 +54,7 @@ def domains(data: Path, out: Path) -> list[str]:
             kinds = Features({"image": ImageColumn(), "label": ClassLabel(names=list("0123456789"))})
             rows = Dataset.from_dict({"image": written, "label": digits["y"]}, features=kinds)
             rows.to_parquet(str(out / name / f"{split}-0.parquet"))
-    return [str(data / "mnist"), str(data / "usps"), *(str(out / name) for name in ("over-pictures", "inverted"))]
+    return sources
 
 
 def first(folder: Path, split: str, count: int) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def over(digits: np.ndarray, pictures: np.ndarray) -> np.ndarray:
 
 
 def played(sources: list[str], out: Path, row: str, seed: int) -> dict[str, float]:
-    """Return a run's accuracies at the end in percent, by evaluation point and domain; read, where OUT has it."""
+    """Return a run's accuracies at the end in percent, by evaluation point, as means over domains."""
     method, words = ROWS[row]
     folder = out / f"{row.replace(', ', '-').replace(' ', '-')}-{seed}"
     if not (folder / "summary.json").exists():

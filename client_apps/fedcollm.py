@@ -4,7 +4,8 @@ from flwr.app import Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_shared, informed, private_training, received, reply, to_send
+from fd_flower.client import App, Turn, evaluate_shared, private_training, received
+from fd_flower.client import send_shared as send
 from fd_flower.config import AveragingClientConfig as Config
 from fd_flower.config import ClientConfig
 from fd_flower.training import supervised
@@ -22,12 +23,6 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     turn: Turn[Config] = Turn.of(message, context)
     turn.shared(received(turn, message.content))
     return turn
-
-
-def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
-    """Send the trained model's weights."""
-    sent = to_send(turn, message.content, turn.model.state_dict())
-    return reply(message, turn, *informed(turn, sent), examples=examples, **metrics)
 
 
 train = private_training(receive, send)

@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_shared, informed, private_training, received, reply, to_send
+from fd_flower.client import App, Turn, evaluate_shared, private_training, received
+from fd_flower.client import send_shared as send
 from fd_flower.config import AveragingClientConfig, ClientConfig, option
+from fd_flower.objectives.proximal import named_learning
 from fd_flower.training import supervised
 from fd_flower.wire import Guidance
 
@@ -64,16 +66,10 @@ def receive(message: Message, context: Context) -> Turn[Config]:
         if turn.server.guidance != "none" and turn.config.explore_epochs is not None:
             turn.config = replace(turn.config, epochs=turn.config.explore_epochs, steps=None)
         return turn
-    place = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    place = dict(named_learning(model))
     factors = {key: t.to(place[key].device, place[key].dtype) for key, t in found.values.items() if key in place}
     turn.loss = partial(objective, teacher=factors, config=turn.config)
     return turn
-
-
-def send(message: Message, turn: Turn, *, examples: int | None = None, **metrics: float) -> Message:
-    """Send the trained model's weights."""
-    sent = to_send(turn, message.content, turn.model.state_dict())
-    return reply(message, turn, *informed(turn, sent), examples=examples, **metrics)
 
 
 train = private_training(receive, send)

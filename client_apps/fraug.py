@@ -1,7 +1,6 @@
 """FRAug (Chen et al. 2022, arXiv 2205.14900): heads also learn from generated features, in each client's own style."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import cast, final
@@ -17,6 +16,7 @@ from fd_flower.generate.features import FeatureGenerator, noise
 from fd_flower.generate.transform import CRITERIA, DISTANCES, Transform
 from fd_flower.models import FeatureModel
 from fd_flower.models.parts import adopt, shared_keys
+from fd_flower.objectives.proximal import learning
 from fd_flower.training import Optimizer, climbing, supervised, uncounted
 from fd_flower.wire import Generator, Weights
 
@@ -79,15 +79,13 @@ class Augmentation:
         self._rng = turn.rng("augmentation")
         self.generator = FeatureGenerator.of(received.values, turn.classes).to(place)
         features = len(received.values["body.3.weight"])
-        build: Callable[[], Transform] = lambda: Transform(turn.classes, features, self.generator.noise)  # noqa: E731
-        self._transform = turn.module("transform", build)
+        self._transform = turn.module("transform", lambda: Transform(turn.classes, features, self.generator.noise))
         kept = turn.recall(MEANS)
         self.means = torch.zeros(turn.classes, features, device=place) if kept is None else kept.to(place)
         self.ratio = config.ratio(turn.round, turn.server.rounds)
         self.share = min(1.0, config.kd_weight * min(0.5, self.ratio))
-        momentum = {"momentum": config.momentum}
         self._steps = [
-            Optimizer(network.parameters(), "sgd", lr, **momentum)
+            Optimizer(network.parameters(), "sgd", lr, config.momentum)
             for network, lr in ((self.generator, config.generator_lr), (self._transform, config.transform_lr))
         ]
         self._seen = 0
@@ -104,8 +102,7 @@ class Augmentation:
         if not climbing():
             self._observe(real.detach().float(), y)
             self._batch = x, y
-        heads = model.head
-        taught = [F.cross_entropy(heads(made.to(real.dtype)), labels) for made, labels in self._augmented(real, y)]
+        taught = [F.cross_entropy(model.head(made.to(real.dtype)), labels) for made, labels in self._augmented(real, y)]
         return (1 - self.share) * loss + self.share * torch.stack(taught).mean()
 
     @torch.no_grad()
@@ -114,11 +111,15 @@ class Augmentation:
         self.generator.eval()
         self._transform.eval()
         found = []
-        for base, labels in ((None, self._cycle(len(y))), (real.detach().float(), y)):
-            near = self.means[labels] if base is None else base
-            made = self._transform(self._generated(labels), near, labels)
-            found.append((self.ratio * made + (1 - self.ratio) * near if self._config.interpolate else made, labels))
+        for base, labels in self._bases(real.detach().float(), y):
+            made = self._transform(self._generated(labels), base, labels)
+            found.append((self.ratio * made + (1 - self.ratio) * base if self._config.interpolate else made, labels))
         return found
+
+    def _bases(self, real: Tensor, y: Tensor) -> tuple[Batch, Batch]:
+        """Return what generated features are brought near to, with labels: class means in turn, the samples' own."""
+        labels = self._cycle(len(y))
+        return (self.means[labels], labels), (real, y)
 
     def learn(self) -> None:
         """Take a step of the generator, then one of the client's own network, on the last mini-batch; once for each."""
@@ -133,7 +134,7 @@ class Augmentation:
         model.eval()
         with torch.no_grad():
             real = model.features(x).float()
-        for parameter in (frozen := [p for p in model.parameters() if p.requires_grad]):
+        for parameter in (frozen := learning(model)):
             parameter.requires_grad_(False)
         self.generator.train()
         made = self._generated(labels)
@@ -143,7 +144,7 @@ class Augmentation:
         self._transform.train()
         criterion, near = CRITERIA[config.transform_loss], DISTANCES[config.transform_distance]
         losses = []
-        for base, of in ((self.means[labels], labels), (real, y)):
+        for base, of in self._bases(real, y):
             with torch.no_grad():
                 made = self._generated(of)
             moved = self._transform(made, base, of)

@@ -8,7 +8,7 @@ from fd_flower.config import ClusteringConfig, Settings, averaging, clusters_of
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
-from fd_flower.models.parts import shared_keys
+from fd_flower.models.parts import check_kept, shared_keys
 from fd_flower.server import Clustering, Reply, Requirements, Status, with_adapters
 from fd_flower.server.heads import check_heads
 from fd_flower.tasks.classification import CLASSIFICATION
@@ -72,14 +72,7 @@ class FedAvg(Clustering[Config]):
         name, learns = clients[0].model, self.settings.client.trainable
         first = self.checked([self.first_weights(name)])[0]
         keys = shared_keys(self.world.module(name), share)
-        if share in ("no_norm", "no_stats") and len(keys) == len(first.values):
-            kept = "normalization layers" if share == "no_norm" else "statistics of batch normalization"
-            what, cure = f"'{name}' has none", "a model with some (resnet8)"
-            if learns != "all":
-                what, cure = f"none of '{name}' learns under client.trainable={learns}", "client.trainable=all"
-            raise InvalidInputError(
-                f"client.share={share} keeps {kept} with the clients, and {what}: take {cure}, or client.share=all"
-            )
+        check_kept(share, keys, first.values.keys(), name, learns)
         if not keys:
             raise InvalidInputError(
                 f"client.share={share} keeps the head with the clients, and under client.trainable={learns} nothing "

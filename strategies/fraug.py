@@ -8,11 +8,10 @@ import torch
 
 from fd_flower.config import ServerConfig, option
 from fd_flower.core.client import Client
-from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.rng import seed_of, seeded
 from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.generate.features import FeatureGenerator
-from fd_flower.models.parts import shared_keys
+from fd_flower.models.parts import check_kept, shared_keys
 from fd_flower.server import Reply, Requirements, Status, Strategy, mean_weights
 from fd_flower.wire import Generator, Knowledge, Payload, Weights
 
@@ -45,11 +44,8 @@ class FRAug(Strategy[Config]):
         options: Any = self.settings.client
         first = self.first_weights(some.model)
         keys = shared_keys(self.world.module(some.model), options.share)
-        if options.share == "no_norm" and len(keys) == len(first.values):
-            raise InvalidInputError(
-                f"client.share=no_norm keeps normalization layers with the clients, and '{some.model}' has none: take "
-                "a model with some (resnet8), or client.share=all"
-            )
+        if options.share == "no_norm":  # without statistics, `no_stats` averages all
+            check_kept(options.share, keys, first.values.keys(), some.model, options.trainable)
         noise = self.config.noise_size or max(1, some.features // 2)
         with seeded(seed_of(self.settings.run.seed, "model", "generator"), torch.device("cpu")):
             generator = FeatureGenerator(some.classes, some.features, some.features, noise, normalized=True)

@@ -38,12 +38,12 @@ def test_relations_by_hand(bias: bool):
 
 def test_a_score_by_hand_and_of_the_teacher_itself():
     teacher, student = Net([[1.0, 0.0], [0.0, 1.0]]), Net([[1.0], [0.0]])
-    found = scored(student, teacher, X, Y)
+    found = scored(relations(student, X, Y), relations(teacher, X, Y))
     half = math.sqrt(0.5)
     apart = (half - 1 / math.sqrt(5)) ** 2 + (half - 2 / math.sqrt(5)) ** 2
     assert found.samples == pytest.approx(-apart / 4, rel=1e-5)
     assert found.total == found.samples + found.classes
-    same = scored(teacher, teacher, X, Y)
+    same = scored(*(relations(teacher, X, Y) for _ in range(2)))
     assert (same.samples, same.classes) == (0.0, 0.0)
 
 

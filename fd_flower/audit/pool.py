@@ -71,8 +71,8 @@ def auxiliary(world: World, pool: Pool) -> Samples:
     if world.test is None:
         raise InvalidInputError("the server's shadow models need a global test set, and the task has none: give it one")
     order = torch.randperm(len(world.test), generator=torch_rng(world.settings.run.seed, "auxiliary"))
-    taken = {_content(row) for row in _inputs(pool.samples)}
-    different = (i for i in order.tolist() if _content(_inputs(world.test[torch.tensor([i])])[0]) not in taken)
+    taken = {_content(row) for row in pool.samples.inputs}
+    different = (i for i in order.tolist() if _content(world.test[torch.tensor([i])].inputs[0]) not in taken)
     free = list(islice(different, AUXILIARY))
     if len(free) < 2 * len(world.class_names or (0, 1)):
         raise InvalidInputError(
@@ -80,10 +80,6 @@ def auxiliary(world: World, pool: Pool) -> Samples:
             "candidates: take a larger test set, or lower --candidates"
         )
     return world.test[torch.tensor(free)]
-
-
-def _inputs(samples: Samples) -> Tensor:
-    return samples.x if samples.index is None else samples.x[samples.index]
 
 
 def _content(row: Tensor) -> bytes:

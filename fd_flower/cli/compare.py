@@ -109,8 +109,7 @@ def _points(vary: Sequence[str], words: Sequence[str]) -> list[grid.Point]:
             raise InvalidInputError(f"--vary {axis.key} is a range: write its values, {axis.key}=V1,V2")
         if axis.key.startswith(("data.", "run.")):
             raise InvalidInputError(f"--vary {axis.key}: all runs that are compared have the same data and seeds")
-        if paths.value_of(words, axis.key) is not None:
-            raise InvalidInputError(f"{axis.key} is in --vary and in --set: leave it out of one of them")
+    grid.check_unset(axes, words, "--vary")
     return grid.whole_grid(axes)
 
 

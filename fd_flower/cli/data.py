@@ -116,7 +116,7 @@ def corpora(chosen: Settings) -> Table:
     assert found.data is not None
     for client in map(str, range(chosen.data.clients)):
         own = found.data(client)
-        texts = texts_of(own.train.x if own.train.index is None else own.train.x[own.train.index])
+        texts = texts_of(own.train.inputs)
         counts = (*map(len, (own.train, own.validation, own.test)), sum(len(text.encode()) for text in texts))
         shown.add_row(client, *map(str, counts))
     return shown

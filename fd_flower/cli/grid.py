@@ -9,6 +9,7 @@ from itertools import product
 
 import numpy as np
 
+from fd_flower.cli.paths import value_of
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.results.sweep import short
 
@@ -81,6 +82,13 @@ def axes(grids: Sequence[str], option: str = "--grid") -> list[Axis]:
             "a sweep needs a key to try values of: --grid KEY=V1,V2, like --grid client.lr=0.01,0.1"
         )
     return list(found.values())
+
+
+def check_unset(axes: Sequence[Axis], words: Sequence[str], option: str = "--grid") -> None:
+    """Refuse a key that ``--set`` has a value for, too; the message calls the other option by its name."""
+    for axis in axes:
+        if value_of(words, axis.key) is not None:
+            raise InvalidInputError(f"{axis.key} is in {option} and in --set: leave it out of one of them")
 
 
 def _axis(key: str, text: str, option: str) -> Axis:

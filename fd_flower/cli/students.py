@@ -6,13 +6,14 @@ import torch
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from fd_flower.cli import grid
 from fd_flower.cli.run import words_of
 from fd_flower.config import settings
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models import architectures, feature_model
-from fd_flower.models.students import Score, scored
+from fd_flower.models.students import Relations, relations, scored
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.described import described
 from fd_flower.tasks.world import World
@@ -53,7 +54,9 @@ def show(
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in (f"for the teacher {teacher}", "parameters", "samples", "classes", "score"):
         shown.add_column(column, justify="left" if not shown.columns else "right", no_wrap=True)
-    found = {name: student(world, name, teacher) for name in names}
+    batch = first_batch(world)
+    its = of_untrained(world, teacher, batch)
+    found = {name: scored(of_untrained(world, name, batch), its) for name in names}
     for name, score in sorted(found.items(), key=lambda pair: pair[1].total, reverse=True):
         count = sum(p.numel() for p in world.module(name).parameters())
         figures = (f"{value:.2e}" for value in (score.samples, score.classes, score.total))
@@ -62,18 +65,20 @@ def show(
     console.print(NOTE, markup=False, highlight=False, style="dim")
 
 
-def student(world: World, name: str, teacher: str) -> Score:
-    """Return an architecture's score for a teacher, on samples of the first client."""
+def of_untrained(world: World, name: str, batch: tuple[Tensor, Tensor]) -> Relations:
+    """Return an untrained architecture's relations of a batch."""
+    network = world.load(name, world.initial(name))
+    if not (hasattr(network, "features") and hasattr(network, "head")):
+        raise InvalidInputError(
+            f"--models needs models with features(x) and a linear head; '{name}' has none: leave it out"
+        )
+    return relations(feature_model(network), *batch)
+
+
+def first_batch(world: World) -> tuple[Tensor, Tensor]:
+    """Return samples of the first client: inputs [B, ...] and classes [B]."""
     own = world.data("0").train
     x, y = own.batch(torch.arange(min(BATCH, len(own)), device=world.device))
     if y is None:
         raise InvalidInputError("--models needs labeled training samples; those of client 0 have no labels")
-    networks = []
-    for each in (name, teacher):
-        network = world.load(each, world.initial(each))
-        if not (hasattr(network, "features") and hasattr(network, "head")):
-            raise InvalidInputError(
-                f"--models needs models with features(x) and a linear head; '{each}' has none: leave it out"
-            )
-        networks.append(feature_model(network))
-    return scored(networks[0], networks[1], x, y)
+    return x, y

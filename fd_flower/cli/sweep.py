@@ -158,8 +158,7 @@ def ordered(
             raise InvalidInputError(
                 f"{axis.key} cannot be swept: a sweep is put where --out says, its seeds are --seeds"
             )
-        if paths.value_of(words, axis.key) is not None:
-            raise InvalidInputError(f"{axis.key} is in --grid and in --set: leave it out of one of them")
+    grid.check_unset(axes, words)
     path = place(words, out, "sweep")
     # Neither the seed nor where a run happens is swept, so they are known before there are points.
     first = settings(method, [word for word in words if word.startswith(("run.", "recipe="))]).run.seed

@@ -1,6 +1,6 @@
 """The client's half: the app, and a client's turn."""
 
-from fd_flower.client.adapters import informed, received, to_send
+from fd_flower.client.adapters import informed, received, send_shared, to_send
 from fd_flower.client.app import App
 from fd_flower.client.distillation import distilled, public_distillation
 from fd_flower.client.evaluation import evaluate_personal, evaluate_shared
@@ -22,5 +22,6 @@ __all__ = [
     "public_distillation",
     "received",
     "reply",
+    "send_shared",
     "to_send",
 ]

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from flwr.app import RecordDict
+from flwr.app import Message, RecordDict
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client.steps import reply
 from fd_flower.client.turn import Turn
 from fd_flower.config import AveragingClientConfig, averaging, clustered_by_importances
 from fd_flower.models.adapters import DOWN, INFORMED, UP, A, B, adapted, ranked, scaling_of, without_adapters
@@ -85,6 +86,12 @@ def to_send(turn: Turn[Any], content: RecordDict, values: Mapping[str, Tensor]) 
         without_adapters(values),
         asked.model,
     )
+
+
+def send_shared(message: Message, turn: Turn[Any], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the trained model's weights, of a client that shares its whole model; ``send`` of such methods."""
+    sent = to_send(turn, message.content, turn.model.state_dict())
+    return reply(message, turn, *informed(turn, sent), examples=examples, **metrics)
 
 
 def informed(turn: Turn[Any], sent: Payload, model: Module | None = None) -> list[Payload]:

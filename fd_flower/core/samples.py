@@ -79,6 +79,11 @@ class Samples:
         return replace(self, x=x, y=y, index=None)
 
     @property
+    def inputs(self) -> Tensor:
+        """The inputs [N, ...] of these samples, in the form in which they are kept."""
+        return self.x if self.index is None else self.x[self.index]
+
+    @property
     def labels(self) -> Tensor:
         """The labels [N] of these samples."""
         if self.y is None:

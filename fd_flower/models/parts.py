@@ -1,6 +1,7 @@
 """Which parts of a model are averaged where others stay with a client."""
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +35,36 @@ def shared_keys(model: nn.Module, share: str) -> frozenset[str]:
         return frozenset(key for key in keys if key.rpartition(".")[0] not in norms)
     head = frozenset(key for key in keys if key.startswith(HEAD))
     return {"all": keys, "head": head, "body": keys - head}[share]
+
+
+KEPT = {"no_norm": "normalization layers", "no_stats": "statistics of batch normalization"}
+"""What stays with the clients, where that is no head or body."""
+
+
+def check_kept(share: str, keys: AbstractSet[str], travels: AbstractSet[str], name: str, trainable: str) -> None:
+    """Refuse to keep something of normalization where a model has nothing of it.
+
+    Parameters
+    ----------
+    share : str
+        ``client.share``.
+    keys : AbstractSet[str]
+        What it averages.
+    travels : AbstractSet[str]
+        Keys of all that would be sent without it.
+    name : str
+        The architecture.
+    trainable : str
+        ``client.trainable``.
+    """
+    if share not in KEPT or len(keys) != len(travels):
+        return
+    what, cure = f"'{name}' has none", "a model with some (resnet8)"
+    if trainable != "all":
+        what, cure = f"none of '{name}' learns under client.trainable={trainable}", "client.trainable=all"
+    raise InvalidInputError(
+        f"client.share={share} keeps {KEPT[share]} with the clients, and {what}: take {cure}, or client.share=all"
+    )
 
 
 def adopt(model: nn.Module, values: Mapping[str, Tensor], share: str) -> None:

@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from fd_flower.models.classifier import FeatureModel
 
+Relations = tuple[Tensor, Tensor]
+"""How alike a network finds the samples of a batch [B, B], and the classes [C, C]."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -35,25 +38,25 @@ class Score:
         return self.samples + self.classes
 
 
-def scored(student: FeatureModel, teacher: FeatureModel, x: Tensor, y: Tensor) -> Score:
-    """Return the score of a student; both networks are in evaluation mode, and nothing of them changes.
-
-    Parameters
-    ----------
-    student, teacher : FeatureModel
-        Untrained, for the same inputs and C classes; their feature sizes may differ.
-    x, y : Tensor
-        A batch of inputs [B, ...] and classes [B].
-    """
-    (mine, own), (theirs, its) = (relations(model, x, y) for model in (student, teacher))
+def scored(student: Relations, teacher: Relations) -> Score:
+    """Return the score of a student, by its own ``relations`` and the teacher's on the same batch."""
+    (mine, own), (theirs, its) = student, teacher
     apart, of_classes = float((mine - theirs).square().sum()), float((own - its).square().sum())
     return Score(-apart / len(mine) ** 2, -of_classes / (len(own) * len(mine)))
 
 
-def relations(model: FeatureModel, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def relations(model: FeatureModel, x: Tensor, y: Tensor) -> Relations:
     """Return how alike samples are in features [B, B], and classes in the head's gradient [C, C]: rows of norm 1.
 
-    The gradient is that of cross-entropy with respect to the head's weights [C, F].
+    The gradient is that of cross-entropy with respect to the head's weights [C, F]. The network is left in evaluation
+    mode, and nothing else of it changes.
+
+    Parameters
+    ----------
+    model : FeatureModel
+        An untrained network of C classes.
+    x, y : Tensor
+        A batch of inputs [B, ...] and classes [B].
     """
     model.eval()
     with torch.no_grad():

@@ -150,9 +150,12 @@ class Clustering(Averaging[C]):
         members = torch.stack([known[client].values for client in own])
         places, labels = torch.tensor(list(own.values())), []
         for client in clients:
-            far = _distances(known[client].values.unsqueeze(0), members)[0]
-            means = {place: float(far[places == place].mean()) for place in sorted(set(own.values()))}
-            labels.append(own.get(client, min(means, key=means.__getitem__)))
+            if client not in own:
+                far = _distances(known[client].values.unsqueeze(0), members)[0]
+                means = {place: float(far[places == place].mean()) for place in sorted(set(own.values()))}
+                labels.append(min(means, key=means.__getitem__))
+            else:
+                labels.append(own[client])
         return labels
 
 

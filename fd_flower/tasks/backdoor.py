@@ -46,7 +46,7 @@ class Backdoor:
         trigger, train = self._trigger(classes), own.train
         order = torch.randperm(len(train), generator=torch_rng(self._settings.run.seed, NAME, client))
         chosen = order[: share(len(train), trigger.share)].sort().values.to(train.x.device)
-        images = train.x if train.index is None else train.x[train.index]
+        images = train.inputs
         labels = torch.cat([train.labels, torch.full_like(chosen, trigger.target)])
         x = torch.cat([images, trigger.stamped(images[chosen])])
         return replace(own, train=replace(train, x=x, y=labels, index=None))
@@ -76,9 +76,8 @@ class Backdoor:
             trigger = self._trigger(int(samples.labels.max()) + 1)
             rows = (samples.labels != trigger.target).nonzero()[:, 0]
             others = samples[rows]
-            images = others.x if others.index is None else others.x[others.index]
             labels = torch.full_like(rows, trigger.target)
-            known = samples, replace(others, x=trigger.stamped(images), y=labels, index=None)
+            known = samples, replace(others, x=trigger.stamped(others.inputs), y=labels, index=None)
             self._tests[id(samples)] = known
         return known[1]
 

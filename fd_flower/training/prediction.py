@@ -51,7 +51,7 @@ def forward(
 def prepare(model: object, samples: Samples) -> None:
     """Let a model that computes something once a sample do so for all of them in one go."""
     if isinstance(model, Preparing):
-        model.prepare(samples.x if samples.index is None else samples.x[samples.index])
+        model.prepare(samples.inputs)
 
 
 def _made(compute: Callable[[Tensor], T], samples: Samples, rows: Tensor, precision: str) -> tuple[T, Tensor | None]:
@@ -65,7 +65,7 @@ def _lengths(model: object, samples: Samples) -> Tensor | None:
     """Return what each sample costs [N], where they differ; None: all cost the same."""
     if not isinstance(model, Costing) or not len(samples):
         return None
-    return model.lengths(samples.x if samples.index is None else samples.x[samples.index])
+    return model.lengths(samples.inputs)
 
 
 def _most(model: object, samples: Samples) -> int:

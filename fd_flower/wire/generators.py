@@ -7,8 +7,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.payload import Bounds, Payload
+from fd_flower.wire.weights import check_alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,15 +32,11 @@ class Generator(Payload):
         super().check(bounds)
         self._shape("trained", self.trained, bounds.classes)
         self._dtype("trained", self.trained, torch.bool)
-        if bounds.generator is None:
-            return
-        if odd := sorted(self.values.keys() ^ bounds.generator.keys()):
-            raise InvalidInputError(
-                f"{self.name} has other keys than the server's generator: {', '.join(odd[:3])}, ..."
-            )
-        for key, known in bounds.generator.items():
-            self._shape(key, self.values[key], *known.shape)
-            self._dtype(key, self.values[key], known.dtype)
+        if bounds.generator is not None:
+            check_alike(self.name, self.values, bounds.generator, self._check_shape, "generator")
+
+    def _check_shape(self, key: str, tensor: Tensor, own: Tensor) -> None:
+        self._shape(key, tensor, *own.shape)
 
 
 @dataclass(frozen=True, eq=False)

@@ -194,7 +194,7 @@ class Correction(Keyed):
         super().check(bounds)
         known = _known(self, bounds)
         if known is not None:
-            _check_alike(self, {key: known[key] for key in learning(known)}, self._check_shape)
+            check_alike(self.name, self.values, {key: known[key] for key in learning(known)}, self._check_shape)
 
     def _check_shape(self, key: str, tensor: Tensor, own: Tensor) -> None:
         self._shape(key, tensor, *own.shape)
@@ -262,20 +262,24 @@ def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callabl
     """
     known = _known(payload, bounds)
     if known is not None:
-        _check_alike(payload, known, check_shape)
+        check_alike(payload.name, payload.values, known, check_shape)
 
 
-def _check_alike(
-    payload: Update | Keyed, known: Mapping[str, Tensor], check_shape: Callable[[str, Tensor, Tensor], None]
+def check_alike(
+    name: str,
+    values: Mapping[str, Tensor],
+    known: Mapping[str, Tensor],
+    check_shape: Callable[[str, Tensor, Tensor], None],
+    what: str = "model",
 ) -> None:
-    """Refuse values by other keys or of other types than those that the server has."""
-    if payload.values.keys() != known.keys():
-        odd = sorted(payload.values.keys() ^ known.keys())
-        raise InvalidInputError(f"{payload.name} has other keys than the server's model: {', '.join(odd[:3])}, ...")
-    for key, tensor in payload.values.items():
+    """Refuse values by other keys or of other types than those that the server's has; ``what`` it is."""
+    if values.keys() != known.keys():
+        odd = sorted(values.keys() ^ known.keys())
+        raise InvalidInputError(f"{name} has other keys than the server's {what}: {', '.join(odd[:3])}, ...")
+    for key, tensor in values.items():
         check_shape(key, tensor, known[key])
         if tensor.dtype is not known[key].dtype:
-            raise InvalidInputError(f"{payload.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+            raise InvalidInputError(f"{name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
 
 
 @dataclass(frozen=True, eq=False)

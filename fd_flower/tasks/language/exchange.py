@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 def texts_of(samples: Samples) -> Tensor:
     """Return the hashes of texts [N, 2]."""
-    return samples.x if samples.index is None else samples.x[samples.index]
+    return samples.inputs
 
 
 def byte_ends(model: LanguageModel, x: Tensor) -> list[Tensor]:

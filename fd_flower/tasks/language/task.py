@@ -162,7 +162,7 @@ class Language:
     def examples(self, world: View, client: str, model: str) -> int:
         """Return the tokens of a client's training texts."""
         samples = world.data(client).train
-        return int(_language(world.module(model)).reader.lengths(_texts(samples)).sum())
+        return int(_language(world.module(model)).reader.lengths(samples.inputs).sum())
 
     def options(self, settings: Settings) -> dict[str, Any]:
         """Return what of ``data`` and ``language`` says which texts a run is about, and how they are read."""
@@ -262,12 +262,12 @@ class Language:
 
     def _own(self, world: View, client: str, part: str) -> Tensor:
         """Return the texts [N, 2] of a client's part that are measured on."""
-        return self._part(_texts(getattr(world.data(client), part)), f"{part} of {client}")
+        return self._part(getattr(world.data(client), part).inputs, f"{part} of {client}")
 
     def _unseen(self, world: View, limit: int) -> Tensor:
         """Return the texts [N, 2] of the test set that are measured on; a limit of 0 is none."""
         assert world.test is not None
-        return self._part(_texts(world.test), "unseen", limit)
+        return self._part(world.test.inputs, "unseen", limit)
 
     def _part(self, texts: Tensor, what: str, limit: int = 0) -> Tensor:
         """Return as many of these texts as are measured on, drawn by the seed."""
@@ -286,10 +286,6 @@ def _language(model: Any) -> LanguageModel:
     if not isinstance(model, LanguageModel):
         raise InvalidInputError(f"the model is {type(model).__name__}; data.task=language needs a language model")
     return model
-
-
-def _texts(samples: Samples) -> Tensor:
-    return samples.x if samples.index is None else samples.x[samples.index]
 
 
 def _named(scope: str, scores: Scores) -> dict[str, float]:
