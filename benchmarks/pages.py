@@ -156,6 +156,7 @@ GROWS = {
     "class-logits": "classes",
     "emulator": "model",
     "feature-generator": "",
+    "generator": "",
     "guide-gradients": "classes",
     "guides": "classes",
     "head": "classes",

@@ -18,7 +18,7 @@ from fd_flower.models import FeatureModel
 from fd_flower.models.parts import adopt, shared_keys
 from fd_flower.objectives.proximal import learning
 from fd_flower.training import Optimizer, climbing, supervised, uncounted
-from fd_flower.wire import Generator, Weights
+from fd_flower.wire import GeneratorWeights, Weights
 
 app = App()
 
@@ -69,11 +69,11 @@ class Augmentation:
     ----------
     turn : Turn[Config]
         The client's, with its model.
-    received : Generator
+    received : GeneratorWeights
         What the server sent.
     """
 
-    def __init__(self, turn: Turn[Config], received: Generator) -> None:
+    def __init__(self, turn: Turn[Config], received: GeneratorWeights) -> None:
         config, place, model = turn.config, turn.world.device, cast("FeatureModel", turn.model)
         self._config, self._place, self._classes, self._model = config, place, turn.classes, model
         self._rng = turn.rng("augmentation")
@@ -191,7 +191,7 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     adopt(turn.model, Weights.need(message.content).values, turn.config.share)
     turn.evaluate("received")
     augments = turn.config.kd_weight and not turn.closing
-    teacher = Augmentation(turn, Generator.need(message.content)) if augments else None
+    teacher = Augmentation(turn, GeneratorWeights.need(message.content)) if augments else None
     turn.collected = teacher
     turn.loss = partial(objective, teacher=teacher, config=turn.config)
     return turn
@@ -199,12 +199,11 @@ def receive(message: Message, context: Context) -> Turn[Config]:
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the trained model's part that is averaged, and the generator; class means stay for the next turn."""
-    generator, made = Generator.need(message.content), turn.collected
+    generator, made = GeneratorWeights.need(message.content), turn.collected
     if made is not None:
         made.learn()
         turn.remember(MEANS, made.means.cpu())
-        values = {key: tensor.cpu() for key, tensor in made.generator.state_dict().items()}
-        generator = Generator(values, torch.ones_like(generator.trained))
+        generator = GeneratorWeights({key: tensor.cpu() for key, tensor in made.generator.state_dict().items()})
     keys = shared_keys(turn.model, turn.config.share)
     sent = Weights({key: value for key, value in turn.model.state_dict().items() if key in keys})
     return reply(message, turn, sent, generator, examples=examples, **metrics)

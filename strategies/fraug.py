@@ -13,7 +13,7 @@ from fd_flower.ensemble.parameters import mean_of_parameters
 from fd_flower.generate.features import FeatureGenerator
 from fd_flower.models.parts import check_kept, shared_keys
 from fd_flower.server import Reply, Requirements, Status, Strategy, mean_weights
-from fd_flower.wire import Generator, Knowledge, Payload, Weights
+from fd_flower.wire import GeneratorWeights, Knowledge, Payload, Weights
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class FRAug(Strategy[Config]):
     """The mean of the clients' models, but for what is their own, and of their generators."""
 
     status = Status("official code", reconstructed="the generator's labels, which start at class 0 in each round")
-    requires = Requirements(same_model=True, headed=True, single_replies=True)
-    evaluated, reply_kinds = "received", (Weights, Generator)
+    requires = Requirements(same_model=True, headed=True)
+    evaluated, summable, sums = "received", (Weights, GeneratorWeights), True
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that clients start from, and from a generator that every client starts from.
@@ -49,17 +49,15 @@ class FRAug(Strategy[Config]):
         noise = self.config.noise_size or max(1, some.features // 2)
         with seeded(seed_of(self.settings.run.seed, "model", "generator"), torch.device("cpu")):
             generator = FeatureGenerator(some.classes, some.features, some.features, noise, normalized=True)
-        trained = torch.zeros(some.classes, dtype=torch.bool)
         sent = replace(first, values={key: value for key, value in first.values.items() if key in keys})
-        return [sent, Generator(generator.state_dict(), trained)]
+        return [sent, GeneratorWeights(generator.state_dict())]
 
     def known_generator(self) -> Mapping[str, torch.Tensor]:
         """Return the generator as clients send it."""
-        return Generator.need(self.knowledge).values
+        return GeneratorWeights.need(self.knowledge).values
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload]:
         """Average the models and the generators, each client's by its number of examples."""
-        sent = [Generator.need(reply.content) for reply in replies]
-        values = mean_of_parameters([each.values for each in sent], [reply.examples for reply in replies])
-        trained = torch.stack([each.trained for each in sent]).any(0)
-        return [*mean_weights(replies).values(), Generator(values, trained)]
+        sent = [GeneratorWeights.need(reply.content).values for reply in replies]
+        generator = mean_of_parameters(sent, [reply.examples for reply in replies])
+        return [*mean_weights(replies).values(), GeneratorWeights(generator)]

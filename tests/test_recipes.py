@@ -38,6 +38,7 @@ FEDERATIONS = {
     "fedrep": (100, 10, 100, 500, 500),
     "fedspeed": (100, 10, 1000, None, None),
     "fedtgp": (20, 20, 1000, None, None),
+    "fraug": (4, 4, 300, None, None),
     "mhd": (8, 8, 300, None, None),
     "scaffold": (10, 10, 50, None, None),
     "scarlet": (100, 100, 2000, 500, 500),

@@ -182,7 +182,7 @@ def test_a_correction_of_other_keys_or_shapes_is_refused():
     Correction({"w": torch.ones(2)}).check(bounds)
     assert Correction.blank(bounds).values.keys() == {"w"}
     for values, fault in (
-        (dict(known), "correction has other keys than the server's model: batches, running_mean"),
+        (dict(known), "correction has other keys than the server's: batches, running_mean"),
         ({"w": torch.ones(3)}, r"correction has 'w' of shape \[3\]; expected \[2\]"),
         ({"w": torch.ones(2, dtype=torch.float64)}, "correction has 'w' of torch.float64; expected torch.float32"),
         ({"w": torch.tensor([1.0, math.inf])}, "not finite"),

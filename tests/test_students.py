@@ -42,6 +42,7 @@ def test_a_score_by_hand_and_of_the_teacher_itself():
     half = math.sqrt(0.5)
     apart = (half - 1 / math.sqrt(5)) ** 2 + (half - 2 / math.sqrt(5)) ** 2
     assert found.samples == pytest.approx(-apart / 4, rel=1e-5)
+    assert found.classes == pytest.approx(-1.0)  # the student's gradient is 0, and so are its relations
     assert found.total == found.samples + found.classes
     same = scored(*(relations(teacher, X, Y) for _ in range(2)))
     assert (same.samples, same.classes) == (0.0, 0.0)

@@ -20,9 +20,9 @@ from fd_flower.tasks.world import World
 
 BATCH = 64
 NOTE = (
-    "Scores are of untrained networks on one batch of client 0's training samples (DisWOT, a reconstruction): the "
-    "closer to 0, the more like the teacher's are the relations of samples and of classes. They rank students for one "
-    "teacher, and say nothing about accuracy."
+    "Scores are of untrained networks on one batch of client 0's training samples (DisWOT, partly a reconstruction): "
+    "the closer to 0, the more like the teacher's are the relations of samples and of classes. They rank students for "
+    "one teacher, and say nothing about accuracy."
 )
 
 

@@ -1,7 +1,8 @@
 """How well an untrained network would learn from a teacher of another architecture, scored on one batch.
 
-DisWOT (Dong et al. 2023): students are compared by how like the teacher's their relations of samples
-and of classes are. A reconstruction, by a description of the official code.
+DisWOT (Dong et al. 2023): students are compared by how like the teacher's their relations of samples and of classes
+are. Partly a reconstruction: in place of classes, the official code (lilujunai/DisWOT-CVPR2023 at dffe4e6) relates the
+entries of each class's gradient, for which student and teacher need one feature size.
 """
 
 from dataclasses import dataclass
@@ -24,9 +25,9 @@ class Score:
     Attributes
     ----------
     samples : float
-        Minus the squared distance of the relations of samples.
+        Minus the squared distance of the relations of samples, divided by B squared.
     classes : float
-        Minus the squared distance of the relations of classes.
+        Minus the squared distance of the relations of classes, divided by C.
     """
 
     samples: float
@@ -42,7 +43,7 @@ def scored(student: Relations, teacher: Relations) -> Score:
     """Return the score of a student, by its own ``relations`` and the teacher's on the same batch."""
     (mine, own), (theirs, its) = student, teacher
     apart, of_classes = float((mine - theirs).square().sum()), float((own - its).square().sum())
-    return Score(-apart / len(mine) ** 2, -of_classes / (len(own) * len(mine)))
+    return Score(-apart / len(mine) ** 2, -of_classes / len(own))
 
 
 def relations(model: FeatureModel, x: Tensor, y: Tensor) -> Relations:

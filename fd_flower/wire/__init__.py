@@ -10,7 +10,7 @@ from fd_flower.wire.candidates import Candidates, Chain, Scores
 from fd_flower.wire.centers import Center
 from fd_flower.wire.coefficients import Coefficients
 from fd_flower.wire.features import GuideGradients, Guides, Head, Prototypes, Representation
-from fd_flower.wire.generators import Generator, LabelCounts, OptimizerState
+from fd_flower.wire.generators import Generator, GeneratorWeights, LabelCounts, OptimizerState
 from fd_flower.wire.guidance import Guidance
 from fd_flower.wire.importances import Importances
 from fd_flower.wire.knowledge import Knowledge, Private
@@ -47,6 +47,7 @@ __all__ = [
     "Emulator",
     "Encrypted",
     "Generator",
+    "GeneratorWeights",
     "Guidance",
     "GuideGradients",
     "Guides",

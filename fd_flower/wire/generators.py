@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fd_flower.wire.payload import Bounds, Payload
-from fd_flower.wire.weights import check_alike
+from fd_flower.wire.weights import Averaged, check_alike
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +28,28 @@ class Generator(Payload):
     trained: Tensor
 
     def check(self, bounds: Bounds) -> None:
-        """Refuse another number of classes, values that are not finite, and other keys or shapes than the server's."""
+        """Refuse another number of classes and values that are not finite."""
         super().check(bounds)
         self._shape("trained", self.trained, bounds.classes)
         self._dtype("trained", self.trained, torch.bool)
-        if bounds.generator is not None:
-            check_alike(self.name, self.values, bounds.generator, self._check_shape, "generator")
 
-    def _check_shape(self, key: str, tensor: Tensor, own: Tensor) -> None:
-        self._shape(key, tensor, *own.shape)
+
+@dataclass(frozen=True, eq=False)
+class GeneratorWeights(Averaged):
+    """The state dict of a generator that clients train, by plain keys: the server takes the mean."""
+
+    kind: ClassVar[str] = "generator"
+
+    def check(self, bounds: Bounds) -> None:
+        """Refuse values that are not finite, and other keys, shapes or types than the server's generator has."""
+        super().check(bounds)
+        if bounds.generator is not None:
+            check_alike(self, bounds.generator, lambda key, tensor, own: self._shape(key, tensor, *own.shape))
+
+    @classmethod
+    def blank(cls, bounds: Bounds) -> Self:
+        """Return the server's own generator."""
+        return cls(bounds.generator or {})
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.wire.lowrank import fits
 from fd_flower.wire.payload import Bounds, Payload
-from fd_flower.wire.summable import Clippable
+from fd_flower.wire.summable import Clippable, Summable
 
 RUNNING = ("running_mean", "running_var")
 """Ends of the keys of batch normalization's statistics, which are no parameters."""
@@ -72,8 +72,8 @@ class Holders(Payload):
 
 
 @dataclass(frozen=True, eq=False)
-class Keyed(Clippable):
-    """Numbers of a model by their keys, of which a sum over clients stands for the mean.
+class Averaged(Summable):
+    """Numbers of a network by their keys, of which a sum over clients stands for the mean.
 
     Attributes
     ----------
@@ -100,6 +100,23 @@ class Keyed(Clippable):
             for key, part in zip(keys, parts, strict=True)
         }
         return type(self)({key: mean[key].view(t.shape) for key, t in self.values.items()}, self.model)
+
+    def whole_numbers(self) -> Tensor:
+        """Return the whole numbers (batches seen), in the keys' order."""
+        found = [t.flatten().long() for key in sorted(self.values) if not (t := self.values[key]).is_floating_point()]
+        return torch.cat([*found, torch.empty(0, dtype=torch.int64)])
+
+    def with_whole_numbers(self, values: Tensor) -> Self:
+        """Return these numbers with other whole ones."""
+        keys = [key for key in sorted(self.values) if not self.values[key].is_floating_point()]
+        parts = values.split([self.values[key].numel() for key in keys])
+        new = {k: part.to(self.values[k].dtype).view(self.values[k].shape) for k, part in zip(keys, parts, strict=True)}
+        return type(self)({**self.values, **new}, self.model)
+
+
+@dataclass(frozen=True, eq=False)
+class Keyed(Averaged, Clippable):
+    """Numbers of a model by their keys, of which a client's share in a sum can be bounded."""
 
     def difference(self, start: Self) -> Tensor:
         """Return how far training has moved the numbers, in the keys' order, without whole numbers (batches seen)."""
@@ -156,18 +173,6 @@ class Weights(Keyed):
         model, values = next(iter(bounds.weights.items()))
         return cls(values, model)
 
-    def whole_numbers(self) -> Tensor:
-        """Return the whole numbers (batches seen), in the keys' order."""
-        found = [t.flatten().long() for key in sorted(self.values) if not (t := self.values[key]).is_floating_point()]
-        return torch.cat([*found, torch.empty(0, dtype=torch.int64)])
-
-    def with_whole_numbers(self, values: Tensor) -> Self:
-        """Return these weights with other whole numbers."""
-        keys = [key for key in sorted(self.values) if not self.values[key].is_floating_point()]
-        parts = values.split([self.values[key].numel() for key in keys])
-        new = {k: part.to(self.values[k].dtype).view(self.values[k].shape) for k, part in zip(keys, parts, strict=True)}
-        return type(self)({**self.values, **new}, self.model)
-
 
 @dataclass(frozen=True, eq=False)
 class Correction(Keyed):
@@ -194,7 +199,7 @@ class Correction(Keyed):
         super().check(bounds)
         known = _known(self, bounds)
         if known is not None:
-            check_alike(self.name, self.values, {key: known[key] for key in learning(known)}, self._check_shape)
+            check_alike(self, {key: known[key] for key in learning(known)}, self._check_shape)
 
     def _check_shape(self, key: str, tensor: Tensor, own: Tensor) -> None:
         self._shape(key, tensor, *own.shape)
@@ -262,24 +267,20 @@ def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callabl
     """
     known = _known(payload, bounds)
     if known is not None:
-        check_alike(payload.name, payload.values, known, check_shape)
+        check_alike(payload, known, check_shape)
 
 
 def check_alike(
-    name: str,
-    values: Mapping[str, Tensor],
-    known: Mapping[str, Tensor],
-    check_shape: Callable[[str, Tensor, Tensor], None],
-    what: str = "model",
+    payload: Update | Averaged, known: Mapping[str, Tensor], check_shape: Callable[[str, Tensor, Tensor], None]
 ) -> None:
-    """Refuse values by other keys or of other types than those that the server's has; ``what`` it is."""
-    if values.keys() != known.keys():
-        odd = sorted(values.keys() ^ known.keys())
-        raise InvalidInputError(f"{name} has other keys than the server's {what}: {', '.join(odd[:3])}, ...")
-    for key, tensor in values.items():
+    """Refuse values by other keys or of other types than those that the server has."""
+    if payload.values.keys() != known.keys():
+        odd = sorted(payload.values.keys() ^ known.keys())
+        raise InvalidInputError(f"{payload.name} has other keys than the server's: {', '.join(odd[:3])}, ...")
+    for key, tensor in payload.values.items():
         check_shape(key, tensor, known[key])
         if tensor.dtype is not known[key].dtype:
-            raise InvalidInputError(f"{name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
+            raise InvalidInputError(f"{payload.name} has '{key}' of {tensor.dtype}; expected {known[key].dtype}")
 
 
 @dataclass(frozen=True, eq=False)
