@@ -25,6 +25,7 @@ MOST = {
     "fedgen": 4,
     "fraug": 6,
     "fedlgd": 22,
+    "fedlex": 2,
     "fedmkt": 5,
     "kdstudy": 4,
     "mhd": 2,

@@ -27,7 +27,6 @@ from fd_flower.wire import (
     Emulator,
     Generator,
     GeneratorWeights,
-    Guidance,
     GuideGradients,
     Guides,
     Head,
@@ -36,6 +35,8 @@ from fd_flower.wire import (
     Information,
     Knowledge,
     LabelCounts,
+    Mask,
+    Moments,
     OptimizerState,
     Outlyingness,
     Payload,
@@ -77,6 +78,7 @@ def npy(array: np.ndarray) -> bytes:
 
 INDEX = torch.tensor([1, 4])
 BYTES = torch.arange(64, dtype=torch.uint8).view(2, 32)
+LEARNED = {"body.weight": torch.ones(2, 3), "norm.running": torch.ones(3)}
 WEIGHTS = {"body.weight": torch.ones(2, 3), "norm.running": torch.zeros(3), "norm.seen": torch.tensor(7)}
 
 
@@ -122,6 +124,8 @@ SAID: dict[str, Payload] = {
     "an update": Update(WEIGHTS),
     "a correction": Correction.zeros(Weights(WEIGHTS)),
     "a correction of one of several": Correction.zeros(Weights(WEIGHTS, "resnet8:0.5")),
+    "a mask": Mask.of_kept({"body.weight": torch.tensor([[True, False, True], [False, True, True]])}),
+    "a mask of nothing": Mask.of_kept({"body.weight": torch.ones(2, 3).bool()}),
     "information": Information({"body.weight": torch.ones(2, 3)}),
     "information of one of several": Information({"body.weight": torch.ones(2, 3)}, "resnet8:0.5"),
     "an update of one of several": Update(WEIGHTS, "resnet8:0.5"),
@@ -134,6 +138,7 @@ SAID: dict[str, Payload] = {
     "gradients of guides": GuideGradients(torch.rand(3, 4), torch.tensor([1, 0, 1])),
     "generator": Generator({"body.0.weight": torch.rand(2, 4)}, torch.tensor([True, False, True])),
     "weights of a generator": GeneratorWeights({"body.0.weight": torch.rand(2, 4), "body.1.seen": torch.tensor(3)}),
+    "moments": Moments.of_parameters(LEARNED, LEARNED, ""),
     "label counts": LabelCounts(torch.tensor([5, 0, 64])),
     "optimizer state": OptimizerState({"0.exp_avg": torch.rand(2, 4), "0.step": torch.tensor(50.0)}),
     "sample knowledge": SampleKnowledge(
@@ -154,7 +159,6 @@ SAID: dict[str, Payload] = {
     "a cluster": Center(WEIGHTS, {"0": torch.tensor(20)}, "1"),
     "importances of an input's numbers": Importances(torch.tensor([0.5, 1.0, 0.0])),
     "importances that are kept": Importances(torch.tensor([0.5, 1.0, 0.0]), "lab/7"),
-    "guidance": Guidance({"body.weight": torch.rand(2, 3), "body.bias": torch.tensor([True, False])}),
     "an emulator": Emulator(WEIGHTS),
     "a model of the server's": ServerModel(WEIGHTS),
     "synthetic set": SyntheticSet(torch.rand(2, 1, 8, 8), torch.tensor([0, 2])),

@@ -309,5 +309,5 @@ def with_adapters(requires: Requirements, settings: Settings) -> Requirements:
             "server.adapters=mean or freeze_a, or privacy.sum=none"
         )
     if rule == INFORMED:
-        return replace(requires, single_replies=True, own_samples=True, punctual=True)
+        return replace(requires, single_replies=True, own_samples="server.adapters=mean", punctual=True)
     return replace(requires, single_replies=True, ranks=True, punctual=True)

@@ -43,24 +43,11 @@ class Clustering(Averaging[C]):
         config = cls.options(settings)
         if (clusters := clusters_of(config)) == 1:
             return requires
-        asked = f"server.clusters={clusters}"
-        if settings.privacy.dp != "none":
-            raise InvalidInputError(
-                f"{asked} needs each client's reply, and privacy.dp={settings.privacy.dp} is about their sum: leave "
-                "one of both out"
-            )
-        if settings.wire.up == SPARSE:
-            raise InvalidInputError(
-                f"wire.up=sparse sends changes of one model, and {asked} has one for each cluster: leave one of both "
-                "out"
-            )
         inputs = clustered_by_importances(config)
         return replace(
-            requires,
-            single_replies=True,
-            punctual=True,
+            of_single_replies(requires, settings, f"server.clusters={clusters}"),
             counts=config.signature == "labels",
-            own_samples=requires.own_samples or inputs,
+            own_samples="server.signature=weights" if inputs else requires.own_samples,
             numbers=requires.numbers or inputs,
             tasks=("classification",) if inputs or config.signature == "labels" else requires.tasks,
         )
@@ -157,6 +144,26 @@ class Clustering(Averaging[C]):
             else:
                 labels.append(own[client])
         return labels
+
+
+def of_single_replies(requires: Requirements, settings: Settings, asked: str) -> Requirements:
+    """Return what is required besides where several models are averaged of single, punctual replies.
+
+    Raises
+    ------
+    InvalidInputError
+        Next to privacy or a codec that is about one model of all; ``asked`` is the option that makes several.
+    """
+    if settings.privacy.dp != "none":
+        raise InvalidInputError(
+            f"{asked} needs each client's reply, and privacy.dp={settings.privacy.dp} is about their sum: leave "
+            "one of both out"
+        )
+    if settings.wire.up == SPARSE:
+        raise InvalidInputError(
+            f"wire.up=sparse sends changes of one model, and {asked} has several: leave one of both out"
+        )
+    return replace(requires, single_replies=True, punctual=True)
 
 
 def _distances(one: Tensor, other: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ class Requirements:
         With ``same_model``: adapters of several ranks go together.
     single_replies : bool
         The server must see each client's reply, so sums that hide them are out.
-    own_samples : bool
-        What clients send (Fisher information, importances) is found on their own samples, which an app with a loop of
-        its own keeps to itself.
+    own_samples : str
+        The options under which clients send and keep nothing of their training but the model, since an app with a loop
+        of its own keeps samples, steps and optimizer to itself: ``server.adapters=mean``. "": they do not anyway.
     counts : bool
         How many samples of each class a client has, which an app with a loop of its own does not say.
     numbers : bool
@@ -59,7 +59,7 @@ class Requirements:
     features: bool = False
     ranks: bool = False
     single_replies: bool = False
-    own_samples: bool = False
+    own_samples: str = ""
     counts: bool = False
     numbers: bool = False
     tasks: tuple[str, ...] = ("classification",)
@@ -80,9 +80,8 @@ def check_plain(method: str, requires: Requirements, *, weights_alone: bool) -> 
     """Refuse apps that know nothing of FD-Flower for a method that exchanges more than weights."""
     if requires.own_samples:
         raise InvalidInputError(
-            f"the nodes run an app without FD-Flower's turn, which sends nothing but weights (no "
-            "Fisher information, no importances): take server.adapters=mean and server.clusters=1, or use "
-            f"{registry.client_app_name(method)}"
+            "the nodes run an app without FD-Flower's turn, which sends nothing but weights: take "
+            f"{requires.own_samples}, or use {registry.client_app_name(method)}"
         )
     if not weights_alone:
         raise InvalidInputError(
@@ -200,8 +199,8 @@ def check_own_loops(
         )
     if requires.own_samples:
         raise InvalidInputError(
-            f"{who}, and Fisher information and importances are found on them: give Task(data=...), or take "
-            "server.adapters=mean and server.clusters=1"
+            f"{who}, and {method} needs more here than the model that is learned there: give Task(data=...), or take "
+            f"{requires.own_samples}"
         )
     if anneals:
         raise InvalidInputError(f"{who}, so the server cannot train copies of its model: take server.anneal_every=0")

@@ -11,9 +11,10 @@ from fd_flower.wire.centers import Center
 from fd_flower.wire.coefficients import Coefficients
 from fd_flower.wire.features import GuideGradients, Guides, Head, Prototypes, Representation
 from fd_flower.wire.generators import Generator, GeneratorWeights, LabelCounts, OptimizerState
-from fd_flower.wire.guidance import Guidance
 from fd_flower.wire.importances import Importances
 from fd_flower.wire.knowledge import Knowledge, Private
+from fd_flower.wire.masks import Mask
+from fd_flower.wire.moments import Moments
 from fd_flower.wire.outlyingness import Outlyingness
 from fd_flower.wire.payload import Bounds, Payload, coded, kind_of, pack, unpack
 from fd_flower.wire.predictions import (
@@ -48,7 +49,6 @@ __all__ = [
     "Encrypted",
     "Generator",
     "GeneratorWeights",
-    "Guidance",
     "GuideGradients",
     "Guides",
     "Head",
@@ -57,7 +57,9 @@ __all__ = [
     "Information",
     "Knowledge",
     "LabelCounts",
+    "Mask",
     "Masked",
+    "Moments",
     "Opened",
     "OptimizerState",
     "Outlyingness",

@@ -53,6 +53,7 @@ BRIEF_TOO = {
     "fedtgp": "server.epochs=2",
     "offsite": "model.name=gpt:8x4 server.align_steps=2 server.align_batch=4",
     "mhd": "client.warmup=2",
+    "fedlex": "client.explore_epochs=2",
     # Its recipe keeps the clients, and hides what they say.
     "fede4rag": "data.source=companies data.partition=iid data.per_client=30 model.name=hashed:8 "
     "client.trainable=all run.keep=none privacy.sum=none",
