@@ -1,6 +1,7 @@
 """MHD (Zhmoginov et al. 2023, arXiv 2211.15774): auxiliary heads distill neighbors' heads one level below."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from logging import WARNING
 from statistics import fmean
@@ -9,10 +10,11 @@ from typing import Any, final
 import torch
 from torch.nn.functional import one_hot
 
-from fd_flower.config import ServerConfig, option
+from fd_flower.config import ServerConfig, Settings, option
 from fd_flower.core.client import Client
 from fd_flower.core.flower import log
-from fd_flower.core.rng import torch_rng
+from fd_flower.core.rng import seed_of, torch_rng
+from fd_flower.ensemble.collaboration import Greedy, Votes
 from fd_flower.server import Requirements, Status, Strategy
 from fd_flower.server.graph import check_graph, neighbors, senders
 from fd_flower.wire import Knowledge, Payload, Private, PublicHeads, PublicLogits, stack
@@ -24,7 +26,8 @@ class Config(ServerConfig):
     """MHD's options."""
 
     graph: str = "complete"
-    """Communication graph: `complete`, `ring`, `islands:N`, `random:K`, or a YAML file (`fd_flower.server.graph`)."""
+    """Communication graph: `complete`, `ring`, `islands:N`, `random:K`, a YAML file (`fd_flower.server.graph`), or
+    `greedy:N`, which chooses the group of each client in each round by labels of public samples (DPFL)."""
     teachers: int = option(1, least=1)
     """Neighbors that a client learns from in a round, drawn again each round."""
     max_age: int = option(3, least=1)
@@ -33,7 +36,17 @@ class Config(ServerConfig):
     def __post_init__(self) -> None:
         """Check the values, the graph on its own."""
         super().__post_init__()
-        check_graph(self.graph)
+        if self.greedy is None:
+            check_graph(self.graph)
+
+    @property
+    def greedy(self) -> Greedy | None:
+        """The rule that chooses who learns from whom; None: the graph is the same in all rounds."""
+        found = GREEDY.fullmatch(self.graph)
+        return Greedy(int(found[1])) if found else None
+
+
+GREEDY = re.compile(r"greedy:([1-9]\d*)")
 
 
 @final
@@ -42,10 +55,19 @@ class MHD(Strategy[Config]):
 
     status = Status("reconstruction")
     requires, predicts, reply_kinds = Requirements(public=True, headed=True, single_replies=True), True, (PublicHeads,)
+    _groups: tuple[Knowledge, Mapping[str, list[str]]] | None = None
+
+    @classmethod
+    def requirements(cls, settings: Settings) -> Requirements:
+        """Return ``requires``; a graph that is chosen needs the classes of public samples and of clients' own."""
+        greedy = cls.options(settings).greedy is not None
+        words = "server.graph=complete" if greedy else ""
+        return replace(cls.requires, labels=greedy, counts=greedy, without_labels=words)
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Know nothing yet; refuse a graph that these clients cannot have."""
-        neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)
+        if self.config.greedy is None:
+            neighbors(self.config.graph, [c.id for c in clients], self.settings.run.seed)
         return ()
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Private]:
@@ -75,8 +97,7 @@ class MHD(Strategy[Config]):
         """
         options: Any = self.settings.client
         bank = {entry.client: entry for entry in PublicHeads.all(knowledge)}
-        near_ids = senders(self.config.graph, [c.id for c in self.clients], client.id, self.settings.run.seed)
-        near = [bank[source] for source in near_ids if source in bank]
+        near = [bank[source] for source in self._senders(client, knowledge) if source in bank]
         newest = max(map(_round, bank.values()), default=0)
         order = torch.randperm(len(near), generator=torch_rng(self.settings.run.seed, "teachers", client.id, newest))
         drawn = [near[place] for place in sorted(order[: self.config.teachers].tolist())]
@@ -84,6 +105,31 @@ class MHD(Strategy[Config]):
             replace(entry, features=None) if _other_size(entry, client) and not options.projection else entry
             for entry in drawn
         ]
+
+    def _senders(self, client: Client, knowledge: Knowledge) -> Sequence[str]:
+        """Return whom a client may learn from."""
+        if self.config.greedy is None:
+            return senders(self.config.graph, [c.id for c in self.clients], client.id, self.settings.run.seed)
+        if self._groups is None or self._groups[0] is not knowledge:
+            self._groups = knowledge, self._chosen(self.config.greedy, PublicHeads.all(knowledge))
+        return self._groups[1].get(client.id, [])
+
+    def _chosen(self, rule: Greedy, bank: Sequence[PublicHeads]) -> dict[str, list[str]]:
+        """Return the others in each client's group, by what main heads predict of public samples."""
+        known, public = {client.id: client for client in self.clients}, self.world.public
+        said = [PublicLogits(heads.index, heads.values[:, 0], heads.client) for heads in bank if len(heads.index)]
+        if not said or public is None:
+            return {}
+        index = torch.cat([heads.index for heads in said]).unique()
+        logprobs, mask = stack(said, index)
+        names, newest = [heads.client for heads in said], max(map(_round, bank))
+        counts = torch.tensor([known[name].counts for name in names])
+        seed = seed_of(self.settings.run.seed, "graph", "greedy", newest)
+        votes = Votes(logprobs, mask, torch.empty(0), seed, counts, public[index].labels.cpu())
+        table = rule.weights(votes) > 0
+        groups = {names[own]: [names[place] for place in row.nonzero()[:, 0].tolist()] for own, row in enumerate(table)}
+        self.log_diagnostics({"neighbors": fmean(len(group) - 1 for group in groups.values())})
+        return {name: [other for other in group if other != name] for name, group in groups.items()}
 
     def _describe(self, sent: Sequence[PublicHeads], round: int) -> None:
         """Note how sure the clients are and how far they agree; warn where no head tells any classes apart."""

@@ -10,10 +10,11 @@ from fd_flower.client_apps import mhd
 from fd_flower.client_apps.mhd import Headed, Teachers, aligned, objective
 from flwr.app import Error
 from helpers import tiny
-from helpers.grids import Noted, Spoilt
+from helpers.grids import Noted, Spoilt, hosts
 from helpers.replies import reply_of, strategy
+from helpers.resumed import again, assert_same
 from helpers.tasks import INPUTS, Echo, Small, samples
-from helpers.tiny import TINY, start
+from helpers.tiny import TINY, figures, start
 from torch import nn
 
 from fd_flower import methods
@@ -23,6 +24,7 @@ from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.samples import Data
 from fd_flower.ensemble import mean_of_probabilities
 from fd_flower.objectives.heads import embedding_distance, targets
+from fd_flower.server import Strategy
 from fd_flower.tasks.task import Task
 from fd_flower.wire import Knowledge, PublicHeads
 from fd_flower.wire.envelope import unfold
@@ -281,6 +283,51 @@ def test_teachers_are_drawn_anew_for_every_client_and_round():
     assert len({tuple(drawn(client, 1)) for client in range(8)}) > 1
     assert len({tuple(drawn(0, rounds)) for rounds in range(1, 6)}) > 1
     assert {source for rounds in range(1, 20) for source in drawn(0, rounds)} == set("1234567")
+
+
+def test_a_group_is_chosen_for_each_client_by_what_its_classes_ask_for():
+    """Clients 0 and 1 know class 0, 2 and 3 class 1, and all are wrong about the other: 0 and 1 learn from each other.
+
+    Clients have the classes that they know, so that nobody who knows the other one is of any use.
+    """
+    asked = "client.heads=1 server.graph=greedy:4 server.teachers=9 run.device=cpu"
+    server = Strategy.for_method(settings("mhd", TINY + asked))
+    truth = server.world.public.labels
+    index = torch.cat([(truth == c).nonzero()[:3, 0] for c in (0, 1)])
+    classes = int(truth.max()) + 1
+    own = {"0": 0, "1": 0, "2": 1, "3": 1}
+    server.clients = tuple(
+        Client(name, int(name), features=2, counts=tuple(10 * (c == known) for c in range(classes)))
+        for name, known in own.items()
+    )
+    said = {}
+    for name, known in own.items():
+        right = torch.where(truth[index] == known, 0.9, 0.01)
+        rows = ((1 - right) / (classes - 1)).unsqueeze(1).repeat(1, classes)
+        rows[torch.arange(len(index)), truth[index]] = right
+        said[name] = PublicHeads(index, rows.log().unsqueeze(1).repeat(1, 2, 1), torch.ones(len(index), 2))
+    knowledge = bank(server, said)
+    told = {c.id: [entry.client for entry in server.knowledge_for(c, knowledge)] for c in server.clients}
+    assert told == {"0": ["1"], "1": ["0"], "2": ["3"], "3": ["2"]}
+
+
+def test_a_group_of_one_is_local_training_and_hosts_agree(tmp_path):
+    greedy = "data.clients=4 server.rounds=3 run.keep=last server.teachers=2 "
+    for name, graph in (("alone", "greedy:1"), ("islands", "islands:1")):
+        tiny.run("mhd", TINY + greedy + f"server.graph={graph}", out=tmp_path / name)
+    tiny.assert_same_bits(tiny.models(tmp_path / "alone"), tiny.models(tmp_path / "islands"))
+    asked = settings("mhd", TINY + greedy + "server.graph=greedy:3 server.fraction=0.75")
+    (_, _, one), (_, _, two) = start(asked, hosts("mhd")), start(asked, hosts("mhd", 2))
+    assert figures(one) == figures(two)
+    assert 0 < max(line["diagnostics"].get("neighbors", 0) for line in tiny.rounds(one)) <= 2
+
+
+def test_groups_are_the_same_after_a_resume(tmp_path):
+    options = TINY + "server.graph=greedy:3 data.clients=4 run.keep=last client.schedule=constant "
+    for name, count in (("whole", 4), ("cut", 2)):
+        tiny.run("mhd", f"{options} server.rounds={count}", out=tmp_path / name)
+    start(again("mhd", tmp_path / "cut", "server.rounds=4"), hosts("mhd"))
+    assert_same(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_nobody_to_learn_from_is_nothing_to_hear():
@@ -548,6 +595,8 @@ def test_a_model_without_a_head_is_refused():
         ("server.teachers=0", "server.teachers is 0; expected at least 1"),
         ("server.max_age=0", "server.max_age is 0; expected at least 1"),
         ("server.graph=star", "server.graph is 'star'"),
+        ("server.graph=greedy:0", "server.graph is 'greedy:0'"),
+        ("server.graph=greedy:2 data.public=noise", "mhd needs labeled public samples.*server.graph=complete does"),
         ("data.public=none", "mhd needs public samples"),
         ("server.graph=random:3", "'random:3' among 3 clients; take at most 2"),
     ],
