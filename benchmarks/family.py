@@ -22,6 +22,7 @@ COMMON = (
     "run.device=cpu run.report=false "
 )
 SHARP = "server.temperature=null "
+EXPLORED = "client.explore_epochs=10 "
 ROWS = {
     "local": ("local", ""),
     "fedavg": ("fedavg", ""),
@@ -34,14 +35,22 @@ ROWS = {
     "fedavg, FeSEM": ("fedavg", "server.clusters=3"),
     "fedavg, SAM": ("fedavg", "client.sam=0.05"),
     "fedavg, AGC": ("fedavg", "client.clip=0.1 client.clip_by=unit"),
+    "gossip": ("fedavg", "server.graph=ring"),
+    "gossip, QG momentum": ("fedavg", "server.graph=ring client.qg_momentum=0.9"),
+    "gossip, GUT": ("fedavg", "server.graph=ring client.tracking=0.9"),
     "scaffold": ("scaffold", ""),
     "scaffold, equal steps": ("scaffold", "client.steps=9"),
     "scaffold, rate 0.02": ("scaffold", "client.lr=0.02"),
     "fedavg, rate 0.02": ("fedavg", "client.lr=0.02"),
-    "fedlex": ("fedlex", "client.explore_epochs=5"),
-    "fedlex, AutoFLIP": ("fedlex", "client.explore_epochs=5 server.guidance=prune"),
     "fedspeed": ("fedspeed", "client.clip=null"),
     "ditto": ("ditto", ""),
+    "fedlex": ("fedlex", f"{EXPLORED}server.guidance=scale"),
+    "fedlex, Adam": ("fedlex", f"{EXPLORED}server.guidance=scale client.optimizer=adam client.lr=0.001"),
+    "fedavg, Adam": ("fedavg", "client.optimizer=adam client.lr=0.001"),
+    "fedavg, AMSGrad": ("fedavg", "client.optimizer=amsgrad client.lr=0.001"),
+    "fedavg, FedLALR": ("fedavg", "client.optimizer=amsgrad client.lr=0.001 server.moments=true"),
+    "fedlex, AutoFLIP": ("fedlex", f"{EXPLORED}server.guidance=prune server.prune_share=0.3"),
+    "fedlex, Federated Pruning": ("fedlex", "server.guidance=rows server.prune_share=0.5 server.ramp_rounds=20"),
     "dsfl": ("dsfl", ""),
     "dsfl, mean": ("dsfl", SHARP),
     "dsfl, SCARLET": ("dsfl", SHARP + "server.cache=2 wire.down=changed"),
@@ -54,6 +63,8 @@ ROWS = {
     "fedmd, KT-pFL": ("fedmd", "client.label_epochs=0 server.rule=mean_of_probabilities server.receivers=coefficients"),
     "fedmd, DPFL": ("fedmd", "client.label_epochs=0 server.rule=mean_of_probabilities server.receivers=greedy"),
     "knfu": ("knfu", ""),
+    "mhd": ("mhd", "server.teachers=2"),
+    "mhd, DPFL": ("mhd", "server.teachers=2 server.graph=greedy:4"),
     "fd": ("fd", ""),
     "fd, FedHe": (
         "fd",

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import Module
 
 from fd_flower.client import App, Turn, fit, informed, received, reply, to_send
-from fd_flower.config import AveragingClientConfig, ClientConfig, one_of, option
+from fd_flower.client.amsgrad import with_shared_moments
+from fd_flower.client.tracking import TrackingClientConfig, keep_track, track
+from fd_flower.config import ClientConfig, one_of, option
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.frozen import copied
 from fd_flower.models.parts import SHARES, adopt, learning, shared_keys
@@ -22,7 +24,7 @@ app = App()
 
 
 @dataclass(frozen=True)
-class Config(AveragingClientConfig):
+class Config(TrackingClientConfig):
     """FedAvg's options."""
 
     share: str = one_of(*SHARES, default="all")
@@ -41,6 +43,11 @@ class Config(AveragingClientConfig):
             raise InvalidInputError(
                 f"client.head_epochs is {self.head_epochs} with client.share={self.share}; expected client.share=body, "
                 "under which clients keep their heads"
+            )
+        if self.tracked and self.share != "all":
+            raise InvalidInputError(
+                f"{self.tracked} corrects the steps of all that learns, and client.share={self.share} keeps a part "
+                "with the client: leave one of both out"
             )
 
 
@@ -66,6 +73,8 @@ def receive(message: Message, context: Context) -> Turn[Config]:
         adopt(turn.model, weights.values, share)
     if turn.config.teacher == "received" and turn.config.kd_weight and not turn.closing:
         turn.loss = _taught_by(copied(turn.model).eval(), turn.config)
+    track(turn, weights)
+    with_shared_moments(turn, message.content)
     return turn
 
 
@@ -82,6 +91,7 @@ def _taught_by(received: Module, config: Config) -> Objective:
 
 def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
     """Send the trained model's weights, or the part that is averaged."""
+    keep_track(turn)
     values, keys = turn.model.state_dict(), shared_keys(turn.model, turn.config.share)
     sent = to_send(turn, message.content, {key: value for key, value in values.items() if key in keys})
     return reply(message, turn, *informed(turn, sent), examples=examples, **metrics)

@@ -7,9 +7,10 @@ from flwr.app import ConfigRecord, Context, Message
 from torch import Tensor
 from torch.nn import Module
 
-from fd_flower.client import App, Turn, evaluate_shared, private_training, received
-from fd_flower.client import send_shared as send
-from fd_flower.config import AveragingClientConfig, option
+from fd_flower.client import App, Turn, evaluate_shared, private_training, received, send_shared
+from fd_flower.client.amsgrad import with_shared_moments
+from fd_flower.client.tracking import TrackingClientConfig, keep_track, track
+from fd_flower.config import option
 from fd_flower.objectives.proximal import learning, proximal
 from fd_flower.training import supervised
 from fd_flower.wire.envelope import records
@@ -18,7 +19,7 @@ app = App()
 
 
 @dataclass(frozen=True)
-class Config(AveragingClientConfig):
+class Config(TrackingClientConfig):
     """FedProx's options."""
 
     mu: float = option(1.0, least=0)
@@ -43,14 +44,23 @@ def receive(message: Message, context: Context) -> Turn[Config]:
     turn: Turn[Config] = Turn.of(message, context)
     mu = records(message.content, ConfigRecord).get("config", ConfigRecord()).get("proximal-mu")
     config = replace(turn.config, mu=float(mu)) if isinstance(mu, int | float) else turn.config
-    model = turn.shared(received(turn, message.content))
+    weights = received(turn, message.content)
+    model = turn.shared(weights)
     start = [parameter.detach().clone() for parameter in learning(model)]
 
     def learn(model: Module, x: Tensor, y: Tensor) -> Tensor:
         return objective(model, x, y, start, config)
 
     turn.loss = learn
+    track(turn, weights)
+    with_shared_moments(turn, message.content)
     return turn
+
+
+def send(message: Message, turn: Turn[Config], *, examples: int | None = None, **metrics: float) -> Message:
+    """Send the trained model's weights."""
+    keep_track(turn)
+    return send_shared(message, turn, examples=examples, **metrics)
 
 
 train = private_training(receive, send)

@@ -4,24 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from fd_flower.config import ClusteringConfig, Settings, averaging, clusters_of
+from fd_flower.config import Settings, averaging, clusters_of
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
 from fd_flower.models.parts import check_kept, shared_keys
-from fd_flower.server import Clustering, Reply, Requirements, Status, with_adapters
+from fd_flower.server import Mixing, MixingConfig, Reply, Requirements, Status, with_adapters
 from fd_flower.server.heads import check_heads
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.wire import Knowledge, Payload, Private, Weights
 
 
 @dataclass(frozen=True)
-class Config(ClusteringConfig):
+class Config(MixingConfig):
     """FedAvg's options."""
 
 
 @final
-class FedAvg(Clustering[Config]):
+class FedAvg(Mixing[Config]):
     """The mean of the clients' weights, by their examples (algorithm 1 of the paper), or of a part of them."""
 
     status = Status("paper")
@@ -34,11 +34,18 @@ class FedAvg(Clustering[Config]):
         share = _share(settings)
         if share == "all":
             return super().requirements(settings)
-        if (clusters := clusters_of(cls.options(settings))) > 1:
-            raise InvalidInputError(
-                f"server.clusters={clusters} averages whole models, and client.share={share} keeps a part with the "
-                "clients: leave one of both out"
-            )
+        options = cls.options(settings)
+        several = {
+            "clusters": clusters_of(options) > 1 and options.clusters,
+            "graph": options.graph,
+            "moments": options.moments and "true",
+        }
+        for name, value in several.items():
+            if value:
+                raise InvalidInputError(
+                    f"server.{name}={value} averages whole models, and client.share={share} keeps a part with the "
+                    "clients: leave one of both out"
+                )
         config = averaging(settings.server)
         if config.adapters in SINGLE or config.ranks:
             asked = f"server.ranks={config.ranks}" if config.ranks else f"server.adapters={config.adapters}"
@@ -60,6 +67,7 @@ class FedAvg(Clustering[Config]):
         """Start from the weights, or the part of them, that every client of the architecture starts from."""
         client: Any = self.settings.client
         share = _share(self.settings)
+        self.need_graph(clients)
         if client.teacher != "none" and self.world.kind is not CLASSIFICATION:
             raise InvalidInputError(
                 f"client.teacher={client.teacher} distills predictions of classes, and the task is "

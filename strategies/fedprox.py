@@ -4,19 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-from fd_flower.config import ClusteringConfig
 from fd_flower.core.client import Client
-from fd_flower.server import Clustering, Reply, Requirements, Status
+from fd_flower.server import Mixing, MixingConfig, Reply, Requirements, Status
 from fd_flower.wire import Knowledge, Payload, Private
 
 
 @dataclass(frozen=True)
-class Config(ClusteringConfig):
+class Config(MixingConfig):
     """FedProx's options at the server."""
 
 
 @final
-class FedProx(Clustering[Config]):
+class FedProx(Mixing[Config]):
     """The mean of the clients' weights, by their examples; what is FedProx's own happens at the clients."""
 
     status = Status("paper")
@@ -25,6 +24,7 @@ class FedProx(Clustering[Config]):
 
     def initial_knowledge(self, clients: Sequence[Client]) -> Sequence[Payload]:
         """Start from the weights that every client of the architecture starts from."""
+        self.need_graph(clients)
         return self.first_adapted(clients)
 
     def aggregate(self, replies: Sequence[Reply], knowledge: Knowledge, round: int) -> Sequence[Payload | Private]:

@@ -29,6 +29,8 @@ FEDERATIONS = {
     "fedgen": (20, 10, 200, None, None),
     "fedgh": (20, 20, 2000, None, None),
     "fedl2g": (20, 20, 2000, None, None),
+    "fedlex": (10, 2, 200, None, None),
+    "autoflip": (20, 5, 200, None, None),
     "fedlgd": (5, 5, 100, None, None),
     "fedmd": (10, 10, 20, 5000, 5000),
     "fedmrl": (100, 10, 500, None, None),
@@ -36,6 +38,8 @@ FEDERATIONS = {
     "fedproto": (20, 20, 100, None, None),
     "fedre": (10, 10, 100, None, None),
     "fedrep": (100, 10, 100, 500, 500),
+    "gut": (16, 16, 19600, None, None),
+    "qg-dsgdm": (16, 16, 29400, None, None),
     "fedspeed": (100, 10, 1000, None, None),
     "fedtgp": (20, 20, 1000, None, None),
     "fraug": (4, 4, 300, None, None),
@@ -52,7 +56,16 @@ PUBLIC = {
     "selectivefd": (6000, 512),
 }
 """Public samples, and those of a round."""
-METHODS = {"fedavg-bias": "fedavg", "fedavg-lora": "fedavg", "fedntd": "fedavg", "fedrep": "fedavg", "scarlet": "dsfl"}
+METHODS = {
+    "autoflip": "fedlex",
+    "fedavg-bias": "fedavg",
+    "fedavg-lora": "fedavg",
+    "fedntd": "fedavg",
+    "fedrep": "fedavg",
+    "gut": "fedavg",
+    "qg-dsgdm": "fedavg",
+    "scarlet": "dsfl",
+}
 """Whose recipe it is, where it is not the method's of its name."""
 
 

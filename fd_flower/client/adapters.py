@@ -9,9 +9,10 @@ from flwr.app import Message, RecordDict
 from torch import Tensor
 from torch.nn import Module
 
+from fd_flower.client.amsgrad import moments
 from fd_flower.client.steps import reply
 from fd_flower.client.turn import Turn
-from fd_flower.config import AveragingClientConfig, averaging, clustered_by_importances
+from fd_flower.config import AveragingClientConfig, averages_moments, averaging, clustered_by_importances
 from fd_flower.models.adapters import DOWN, INFORMED, UP, A, B, adapted, ranked, scaling_of, without_adapters
 from fd_flower.training import importances, information
 from fd_flower.wire import Adapter, Importances, Information, Payload, Weights
@@ -97,8 +98,8 @@ def send_shared(message: Message, turn: Turn[Any], *, examples: int | None = Non
 def informed(turn: Turn[Any], sent: Payload, model: Module | None = None) -> list[Payload]:
     """Return what goes with weights, and they themselves, where the server asks for more than these.
 
-    It is their Fisher information where the server merges by it, and the importances of an input's numbers where it
-    clusters by them.
+    It is their Fisher information where the server merges by it, the importances of an input's numbers where it
+    clusters by them, and what their optimizer keeps where it averages that, too.
 
     Parameters
     ----------
@@ -109,6 +110,8 @@ def informed(turn: Turn[Any], sent: Payload, model: Module | None = None) -> lis
     model : Module | None
         The model; None: the turn's.
     """
+    if averages_moments(turn.server) and isinstance(sent, Weights):
+        return [sent, moments(turn, sent.model)]
     if clustered_by_importances(turn.server):
         return [sent, Importances(importances(turn.data.train))]
     if averaging(turn.server).adapters != INFORMED or not isinstance(sent, Weights):

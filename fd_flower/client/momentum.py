@@ -7,8 +7,8 @@ from fd_flower.client.turn import Turn
 from fd_flower.objectives.proximal import named_learning
 from fd_flower.training import Optimizer, optimizer_of
 
-KINDS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
-"""What SGD, Adam and AdamW keep of a parameter."""
+KINDS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "step")
+"""What SGD, Adam, AdamW and AMSGrad keep of a parameter."""
 
 
 def recalled(turn: Turn, model: Module) -> Optimizer:

@@ -58,7 +58,8 @@ def fit(
     Without a teacher these are the options of private training (``client.epochs``, ``client.batch``, ...); with one,
     a row a sample [N, ...], those of the distillation loop (``client.public_epochs``, ``client.public_batch``, ...),
     unless it is a teacher of ``private`` samples. A new client's first private training begins with ``client.warmup``
-    steps on its labels alone. An ``optimizer`` that is given steps the model; None: a new one.
+    steps on its labels alone. An ``optimizer`` that is given steps the model; None: in private training the turn's,
+    else a new one.
     """
     model = model or turn.model
     teacher = None if teacher is None else teacher.to(samples.x.device)
@@ -68,6 +69,7 @@ def fit(
         train(model, supervised, samples, plan=replace(plan, steps=turn.config.warmup), rng=turn.rng("warmup"))
     rng = turn.rng("public" if public else "private")
     watch = None if turn.scheduled is None else turn.scheduled.over(length(len(samples), plan))
+    optimizer = optimizer or (None if public or model is not turn.model else turn.optimizer)
     with counted_as(PUBLIC if public else LOCAL):
         return train(model, objective, samples, teacher, plan=plan, rng=rng, watch=watch, optimizer=optimizer)
 

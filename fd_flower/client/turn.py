@@ -26,7 +26,7 @@ from fd_flower.objectives import Stateful, schedules
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.tasks.kind import Figures, Inference, Predictor, predicted
 from fd_flower.tasks.world import World
-from fd_flower.training import Plan, plan_of, supervised, train, uncounted
+from fd_flower.training import Optimizer, Plan, plan_of, supervised, train, uncounted
 from fd_flower.training.scheduled import Scheduled
 from fd_flower.wire import PublicIndex, Weights, unpack
 from fd_flower.wire.envelope import HEADER, records, whole
@@ -67,6 +67,8 @@ class Turn(Generic[C]):
         ``(model, x, y)``: the method's loss on a private mini-batch, which its ``receive`` sets; cross-entropy.
     collected : Any
         What the method's ``loss`` has collected for its ``send``.
+    optimizer : Optimizer | None
+        What steps the turn's model in private training, where a method brings its state; None: a new one.
     """
 
     def __init__(self, here: World, client: str, model: str, content: RecordDict, memory: Memory) -> None:
@@ -86,6 +88,7 @@ class Turn(Generic[C]):
         self._content = content
         self.loss: Callable[..., Tensor] = supervised
         self.collected: Any = None
+        self.optimizer: Optimizer | None = None
         self._own: Module | None = None
         self._shared = False
         self._asked = False

@@ -10,6 +10,7 @@ from fd_flower.config.labeled import LabeledConfig
 from fd_flower.config.language import PublicTeacherConfig, PublicTextsConfig
 from fd_flower.config.merge import CHANGEABLE, Settings, read_resumed, settings
 from fd_flower.config.model import ModelConfig
+from fd_flower.config.moments import MomentsConfig, averages_moments
 from fd_flower.config.privacy import PrivacyConfig
 from fd_flower.config.registry import read_recipe
 from fd_flower.config.run import RunConfig
@@ -34,6 +35,7 @@ __all__ = [
     "DataConfig",
     "LabeledConfig",
     "ModelConfig",
+    "MomentsConfig",
     "PrivacyConfig",
     "PublicTeacherConfig",
     "PublicTextsConfig",
@@ -41,6 +43,7 @@ __all__ = [
     "ServerConfig",
     "Settings",
     "WireConfig",
+    "averages_moments",
     "averaging",
     "clustered_by_importances",
     "clusters_of",

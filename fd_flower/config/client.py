@@ -45,8 +45,8 @@ class ClientConfig(Options):
     """Batch size on private data."""
     lr: float = option(0.01, above=0)
     """Learning rate."""
-    optimizer: str = one_of("sgd", "adam", "adamw", default="sgd")
-    """`sgd`, `adam` or `adamw`."""
+    optimizer: str = one_of("sgd", "adam", "adamw", "amsgrad", default="sgd")
+    """`sgd`, `adam`, `adamw`, or `amsgrad` without a correction of its first steps."""
     momentum: float = option(0.0, least=0)
     """Momentum of `sgd`."""
     weight_decay: float = option(0.0, least=0)

@@ -36,19 +36,22 @@ RECIPES_OF = {
         "dsfl": ("cfd", "comet", "scarlet"),
         "edgefd": ("edgefd-port",),
         "fd": ("fedhe",),
-        "fedlex": ("autoflip",),
         "fedavg": (
             "fedavg-bias",
             "fedavg-lora",
+            "fedlalr",
             "fedbn",
             "fedntd",
             "fedper",
             "fedrep",
             "fedwon",
             "fesem",
+            "gut",
             "lg-fedavg",
             "pa-cfl",
+            "qg-dsgdm",
         ),
+        "fedlex": ("autoflip", "federated-pruning"),
         "fedmd": ("dpfl", "kt-pfl"),
     }.items()
     for recipe in recipes

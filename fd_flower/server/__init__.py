@@ -5,6 +5,7 @@ from fd_flower.server.caching import Caching, CachingConfig
 from fd_flower.server.clustering import Clustering
 from fd_flower.server.ensembling import EnsembleConfig, Ensembling
 from fd_flower.server.host_grid import HostGrid
+from fd_flower.server.mixing import Mixing, MixingConfig
 from fd_flower.server.participation import replied
 from fd_flower.server.receiving import Receiving, ReceivingConfig
 from fd_flower.server.requirements import Requirements
@@ -23,6 +24,8 @@ __all__ = [
     "EnsembleConfig",
     "Ensembling",
     "HostGrid",
+    "Mixing",
+    "MixingConfig",
     "Receiving",
     "ReceivingConfig",
     "Reply",

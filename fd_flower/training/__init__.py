@@ -12,13 +12,14 @@ from fd_flower.training.loop import (
     supervised,
     train,
 )
-from fd_flower.training.optimizer import Optimizer
+from fd_flower.training.optimizer import AMSGRAD, Optimizer
 from fd_flower.training.prediction import forward, predict
 from fd_flower.training.sharpness import climbing, sharp
 from fd_flower.training.steps import LOCAL, PUBLIC, SERVER, count, counted, counted_as, taken, uncounted
 from fd_flower.training.together import Pair, Together
 
 __all__ = [
+    "AMSGRAD",
     "LOCAL",
     "PUBLIC",
     "SERVER",

@@ -1,4 +1,4 @@
-"""Optimizers of the models that learn: SGD, Adam and AdamW by PyTorch's functions.
+"""Optimizers of the models that learn: SGD, Adam and AdamW by PyTorch's functions, and AMSGrad.
 
 Its classes do the same, but the first of them that is made imports PyTorch's compiler: over a second of CPU time, which
 a device would pay with every message.
@@ -17,10 +17,16 @@ from fd_flower.training.steps import stepped
 
 Options = dict[str, Any]
 
+AMSGRAD = (0.9, 0.99, 1e-3)
+"""AMSGrad's coefficients of the moving averages of gradients and of their squares, and its smallest divisor."""
+
 
 @final
 class Optimizer:
-    """Steps parameters bit for bit as ``torch.optim.SGD``, ``Adam`` or ``AdamW`` with ``fused=True``.
+    """Steps parameters bit for bit as ``torch.optim.SGD``, ``Adam`` or ``AdamW`` with ``fused=True``, or by AMSGrad.
+
+    AMSGrad (Reddi et al. 2018, arXiv 1904.09237) divides by the root of the largest moving average of squares that
+    there has been. In difference to PyTorch's, first steps are not corrected, so that its state can be averaged.
 
     Attributes
     ----------
@@ -49,7 +55,8 @@ class Optimizer:
         learned = [(p, kept) for p, kept in zip(self._parameters, self.state, strict=True) if p.grad is not None]
         parameters, state = [parameter for parameter, _ in learned], [kept for _, kept in learned]
         gradients = [parameter.grad for parameter in parameters]
-        (self._sgd if self._kind == "sgd" else self._adam)(parameters, gradients, state)
+        kinds = {"sgd": self._sgd, "amsgrad": self._amsgrad}
+        kinds.get(self._kind, self._adam)(parameters, gradients, state)
         stepped()
 
     def _sgd(self, parameters: list[Any], gradients: list[Any], state: list[dict[str, Tensor]]) -> None:
@@ -69,3 +76,15 @@ class Optimizer:
         switches: Options = {"fused": True, "amsgrad": False, "maximize": False}
         decoupled = self._kind == "adamw"
         adam(parameters, gradients, means, squares, [], steps, decoupled_weight_decay=decoupled, **options, **switches)
+
+    def _amsgrad(self, parameters: list[Any], gradients: list[Any], state: list[dict[str, Tensor]]) -> None:
+        first, second, least = AMSGRAD
+        for parameter, gradient, kept in zip(parameters, gradients, state, strict=True):
+            if not kept:
+                kept["exp_avg"], kept["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+                kept["max_exp_avg_sq"] = torch.full_like(parameter, least**2)
+            slope = gradient.add(parameter, alpha=self._decay) if self._decay else gradient
+            kept["exp_avg"].lerp_(slope, 1 - first)
+            kept["exp_avg_sq"].mul_(second).addcmul_(slope, slope, value=1 - second)
+            torch.maximum(kept["max_exp_avg_sq"], kept["exp_avg_sq"], out=kept["max_exp_avg_sq"])
+            parameter.addcdiv_(kept["exp_avg"], kept["max_exp_avg_sq"].sqrt(), value=-self.lr)

@@ -197,7 +197,7 @@ class Correction(Keyed):
     def check(self, bounds: Bounds) -> None:
         """Refuse values that are not finite, and keys, shapes or types that differ from the server's model's."""
         super().check(bounds)
-        known = _known(self, bounds)
+        known = known_weights(self, bounds)
         if known is not None:
             check_alike(self, {key: known[key] for key in learning(known)}, self._check_shape)
 
@@ -237,7 +237,7 @@ class Information(Payload):
                 raise InvalidInputError(
                     f"{self.name} has {float(tensor.min()):g} in '{key}'; expected squares of gradients, 0 or more"
                 )
-        known = _known(self, bounds)
+        known = known_weights(self, bounds)
         if known is None:
             return
         if odd := sorted(self.values.keys() - known.keys()):
@@ -246,7 +246,7 @@ class Information(Payload):
             self._shape(key, tensor, *known[key].shape)
 
 
-def _known(payload: Update | Keyed | Information, bounds: Bounds) -> Mapping[str, Tensor] | None:
+def known_weights(payload: Update | Averaged | Information, bounds: Bounds) -> Mapping[str, Tensor] | None:
     """Return the server's model of a payload's architecture, None where it has none; refuse a client's of another."""
     known = bounds.weights.get(payload.model)
     if known is None:
@@ -265,7 +265,7 @@ def _check_state(payload: Update | Weights, bounds: Bounds, check_shape: Callabl
 
     ``check_shape`` takes a key, the value and the server's own tensor, and refuses a shape.
     """
-    known = _known(payload, bounds)
+    known = known_weights(payload, bounds)
     if known is not None:
         check_alike(payload, known, check_shape)
 
