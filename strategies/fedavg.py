@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from fd_flower.config import Settings, averaging, clusters_of
+from fd_flower.config import Settings, averages_moments, averaging, clusters_of
 from fd_flower.core.client import Client
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.models.adapters import SINGLE
 from fd_flower.models.parts import check_kept, shared_keys
 from fd_flower.server import Mixing, MixingConfig, Reply, Requirements, Status, with_adapters
 from fd_flower.server.heads import check_heads
+from fd_flower.server.mixing import graph_of
 from fd_flower.tasks.classification import CLASSIFICATION
 from fd_flower.wire import Knowledge, Payload, Private, Weights
 
@@ -37,8 +38,8 @@ class FedAvg(Mixing[Config]):
         options = cls.options(settings)
         several = {
             "clusters": clusters_of(options) > 1 and options.clusters,
-            "graph": options.graph,
-            "moments": options.moments and "true",
+            "graph": graph_of(options),
+            "moments": averages_moments(options) and "true",
         }
         for name, value in several.items():
             if value:

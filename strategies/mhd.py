@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 
 from fd_flower.config import ServerConfig, Settings, option
 from fd_flower.core.client import Client
+from fd_flower.core.errors import InvalidInputError
 from fd_flower.core.flower import log
 from fd_flower.core.rng import seed_of, torch_rng
 from fd_flower.ensemble.collaboration import Greedy, Votes
@@ -36,6 +37,10 @@ class Config(ServerConfig):
     def __post_init__(self) -> None:
         """Check the values, the graph on its own."""
         super().__post_init__()
+        if self.graph.startswith("greedy") and self.greedy is None:
+            raise InvalidInputError(
+                f"server.graph is '{self.graph}'; expected greedy:N, the largest group, e.g. greedy:4"
+            )
         if self.greedy is None:
             check_graph(self.graph)
 

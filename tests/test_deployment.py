@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from helpers.deployment import TINY, Lab, lab, partitions, short_settings, until
 from helpers.grids import Moody
+from sklearn.datasets import load_breast_cancer
 
 from fd_flower import engine, methods
 from fd_flower.cli import federation, keys, main
@@ -75,6 +76,72 @@ def test_devices_of_three_models_give_the_numbers_of_the_simulation(method: str,
     summary, expected = deployed.summary, simulated.summary
     assert summary["engine"] == "deployment"
     assert summary["accuracy"]["personal"]["final"] == expected["accuracy"]["personal"]["final"]
+
+
+@pytest.fixture(scope="module")
+def alike(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Start three devices of one model, whose folders are the simulated clients'."""
+    root = tmp_path_factory.mktemp("alike")
+    with lab(root / "lab") as made:
+        for client, folder in partitions(root / "data", short_settings("local")).items():
+            made.device(client, folder, model="mlp")
+        yield made
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("fedlex", "server.guidance=scale client.explore_epochs=2"),
+        ("fedlex", "server.guidance=prune client.explore_epochs=2"),
+        ("fedlex", "server.guidance=rows server.refresh=1 server.ramp_rounds=0"),
+        ("fedavg", "server.graph=ring client.tracking=0.5"),
+        ("fedavg", "server.moments=true client.optimizer=amsgrad"),
+        ("fedavg", "server.clusters=2"),
+        ("fraug", ""),
+        ("scaffold", ""),
+        ("fedspeed", ""),
+        ("ditto", ""),
+        ("fedgh", ""),
+        ("fedl2g", ""),
+        ("fedmrl", "server.peer=mlp"),
+    ],
+)
+def test_devices_of_one_model_give_the_numbers_of_the_simulation(method: str, words: str, alike: Lab, tmp_path: Path):
+    simulated = engine.run(short_settings(method, f"model.name=mlp server.nodes=1 {words}"), out=tmp_path / "simulated")
+    asked = ["--set", f"{TINY} server.timeout=200 {words}", "--out", str(tmp_path / "deployed")]
+    assert main(["run", method, "--on", str(alike.keys), *asked]) == 0
+    deployed = RunFolder.open(tmp_path / "deployed")
+    assert simulated is not None
+    assert {c for line in rounds(deployed.lines()) for c in line["replied"]} == {"0", "1", "2"}
+    assert told(deployed.lines()) == told(simulated.lines())
+    assert deployed.summary["engine"] == "deployment"
+
+
+def test_devices_with_tables_give_the_numbers_of_the_simulation(tmp_path: Path):
+    """Three sites of a real table, each with its own file; the server has the test rows."""
+    table = load_breast_cancer(as_frame=True).frame
+    table.columns = [*(inputs := [f"x{i}" for i in range(30)]), "outcome"]
+    table.insert(0, "site", [i % 3 for i in range(len(table))])
+    (tmp_path / "all").mkdir()
+    for name, rows in (("train", table[:450]), ("test", table[450:])):
+        rows.to_csv(tmp_path / "all" / f"{name}.csv", index=False)
+    words = (
+        f"data.source={tmp_path}/all data.label=outcome data.features=[{','.join(inputs)}] data.partition=column "
+        "data.column=site data.clients=3 data.public=none model.name=tabular_resnet client.steps=3 server.rounds=2 "
+        "server.timeout=200 run.device=cpu "
+    )
+    simulated = engine.run(settings("fedavg", f"{words} server.nodes=1"), out=tmp_path / "simulated")
+    with lab(tmp_path / "lab") as made:
+        for site in range(3):
+            file = tmp_path / f"{site}.csv"
+            table[:450][table.site[:450] == site].to_csv(file, index=False)
+            made.device(str(site), file, model="tabular_resnet")
+        asked = ["--set", f"{words} server.nodes=3", "--out", str(tmp_path / "deployed")]
+        assert main(["run", "fedavg", "--on", str(made.keys), *asked]) == 0
+    deployed = RunFolder.open(tmp_path / "deployed")
+    assert simulated is not None
+    assert {c for line in rounds(deployed.lines()) for c in line["replied"]} == {"0", "1", "2"}
+    assert told(deployed.lines()) == told(simulated.lines())
 
 
 def test_what_the_server_refuses_is_one_line_and_a_status(

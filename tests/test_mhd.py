@@ -595,7 +595,7 @@ def test_a_model_without_a_head_is_refused():
         ("server.teachers=0", "server.teachers is 0; expected at least 1"),
         ("server.max_age=0", "server.max_age is 0; expected at least 1"),
         ("server.graph=star", "server.graph is 'star'"),
-        ("server.graph=greedy:0", "server.graph is 'greedy:0'"),
+        ("server.graph=greedy:0", "server.graph is 'greedy:0'; expected greedy:N"),
         ("server.graph=greedy:2 data.public=noise", "mhd needs labeled public samples.*server.graph=complete does"),
         ("data.public=none", "mhd needs public samples"),
         ("server.graph=random:3", "'random:3' among 3 clients; take at most 2"),

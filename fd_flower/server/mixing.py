@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from fd_flower.config import MomentsConfig, Settings
+from fd_flower.config import MomentsConfig, ServerConfig, Settings, averages_moments, averaging
 from fd_flower.core.client import Client, natural
 from fd_flower.core.errors import InvalidInputError
 from fd_flower.ensemble.mixing import metropolis, whole
@@ -55,6 +55,11 @@ class MixingConfig(MomentsConfig):
                 )
 
 
+def graph_of(config: ServerConfig) -> str | None:
+    """Return the graph in which a server's options ask for averages; None, too, where there are no such options."""
+    return config.graph if isinstance(config, MixingConfig) else None
+
+
 C = TypeVar("C", bound=MixingConfig)
 
 
@@ -74,10 +79,10 @@ class Mixing(Clustering[C]):
         InvalidInputError
             For options that do not go together.
         """
-        requires, config = super().requirements(settings), cls.options(settings)
-        if config.graph is not None:
-            requires = of_single_replies(requires, settings, f"server.graph={config.graph}")
-        if config.moments:
+        requires, graph = super().requirements(settings), graph_of(cls.options(settings))
+        if graph is not None:
+            requires = of_single_replies(requires, settings, f"server.graph={graph}")
+        if averages_moments(cls.options(settings)):
             if settings.client.optimizer != "amsgrad":
                 raise InvalidInputError(
                     f"server.moments=true averages what AMSGrad keeps, and client.optimizer is "
@@ -85,40 +90,41 @@ class Mixing(Clustering[C]):
                 )
             requires = of_single_replies(requires, settings, "server.moments=true")
             requires = replace(requires, own_samples="server.moments=false")
-        client: Any = settings.client
-        if not client.tracked:
+        tracked: str = getattr(settings.client, "tracked", "")
+        if not tracked:
             return requires
+        config = averaging(settings.server)
         if config.adapters in SINGLE or config.ranks:
             asked = f"server.ranks={config.ranks}" if config.ranks else f"server.adapters={config.adapters}"
             raise InvalidInputError(
-                f"{client.tracked} compares the weights of two rounds, which do not go together under {asked}: leave "
+                f"{tracked} compares the weights of two rounds, which do not go together under {asked}: leave "
                 "one of both out"
             )
-        asked = client.tracked.split("=")[0]
-        return replace(requires, punctual=True, own_samples=f"{asked}=0")
+        return replace(requires, punctual=True, own_samples=f"{tracked.partition('=')[0]}=0")
 
     @classmethod
     def evaluation_point(cls, settings: Settings) -> str:
         """Return where it is evaluated: where there is a graph, on what each client receives."""
-        return super().evaluation_point(settings) if cls.options(settings).graph is None else "received"
+        return super().evaluation_point(settings) if graph_of(cls.options(settings)) is None else "received"
 
     def need_graph(self, clients: Sequence[Client]) -> None:
         """Refuse a graph that these clients cannot have."""
-        if self.config.graph is not None:
-            neighbors(self.config.graph, [client.id for client in clients], self.settings.run.seed)
+        if (graph := graph_of(self.config)) is not None:
+            neighbors(graph, [client.id for client in clients], self.settings.run.seed)
 
     def expected_kinds(self, round: int) -> Sequence[type[Payload]]:
         """Return what a reply has in any case, and moments where they are averaged."""
         usual = super().expected_kinds(round)
-        return (*usual, Moments) if self.config.moments else usual
+        return (*usual, Moments) if averages_moments(self.config) else usual
 
     def averaged(self, replies: Sequence[Reply], knowledge: Knowledge) -> Sequence[Payload | Private]:
         """Return the mean of the replies' weights; where there is a graph, each client's mean with its neighbors."""
-        if self.config.graph is None:
+        spec = graph_of(self.config)
+        if spec is None:
             means = super().averaged(replies, knowledge)
-            return [*means, *self._mean_moments(replies)] if self.config.moments else means
+            return [*means, *self._mean_moments(replies)] if averages_moments(self.config) else means
         names = [client.id for client in self.clients]
-        graph = neighbors(self.config.graph, names, self.settings.run.seed)
+        graph = neighbors(spec, names, self.settings.run.seed)
         place = {name: number for number, name in enumerate(names)}
         places = [place[reply.client.id] for reply in replies]
         sent = [Weights.need(reply.content) for reply in replies]
