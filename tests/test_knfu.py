@@ -196,6 +196,23 @@ def test_clients_of_one_class_have_neighbors_by_default():
         assert line["diagnostics"]["self_weight"] < 0.9
 
 
+def test_groups_are_those_of_fedmd_and_a_group_of_one_is_local_training(tmp_path):
+    """Bit for bit."""
+    same = TINY + "run.keep=last data.clients=4 client.public_batch=32 client.steps=3 "
+    greedy = "client.objective=kl client.label_epochs=0 server.rule=mean_of_probabilities server.receivers=greedy "
+    runs = {"fedmd": greedy + "server.receivers_args.budget=2", "local": "", "knfu": "server.group=1"}
+    for method, words in runs.items():
+        tiny.run(method, same + words, out=tmp_path / method)
+    tiny.run("knfu", same + "server.group=2", out=tmp_path / "two")
+    tiny.assert_same_bits(tiny.models(tmp_path / "knfu"), tiny.models(tmp_path / "local"))
+    tiny.assert_same_bits(tiny.models(tmp_path / "two"), tiny.models(tmp_path / "fedmd"))
+
+
+def test_groups_need_labels():
+    with pytest.raises(InvalidInputError, match=r"knfu needs labeled public samples.*server\.group=null does without"):
+        tiny.run("knfu", TINY + "server.group=2 data.public=noise")
+
+
 def test_between_the_limits_it_is_neither(tmp_path):
     for method in ("knfu", "dsfl", "local"):
         tiny.run(method, TINY + "client.objective=kl run.keep=last", out=tmp_path / method)
